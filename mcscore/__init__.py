@@ -1,0 +1,45 @@
+"""mcscore: which items of a huge unlabelled pool should a human label next?
+
+The public names load on first use, so that ``import mcscore`` costs nothing and needs neither zarr nor faiss.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SCORES": "acquisition",
+    "score_logits": "kernels.score",
+    "Moments": "moments",
+    "Scorer": "scorer",
+    "Pool": "pool",
+    "TopK": "selection",
+    "select": "selection",
+    "Run": "run",
+    "score_pool": "run",
+}
+__all__ = ["SCORES", "Moments", "Pool", "Run", "Scorer", "TopK", "__version__", "score_logits", "score_pool", "select"]
+
+if TYPE_CHECKING:
+    from .acquisition import SCORES
+    from .kernels.score import score_logits
+    from .moments import Moments
+    from .pool import Pool
+    from .run import Run, score_pool
+    from .scorer import Scorer
+    from .selection import TopK, select
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mcscore' has no attribute {name!r}; public names: {', '.join(sorted(__all__))}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
