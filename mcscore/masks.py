@@ -1,0 +1,134 @@
+"""Dropout masks as a pure function: what each keep bit is, and the NumPy reference that says so.
+
+One keep bit depends on (seed, site, pass, item id, element) and on nothing else: not on batch size, order of items,
+chunking of passes, worker, device or resume. Every generator (this one, native, Triton) agrees bit for bit.
+
+    key     = (seed low 32 bits, seed high 32 bits)
+    counter = (block, id low 32 bits, id high 32 bits, site << 16 | pass)
+    x0..x3  = Philox4x32 with 7 rounds (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011)
+
+Each element takes b bits: 1 if p = 1/2, 8 if 256 p is whole, else 16 (p is then realised to within 2^-17, and the
+rescale uses the realised rate). Element e lies in block e // (128 // b). The 128 bits of a block are its four words
+laid out little-endian, x0 first; element e takes bits [b j, b j + b) of them, j = e mod (128 // b). It is kept if and
+only if that unsigned value is >= threshold. So a block reads as 128 bits, 16 bytes or 8 little-endian 16-bit words, in
+memory order, with no shuffle.
+
+Masks shared by all items use the id 2^64 - 1, which an int64 array holds as -1.
+
+Known answers for seed 0x0123456789abcdef, site 3, pass 5, elements 0..31, 1 = kept:
+
+    id         p     bits  threshold  keep
+    2^40 + 7   0.5   1     1          00000100111000110110111101000100
+               0.25  8     64         01101010110111001111111101111111
+               0.3   16    19661      10001010111111111110011111111001
+    shared     0.5   1     1          01100111101111110010101000110111
+               0.25  8     64         11111101111011011111101101101101
+               0.3   16    19661      11111011110110110011010111001111
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PHILOX_ROUNDS = 7  # the fewest that pass BigCrush (Salmon et al. 2011, table 2)
+SHARED_ID = 2**64 - 1
+MAX_SITES = MAX_PASSES = 2**16  # site and pass share one 32-bit counter word
+
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL = 0x9E3779B9, 0xBB67AE85
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A drop probability as the generators realise it: kept where a ``bits``-bit draw is >= ``threshold``."""
+
+    p: float  # realised: threshold / 2**bits
+    bits: int  # 1, 8 or 16 random bits per element
+    threshold: int
+
+    @property
+    def keep(self) -> float:
+        return 1.0 - self.p
+
+
+def rate(p: float) -> Rate:
+    """The realisation of drop probability ``p``, 0 < p < 1: 1 bit if p = 1/2, 8 if 256 p is whole, else 16.
+
+    The error of the realised ``Rate.p`` is 0 in the first two cases and at most 2^-17 in the third.
+    p = 0 and p = 1 need no random bits, so they (and what rounds to them) are a ValueError.
+    """
+    if not 0.0 < p < 1.0:
+        raise ValueError(f"drop probability must lie strictly between 0 and 1 to need a mask, got {p!r}")
+    if p == 0.5:
+        return Rate(0.5, 1, 1)
+    if 256.0 * p == int(256.0 * p):
+        return Rate(p, 8, int(256.0 * p))
+    threshold = round(65536.0 * p)
+    if threshold in (0, 65536):
+        raise ValueError(f"drop probability {p!r} is too close to {threshold // 65536} for 16 random bits (2^-17)")
+    return Rate(threshold / 65536.0, 16, threshold)
+
+
+def philox4x32(counter_n4: npt.ArrayLike, key: int, rounds: int = PHILOX_ROUNDS) -> npt.NDArray[np.uint32]:
+    """Philox4x32 (Salmon et al. 2011): counters (n, 4) uint32 and one 64-bit key -> (n, 4) uint32 random words."""
+    counter = np.asarray(counter_n4, dtype=np.uint32)
+    if counter.ndim != 2 or counter.shape[1] != 4:
+        raise ValueError(f"counters must have shape (n, 4), got {counter.shape}")
+    if not 0 <= key < 2**64:
+        raise ValueError(f"key must fit 64 bits, got {key}")
+    x0, x1, x2, x3 = counter.T.astype(np.uint64)
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(rounds):
+        a, b = _MULTIPLIERS[0] * x0, _MULTIPLIERS[1] * x2
+        x0, x1, x2, x3 = (b >> _32) ^ x1 ^ np.uint64(k0), b & _LOW, (a >> _32) ^ x3 ^ np.uint64(k1), a & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack([x0, x1, x2, x3], axis=1).astype(np.uint32)
+
+
+def keep_mask(
+    seed: int, site: int, passes_t: Sequence[int] | npt.NDArray[Any], ids_B: npt.ArrayLike, elements: int, rate: Rate
+) -> npt.NDArray[np.bool_]:
+    """Reference keep masks (t, B, elements), True = kept. See the module docstring for the definition of each bit.
+
+    seed: 0 <= seed < 2^64. site and every pass: 0 <= . < 65536. ids_B: int64, 0 <= id < 2^63, or -1 for masks shared by
+    all items. elements: elements (or channels) of one item. ValueError for anything outside these ranges.
+    """
+    passes = np.asarray(passes_t, dtype=np.int64)
+    ids = np.asarray(ids_B, dtype=np.int64)
+    check_counter(seed, site, passes, ids)
+    per_block = 128 // rate.bits
+    blocks = -(-elements // per_block)
+    id_bits = ids.astype(np.uint64)  # -1 wraps to SHARED_ID: the same 64 bits
+    counter = np.empty((len(passes), len(ids), blocks, 4), dtype=np.uint32)
+    counter[..., 0] = np.arange(blocks)
+    counter[..., 1] = (id_bits & _LOW)[None, :, None]
+    counter[..., 2] = (id_bits >> _32)[None, :, None]
+    counter[..., 3] = (site << 16 | passes)[:, None, None]
+    words = philox4x32(counter.reshape(-1, 4), seed).astype("<u4")  # the layout is little-endian on every machine
+    if rate.bits == 1:
+        draws = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
+    else:
+        draws = words.view(np.uint8 if rate.bits == 8 else "<u2")
+    return (draws >= rate.threshold).reshape(len(passes), len(ids), blocks * per_block)[:, :, :elements]
+
+
+def check_counter(seed: int, site: int, passes_t: npt.NDArray[np.int64], ids_B: npt.NDArray[np.int64]) -> None:
+    """ValueError unless (seed, site, passes, ids) fit the counter of the module docstring."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must satisfy 0 <= seed < 2**64, got {seed}")
+    if not 0 <= site < MAX_SITES:
+        raise ValueError(f"site must satisfy 0 <= site < {MAX_SITES}, got {site}")
+    if passes_t.ndim != 1 or ids_B.ndim != 1:
+        raise ValueError(f"passes and ids must be one-dimensional, got shapes {passes_t.shape} and {ids_B.shape}")
+    if passes_t.size and not (passes_t.min() >= 0 and passes_t.max() < MAX_PASSES):
+        raise ValueError(f"passes must lie in [0, {MAX_PASSES}), got {passes_t.min()} to {passes_t.max()}")
+    if ids_B.size and ids_B.min() < -1:
+        where = int(ids_B.argmin())
+        raise ValueError(f"item ids must be >= 0 (or -1 for shared masks), got {ids_B[where]} at position {where}")
