@@ -1,0 +1,182 @@
+"""Dropout whose every mask bit is a pure function of (seed, site, pass, item id, element).
+
+    y[t, b, e, i] = a * x[s, b, e, i] + b   if keep(seed, site, passes[t], ids[b], e)   else d,        s = t, or 0 where x holds one copy
+
+``x`` is seen as ``x_sBEI``: s copies (1 before any dropout, then one per pass), B items, E mask elements per item, I values that share
+a mask element (1 for element dropout, H*W for channel dropout). With s = 1 the kernel replicates and masks in one sweep: x is read
+once and ``y_tBEI`` is written once, so T copies of the input never exist.
+
+Three layers: ``masked_passes`` picks the kernel for a device; ``mcscore::dropout`` is the operator that ``torch.vmap`` and
+``torch.compile`` see; ``reference`` is the readable version in PyTorch, the slow path on devices without a kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..masks import PHILOX_ROUNDS, Rate, rate
+from . import backends
+
+Affine = tuple[float, float, float]
+"""(a, b, d): a kept value x becomes a * x + b, a dropped one becomes d."""
+
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57  # Philox4x32 multipliers and Weyl increments (Salmon et al. 2011, Random123)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_U32 = 0xFFFFFFFF
+_REFERENCE_BYTES = 32 << 20  # temporaries of the reference: int64 words cost 4-16 bytes per mask element
+
+
+def plain(p: float) -> Affine:
+    """The affine of ordinary dropout: kept values are divided by the keep rate that the mask really has."""
+    return (1.0 / (1.0 - (rate(p).p if 0.0 < p < 1.0 else p)), 0.0, 0.0) if p < 1.0 else (0.0, 0.0, 0.0)
+
+
+def alpha(p: float) -> Affine:
+    """The affine of alpha dropout (Klambauer et al. 2017, self-normalizing networks): keeps mean 0 and variance 1 of a SELU input."""
+    floor = -1.7580993408473766  # -scale * alpha of SELU, as torch.nn.functional.alpha_dropout has it
+    q = rate(p).p if 0.0 < p < 1.0 else p
+    if q == 1.0:
+        return (0.0, 0.0, 0.0)
+    a = 1.0 / math.sqrt((1.0 - q) * (1.0 + q * floor * floor))
+    b = -a * floor * q
+    return (a, b, a * floor + b)
+
+
+def masked_passes(
+    x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, *, seed: int, site: int, p: float, affine: Affine
+) -> Tensor:
+    """Apply the masks of the given passes. Returns ``y_tBEI`` in x's dtype, contiguous. p = 1 drops everything, p = 0 nothing."""
+    s, B, E, I = x_sBEI.shape
+    t = passes_t.numel()
+    if s not in (1, t):
+        raise ValueError(f"dropout: x has {s} copies of the batch, expected 1 or one per pass ({t}); x is {tuple(x_sBEI.shape)} (s, B, E, I)")
+    if ids_B.numel() != B:
+        raise ValueError(f"dropout: {ids_B.numel()} ids for {B} items; x is {tuple(x_sBEI.shape)} (s, B, E, I)")
+    if p in (0.0, 1.0):
+        out = torch.full_like(x_sBEI, affine[2]) if p == 1.0 else affine[0] * x_sBEI + affine[1]
+        return out.expand(t, B, E, I).contiguous()
+    r = rate(p)
+    chosen = backends.select(x_sBEI.device)
+    if chosen == "native":
+        from . import native
+
+        return native.dropout(x_sBEI, passes_t, ids_B, seed, site, r, affine)
+    if chosen == "triton":
+        from . import triton_dropout
+
+        return triton_dropout.dropout(x_sBEI, passes_t, ids_B, seed, site, r, affine)
+    return reference(x_sBEI, passes_t, ids_B, seed, site, r, affine)
+
+
+def reference(x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, seed: int, site: int, r: Rate, affine: Affine) -> Tensor:
+    """``masked_passes`` in plain PyTorch, on any device, a few passes at a time so that temporaries stay small."""
+    s, B, E, I = x_sBEI.shape
+    t = passes_t.numel()
+    y_tBEI = torch.empty((t, B, E, I), dtype=x_sBEI.dtype, device=x_sBEI.device)
+    step = max(1, _REFERENCE_BYTES // max(1, 16 * B * E))
+    a, b, d = affine
+    for lo in range(0, t, step):
+        keep = reference_mask(passes_t[lo : lo + step], ids_B, E, seed, site, r)
+        x = x_sBEI if s == 1 else x_sBEI[lo : lo + step]
+        y_tBEI[lo : lo + step] = torch.where(keep[..., None], (x.float() * a + b).to(x.dtype), torch.full_like(x, d))
+    return y_tBEI
+
+
+def reference_mask(passes_t: Tensor, ids_B: Tensor, elements: int, seed: int, site: int, r: Rate) -> Tensor:
+    """Keep bits (t, B, elements) by Philox4x32-7 in int64 arithmetic: products wrap modulo 2^64, which is what a 32 x 32 multiply needs."""
+    device = ids_B.device
+    per_block = 128 // r.bits
+    blocks = -(-elements // per_block)
+    shape = (passes_t.numel(), ids_B.numel(), blocks)
+    c0 = torch.arange(blocks, device=device).expand(shape)
+    c1 = (ids_B & _U32)[None, :, None].expand(shape)
+    c2 = ((ids_B >> 32) & _U32)[None, :, None].expand(shape)
+    c3 = ((site << 16) | passes_t.to(device=device, dtype=torch.int64))[:, None, None].expand(shape)
+    k0, k1 = seed & _U32, (seed >> 32) & _U32
+    for _ in range(PHILOX_ROUNDS):
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1, c2, c3 = ((p1 >> 32) & _U32) ^ c1 ^ k0, p1 & _U32, ((p0 >> 32) & _U32) ^ c3 ^ k1, p0 & _U32
+        k0, k1 = (k0 + _W0) & _U32, (k1 + _W1) & _U32
+    words = torch.stack((c0, c1, c2, c3), dim=-1)  # (t, B, blocks, 4), little-endian: word 0 holds the first elements
+    shifts = torch.arange(0, 32, r.bits, device=device)
+    values = (words[..., None] >> shifts) & ((1 << r.bits) - 1)
+    return (values.reshape(*shape[:2], blocks * per_block) >= r.threshold)[..., :elements]
+
+
+# ---- the operator that vmap and compile see ---------------------------------------------------------------------------------------
+
+
+def _to_sBEI(x: Tensor, copies: int, axis: int, items: int, mask_rank: int) -> Tensor:
+    """(copies, *shape) -> (copies, B, E, I): the axis that holds the items comes first; several rows of one item (heads, patches) join E.
+
+    The first ``mask_rank`` dimensions of ``shape`` have mask elements of their own (all of them, or batch and channel), the rest share
+    theirs. Elements are numbered in the row-major order of the item's own values, so an item's mask never depends on its batch.
+    """
+    x = x.movedim(axis + 1, 1)
+    rows = x.shape[1] // items if items else 1
+    elements = rows * math.prod(x.shape[2 : 1 + mask_rank])
+    return x.reshape(copies, items, elements, math.prod(x.shape[1 + mask_rank :])).contiguous()
+
+
+def drop(
+    x: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    *,
+    copies: int,
+    axis: int,
+    mask_rank: int,
+    seed: int,
+    site: int,
+    p: float,
+    affine: Affine,
+) -> Tensor:
+    """Dropout of ``x`` (copies, *shape), whose dimension ``axis`` of ``shape`` runs over the items. Returns (t, *shape)."""
+    x_sBEI = _to_sBEI(x, copies, axis, ids_B.numel(), mask_rank)
+    y_tBEI = masked_passes(x_sBEI, passes_t, ids_B, seed=seed, site=site, p=p, affine=affine)
+    moved = list(x.shape[1:])
+    moved.insert(0, moved.pop(axis))
+    return y_tBEI.reshape(passes_t.numel(), *moved).movedim(1, axis + 1)
+
+
+@torch.library.custom_op("mcscore::dropout", mutates_args=())
+def dropout(
+    x: Tensor,
+    passes: Tensor,
+    ids: Tensor,
+    axis: int,
+    mask_rank: int,
+    seed: int,
+    site: int,
+    p: float,
+    affine: Sequence[float],
+) -> Tensor:
+    """One site in one pass: ``x`` any shape, ``passes`` a 0-d int64 tensor (the index of the pass). Under vmap over ``passes``: all of them."""
+    a, b, d = affine
+    kwargs: dict[str, Any] = {"axis": axis, "mask_rank": mask_rank, "seed": seed, "site": site, "p": p, "affine": (a, b, d)}
+    return drop(x[None], passes.reshape(1), ids, copies=1, **kwargs)[0].contiguous()
+
+
+@dropout.register_fake
+def _(x, passes, ids, axis, mask_rank, seed, site, p, affine):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _vmap(info, in_dims, x, passes, ids, axis, mask_rank, seed, site, p, affine):  # type: ignore[no-untyped-def]
+    x_dim, passes_dim = in_dims[0], in_dims[1]
+    if in_dims[2] is not None:
+        raise ValueError("mcscore::dropout: ids must not be mapped over; map over the pass index alone")
+    passes_t = passes if passes_dim is not None else passes.expand(info.batch_size)
+    copies = 1 if x_dim is None else info.batch_size
+    x = x[None] if x_dim is None else x.movedim(x_dim, 0)
+    a, b, d = affine
+    y = drop(x, passes_t.reshape(-1), ids, copies=copies, axis=axis, mask_rank=mask_rank, seed=seed, site=site, p=p, affine=(a, b, d))
+    return y, 0
+
+
+torch.library.register_vmap(dropout, _vmap)

@@ -1,0 +1,8 @@
+"""Monte Carlo passes: where dropout acts in a model, and how T passes run for little more than the price of one."""
+
+from __future__ import annotations
+
+from .discover import Site, discover
+from .passes import Passes
+
+__all__ = ["Passes", "Site", "discover"]

@@ -1,0 +1,130 @@
+"""Seeing every stochastic call of a forward pass, whoever makes it: a module, a functional call or the user's own code.
+
+PyTorch offers each Python-level operation to the active torch-function mode, so one mode meets ``nn.Dropout`` and
+``F.dropout`` alike, in eval mode too (where they would do nothing). As a side effect the fused inference path of
+``nn.TransformerEncoderLayer``, which ignores dropout, steps aside while a mode is active.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .kinds import BY_FUNCTION, UNDRIVEN, Kind, undriven_is_live
+
+
+@dataclass(frozen=True)
+class Call:
+    """One stochastic call as it happens."""
+
+    name: str  # where: the owner's path, the function if it is not the owner's whole purpose, and #n for the n-th time in this forward
+    owner: nn.Module | None
+    function: Callable[..., Any]
+    kind: Kind | None  # None: randomness that no kind covers
+    arguments: Mapping[str, Any]
+    live: bool  # would it drop anything as it stands?
+
+
+Handler = Callable[[Call, Callable[[], Any]], Any]
+"""Given the call and a thunk that executes it untouched, returns what the model shall see."""
+
+
+def _without_dispatch(function: types.FunctionType) -> Callable[..., Any]:
+    """The same Python function with its own torch-function check switched off, so that a mode can stay active inside its body."""
+    namespace = {**function.__globals__, "has_torch_function": lambda _: False}
+    twin = types.FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
+
+
+# PyTorch offers these to a mode as one call each; the dropout is inside.
+_COMPOSITE = {F.multi_head_attention_forward: _without_dispatch(F.multi_head_attention_forward)}
+_NORMALISATION = {F.batch_norm: "training", F.instance_norm: "use_input_stats"}
+
+
+def is_normalisation(module: nn.Module) -> bool:
+    """Layers that would estimate statistics in training mode: anything that keeps a running mean."""
+    return hasattr(module, "running_mean")
+
+
+class Interceptor(TorchFunctionMode):
+    """Calls ``handler`` for every stochastic call made while it is active, and executes everything else unchanged."""
+
+    def __init__(self, model: nn.Module, handler: Handler) -> None:
+        super().__init__()
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._handler = handler
+        self._seen: Counter[str] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = {} if kwargs is None else kwargs
+        kind = BY_FUNCTION.get(func)
+        if kind is not None:
+            arguments = kind.bind(args, kwargs)
+            return self._offer(func, kind, arguments, kind.live(arguments), lambda: func(*args, **kwargs))
+        if func in _COMPOSITE:
+            with self:
+                return _COMPOSITE[func](*args, **kwargs)
+        if func in UNDRIVEN:
+            return self._offer(func, None, kwargs, undriven_is_live(func, args, kwargs), lambda: func(*args, **kwargs))
+        return self.other(func, args, kwargs)
+
+    def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Everything that is not stochastic."""
+        return func(*args, **kwargs)
+
+    def _offer(
+        self, func: Callable[..., Any], kind: Kind | None, arguments: Mapping[str, Any], live: bool, execute: Callable[[], Any]
+    ) -> Any:
+        owner, path = self._owner()
+        label = path
+        if owner is None or not isinstance(owner, _SINGLE_PURPOSE):
+            label = f"{path}:{func.__name__}" if path else func.__name__
+        self._seen[label] += 1
+        name = label if self._seen[label] == 1 else f"{label}#{self._seen[label]}"
+        return self._handler(Call(name, owner, func, kind, arguments, live), execute)
+
+    def _owner(self) -> tuple[nn.Module | None, str]:
+        """The innermost module of the model whose method is running, found on the Python stack: no hook has to be planted in the model."""
+        frame = sys._getframe(2)
+        while frame is not None:
+            if "self" in frame.f_code.co_varnames[:1]:
+                owner = frame.f_locals.get("self")
+                if id(owner) in self._names and isinstance(owner, nn.Module):
+                    return owner, self._names[id(owner)]
+            frame = frame.f_back  # type: ignore[assignment]
+        return None, ""
+
+
+_SINGLE_PURPOSE = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+
+
+def without_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Execute ``func``; a functional normalisation with running statistics is kept in evaluation, so no statistic moves."""
+    flag = _NORMALISATION.get(func)
+    if flag is None:
+        return func(*args, **kwargs)
+    names = func.__code__.co_varnames[: func.__code__.co_argcount]
+    bound: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+    if isinstance(bound.get("running_mean"), Tensor):
+        bound[flag] = False
+    return func(**bound)
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """A tensor is the one argument, a tuple the positional ones, a dict the keywords."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)

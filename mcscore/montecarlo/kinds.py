@@ -1,0 +1,214 @@
+"""The kinds of call that make a forward pass stochastic: how each is recognised, what it masks and how it is driven.
+
+One table, ``KINDS``, read by discovery, by the passes and by the tests. A kind's ``run`` computes what the call would return in
+training, but takes its masks from ``mask(tensor, mask_rank, p, affine)``: the first ``mask_rank`` dimensions of the tensor have mask
+elements of their own, the others share them. Discovery passes a ``mask`` that only looks; scoring passes one that drops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels.dropout import Affine, alpha, plain
+
+
+class Mask(Protocol):
+    def __call__(self, x: Tensor, mask_rank: int, p: float, affine: Affine, inplace: bool = False) -> Tensor: ...
+
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    functions: tuple[Callable[..., Any], ...]
+    parameters: tuple[tuple[str, Any], ...]  # names and defaults, in the order of the function's own signature
+    probability: Callable[[Arguments], float]  # of dropping
+    live: Callable[[Arguments], bool]  # would the call, as it stands, drop anything?
+    run: Callable[[Arguments, Mask], Any]
+    masks: str  # what one mask element covers, for people
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        bound = dict(self.parameters)
+        bound.update(zip((name for name, _ in self.parameters), args, strict=False))
+        bound.update(kwargs)
+        return bound
+
+    def without_dropping(self, call: Arguments) -> Any:
+        return self.run(call, lambda x, *_args, **_kwargs: x)
+
+
+_REQUIRED: Any = object()
+
+
+def _training(call: Arguments) -> bool:
+    return bool(call.get("training", call.get("train"))) and call["p"] > 0.0
+
+
+def _elementwise(call: Arguments, mask: Mask) -> Tensor:
+    x = call["input"]
+    return mask(x, x.ndim, call["p"], plain(call["p"]), call.get("inplace", False))
+
+
+def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
+    """Feature dropout masks (N, C); of the rank that PyTorch reads as one unbatched item, (C, ...), the first dimension alone."""
+
+    def run(call: Arguments, mask: Mask) -> Tensor:
+        x = call["input"]
+        return mask(x, 1 if x.ndim == unbatched_rank else 2, call["p"], plain(call["p"]), call.get("inplace", False))
+
+    return run
+
+
+def _alpha(mask_rank: int | None) -> Callable[[Arguments, Mask], Tensor]:
+    def run(call: Arguments, mask: Mask) -> Tensor:
+        x = call["input"]
+        return mask(x, mask_rank or x.ndim, call["p"], alpha(call["p"]), call.get("inplace", False))
+
+    return run
+
+
+def _bernoulli(call: Arguments, mask: Mask) -> Tensor:
+    """A 0/1 keep pattern drawn by hand (torchvision's StochasticDepth, timm's DropPath): kept with the probability asked for."""
+    x, keep = call["input"], float(call["p"])
+    return mask(torch.ones_like(x), x.ndim, 1.0 - keep, (1.0, 0.0, 0.0))
+
+
+def _attention(call: Arguments, mask: Mask) -> Tensor:
+    """scaled_dot_product_attention by its definition, so that the weights (..., L, S) exist to be masked."""
+    q, k, v = call["query"], call["key"], call["value"]
+    if call["enable_gqa"]:
+        k = k.repeat_interleave(q.size(-3) // k.size(-3), -3)
+        v = v.repeat_interleave(q.size(-3) // v.size(-3), -3)
+    scale = 1.0 / math.sqrt(q.size(-1)) if call["scale"] is None else call["scale"]
+    logits = (q * scale) @ k.transpose(-2, -1)
+    bias = call["attn_mask"]
+    if call["is_causal"]:
+        causal = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
+        logits = logits.masked_fill(~causal, float("-inf"))
+    if bias is not None:
+        logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
+    weights = torch.softmax(logits, dim=-1)
+    return mask(weights, weights.ndim, call["dropout_p"], plain(call["dropout_p"])) @ v
+
+
+def _dropout_like(name: str, functions: tuple[Any, ...], training: bool, run: Any, masks: str) -> Kind:
+    parameters = (("input", _REQUIRED), ("p", 0.5), ("training", training), ("inplace", False))
+    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks)
+
+
+def _aten_like(name: str, functions: tuple[Any, ...], run: Any, masks: str) -> Kind:
+    parameters = (("input", _REQUIRED), ("p", _REQUIRED), ("train", _REQUIRED))
+    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks)
+
+
+def _aten_inplace(run: Callable[[Arguments, Mask], Any]) -> Callable[[Arguments, Mask], Any]:
+    return lambda call, mask: run({**call, "inplace": True}, mask)
+
+
+def _keep_probability(call: Arguments) -> float:
+    return 1.0 - float(call["p"]) if isinstance(call["p"], (int, float)) else math.nan
+
+
+KINDS: tuple[Kind, ...] = (
+    _dropout_like("dropout", (F.dropout,), True, _elementwise, "one value"),
+    _dropout_like("dropout1d", (F.dropout1d,), True, _channelwise(2), "one channel"),
+    _dropout_like("dropout2d", (F.dropout2d,), True, _channelwise(-1), "one channel"),
+    _dropout_like("dropout3d", (F.dropout3d,), True, _channelwise(4), "one channel"),
+    _dropout_like("alpha_dropout", (F.alpha_dropout,), False, _alpha(None), "one value"),
+    _dropout_like("feature_alpha_dropout", (F.feature_alpha_dropout,), False, _alpha(2), "one channel"),
+    _aten_like("dropout", (torch.dropout,), _elementwise, "one value"),
+    _aten_like("dropout", (torch.dropout_,), _aten_inplace(_elementwise), "one value"),
+    _aten_like("feature_dropout", (torch.feature_dropout,), _channelwise(-1), "one channel"),
+    _aten_like("feature_dropout", (torch.feature_dropout_,), _aten_inplace(_channelwise(-1)), "one channel"),
+    _aten_like("alpha_dropout", (torch.alpha_dropout,), _alpha(None), "one value"),
+    _aten_like("feature_alpha_dropout", (torch.feature_alpha_dropout,), _alpha(2), "one channel"),
+    Kind(
+        "attention dropout",
+        (F.scaled_dot_product_attention,),
+        (
+            ("query", _REQUIRED),
+            ("key", _REQUIRED),
+            ("value", _REQUIRED),
+            ("attn_mask", None),
+            ("dropout_p", 0.0),
+            ("is_causal", False),
+            ("scale", None),
+            ("enable_gqa", False),
+        ),
+        lambda call: call["dropout_p"],
+        lambda call: call["dropout_p"] > 0.0,
+        _attention,
+        "one attention weight",
+    ),
+    Kind(
+        "bernoulli_",
+        (Tensor.bernoulli_,),
+        (("input", _REQUIRED), ("p", 0.5)),
+        _keep_probability,
+        lambda call: True,
+        _bernoulli,
+        "one drawn value",
+    ),
+)
+"""Recognised by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
+
+UNDRIVEN: frozenset[Any] = frozenset(
+    {
+        torch.bernoulli,
+        Tensor.bernoulli,
+        torch.rand,
+        torch.rand_like,
+        torch.randint,
+        torch.randint_like,
+        torch.randn,
+        torch.randn_like,
+        torch.randperm,
+        torch.normal,
+        torch.multinomial,
+        torch.poisson,
+        torch.rrelu,
+        torch.rrelu_,
+        torch.lstm,
+        torch.gru,
+        torch.rnn_tanh,
+        torch.rnn_relu,
+        F.rrelu,
+        F.gumbel_softmax,
+        F.fractional_max_pool2d,
+        F.fractional_max_pool3d,
+        Tensor.uniform_,
+        Tensor.normal_,
+        Tensor.random_,
+        Tensor.exponential_,
+        Tensor.cauchy_,
+        Tensor.log_normal_,
+        Tensor.geometric_,
+        Tensor.multinomial,
+    }
+)
+"""Other sources of randomness: in a training-mode probe they are named in an error instead of being left out in silence."""
+_RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+
+
+def undriven_is_live(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Random only if it would be: a recurrent net without dropout or out of training, an rrelu out of training, are not."""
+    if func in _RECURRENT:
+        # (input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first), packed: (data, batch_sizes, hx, ...)
+        numbers = [a for a in args if isinstance(a, (bool, int, float)) and not isinstance(a, Tensor)]
+        dropout, train = next(((p, t) for p, t in zip(numbers, numbers[1:], strict=False) if isinstance(p, float)), (0.0, False))
+        return bool(train) and dropout > 0.0
+    if func in {torch.rrelu, torch.rrelu_, F.rrelu}:
+        return bool(kwargs.get("training", args[3] if len(args) > 3 else False))
+    return True
+
+
+BY_FUNCTION: dict[Any, Kind] = {function: kind for kind in KINDS for function in kind.functions}

@@ -1,0 +1,260 @@
+"""T stochastic passes of a batch, with the prefix computed once per item.
+
+Four ways to run, fastest first; each is compared with ``loop``, which is right by construction, before it is used:
+
+``vmap``    torch.vmap over the pass index with the input closed over: what no mask has touched is computed once per batch, residual
+            branches broadcast by themselves.
+``fork``    the batch runs once to the first site, which replicates it: for models vmap has no rules for. Wrong where a branch from
+            before the first site meets the replicated rows; then the shapes clash, or the comparison with ``loop`` fails.
+``repeat``  the input is repeated t times: always possible unless the model looks at its batch size.
+``loop``    one pass at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from ..kernels import backends
+from ..kernels.dropout import Affine, drop
+from ..kernels.dropout import dropout as dropout_op
+from .discover import Discovery, Site, SiteError, evaluating
+from .intercept import Call, Interceptor, call_model
+from .tape import Tape, TapeError
+
+PATHS = ("vmap", "fork", "repeat", "loop")
+
+
+class OutputError(ValueError):
+    """The model's output is not what the link needs. The message shows its shape."""
+
+
+class _Driven(Interceptor):
+    """One forward pass (or t at once) with the masks in place."""
+
+    def __init__(self, model: nn.Module, sites: Mapping[str, Site], mask: Callable[[Site], Any], tape: Tape | None) -> None:
+        super().__init__(model, self._handle)
+        self._sites, self._mask, self._tape = sites, mask, tape
+        self.fired: set[str] = set()
+
+    def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if self._tape is None:
+            return func(*args, **kwargs)
+        return self._tape.call(func, args, kwargs, lambda: func(*args, **kwargs))
+
+    def _handle(self, call: Call, execute: Callable[[], Any]) -> Any:
+        site = self._sites.get(call.name)
+        if site is None:
+            if call.live:
+                raise SiteError(
+                    f"{call.name} ({call.function.__name__}) is random in scoring but did not show in the probe; "
+                    "a model whose number of dropout calls depends on its input cannot be scored reproducibly"
+                )
+            return execute() if self._tape is None else self._tape.call(call.function, (), call.arguments, execute)
+        self.fired.add(call.name)
+        assert call.kind is not None
+        if call.kind.probability(call.arguments) != site.p:
+            raise SiteError(f"{site} was called with p={call.kind.probability(call.arguments):g} in scoring")
+        if not site.active:
+            return self.other(call.kind.without_dropping, (call.arguments,), {})
+        if self._tape is not None:
+            self._tape.site()
+        return call.kind.run(call.arguments, self._mask(site))
+
+    def check(self, model: nn.Module) -> None:
+        silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
+        if silent:
+            raise SiteError(
+                f"{', '.join(silent)} of {type(model).__name__} never fired in scoring. Its passes would be too much alike; "
+                "is the module skipped for some inputs, or replaced by a fused or compiled version?"
+            )
+
+
+class Passes:
+    """The stochastic passes of one model. Stateless between calls: a pass is a function of (seed, pass index, ids, inputs)."""
+
+    def __init__(self, model: nn.Module, found: Discovery, *, seed: int, shared: bool) -> None:
+        self.model, self.found, self.seed, self.shared = model, found, seed, shared
+        self._sites = {site.name: site for site in found.sites}
+
+    def deterministic(self, inputs: Any) -> Any:
+        """One pass with every dropout off."""
+
+        def handler(call: Call, execute: Callable[[], Any]) -> Any:
+            return call.kind.without_dropping(call.arguments) if call.name in self._sites and call.kind else execute()
+
+        with evaluating(self.model, self.found.training), Interceptor(self.model, handler):
+            return call_model(self.model, inputs)
+
+    def chunks(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], path: str) -> Iterator[Tensor]:
+        """Yield logits_tBC for each chunk of pass indices (int64, on the model's device). The prefix runs once for all of them."""
+        tape = Tape() if path == "loop" or (len(chunks) > 1 and path != "repeat") else None
+        run = {"vmap": self._vmap, "fork": self._fork, "repeat": self._repeat, "loop": self._loop}[path]
+        for passes_t in chunks:
+            try:
+                yield run(inputs, ids_B, passes_t, tape)
+            except TapeError as error:
+                backends.warn_once(f"{type(self.model).__name__}: the part before the first dropout is computed for every chunk of passes ({error})")
+                tape = None
+                yield run(inputs, ids_B, passes_t, None)
+
+    # -- the four paths: logits_tBC of the given passes ------------------------------------------------------------------------------
+
+    def _vmap(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
+        def one(index: Tensor) -> Tensor:
+            def mask(site: Site) -> Any:
+                def apply(x: Tensor, mask_rank: int, p: float, affine: Affine, inplace: bool = False) -> Tensor:
+                    ids = self._ids(site, ids_B)
+                    if site.axis is None:
+                        return dropout_op(x[None], index, ids, 0, mask_rank + 1, self.seed, site.index, p, affine)[0]
+                    _check_items(site, x, ids_B.numel())
+                    return dropout_op(x, index, ids, site.axis, mask_rank, self.seed, site.index, p, affine)
+
+                return apply
+
+            return self._forward(inputs, mask, tape)
+
+        return torch.vmap(one, randomness="error")(passes_t)
+
+    def _fork(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
+        output = self._forward(inputs, self._rows_mask(ids_B, passes_t), tape)
+        return self._unstack(output, ids_B.numel(), passes_t.numel())
+
+    def _repeat(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
+        t, B = passes_t.numel(), ids_B.numel()
+        repeated = tree_map_only(Tensor, lambda x: x.repeat(t, *[1] * (x.ndim - 1)) if x.ndim and x.shape[0] == B else x, inputs)
+        output = self._forward(repeated, self._rows_mask(ids_B, passes_t), tape)
+        return self._unstack(output, B, t)
+
+    def _loop(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
+        return torch.stack([self._one(inputs, ids_B, index[None], tape) for index in passes_t])
+
+    def _one(self, inputs: Any, ids_B: Tensor, index_1: Tensor, tape: Tape | None) -> Tensor:
+        return self._forward(inputs, self._rows_mask(ids_B, index_1), tape)
+
+    def _rows_mask(self, ids_B: Tensor, passes_t: Tensor) -> Callable[[Site], Any]:
+        """Masks for a batch of B rows (one copy) or t*B rows (pass after pass)."""
+        t, B = passes_t.numel(), ids_B.numel()
+
+        def mask(site: Site) -> Any:
+            def apply(x: Tensor, mask_rank: int, p: float, affine: Affine, inplace: bool = False) -> Tensor:
+                ids = self._ids(site, ids_B)
+                args: dict[str, Any] = {"seed": self.seed, "site": site.index, "p": p, "affine": affine}
+                if site.axis is None:
+                    if t != 1:
+                        raise RuntimeError(f"{site} has no batch dimension to hold several passes")
+                    y = drop(x[None, None], passes_t, ids, copies=1, axis=0, mask_rank=mask_rank + 1, **args)[0, 0]
+                else:
+                    copies = _check_items(site, x, B, t)
+                    stacked = x.movedim(site.axis, 0).reshape(copies, B * site.rows, *_without(x.shape, site.axis)).movedim(1, site.axis + 1)
+                    y_t = drop(stacked, passes_t, ids, copies=copies, axis=site.axis, mask_rank=mask_rank, **args)
+                    y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
+                if inplace and y.shape == x.shape:  # in-place dropout also changes what other names of x see
+                    return x.copy_(y)
+                return y
+
+            return apply
+
+        return mask
+
+    def _forward(self, inputs: Any, mask: Callable[[Site], Any], tape: Tape | None) -> Tensor:
+        inputs = tree_map_only(Tensor, torch.clone, inputs)  # a model may work in place on its input; the next chunk needs it whole
+        driven = _Driven(self.model, self._sites, mask, tape)
+        if tape is not None:
+            tape.start()
+        with evaluating(self.model, self.found.training), driven:
+            output = call_model(self.model, inputs)
+        driven.check(self.model)
+        return check_output(self.model, output)
+
+    def _ids(self, site: Site, ids_B: Tensor) -> Tensor:
+        if site.axis is None:
+            return torch.full((1,), -1, dtype=torch.int64, device=ids_B.device)
+        return torch.full_like(ids_B, -1) if self.shared else ids_B
+
+    def _unstack(self, output: Tensor, B: int, t: int) -> Tensor:
+        if output.shape[0] != t * B:
+            raise RuntimeError(f"the output has {output.shape[0]} rows for {t} passes of {B} items")
+        return output.unflatten(0, (t, B))
+
+    # -- choosing a path --------------------------------------------------------------------------------------------------------------
+
+    def choose_path(self, inputs: Any, ids_B: Tensor, passes: int) -> tuple[str, str]:
+        """The fastest path that gives what ``loop`` gives, on a small batch; and why the faster ones were passed over."""
+        passes_t = torch.arange(min(passes, 3), device=ids_B.device)
+        truth = self._loop(inputs, ids_B, passes_t, None)
+        scale = truth.float().masked_fill(~truth.isfinite(), 0.0).abs().amax().item()
+        why: list[str] = []
+        for path in PATHS[:-1]:
+            try:
+                logits = torch.cat(list(self.chunks(inputs, ids_B, list(passes_t.split(2)), path)))
+            except (SiteError, OutputError, torch.OutOfMemoryError):
+                raise
+            except (RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
+                why.append(f"{path}: {_first_line(error)}")
+                continue
+            if logits.shape == truth.shape and torch.allclose(logits, truth, rtol=1e-3, atol=1e-4 * scale + 1e-6, equal_nan=True):
+                return path, "; ".join(why)
+            why.append(f"{path}: gives other numbers than one pass at a time")
+        return "loop", "; ".join(why)
+
+    def require_difference(self, logits_TBC: Tensor, inputs: Any) -> None:
+        """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""
+        if logits_TBC.shape[0] == 1:
+            other = check_output(self.model, self.deterministic(inputs))
+            same = torch.equal(other, logits_TBC[0])
+        else:
+            same = bool((logits_TBC[1:] == logits_TBC[:1]).all())
+        if same and logits_TBC.numel():
+            active = ", ".join(str(site) for site in self.found.sites if site.active)
+            raise SiteError(
+                f"all {logits_TBC.shape[0]} passes of the first batch gave the same output although these sites fired: {active}. "
+                "Does what they drop reach the output, and is p large enough for the width of the layer?"
+            )
+
+
+def check_output(model: nn.Module, output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        hint = "; wrap the model in a module that returns .logits" if hasattr(output, "logits") else "; wrap the model in a module that returns one tensor"
+        raise OutputError(f"{type(model).__name__} returned {type(output).__name__}, expected a tensor of logits (B, C){hint}")
+    if output.ndim < 2:
+        raise OutputError(
+            f"{type(model).__name__} returned shape {tuple(output.shape)}, expected (B, C) or dense (B, C, H, W); "
+            "for one output per item return (B, 1), e.g. x.unsqueeze(-1), with link sigmoid or gaussian"
+        )
+    return output
+
+
+def _check_items(site: Site, x: Tensor, B: int, t: int = 1) -> int:
+    """How many copies of the batch x holds (1 or t); anything else is a model that changes its batch on the way."""
+    assert site.axis is not None
+    n = x.shape[site.axis]
+    if n == B * site.rows:
+        return 1
+    if n == t * B * site.rows:
+        return t
+    raise RuntimeError(f"{site}: dimension {site.axis} of {tuple(x.shape)} does not hold {B} items of {site.rows} rows")
+
+
+def _without(shape: Sequence[int], axis: int) -> list[int]:
+    return [n for d, n in enumerate(shape) if d != axis]
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    """Wall time of ``work``, with the device drained before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

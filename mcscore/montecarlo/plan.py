@@ -1,0 +1,175 @@
+"""How many items and passes go through the model in one step: big enough to fill the device, small enough for its caches and memory.
+
+The numbers are measured on the first batch and then kept for the whole run, because another batch shape changes the last bits of a
+matrix product: a resumed run adopts the recorded plan and equals an undisturbed one bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from .discover import Site, evaluating
+from .intercept import call_model
+from .passes import Passes, _Driven, seconds_of
+
+MEMORY = 256 << 20  # bytes of activations per step, unless the caller says otherwise
+_WORKING_SETS = (2 << 20, 8 << 20, 32 << 20, 128 << 20)  # tried on a CPU: from a core's L2 to far beyond every cache
+_TRIAL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    items: int  # per step
+    passes: int  # per chunk of a step; the prefix of a step runs once, whatever the number of chunks
+    path: str  # how the passes run, see passes.PATHS
+    threads: int  # of torch, when the plan was made
+    prefix_bytes: int  # peak activations of one item before the first site, estimated
+    tail_bytes: int  # and of one item and pass after it
+    prefix_flops: int  # per item
+    tail_flops: int  # per item and pass
+    why: str = ""  # why faster paths were passed over
+
+    @property
+    def memory(self) -> int:
+        """Estimated peak bytes of activations in one step."""
+        return self.items * (self.prefix_bytes + self.passes * self.tail_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(recorded: Mapping[str, Any]) -> Plan:
+        names = {field.name for field in dataclasses.fields(Plan)}
+        unknown, lacking = set(recorded) - names, names - set(recorded)
+        if unknown or lacking:
+            raise ValueError(f"recorded plan has unknown fields {sorted(unknown)} and lacks {sorted(lacking)}; it was written by another version")
+        return Plan(**recorded)
+
+
+class _Meter(_Driven):
+    """Counts the bytes of results and the FLOPs before and after the first site fires."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.largest: tuple[list[int], list[int]] = ([0, 0, 0], [0, 0, 0])
+        self.flops_at_site: int | None = None
+        self.flops: Callable[[], int] = lambda: 0
+
+    def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        self._note(result)
+        return result
+
+    def _note(self, result: Any) -> None:
+        if isinstance(result, Tensor):
+            sizes = self.largest[self.flops_at_site is not None]
+            sizes.append(result.numel() * result.element_size())
+            sizes.sort(reverse=True)
+            sizes.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        before = len(self.fired)
+        if before == 0:
+            flops = self.flops()
+        result = super().__torch_function__(func, types, args, kwargs)
+        if before == 0 and self.fired and self.flops_at_site is None:
+            self.flops_at_site = flops
+        if before != len(self.fired):
+            self._note(result)
+        return result
+
+
+def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((prefix bytes per item, tail bytes per item and pass), (prefix FLOPs, tail FLOPs)) from one pass over a small batch.
+
+    Peak activations are taken as the three largest results: the input, the output and one branch kept for later.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    B = ids_B.numel()
+    sites = {site.name: site for site in passes.found.sites}
+    meter = _Meter(passes.model, sites, passes._rows_mask(ids_B, torch.zeros(1, dtype=torch.int64, device=ids_B.device)), None)
+    with FlopCounterMode(display=False) as counter:
+        meter.flops = counter.get_total_flops
+        with evaluating(passes.model, passes.found.training), meter:
+            call_model(passes.model, tree_map_only(Tensor, torch.clone, inputs))
+        total = counter.get_total_flops()
+    at_site = meter.flops_at_site or 0
+    prefix, tail = (sum(sizes) // B for sizes in meter.largest)
+    return (prefix, max(tail, 1)), (at_site // B, (total - at_site) // B)
+
+
+def make_plan(
+    passes: Passes, probe_inputs: Any, probe_ids: Tensor, inputs: Callable[[int], tuple[Any, Tensor]], available: int, T: int, memory: int
+) -> Plan:
+    """Measure, choose the path, then try batch shapes on ``inputs(n)``: the first n items of the batch at hand, at most ``available``."""
+    path, why = passes.choose_path(probe_inputs, probe_ids, T)
+    (prefix_bytes, tail_bytes), (prefix_flops, tail_flops) = measure(passes, probe_inputs, probe_ids)
+    device = probe_ids.device
+    at_once = T if path != "loop" else 1
+
+    def shape(working_set: int) -> tuple[int, int]:
+        """(items, passes) whose activations fill the working set; all passes at once if they fit beside one item."""
+        working_set = min(working_set, memory)
+        t = max(1, min(at_once, (working_set - prefix_bytes) // tail_bytes))
+        return max(1, working_set // (prefix_bytes + t * tail_bytes)), t
+
+    if device.type == "cuda":
+        candidates = [shape(memory)]
+    else:
+        candidates = [s for s in dict.fromkeys(shape(w) for w in _WORKING_SETS) if s[0] <= available] or [shape(_WORKING_SETS[1])]
+    best = candidates[0]
+    if len(candidates) > 1:
+        best = _fastest(passes, candidates, inputs, T, path, device)
+    return Plan(*best, path, torch.get_num_threads(), prefix_bytes, tail_bytes, prefix_flops, tail_flops, why)
+
+
+def _fastest(
+    passes: Passes, candidates: list[tuple[int, int]], inputs: Callable[[int], tuple[Any, Tensor]], T: int, path: str, device: torch.device
+) -> tuple[int, int]:
+    """The candidate with the most items per second; short trials, and none more once a second is spent."""
+    best, best_rate, spent = candidates[0], 0.0, 0.0
+    for n, t in candidates:
+        x, ids = inputs(n)
+        split = list(torch.arange(T, device=device).split(t))
+
+        def work(x: Any = x, ids: Tensor = ids, split: list[Tensor] = split) -> None:
+            for _ in passes.chunks(x, ids, split, path):
+                pass
+
+        seconds = seconds_of(work, device)  # also the warm-up: first calls allocate and choose kernels
+        spent += seconds
+        if spent < _TRIAL_SECONDS:
+            again = seconds_of(work, device)
+            spent, seconds = spent + again, min(seconds, again)
+        if n / seconds > best_rate:
+            best, best_rate = (n, t), n / seconds
+        if spent > _TRIAL_SECONDS:
+            break
+    return best
+
+
+def explain(plan: Plan, sites: tuple[Site, ...], T: int) -> str:
+    """The plan as a person reads it."""
+    lines = [f"{'site':>4}  {'p':>5}  {'masked per item':<18} {'kind':<22} where"]
+    for site in sites:
+        shape = "x".join(map(str, site.shape)) or "1"
+        note = "" if site.active else "  (off)"
+        lines.append(f"{site.index:>4}  {site.p:>5.3g}  {shape:<18} {site.kind:<22} {site.name}{note}")
+    total = plan.prefix_flops + T * plan.tail_flops
+    once = plan.prefix_flops + plan.tail_flops
+    share = plan.prefix_flops / once if once else 0.0
+    lines += [
+        f"before the first site: {share:.1%} of one pass's FLOPs, computed once per item;"
+        f" {T} passes cost {total / once if once else T:.1f} times one deterministic pass instead of {T}",
+        f"path: {plan.path}" + (f" ({plan.why})" if plan.why else ""),
+        f"step: {plan.items} items x {plan.passes} passes, about {plan.memory / 2**20:.0f} MiB of activations, {plan.threads} thread(s)",
+    ]
+    return "\n".join(lines)
