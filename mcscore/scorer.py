@@ -1,0 +1,300 @@
+"""A model and a number of passes, turned into scores of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from .acquisition import INPUTS, LINKS, check_scores
+from .kernels import backends
+from .kernels.score import score_logits
+from .masks import MAX_PASSES
+from .moments import Moments
+from .montecarlo import Passes, discover
+from .montecarlo.intercept import Interceptor, call_model
+from .montecarlo.discover import evaluating
+from .montecarlo.plan import MEMORY, Plan, explain, make_plan
+
+Items = npt.NDArray[Any] | Tensor
+
+
+class Scorer:
+    """Acquisition scores of a batch from T stochastic passes of ``model`` (Gal & Ghahramani 2016).
+
+    model: any nn.Module with dropout; left exactly as it was after every call, also after an exception. Never in training mode.
+    passes: T, 1 to 65536. scores: names from ``mcscore.SCORES``. link, input: what the model's output is, see ``acquisition``.
+    seed: of the masks, 0 <= seed < 2^64. masks: "independent" (each item its own) or "shared" (pass t uses one mask for all items).
+    transform: maps a batch (Tensor on the device, as stored in the pool) to the model's input: a tensor, or a tuple or dict of
+        arguments. Without one, uint8 becomes float / 255, normalised if ``normalise`` was called; anything else goes in as it is,
+        floats in the dtype of the model's parameters.
+    device: where to run; default: where the model's first parameter is.
+    sites: names (shell patterns) or indices of the dropout sites to use; default all.
+    noise_variance, reduction: for link gaussian and for dense outputs, see ``score_logits``.
+    memory: bytes of activations a step may use. embedding: name of the module whose output ``embed`` returns; default: the input of the
+        last Linear. spec, weights: where the model came from, kept for the record.
+
+    A score depends on (model, item, id, seed, passes) alone: not on the batch, its order or its size.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        passes: int = 100,
+        scores: Sequence[str] = ("bald", "entropy"),
+        *,
+        link: str = "softmax",
+        input: str = "logits",
+        seed: int = 0,
+        masks: str = "independent",
+        transform: Callable[[Tensor], Any] | None = None,
+        device: str | torch.device | None = None,
+        sites: Sequence[str | int] | None = None,
+        noise_variance: float | None = None,
+        reduction: str | float = "mean",
+        memory: int = MEMORY,
+        embedding: str | None = None,
+        spec: str | None = None,
+        weights: str | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError("a scripted module hides its dropout from Python; score the nn.Module it was scripted from")
+        model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: dropout must be seen by Python to be driven
+        if not 1 <= passes <= MAX_PASSES:
+            raise ValueError(f"passes must lie in 1..{MAX_PASSES}, got {passes}")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must fit 64 bits, got {seed}")
+        if masks not in ("independent", "shared"):
+            raise ValueError(f"masks must be 'independent' or 'shared', got {masks!r}")
+        if link not in LINKS:
+            raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
+        if input not in INPUTS:
+            raise ValueError(f"input must be one of {', '.join(INPUTS)}, got {input!r}")
+        if embedding is not None and embedding not in dict(model.named_modules()):
+            raise ValueError(f"embedding: the model has no module named {embedding!r}")
+        self.model = model
+        self.passes, self.seed, self.masks = int(passes), int(seed), masks
+        self.scores = check_scores(tuple(scores), link, noise_variance)
+        self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
+        self.transform, self.memory = transform, memory
+        self.spec, self.weights = spec, weights
+        parameter = next(model.parameters(), None)
+        self._device = torch.device(device) if device is not None else parameter.device if parameter is not None else torch.device("cpu")
+        if device is not None:
+            model.to(self._device)
+        self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
+        self._sites, self._embedding = sites, embedding
+        self._mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self._passes: Passes | None = None
+        self._plan: Plan | None = None
+        self._live = False
+        self._fingerprint: str | None = None
+
+    # -- scoring ----------------------------------------------------------------------------------------------------------------------
+
+    def __call__(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> dict[str, Tensor]:
+        """Scores (B,) float32 by name, and "prediction" (int32; float32 for link gaussian), on the model's device.
+
+        items_B: (B, ...) as the pool stores them; ids_B: their int64 ids, 0 <= id < 2^63. NaN scores mark items whose logits were not
+        finite. SiteError and OutputError explain what is wrong with the model; ValueError what is wrong with the arguments.
+        """
+        ids = self._check_ids(items_B, ids_B)
+        if self._plan is None and len(ids):
+            self.prepare(items_B, ids_B)
+        parts = []
+        step = self._plan.items if self._plan else 1
+        for lo in range(0, len(ids), step):
+            parts.append(self._step(self._inputs(items_B[lo : lo + step]), ids[lo : lo + step]))
+        if not parts:
+            float_prediction = self.link == "gaussian"
+            empty = {name: torch.empty(0, device=self._device) for name in self.scores}
+            return {**empty, "prediction": torch.empty(0, dtype=torch.float32 if float_prediction else torch.int32, device=self._device)}
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _step(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
+        assert self._passes is not None and self._plan is not None
+        chunks = list(torch.arange(self.passes, device=self._device).split(self._plan.passes))
+        settings: dict[str, Any] = {
+            "link": self.link,
+            "input": self.input,
+            "noise_variance": self.noise_variance,
+            "reduction": self.reduction,
+        }
+        if len(chunks) == 1:
+            (logits_TBC,) = self._passes.chunks(inputs, ids_B, chunks, self._plan.path)
+            self._require_life(logits_TBC, inputs)
+            return score_logits(logits_TBC, self.scores, **settings)
+        moments = Moments(self.scores, **settings)
+        for logits_tBC in self._passes.chunks(inputs, ids_B, chunks, self._plan.path):
+            self._require_life(logits_tBC, inputs)
+            moments.update(logits_tBC)
+        return moments.compute()
+
+    def _require_life(self, logits_tBC: Tensor, inputs: Any) -> None:
+        """The first logits of all must show that the masks reach the output."""
+        assert self._passes is not None
+        if not self._live:
+            self._passes.require_difference(logits_tBC, inputs)
+            self._live = True
+
+    # -- preparing --------------------------------------------------------------------------------------------------------------------
+
+    def prepare(self, items_B: Items, ids_B: npt.ArrayLike | Tensor, plan: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Find the sites, choose how to run, and plan the steps on a first batch; or adopt a recorded plan. Returns the plan as a dict.
+
+        Happens by itself on the first call. Raises SiteError if the model has no dropout that can be driven.
+        """
+        ids = self._check_ids(items_B, ids_B)
+        B = len(ids)
+        if B == 0:
+            raise ValueError("prepare needs at least one item")
+        spread = [0, B // 2, B - 1]
+        probe_items = items_B[np.unique(spread)] if B >= 3 else items_B[np.resize(np.arange(B), 3)]
+        three = self._inputs(probe_items)
+        two = self._inputs(probe_items[:2])
+        found = discover(self.model, two, three, self._sites)
+        if not any(site.active for site in found.sites):
+            raise ValueError("sites: no dropout site is left on")
+        self._passes = Passes(self.model, found, seed=self.seed, shared=self.masks == "shared")
+        self._live = False
+        if plan is not None:
+            self._plan = Plan.from_dict(plan)
+            if self._plan.threads != torch.get_num_threads():
+                backends.warn_once(
+                    f"the recorded plan was made with {self._plan.threads} torch thread(s), now there are {torch.get_num_threads()}: "
+                    "the last bits of scores may differ (set OMP_NUM_THREADS to repeat them exactly)"
+                )
+        else:
+            probe_ids = torch.arange(3, device=self._device)
+
+            def first(n: int) -> tuple[Any, Tensor]:
+                return self._inputs(items_B[:n]), ids[:n]
+
+            self._plan = make_plan(self._passes, three, probe_ids, first, B, self.passes, self.memory)
+        if self._plan.path != "vmap":
+            backends.warn_once(f"{type(self.model).__name__}: passes run by {self._plan.path!r}, not vmap ({self._plan.why})")
+        return self._plan.to_dict()
+
+    def plan(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> str:
+        """Sites, p, shapes, share of the FLOPs before the first site, path and why, step size and memory, as text."""
+        if self._plan is None:
+            self.prepare(items_B, np.arange(len(items_B)) if ids_B is None else ids_B)
+        assert self._plan is not None and self._passes is not None
+        return explain(self._plan, self._passes.found.sites, self.passes)
+
+    def normalise(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+        """Per-channel mean and std, in units of [0, 1], for uint8 items when there is no transform. None, None: off."""
+        if (mean is None) != (std is None):
+            raise ValueError("give both mean and std, or neither")
+        self._mean_std = (tuple(mean), tuple(std)) if mean is not None and std is not None else None
+
+    # -- embeddings -------------------------------------------------------------------------------------------------------------------
+
+    def embed(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> npt.NDArray[np.float32]:
+        """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
+        step = 256
+        parts = [self._embed(self._inputs(items_B[lo : lo + step])) for lo in range(0, len(items_B), step)]
+        return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+    def _embed(self, inputs: Any) -> npt.NDArray[np.float32]:
+        last: list[Tensor] = []
+        if self._embedding is not None:
+            handle = dict(self.model.named_modules())[self._embedding].register_forward_hook(lambda _m, _i, out: last.append(out))
+            try:
+                with evaluating(self.model):
+                    call_model(self.model, inputs)
+            finally:
+                handle.remove()
+        else:
+
+            class LastLinear(Interceptor):
+                def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+                    if func is torch.nn.functional.linear:
+                        last[:] = [args[0] if args else kwargs["input"]]
+                    return func(*args, **kwargs)
+
+            with evaluating(self.model), LastLinear(self.model, lambda _call, execute: execute()):
+                call_model(self.model, inputs)
+        if not last or not isinstance(last[0], Tensor):
+            raise ValueError(f"{type(self.model).__name__} has no Linear layer to take embeddings from; name a module with embedding=")
+        return last[0].detach().flatten(1).float().cpu().numpy()
+
+    # -- the record -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the model's structure and every parameter and buffer: name, dtype, shape, bytes."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(repr(self.model).encode())
+            for name, tensor in sorted(self.model.state_dict().items()):
+                if isinstance(tensor, Tensor):
+                    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            self._fingerprint = f"sha256:{digest.hexdigest()}"
+        return self._fingerprint
+
+    def describe(self) -> dict[str, Any]:
+        """What was scored with what, as JSON. Sites and plan are empty before ``prepare``."""
+        sites = self._passes.found.sites if self._passes is not None else ()
+        return {
+            "model": {
+                "class": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
+                "fingerprint": self.fingerprint,
+                "spec": self.spec,
+                "weights": self.weights,
+            },
+            "passes": self.passes,
+            "seed": self.seed,
+            "masks": self.masks,
+            "scores": list(self.scores),
+            "link": self.link,
+            "input": self.input,
+            "noise_variance": self.noise_variance,
+            "reduction": self.reduction,
+            "sites": [
+                {"index": s.index, "name": s.name, "kind": s.kind, "p": s.p, "shape": list(s.shape), "active": s.active} for s in sites
+            ],
+            "device": self.device,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "normalise": [list(part) for part in self._mean_std] if self._mean_std else None,
+            "plan": self._plan.to_dict() if self._plan is not None else {},
+        }
+
+    # -- inputs -----------------------------------------------------------------------------------------------------------------------
+
+    def _check_ids(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> Tensor:
+        ids = torch.as_tensor(ids_B if isinstance(ids_B, Tensor) else np.asarray(ids_B))
+        if ids.ndim != 1 or (ids.numel() and ids.dtype not in (torch.int64, torch.int32)):
+            raise ValueError(f"ids must be a 1-d integer array, got {ids.dtype} of shape {tuple(ids.shape)}")
+        if len(ids) != len(items_B):
+            raise ValueError(f"{len(items_B)} items but {len(ids)} ids")
+        if ids.numel() and int(ids.min()) < 0:
+            raise ValueError(f"ids must not be negative, got {int(ids.min())}")
+        return ids.to(device=self._device, dtype=torch.int64)
+
+    def _inputs(self, items_B: Items) -> Any:
+        x = torch.from_numpy(np.ascontiguousarray(items_B)) if isinstance(items_B, np.ndarray) else items_B
+        x = x.to(self._device)
+        if self.transform is not None:
+            return tree_map_only(Tensor, lambda v: v.to(self._device), self.transform(x))
+        if x.dtype == torch.uint8:
+            x = x.to(self._dtype) / 255
+            if self._mean_std is not None:
+                channels = (1, -1, *[1] * (x.ndim - 2))
+                mean, std = (torch.tensor(part, dtype=self._dtype, device=self._device).reshape(channels) for part in self._mean_std)
+                x = (x - mean) / std
+            return x
+        return x.to(self._dtype) if x.is_floating_point() else x
