@@ -18,8 +18,8 @@ from .kernels.score import score_logits
 from .masks import MAX_PASSES
 from .moments import Moments
 from .montecarlo import Passes, discover
-from .montecarlo.intercept import Interceptor, call_model
 from .montecarlo.discover import evaluating
+from .montecarlo.intercept import Interceptor, call_model
 from .montecarlo.plan import MEMORY, Plan, explain, make_plan
 
 Items = npt.NDArray[Any] | Tensor
@@ -28,16 +28,18 @@ Items = npt.NDArray[Any] | Tensor
 class Scorer:
     """Acquisition scores of a batch from T stochastic passes of ``model`` (Gal & Ghahramani 2016).
 
-    model: any nn.Module with dropout; left exactly as it was after every call, also after an exception. Never in training mode.
-    passes: T, 1 to 65536. scores: names from ``mcscore.SCORES``. link, input: what the model's output is, see ``acquisition``.
-    seed: of the masks, 0 <= seed < 2^64. masks: "independent" (each item its own) or "shared" (pass t uses one mask for all items).
-    transform: maps a batch (Tensor on the device, as stored in the pool) to the model's input: a tensor, or a tuple or dict of
-        arguments. Without one, uint8 becomes float / 255, normalised if ``normalise`` was called; anything else goes in as it is,
-        floats in the dtype of the model's parameters.
+    model: any nn.Module with dropout; left exactly as it was after every call, also after an exception. Never in
+    training mode. passes: T, 1 to 65536. scores: names from ``mcscore.SCORES``. link, input: what the model's output
+    is, see ``acquisition``. seed: of the masks, 0 <= seed < 2^64. masks: "independent" (each item its own) or "shared"
+    (pass t uses one mask for all items). transform: maps a batch (Tensor on the device, as stored in the pool) to the
+    model's input: a tensor, or a tuple or dict of
+        arguments. Without one, uint8 becomes float / 255, normalised if ``normalise`` was called; anything else goes in
+        as it is, floats in the dtype of the model's parameters.
     device: where to run; default: where the model's first parameter is.
     sites: names (shell patterns) or indices of the dropout sites to use; default all.
     noise_variance, reduction: for link gaussian and for dense outputs, see ``score_logits``.
-    memory: bytes of activations a step may use. embedding: name of the module whose output ``embed`` returns; default: the input of the
+    memory: bytes of activations a step may use. embedding: name of the module whose output ``embed`` returns; default:
+    the input of the
         last Linear. spec, weights: where the model came from, kept for the record.
 
     A score depends on (model, item, id, seed, passes) alone: not on the batch, its order or its size.
@@ -67,7 +69,9 @@ class Scorer:
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         if isinstance(model, torch.jit.ScriptModule):
             raise TypeError("a scripted module hides its dropout from Python; score the nn.Module it was scripted from")
-        model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: dropout must be seen by Python to be driven
+        model = getattr(
+            model, "_orig_mod", model
+        )  # torch.compile's wrapper: dropout must be seen by Python to be driven
         if not 1 <= passes <= MAX_PASSES:
             raise ValueError(f"passes must lie in 1..{MAX_PASSES}, got {passes}")
         if not 0 <= seed < 2**64:
@@ -87,7 +91,13 @@ class Scorer:
         self.transform, self.memory = transform, memory
         self.spec, self.weights = spec, weights
         parameter = next(model.parameters(), None)
-        self._device = torch.device(device) if device is not None else parameter.device if parameter is not None else torch.device("cpu")
+        self._device = (
+            torch.device(device)
+            if device is not None
+            else parameter.device
+            if parameter is not None
+            else torch.device("cpu")
+        )
         if device is not None:
             model.to(self._device)
         self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
@@ -98,13 +108,15 @@ class Scorer:
         self._live = False
         self._fingerprint: str | None = None
 
-    # -- scoring ----------------------------------------------------------------------------------------------------------------------
+    # -- scoring
+    # ----------------------------------------------------------------------------------------------------------------------
 
     def __call__(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> dict[str, Tensor]:
         """Scores (B,) float32 by name, and "prediction" (int32; float32 for link gaussian), on the model's device.
 
-        items_B: (B, ...) as the pool stores them; ids_B: their int64 ids, 0 <= id < 2^63. NaN scores mark items whose logits were not
-        finite. SiteError and OutputError explain what is wrong with the model; ValueError what is wrong with the arguments.
+        items_B: (B, ...) as the pool stores them; ids_B: their int64 ids, 0 <= id < 2^63. NaN scores mark items whose
+        logits were not finite. SiteError and OutputError explain what is wrong with the model; ValueError what is wrong
+        with the arguments.
         """
         ids = self._check_ids(items_B, ids_B)
         if self._plan is None and len(ids):
@@ -116,12 +128,17 @@ class Scorer:
         if not parts:
             float_prediction = self.link == "gaussian"
             empty = {name: torch.empty(0, device=self._device) for name in self.scores}
-            return {**empty, "prediction": torch.empty(0, dtype=torch.float32 if float_prediction else torch.int32, device=self._device)}
+            return {
+                **empty,
+                "prediction": torch.empty(
+                    0, dtype=torch.float32 if float_prediction else torch.int32, device=self._device
+                ),
+            }
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _step(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
-        assert self._passes is not None and self._plan is not None
-        chunks = list(torch.arange(self.passes, device=self._device).split(self._plan.passes))
+        passes, plan = self._ready()
+        chunks = list(torch.arange(self.passes, device=self._device).split(plan.passes))
         settings: dict[str, Any] = {
             "link": self.link,
             "input": self.input,
@@ -129,26 +146,30 @@ class Scorer:
             "reduction": self.reduction,
         }
         if len(chunks) == 1:
-            (logits_TBC,) = self._passes.chunks(inputs, ids_B, chunks, self._plan.path)
+            (logits_TBC,) = passes.chunks(inputs, ids_B, chunks, plan.path)
             self._require_life(logits_TBC, inputs)
             return score_logits(logits_TBC, self.scores, **settings)
         moments = Moments(self.scores, **settings)
-        for logits_tBC in self._passes.chunks(inputs, ids_B, chunks, self._plan.path):
+        for logits_tBC in passes.chunks(inputs, ids_B, chunks, plan.path):
             self._require_life(logits_tBC, inputs)
             moments.update(logits_tBC)
         return moments.compute()
 
     def _require_life(self, logits_tBC: Tensor, inputs: Any) -> None:
         """The first logits of all must show that the masks reach the output."""
-        assert self._passes is not None
+        passes, _ = self._ready()
         if not self._live:
-            self._passes.require_difference(logits_tBC, inputs)
+            passes.require_difference(logits_tBC, inputs)
             self._live = True
 
-    # -- preparing --------------------------------------------------------------------------------------------------------------------
+    # -- preparing
+    # --------------------------------------------------------------------------------------------------------------------
 
-    def prepare(self, items_B: Items, ids_B: npt.ArrayLike | Tensor, plan: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Find the sites, choose how to run, and plan the steps on a first batch; or adopt a recorded plan. Returns the plan as a dict.
+    def prepare(
+        self, items_B: Items, ids_B: npt.ArrayLike | Tensor, plan: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Find the sites, choose how to run, and plan the steps on a first batch; or adopt a recorded plan. Returns the
+        plan as a dict.
 
         Happens by itself on the first call. Raises SiteError if the model has no dropout that can be driven.
         """
@@ -180,15 +201,22 @@ class Scorer:
 
             self._plan = make_plan(self._passes, three, probe_ids, first, B, self.passes, self.memory)
         if self._plan.path != "vmap":
-            backends.warn_once(f"{type(self.model).__name__}: passes run by {self._plan.path!r}, not vmap ({self._plan.why})")
+            backends.warn_once(
+                f"{type(self.model).__name__}: passes run by {self._plan.path!r}, not vmap ({self._plan.why})"
+            )
         return self._plan.to_dict()
+
+    def _ready(self) -> tuple[Passes, Plan]:
+        if self._passes is None or self._plan is None:
+            raise RuntimeError("the scorer has not been prepared")
+        return self._passes, self._plan
 
     def plan(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> str:
         """Sites, p, shapes, share of the FLOPs before the first site, path and why, step size and memory, as text."""
         if self._plan is None:
             self.prepare(items_B, np.arange(len(items_B)) if ids_B is None else ids_B)
-        assert self._plan is not None and self._passes is not None
-        return explain(self._plan, self._passes.found.sites, self.passes)
+        passes, plan = self._ready()
+        return explain(plan, passes.found.sites, self.passes)
 
     def normalise(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Per-channel mean and std, in units of [0, 1], for uint8 items when there is no transform. None, None: off."""
@@ -196,7 +224,8 @@ class Scorer:
             raise ValueError("give both mean and std, or neither")
         self._mean_std = (tuple(mean), tuple(std)) if mean is not None and std is not None else None
 
-    # -- embeddings -------------------------------------------------------------------------------------------------------------------
+    # -- embeddings
+    # -------------------------------------------------------------------------------------------------------------------
 
     def embed(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> npt.NDArray[np.float32]:
         """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
@@ -207,7 +236,9 @@ class Scorer:
     def _embed(self, inputs: Any) -> npt.NDArray[np.float32]:
         last: list[Tensor] = []
         if self._embedding is not None:
-            handle = dict(self.model.named_modules())[self._embedding].register_forward_hook(lambda _m, _i, out: last.append(out))
+            handle = dict(self.model.named_modules())[self._embedding].register_forward_hook(
+                lambda _m, _i, out: last.append(out)
+            )
             try:
                 with evaluating(self.model):
                     call_model(self.model, inputs)
@@ -224,10 +255,13 @@ class Scorer:
             with evaluating(self.model), LastLinear(self.model, lambda _call, execute: execute()):
                 call_model(self.model, inputs)
         if not last or not isinstance(last[0], Tensor):
-            raise ValueError(f"{type(self.model).__name__} has no Linear layer to take embeddings from; name a module with embedding=")
+            raise ValueError(
+                f"{type(self.model).__name__} has no Linear layer to take embeddings from; name a module with embedding="
+            )
         return last[0].detach().flatten(1).float().cpu().numpy()
 
-    # -- the record -------------------------------------------------------------------------------------------------------------------
+    # -- the record
+    # -------------------------------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> str:
@@ -264,7 +298,8 @@ class Scorer:
             "noise_variance": self.noise_variance,
             "reduction": self.reduction,
             "sites": [
-                {"index": s.index, "name": s.name, "kind": s.kind, "p": s.p, "shape": list(s.shape), "active": s.active} for s in sites
+                {"index": s.index, "name": s.name, "kind": s.kind, "p": s.p, "shape": list(s.shape), "active": s.active}
+                for s in sites
             ],
             "device": self.device,
             "dtype": str(self._dtype).removeprefix("torch."),
@@ -273,7 +308,8 @@ class Scorer:
             "plan": self._plan.to_dict() if self._plan is not None else {},
         }
 
-    # -- inputs -----------------------------------------------------------------------------------------------------------------------
+    # -- inputs
+    # -----------------------------------------------------------------------------------------------------------------------
 
     def _check_ids(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> Tensor:
         ids = torch.as_tensor(ids_B if isinstance(ids_B, Tensor) else np.asarray(ids_B))
@@ -294,7 +330,10 @@ class Scorer:
             x = x.to(self._dtype) / 255
             if self._mean_std is not None:
                 channels = (1, -1, *[1] * (x.ndim - 2))
-                mean, std = (torch.tensor(part, dtype=self._dtype, device=self._device).reshape(channels) for part in self._mean_std)
+                mean, std = (
+                    torch.tensor(part, dtype=self._dtype, device=self._device).reshape(channels)
+                    for part in self._mean_std
+                )
                 x = (x - mean) / std
             return x
         return x.to(self._dtype) if x.is_floating_point() else x

@@ -2,12 +2,12 @@
 
     y[t, b, e, i] = a * x[s, b, e, i] + b   if keep(seed, site, passes[t], ids[b], e)   else d,        s = t, or 0 where x holds one copy
 
-``x`` is seen as ``x_sBEI``: s copies (1 before any dropout, then one per pass), B items, E mask elements per item, I values that share
-a mask element (1 for element dropout, H*W for channel dropout). With s = 1 the kernel replicates and masks in one sweep: x is read
-once and ``y_tBEI`` is written once, so T copies of the input never exist.
+``x`` is seen as ``x_sBEI``: s copies (1 before any dropout, then one per pass), B items, E mask elements per item, I
+values that share a mask element (1 for element dropout, H*W for channel dropout). With s = 1 the kernel replicates and
+masks in one sweep: x is read once and ``y_tBEI`` is written once, so T copies of the input never exist.
 
-Three layers: ``masked_passes`` picks the kernel for a device; ``mcscore::dropout`` is the operator that ``torch.vmap`` and
-``torch.compile`` see; ``reference`` is the readable version in PyTorch, the slow path on devices without a kernel.
+Three layers: ``masked_passes`` picks the kernel for a device; ``mcscore::dropout`` is the operator that ``torch.vmap``
+and ``torch.compile`` see; ``reference`` is the readable version in PyTorch, the slow path on devices without a kernel.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def plain(p: float) -> Affine:
     return (1.0 / (1.0 - (rate(p).p if 0.0 < p < 1.0 else p)), 0.0, 0.0) if p < 1.0 else (0.0, 0.0, 0.0)
 
 
+def indicator(p: float) -> Affine:
+    """The keep pattern itself: ones stay, what is dropped is 0."""
+    return (1.0, 0.0, 0.0)
+
+
 def alpha(p: float) -> Affine:
     """The affine of alpha dropout (Klambauer et al. 2017, self-normalizing networks): keeps mean 0 and variance 1 of a SELU input."""
     floor = -1.7580993408473766  # -scale * alpha of SELU, as torch.nn.functional.alpha_dropout has it
@@ -54,7 +59,9 @@ def masked_passes(
     s, B, E, I = x_sBEI.shape
     t = passes_t.numel()
     if s not in (1, t):
-        raise ValueError(f"dropout: x has {s} copies of the batch, expected 1 or one per pass ({t}); x is {tuple(x_sBEI.shape)} (s, B, E, I)")
+        raise ValueError(
+            f"dropout: x has {s} copies of the batch, expected 1 or one per pass ({t}); x is {tuple(x_sBEI.shape)} (s, B, E, I)"
+        )
     if ids_B.numel() != B:
         raise ValueError(f"dropout: {ids_B.numel()} ids for {B} items; x is {tuple(x_sBEI.shape)} (s, B, E, I)")
     if p in (0.0, 1.0):
@@ -112,10 +119,12 @@ def reference_mask(passes_t: Tensor, ids_B: Tensor, elements: int, seed: int, si
 
 
 def _to_sBEI(x: Tensor, copies: int, axis: int, items: int, mask_rank: int) -> Tensor:
-    """(copies, *shape) -> (copies, B, E, I): the axis that holds the items comes first; several rows of one item (heads, patches) join E.
+    """(copies, *shape) -> (copies, B, E, I): the axis that holds the items comes first; several rows of one item
+    (heads, patches) join E.
 
-    The first ``mask_rank`` dimensions of ``shape`` have mask elements of their own (all of them, or batch and channel), the rest share
-    theirs. Elements are numbered in the row-major order of the item's own values, so an item's mask never depends on its batch.
+    The first ``mask_rank`` dimensions of ``shape`` have mask elements of their own (all of them, or batch and channel),
+    the rest share theirs. Elements are numbered in the row-major order of the item's own values, so an item's mask
+    never depends on its batch.
     """
     x = x.movedim(axis + 1, 1)
     rows = x.shape[1] // items if items else 1
@@ -156,9 +165,16 @@ def dropout(
     p: float,
     affine: Sequence[float],
 ) -> Tensor:
-    """One site in one pass: ``x`` any shape, ``passes`` a 0-d int64 tensor (the index of the pass). Under vmap over ``passes``: all of them."""
+    """One site in one pass: ``x`` any shape, ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes."""
     a, b, d = affine
-    kwargs: dict[str, Any] = {"axis": axis, "mask_rank": mask_rank, "seed": seed, "site": site, "p": p, "affine": (a, b, d)}
+    kwargs: dict[str, Any] = {
+        "axis": axis,
+        "mask_rank": mask_rank,
+        "seed": seed,
+        "site": site,
+        "p": p,
+        "affine": (a, b, d),
+    }
     return drop(x[None], passes.reshape(1), ids, copies=1, **kwargs)[0].contiguous()
 
 
@@ -175,7 +191,18 @@ def _vmap(info, in_dims, x, passes, ids, axis, mask_rank, seed, site, p, affine)
     copies = 1 if x_dim is None else info.batch_size
     x = x[None] if x_dim is None else x.movedim(x_dim, 0)
     a, b, d = affine
-    y = drop(x, passes_t.reshape(-1), ids, copies=copies, axis=axis, mask_rank=mask_rank, seed=seed, site=site, p=p, affine=(a, b, d))
+    y = drop(
+        x,
+        passes_t.reshape(-1),
+        ids,
+        copies=copies,
+        axis=axis,
+        mask_rank=mask_rank,
+        seed=seed,
+        site=site,
+        p=p,
+        affine=(a, b, d),
+    )
     return y, 0
 
 

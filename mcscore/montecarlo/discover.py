@@ -1,10 +1,11 @@
 """Which sites a model has: a probe finds them, a trace measures them, and nothing is taken on trust.
 
-1. *Probe.* Two items go through a private copy of the model in training mode (normalisation layers stay in evaluation), with every
-   stochastic call intercepted. What would drop there is the list of sites. This finds what lists of module classes miss:
-   functional dropout, ``dropout_p=self.p if self.training else 0``, attention dropout, stochastic depth.
-2. *Trace.* The user's model in evaluation mode must reach the same calls. Where one hides behind ``if self.training``, its owner
-   alone (never a normalisation layer, never its children) is put in training mode for the length of a forward pass.
+1. *Probe.* Two items go through a private copy of the model in training mode (normalisation layers stay in evaluation),
+   with every stochastic call intercepted. What would drop there is the list of sites. This finds what lists of module
+   classes miss: functional dropout, ``dropout_p=self.p if self.training else 0``, attention dropout, stochastic depth.
+2. *Trace.* The user's model in evaluation mode must reach the same calls. Where one hides behind ``if self.training``,
+   its owner alone (never a normalisation layer, never its children) is put in training mode for the length of a forward
+   pass.
 3. *Shapes.* Two items, then three: the one dimension that grows by half is where a site's tensor holds the items.
 """
 
@@ -22,10 +23,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..kernels import backends
-from ..kernels.dropout import Affine
 from ..masks import MAX_SITES, rate
 from .intercept import Call, Interceptor, call_model, is_normalisation, without_statistics
-from .kinds import Kind
+from .kinds import AffineOf, Kind
 
 
 class SiteError(ValueError):
@@ -41,13 +41,24 @@ class Site:
     kind: str
     p: float  # of dropping, as the model has it (masks realise it to within 2^-17)
     shape: tuple[int, ...]  # of the masked tensor for one item, the item's own axis left out
-    axis: int | None  # dimension of the masked tensor that runs over items; None: no item axis, one mask per pass for all items
+    axis: (
+        int | None
+    )  # dimension of the masked tensor that runs over items; None: no item axis, one mask per pass for all items
     rows: int  # rows of that axis that belong to one item (heads, patches), item after item
     mask_rank: int  # leading dimensions of the tensor with mask elements of their own
     active: bool = True
 
     def __str__(self) -> str:
         return f"site {self.index} ({self.name}: {self.kind}, p={self.p:g})"
+
+
+def part_name(call: str, part: int) -> str:
+    """Several sites of one call are numbered behind a slash: rnn, rnn/1, rnn/2."""
+    return f"{call}/{part}" if part else call
+
+
+def call_name(site: str) -> str:
+    return site.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -146,9 +157,10 @@ def _trace(model: nn.Module, inputs: Any, live: Collection[str], training: Seque
         if call.name not in live or call.kind is None:
             return execute()
 
-        def look(x: Tensor, mask_rank: int, p: float, affine: Affine, inplace: bool = False) -> Tensor:
-            seen.shapes[call.name] = (tuple(x.shape), mask_rank)
-            seen.tensors[call.name] = x.detach()
+        def look(x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+            name = part_name(call.name, part)
+            seen.shapes[name] = (tuple(x.shape), mask_rank)
+            seen.tensors[name] = x.detach()
             return x
 
         return call.kind.run(call.arguments, look)
@@ -158,15 +170,20 @@ def _trace(model: nn.Module, inputs: Any, live: Collection[str], training: Seque
     return seen
 
 
-def _reach(model: nn.Module, inputs: Any, live: Mapping[str, _Signature], expected: Mapping[str, _Signature]) -> tuple[_Seen, tuple[str, ...]]:
+def _reach(
+    model: nn.Module, inputs: Any, live: Mapping[str, _Signature], expected: Mapping[str, _Signature]
+) -> tuple[_Seen, tuple[str, ...]]:
     """A trace that meets every live site as training mode does, and the modules that had to be in training mode for it."""
     seen = _trace(model, inputs, live, ())
     training: tuple[str, ...] = ()
     if {name: seen.calls.get(name) for name in live} != live or set(seen.calls) != set(expected):
-        # Some call hides behind ``if self.training``, or its p does: nn.MultiheadAttention passes 0 in evaluation. Calls are counted
-        # per owner, so one that is missing would also shift the names of those after it: compare owner by owner.
+        # Some call hides behind ``if self.training``, or its p does: nn.MultiheadAttention passes 0 in evaluation.
+        # Calls are counted per owner, so one that is missing would also shift the names of those after it: compare
+        # owner by owner.
         both = {s.owner for s in (*seen.calls.values(), *expected.values())}
-        training = tuple(sorted(o for o in both if _of_owner(seen.calls, o) != _of_owner(expected, o) and _of_owner(live, o)))
+        training = tuple(
+            sorted(o for o in both if _of_owner(seen.calls, o) != _of_owner(expected, o) and _of_owner(live, o))
+        )
         named = dict(model.named_modules())
         norms = [owner for owner in training if is_normalisation(named[owner])]
         if norms:
@@ -174,7 +191,9 @@ def _reach(model: nn.Module, inputs: Any, live: Mapping[str, _Signature], expect
         seen = _trace(model, inputs, live, training)
     missing = [f"{name} ({s.function}, p={s.p:g})" for name, s in live.items() if seen.calls.get(name) != s]
     if missing:
-        raise SiteError(f"these sites drop in training mode but evaluation mode does not reach them in the same way: {'; '.join(missing)}")
+        raise SiteError(
+            f"these sites drop in training mode but evaluation mode does not reach them in the same way: {'; '.join(missing)}"
+        )
     return seen, training
 
 
@@ -186,20 +205,23 @@ def discover(model: nn.Module, inputs_2: Any, inputs_3: Any, chosen: Sequence[st
     """Find the sites of ``model`` with two and with three items as input.
 
     chosen: names (shell patterns) or indices of the sites to use; the others are switched off. None: all.
-    Raises SiteError: no dropout at all, randomness that cannot be driven, a site that evaluation mode cannot reach, a site whose
-    tensor holds the items in a way that cannot be followed, a name that matches nothing.
+    Raises SiteError: no dropout at all, randomness that cannot be driven, a site that evaluation mode cannot reach, a
+    site whose tensor holds the items in a way that cannot be followed, a name that matches nothing.
     """
     calls = probe(model, inputs_2)
-    undriven = [f"{name} ({call.function.__name__})" for name, (call, _) in calls.items() if call.live and call.kind is None]
+    undriven = [
+        f"{name} ({call.function.__name__})" for name, (call, _) in calls.items() if call.live and call.kind is None
+    ]
     live = {name: signature for name, (call, signature) in calls.items() if call.live and call.kind is not None}
     if undriven and (chosen is None or not live):
         raise SiteError(
-            f"{type(model).__name__} draws randomness in training mode that cannot be driven by counter-based masks: {'; '.join(undriven)}. "
+            f"{type(model).__name__} draws randomness in training mode that masks cannot drive: {'; '.join(undriven)}. "
             "Remove it, guard it, or choose the dropout sites to use with sites=[...] to leave it off"
         )
     if not live:
+        off = ", ".join(calls) or "none"
         raise SiteError(
-            f"{type(model).__name__} has no live dropout, so all passes would be equal (stochastic calls that do nothing: {', '.join(calls) or 'none'}). "
+            f"{type(model).__name__} has no live dropout: all passes would be equal (stochastic calls that do nothing: {off}). "
             "Score a model that was trained with dropout, set p > 0 on its dropout layers, or feed passes of another posterior "
             "(an ensemble, Laplace samples) to mcscore.Moments"
         )
@@ -207,7 +229,14 @@ def discover(model: nn.Module, inputs_2: Any, inputs_3: Any, chosen: Sequence[st
     seen, training = _reach(model, inputs_2, live, expected)
     shapes_3 = _trace(model, inputs_3, live, training).shapes
     sites = [
-        _site(index, name, live[name], calls[name][0].kind, *seen.shapes[name], shapes_3.get(name, ((), 0))[0])
+        _site(
+            index,
+            name,
+            live[call_name(name)],
+            calls[call_name(name)][0].kind,
+            *seen.shapes[name],
+            shapes_3.get(name, ((), 0))[0],
+        )
         for index, name in enumerate(seen.shapes)
     ]
     if len(sites) > MAX_SITES:
@@ -218,7 +247,13 @@ def discover(model: nn.Module, inputs_2: Any, inputs_3: Any, chosen: Sequence[st
 
 
 def _site(
-    index: int, name: str, signature: _Signature, kind: Kind | None, shape: tuple[int, ...], mask_rank: int, shape_3: tuple[int, ...]
+    index: int,
+    name: str,
+    signature: _Signature,
+    kind: Kind | None,
+    shape: tuple[int, ...],
+    mask_rank: int,
+    shape_3: tuple[int, ...],
 ) -> Site:
     assert kind is not None
     if 0.0 < signature.p < 1.0:
@@ -233,12 +268,16 @@ def _site(
             "several items of the batch; give it a tensor with a batch dimension"
         )
     item_shape = tuple(n for d, n in enumerate(shape) if d != axis)
-    return Site(index, name, kind.name, signature.p, item_shape if rows == 1 else (rows, *item_shape), axis, rows, mask_rank)
+    return Site(
+        index, name, kind.name, signature.p, item_shape if rows == 1 else (rows, *item_shape), axis, rows, mask_rank
+    )
 
 
 def _item_axis(name: str, shape_2: tuple[int, ...], shape_3: tuple[int, ...]) -> tuple[int | None, int]:
     if len(shape_2) != len(shape_3):
-        raise SiteError(f"site {name}: its tensor is {shape_2} for two items and {shape_3} for three; the rank must not depend on the batch")
+        raise SiteError(
+            f"site {name}: its tensor is {shape_2} for two items and {shape_3} for three; the rank must not depend on the batch"
+        )
     grown = [d for d, (n2, n3) in enumerate(zip(shape_2, shape_3, strict=True)) if n2 != n3]
     if not grown:
         return None, 1
@@ -251,7 +290,12 @@ def _item_axis(name: str, shape_2: tuple[int, ...], shape_3: tuple[int, ...]) ->
 
 
 def _check_row_order(
-    model: nn.Module, inputs_2: Any, sites: Sequence[Site], tensors: Mapping[str, Tensor], live: Collection[str], training: Sequence[str]
+    model: nn.Module,
+    inputs_2: Any,
+    sites: Sequence[Site],
+    tensors: Mapping[str, Tensor],
+    live: Collection[str],
+    training: Sequence[str],
 ) -> None:
     """Where an axis holds several rows per item, swapping the two items must swap the two halves of the axis."""
     swapped = tree_map_only(Tensor, lambda x: x.flip(0) if x.ndim and x.shape[0] == 2 else x, inputs_2)
@@ -261,7 +305,9 @@ def _check_row_order(
             continue
         first, second = tensors[site.name].movedim(site.axis, 0), after[site.name].movedim(site.axis, 0)
         if torch.equal(first, second):
-            backends.warn_once(f"{site}: the two probe items look alike, so the order of its {site.rows} rows per item could not be verified")
+            backends.warn_once(
+                f"{site}: the two probe items look alike, so the order of its {site.rows} rows per item could not be verified"
+            )
         elif not torch.allclose(first.roll(site.rows, 0), second, rtol=1e-3, atol=1e-5):
             raise SiteError(
                 f"{site}: {site.rows} rows per item share dimension {site.axis} with the batch, not item after item; "
@@ -274,7 +320,9 @@ def _choose(sites: Sequence[Site], chosen: Sequence[str | int] | None) -> tuple[
         return tuple(sites)
     wanted: set[int] = set()
     for pattern in chosen:
-        hits = {s.index for s in sites if (s.index == pattern if isinstance(pattern, int) else fnmatchcase(s.name, pattern))}
+        hits = {
+            s.index for s in sites if (s.index == pattern if isinstance(pattern, int) else fnmatchcase(s.name, pattern))
+        }
         if not hits:
             raise SiteError(f"sites: {pattern!r} matches none of {', '.join(f'{s.index} {s.name}' for s in sites)}")
         wanted |= hits

@@ -40,7 +40,9 @@ Handler = Callable[[Call, Callable[[], Any]], Any]
 def _without_dispatch(function: types.FunctionType) -> Callable[..., Any]:
     """The same Python function with its own torch-function check switched off, so that a mode can stay active inside its body."""
     namespace = {**function.__globals__, "has_torch_function": lambda _: False}
-    twin = types.FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__)
+    twin = types.FunctionType(
+        function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__
+    )
     twin.__kwdefaults__ = function.__kwdefaults__
     return twin
 
@@ -69,7 +71,7 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         kwargs = {} if kwargs is None else kwargs
         kind = BY_FUNCTION.get(func)
-        if kind is not None:
+        if kind is not None and kind.covers(args, kwargs):
             arguments = kind.bind(args, kwargs)
             return self._offer(func, kind, arguments, kind.live(arguments), lambda: func(*args, **kwargs))
         if func in _COMPOSITE:
@@ -84,7 +86,12 @@ class Interceptor(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _offer(
-        self, func: Callable[..., Any], kind: Kind | None, arguments: Mapping[str, Any], live: bool, execute: Callable[[], Any]
+        self,
+        func: Callable[..., Any],
+        kind: Kind | None,
+        arguments: Mapping[str, Any],
+        live: bool,
+        execute: Callable[[], Any],
     ) -> Any:
         owner, path = self._owner()
         label = path

@@ -1,8 +1,9 @@
 """The kinds of call that make a forward pass stochastic: how each is recognised, what it masks and how it is driven.
 
-One table, ``KINDS``, read by discovery, by the passes and by the tests. A kind's ``run`` computes what the call would return in
-training, but takes its masks from ``mask(tensor, mask_rank, p, affine)``: the first ``mask_rank`` dimensions of the tensor have mask
-elements of their own, the others share them. Discovery passes a ``mask`` that only looks; scoring passes one that drops.
+One table, ``KINDS``, read by discovery, by the passes and by the tests. A kind's ``run`` computes what the call would
+return in training, but takes its masks from ``mask(tensor, mask_rank, p, affine)``: the first ``mask_rank`` dimensions
+of the tensor have mask elements of their own, the others share them. Discovery passes a ``mask`` that only looks;
+scoring passes one that drops.
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.dropout import Affine, alpha, plain
+from ..kernels.dropout import Affine, alpha, indicator, plain
+
+AffineOf = Callable[[float], Affine]
 
 
 class Mask(Protocol):
-    def __call__(self, x: Tensor, mask_rank: int, p: float, affine: Affine, inplace: bool = False) -> Tensor: ...
+    """``part`` tells the sites of one call apart: a recurrent net drops between each two of its layers."""
+
+    def __call__(
+        self, x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0
+    ) -> Tensor: ...
 
 
 Arguments = Mapping[str, Any]
@@ -35,6 +43,9 @@ class Kind:
     live: Callable[[Arguments], bool]  # would the call, as it stands, drop anything?
     run: Callable[[Arguments, Mask], Any]
     masks: str  # what one mask element covers, for people
+    covers: Callable[[tuple[Any, ...], Mapping[str, Any]], bool] = lambda _args, _kwargs: (
+        True
+    )  # False: a form of the call not driven
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         bound = dict(self.parameters)
@@ -55,7 +66,7 @@ def _training(call: Arguments) -> bool:
 
 def _elementwise(call: Arguments, mask: Mask) -> Tensor:
     x = call["input"]
-    return mask(x, x.ndim, call["p"], plain(call["p"]), call.get("inplace", False))
+    return mask(x, x.ndim, call["p"], plain, call.get("inplace", False))
 
 
 def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
@@ -63,7 +74,7 @@ def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
 
     def run(call: Arguments, mask: Mask) -> Tensor:
         x = call["input"]
-        return mask(x, 1 if x.ndim == unbatched_rank else 2, call["p"], plain(call["p"]), call.get("inplace", False))
+        return mask(x, 1 if x.ndim == unbatched_rank else 2, call["p"], plain, call.get("inplace", False))
 
     return run
 
@@ -71,7 +82,7 @@ def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
 def _alpha(mask_rank: int | None) -> Callable[[Arguments, Mask], Tensor]:
     def run(call: Arguments, mask: Mask) -> Tensor:
         x = call["input"]
-        return mask(x, mask_rank or x.ndim, call["p"], alpha(call["p"]), call.get("inplace", False))
+        return mask(x, mask_rank or x.ndim, call["p"], alpha, call.get("inplace", False))
 
     return run
 
@@ -79,7 +90,7 @@ def _alpha(mask_rank: int | None) -> Callable[[Arguments, Mask], Tensor]:
 def _bernoulli(call: Arguments, mask: Mask) -> Tensor:
     """A 0/1 keep pattern drawn by hand (torchvision's StochasticDepth, timm's DropPath): kept with the probability asked for."""
     x, keep = call["input"], float(call["p"])
-    return mask(torch.ones_like(x), x.ndim, 1.0 - keep, (1.0, 0.0, 0.0))
+    return mask(torch.ones_like(x), x.ndim, 1.0 - keep, indicator)
 
 
 def _attention(call: Arguments, mask: Mask) -> Tensor:
@@ -97,7 +108,49 @@ def _attention(call: Arguments, mask: Mask) -> Tensor:
     if bias is not None:
         logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
     weights = torch.softmax(logits, dim=-1)
-    return mask(weights, weights.ndim, call["dropout_p"], plain(call["dropout_p"])) @ v
+    return mask(weights, weights.ndim, call["dropout_p"], plain) @ v
+
+
+def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]:
+    """A stack of recurrent layers one at a time, with the dropout between them where masks can reach it."""
+
+    def run(call: Arguments, mask: Mask) -> Any:
+        layers, directions = call["num_layers"], 1 + call["bidirectional"]
+        states = [call["hx"]] if isinstance(call["hx"], Tensor) else list(call["hx"])
+        per_layer = len(call["params"]) // layers
+        x, finals = call["input"], []
+        for layer in range(layers):
+            own = [state[layer * directions : (layer + 1) * directions] for state in states]
+            rows = x.shape[0 if call["batch_first"] else 1]
+            own = [state.repeat(1, rows // state.shape[1], 1) if rows != state.shape[1] else state for state in own]
+            x, *final = function(
+                x,
+                own[0] if isinstance(call["hx"], Tensor) else own,
+                call["params"][layer * per_layer : (layer + 1) * per_layer],
+                call["has_biases"],
+                1,
+                0.0,
+                False,
+                call["bidirectional"],
+                call["batch_first"],
+            )
+            finals.append(final)
+            if layer < layers - 1:
+                x = mask(x, x.ndim, call["p"], plain, part=layer)
+        # Layers below the first mask may hold fewer rows than those above (one copy of the batch, not one per pass).
+        rows = finals[-1][0].shape[1]
+        columns = [
+            torch.cat([s.repeat(1, rows // s.shape[1], 1) if s.shape[1] != rows else s for s in part])
+            for part in zip(*finals, strict=True)
+        ]
+        return (x, *columns)
+
+    return run
+
+
+def _not_packed(args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> bool:
+    """A packed sequence comes as (data, batch_sizes, ...): its rows are time steps of different items."""
+    return len(args) > 2 and isinstance(args[2], (list, tuple)) and not isinstance(args[3], (list, tuple))
 
 
 def _dropout_like(name: str, functions: tuple[Any, ...], training: bool, run: Any, masks: str) -> Kind:
@@ -117,6 +170,18 @@ def _aten_inplace(run: Callable[[Arguments, Mask], Any]) -> Callable[[Arguments,
 def _keep_probability(call: Arguments) -> float:
     return 1.0 - float(call["p"]) if isinstance(call["p"], (int, float)) else math.nan
 
+
+_RECURRENT_PARAMETERS = (
+    "input",
+    "hx",
+    "params",
+    "has_biases",
+    "num_layers",
+    "p",
+    "train",
+    "bidirectional",
+    "batch_first",
+)
 
 KINDS: tuple[Kind, ...] = (
     _dropout_like("dropout", (F.dropout,), True, _elementwise, "one value"),
@@ -157,6 +222,20 @@ KINDS: tuple[Kind, ...] = (
         lambda call: True,
         _bernoulli,
         "one drawn value",
+        lambda args, kwargs: isinstance((*args[1:], kwargs.get("p", 0.5))[0], (int, float)),
+    ),
+    *(
+        Kind(
+            f"{function.__name__} dropout",
+            (function,),
+            tuple((name, _REQUIRED) for name in _RECURRENT_PARAMETERS),
+            lambda call: call["p"],
+            lambda call: call["train"] and call["p"] > 0.0 and call["num_layers"] > 1,
+            _recurrent(function),
+            "one output value of one layer",
+            _not_packed,
+        )
+        for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
     ),
 )
 """Recognised by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
@@ -185,6 +264,7 @@ UNDRIVEN: frozenset[Any] = frozenset(
         F.gumbel_softmax,
         F.fractional_max_pool2d,
         F.fractional_max_pool3d,
+        Tensor.bernoulli_,
         Tensor.uniform_,
         Tensor.normal_,
         Tensor.random_,
@@ -202,9 +282,10 @@ _RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 def undriven_is_live(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Random only if it would be: a recurrent net without dropout or out of training, an rrelu out of training, are not."""
     if func in _RECURRENT:
-        # (input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first), packed: (data, batch_sizes, hx, ...)
+        # (input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first), packed: (data,
+        # batch_sizes, hx, ...)
         numbers = [a for a in args if isinstance(a, (bool, int, float)) and not isinstance(a, Tensor)]
-        dropout, train = next(((p, t) for p, t in zip(numbers, numbers[1:], strict=False) if isinstance(p, float)), (0.0, False))
+        dropout, train = next(((p, t) for p, t in pairwise(numbers) if isinstance(p, float)), (0.0, False))
         return bool(train) and dropout > 0.0
     if func in {torch.rrelu, torch.rrelu_, F.rrelu}:
         return bool(kwargs.get("training", args[3] if len(args) > 3 else False))

@@ -5,7 +5,8 @@ Four ways to run, fastest first; each is compared with ``loop``, which is right 
 ``vmap``    torch.vmap over the pass index with the input closed over: what no mask has touched is computed once per batch, residual
             branches broadcast by themselves.
 ``fork``    the batch runs once to the first site, which replicates it: for models vmap has no rules for. Wrong where a branch from
-            before the first site meets the replicated rows; then the shapes clash, or the comparison with ``loop`` fails.
+            before the first site meets the replicated rows; then the shapes clash, or the comparison with ``loop``
+            fails.
 ``repeat``  the input is repeated t times: always possible unless the model looks at its batch size.
 ``loop``    one pass at a time.
 """
@@ -23,8 +24,9 @@ from torch.utils._pytree import tree_map_only
 from ..kernels import backends
 from ..kernels.dropout import Affine, drop
 from ..kernels.dropout import dropout as dropout_op
-from .discover import Discovery, Site, SiteError, evaluating
+from .discover import Discovery, Site, SiteError, call_name, evaluating, part_name
 from .intercept import Call, Interceptor, call_model
+from .kinds import AffineOf
 from .tape import Tape, TapeError
 
 PATHS = ("vmap", "fork", "repeat", "loop")
@@ -34,12 +36,17 @@ class OutputError(ValueError):
     """The model's output is not what the link needs. The message shows its shape."""
 
 
+MaskOf = Callable[[Site, Tensor, int, Affine, bool], Tensor]
+"""(site, x, mask_rank, affine, inplace) -> x with the masks of the site's passes applied."""
+
+
 class _Driven(Interceptor):
     """One forward pass (or t at once) with the masks in place."""
 
-    def __init__(self, model: nn.Module, sites: Mapping[str, Site], mask: Callable[[Site], Any], tape: Tape | None) -> None:
+    def __init__(self, model: nn.Module, sites: Mapping[str, Site], mask_of: MaskOf, tape: Tape | None) -> None:
         super().__init__(model, self._handle)
-        self._sites, self._mask, self._tape = sites, mask, tape
+        self._sites, self._mask_of, self._tape = sites, mask_of, tape
+        self._active = {call_name(name) for name, site in sites.items() if site.active}
         self.fired: set[str] = set()
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -48,23 +55,30 @@ class _Driven(Interceptor):
         return self._tape.call(func, args, kwargs, lambda: func(*args, **kwargs))
 
     def _handle(self, call: Call, execute: Callable[[], Any]) -> Any:
-        site = self._sites.get(call.name)
-        if site is None:
+        first = self._sites.get(call.name)
+        if first is None:
             if call.live:
                 raise SiteError(
                     f"{call.name} ({call.function.__name__}) is random in scoring but did not show in the probe; "
                     "a model whose number of dropout calls depends on its input cannot be scored reproducibly"
                 )
             return execute() if self._tape is None else self._tape.call(call.function, (), call.arguments, execute)
-        self.fired.add(call.name)
         assert call.kind is not None
-        if call.kind.probability(call.arguments) != site.p:
-            raise SiteError(f"{site} was called with p={call.kind.probability(call.arguments):g} in scoring")
-        if not site.active:
+        if call.kind.probability(call.arguments) != first.p:
+            raise SiteError(f"{first} was called with p={call.kind.probability(call.arguments):g} in scoring")
+        if call.name not in self._active:
             return self.other(call.kind.without_dropping, (call.arguments,), {})
-        if self._tape is not None:
-            self._tape.site()
-        return call.kind.run(call.arguments, self._mask(site))
+
+        def mask(x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+            site = self._sites[part_name(call.name, part)]
+            if not site.active:
+                return x
+            self.fired.add(site.name)
+            if self._tape is not None:
+                self._tape.site()
+            return self._mask_of(site, x, mask_rank, affine(site.p), inplace)
+
+        return call.kind.run(call.arguments, mask)
 
     def check(self, model: nn.Module) -> None:
         silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
@@ -99,72 +113,73 @@ class Passes:
             try:
                 yield run(inputs, ids_B, passes_t, tape)
             except TapeError as error:
-                backends.warn_once(f"{type(self.model).__name__}: the part before the first dropout is computed for every chunk of passes ({error})")
+                backends.warn_once(
+                    f"{type(self.model).__name__}: the part before the first dropout is computed for every chunk of passes ({error})"
+                )
                 tape = None
                 yield run(inputs, ids_B, passes_t, None)
 
-    # -- the four paths: logits_tBC of the given passes ------------------------------------------------------------------------------
+    # -- the four paths: logits_tBC of the given passes
+    # ------------------------------------------------------------------------------
 
     def _vmap(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
         def one(index: Tensor) -> Tensor:
-            def mask(site: Site) -> Any:
-                def apply(x: Tensor, mask_rank: int, p: float, affine: Affine, inplace: bool = False) -> Tensor:
-                    ids = self._ids(site, ids_B)
-                    if site.axis is None:
-                        return dropout_op(x[None], index, ids, 0, mask_rank + 1, self.seed, site.index, p, affine)[0]
-                    _check_items(site, x, ids_B.numel())
-                    return dropout_op(x, index, ids, site.axis, mask_rank, self.seed, site.index, p, affine)
+            def mask_of(site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+                ids = self._ids(site, ids_B)
+                if site.axis is None:
+                    return dropout_op(x[None], index, ids, 0, mask_rank + 1, self.seed, site.index, site.p, affine)[0]
+                _copies(site, x, ids_B.numel())
+                return dropout_op(x, index, ids, site.axis, mask_rank, self.seed, site.index, site.p, affine)
 
-                return apply
-
-            return self._forward(inputs, mask, tape)
+            return self._forward(inputs, mask_of, tape)
 
         return torch.vmap(one, randomness="error")(passes_t)
 
     def _fork(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
-        output = self._forward(inputs, self._rows_mask(ids_B, passes_t), tape)
+        output = self._forward(inputs, self._mask_rows(ids_B, passes_t), tape)
         return self._unstack(output, ids_B.numel(), passes_t.numel())
 
     def _repeat(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
         t, B = passes_t.numel(), ids_B.numel()
-        repeated = tree_map_only(Tensor, lambda x: x.repeat(t, *[1] * (x.ndim - 1)) if x.ndim and x.shape[0] == B else x, inputs)
-        output = self._forward(repeated, self._rows_mask(ids_B, passes_t), tape)
+        repeated = tree_map_only(
+            Tensor, lambda x: x.repeat(t, *[1] * (x.ndim - 1)) if x.ndim and x.shape[0] == B else x, inputs
+        )
+        output = self._forward(repeated, self._mask_rows(ids_B, passes_t), tape)
         return self._unstack(output, B, t)
 
     def _loop(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
         return torch.stack([self._one(inputs, ids_B, index[None], tape) for index in passes_t])
 
     def _one(self, inputs: Any, ids_B: Tensor, index_1: Tensor, tape: Tape | None) -> Tensor:
-        return self._forward(inputs, self._rows_mask(ids_B, index_1), tape)
+        return self._forward(inputs, self._mask_rows(ids_B, index_1), tape)
 
-    def _rows_mask(self, ids_B: Tensor, passes_t: Tensor) -> Callable[[Site], Any]:
+    def _mask_rows(self, ids_B: Tensor, passes_t: Tensor) -> MaskOf:
         """Masks for a batch of B rows (one copy) or t*B rows (pass after pass)."""
         t, B = passes_t.numel(), ids_B.numel()
 
-        def mask(site: Site) -> Any:
-            def apply(x: Tensor, mask_rank: int, p: float, affine: Affine, inplace: bool = False) -> Tensor:
-                ids = self._ids(site, ids_B)
-                args: dict[str, Any] = {"seed": self.seed, "site": site.index, "p": p, "affine": affine}
-                if site.axis is None:
-                    if t != 1:
-                        raise RuntimeError(f"{site} has no batch dimension to hold several passes")
-                    y = drop(x[None, None], passes_t, ids, copies=1, axis=0, mask_rank=mask_rank + 1, **args)[0, 0]
-                else:
-                    copies = _check_items(site, x, B, t)
-                    stacked = x.movedim(site.axis, 0).reshape(copies, B * site.rows, *_without(x.shape, site.axis)).movedim(1, site.axis + 1)
-                    y_t = drop(stacked, passes_t, ids, copies=copies, axis=site.axis, mask_rank=mask_rank, **args)
-                    y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
-                if inplace and y.shape == x.shape:  # in-place dropout also changes what other names of x see
-                    return x.copy_(y)
-                return y
+        def mask_of(site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+            ids = self._ids(site, ids_B)
+            args: dict[str, Any] = {"seed": self.seed, "site": site.index, "p": site.p, "affine": affine}
+            if site.axis is None:
+                if t != 1:
+                    raise RuntimeError(f"{site} has no batch dimension to hold several passes")
+                y = drop(x[None, None], passes_t, ids, copies=1, axis=0, mask_rank=mask_rank + 1, **args)[0, 0]
+            else:
+                copies, rest = _copies(site, x, B, t), [n for d, n in enumerate(x.shape) if d != site.axis]
+                stacked = x.movedim(site.axis, 0).reshape(copies, B * site.rows, *rest).movedim(1, site.axis + 1)
+                y_t = drop(stacked, passes_t, ids, copies=copies, axis=site.axis, mask_rank=mask_rank, **args)
+                y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
+            if inplace and y.shape == x.shape:  # in-place dropout also changes what other names of x see
+                return x.copy_(y)
+            return y
 
-            return apply
+        return mask_of
 
-        return mask
-
-    def _forward(self, inputs: Any, mask: Callable[[Site], Any], tape: Tape | None) -> Tensor:
-        inputs = tree_map_only(Tensor, torch.clone, inputs)  # a model may work in place on its input; the next chunk needs it whole
-        driven = _Driven(self.model, self._sites, mask, tape)
+    def _forward(self, inputs: Any, mask_of: MaskOf, tape: Tape | None) -> Tensor:
+        inputs = tree_map_only(
+            Tensor, torch.clone, inputs
+        )  # a model may work in place on its input; the next chunk needs it whole
+        driven = _Driven(self.model, self._sites, mask_of, tape)
         if tape is not None:
             tape.start()
         with evaluating(self.model, self.found.training), driven:
@@ -182,7 +197,8 @@ class Passes:
             raise RuntimeError(f"the output has {output.shape[0]} rows for {t} passes of {B} items")
         return output.unflatten(0, (t, B))
 
-    # -- choosing a path --------------------------------------------------------------------------------------------------------------
+    # -- choosing a path
+    # --------------------------------------------------------------------------------------------------------------
 
     def choose_path(self, inputs: Any, ids_B: Tensor, passes: int) -> tuple[str, str]:
         """The fastest path that gives what ``loop`` gives, on a small batch; and why the faster ones were passed over."""
@@ -198,7 +214,9 @@ class Passes:
             except (RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
                 why.append(f"{path}: {_first_line(error)}")
                 continue
-            if logits.shape == truth.shape and torch.allclose(logits, truth, rtol=1e-3, atol=1e-4 * scale + 1e-6, equal_nan=True):
+            if logits.shape == truth.shape and torch.allclose(
+                logits, truth, rtol=1e-3, atol=1e-4 * scale + 1e-6, equal_nan=True
+            ):
                 return path, "; ".join(why)
             why.append(f"{path}: gives other numbers than one pass at a time")
         return "loop", "; ".join(why)
@@ -220,8 +238,14 @@ class Passes:
 
 def check_output(model: nn.Module, output: Any) -> Tensor:
     if not isinstance(output, Tensor):
-        hint = "; wrap the model in a module that returns .logits" if hasattr(output, "logits") else "; wrap the model in a module that returns one tensor"
-        raise OutputError(f"{type(model).__name__} returned {type(output).__name__}, expected a tensor of logits (B, C){hint}")
+        hint = (
+            "; wrap the model in a module that returns .logits"
+            if hasattr(output, "logits")
+            else "; wrap the model in a module that returns one tensor"
+        )
+        raise OutputError(
+            f"{type(model).__name__} returned {type(output).__name__}, expected a tensor of logits (B, C){hint}"
+        )
     if output.ndim < 2:
         raise OutputError(
             f"{type(model).__name__} returned shape {tuple(output.shape)}, expected (B, C) or dense (B, C, H, W); "
@@ -230,19 +254,13 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
     return output
 
 
-def _check_items(site: Site, x: Tensor, B: int, t: int = 1) -> int:
+def _copies(site: Site, x: Tensor, B: int, t: int = 1) -> int:
     """How many copies of the batch x holds (1 or t); anything else is a model that changes its batch on the way."""
     assert site.axis is not None
     n = x.shape[site.axis]
-    if n == B * site.rows:
-        return 1
-    if n == t * B * site.rows:
-        return t
+    if n in (B * site.rows, t * B * site.rows):
+        return n // (B * site.rows)
     raise RuntimeError(f"{site}: dimension {site.axis} of {tuple(x.shape)} does not hold {B} items of {site.rows} rows")
-
-
-def _without(shape: Sequence[int], axis: int) -> list[int]:
-    return [n for d, n in enumerate(shape) if d != axis]
 
 
 def _first_line(error: BaseException) -> str:

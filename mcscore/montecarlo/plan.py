@@ -1,7 +1,8 @@
-"""How many items and passes go through the model in one step: big enough to fill the device, small enough for its caches and memory.
+"""How many items and passes go through the model in one step: big enough to fill the device, small enough for its
+caches and memory.
 
-The numbers are measured on the first batch and then kept for the whole run, because another batch shape changes the last bits of a
-matrix product: a resumed run adopts the recorded plan and equals an undisturbed one bit for bit.
+The numbers are measured on the first batch and then kept for the whole run, because another batch shape changes the
+last bits of a matrix product: a resumed run adopts the recorded plan and equals an undisturbed one bit for bit.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Plan:
         names = {field.name for field in dataclasses.fields(Plan)}
         unknown, lacking = set(recorded) - names, names - set(recorded)
         if unknown or lacking:
-            raise ValueError(f"recorded plan has unknown fields {sorted(unknown)} and lacks {sorted(lacking)}; it was written by another version")
+            raise ValueError(
+                f"recorded plan has unknown fields {sorted(unknown)} and lacks {sorted(lacking)}; it was written by another version"
+            )
         return Plan(**recorded)
 
 
@@ -74,7 +77,9 @@ class _Meter(_Driven):
             sizes.sort(reverse=True)
             sizes.pop()
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         before = len(self.fired)
         if before == 0:
             flops = self.flops()
@@ -87,7 +92,8 @@ class _Meter(_Driven):
 
 
 def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((prefix bytes per item, tail bytes per item and pass), (prefix FLOPs, tail FLOPs)) from one pass over a small batch.
+    """((prefix bytes per item, tail bytes per item and pass), (prefix FLOPs, tail FLOPs)) from one pass over a small
+    batch.
 
     Peak activations are taken as the three largest results: the input, the output and one branch kept for later.
     """
@@ -95,7 +101,9 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
 
     B = ids_B.numel()
     sites = {site.name: site for site in passes.found.sites}
-    meter = _Meter(passes.model, sites, passes._rows_mask(ids_B, torch.zeros(1, dtype=torch.int64, device=ids_B.device)), None)
+    meter = _Meter(
+        passes.model, sites, passes._mask_rows(ids_B, torch.zeros(1, dtype=torch.int64, device=ids_B.device)), None
+    )
     with FlopCounterMode(display=False) as counter:
         meter.flops = counter.get_total_flops
         with evaluating(passes.model, passes.found.training), meter:
@@ -107,7 +115,13 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
 
 
 def make_plan(
-    passes: Passes, probe_inputs: Any, probe_ids: Tensor, inputs: Callable[[int], tuple[Any, Tensor]], available: int, T: int, memory: int
+    passes: Passes,
+    probe_inputs: Any,
+    probe_ids: Tensor,
+    inputs: Callable[[int], tuple[Any, Tensor]],
+    available: int,
+    T: int,
+    memory: int,
 ) -> Plan:
     """Measure, choose the path, then try batch shapes on ``inputs(n)``: the first n items of the batch at hand, at most ``available``."""
     path, why = passes.choose_path(probe_inputs, probe_ids, T)
@@ -124,7 +138,9 @@ def make_plan(
     if device.type == "cuda":
         candidates = [shape(memory)]
     else:
-        candidates = [s for s in dict.fromkeys(shape(w) for w in _WORKING_SETS) if s[0] <= available] or [shape(_WORKING_SETS[1])]
+        candidates = [s for s in dict.fromkeys(shape(w) for w in _WORKING_SETS) if s[0] <= available] or [
+            shape(_WORKING_SETS[1])
+        ]
     best = candidates[0]
     if len(candidates) > 1:
         best = _fastest(passes, candidates, inputs, T, path, device)
@@ -132,7 +148,12 @@ def make_plan(
 
 
 def _fastest(
-    passes: Passes, candidates: list[tuple[int, int]], inputs: Callable[[int], tuple[Any, Tensor]], T: int, path: str, device: torch.device
+    passes: Passes,
+    candidates: list[tuple[int, int]],
+    inputs: Callable[[int], tuple[Any, Tensor]],
+    T: int,
+    path: str,
+    device: torch.device,
 ) -> tuple[int, int]:
     """The candidate with the most items per second; short trials, and none more once a second is spent."""
     best, best_rate, spent = candidates[0], 0.0, 0.0

@@ -1,8 +1,9 @@
 """The prefix once, however many chunks the passes come in.
 
-Before the first site nothing depends on the pass, so the second chunk of passes need not compute it again. The tape keeps what the
-prefix computed in the first chunk: the tensors somebody still holds when the first site fires (its input, residual branches), and only
-the shape of all others. Later chunks run the same Python code, but its tensor operations return what the tape holds.
+Before the first site nothing depends on the pass, so the second chunk of passes need not compute it again. The tape
+keeps what the prefix computed in the first chunk: the tensors somebody still holds when the first site fires (its
+input, residual branches), and only the shape of all others. Later chunks run the same Python code, but its tensor
+operations return what the tape holds.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Tape:
             self._entries.clear()
         self._position, self._in_prefix = 0, True
 
-    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], execute: Callable[[], Any]) -> Any:
+    def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], execute: Callable[[], Any]
+    ) -> Any:
         """Execute an operation, or give back what it gave the first time."""
         if not self._in_prefix:
             return execute()
@@ -65,7 +68,9 @@ class Tape:
             return result
         if self._position >= len(self._entries) or self._entries[self._position].function != function:
             name = getattr(function, "__name__", str(function))
-            raise TapeError(f"operation {self._position} before the first dropout is {name}, which it was not the first time")
+            raise TapeError(
+                f"operation {self._position} before the first dropout is {name}, which it was not the first time"
+            )
         entry = self._entries[self._position]
         self._position += 1
         return entry.result if entry.replays else execute()

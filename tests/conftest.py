@@ -1,0 +1,28 @@
+"""Fixtures every area shares: real data where it is present, a fixed seed per test, one hypothesis profile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# No deadline: a shared 2-core machine makes single examples slow by chance. On CI the same examples run every time.
+settings.register_profile("mcscore", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("mcscore")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets: $MCSCORE_DATA, else ../shared/data beside the repository; skips when absent."""
+    path = Path(os.environ.get("MCSCORE_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path}; set MCSCORE_DATA to run this test")
+    return path
