@@ -1,0 +1,82 @@
+"""The active-learning cycle: train, score, select, label, and again.
+
+    labelled ids ──fit──▶ model ──score_pool──▶ run ──select──▶ ids ──oracle──▶ labels of the pool ──▶ labelled ids
+
+Training is the user's: ``fit`` gets the pool and the labelled ids and returns a model. Everything else is the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from .pool import Pool
+from .run import score_pool
+from .scorer import Scorer
+
+Ids = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of the cycle: a model trained on what was labelled, and what was chosen to be labelled next."""
+
+    index: int
+    labels: int  # the model was trained on
+    accuracy: float
+    chosen: Ids  # empty in the last round
+    seconds: float  # training, scoring and selecting
+    run: Path | None  # the run directory; None in the last round and for the random baseline
+
+
+def cycle(
+    pool: Pool,
+    *,
+    fit: Callable[[Pool, Ids, int], nn.Module],
+    evaluate: Callable[[nn.Module], float],
+    oracle: Callable[[Ids], Labels],
+    rounds: int,
+    k: int,
+    out: Path,
+    by: str | None = "bald",
+    diversity: str = "radius",
+    passes: int = 100,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _stage: None,
+) -> Iterator[Round]:
+    """Go ``rounds`` times through the cycle, acquiring ``k`` labels each time, and train once more at the end: yields
+    rounds + 1 results.
+
+    fit(pool, labelled ids, seed): a model trained from scratch. evaluate(model): its accuracy on held-out data.
+    oracle(ids): the true labels, int. by: the score to select by, or None for the random baseline. out: where the run
+    directories go, ``round-00`` and so on. The pool's labels are written as they are acquired.
+    """
+    for index in range(rounds + 1):
+        start = time.perf_counter()
+        labels = pool.labels
+        labelled = np.flatnonzero(labels >= 0)
+        progress(f"round {index}: train on {len(labelled)} labels")
+        model = fit(pool, labelled, seed * 1000 + index)
+        accuracy = evaluate(model)
+        chosen: Ids = np.empty(0, np.int64)
+        where: Path | None = None
+        if index < rounds and by is None:
+            left = np.flatnonzero((labels < 0) & ~pool.excluded)
+            chosen = np.sort(np.random.default_rng([seed, index]).choice(left, size=k, replace=False))
+        elif index < rounds and by is not None:
+            progress(f"round {index}: score {int((labels < 0).sum())} items with {passes} passes")
+            where = out / f"round-{index:02d}"
+            scorer = Scorer(model, passes=passes, scores=tuple(dict.fromkeys((by, "bald", "entropy"))), seed=seed)
+            run = score_pool(pool, scorer, where)
+            progress(f"round {index}: select {k} by {by}")
+            chosen = np.asarray(run.select(k, by=by, diversity=diversity).ids)
+        if len(chosen):
+            pool.set_labels(chosen, oracle(chosen))
+        yield Round(index, len(labelled), accuracy, chosen, time.perf_counter() - start, where)
