@@ -252,7 +252,7 @@ class Scorer:
                         last[:] = [args[0] if args else kwargs["input"]]
                     return func(*args, **kwargs)
 
-            with evaluating(self.model), LastLinear(self.model, lambda _call, execute: execute()):
+            with evaluating(self.model), LastLinear(self.model, lambda call: call.execute()):
                 call_model(self.model, inputs)
         if not last or not isinstance(last[0], Tensor):
             raise ValueError(
@@ -275,7 +275,7 @@ class Scorer:
             for name, tensor in sorted(self.model.state_dict().items()):
                 if isinstance(tensor, Tensor):
                     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
             self._fingerprint = f"sha256:{digest.hexdigest()}"
         return self._fingerprint
 

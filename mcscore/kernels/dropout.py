@@ -179,11 +179,11 @@ def dropout(
 
 
 @dropout.register_fake
-def _(x, passes, ids, axis, mask_rank, seed, site, p, affine):  # type: ignore[no-untyped-def]
+def _(x, passes, ids, axis, mask_rank, seed, site, p, affine):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _vmap(info, in_dims, x, passes, ids, axis, mask_rank, seed, site, p, affine):  # type: ignore[no-untyped-def]
+def _vmap(info, in_dims, x, passes, ids, axis, mask_rank, seed, site, p, affine):
     x_dim, passes_dim = in_dims[0], in_dims[1]
     if in_dims[2] is not None:
         raise ValueError("mcscore::dropout: ids must not be mapped over; map over the pass index alone")

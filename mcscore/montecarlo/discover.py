@@ -127,9 +127,9 @@ def probe(model: nn.Module, inputs: Any) -> dict[str, tuple[Call, _Signature]]:
     paths = {id(module): name for name, module in twin.named_modules()}
     calls: dict[str, tuple[Call, _Signature]] = {}
 
-    def handler(call: Call, execute: Callable[[], Any]) -> Any:
+    def handler(call: Call) -> Any:
         calls[call.name] = (call, _Signature.of(call, paths))
-        return execute() if call.kind is None else call.kind.without_dropping(call.arguments)
+        return call.execute() if call.kind is None else call.kind.without_dropping(call.arguments)
 
     class Probe(Interceptor):
         def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -152,10 +152,10 @@ def _trace(model: nn.Module, inputs: Any, live: Collection[str], training: Seque
     paths = {id(module): name for name, module in model.named_modules()}
     seen = _Seen({}, {}, {})
 
-    def handler(call: Call, execute: Callable[[], Any]) -> Any:
+    def handler(call: Call) -> Any:
         seen.calls[call.name] = _Signature.of(call, paths)
         if call.name not in live or call.kind is None:
-            return execute()
+            return call.execute()
 
         def look(x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
             name = part_name(call.name, part)

@@ -31,13 +31,19 @@ class Call:
     kind: Kind | None  # None: randomness that no kind covers
     arguments: Mapping[str, Any]
     live: bool  # would it drop anything as it stands?
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def execute(self) -> Any:
+        """The call, untouched."""
+        return self.function(*self.args, **self.kwargs)
 
 
-Handler = Callable[[Call, Callable[[], Any]], Any]
-"""Given the call and a thunk that executes it untouched, returns what the model shall see."""
+Handler = Callable[[Call], Any]
+"""Given the call, returns what the model shall see."""
 
 
-def _without_dispatch(function: types.FunctionType) -> Callable[..., Any]:
+def _without_dispatch(function: Any) -> Callable[..., Any]:
     """The same Python function with its own torch-function check switched off, so that a mode can stay active inside its body."""
     namespace = {**function.__globals__, "has_torch_function": lambda _: False}
     twin = types.FunctionType(
@@ -73,33 +79,34 @@ class Interceptor(TorchFunctionMode):
         kind = BY_FUNCTION.get(func)
         if kind is not None and kind.covers(args, kwargs):
             arguments = kind.bind(args, kwargs)
-            return self._offer(func, kind, arguments, kind.live(arguments), lambda: func(*args, **kwargs))
+            return self._handler(self._call(func, kind, arguments, kind.live(arguments), args, kwargs))
         if func in _COMPOSITE:
             with self:
                 return _COMPOSITE[func](*args, **kwargs)
         if func in UNDRIVEN:
-            return self._offer(func, None, kwargs, undriven_is_live(func, args, kwargs), lambda: func(*args, **kwargs))
+            return self._handler(self._call(func, None, kwargs, undriven_is_live(func, args, kwargs), args, kwargs))
         return self.other(func, args, kwargs)
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Everything that is not stochastic."""
         return func(*args, **kwargs)
 
-    def _offer(
+    def _call(
         self,
         func: Callable[..., Any],
         kind: Kind | None,
         arguments: Mapping[str, Any],
         live: bool,
-        execute: Callable[[], Any],
-    ) -> Any:
+        args: Any,
+        kwargs: Any,
+    ) -> Call:
         owner, path = self._owner()
         label = path
         if owner is None or not isinstance(owner, _SINGLE_PURPOSE):
             label = f"{path}:{func.__name__}" if path else func.__name__
         self._seen[label] += 1
         name = label if self._seen[label] == 1 else f"{label}#{self._seen[label]}"
-        return self._handler(Call(name, owner, func, kind, arguments, live), execute)
+        return Call(name, owner, func, kind, arguments, live, args, kwargs)
 
     def _owner(self) -> tuple[nn.Module | None, str]:
         """The innermost module of the model whose method is running, found on the Python stack: no hook has to be planted in the model."""

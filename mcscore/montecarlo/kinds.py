@@ -43,6 +43,7 @@ class Kind:
     live: Callable[[Arguments], bool]  # would the call, as it stands, drop anything?
     run: Callable[[Arguments, Mask], Any]
     masks: str  # what one mask element covers, for people
+    may_wait: bool = False  # run ends in the mask of single values, so a Linear that follows could take it over
     covers: Callable[[tuple[Any, ...], Mapping[str, Any]], bool] = lambda _args, _kwargs: (
         True
     )  # False: a form of the call not driven
@@ -155,12 +156,12 @@ def _not_packed(args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> bool:
 
 def _dropout_like(name: str, functions: tuple[Any, ...], training: bool, run: Any, masks: str) -> Kind:
     parameters = (("input", _REQUIRED), ("p", 0.5), ("training", training), ("inplace", False))
-    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks)
+    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks, run is _elementwise)
 
 
 def _aten_like(name: str, functions: tuple[Any, ...], run: Any, masks: str) -> Kind:
     parameters = (("input", _REQUIRED), ("p", _REQUIRED), ("train", _REQUIRED))
-    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks)
+    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks, run is _elementwise)
 
 
 def _aten_inplace(run: Callable[[Arguments, Mask], Any]) -> Callable[[Arguments, Mask], Any]:
@@ -222,7 +223,7 @@ KINDS: tuple[Kind, ...] = (
         lambda call: True,
         _bernoulli,
         "one drawn value",
-        lambda args, kwargs: isinstance((*args[1:], kwargs.get("p", 0.5))[0], (int, float)),
+        covers=lambda args, kwargs: isinstance((*args[1:], kwargs.get("p", 0.5))[0], (int, float)),
     ),
     *(
         Kind(
@@ -233,7 +234,7 @@ KINDS: tuple[Kind, ...] = (
             lambda call: call["train"] and call["p"] > 0.0 and call["num_layers"] > 1,
             _recurrent(function),
             "one output value of one layer",
-            _not_packed,
+            covers=_not_packed,
         )
         for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
     ),

@@ -14,7 +14,7 @@ Four ways to run, fastest first; each is compared with ``loop``, which is right 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..kernels import backends
-from ..kernels.dropout import Affine, drop
-from ..kernels.dropout import dropout as dropout_op
+from .apply import Masks, OnePass, Rows, Stream
 from .discover import Discovery, Site, SiteError, call_name, evaluating, part_name
+from .fuse import Waiting, may_wait
 from .intercept import Call, Interceptor, call_model
 from .kinds import AffineOf
 from .tape import Tape, TapeError
@@ -36,25 +36,27 @@ class OutputError(ValueError):
     """The model's output is not what the link needs. The message shows its shape."""
 
 
-MaskOf = Callable[[Site, Tensor, int, Affine, bool], Tensor]
-"""(site, x, mask_rank, affine, inplace) -> x with the masks of the site's passes applied."""
-
-
 class _Driven(Interceptor):
     """One forward pass (or t at once) with the masks in place."""
 
-    def __init__(self, model: nn.Module, sites: Mapping[str, Site], mask_of: MaskOf, tape: Tape | None) -> None:
+    def __init__(
+        self, model: nn.Module, sites: Mapping[str, Site], masks: Masks, tape: Tape | None, fused: Collection[str] = ()
+    ) -> None:
         super().__init__(model, self._handle)
-        self._sites, self._mask_of, self._tape = sites, mask_of, tape
+        self._sites, self._masks, self._tape, self._fused = sites, masks, tape, fused
         self._active = {call_name(name) for name, site in sites.items() if site.active}
+        self.waiting = Waiting(masks.linear)
         self.fired: set[str] = set()
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return self.waiting.call(func, args, kwargs, self._execute)
+
+    def _execute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if self._tape is None:
             return func(*args, **kwargs)
         return self._tape.call(func, args, kwargs, lambda: func(*args, **kwargs))
 
-    def _handle(self, call: Call, execute: Callable[[], Any]) -> Any:
+    def _handle(self, call: Call) -> Any:
         first = self._sites.get(call.name)
         if first is None:
             if call.live:
@@ -62,12 +64,14 @@ class _Driven(Interceptor):
                     f"{call.name} ({call.function.__name__}) is random in scoring but did not show in the probe; "
                     "a model whose number of dropout calls depends on its input cannot be scored reproducibly"
                 )
-            return execute() if self._tape is None else self._tape.call(call.function, (), call.arguments, execute)
-        assert call.kind is not None
-        if call.kind.probability(call.arguments) != first.p:
-            raise SiteError(f"{first} was called with p={call.kind.probability(call.arguments):g} in scoring")
+            return self.other(call.function, call.args, call.kwargs)
+        kind = call.kind
+        assert kind is not None
+        if kind.probability(call.arguments) != first.p:
+            raise SiteError(f"{first} was called with p={kind.probability(call.arguments):g} in scoring")
+        arguments = self.waiting.output(dict(call.arguments))
         if call.name not in self._active:
-            return self.other(call.kind.without_dropping, (call.arguments,), {})
+            return self.other(kind.without_dropping, (arguments,), {})
 
         def mask(x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
             site = self._sites[part_name(call.name, part)]
@@ -76,9 +80,15 @@ class _Driven(Interceptor):
             self.fired.add(site.name)
             if self._tape is not None:
                 self._tape.site()
-            return self._mask_of(site, x, mask_rank, affine(site.p), inplace)
 
-        return call.kind.run(call.arguments, mask)
+            def drop() -> Tensor:
+                return self._masks.drop(site, x, mask_rank, affine(site.p), inplace)
+
+            if site.name in self._fused and kind.may_wait and not inplace and may_wait(site, x):
+                return self.waiting.wait(site, x, drop)
+            return drop()
+
+        return kind.run(arguments, mask)
 
     def check(self, model: nn.Module) -> None:
         silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
@@ -95,12 +105,17 @@ class Passes:
     def __init__(self, model: nn.Module, found: Discovery, *, seed: int, shared: bool) -> None:
         self.model, self.found, self.seed, self.shared = model, found, seed, shared
         self._sites = {site.name: site for site in found.sites}
+        self.fused: frozenset[str] = frozenset()  # sites whose output goes straight into a Linear, and nowhere else
+        self._led_to_linear: set[str] = set()
+        self._met: set[str] = set()
 
     def deterministic(self, inputs: Any) -> Any:
         """One pass with every dropout off."""
 
-        def handler(call: Call, execute: Callable[[], Any]) -> Any:
-            return call.kind.without_dropping(call.arguments) if call.name in self._sites and call.kind else execute()
+        def handler(call: Call) -> Any:
+            if call.name not in self._sites or call.kind is None:
+                return call.execute()
+            return call.kind.without_dropping(call.arguments)
 
         with evaluating(self.model, self.found.training), Interceptor(self.model, handler):
             return call_model(self.model, inputs)
@@ -119,24 +134,16 @@ class Passes:
                 tape = None
                 yield run(inputs, ids_B, passes_t, None)
 
-    # -- the four paths: logits_tBC of the given passes
-    # ------------------------------------------------------------------------------
+    # -- the four paths: logits_tBC of the given passes ------------------------------------------------
 
     def _vmap(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
-        def one(index: Tensor) -> Tensor:
-            def mask_of(site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
-                ids = self._ids(site, ids_B)
-                if site.axis is None:
-                    return dropout_op(x[None], index, ids, 0, mask_rank + 1, self.seed, site.index, site.p, affine)[0]
-                _copies(site, x, ids_B.numel())
-                return dropout_op(x, index, ids, site.axis, mask_rank, self.seed, site.index, site.p, affine)
-
-            return self._forward(inputs, mask_of, tape)
-
-        return torch.vmap(one, randomness="error")(passes_t)
+        stream = self._stream(ids_B)
+        return torch.vmap(lambda index: self._forward(inputs, OnePass(stream, index), tape), randomness="error")(
+            passes_t
+        )
 
     def _fork(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
-        output = self._forward(inputs, self._mask_rows(ids_B, passes_t), tape)
+        output = self._forward(inputs, Rows(self._stream(ids_B), passes_t), tape)
         return self._unstack(output, ids_B.numel(), passes_t.numel())
 
     def _repeat(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
@@ -144,82 +151,67 @@ class Passes:
         repeated = tree_map_only(
             Tensor, lambda x: x.repeat(t, *[1] * (x.ndim - 1)) if x.ndim and x.shape[0] == B else x, inputs
         )
-        output = self._forward(repeated, self._mask_rows(ids_B, passes_t), tape)
+        output = self._forward(repeated, Rows(self._stream(ids_B), passes_t), tape)
         return self._unstack(output, B, t)
 
     def _loop(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
         return torch.stack([self._one(inputs, ids_B, index[None], tape) for index in passes_t])
 
     def _one(self, inputs: Any, ids_B: Tensor, index_1: Tensor, tape: Tape | None) -> Tensor:
-        return self._forward(inputs, self._mask_rows(ids_B, index_1), tape)
+        return self._forward(inputs, Rows(self._stream(ids_B), index_1), tape)
 
-    def _mask_rows(self, ids_B: Tensor, passes_t: Tensor) -> MaskOf:
-        """Masks for a batch of B rows (one copy) or t*B rows (pass after pass)."""
-        t, B = passes_t.numel(), ids_B.numel()
-
-        def mask_of(site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
-            ids = self._ids(site, ids_B)
-            args: dict[str, Any] = {"seed": self.seed, "site": site.index, "p": site.p, "affine": affine}
-            if site.axis is None:
-                if t != 1:
-                    raise RuntimeError(f"{site} has no batch dimension to hold several passes")
-                y = drop(x[None, None], passes_t, ids, copies=1, axis=0, mask_rank=mask_rank + 1, **args)[0, 0]
-            else:
-                copies, rest = _copies(site, x, B, t), [n for d, n in enumerate(x.shape) if d != site.axis]
-                stacked = x.movedim(site.axis, 0).reshape(copies, B * site.rows, *rest).movedim(1, site.axis + 1)
-                y_t = drop(stacked, passes_t, ids, copies=copies, axis=site.axis, mask_rank=mask_rank, **args)
-                y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
-            if inplace and y.shape == x.shape:  # in-place dropout also changes what other names of x see
-                return x.copy_(y)
-            return y
-
-        return mask_of
-
-    def _forward(self, inputs: Any, mask_of: MaskOf, tape: Tape | None) -> Tensor:
-        inputs = tree_map_only(
-            Tensor, torch.clone, inputs
-        )  # a model may work in place on its input; the next chunk needs it whole
-        driven = _Driven(self.model, self._sites, mask_of, tape)
+    def _forward(self, inputs: Any, masks: Masks, tape: Tape | None) -> Tensor:
+        # A model may work in place on its input; the next chunk needs it whole.
+        inputs = tree_map_only(Tensor, torch.clone, inputs)
+        driven = _Driven(self.model, self._sites, masks, tape, self.fused)
         if tape is not None:
             tape.start()
         with evaluating(self.model, self.found.training), driven:
             output = call_model(self.model, inputs)
+        output = driven.waiting.output(output)
         driven.check(self.model)
+        self._met |= driven.waiting.met
+        self._led_to_linear |= driven.waiting.fused
         return check_output(self.model, output)
 
-    def _ids(self, site: Site, ids_B: Tensor) -> Tensor:
-        if site.axis is None:
-            return torch.full((1,), -1, dtype=torch.int64, device=ids_B.device)
-        return torch.full_like(ids_B, -1) if self.shared else ids_B
+    def _stream(self, ids_B: Tensor) -> Stream:
+        return Stream(self.seed, ids_B, self.shared)
 
     def _unstack(self, output: Tensor, B: int, t: int) -> Tensor:
         if output.shape[0] != t * B:
             raise RuntimeError(f"the output has {output.shape[0]} rows for {t} passes of {B} items")
         return output.unflatten(0, (t, B))
 
-    # -- choosing a path
-    # --------------------------------------------------------------------------------------------------------------
+    # -- choosing a path -------------------------------------------------------------------------------
 
     def choose_path(self, inputs: Any, ids_B: Tensor, passes: int) -> tuple[str, str]:
         """The fastest path that gives what ``loop`` gives, on a small batch; and why the faster ones were passed over."""
         passes_t = torch.arange(min(passes, 3), device=ids_B.device)
+        self.fused = frozenset()
         truth = self._loop(inputs, ids_B, passes_t, None)
         scale = truth.float().masked_fill(~truth.isfinite(), 0.0).abs().amax().item()
         why: list[str] = []
-        for path in PATHS[:-1]:
-            try:
-                logits = torch.cat(list(self.chunks(inputs, ids_B, list(passes_t.split(2)), path)))
-            except (SiteError, OutputError, torch.OutOfMemoryError):
-                raise
-            except (RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
-                why.append(f"{path}: {_first_line(error)}")
-                continue
-            if logits.shape == truth.shape and torch.allclose(
-                logits, truth, rtol=1e-3, atol=1e-4 * scale + 1e-6, equal_nan=True
-            ):
-                return path, "; ".join(why)
-            why.append(f"{path}: gives other numbers than one pass at a time")
-        return "loop", "; ".join(why)
+        for path in PATHS:
+            for fused in (frozenset(self._sites), frozenset[str]()):
+                self._led_to_linear, self._met = set(), set()
+                self.fused = fused
+                try:
+                    logits = torch.cat(list(self.chunks(inputs, ids_B, list(passes_t.split(2)), path)))
+                except (SiteError, OutputError, torch.OutOfMemoryError):
+                    raise
+                except (RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
+                    reason = _first_line(error)
+                    continue
+                if logits.shape == truth.shape and torch.allclose(
+                    logits, truth, rtol=1e-3, atol=1e-4 * scale + 1e-6, equal_nan=True
+                ):
+                    self.fused &= frozenset(self._led_to_linear - self._met)
+                    return path, "; ".join(why)
+                reason = "gives other numbers than one pass at a time"
+            why.append(f"{path}: {reason}")
+        raise SiteError(
+            f"{type(self.model).__name__}: two runs of the same passes differ ({'; '.join(why)}); is something else random?"
+        )
 
     def require_difference(self, logits_TBC: Tensor, inputs: Any) -> None:
         """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""
@@ -252,15 +244,6 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
             "for one output per item return (B, 1), e.g. x.unsqueeze(-1), with link sigmoid or gaussian"
         )
     return output
-
-
-def _copies(site: Site, x: Tensor, B: int, t: int = 1) -> int:
-    """How many copies of the batch x holds (1 or t); anything else is a model that changes its batch on the way."""
-    assert site.axis is not None
-    n = x.shape[site.axis]
-    if n in (B * site.rows, t * B * site.rows):
-        return n // (B * site.rows)
-    raise RuntimeError(f"{site}: dimension {site.axis} of {tuple(x.shape)} does not hold {B} items of {site.rows} rows")
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from .apply import Rows
 from .discover import Site, evaluating
 from .intercept import call_model
 from .passes import Passes, _Driven, seconds_of
@@ -102,7 +103,7 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
     B = ids_B.numel()
     sites = {site.name: site for site in passes.found.sites}
     meter = _Meter(
-        passes.model, sites, passes._mask_rows(ids_B, torch.zeros(1, dtype=torch.int64, device=ids_B.device)), None
+        passes.model, sites, Rows(passes._stream(ids_B), torch.zeros(1, dtype=torch.int64, device=ids_B.device)), None
     )
     with FlopCounterMode(display=False) as counter:
         meter.flops = counter.get_total_flops

@@ -1,0 +1,105 @@
+"""Dropout that waits to see who uses it: straight into a Linear, the pair becomes one operation.
+
+A site that may wait gives the model an alias of its input and a note that the dropout is still to come. Changes of shape that keep
+each item's values in order pass the note on, F.linear redeems it with the fused kernel, and anything else gets the dropped tensor it
+would have got, once. Sites whose output meets anything else are not made to wait again. As every way to run is compared with one pass
+at a time before it is used, a model that gets around the notes is found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from ..kernels.linear import fuses
+from .discover import Site
+
+_RESHAPES = {Tensor.flatten, torch.flatten, Tensor.reshape, torch.reshape, Tensor.view, Tensor.contiguous}
+_QUESTIONS = {
+    Tensor.size,
+    Tensor.dim,
+    Tensor.numel,
+    Tensor.is_contiguous,
+    Tensor.stride,
+    Tensor.__len__,
+    Tensor.is_floating_point,
+}
+
+
+def may_wait(site: Site, x: Tensor) -> bool:
+    """The first dimension holds the items and nothing else."""
+    return site.axis == 0 and site.rows == 1 and x.ndim >= 2 and 0.0 < site.p < 1.0
+
+
+@dataclass
+class _Note:
+    site: Site
+    alias: Tensor  # undropped; also keeps its id from being used again
+    drop: Callable[[], Tensor]  # the tensor the model would have got
+    dropped: Tensor | None = None
+
+    def redeem(self) -> Tensor:
+        if self.dropped is None:
+            self.dropped = self.drop()
+        return self.dropped
+
+
+class Waiting:
+    """The notes of one forward pass."""
+
+    def __init__(self, linear: Callable[[Site, Tensor, Tensor, Tensor | None], Tensor]) -> None:
+        self._notes: dict[int, _Note] = {}
+        self._linear = linear
+        self.fused: set[str] = set()  # sites whose output went into a Linear
+        self.met: set[str] = set()  # sites whose output met something else
+
+    def wait(self, site: Site, x: Tensor, drop: Callable[[], Tensor]) -> Tensor:
+        alias = x.view_as(x)
+        self._notes[id(alias)] = _Note(site, alias, drop)
+        return alias
+
+    def call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], execute: Callable[..., Any]
+    ) -> Any:
+        """Run an operation of the model, whose arguments may be aliases with a note. ``execute(func, args, kwargs)`` runs it."""
+        if not self._notes:
+            return execute(func, args, kwargs)
+        note = self._notes.get(id(args[0])) if args else None
+        if note is not None:
+            if func in _QUESTIONS or func.__name__ == "__get__":
+                return execute(func, args, kwargs)
+            if func in _RESHAPES:
+                alias = execute(func, args, kwargs)
+                if alias.shape[0] == note.alias.shape[0]:
+                    self._notes[id(alias)] = _Note(note.site, alias, lambda: func(note.redeem(), *args[1:], **kwargs))
+                    return alias
+            if func is F.linear:
+                weight = args[1] if len(args) > 1 else kwargs["weight"]
+                bias = args[2] if len(args) > 2 else kwargs.get("bias")
+                if (
+                    note.dropped is None
+                    and note.alias.ndim > 1
+                    and fuses(note.alias, weight)
+                    and id(weight) not in self._notes
+                ):
+                    self.fused.add(note.site.name)
+                    return self._linear(note.site, note.alias, weight, bias)
+        args, kwargs = tree_map_only(Tensor, self._redeemed, (args, dict(kwargs)))
+        return execute(func, args, kwargs)
+
+    def _redeemed(self, x: Tensor) -> Tensor:
+        note = self._notes.get(id(x))
+        if note is None:
+            return x
+        self.met.add(note.site.name)
+        return note.redeem()
+
+    def output(self, x: Any) -> Any:
+        """What the model returns must not be an alias."""
+        return tree_map_only(Tensor, self._redeemed, x)
