@@ -1,0 +1,399 @@
+"""The acquisition catalogue: what every score is, in float64 PyTorch. One table, ``SCORES``; all else reads it.
+
+Notation: p_t = link(output of pass t), p̄ = mean of p_t over the T passes, H[p] = -Σ_c p_c log p_c in nats, 0 log 0 = 0.
+A score is higher where a label would tell the model more. Each is written twice: ``oracle`` straight from the p_t (the
+truth in tests) and ``finish`` from means over the passes (what the kernels and ``Moments`` keep).
+
+Links: ``softmax``, one of C classes; ``sigmoid``, C labels that may each be present (one label: binary), every one a
+Bernoulli variable with its 1 - p part, scores summed over the labels; ``gaussian``, a mean, or a mean and a
+log-variance.
+An item with an output that is no distribution in any pass (``ok_outputs``) has NaN scores and prediction -1 (NaN if
+gaussian). A logit of -inf is probability 0, which is legal. torch is imported on first use: naming scores needs none.
+
+Sources: Shannon, A mathematical theory of communication, 1948. Houlsby et al., Bayesian active learning for
+classification and preference learning, 2011. Gal, Islam and Ghahramani, Deep Bayesian active learning with image data,
+2017. Kampffmeyer, Salberg and Jenssen, Semantic segmentation of small objects, 2016. Freeman, Elementary applied
+statistics, 1965. Scheffer, Decomain and Wrobel, Active hidden Markov models for information extraction, 2001. Culotta
+and McCallum, Reducing labeling effort for structured prediction tasks, 2005. Kendall and Gal, What uncertainties do we
+need in Bayesian deep learning, 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LINKS = ("softmax", "sigmoid", "gaussian")
+INPUTS = ("logits", "log_probs", "probs")
+
+LINK_MOMENTS = {
+    "softmax": ("p", "p2", "h", "votes"),
+    "sigmoid": ("p", "p2", "h", "votes"),
+    "gaussian": ("mu", "var", "noise"),
+}
+"""Means over the passes that a link can give, all float64:
+
+p (B, C) mean probability; p2 (B, C) mean squared probability; h (B,) mean entropy of a pass; votes (B, C) share of the
+passes whose most probable class is c (sigmoid: that call label c present); mu (B,) mean of the predicted means; var
+(B,) their mean squared deviation from mu (sums of squares would cancel where the mean is large); noise (B,) mean
+aleatoric variance.
+"""
+
+
+class GaussianSamples(NamedTuple):
+    """Per-pass outputs of a regression model: predicted means and variances (T, B), or one known noise variance."""
+
+    mean_TB: Tensor
+    variance_TB: Tensor | None
+    noise_variance: float | None
+
+    def noise_B(self) -> Tensor:
+        if self.variance_TB is not None:
+            return self.variance_TB.mean(0)
+        if self.noise_variance is None:
+            raise ValueError(NO_NOISE)
+        return self.mean_TB.new_full(self.mean_TB.shape[1:], self.noise_variance)
+
+
+Samples = Any  # p_TBC float64 for softmax and sigmoid, GaussianSamples for gaussian
+Means = dict[str, Any]  # LINK_MOMENTS name -> Tensor
+Oracle = Callable[[Samples, str], "Tensor"]
+Finish = Callable[[Means, str], "Tensor"]
+
+NO_NOISE = "score 'bald' with link 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
+TWO_NOISES = "the model predicts its noise (C = 2: mean, log-variance), so noise_variance must not be given too"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of the catalogue.
+
+    links: where it is defined. moments: names from LINK_MOMENTS, over all its links. bounds(C, link): closed range.
+    oracle(samples, link): (B,) float64 from per-pass p_TBC or GaussianSamples. finish(moments, link): (B,) from means.
+    """
+
+    name: str
+    links: tuple[str, ...]
+    moments: tuple[str, ...]
+    bounds: Callable[[int, str], tuple[float, float]]
+    oracle: Oracle
+    finish: Finish
+    text: str
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _classes(p: Tensor, link: str) -> Tensor:
+    """(..., C) -> (..., L, K): L independent variables of K outcomes. softmax: L = 1, K = C. sigmoid: L = C, K = 2."""
+    import torch
+
+    return p.unsqueeze(-2) if link == "softmax" else torch.stack((p, 1.0 - p), dim=-1)
+
+
+def _entropy(p: Tensor, link: str) -> Tensor:
+    import torch
+
+    return torch.special.entr(_classes(p, link)).sum((-1, -2)).clamp_min(0.0)
+
+
+def _bald_oracle(samples: Samples, link: str) -> Tensor:
+    """mean_t KL(p_t || p̄): equal to H[p̄] - mean_t H[p_t], but keeps its digits where the two are nearly equal."""
+    import torch
+
+    if link == "gaussian":
+        return 0.5 * torch.log1p(samples.mean_TB.var(0, correction=0) / samples.noise_B())
+    p = _classes(samples, link)
+    mean = p.mean(0)
+    return (torch.xlogy(p, p) - torch.xlogy(p, mean)).sum((-1, -2)).mean(0).clamp_min(0.0)
+
+
+def _bald_finish(m: Means, link: str) -> Tensor:
+    import torch
+
+    if link == "gaussian":
+        return 0.5 * torch.log1p(m["var"] / m["noise"])
+    return (_entropy(m["p"], link) - m["h"]).clamp_min(0.0)
+
+
+def _least_confidence(p_BC: Tensor, link: str) -> Tensor:
+    return (1.0 - _classes(p_BC, link).amax(-1)).sum(-1).clamp_min(0.0)
+
+
+def _margin(p_BC: Tensor, link: str) -> Tensor:
+    top = _classes(p_BC, link).topk(2, dim=-1).values
+    return (1.0 - (top[..., 0] - top[..., 1])).sum(-1)
+
+
+def _votes(p_TBC: Tensor, link: str) -> Tensor:
+    import torch
+
+    if link == "sigmoid":
+        return (p_TBC >= 0.5).double().mean(0)
+    return torch.nn.functional.one_hot(p_TBC.argmax(-1), p_TBC.shape[-1]).double().mean(0)
+
+
+def _mean_std(m: Means, link: str) -> Tensor:
+    return (m["p2"] - m["p"].square()).clamp_min(0.0).sqrt().mean(-1)
+
+
+def _of_mean(f: Callable[[Tensor, str], Tensor]) -> tuple[Oracle, Finish]:
+    """(oracle, finish) of a score that is a function of p̄ alone."""
+    return lambda p, link: f(p.mean(0), link), lambda m, link: f(m["p"], link)
+
+
+def _outcomes(C: int, link: str) -> tuple[int, int]:
+    """(L, K) of ``_classes``."""
+    return (1, C) if link == "softmax" else (C, 2)
+
+
+def _entropy_bounds(C: int, link: str) -> tuple[float, float]:
+    L, K = _outcomes(C, link)
+    return 0.0, math.inf if link == "gaussian" else L * math.log(K)
+
+
+def _confidence_bounds(C: int, link: str) -> tuple[float, float]:
+    L, K = _outcomes(C, link)
+    return 0.0, L * (1.0 - 1.0 / K)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+_DISCRETE = ("softmax", "sigmoid")
+
+SCORES: dict[str, Score] = {
+    score.name: score
+    for score in (
+        Score(
+            "entropy",
+            _DISCRETE,
+            ("p",),
+            _entropy_bounds,
+            *_of_mean(_entropy),
+            "H[p̄], total predictive uncertainty (Shannon 1948)",
+        ),
+        Score(
+            "expected_entropy",
+            _DISCRETE,
+            ("h",),
+            _entropy_bounds,
+            lambda p, link: _entropy(p, link).mean(0),
+            lambda m, link: m["h"].clamp_min(0.0),
+            "mean_t H[p_t], the aleatoric part of the entropy (Houlsby 2011, second term)",
+        ),
+        Score(
+            "bald",
+            LINKS,
+            ("p", "h", "var", "noise"),
+            _entropy_bounds,
+            _bald_oracle,
+            _bald_finish,
+            "H[p̄] - mean_t H[p_t], the epistemic part; gaussian: ½ log(1 + variance / mean noise) (Houlsby 2011)",
+        ),
+        Score(
+            "least_confidence",
+            _DISCRETE,
+            ("p",),
+            _confidence_bounds,
+            *_of_mean(_least_confidence),
+            "1 - max_c p̄_c (Culotta 2005; 'variation ratio' in Gal 2017)",
+        ),
+        Score(
+            "margin",
+            _DISCRETE,
+            ("p",),
+            lambda C, link: (0.0, float(_outcomes(C, link)[0])),
+            *_of_mean(_margin),
+            "1 - (p̄_(1) - p̄_(2)), closeness of the two best classes (Scheffer 2001)",
+        ),
+        Score(
+            "variation_ratio",
+            _DISCRETE,
+            ("votes",),
+            _confidence_bounds,
+            lambda p, link: _least_confidence(_votes(p, link), link),
+            lambda m, link: _least_confidence(m["votes"], link),
+            "1 - share of the passes that vote for the modal class (Freeman 1965)",
+        ),
+        Score(
+            "mean_std",
+            _DISCRETE,
+            ("p", "p2"),
+            lambda C, link: (0.0, 0.5),
+            lambda p, link: p.std(0, correction=0).mean(-1),
+            _mean_std,
+            "mean_c of the standard deviation of p_tc over the passes (Kampffmeyer 2016)",
+        ),
+        Score(
+            "variance",
+            ("gaussian",),
+            ("var",),
+            lambda C, link: (0.0, math.inf),
+            lambda samples, link: samples.mean_TB.var(0, correction=0),
+            lambda m, link: m["var"],
+            "variance over the passes of the predicted mean, the epistemic part (Kendall 2017)",
+        ),
+    )
+}
+
+
+# ---- what may be asked, and of what ----------------------------------------------------------------------------------
+
+
+def check_scores(scores: Sequence[str], link: str, noise_variance: float | None = None) -> tuple[str, ...]:
+    """The asked names as a tuple, in the asked order. ValueError names what is unknown or does not fit the link.
+
+    noise_variance: the known variance of the observation noise, > 0 and finite; only with link "gaussian".
+    """
+    if link not in LINKS:
+        raise ValueError(f"unknown link {link!r}; choose from {', '.join(LINKS)}")
+    if isinstance(scores, str) or not scores:
+        raise ValueError(f"scores must be a sequence of names such as ('bald', 'entropy'), got {scores!r}")
+    names = tuple(scores)
+    fitting = [name for name, score in SCORES.items() if link in score.links]
+    for name in names:
+        if name not in SCORES:
+            raise ValueError(f"unknown score {name!r}; choose from {', '.join(fitting)}")
+        if name not in fitting:
+            raise ValueError(f"score {name!r} is not defined for link {link!r}; choose from {', '.join(fitting)}")
+        if names.count(name) > 1:
+            raise ValueError(f"score {name!r} is asked for twice")
+    if noise_variance is not None:
+        if link != "gaussian":
+            raise ValueError(f"noise_variance belongs to link 'gaussian', not {link!r}")
+        if not 0.0 < noise_variance < math.inf:
+            raise ValueError(f"noise_variance must be positive and finite, got {noise_variance!r}")
+    return names
+
+
+def needed_moments(scores: Sequence[str], link: str) -> tuple[str, ...]:
+    """Moments that the scores and the prediction are finished from, in the order of LINK_MOMENTS."""
+    asked = {"p", "mu"}.union(*(SCORES[name].moments for name in scores))
+    return tuple(name for name in LINK_MOMENTS[link] if name in asked)
+
+
+def check_input(input: str, link: str) -> None:
+    """ValueError unless outputs may be declared as ``input`` under this link."""
+    if input not in INPUTS:
+        raise ValueError(f"unknown input {input!r}; choose from {', '.join(INPUTS)}")
+    if link == "gaussian" and input != "logits":
+        raise ValueError(f"link 'gaussian' has no probabilities: input must be 'logits', got {input!r}")
+
+
+def check_shape(shape: Sequence[int], link: str) -> None:
+    """ValueError unless ``shape`` is (T, B, C) or dense (T, B, C, *pixels) with T >= 1 and a C that fits the link."""
+    got = tuple(shape)
+    if len(got) < 3:
+        raise ValueError(f"outputs must have shape (T, B, C) or (T, B, C, *pixels), got {got}")
+    if got[0] == 0:
+        raise ValueError(f"outputs hold no pass: shape {got} has T = 0")
+    if 0 in got[2:]:
+        raise ValueError(f"outputs hold no {'class' if got[2] == 0 else 'pixel'}: shape {got} is (T, B, C, *pixels)")
+    if link == "softmax" and got[2] == 1:
+        raise ValueError(f"softmax over one class is always 1, shape {got}: use link='sigmoid' for a binary model")
+    if link == "gaussian" and got[2] > 2:
+        raise ValueError(f"link 'gaussian' takes C = 1 (mean) or 2 (mean, log-variance), got C = {got[2]}, shape {got}")
+
+
+def ok_outputs(outputs_TBC: Tensor, link: str, input: str = "logits") -> Tensor:
+    """(B,) bool: the outputs of every pass make a distribution (see the module docstring)."""
+    if link == "gaussian" or input == "probs":
+        return outputs_TBC.isfinite().all(-1).all(0)
+    peak_TB = outputs_TBC.amax(-1)  # NaN if any is NaN
+    return (peak_TB.isfinite() if link == "softmax" else peak_TB < math.inf).all(0)
+
+
+def predict(mean: Tensor, link: str) -> Tensor:
+    """(B, C) mean probability -> (B,) int32 class, ties to the smallest; one label: 1 if p̄ >= ½. gaussian: float32."""
+    if link == "gaussian":
+        return mean.float()
+    if link == "sigmoid" and mean.shape[-1] == 1:
+        return (mean[..., 0] >= 0.5).int()
+    return mean.argmax(-1).int()
+
+
+def reduction_share(reduction: str | float) -> float:
+    """The share of an item's pixels, highest first, that is averaged: "mean" 1, "max" 0 (one pixel), else itself."""
+    if reduction in ("mean", "max"):
+        return 1.0 if reduction == "mean" else 0.0
+    if not isinstance(reduction, (int, float)) or not 0.0 < reduction <= 1.0:
+        raise ValueError(f"reduction must be 'mean', 'max' or a share of the pixels in (0, 1], got {reduction!r}")
+    return float(reduction)
+
+
+def reduce_pixels(scores_BS: Tensor, reduction: str | float) -> Tensor:
+    """(B, S) pixel scores -> (B,): mean, max, or mean of the highest ceil(reduction * S) pixels. NaN if any is NaN."""
+    share = reduction_share(reduction)
+    S = scores_BS.shape[1]
+    if share == 1.0:
+        return scores_BS.mean(1)
+    # topk ranks NaN above all numbers, so one NaN pixel makes its item NaN here too.
+    return scores_BS.topk(max(1, math.ceil(share * S)), dim=1).values.mean(1)
+
+
+def reduce_predictions(prediction_BS: Tensor, link: str, C: int) -> Tensor:
+    """(B, S) pixel predictions -> (B,): the majority class, ties to the smallest, -1 if any is. gaussian: the mean."""
+    import torch
+
+    if link == "gaussian":
+        return prediction_BS.mean(1)
+    counts = prediction_BS.new_zeros((len(prediction_BS), max(C, 2)))
+    counts.scatter_add_(1, prediction_BS.clamp_min(0).long(), torch.ones_like(prediction_BS))
+    return torch.where((prediction_BS < 0).any(1), -1, counts.argmax(1).int())
+
+
+# ---- the oracle ------------------------------------------------------------------------------------------------------
+
+
+def oracle_scores(
+    logits: Tensor,
+    scores: Sequence[str],
+    link: str = "softmax",
+    input: str = "logits",
+    noise_variance: float | None = None,
+    reduction: str | float = "mean",
+) -> dict[str, Tensor]:
+    """The scores by their definitions, in float64 and all at once: {name: (B,) float64} and "prediction". For tests.
+
+    logits: (T, B, C) or (T, B, C, *pixels), any float dtype, holding what ``input`` declares.
+    """
+    import torch
+
+    names = check_scores(scores, link, noise_variance)
+    check_input(input, link)
+    check_shape(logits.shape, link)
+    B, C = logits.shape[1:3]
+    outputs = logits.detach().movedim(2, -1).flatten(1, -2)  # (T, B * pixels, C)
+    ok = ok_outputs(outputs, link, input)
+    samples = _samples(outputs.double(), link, input, noise_variance)
+    results = {name: SCORES[name].oracle(samples, link) for name in names}
+    results = {name: torch.where(ok & values.isfinite(), values, math.nan) for name, values in results.items()}
+    mean = samples.mean_TB.mean(0) if link == "gaussian" else samples.mean(0)
+    prediction = torch.where(ok, predict(mean, link), math.nan if link == "gaussian" else -1)
+    if logits.ndim > 3:
+        S = math.prod(logits.shape[3:])
+        results = {name: reduce_pixels(values.view(B, S), reduction) for name, values in results.items()}
+        prediction = reduce_predictions(prediction.view(B, S), link, C)
+    return {**results, "prediction": prediction}
+
+
+def _samples(outputs_TBC: Tensor, link: str, input: str, noise_variance: float | None) -> Samples:
+    import torch
+
+    if link == "gaussian":
+        if outputs_TBC.shape[-1] == 1:
+            return GaussianSamples(outputs_TBC[..., 0], None, noise_variance)
+        if noise_variance is not None:
+            raise ValueError(TWO_NOISES)
+        return GaussianSamples(outputs_TBC[..., 0], outputs_TBC[..., 1].exp(), None)
+    if input == "probs":
+        p_TBC = outputs_TBC.clamp(0.0, 1.0)
+        return p_TBC / p_TBC.sum(-1, keepdim=True) if link == "softmax" else p_TBC
+    if link == "softmax":
+        return torch.softmax(outputs_TBC, -1)
+    return outputs_TBC.clamp_max(0.0).exp() if input == "log_probs" else torch.sigmoid(outputs_TBC)

@@ -1,0 +1,1 @@
+"""Operations with several implementations: one file per operation and backend, ``backends`` says which one runs."""

@@ -1,0 +1,211 @@
+"""``score_logits``: the outputs of T passes at hand -> scores. Checks, the choice of backend, and dense outputs.
+
+    native, triton   (T, B, C) float32, float16 or bfloat16 logits, softmax or sigmoid; every logit is read once
+    eager            everything else: float64, gaussian, sigmoid (log-)probabilities, other devices; PyTorch, in steps
+
+Dense outputs go to the same kernels as blocks of pixels in rows, at most 16 MB at a time (256 MB on a GPU).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..acquisition import check_input, check_scores, check_shape, reduce_pixels, reduce_predictions, reduction_share
+from . import backends, eager
+
+_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_BLOCK_BYTES = {
+    "cpu": 16 << 20,
+    "cuda": 256 << 20,
+}  # of rows cut from a larger output, or of their sums; a GPU needs more
+
+
+def score_logits(
+    logits_TBC: Tensor,
+    scores: Sequence[str] = ("bald", "entropy"),
+    *,
+    link: str = "softmax",
+    input: str = "logits",
+    noise_variance: float | None = None,
+    reduction: str | float = "mean",
+    backend: str | None = None,
+) -> dict[str, Tensor]:
+    """Acquisition scores of B items from the outputs of T stochastic passes. Higher = more informative.
+
+    logits_TBC: (T, B, C), or dense (T, B, C, *pixels); float16, bfloat16, float32 or float64; any strides; never changed.
+        T >= 1, B may be 0. C >= 2 classes for softmax, C >= 1 labels for sigmoid, for gaussian C = 1 (mean) or C = 2
+        (mean, log-variance).
+    scores: names from ``mcscore.SCORES``, where formulas, ranges and sources stand.
+    link, input: what the outputs are; never guessed. input: "logits", "log_probs" or "probs".
+    noise_variance: gaussian with C = 1, "bald": the variance of the observation noise.
+    reduction: dense outputs are scored per pixel, then averaged ("mean"), maximised ("max"), or a share in (0, 1] of the
+        pixels, the highest, is averaged.
+    backend: "native", "triton" or "eager" instead of the automatic choice; a ValueError if it cannot serve the call.
+
+    Returns {name: (B,) float32} and "prediction" (B,): int32 argmax of the mean probability, ties to the smallest class;
+    one sigmoid label: 1 if its mean probability >= ½; dense: the majority class; gaussian: the float32 mean. An item with
+    NaN or +inf outputs, or a softmax row of all -inf, has NaN scores and prediction -1 (gaussian NaN). -inf logits are
+    probability 0. ValueError names what does not fit.
+    """
+    names = check_scores(scores, link, noise_variance)
+    check_outputs(logits_TBC, names, link, input, noise_variance)
+    reduction_share(reduction)
+    T, B, C = logits_TBC.shape[:3]
+    device = logits_TBC.device
+    chosen = choose(logits_TBC, link, input, backend)
+    rows = math.prod((B, *logits_TBC.shape[3:]))
+    results = {name: torch.empty(rows, dtype=torch.float32, device=device) for name in names}
+    results["prediction"] = torch.empty(rows, dtype=torch.float32 if link == "gaussian" else torch.int32, device=device)
+    for first, outputs in row_blocks(logits_TBC, link, input, chosen):
+        if chosen == "eager":
+            state = eager.new_state(names, link, outputs.shape[1], C, device)
+            eager.accumulate(outputs, state, link, _kind(link, input))
+            block = eager.finish(state, names, link, T, noise_variance)
+        else:
+            block = _kernels(chosen).score(outputs, names, link)
+        for name, values in block.items():
+            results[name][first : first + len(values)] = values
+    return reduce_dense(results, logits_TBC.shape, link, reduction)
+
+
+def accumulate(
+    logits_tBC: Tensor, state: eager.State, link: str, *, input: str = "logits", backend: str | None = None
+) -> None:
+    """Add t passes to ``state`` (see ``kernels.eager``) in place. logits_tBC: (t, B, C) or dense, as in ``score_logits``.
+
+    The caller has checked shapes and settings; ``state`` holds one row per item, or per pixel in item-major order.
+    """
+    chosen = choose(logits_tBC, link, input, backend)
+    for first, outputs in row_blocks(logits_tBC, link, input, chosen):
+        part = {name: sums[first : first + outputs.shape[1]] for name, sums in state.items()}
+        if chosen == "native":
+            _kernels(chosen).accumulate(outputs, part, link)
+        else:  # no Triton kernel adds to float64 sums
+            eager.accumulate(outputs, part, link, _kind(link, input))
+
+
+def check_outputs(
+    outputs: Tensor, scores: Sequence[str], link: str, input: str, noise_variance: float | None = None
+) -> None:
+    """ValueError unless shape, dtype, settings and, for (log-)probabilities, the values fit. Logits are not read."""
+    kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+    if kind not in (*_KERNEL_DTYPES, torch.float64):
+        raise ValueError(f"outputs must be a tensor of float16, bfloat16, float32 or float64, got {kind}")
+    check_input(input, link)
+    check_shape(outputs.shape, link)
+    eager.check_noise(scores, link, outputs.shape[2], noise_variance)
+    # A constant added to a row changes no softmax, so any finite logits will do as softmax log-probabilities.
+    if input == "logits" or (link == "softmax" and input == "log_probs"):
+        return
+    pixels = math.prod(outputs.shape[3:])
+    for first, block in row_blocks(outputs, link, input, "eager", as_logits=False):
+        _check_range(block, link, input, first, pixels)
+
+
+def choose(outputs: Tensor, link: str, input: str, backend: str | None = None) -> str:
+    """The backend that serves these outputs. Where a kernel exists but cannot serve them, that is announced once."""
+    if backend is not None and backend not in backends.BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(backends.BACKENDS)}")
+    if backend == "eager":
+        return "eager"
+    if link == "gaussian":
+        obstacle = "link 'gaussian' has no kernel: one or two numbers per item and pass need none"
+    elif outputs.dtype not in _KERNEL_DTYPES:
+        obstacle = f"{outputs.dtype} outputs have no kernel; float32, float16 and bfloat16 have"
+    elif link == "sigmoid" and input != "logits":
+        obstacle = f"link 'sigmoid' with input={input!r} has no kernel; input='logits' has"
+    elif backend is not None:
+        backends.require(backend, outputs.device)
+        return backend
+    else:
+        return backends.select(outputs.device)
+    if backend is not None:
+        raise ValueError(f"backend {backend!r} cannot serve this call: {obstacle}")
+    if link != "gaussian" and outputs.device.type in ("cpu", "cuda"):
+        backends.warn_once(f"{obstacle}; mcscore takes the slower PyTorch path")
+    return "eager"
+
+
+def row_blocks(
+    outputs: Tensor, link: str, input: str, backend: str, *, as_logits: bool = True
+) -> Iterator[tuple[int, Tensor]]:
+    """Cut (T, B, C) or (T, B, C, *pixels) into (first row, (T, rows, C)) blocks; a row is an item or one of its pixels.
+
+    Softmax probabilities come out as logits, unless as_logits is False. Logits (T, B, C) for a kernel come out whole.
+    """
+    outputs = outputs.detach()
+    T, B, C, *pixels = outputs.shape
+    S = math.prod(pixels)
+    raw = input == "logits" or (link == "softmax" and input == "log_probs")
+    if raw and not pixels and backend != "eager":
+        yield 0, outputs
+        return
+    budget = _BLOCK_BYTES.get(outputs.device.type, _BLOCK_BYTES["cpu"])
+    # PyTorch sums hold up to 20 bytes per row and class (p, p2, votes) and finishing them makes as much again.
+    per_row = C * max(4 * T if not raw or pixels else 0, 40 if backend == "eager" else 0)
+    rows = max(1, budget // per_row)
+    items = max(1, rows // S)
+    for b in range(0, B, items):
+        part = outputs[:, b : b + items].flatten(3) if pixels else outputs[:, b : b + items, :, None]
+        for s in range(0, S, rows):
+            block = part[..., s : s + rows].transpose(2, 3).flatten(1, 2)  # (T, rows, C), item-major
+            first = b * S + s
+            if as_logits and input == "probs" and link == "softmax":
+                block = (block if block.dtype == torch.float64 else block.float()).clamp_min(0.0).log()
+            yield first, block
+
+
+def _kind(link: str, input: str) -> str:
+    """What ``row_blocks`` makes of the input: softmax takes logits only."""
+    return "logits" if link == "softmax" else input
+
+
+def reduce_dense(
+    results: dict[str, Tensor], shape: Sequence[int], link: str, reduction: str | float
+) -> dict[str, Tensor]:
+    """Per-row results -> per-item results of outputs of this shape; the results themselves where it is (T, B, C)."""
+    if len(shape) == 3:
+        return results
+    pixels = {name: values.view(shape[1], math.prod(shape[3:])) for name, values in results.items()}
+    reduced = {name: reduce_pixels(values, reduction) for name, values in pixels.items() if name != "prediction"}
+    return {**reduced, "prediction": reduce_predictions(pixels["prediction"], link, shape[2])}
+
+
+def _check_range(outputs_TnC: Tensor, link: str, input: str, first_row: int, pixels: int) -> None:
+    """ValueError if finite ``outputs`` are no (log-)probabilities, as declared: probably logits that were misdeclared.
+
+    Tolerates two roundings of the dtype, at least 1e-4; softmax probabilities are normalised later.
+    """
+    slack = max(1e-4, 2 * torch.finfo(outputs_TnC.dtype).eps)
+    x = outputs_TnC if outputs_TnC.dtype == torch.float64 else outputs_TnC.float()
+    if input == "log_probs":
+        wrong_TnC, rule = (x > slack) & (x < math.inf), "a log-probability is at most 0"
+    else:
+        wrong_TnC, rule = ((x < -slack) | (x > 1 + slack)) & x.isfinite(), "a probability lies in [0, 1]"
+    if wrong_TnC.any():
+        t, n, c = wrong_TnC.nonzero()[0].tolist()
+        item = (first_row + n) // pixels
+        raise ValueError(f"input={input!r}, but pass {t}, item {item}, class {c} holds {float(x[t, n, c]):.6g}: {rule}")
+    if input == "probs" and link == "softmax":
+        sums_Tn = x.sum(-1)
+        wrong_Tn = ((sums_Tn - 1).abs() > slack) & sums_Tn.isfinite()
+        if wrong_Tn.any():
+            t, n = wrong_Tn.nonzero()[0].tolist()
+            item = (first_row + n) // pixels
+            raise ValueError(f"input='probs', but pass {t} of item {item} sums to {float(sums_Tn[t, n]):.6g}, not 1")
+
+
+def _kernels(backend: str) -> Any:
+    """The module of a kernel backend: ``score(logits, names, link)``; native also ``accumulate(logits, state, link)``."""
+    if backend == "native":
+        from . import native
+
+        return native
+    from . import triton_score
+
+    return triton_score

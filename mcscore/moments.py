@@ -1,0 +1,95 @@
+"""``Moments``: scores from passes that arrive a few at a time, in any split, from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .acquisition import check_input, check_scores, reduction_share
+from .kernels import eager
+from .kernels.score import accumulate, check_outputs, reduce_dense
+
+_SETTINGS = ("scores", "link", "input", "noise_variance", "reduction")
+
+
+class Moments:
+    """The streaming reduction over passes: O(B C) memory whatever T is, and any split of the passes gives equal scores.
+
+        moments = Moments(scores=("bald", "entropy"))
+        for logits_tBC in passes:          # (t, B, C), t may vary; ensembles and Laplace samples are passes too
+            moments.update(logits_tBC)
+        scores = moments.compute()         # {"bald": (B,), "entropy": (B,), "prediction": (B,)}
+
+    Arguments, results and errors are those of ``mcscore.score_logits``; dense outputs (t, B, C, *pixels) keep their sums
+    per pixel. ``n`` is the number of passes so far.
+    """
+
+    def __init__(
+        self,
+        scores: Sequence[str] = ("bald", "entropy"),
+        link: str = "softmax",
+        input: str = "logits",
+        noise_variance: float | None = None,
+        reduction: str | float = "mean",
+    ) -> None:
+        self.scores = check_scores(scores, link, noise_variance)
+        check_input(input, link)
+        reduction_share(reduction)
+        self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
+        self.n = 0
+        self._shape: tuple[int, ...] | None = None  # of one pass: (B, C, *pixels)
+        self._state: eager.State = {}
+
+    def update(self, logits_tBC: Tensor) -> Moments:
+        """Add t >= 1 passes over the same B items. ValueError if their shape or device is not that of earlier passes."""
+        check_outputs(logits_tBC, self.scores, self.link, self.input, self.noise_variance)
+        shape = tuple(logits_tBC.shape[1:])
+        if self._shape is None:
+            B, C, *pixels = shape
+            rows = torch.Size((B, *pixels)).numel()
+            state = eager.new_state(self.scores, self.link, rows, C, logits_tBC.device)
+        else:
+            self._check_same(shape, logits_tBC.device)
+            state = self._state
+        accumulate(logits_tBC, state, self.link, input=self.input)
+        self._shape, self._state = shape, state
+        self.n += len(logits_tBC)
+        return self
+
+    def merge(self, other: Moments) -> Moments:
+        """Add the passes of ``other`` (left as it is). Associative. ValueError names the setting in which they differ."""
+        for name in _SETTINGS:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(f"cannot merge moments whose {name} differ: {mine!r} and {theirs!r}")
+        if other._shape is None:
+            return self
+        if self._shape is None:
+            self._shape, self.n = other._shape, other.n
+            self._state = {name: sums.clone() for name, sums in other._state.items()}
+            return self
+        self._check_same(other._shape, other._state["bad"].device)
+        eager.merge(self._state, other._state, self.link)
+        self.n += other.n
+        return self
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores of the passes so far, as ``score_logits`` returns them. More passes may follow."""
+        if self._shape is None:
+            raise ValueError("no pass yet: call update(logits) before compute()")
+        results = eager.finish(self._state, self.scores, self.link, self.n, self.noise_variance)
+        return reduce_dense(results, (self.n, *self._shape), self.link, self.reduction)
+
+    def _check_same(self, shape: tuple[int, ...], device: torch.device) -> None:
+        if shape != self._shape:
+            raise ValueError(
+                f"passes of shape (t, B, C, ...) = (t, {_tail(shape)}) after passes of (t, {_tail(self._shape)})"
+            )
+        if device != self._state["bad"].device:
+            raise ValueError(f"passes on {device} after passes on {self._state['bad'].device}")
+
+
+def _tail(shape: tuple[int, ...] | None) -> str:
+    return ", ".join(map(str, shape or ()))
