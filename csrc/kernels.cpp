@@ -1,0 +1,31 @@
+// All kernels for one instruction set. setup.py compiles this file once per set, with -DMCSCORE_ISA=<name> and its flags.
+#include "dropout.h"
+#include "score.h"
+
+namespace mcscore {
+namespace MCSCORE_ISA {
+
+template <Type In> static bool score_link(const Logits& x, Link link, const Scores& to, Part part) {
+    return link == Link::softmax ? score_of<In, Link::softmax>(x, to, part) : score_of<In, Link::sigmoid>(x, to, part);
+}
+static bool score(const Logits& x, Link link, const Scores& to, Part part) {
+    if (x.type == Type::f32) return score_link<Type::f32>(x, link, to, part);
+    if (x.type == Type::f16) return score_link<Type::f16>(x, link, to, part);
+    return score_link<Type::bf16>(x, link, to, part);
+}
+
+template <Type In> static bool accumulate_link(const Logits& x, Link link, const State& to, Part part) {
+    return link == Link::softmax ? accumulate_of<In, Link::softmax>(x, to, part) : accumulate_of<In, Link::sigmoid>(x, to, part);
+}
+static bool accumulate(const Logits& x, Link link, const State& to, Part part) {
+    if (x.type == Type::f32) return accumulate_link<Type::f32>(x, link, to, part);
+    if (x.type == Type::f16) return accumulate_link<Type::f16>(x, link, to, part);
+    return accumulate_link<Type::bf16>(x, link, to, part);
+}
+
+#define MC_TEXT_(x) #x
+#define MC_TEXT(x) MC_TEXT_(x)
+extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), score, accumulate, keep_mask, dropout, philox};
+
+}  // namespace MCSCORE_ISA
+}  // namespace mcscore

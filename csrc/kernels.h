@@ -1,0 +1,69 @@
+// What the kernels take and give: plain structs and one table of function pointers per instruction set.
+//
+// Kernels know nothing of Python or of any framework. They are single-threaded, re-entrant and touch only what they are
+// given; callers split the items over threads. A kernel returns false if, and only if, it could not get its scratch
+// memory (O(C) bytes), and has then written nothing.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace mcscore {
+
+enum class Type : int { f32, f16, bf16 };
+enum class Link : int { softmax, sigmoid };
+
+struct Logits {  // (T, B, C); the classes of a row are contiguous, strides count elements
+    const void* data;
+    Type type;
+    int64_t T, B, C, stride_t, stride_b;
+};
+
+struct Scores {  // (B,) each; null = not asked for
+    float *entropy, *expected_entropy, *bald, *least_confidence, *margin, *variation_ratio, *mean_std;
+    int32_t* prediction;
+};
+
+struct State {  // sums over passes, added to in place; null = not kept
+    double *p_BC, *p2_BC, *h_B;
+    int32_t* votes_BC;
+    bool* bad_B;
+};
+
+struct Masks {  // the keep bits of one site: a function of (seed, site, pass, id, element) alone
+    uint64_t seed;
+    uint32_t site;
+    const int64_t* passes_t;
+    const int64_t* ids_B;
+    int64_t t, B, E;
+    int random_bits;  // per element: 1, 8 or 16
+    uint32_t threshold;  // kept iff the element's random value >= threshold
+};
+
+struct Dropout {  // y = keep ? a x + b : d
+    const void* x_sBEI;
+    void* y_tBEI;
+    Type type;
+    int64_t s, I;  // s = 1: every pass reads the same x
+    float a, b, d;
+};
+
+struct Part {  // the share of one call: items [b0, b1), passes [t0, t1)
+    int64_t b0, b1, t0, t1;
+};
+
+struct Kernels {
+    const char* isa;
+    bool (*score)(const Logits&, Link, const Scores&, Part);
+    bool (*accumulate)(const Logits&, Link, const State&, Part);
+    void (*keep_mask)(const Masks&, bool* keep_tBE, Part);
+    void (*dropout)(const Masks&, const Dropout&, Part);
+    void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);
+};
+
+// One per translation unit that was compiled in; which of them this machine can run is decided in dispatch.h.
+namespace baseline { extern const Kernels kernels; }
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+
+}  // namespace mcscore

@@ -1,0 +1,214 @@
+// Vectors of W float32 lanes in the instruction set this translation unit is compiled for.
+//
+// GCC/Clang vector extensions carry the arithmetic, so one source serves every width; an intrinsic appears only where
+// the compilers do not find the one instruction that does the job. Everything lives in mcscore::<instruction set> and
+// is always inlined: a function shared with another translation unit could be kept in its AVX-512 form and then run on
+// a machine without AVX-512. For the same reason no header here may pull in inline functions of the standard library.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "kernels.h"
+
+#define MC_INLINE inline __attribute__((always_inline))
+
+namespace mcscore {
+namespace MCSCORE_ISA {
+
+#if defined(MCSCORE_W)  // a width given by hand, to test the wide code on a narrow machine
+constexpr int W = MCSCORE_W;
+#elif defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float f32v __attribute__((vector_size(4 * W)));
+typedef int32_t i32v __attribute__((vector_size(4 * W)));
+typedef uint32_t u32v __attribute__((vector_size(4 * W)));
+typedef uint64_t u64v __attribute__((vector_size(4 * W)));  // W / 2 lanes
+typedef uint16_t u16w __attribute__((vector_size(2 * W)));  // W lanes, half a register
+typedef uint8_t u8w __attribute__((vector_size(W)));        // W lanes, a quarter
+typedef uint8_t u8v __attribute__((vector_size(4 * W)));    // 4 W lanes
+
+template <class V, class T> MC_INLINE V load(const T* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class V, class T> MC_INLINE void store(T* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
+template <class To, class From> MC_INLINE To bits(From v) {
+    static_assert(sizeof(To) == sizeof(From), "a change of type, not of size");
+    To out;
+    __builtin_memcpy(&out, &v, sizeof out);
+    return out;
+}
+MC_INLINE f32v all(float x) { return x - f32v{}; }
+MC_INLINE i32v all(int32_t x) { return x - i32v{}; }
+MC_INLINE u64v all(uint64_t x) { return x - u64v{}; }
+
+template <int...> struct Indices {};
+template <int N, int... I> struct Count : Count<N - 1, N - 1, I...> {};
+template <int... I> struct Count<0, I...> { typedef Indices<I...> type; };
+
+template <int... I> MC_INLINE i32v lane_numbers(Indices<I...>) { return i32v{I...}; }
+MC_INLINE i32v lane_numbers() { return lane_numbers(typename Count<W>::type()); }
+
+// The larger lane; b where either is NaN (the rule of x86 maxps, which the compilers do not emit for a > b ? a : b).
+MC_INLINE f32v max(f32v a, f32v b) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (f32v)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    if constexpr (W == 8) return (f32v)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    if constexpr (W == 4) return (f32v)_mm_max_ps((__m128)a, (__m128)b);
+#endif
+    return a > b ? a : b;
+}
+
+// Lane i of the result is lane pick(i) of the concatenation (a, b).
+#if defined(__clang__)
+#define MC_SHUFFLE(V, M, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MC_SHUFFLE(V, M, a, b, ...) __builtin_shuffle(a, b, (M){__VA_ARGS__})
+#endif
+
+// One butterfly step of a W x W transpose: swaps the lanes with bit S set in a with those with it clear in b.
+template <int S, int... I> MC_INLINE void swap_lanes(f32v& a, f32v& b, Indices<I...>) {
+    const f32v low = MC_SHUFFLE(f32v, i32v, a, b, (I & S ? W + I - S : I)...);
+    b = MC_SHUFFLE(f32v, i32v, a, b, (I & S ? W + I : I + S)...);
+    a = low;
+}
+template <int S> MC_INLINE void transpose_steps(f32v (&r)[W]) {
+    if constexpr (S < W) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++)
+            if (!(i & S)) swap_lanes<S>(r[i], r[i + S], typename Count<W>::type());
+        transpose_steps<2 * S>(r);
+    }
+}
+MC_INLINE void transpose(f32v (&r)[W]) { transpose_steps<1>(r); }
+
+template <int... I> MC_INLINE u64v interleave_even(u64v a, u64v b, Indices<I...>) {
+    return MC_SHUFFLE(u64v, u64v, a, b, (I & 1 ? W / 2 + I - 1 : I)...);
+}
+template <int... I> MC_INLINE u64v interleave_odd(u64v a, u64v b, Indices<I...>) {
+    return MC_SHUFFLE(u64v, u64v, a, b, (I & 1 ? W / 2 + I : I + 1)...);
+}
+
+// Product of the low 32 bits of each 64-bit lane with m; what the upper 32 bits hold does not matter.
+MC_INLINE u64v multiply_low(u64v a, uint32_t m) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (u64v)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+#elif defined(__AVX2__)
+    if constexpr (W == 8) return (u64v)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
+#elif defined(__SSE2__)
+    if constexpr (W == 4) return (u64v)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
+#elif defined(__aarch64__)
+    if constexpr (W == 4) return (u64v)vmull_u32(vmovn_u64((uint64x2_t)a), vdup_n_u32(m));
+#endif
+    return (a & 0xffffffffu) * (uint64_t)m;
+}
+
+// Sum and maximum over the lanes, in every lane of the result.
+template <int S, int... I> MC_INLINE f32v swapped(f32v v, Indices<I...>) { return MC_SHUFFLE(f32v, i32v, v, v, (I ^ S)...); }
+template <int S = W / 2> MC_INLINE f32v sum_lanes(f32v v) {
+    v += swapped<S>(v, typename Count<W>::type());
+    if constexpr (S > 1) return sum_lanes<S / 2>(v);
+    else return v;
+}
+template <int S = W / 2> MC_INLINE f32v max_lanes(f32v v) {
+    v = max(v, swapped<S>(v, typename Count<W>::type()));
+    if constexpr (S > 1) return max_lanes<S / 2>(v);
+    else return v;
+}
+
+// ---- 16-bit floats: W of them from and to memory ------------------------------------------------------------------
+
+template <Type> struct Element;
+template <> struct Element<Type::f32> { typedef float type; };
+template <> struct Element<Type::f16> { typedef uint16_t type; };
+template <> struct Element<Type::bf16> { typedef uint16_t type; };
+
+MC_INLINE f32v from_half(u16w h) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (f32v)_mm512_cvtph_ps((__m256i)h);
+#elif defined(__F16C__)
+    if constexpr (W == 8) return (f32v)_mm256_cvtph_ps((__m128i)h);
+#elif defined(__aarch64__)
+    if constexpr (W == 4) return (f32v)vcvt_f32_f16((float16x4_t)h);
+#endif
+    // The exponent is rebiased by a multiplication, which gets subnormal halves right as well.
+    const u32v u = __builtin_convertvector(h, u32v), magnitude = (u & 0x7fffu) << 13;
+    const f32v scaled = bits<f32v>(magnitude) * 0x1p112f;
+    const u32v finite = bits<u32v>(scaled);
+    const u32v value = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite;
+    return bits<f32v>(value | ((u & 0x8000u) << 16));
+}
+
+MC_INLINE u16w to_half(f32v v) {  // round to nearest, ties to even
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (u16w)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+    if constexpr (W == 8) return (u16w)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+    if constexpr (W == 4) return (u16w)vcvt_f16_f32((float32x4_t)v);
+#endif
+    const u32v all_bits = bits<u32v>(v), sign = all_bits & 0x80000000u, f = all_bits ^ sign;
+    const u32v normal = (f + 0xc8000fffu + ((f >> 13) & 1u)) >> 13;
+    const u32v subnormal = bits<u32v>(bits<f32v>(f) + 0.5f) - 0x3f000000u;  // the addition does the rounding
+    const u32v special = f > 0x7f800000u ? (f & 0u) + 0x7e00u : (f & 0u) + 0x7c00u;
+    u32v out = f < 0x38800000u ? subnormal : normal;
+    out = f >= 0x47800000u ? special : out;
+    return __builtin_convertvector(out | (sign >> 16), u16w);
+}
+
+MC_INLINE f32v from_bfloat(u16w h) { return bits<f32v>(__builtin_convertvector(h, u32v) << 16); }
+
+MC_INLINE u16w to_bfloat(f32v v) {  // round to nearest, ties to even
+    const u32v f = bits<u32v>(v), rounded = (f + 0x7fffu + ((f >> 16) & 1u)) >> 16;
+    const u32v out = (f & 0x7fffffffu) > 0x7f800000u ? (f & 0u) + 0x7fc0u : rounded;
+    return __builtin_convertvector(out, u16w);
+}
+
+template <Type In> MC_INLINE f32v load_as_float(const typename Element<In>::type* p) {
+    if constexpr (In == Type::f32) return load<f32v>(p);
+    else if constexpr (In == Type::f16) return from_half(load<u16w>(p));
+    else return from_bfloat(load<u16w>(p));
+}
+
+template <Type Out> MC_INLINE void store_from_float(typename Element<Out>::type* p, f32v v) {
+    if constexpr (Out == Type::f32) store(p, v);
+    else if constexpr (Out == Type::f16) store(p, to_half(v));
+    else store(p, to_bfloat(v));
+}
+
+// The first n < W elements, 0 in the other lanes. Reads nothing beyond p[n - 1].
+template <Type In> MC_INLINE f32v load_first(const typename Element<In>::type* p, int n) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16 && In == Type::f32) return (f32v)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif defined(__AVX2__)
+    if constexpr (W == 8 && In == Type::f32) return (f32v)_mm256_maskload_ps(p, (__m256i)(lane_numbers() < n));
+#endif
+    typename Element<In>::type part[W];
+    for (int i = 0; i < W; i++) part[i] = i < n ? p[i] : 0;
+    return load_as_float<In>(part);
+}
+
+template <Type Out> MC_INLINE void store_first(typename Element<Out>::type* p, int n, f32v v) {
+    typename Element<Out>::type part[W];
+    store_from_float<Out>(part, v);
+    for (int i = 0; i < n; i++) p[i] = part[i];
+}
+
+}  // namespace MCSCORE_ISA
+}  // namespace mcscore
