@@ -36,7 +36,9 @@ class Scorer:
         arguments. Without one, uint8 becomes float / 255, normalised if ``normalise`` was called; anything else goes in
         as it is, floats in the dtype of the model's parameters.
     device: where to run; default: where the model's first parameter is.
-    sites: names (shell patterns) or indices of the dropout sites to use; default all.
+    sites: names (shell patterns) or indices of the dropout sites to use; default all. p: a drop probability for all of
+        them, or by name or index, instead of the model's own. weight_dropout: for a model without dropout, drop weights of
+        Linear and convolution layers with this probability (DropConnect), one mask per pass for all items.
     noise_variance, reduction: for link gaussian and for dense outputs, see ``score_logits``.
     memory: bytes of activations a step may use. embedding: name of the module whose output ``embed`` returns; default:
     the input of the
@@ -58,6 +60,8 @@ class Scorer:
         transform: Callable[[Tensor], Any] | None = None,
         device: str | torch.device | None = None,
         sites: Sequence[str | int] | None = None,
+        p: float | Mapping[str | int, float] | None = None,
+        weight_dropout: float | None = None,
         noise_variance: float | None = None,
         reduction: str | float = "mean",
         memory: int = MEMORY,
@@ -101,7 +105,7 @@ class Scorer:
         if device is not None:
             model.to(self._device)
         self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-        self._sites, self._embedding = sites, embedding
+        self._sites, self._p, self._weight_dropout, self._embedding = sites, p, weight_dropout, embedding
         self._mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self._passes: Passes | None = None
         self._plan: Plan | None = None
@@ -181,7 +185,7 @@ class Scorer:
         probe_items = items_B[np.unique(spread)] if B >= 3 else items_B[np.resize(np.arange(B), 3)]
         three = self._inputs(probe_items)
         two = self._inputs(probe_items[:2])
-        found = discover(self.model, two, three, self._sites)
+        found = discover(self.model, two, three, self._sites, self._p, self._weight_dropout)
         if not any(site.active for site in found.sites):
             raise ValueError("sites: no dropout site is left on")
         self._passes = Passes(self.model, found, seed=self.seed, shared=self.masks == "shared")
@@ -297,6 +301,7 @@ class Scorer:
             "input": self.input,
             "noise_variance": self.noise_variance,
             "reduction": self.reduction,
+            "weight_dropout": self._weight_dropout,
             "sites": [
                 {"index": s.index, "name": s.name, "kind": s.kind, "p": s.p, "shape": list(s.shape), "active": s.active}
                 for s in sites

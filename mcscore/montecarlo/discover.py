@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 from ..kernels import backends
 from ..masks import MAX_SITES, rate
 from .intercept import Call, Interceptor, call_model, is_normalisation, without_statistics
-from .kinds import AffineOf, Kind
+from .kinds import WEIGHTS, AffineOf
 
 
 class SiteError(ValueError):
@@ -39,7 +39,8 @@ class Site:
     index: int  # order of first execution; part of the mask's definition
     name: str
     kind: str
-    p: float  # of dropping, as the model has it (masks realise it to within 2^-17)
+    p: float  # of dropping, in scoring (masks realise it to within 2^-17)
+    model_p: float  # as the model has it
     shape: tuple[int, ...]  # of the masked tensor for one item, the item's own axis left out
     axis: (
         int | None
@@ -66,6 +67,7 @@ class Discovery:
     sites: tuple[Site, ...]
     idle: tuple[str, ...]  # stochastic calls that do nothing even in training (p = 0, training=False)
     training: tuple[str, ...]  # modules that must be in training mode for their sites to be reached
+    weight_p: float | None = None  # weights of Linear and convolution are dropped with this probability
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def evaluating(model: nn.Module, training: Sequence[str] = ()) -> Iterator[None]
             module.training = flag
 
 
-def probe(model: nn.Module, inputs: Any) -> dict[str, tuple[Call, _Signature]]:
+def probe(model: nn.Module, inputs: Any, weight_p: float | None = None) -> dict[str, tuple[Call, _Signature]]:
     """Every stochastic call of one training-mode pass, by name."""
     twin = private_copy(model)
     twin.train()
@@ -137,7 +139,7 @@ def probe(model: nn.Module, inputs: Any) -> dict[str, tuple[Call, _Signature]]:
 
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices), torch.no_grad(), Probe(twin, handler):
+        with torch.random.fork_rng(devices), torch.no_grad(), Probe(twin, handler, weight_p):
             call_model(twin, inputs)
     except Exception as error:
         raise SiteError(
@@ -147,7 +149,9 @@ def probe(model: nn.Module, inputs: Any) -> dict[str, tuple[Call, _Signature]]:
     return calls
 
 
-def _trace(model: nn.Module, inputs: Any, live: Collection[str], training: Sequence[str]) -> _Seen:
+def _trace(
+    model: nn.Module, inputs: Any, live: Collection[str], training: Sequence[str], weight_p: float | None
+) -> _Seen:
     """One deterministic pass in evaluation mode."""
     paths = {id(module): name for name, module in model.named_modules()}
     seen = _Seen({}, {}, {})
@@ -165,16 +169,20 @@ def _trace(model: nn.Module, inputs: Any, live: Collection[str], training: Seque
 
         return call.kind.run(call.arguments, look)
 
-    with evaluating(model, training), Interceptor(model, handler):
+    with evaluating(model, training), Interceptor(model, handler, weight_p):
         call_model(model, inputs)
     return seen
 
 
 def _reach(
-    model: nn.Module, inputs: Any, live: Mapping[str, _Signature], expected: Mapping[str, _Signature]
+    model: nn.Module,
+    inputs: Any,
+    live: Mapping[str, _Signature],
+    expected: Mapping[str, _Signature],
+    weight_p: float | None,
 ) -> tuple[_Seen, tuple[str, ...]]:
     """A trace that meets every live site as training mode does, and the modules that had to be in training mode for it."""
-    seen = _trace(model, inputs, live, ())
+    seen = _trace(model, inputs, live, (), weight_p)
     training: tuple[str, ...] = ()
     if {name: seen.calls.get(name) for name in live} != live or set(seen.calls) != set(expected):
         # Some call hides behind ``if self.training``, or its p does: nn.MultiheadAttention passes 0 in evaluation.
@@ -188,7 +196,7 @@ def _reach(
         norms = [owner for owner in training if is_normalisation(named[owner])]
         if norms:
             raise SiteError(f"dropout inside normalisation layers cannot be driven: {', '.join(norms)}")
-        seen = _trace(model, inputs, live, training)
+        seen = _trace(model, inputs, live, training, weight_p)
     missing = [f"{name} ({s.function}, p={s.p:g})" for name, s in live.items() if seen.calls.get(name) != s]
     if missing:
         raise SiteError(
@@ -201,76 +209,72 @@ def _of_owner(calls: Mapping[str, _Signature], owner: str) -> dict[str, _Signatu
     return {name: signature for name, signature in calls.items() if signature.owner == owner}
 
 
-def discover(model: nn.Module, inputs_2: Any, inputs_3: Any, chosen: Sequence[str | int] | None = None) -> Discovery:
+def discover(
+    model: nn.Module,
+    inputs_2: Any,
+    inputs_3: Any,
+    chosen: Sequence[str | int] | None = None,
+    p: float | Mapping[str | int, float] | None = None,
+    weight_p: float | None = None,
+) -> Discovery:
     """Find the sites of ``model`` with two and with three items as input.
 
     chosen: names (shell patterns) or indices of the sites to use; the others are switched off. None: all.
+    p: a drop probability for all sites, or by name (shell pattern) or index, instead of the model's own.
+    weight_p: for a model without dropout, drop the weights of Linear and convolution with this probability.
     Raises SiteError: no dropout at all, randomness that cannot be driven, a site that evaluation mode cannot reach, a
     site whose tensor holds the items in a way that cannot be followed, a name that matches nothing.
     """
-    calls = probe(model, inputs_2)
+    who = type(model).__name__
+    calls = probe(model, inputs_2, weight_p)
     undriven = [
         f"{name} ({call.function.__name__})" for name, (call, _) in calls.items() if call.live and call.kind is None
     ]
     live = {name: signature for name, (call, signature) in calls.items() if call.live and call.kind is not None}
     if undriven and (chosen is None or not live):
         raise SiteError(
-            f"{type(model).__name__} draws randomness in training mode that masks cannot drive: {'; '.join(undriven)}. "
+            f"{who} draws randomness in training mode that masks cannot drive: {'; '.join(undriven)}. "
             "Remove it, guard it, or choose the dropout sites to use with sites=[...] to leave it off"
         )
     if not live:
         off = ", ".join(calls) or "none"
         raise SiteError(
-            f"{type(model).__name__} has no live dropout: all passes would be equal (stochastic calls that do nothing: {off}). "
-            "Score a model that was trained with dropout, set p > 0 on its dropout layers, or feed passes of another posterior "
-            "(an ensemble, Laplace samples) to mcscore.Moments"
+            f"{who} has no live dropout: all passes would be equal (stochastic calls that do nothing: {off}). Score a model "
+            "that was trained with dropout, set p > 0 on its dropout layers, drop weights instead with weight_dropout=0.1, "
+            "or feed passes of another posterior (an ensemble, Laplace samples) to mcscore.Moments"
         )
+    own = [name for name, (call, _) in calls.items() if name in live and call.function not in WEIGHTS]
+    if weight_p is not None and own:
+        raise SiteError(f"weight_dropout is for models without dropout; {who} has {', '.join(own)}")
     expected = {name: signature for name, (_, signature) in calls.items()}
-    seen, training = _reach(model, inputs_2, live, expected)
-    shapes_3 = _trace(model, inputs_3, live, training).shapes
-    sites = [
-        _site(
-            index,
-            name,
-            live[call_name(name)],
-            calls[call_name(name)][0].kind,
-            *seen.shapes[name],
-            shapes_3.get(name, ((), 0))[0],
-        )
-        for index, name in enumerate(seen.shapes)
-    ]
+    seen, training = _reach(model, inputs_2, live, expected, weight_p)
+    shapes_3 = _trace(model, inputs_3, live, training, weight_p).shapes
+    sites = []
+    for index, name in enumerate(seen.shapes):
+        kind = calls[call_name(name)][0].kind
+        assert kind is not None
+        shape_3 = shapes_3.get(name, ((), 0))[0]
+        sites.append(_site(index, name, live[call_name(name)].p, kind.name, *seen.shapes[name], shape_3))
     if len(sites) > MAX_SITES:
         raise SiteError(f"{len(sites)} sites; the mask counter has room for {MAX_SITES}")
-    if any(site.rows > 1 for site in sites):
-        _check_row_order(model, inputs_2, sites, seen.tensors, live, training)
-    return Discovery(_choose(sites, chosen), tuple(name for name in calls if name not in live), training)
+    if any(site.axis is not None for site in sites):
+        swapped = tree_map_only(Tensor, lambda x: x.flip(0) if x.ndim and x.shape[0] == 2 else x, inputs_2)
+        _check_order(sites, seen.tensors, _trace(model, swapped, live, training, weight_p).tensors)
+    idle = tuple(name for name in calls if name not in live)
+    return Discovery(_choose(_with_p(sites, p), chosen), idle, training, weight_p)
 
 
 def _site(
-    index: int,
-    name: str,
-    signature: _Signature,
-    kind: Kind | None,
-    shape: tuple[int, ...],
-    mask_rank: int,
-    shape_3: tuple[int, ...],
+    index: int, name: str, p: float, kind: str, shape: tuple[int, ...], mask_rank: int, shape_3: tuple[int, ...]
 ) -> Site:
-    assert kind is not None
-    if 0.0 < signature.p < 1.0:
-        try:
-            rate(signature.p)
-        except ValueError as error:
-            raise SiteError(f"site {index} ({name}): {error}") from None
     axis, rows = _item_axis(name, shape, shape_3)
     if axis is not None and axis >= mask_rank:
         raise SiteError(
-            f"site {index} ({name}, {kind.name} on {shape}) reads its input as one unbatched item, so one mask would cover "
+            f"site {index} ({name}, {kind} on {shape}) reads its input as one unbatched item, so one mask would cover "
             "several items of the batch; give it a tensor with a batch dimension"
         )
     item_shape = tuple(n for d, n in enumerate(shape) if d != axis)
-    return Site(
-        index, name, kind.name, signature.p, item_shape if rows == 1 else (rows, *item_shape), axis, rows, mask_rank
-    )
+    return Site(index, name, kind, p, p, item_shape if rows == 1 else (rows, *item_shape), axis, rows, mask_rank)
 
 
 def _item_axis(name: str, shape_2: tuple[int, ...], shape_3: tuple[int, ...]) -> tuple[int | None, int]:
@@ -289,41 +293,58 @@ def _item_axis(name: str, shape_2: tuple[int, ...], shape_3: tuple[int, ...]) ->
     return grown[0], shape_2[grown[0]] // 2
 
 
-def _check_row_order(
-    model: nn.Module,
-    inputs_2: Any,
-    sites: Sequence[Site],
-    tensors: Mapping[str, Tensor],
-    live: Collection[str],
-    training: Sequence[str],
-) -> None:
-    """Where an axis holds several rows per item, swapping the two items must swap the two halves of the axis."""
-    swapped = tree_map_only(Tensor, lambda x: x.flip(0) if x.ndim and x.shape[0] == 2 else x, inputs_2)
-    after = _trace(model, swapped, live, training).tensors
+def _check_order(sites: Sequence[Site], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Swapping the two items of the input must swap them in every site's tensor, and change nothing else.
+
+    Otherwise the rows are in another order than the items (sorted by length, patch after patch), or one item's values
+    depend on its neighbours: masks and scores would depend on the batch.
+    """
     for site in sites:
-        if site.rows == 1 or site.axis is None:
+        if site.axis is None:
             continue
-        first, second = tensors[site.name].movedim(site.axis, 0), after[site.name].movedim(site.axis, 0)
-        if torch.equal(first, second):
-            backends.warn_once(
-                f"{site}: the two probe items look alike, so the order of its {site.rows} rows per item could not be verified"
-            )
-        elif not torch.allclose(first.roll(site.rows, 0), second, rtol=1e-3, atol=1e-5):
+        first, second = before[site.name].movedim(site.axis, 0), after[site.name].movedim(site.axis, 0)
+        swapped = first.roll(site.rows, 0)
+        if torch.equal(first, swapped):
+            if site.rows > 1:
+                backends.warn_once(
+                    f"{site}: the two probe items look alike, so the order of its {site.rows} rows per item could not be verified"
+                )
+        elif not torch.allclose(swapped, second, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise SiteError(
-                f"{site}: {site.rows} rows per item share dimension {site.axis} with the batch, not item after item; "
-                "move the batch dimension first before this dropout"
+                f"{site}: swapping two items of the batch does not swap their {'' if site.rows == 1 else f'{site.rows} '}rows in "
+                f"dimension {site.axis} of its input. Keep the items in order, item after item, and independent of each other"
             )
+
+
+def _with_p(sites: Sequence[Site], p: float | Mapping[str | int, float] | None) -> list[Site]:
+    """The sites with the probabilities asked for, each checked against what random bits can tell apart."""
+    wanted: Mapping[str | int, float] = {} if p is None else p if isinstance(p, Mapping) else {"*": p}
+    chosen = {site.index: site.p for site in sites}
+    for pattern, value in wanted.items():
+        for index in _matching(sites, pattern):
+            if sites[index].kind == "bernoulli_":
+                raise SiteError(f"{sites[index]} divides by its own keep probability; set p in the model instead")
+            chosen[index] = float(value)
+    for index, value in chosen.items():
+        if value != 1.0:
+            try:
+                rate(value)
+            except ValueError as error:
+                raise SiteError(f"site {index} ({sites[index].name}): {error}") from None
+    return [replace(site, p=chosen[site.index]) for site in sites]
+
+
+def _matching(sites: Sequence[Site], pattern: str | int) -> set[int]:
+    hits = {
+        s.index for s in sites if (s.index == pattern if isinstance(pattern, int) else fnmatchcase(s.name, pattern))
+    }
+    if not hits:
+        raise SiteError(f"sites: {pattern!r} matches none of {', '.join(f'{s.index} {s.name}' for s in sites)}")
+    return hits
 
 
 def _choose(sites: Sequence[Site], chosen: Sequence[str | int] | None) -> tuple[Site, ...]:
     if chosen is None:
         return tuple(sites)
-    wanted: set[int] = set()
-    for pattern in chosen:
-        hits = {
-            s.index for s in sites if (s.index == pattern if isinstance(pattern, int) else fnmatchcase(s.name, pattern))
-        }
-        if not hits:
-            raise SiteError(f"sites: {pattern!r} matches none of {', '.join(f'{s.index} {s.name}' for s in sites)}")
-        wanted |= hits
+    wanted = set[int]().union(*(_matching(sites, pattern) for pattern in chosen))
     return tuple(replace(s, active=s.index in wanted) for s in sites)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .kinds import BY_FUNCTION, UNDRIVEN, Kind, undriven_is_live
+from .kinds import BY_FUNCTION, UNDRIVEN, WEIGHTS, Kind, undriven_is_live
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,14 @@ def is_normalisation(module: nn.Module) -> bool:
 
 
 class Interceptor(TorchFunctionMode):
-    """Calls ``handler`` for every stochastic call made while it is active, and executes everything else unchanged."""
+    """Calls ``handler`` for every stochastic call made while it is active, and executes everything else unchanged.
 
-    def __init__(self, model: nn.Module, handler: Handler) -> None:
+    weight_p: offer Linear and convolution as calls that drop their weights with this probability.
+    """
+
+    def __init__(self, model: nn.Module, handler: Handler, weight_p: float | None = None) -> None:
         super().__init__()
+        self._weight_p = weight_p
         self._names = {id(module): name for name, module in model.named_modules()}
         self._handler = handler
         self._seen: Counter[str] = Counter()
@@ -80,6 +84,11 @@ class Interceptor(TorchFunctionMode):
         if kind is not None and kind.covers(args, kwargs):
             arguments = kind.bind(args, kwargs)
             return self._handler(self._call(func, kind, arguments, kind.live(arguments), args, kwargs))
+        if self._weight_p is not None and func in WEIGHTS:
+            kind = WEIGHTS[func]
+            return self._handler(
+                self._call(func, kind, {**kind.bind(args, kwargs), "p": self._weight_p}, True, args, kwargs)
+            )
         if func in _COMPOSITE:
             with self:
                 return _COMPOSITE[func](*args, **kwargs)
@@ -120,7 +129,13 @@ class Interceptor(TorchFunctionMode):
         return None, ""
 
 
-_SINGLE_PURPOSE = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+_SINGLE_PURPOSE = (
+    nn.modules.dropout._DropoutNd,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.Linear,
+    nn.modules.conv._ConvNd,
+)
 
 
 def without_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -241,6 +241,40 @@ KINDS: tuple[Kind, ...] = (
 )
 """Recognised by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
 
+
+def _weights(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]:
+    def run(call: Arguments, mask: Mask) -> Any:
+        weight = mask(call["weight"], call["weight"].ndim, call["p"], plain)
+        rest = {name: value for name, value in call.items() if name not in ("input", "weight", "p")}
+        return function(call["input"], weight, **rest)
+
+    return run
+
+
+def _weight_kind(function: Callable[..., Any], names: tuple[str, ...]) -> Kind:
+    parameters = (
+        ("input", _REQUIRED),
+        ("weight", _REQUIRED),
+        *((name, default) for name, default in _CONVOLUTION if name in names),
+    )
+    return Kind(
+        "weight dropout",
+        (function,),
+        parameters,
+        lambda call: call["p"],
+        lambda call: True,
+        _weights(function),
+        "one weight",
+    )
+
+
+_CONVOLUTION = (("bias", None), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
+WEIGHTS: dict[Any, Kind] = {
+    F.linear: _weight_kind(F.linear, ("bias",)),
+    **{f: _weight_kind(f, tuple(name for name, _ in _CONVOLUTION)) for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
+}
+"""DropConnect (Wan et al. 2013), for models without any dropout: p comes from the user, one mask of weights per pass."""
+
 UNDRIVEN: frozenset[Any] = frozenset(
     {
         torch.bernoulli,

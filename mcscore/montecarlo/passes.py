@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..kernels import backends
 from .apply import Masks, OnePass, Rows, Stream
-from .discover import Discovery, Site, SiteError, call_name, evaluating, part_name
+from .discover import Discovery, SiteError, call_name, evaluating, part_name
 from .fuse import Waiting, may_wait
 from .intercept import Call, Interceptor, call_model
 from .kinds import AffineOf
@@ -40,9 +40,10 @@ class _Driven(Interceptor):
     """One forward pass (or t at once) with the masks in place."""
 
     def __init__(
-        self, model: nn.Module, sites: Mapping[str, Site], masks: Masks, tape: Tape | None, fused: Collection[str] = ()
+        self, model: nn.Module, found: Discovery, masks: Masks, tape: Tape | None, fused: Collection[str] = ()
     ) -> None:
-        super().__init__(model, self._handle)
+        super().__init__(model, self._handle, found.weight_p)
+        sites = {site.name: site for site in found.sites}
         self._sites, self._masks, self._tape, self._fused = sites, masks, tape, fused
         self._active = {call_name(name) for name, site in sites.items() if site.active}
         self.waiting = Waiting(masks.linear)
@@ -67,7 +68,7 @@ class _Driven(Interceptor):
             return self.other(call.function, call.args, call.kwargs)
         kind = call.kind
         assert kind is not None
-        if kind.probability(call.arguments) != first.p:
+        if kind.probability(call.arguments) != first.model_p:
             raise SiteError(f"{first} was called with p={kind.probability(call.arguments):g} in scoring")
         arguments = self.waiting.output(dict(call.arguments))
         if call.name not in self._active:
@@ -117,7 +118,7 @@ class Passes:
                 return call.execute()
             return call.kind.without_dropping(call.arguments)
 
-        with evaluating(self.model, self.found.training), Interceptor(self.model, handler):
+        with evaluating(self.model, self.found.training), Interceptor(self.model, handler, self.found.weight_p):
             return call_model(self.model, inputs)
 
     def chunks(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], path: str) -> Iterator[Tensor]:
@@ -163,7 +164,7 @@ class Passes:
     def _forward(self, inputs: Any, masks: Masks, tape: Tape | None) -> Tensor:
         # A model may work in place on its input; the next chunk needs it whole.
         inputs = tree_map_only(Tensor, torch.clone, inputs)
-        driven = _Driven(self.model, self._sites, masks, tape, self.fused)
+        driven = _Driven(self.model, self.found, masks, tape, self.fused)
         if tape is not None:
             tape.start()
         with evaluating(self.model, self.found.training), driven:

@@ -101,10 +101,8 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
     from torch.utils.flop_counter import FlopCounterMode
 
     B = ids_B.numel()
-    sites = {site.name: site for site in passes.found.sites}
-    meter = _Meter(
-        passes.model, sites, Rows(passes._stream(ids_B), torch.zeros(1, dtype=torch.int64, device=ids_B.device)), None
-    )
+    first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
+    meter = _Meter(passes.model, passes.found, Rows(passes._stream(ids_B), first), None)
     with FlopCounterMode(display=False) as counter:
         meter.flops = counter.get_total_flops
         with evaluating(passes.model, passes.found.training), meter:

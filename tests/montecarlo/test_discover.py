@@ -173,8 +173,65 @@ def test_rows_that_interleave_the_items_are_refused():
             h = self.drop(x.transpose(0, 1).reshape(P * B, D))
             return self.fc(h).view(P, B, 3).mean(0)
 
-    with pytest.raises(SiteError, match=r"4 rows per item .*not item after item"):
+    with pytest.raises(
+        SiteError, match=r"site 0 \(drop: dropout, p=0.5\): swapping .* 4 rows in dimension 0.*item after item"
+    ):
         found(Interleaved(), torch.randn(3, 4, 6))
+
+
+def test_items_that_change_places_are_refused():
+    class Sorts(nn.Module):
+        """Sorts its batch on the way, as code for packed sequences does: a mask would follow the row, not the item."""
+
+        def __init__(self):
+            super().__init__()
+            self.drop, self.fc = nn.Dropout(0.5), nn.Linear(6, 3)
+
+        def forward(self, x):
+            order = x[:, 0].argsort()
+            return self.fc(self.drop(x[order]))[order.argsort()]
+
+    with pytest.raises(SiteError, match=r"swapping two items of the batch does not swap their rows"):
+        found(Sorts(), torch.randn(3, 6))
+
+
+def test_items_that_look_at_their_neighbours_are_refused():
+    class Centres(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.fc = nn.Dropout(0.5), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc(self.drop(x - x.detach()[:1]))
+
+    with pytest.raises(SiteError, match=r"independent of each other"):
+        found(Centres(), torch.randn(3, 6))
+
+
+def test_p_is_set_for_all_or_by_name():
+    x = torch.randn(3, 8)
+    make, _ = ZOO["mlp"]
+    assert [s.p for s in found(make(), x, p=0.1).sites] == [0.1, 0.1]
+    assert [(s.p, s.model_p) for s in found(make(), x, p={"net.5": 0.25}).sites] == [(0.3, 0.3), (0.25, 0.5)]
+    assert [s.p for s in found(make(), x, p={0: 0.75, "net.5": 0.2}).sites] == [0.75, 0.2]
+    with pytest.raises(SiteError, match=r"'nett' matches none of 0 net.2, 1 net.5"):
+        found(make(), x, p={"nett": 0.2})
+    with pytest.raises(SiteError, match=r"site 1 \(net.5\): drop probability"):
+        found(make(), x, p={1: 1e-7})
+    with pytest.raises(SiteError, match=r"divides by its own keep probability"):
+        found(ZOO["stochastic-depth"][0](), x, p=0.5)
+
+
+def test_weights_are_dropped_where_a_model_has_no_dropout():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * 4, 3))
+    x = torch.randn(3, 1, 6, 6)
+    sites = found(model, x, weight_p=0.25).sites
+    assert [(s.name, s.kind, s.p, s.shape, s.axis) for s in sites] == [
+        ("0", "weight dropout", 0.25, (4, 1, 3, 3), None),
+        ("3", "weight dropout", 0.25, (3, 64), None),
+    ]
+    with pytest.raises(SiteError, match=r"weight_dropout is for models without dropout; MLP has net.2, net.5"):
+        found(ZOO["mlp"][0](), torch.randn(3, 8), weight_p=0.1)
 
 
 def test_p_too_small_for_the_mask_is_refused():

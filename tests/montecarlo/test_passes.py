@@ -282,3 +282,33 @@ def test_attention_by_definition_equals_torch_without_dropout():
         model, x, passes = prepared(name)
         with torch.no_grad():
             torch.testing.assert_close(passes.deterministic(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_dropped_weights_are_those_of_the_specification():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 6)
+    passes = Passes(model, discover(model, x[:2], x[:3], weight_p=0.25), seed=7, shared=False)
+
+    def weights(site, layer):  # one mask per pass, for all items
+        keep = masks.keep_mask(7, site, range(5), [-1], layer.weight.numel(), masks.rate(0.25))
+        return layer.weight.detach() * torch.from_numpy(keep.reshape(5, *layer.weight.shape)) / 0.75
+
+    expected = torch.stack(
+        [
+            F.linear(F.relu(F.linear(x, first, model[0].bias)), second, model[2].bias).detach()
+            for first, second in zip(weights(0, model[0]), weights(1, model[2]), strict=True)
+        ]
+    )
+    path, _ = passes.choose_path(x[:3], torch.arange(3), 5)
+    assert path == "vmap"
+    for path in ("vmap", "loop"):
+        torch.testing.assert_close(run(passes, x, IDS, 5, path), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_another_p_is_what_the_masks_have():
+    model = nn.Sequential(nn.Linear(4, 4000, bias=False), nn.Dropout(0.5))
+    x = torch.rand(4, 4) + 1
+    passes = Passes(model, discover(model, x[:2], x[:3], p=0.125), seed=1, shared=False)
+    logits = run(passes, x, IDS, 10, "vmap")
+    assert ((logits == 0).float().mean() - 0.125).abs() < 0.005
+    torch.testing.assert_close(logits.mean(), model[0](x).mean().detach(), rtol=0.1, atol=0.01)
