@@ -1,0 +1,300 @@
+"""Pool: the unlabelled data on disk, read in blocks; its labels, changed durably."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .chunks import ChunkLayout, ChunkReader, encoded, layout_of
+from .create import checked_labels, create
+from .durable import locked, write_file
+from .fingerprint import fingerprint_of
+from .format import Facts, PoolError, check_is_pool
+from .prefetch import prefetch as read_ahead
+
+BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive items: ids (n,) int64, items (n, *item_shape) in the pool's dtype."""
+
+    ids: np.ndarray
+    items: np.ndarray
+
+
+class Pool:
+    """Items of one shape on disk, with labels, exclusion flags and optional keys. An item's id is its row number.
+
+    >>> pool = Pool.create("digits.pool", images, labels=labels, mean=(0.13,), std=(0.31,))  # doctest: +SKIP
+    >>> pool.n, pool.item_shape, pool.dtype  # doctest: +SKIP
+    (1797, (1, 8, 8), dtype('uint8'))
+
+    The items never change once created. ``labels`` and ``excluded`` are read from disk on each access, so that what
+    another process has set is seen.
+    """
+
+    def __init__(self, path: Path, facts: Facts, layout: ChunkLayout, columns: dict[str, ChunkLayout]) -> None:
+        """Use :meth:`open` or :meth:`create`."""
+        self.path = path
+        self._facts = facts
+        self._layout = layout
+        self._columns = columns
+        self.n: int = layout.n
+        self.item_shape = facts.item_shape
+        self.dtype: np.dtype = np.dtype(layout.array.dtype)
+        self.mean, self.std = facts.mean, facts.std
+        self.classes, self.source, self.created = facts.classes, facts.source, facts.created
+
+    def __repr__(self) -> str:
+        return f"Pool({str(self.path)!r}, n={self.n}, item_shape={self.item_shape}, dtype={self.dtype})"
+
+    def __len__(self) -> int:
+        return self.n
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> Pool:
+        """
+        Raises:
+            PoolError: nothing there, something else there, a pool of a newer version, arrays missing or not matching.
+        """
+        import zarr
+
+        where = Path(path)
+        check_is_pool(where)
+        try:
+            group: Any = zarr.open_group(where, mode="r", zarr_format=3, use_consolidated=False)
+            facts = Facts.from_attrs(group.attrs)
+            with _reading_pipeline():
+                array = group["items"]
+            layout = layout_of(array, where / "items")
+            names = [name for name in ("labels", "excluded", "keys") if name != "keys" or name in group]
+            columns = {name: layout_of(group[name], where / name) for name in names}
+        except PoolError:
+            raise
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise PoolError(f"{where} is a damaged pool: {type(error).__name__}: {error}") from error
+        lengths = {name: column.n for name, column in columns.items()}
+        if tuple(array.shape[1:]) != facts.item_shape or set(lengths.values()) != {array.shape[0]}:
+            raise PoolError(
+                f"{where} is a damaged pool: items {array.shape}, item_shape {facts.item_shape}, lengths {lengths}"
+            )
+        return Pool(where, facts, layout, columns)
+
+    @staticmethod
+    def create(
+        path: str | os.PathLike[str],
+        items: Any,
+        *,
+        n: int | None = None,
+        labels: Any = None,
+        keys: Any = None,
+        mean: Any = None,
+        std: Any = None,
+        classes: Any = None,
+        source: str | None = None,
+        compression: str = "none",
+        chunk_items: int | None = None,
+        shard_items: int | None = None,
+    ) -> Pool:
+        """Write a pool, in memory for a few chunks whatever its size; all of it or, on any failure, nothing.
+
+        Args:
+            path: must not exist.
+            items: (N, ...) array-like (ndarray, memmap, tensor, Zarr array), or an iterator of blocks (n, ...) of any
+                sizes; uint8, float16, float32 or float64.
+            n: how many items an iterator will give, if known; checked.
+            labels: (N,) integers, -1 = unlabelled (default).
+            keys: (N,) the user's names of the items (path, URL).
+            mean, std: per channel (first axis of an item), or one value, of the items as float (uint8 / 255).
+            classes: names of the labels 0, 1, ...
+            source: free text: where the data came from.
+            compression: "none" (fastest on local disks), "lz4" or "zstd" (slow disks).
+            chunk_items, shard_items: override the planned chunk (at most 4 MiB) and shard (none up to 64 MiB in all).
+
+        Raises:
+            PoolError: the path exists, the disk is full, shapes, dtypes or lengths do not match.
+        """
+        create(
+            Path(path),
+            items,
+            n=n,
+            labels=labels,
+            keys=keys,
+            mean=mean,
+            std=std,
+            classes=classes,
+            source=source,
+            compression=compression,
+            chunk_items=chunk_items,
+            shard_items=shard_items,
+        )
+        return Pool.open(path)
+
+    # ------------------------------------------------------------------ items
+
+    @property
+    def block_items(self) -> int:
+        """Items in the greatest run of whole chunks that stays within 16 MiB (at least one chunk): a good step."""
+        chunk_bytes = self._layout.chunk * self.dtype.itemsize * int(np.prod(self.item_shape))
+        return self._layout.chunk * max(1, BLOCK_BYTES // chunk_bytes)
+
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Items start..stop-1 as (stop - start, *item_shape), in ``out`` if given (C-contiguous, that shape and dtype).
+
+        Raises:
+            PoolError: the range leaves the pool; a chunk is missing, truncated or changed (crc32c), and which.
+        """
+        self._check_range(start, stop)
+        out = self._output(stop - start, out)
+        with ChunkReader(self._layout) as reader:
+            reader.read(start, out)
+        return out
+
+    def take(self, ids: Any) -> np.ndarray:
+        """Items of any ids, in the given order, repeats allowed: every chunk concerned is decoded once.
+
+        Raises:
+            PoolError: ids outside the pool, naming them; a chunk that cannot be read.
+        """
+        ids_B = self._checked_ids(ids)
+        out = self._output(len(ids_B), None)
+        with ChunkReader(self._layout) as reader:
+            for at in np.argsort(ids_B, kind="stable"):
+                reader.read(int(ids_B[at]), out[at : at + 1])
+        return out
+
+    def blocks(self, ranges: Iterable[tuple[int, int]] | None = None, prefetch: int = 2) -> Iterator[Batch]:
+        """One Batch per range (start, stop), in order, read ahead by one thread up to ``prefetch`` batches.
+
+        Without ranges: the whole pool in steps of :attr:`block_items`. A batch is as large as its range, so ranges
+        decide the memory: (prefetch + 2) batches. Consecutive ranges that share a chunk decode it once.
+
+        Raises:
+            PoolError: as for read, raised in the loop that consumes the batches.
+        """
+        step = self.block_items
+        spans = [(at, min(at + step, self.n)) for at in range(0, self.n, step)] if ranges is None else list(ranges)
+        for start, stop in spans:
+            self._check_range(start, stop)
+        return read_ahead(self._batches(spans), prefetch)
+
+    def _batches(self, spans: list[tuple[int, int]]) -> Iterator[Batch]:
+        with ChunkReader(self._layout) as reader:
+            for start, stop in spans:
+                items = self._output(stop - start, None)
+                reader.read(start, items)
+                yield Batch(np.arange(start, stop, dtype=np.int64), items)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects.
+
+        Raises:
+            PoolError: a file of items is missing.
+        """
+        return fingerprint_of(self._layout, self._facts)
+
+    # ------------------------------------------------------------------ labels and flags
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int32, -1 = unlabelled; a copy."""
+        return self._column("labels")
+
+    @property
+    def excluded(self) -> np.ndarray:
+        """(N,) bool, True: never to be scored or selected; a copy."""
+        return self._column("excluded")
+
+    @property
+    def keys(self) -> np.ndarray | None:
+        """(N,) str, the user's names of the items, or None."""
+        if "keys" not in self._columns:
+            return None
+        raw = self._column("keys")
+        return np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], "utf-8")
+
+    def set_labels(self, ids: Any, labels: Any) -> None:
+        """Give items labels (-1 takes one away); durable when it returns.
+
+        The labels of 2**20 consecutive items are replaced at once: a crash leaves old or new ones of each such chunk, and
+        repeating the call completes it.
+
+        Raises:
+            PoolError: ids outside the pool or repeated; labels that are not integers, below -1 or beyond the classes.
+        """
+        ids_B = self._checked_ids(ids)
+        self._set("labels", ids_B, checked_labels(labels, len(ids_B), self.classes))
+
+    def set_excluded(self, ids: Any, flag: Any = True) -> None:
+        """Exclude items from scoring and selection, or (False) readmit them; durable when it returns."""
+        ids_B = self._checked_ids(ids)
+        self._set("excluded", ids_B, np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape))
+
+    def _column(self, name: str) -> np.ndarray:
+        layout = self._columns[name]
+        out = np.empty(layout.array.shape, layout.array.dtype)
+        with ChunkReader(layout) as reader:
+            reader.read(0, out)
+        return out
+
+    def _set(self, name: str, ids: np.ndarray, values: np.ndarray) -> None:
+        order = np.argsort(ids, kind="stable")
+        ids, values = ids[order], values[order]
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if len(repeated):
+            raise PoolError(f"id {repeated[0]} is given more than once; which of its {name} holds would be chance")
+        layout = self._columns[name]
+        chunk = np.empty(layout.chunk, layout.array.dtype)
+        with locked(layout.folder):
+            for number in np.unique(ids // layout.chunk):
+                start = int(number) * layout.chunk
+                low, high = np.searchsorted(ids, [start, start + layout.chunk])
+                with ChunkReader(layout) as reader:
+                    reader.decode(int(number), chunk)
+                chunk[ids[low:high] - start] = values[low:high]
+                write_file(layout.file(int(number)), encoded(layout, chunk))
+
+    # ------------------------------------------------------------------ checks
+
+    def _checked_ids(self, ids: Any) -> np.ndarray:
+        given = np.asarray(ids)
+        if given.ndim != 1 or (given.dtype.kind not in "iu" and len(given)):
+            raise PoolError(f"ids must be a one-dimensional array of integers, not {given.dtype} {given.shape}")
+        outside = given[(given < 0) | (given >= self.n)]
+        if len(outside):
+            some = ", ".join(str(v) for v in outside[:5])
+            raise PoolError(f"{len(outside)} ids are outside the pool {self.path} of {self.n} items: {some}")
+        return given.astype(np.int64)
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.n:
+            raise PoolError(f"items {start}..{stop} are outside the pool {self.path} of {self.n} items")
+
+    def _output(self, count: int, out: np.ndarray | None) -> np.ndarray:
+        shape = (count, *self.item_shape)
+        if out is None:
+            return np.empty(shape, self.dtype)
+        if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.dtype} {out.shape}; {self.dtype} {shape}, C-contiguous, is needed")
+        return out
+
+
+def _reading_pipeline() -> Any:
+    """zarr's configuration for arrays that only zarr can decode: the Rust pipeline where it is installed.
+
+    Reading only: killed while writing, it leaves torn chunks that are visible.
+    """
+    import importlib.util
+
+    import zarr
+
+    found = importlib.util.find_spec("zarrs") is not None
+    return zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if found else {})

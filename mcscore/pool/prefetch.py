@@ -1,0 +1,57 @@
+"""One thread that reads ahead, bounded."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+
+class _Failure:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def prefetch(source: Iterable[T], depth: int) -> Iterator[T]:
+    """The elements of ``source``, up to ``depth`` of them made ahead by one thread (0: none, no thread).
+
+    An exception in the source is raised here, in its place in the order. Closing the iterator early stops the thread.
+    """
+    if depth < 1:
+        yield from source
+        return
+    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(element: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(element, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for element in source:
+                if not put(element):
+                    return
+            put(_END)
+        except BaseException as error:
+            put(_Failure(error))
+
+    thread = threading.Thread(target=work, name="mcscore-prefetch", daemon=True)
+    thread.start()
+    try:
+        while (element := ready.get()) is not _END:
+            if isinstance(element, _Failure):
+                raise element.error
+            yield element
+    finally:
+        stopped.set()
+        thread.join()

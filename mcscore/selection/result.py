@@ -1,0 +1,83 @@
+"""A selection, and its file."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen items, best first.
+
+    Attributes:
+        ids: (k,) int64.
+        scores: (k,) float32.
+        rank: (k,) int64: place among all candidates by score, 0 = best. Gaps are what diversity left out.
+        radius: no two chosen items are as close as this; None without diversity.
+        method: the name in DIVERSITY.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    rank: np.ndarray
+    radius: float | None
+    method: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to_table(self, columns: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Any:
+        """A pyarrow.Table with columns id, rank, score, then ``columns`` (name -> k values: keys, predictions).
+
+        Its schema metadata holds, under "mcscore", JSON of k, method, radius and what ``metadata`` adds (by, run).
+
+        Raises:
+            ValueError: a column of another length, or with the name of one of the three.
+        """
+        import pyarrow
+
+        data: dict[str, Any] = {"id": self.ids, "rank": self.rank, "score": self.scores}
+        for name, values in (columns or {}).items():
+            if name in data:
+                raise ValueError(f"column {name!r} is one of the selection's own: choose another name")
+            if len(values) != len(self):
+                raise ValueError(f"column {name!r} has {len(values)} values for {len(self)} selected items")
+            data[name] = values
+        said = {"k": len(self), "method": self.method, "radius": self.radius, **(metadata or {})}
+        return pyarrow.table(data).replace_schema_metadata({"mcscore": json.dumps(said)})
+
+    def write_parquet(
+        self,
+        path: str | os.PathLike[str],
+        columns: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write :meth:`to_table` as Parquet, whole or not at all (temporary name, fsync, rename). Returns the path."""
+        import pyarrow.parquet
+
+        where = Path(path)
+        partial = where.with_name(f".{where.name}.{uuid.uuid4().hex}.partial")
+        table = self.to_table(columns, metadata)
+        try:
+            with partial.open("wb") as file:
+                pyarrow.parquet.write_table(table, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, where)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        descriptor = os.open(where.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return where

@@ -1,0 +1,177 @@
+"""Damage is an error that names the chunk; what is no pool is said to be none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from mcscore.pool import Pool, PoolError
+
+from .helpers import chunk_files, flip_bit, images, small_pool
+
+KINDS = pytest.mark.parametrize(
+    ("compression", "sharded"), [("none", False), ("none", True), ("lz4", False), ("lz4", True), ("zstd", True)]
+)
+
+
+def every_way_of_reading(pool: Pool, match: str) -> None:
+    """Items 20..23 (chunk 5) are broken; 0..3 and 48..49 must still come."""
+    for read in (
+        lambda: pool.read(0, 50),
+        lambda: pool.read(22, 23),
+        lambda: pool.take([49, 21]),
+        lambda: list(pool.blocks([(0, 16), (16, 32)])),
+    ):
+        with pytest.raises(PoolError, match=match):
+            read()
+    assert np.array_equal(pool.take([49, 0]), images()[[49, 0]])
+
+
+@KINDS
+def test_a_flipped_bit_names_the_chunk(tmp_path: Path, compression: str, sharded: bool) -> None:
+    pool = small_pool(tmp_path / "p", compression, sharded)
+    file = chunk_files(pool)[1 if sharded else 5]
+    offset = 0
+    if sharded:
+        index = np.frombuffer(file.read_bytes()[-4 - 64 : -4], "<u8").reshape(4, 2)
+        offset = int(index[1, 0])
+    flip_bit(file, offset + 20)
+    every_way_of_reading(pool, rf"items 20\.\.23 cannot be read, chunk 5 of .*{file.name}.*crc32c does not match")
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("left", [0, 3, 100])
+def test_a_truncated_chunk_is_named(tmp_path: Path, compression: str, left: int) -> None:
+    pool = small_pool(tmp_path / "p", compression)
+    file = chunk_files(pool)[5]
+    file.write_bytes(file.read_bytes()[:left])
+    every_way_of_reading(pool, rf"items 20\.\.23 cannot be read, chunk 5 of .*{file.name}")
+
+
+@KINDS
+def test_a_missing_file_is_an_error_and_never_zeros(tmp_path: Path, compression: str, sharded: bool) -> None:
+    pool = small_pool(tmp_path / "p", compression, sharded)
+    file = chunk_files(pool)[1 if sharded else 5]
+    file.unlink()
+    with pytest.raises(PoolError, match=rf"chunk {4 if sharded else 5} of .*{file.name}.*the file is missing"):
+        pool.read(0, 50)
+    with pytest.raises(PoolError, match=rf"{file.name} is missing: the pool has lost items"):
+        _ = pool.fingerprint
+
+
+@pytest.mark.parametrize("left", [0, 3, 60, 200])
+def test_a_truncated_shard_is_named(tmp_path: Path, left: int) -> None:
+    pool = small_pool(tmp_path / "p", sharded=True)
+    file = chunk_files(pool)[1]
+    file.write_bytes(file.read_bytes()[:left])
+    every_way_of_reading(pool, rf"chunk \d of .*{file.name} \(chunk \d inside\): the index of the shard")
+
+
+def test_a_shard_whose_index_was_flipped_is_named(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "p", sharded=True)
+    file = chunk_files(pool)[1]
+    flip_bit(file, file.stat().st_size - 20)
+    every_way_of_reading(pool, "the index of the shard .* does not match its crc32c")
+
+
+def test_a_chunk_that_a_shard_lacks_is_named(tmp_path: Path) -> None:
+    """As a careless writer leaves it: all-zero items not written."""
+    pool = small_pool(tmp_path / "p", sharded=True)
+    array = zarr.open_array(pool.path / "items", mode="r+", config={"write_empty_chunks": False})
+    array[16:32] = np.concatenate([images()[16:20], np.zeros((4, 2, 3, 5), np.uint8), images()[24:32]])
+    every_way_of_reading(Pool.open(pool.path), "chunk 5 .* the shard does not hold it")
+
+
+@pytest.mark.parametrize("array", ["labels", "excluded", "keys"])
+@pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
+def test_damaged_labels_are_an_error_and_never_minus_one(tmp_path: Path, array: str, damage: str) -> None:
+    pool = small_pool(tmp_path / "p", labels=np.arange(50), keys=[f"key {i}" for i in range(50)])
+    (file,) = chunk_files(pool, array)
+    {
+        "missing": file.unlink,
+        "flipped": lambda: flip_bit(file, 10),
+        "truncated": lambda: file.write_bytes(file.read_bytes()[:9]),
+    }[damage]()
+    with pytest.raises(PoolError, match=rf"{array} 0\.\.49 cannot be read, chunk 0 of .*{array}/{file.name}"):
+        getattr(pool, array)
+    if array != "keys":
+        change = pool.set_labels if array == "labels" else pool.set_excluded
+        with pytest.raises(PoolError, match=rf"{array} 0\.\.49 cannot be read"):
+            change([1], [1])
+
+
+# ---------------------------------------------------------------------- not a pool
+
+
+def edit(path: Path, **attributes: object) -> None:
+    meta = json.loads((path / "zarr.json").read_text())
+    meta["attributes"].update(attributes)
+    (path / "zarr.json").write_text(json.dumps(meta))
+
+
+def test_what_is_no_pool_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(
+        PoolError, match=r"nowhere is not a pool: there is nothing at this path\. `mcscore pool import`"
+    ):
+        Pool.open(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PoolError, match="it is a file"):
+        Pool.open(tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PoolError, match=r"it has no zarr\.json"):
+        Pool.open(tmp_path / "folder")
+    zarr.create_group(tmp_path / "group").create_array("x", shape=(3,), dtype="f4")
+    with pytest.raises(PoolError, match="Zarr data of another kind"):
+        Pool.open(tmp_path / "group")
+    with pytest.raises(PoolError, match="Zarr data of another kind"):
+        Pool.open(tmp_path / "group" / "x")
+    zarr.create_group(tmp_path / "old", zarr_format=2)
+    with pytest.raises(PoolError, match="no Zarr v3 group"):
+        Pool.open(tmp_path / "old")
+    for content in ("", "{", "[1]", "3"):
+        (tmp_path / "folder" / "zarr.json").write_text(content)
+        with pytest.raises(PoolError, match=r"folder is not a pool: its zarr\.json"):
+            Pool.open(tmp_path / "folder")
+
+
+def test_a_newer_version_is_refused_and_says_upgrade(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "p")
+    edit(pool.path, version=2)
+    with pytest.raises(PoolError, match="pool of version 2; this mcscore reads up to 1: upgrade"):
+        Pool.open(pool.path)
+
+
+@pytest.mark.parametrize("lost", ["items", "labels", "excluded"])
+def test_a_pool_without_one_of_its_arrays_is_damaged(tmp_path: Path, lost: str) -> None:
+    pool = small_pool(tmp_path / "p")
+    shutil.rmtree(pool.path / lost)
+    with pytest.raises(PoolError, match=f"is a damaged pool.*{lost}"):
+        Pool.open(pool.path)
+
+
+def test_arrays_that_do_not_match_are_a_damaged_pool(tmp_path: Path) -> None:
+    pool, other = small_pool(tmp_path / "p"), small_pool(tmp_path / "q", n=49)
+    shutil.rmtree(pool.path / "labels")
+    shutil.copytree(other.path / "labels", pool.path / "labels")
+    with pytest.raises(PoolError, match=r"damaged pool: items \(50, 2, 3, 5\).*'labels': 49"):
+        Pool.open(pool.path)
+    edit(other.path, item_shape=[2, 3, 6])
+    with pytest.raises(PoolError, match=r"item_shape \(2, 3, 6\)"):
+        Pool.open(other.path)
+    edit(other.path, item_shape="round")
+    with pytest.raises(PoolError, match="is a damaged pool"):
+        Pool.open(other.path)
+
+
+def test_chunks_that_cut_items_apart_are_refused(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "p")
+    group = zarr.open_group(pool.path, mode="r+")
+    del group["items"]
+    group.create_array("items", shape=(50, 2, 3, 5), dtype="u1", chunks=(8, 2, 3, 4))
+    with pytest.raises(PoolError, match=r"cut items of shape \(2, 3, 5\) apart"):
+        Pool.open(pool.path)

@@ -1,0 +1,216 @@
+"""Importers: every format gives the array that was saved; what is damaged or does not fit is named, and leaves nothing."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcscore.pool import FORMATS, Pool, PoolError, import_array
+from mcscore.pool.importers import open_array
+
+from .helpers import listing
+
+CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    code = CODES[array.dtype.str[1:]]
+    header = struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape)
+    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def save_npy(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def save_npz(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, x=array)
+
+
+SAVE: dict[str, Callable[[Path, np.ndarray], object]] = {
+    "npy": save_npy,
+    "npz": save_npz,
+    "idx": lambda path, array: path.write_bytes(idx_bytes(array)),
+    "idx.gz": lambda path, array: path.write_bytes(gzip.compress(idx_bytes(array))),
+}
+PICTURES = np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8)
+
+
+def test_every_format_of_the_table_is_tested() -> None:
+    assert {kind.name for kind in FORMATS} == set(SAVE)
+
+
+@pytest.mark.parametrize("name", SAVE)
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
+def test_a_saved_array_becomes_a_pool_of_equal_items(
+    tmp_path: Path, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcscore.pool.importers._READ_BYTES", 1000)  # several blocks, the last one short
+    items, labels = (PICTURES / 3).astype(dtype), np.arange(40, dtype=np.uint8)
+    SAVE[name](tmp_path / "data", items)  # no suffix: the first bytes decide
+    SAVE[name](tmp_path / "labels", labels)
+    pool = import_array(tmp_path / "data", tmp_path / "pool", tmp_path / "labels", mean=0.5, std=0.25)
+    stored = items[:, None] if name.startswith("idx") else items
+    assert pool.item_shape == stored.shape[1:]
+    assert pool.dtype == np.dtype(dtype)
+    assert np.array_equal(pool.read(0, 40), stored)
+    assert pool.labels.tolist() == list(range(40))
+    assert (pool.source, pool.mean, pool.std) == ("data", (0.5,), (0.25,))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4"])
+def test_idx_labels_of_every_integer_type_are_read(tmp_path: Path, dtype: str) -> None:
+    labels = np.array([3, -1, 100], dtype)
+    SAVE["idx"](tmp_path / "labels", labels)
+    save_npy(tmp_path / "data", PICTURES[:3])
+    assert import_array(tmp_path / "data", tmp_path / "pool", tmp_path / "labels").labels.tolist() == [3, -1, 100]
+
+
+def test_npy_in_fortran_order_and_npz_keys(tmp_path: Path) -> None:
+    save_npy(tmp_path / "f.npy", np.asfortranarray(PICTURES))
+    assert np.array_equal(import_array(tmp_path / "f.npy", tmp_path / "a").read(0, 40), PICTURES)
+    np.savez(tmp_path / "two.npz", x=PICTURES, y=np.arange(40))
+    pool = import_array(tmp_path / "two.npz", tmp_path / "b", tmp_path / "two.npz", key="x", labels_key="y")
+    assert np.array_equal(pool.read(0, 40), PICTURES)
+    assert pool.labels.tolist() == list(range(40))
+    with pytest.raises(PoolError, match="holds x, y: which array to take must be said"):
+        import_array(tmp_path / "two.npz", tmp_path / "c")
+    with pytest.raises(PoolError, match="holds x, y: there is no array 'z'"):
+        import_array(tmp_path / "two.npz", tmp_path / "c", key="z")
+    np.savez(tmp_path / "f.npz", np.asfortranarray(PICTURES))
+    with pytest.raises(PoolError, match="Fortran order"):
+        import_array(tmp_path / "f.npz", tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "stored"),
+    [
+        (None, (4, 6, 5, 3), (6, 5, 3)),
+        ("hw", (4, 6, 5), (1, 6, 5)),
+        ("hwc", (4, 6, 5, 3), (3, 6, 5)),
+        ("chw", (4, 3, 6, 5), (3, 6, 5)),
+    ],
+)
+def test_layout_arranges_the_axes(
+    tmp_path: Path, layout: str | None, shape: tuple[int, ...], stored: tuple[int, ...]
+) -> None:
+    items = np.random.default_rng(1).random(shape)
+    save_npy(tmp_path / "data", items)
+    pool = import_array(tmp_path / "data", tmp_path / "pool", layout=layout)
+    assert pool.item_shape == stored
+    got = pool.read(0, 4)
+    back = {"hw": lambda: got[:, 0], "hwc": lambda: got.transpose(0, 2, 3, 1)}.get(str(layout), lambda: got)()
+    assert np.array_equal(back, items)
+
+
+def test_an_empty_array_becomes_an_empty_pool(tmp_path: Path) -> None:
+    for name, save in SAVE.items():
+        save(tmp_path / name, PICTURES[:0])
+        assert import_array(tmp_path / name, tmp_path / f"pool {name}", labels=[]).n == 0
+
+
+def test_real_mnist_is_read_byte_for_byte(tmp_path: Path, data_dir: Path) -> None:
+    mnist = data_dir / "mnist"
+    images, labels = mnist / "t10k-images-idx3-ubyte.gz", mnist / "t10k-labels-idx1-ubyte.gz"
+    if not images.exists():
+        pytest.skip("no MNIST among the real data")
+    pool = import_array(images, tmp_path / "pool", labels, mean=0.1307, std=0.3081)
+    with gzip.open(images) as file:
+        raw = np.frombuffer(file.read(), np.uint8, offset=16).reshape(10_000, 1, 28, 28)
+    assert np.array_equal(pool.read(0, 10_000), raw)
+    assert np.bincount(pool.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert pool.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert np.array_equal(pool.take([9999, 0]), raw[[9999, 0]])
+
+
+# ---------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("name", SAVE)
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path: Path, name: str, keep: float) -> None:
+    SAVE[name](tmp_path / "data", PICTURES)
+    whole = (tmp_path / "data").read_bytes()
+    (tmp_path / "data").write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(PoolError, match="data"):
+        import_array(tmp_path / "data", tmp_path / "pool")
+    assert listing(tmp_path) == ["data"]
+
+
+def test_data_after_the_last_item_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(idx_bytes(PICTURES) + b"x")
+    with pytest.raises(PoolError, match="goes on after the 40 items"):
+        import_array(tmp_path / "data", tmp_path / "pool")
+    assert listing(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("name", ["npz", "idx.gz"])
+def test_a_damaged_archive_is_named(tmp_path: Path, name: str) -> None:
+    SAVE[name](tmp_path / "data", PICTURES)
+    data = bytearray((tmp_path / "data").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "data").write_bytes(data)
+    with pytest.raises(PoolError, match="data is damaged"):
+        import_array(tmp_path / "data", tmp_path / "pool")
+    assert listing(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "none of npy, npz, idx.gz, idx"),
+        (b"GIF89a", "none of npy, npz, idx.gz, idx .*GIF89a"),
+        (b"\0\0\x07\x01\0\0\0\x01", "no idx file"),
+        (b"\0\0\x08\x00", "no idx file"),
+        (b"\0\0\x08\x03\0\0\0\x01", "ends inside its header"),
+        (b"\x93NUMPYxx", "damaged .npy"),
+        (b"PKxx", "damaged .npz"),
+        (gzip.compress(b"hello there"), "no idx file"),
+        (b"\x1f\x8bxxxx", "damaged"),
+    ],
+)
+def test_what_is_no_array_is_named(tmp_path: Path, content: bytes, match: str) -> None:
+    (tmp_path / "data").write_bytes(content)
+    with pytest.raises(PoolError, match=match):
+        open_array(tmp_path / "data")
+
+
+def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "o.npy", np.array([{}], object), allow_pickle=True)
+    np.savez(tmp_path / "o.npz", x=np.array([{}], object))
+    for name in ("o.npy", "o.npz"):
+        with pytest.raises(PoolError, match=name):
+            open_array(tmp_path / name)
+
+
+def test_what_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    save_npy(data, PICTURES)
+    with pytest.raises(PoolError, match=r"39 labels came for the 40 items of .*data"):
+        import_array(data, tmp_path / "pool", labels=np.zeros(39, int))
+    with pytest.raises(PoolError, match=r"layout 'hwc' needs 4 axes"):
+        import_array(data, tmp_path / "pool", layout="hwc")
+    with pytest.raises(PoolError, match="layout 'whc' is unknown; choose from hw, chw, hwc"):
+        import_array(data, tmp_path / "pool", layout="whc")
+    with pytest.raises(PoolError, match="it takes no key"):
+        import_array(data, tmp_path / "pool", key="x")
+    with pytest.raises(PoolError, match="absent cannot be read: No such file"):
+        import_array(tmp_path / "absent", tmp_path / "pool")
+    with pytest.raises(PoolError, match="cannot be read: Is a directory"):
+        import_array(tmp_path, tmp_path / "pool")
+    save_npy(tmp_path / "flat", np.zeros(4, np.uint8))
+    with pytest.raises(PoolError, match=r"shape \(4,\)"):
+        import_array(tmp_path / "flat", tmp_path / "pool")
+    save_npy(tmp_path / "one", np.array(3.0))
+    with pytest.raises(PoolError, match="single value"):
+        open_array(tmp_path / "one")
+    Pool.create(tmp_path / "pool", PICTURES)
+    with pytest.raises(PoolError, match="exists already"):
+        import_array(data, tmp_path / "pool")

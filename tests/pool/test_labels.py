@@ -1,0 +1,160 @@
+"""Labels and exclusion flags: durable, atomic per chunk, seen by every reader, no part of the fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcscore.pool import Pool, PoolError
+from mcscore.pool import format as pool_format
+
+from .helpers import chunk_files, failing, images, small_pool
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """Seven chunks of labels."""
+    monkeypatch.setattr("mcscore.pool.create.COLUMN_CHUNK", 8)
+    return small_pool(tmp_path / "p", labels=np.full(50, -1))
+
+
+def test_labels_last_and_other_readers_see_them(pool: Pool) -> None:
+    other = Pool.open(pool.path)
+    pool.set_labels(np.array([49, 0, 17]), np.array([3, 1, 2]))
+    want = np.full(50, -1)
+    want[[49, 0, 17]] = [3, 1, 2]
+    for reader in (pool, other, Pool.open(pool.path)):
+        assert reader.labels.tolist() == want.tolist()
+    pool.set_labels([0], [-1])
+    assert other.labels[0] == -1
+
+
+def test_exclusion_is_set_and_taken_back(pool: Pool) -> None:
+    pool.set_excluded([4, 9])
+    pool.set_excluded([9, 10, 11], [False, True, True])
+    assert np.flatnonzero(pool.excluded).tolist() == [4, 10, 11]
+
+
+def test_a_copy_of_the_labels_is_given(pool: Pool) -> None:
+    pool.labels[:] = 5
+    assert (pool.labels == -1).all()
+
+
+def test_wrong_labels_change_nothing(pool: Pool) -> None:
+    for ids, labels, match in (
+        ([1, 50], [0, 0], "1 ids are outside the pool .* of 50 items: 50"),
+        ([1, 2], [0], r"labels have shape \(1,\) for 2 items"),
+        ([1, 2], [0, -2], "label -2 at position 1"),
+        ([1, 1], [0, 3], "id 1 is given more than once"),
+        ([1], [0.5], "must be integers"),
+    ):
+        with pytest.raises(PoolError, match=match):
+            pool.set_labels(ids, labels)
+    assert (pool.labels == -1).all()
+
+
+def test_labels_beyond_the_classes_are_refused(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "p", classes=["a", "b"])
+    pool.set_labels([0], [1])
+    with pytest.raises(PoolError, match=r"label 2 at position 0 is outside \[-1, 1\]"):
+        pool.set_labels([0], [2])
+
+
+def test_a_crash_at_any_step_leaves_old_or_new_chunks_and_repeating_completes(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = np.arange(50, dtype=np.int32)
+    for call in ("fsync", "replace"):
+        original = getattr(os, call)
+        for n in range(1, 20):
+            pool.set_labels(np.arange(50), np.full(50, -1))
+            failing_call, calls = failing(original, n, OSError(5, "Input/output error"))
+            with monkeypatch.context() as patch:
+                patch.setattr(os, call, failing_call)
+                with contextlib.suppress(OSError):
+                    pool.set_labels(np.arange(50), new)
+                    assert len(calls) < n
+                    break
+            for at in range(0, 50, 8):
+                chunk = pool.labels[at : at + 8]
+                assert (chunk == -1).all() or (chunk == new[at : at + 8]).all()
+            assert not list((pool.path / "labels").glob("*.partial"))
+            pool.set_labels(np.arange(50), new)
+            assert np.array_equal(pool.labels, new)
+        assert n > 7, call
+
+
+def test_writers_at_the_same_time_lose_nothing(pool: Pool) -> None:
+    def label(ids: range) -> None:
+        mine = Pool.open(pool.path)
+        for i in ids:
+            mine.set_labels([i], [i])
+
+    threads = [threading.Thread(target=label, args=(range(first, 50, 3),)) for first in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pool.labels.tolist() == list(range(50))
+
+
+# ---------------------------------------------------------------------- fingerprint
+
+
+def test_the_fingerprint_ignores_labels_flags_names_place_and_date(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "p")
+    before = pool.fingerprint
+    pool.set_labels([1], [1])
+    pool.set_excluded([2])
+    assert Pool.open(pool.path).fingerprint == before
+    assert small_pool(tmp_path / "q", source="elsewhere", classes=["a"], keys=list("ab" * 25)).fingerprint == before
+    shutil.copytree(pool.path, tmp_path / "copy")
+    assert Pool.open(tmp_path / "copy").fingerprint == before
+
+
+def test_the_fingerprint_changes_with_the_data_and_how_it_is_stored(tmp_path: Path) -> None:
+    changed, swapped = images(), images()
+    changed[49, 1, 2, 4] ^= 1
+    swapped[[10, 40]] = swapped[[40, 10]]
+    made = [
+        {"items": images()},
+        {"items": changed},
+        {"items": swapped},
+        {"items": images()[:49]},
+        {"items": images().reshape(50, 3, 2, 5)},
+        {"items": images().astype(np.float32)},
+        {"items": images(), "mean": 0.5, "std": 0.2},
+        {"items": images(), "mean": 0.5, "std": 0.3},
+        {"items": images(), "chunk_items": 8},
+        {"items": images(), "shard_items": 16},
+        {"items": images(), "compression": "lz4"},
+    ]
+    prints = {
+        Pool.create(tmp_path / str(i), **{"chunk_items": 4, **how}).fingerprint  # type: ignore[arg-type]
+        for i, how in enumerate(made)
+    }
+    assert len(prints) == len(made)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_fingerprint_changes_when_a_chunk_is_truncated_or_rewritten(tmp_path: Path, sharded: bool) -> None:
+    import zarr
+
+    pool = small_pool(tmp_path / "p", sharded=sharded)
+    before = pool.fingerprint
+    zarr.open_array(pool.path / "items", mode="r+")[20, 1, 1, 1] ^= 1
+    assert Pool.open(pool.path).fingerprint != before
+    file = chunk_files(pool)[0]
+    with file.open("ab") as appended:
+        appended.write(file.read_bytes())
+    assert Pool.open(pool.path).fingerprint != before
+
+
+def test_the_column_chunk_bounds_what_one_label_rewrites() -> None:
+    assert pool_format.COLUMN_CHUNK * 4 <= 4 << 20

@@ -1,0 +1,193 @@
+"""The radius filter: its two properties for any points, its exactness at the boundary, its errors."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcscore.selection import select
+from mcscore.selection.diversity import BLOCK, DIVERSITY, radius
+from mcscore.selection.neighbours import any_within, pairs_within, squared_distances
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(-1))
+
+
+def greedy(scores: np.ndarray, points: np.ndarray, k: int, r: float, labelled: np.ndarray | None = None) -> list[int]:
+    """The definition, one point at a time; ids are positions."""
+    close = distances(points, points) <= r
+    blocked = np.zeros(len(points), bool) if labelled is None else (distances(points, labelled) <= r).any(1)
+    kept: list[int] = []
+    for i in np.lexsort((np.arange(len(scores)), -scores)):
+        if not blocked[i] and len(kept) < k:
+            kept.append(int(i))
+            blocked |= close[i]
+    return kept
+
+
+def clouds(rng: np.random.Generator, groups: int, each: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    centres = rng.normal(size=(groups, width)) * 10
+    points = (centres.repeat(each, 0) + rng.normal(size=(groups * each, width)) * 0.1).astype(np.float32)
+    return rng.random(len(points)).astype(np.float32), points
+
+
+@given(st.integers(0, 10**6), st.integers(1, 700), st.integers(1, 5), st.floats(0, 6), st.booleans())
+def test_kept_are_apart_and_what_was_skipped_is_near_a_better_one(
+    seed: int, n: int, width: int, r: float, with_labelled: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.integers(-4, 5, (n, width)).astype(np.float32)  # a lattice: repeats and distances of exactly r abound
+    scores = rng.integers(0, 20, n).astype(np.float32)
+    labelled = rng.integers(-4, 5, (7, width)).astype(np.float32) if with_labelled else None
+    want = greedy(scores, points, n, r, labelled)
+    picks = radius(np.arange(n), scores, points, len(want), r, labelled)
+    assert picks.positions.tolist() == want
+    assert picks.radius == r
+    apart = distances(points[want], points[want])
+    assert (apart[~np.eye(len(want), dtype=bool)] > r).all()
+    near_better = (distances(points, points[want]) <= r) & (scores[want] >= scores[:, None])
+    near_labelled = np.zeros(n, bool) if labelled is None else (distances(points, labelled) <= r).any(1)
+    skipped = np.setdiff1d(np.arange(n), want)
+    assert (near_better.any(1) | near_labelled)[skipped].all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_a_distance_of_exactly_r_is_within_wherever_the_points_lie(offset: float) -> None:
+    # 1e3 from the origin a float32 product |x|² + |y|² - 2xy is off by 0.1 and more; the decision must not be.
+    n, width = 3 * BLOCK, 16
+    points = np.full((n, width), offset, np.float32)
+    points[:, 0] += np.arange(n, dtype=np.float32) / 4
+    scores = -np.arange(n, dtype=np.float32)
+    picks = radius(np.arange(n), scores, points, n // 5, r=1.0)
+    assert picks.positions.tolist() == list(range(0, n - 4, 5))[: n // 5]  # steps of 1/4: the 5th is the first beyond r
+
+
+def test_neighbour_decisions_equal_float64_ones() -> None:
+    rng = np.random.default_rng(3)
+    points = (rng.normal(size=(BLOCK, 32)) * 1e-3 + 50).astype(np.float32)
+    others = np.concatenate([points[::7], (rng.normal(size=(40, 32)) * 1e-3 + 50).astype(np.float32)])
+    for r in (0.0, 5e-3, float(distances(points[:1], points[1:2])[0, 0])):
+        norm = float(np.sqrt((others.astype(np.float64) ** 2).sum(1)).max())
+        assert np.array_equal(any_within(points, others, r, norm), (distances(points, others) <= r).any(1))
+        assert np.array_equal(pairs_within(points, r), distances(points, points) <= r)
+
+
+def test_the_searched_radius_keeps_k_and_one_slightly_greater_does_not() -> None:
+    scores, points = clouds(np.random.default_rng(0), groups=40, each=30, width=8)
+    picks = radius(np.arange(len(scores)), scores, points, 60)
+    assert len(picks.positions) == 60
+    assert picks.radius is not None
+    apart = distances(points[picks.positions], points[picks.positions])
+    assert apart[~np.eye(60, dtype=bool)].min() > picks.radius
+    assert greedy(scores, points, 60, picks.radius) == picks.positions.tolist()
+    assert len(greedy(scores, points, 60, picks.radius * 1.002)) < 60
+
+
+def test_near_duplicates_fall_out() -> None:
+    scores, points = clouds(np.random.default_rng(1), groups=25, each=40, width=16)
+    picks = radius(np.arange(len(scores)), scores, points, 25)
+    assert sorted(picks.positions // 40) == list(range(25))  # one of every group
+    at_three = radius(np.arange(len(scores)), scores, points, 25, r=3.0)
+    best = [40 * g + int(np.argmax(scores[40 * g : 40 * g + 40])) for g in range(25)]
+    assert sorted(at_three.positions.tolist()) == best  # groups are 30 apart and 1 wide: of each the best
+
+
+def test_candidates_near_labelled_items_fall_out() -> None:
+    scores, points = clouds(np.random.default_rng(2), groups=10, each=20, width=8)
+    labelled = points[[0, 21, 42]]
+    picks = radius(np.arange(len(scores)), scores, points, 7, r=3.0, labelled_embeddings=labelled)
+    assert sorted(picks.positions // 20) == list(range(3, 10))
+    searched = radius(np.arange(len(scores)), scores, points, 7, labelled_embeddings=labelled)
+    assert sorted(searched.positions // 20) == list(range(3, 10))
+    none_labelled = radius(np.arange(len(scores)), scores, points, 7, r=3.0, labelled_embeddings=labelled[:0])
+    assert (
+        none_labelled.positions.tolist() == radius(np.arange(len(scores)), scores, points, 7, r=3.0).positions.tolist()
+    )
+
+
+def test_the_choice_does_not_depend_on_the_order_of_candidates_or_on_faiss_threads() -> None:
+    scores, points = clouds(np.random.default_rng(4), groups=50, each=20, width=64)
+    scores = np.round(scores * 8) / np.float32(8)
+    ids = np.arange(len(scores)) * 3 + 5
+    want = select(ids, scores, 70, embeddings=points)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        mixed = np.random.default_rng(5).permutation(len(ids))
+        got = select(ids[mixed], scores[mixed], 70, embeddings=points[mixed])
+        assert faiss.omp_get_max_threads() == 2  # as it was, although FAISS ran on one
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert got.ids.tolist() == want.ids.tolist()
+    assert got.radius == want.radius
+    assert got.rank.tolist() == want.rank.tolist()
+
+
+def test_k_zero_k_one_and_k_all() -> None:
+    points = np.arange(5, dtype=np.float32)[:, None]
+    scores = np.array([1, 5, 2, 3, 4], np.float32)
+    assert radius(np.arange(5), scores, points, 0).positions.tolist() == []
+    assert radius(np.arange(5), scores, points, 1).positions.tolist() == [1]
+    everything = radius(np.arange(5), scores, points, 5)
+    assert everything.positions.tolist() == [1, 4, 3, 2, 0]
+    assert everything.radius == pytest.approx(1.0, rel=2e-3)
+    assert everything.radius is not None
+    assert everything.radius < 1.0
+
+
+def test_points_that_all_coincide_leave_one() -> None:
+    points = np.ones((600, 8), np.float32)
+    with pytest.raises(ValueError, match="k = 2, but only 1 of 600 candidates remain at radius 0"):
+        radius(np.arange(600), np.ones(600), points, 2)
+    assert radius(np.arange(600), np.ones(600), points, 1).positions.tolist() == [0]
+
+
+def test_errors_say_what_remains_and_what_to_do() -> None:
+    ids, scores = np.arange(10), np.arange(10, dtype=np.float32)
+    points = np.arange(10, dtype=np.float32)[:, None]
+    with pytest.raises(
+        ValueError, match=r"k = 6, but only 5 of 10 candidates remain at radius 1: .*smaller k or radius"
+    ):
+        radius(ids, scores, points, 6, r=1.0)
+    with pytest.raises(ValueError, match="k = 11, but only 10 candidates are left: ask for at most 10"):
+        radius(ids, scores, points, 11)
+    scores[3] = np.nan
+    with pytest.raises(ValueError, match=r"only 9 candidates are left \(1 more have no score\)"):
+        select(ids, scores, 10, diversity="none")
+    points[4] = np.inf
+    with pytest.raises(ValueError, match="embeddings must be finite; 1 are not, the first of id 4"):
+        radius(ids, scores, points, 2)
+    with pytest.raises(ValueError, match="needs embeddings"):
+        select(ids, scores, 2)
+    with pytest.raises(ValueError, match=r"embeddings have shape \(9, 1\); \(10, D\) is needed"):
+        select(ids, scores, 2, embeddings=points[:9])
+    with pytest.raises(ValueError, match="radius must be finite and >= 0, not -1"):
+        select(ids, scores, 2, embeddings=np.ones((10, 2)), radius=-1)
+    with pytest.raises(ValueError, match="differ in width"):
+        select(ids, scores, 2, embeddings=np.ones((10, 2)), labelled_embeddings=np.ones((1, 3)))
+    with pytest.raises(ValueError, match="id 7 is a candidate more than once"):
+        select([7, 7], [1.0, 2.0], 1, diversity="none")
+    with pytest.raises(ValueError, match="'farthest' is unknown; choose from radius, none"):
+        select(ids, scores, 2, diversity="farthest")
+    with pytest.raises(ValueError, match="has no radius"):
+        select(ids, scores, 2, diversity="none", radius=1.0)
+
+
+def test_every_method_of_the_table_selects_k_without_nan() -> None:
+    rng = np.random.default_rng(6)
+    scores, points = rng.random(50).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
+    scores[::5] = np.nan
+    for name, method in DIVERSITY.items():
+        chosen = select(np.arange(50), scores, 8, diversity=name, embeddings=points)
+        assert len(set(chosen.ids.tolist())) == 8, name
+        assert np.isfinite(chosen.scores).all(), name
+        assert chosen.method == name
+        assert method.text
+
+
+def test_squared_distances_are_sums_of_squared_differences() -> None:
+    assert squared_distances(np.float32([1e4, 1]), np.float32([[1e4, 1], [1e4, 2], [0, 1]])).tolist() == [0, 1, 1e8]
