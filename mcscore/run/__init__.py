@@ -1,0 +1,9 @@
+"""A run: a pool scored by a model into a directory, durable and resumable, and the selections made from it."""
+
+from __future__ import annotations
+
+from .errors import RunError, Stopped
+from .local import score_pool
+from .results import Run
+
+__all__ = ["Run", "RunError", "Stopped", "score_pool"]

@@ -1,0 +1,171 @@
+"""From the stored scores of a run to the k items that are to be labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import RunError
+from .normalise import normalised
+
+if TYPE_CHECKING:
+    from ..pool import Pool
+    from ..scorer import Scorer
+    from ..selection import Selection
+    from .results import Run
+
+CANDIDATES_PER_ITEM = 10
+# Labelled items that candidates are compared with. Their embeddings are computed anew for each selection, so beyond this
+# many an even sample of them stands for all; the file says how many were used.
+LABELLED_MAX = 10_000
+
+Embeddings = npt.NDArray[np.float32]
+
+
+def choose(
+    run: Run,
+    k: int,
+    *,
+    by: str,
+    diversity: str,
+    candidates: int | None,
+    radius: float | None,
+    scorer: Scorer | None,
+    pool: Pool | None,
+    partial: bool,
+) -> Selection:
+    """The work of Run.select, which documents it."""
+    from ..selection import DIVERSITY, select
+
+    if diversity not in DIVERSITY:
+        raise RunError(f"there is no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
+    if k < 1:
+        raise RunError(f"k must be at least 1, got {k}")
+    if candidates is not None and candidates < k:
+        raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
+    if not (run.complete or partial):
+        raise RunError(
+            f"{run.path} is incomplete: {run.n - run.done:,} of {run.n:,} items are not scored. Score the pool into it "
+            "again to complete it, or pass partial=True to choose from what there is"
+        )
+    pool = _pool_of(run, pool)
+    labelled_N = pool.labels >= 0
+    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, labelled_N | pool.excluded)
+
+    embeddings = labelled_embeddings = None
+    labelled = np.empty(0, np.int64)
+    if DIVERSITY[diversity].needs_embeddings:
+        embed = _embedder(run, pool, _scorer_of(run, scorer))
+        labelled = _evenly(np.flatnonzero(labelled_N), LABELLED_MAX)
+        embeddings, labelled_embeddings = embed(ids), embed(labelled) if len(labelled) else None
+    selection = select(
+        ids,
+        scores,
+        k,
+        diversity=diversity,
+        embeddings=embeddings,
+        radius=radius,
+        labelled_embeddings=labelled_embeddings,
+    )
+    how = {
+        "run": run.meta["id"],
+        "pool": run.meta["pool"]["fingerprint"],
+        "by": by,
+        "candidates": len(ids),
+        "labelled": int(labelled_N.sum()),
+        "labelled_compared": len(labelled),
+        "done": run.done,
+        "n": run.n,
+    }
+    _write(run, pool, selection, how)
+    return selection
+
+
+def _best(
+    run: Run, by: str, candidates: int, k: int, excluded_N: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """(ids, scores) of the best ``candidates`` items that may be chosen; at least k, or RunError."""
+    from ..selection import TopK
+
+    best, left = TopK(min(candidates, run.n)), 0
+    for ids, scores in run.spans(by):
+        excluded = excluded_N[ids[0] : ids[-1] + 1]
+        left += int((np.isfinite(scores) & ~excluded).sum())
+        best.update(ids, scores, excluded)
+    if k > left:
+        raise RunError(
+            f"{k:,} items cannot be chosen: of {run.n:,} only {left:,} are left that have a finite {by} "
+            f"and are neither labelled nor excluded ({int(excluded_N.sum()):,} are)"
+        )
+    return best.result()
+
+
+def _pool_of(run: Run, pool: Pool | None) -> Pool:
+    from ..pool import Pool, PoolError
+
+    recorded = run.meta["pool"]
+    if pool is None:
+        try:
+            pool = Pool.open(recorded["path"])
+        except PoolError as error:
+            raise RunError(
+                f"the pool of {run.path} is not where it was: {error}. Pass pool=, opened where it is"
+            ) from error
+    if pool.fingerprint != recorded["fingerprint"]:
+        raise RunError(
+            f"{pool.path} is not the pool that {run.path} scored: "
+            f"its fingerprint is {pool.fingerprint}, recorded is {recorded['fingerprint']}"
+        )
+    return pool
+
+
+def _scorer_of(run: Run, scorer: Scorer | None) -> Scorer:
+    if scorer is None:
+        raise RunError(
+            f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
+            "pass scorer=, a Scorer of the model that scored it, or diversity='none'"
+        )
+    recorded, given = run.meta["model"]["fingerprint"], scorer.describe()["model"]["fingerprint"]
+    if given != recorded:
+        raise RunError(f"this is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}")
+    return scorer
+
+
+def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:
+    """ids (n,) -> embeddings (n, D) in their order, computed in blocks of ascending ids: each pool chunk is read once."""
+    step = run.meta["block_items"]
+
+    def embed(ids: npt.NDArray[np.int64]) -> Embeddings:
+        order = np.argsort(ids)
+        ascending = ids[order]
+        with normalised(scorer, pool):
+            parts = [
+                scorer.embed(pool.take(ascending[at : at + step]), ascending[at : at + step])
+                for at in range(0, len(ids), step)
+            ]
+        embeddings = np.concatenate(parts)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return embeddings[back]
+
+    return embed
+
+
+def _evenly(ids: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """All of ids, or ``most`` of them at even distances."""
+    return ids if len(ids) <= most else ids[np.arange(most) * len(ids) // most]
+
+
+def _write(run: Run, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
+    ids = selection.ids
+    columns = {name: run.values(name, ids) for name in (*run.meta["scores"], "prediction")}
+    if pool.keys is not None:
+        columns = {"key": pool.keys[ids], **columns}
+    path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"
+    try:
+        selection.write_parquet(path, columns, how)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error}") from error

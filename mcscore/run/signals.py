@@ -1,0 +1,47 @@
+"""SIGINT and SIGTERM as a request that is heeded at the next good moment, instead of an exception at any bytecode."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+
+class StopRequest:
+    """``made`` is True once a signal has come. A second signal does what it would have done without us: stop at once,
+    which a run survives like any kill."""
+
+    def __init__(self) -> None:
+        self.made = False
+        self._former: dict[int, Any] = {}
+
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        self.made = True
+        self._release()
+
+    def _release(self) -> None:
+        while self._former:
+            number, handler = self._former.popitem()
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM inside the block; outside the main thread, where Python delivers none, do nothing."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        former = signal.getsignal(number)
+        # None: a handler set by C code, which Python could not put back. Ignored signals (nohup) stay ignored.
+        if former is not None and former != signal.SIG_IGN:
+            request._former[number] = former
+            signal.signal(number, request._on_signal)
+    try:
+        yield request
+    finally:
+        request._release()

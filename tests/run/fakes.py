@@ -1,0 +1,127 @@
+"""A pool and a scorer in a few lines of NumPy. What the scorer gives depends on its plan and on which items come
+together, as the last bits of matrix products do: a run that is not taken up exactly as it was begun shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcscore.run import score_pool
+from mcscore.run.results import Run
+
+N, SPAN = 100, 40  # three spans, the last one partial; blocks of 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    ids: np.ndarray
+    items: np.ndarray
+
+
+class FakePool:
+    item_shape, dtype, mean, std, keys = (4,), np.dtype(np.float32), None, None, None
+
+    def __init__(self, n: int = N, path: str = "pool", fingerprint: str = "sha256:pool") -> None:
+        self.n, self.path, self.fingerprint = n, Path(path), fingerprint
+        self.labels, self.excluded = np.full(n, -1, np.int32), np.zeros(n, bool)
+        self.closed = 0
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start * 4, stop * 4, dtype=np.float32).reshape(-1, 4)
+
+    def blocks(self, ranges: list[tuple[int, int]]) -> Iterator[Batch]:
+        try:
+            for start, stop in ranges:
+                yield Batch(np.arange(start, stop), self.read(start, stop))
+        finally:
+            self.closed += 1
+
+
+class Column:
+    """As much of a tensor as a run uses."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def detach(self) -> Column:
+        return self
+
+    cpu = detach
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+
+class FakeScorer:
+    transform, device = None, "cpu"
+
+    def __init__(
+        self, step: int = 1, on_block: Callable[[np.ndarray], None] = lambda _ids: None, **changes: Any
+    ) -> None:
+        self.step, self.on_block = step, on_block
+        self.plan: dict[str, Any] = {}
+        self.described = {
+            "model": {"class": "Net", "fingerprint": "sha256:model", "spec": None, "weights": None},
+            "passes": 100,
+            "seed": 0,
+            "masks": "independent",
+            "scores": ["bald", "entropy"],
+            "link": "softmax",
+            "input": "logits",
+            "dtype": "float32",
+            "device": "cpu",
+            "threads": 1,
+            "normalise": None,
+        }
+        for name, value in changes.items():
+            if name == "model":
+                self.described["model"] = {**self.described["model"], "fingerprint": value}
+            else:
+                self.described[name] = value
+        self.seen: list[int] = []
+
+    def describe(self) -> dict[str, Any]:
+        sites = [{"index": 0, "name": "drop", "p": 0.5}] if self.plan else []
+        return {**self.described, "sites": self.described.get("sites", sites), "plan": self.plan}
+
+    def prepare(self, items: np.ndarray, ids: np.ndarray, plan: dict[str, Any] | None = None) -> dict[str, Any]:
+        assert len(items) == len(ids) > 0
+        self.plan = dict(plan or {"items": self.step, "passes": 100, "path": "vmap"})
+        return self.plan
+
+    def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
+        np.testing.assert_array_equal(items[:, 0], ids * 4)
+        self.on_block(ids)
+        self.seen += ids.tolist()
+        bits = np.float32(1e-3 * self.plan["items"] + 1e-4 * len(ids))
+        scores = {
+            name: (np.sin(ids + i) + 2 + bits).astype(np.float32) for i, name in enumerate(self.described["scores"])
+        }
+        scores["prediction"] = ids.astype(np.float32 if self.described["link"] == "gaussian" else np.int32) % 10
+        return {name: Column(values) for name, values in scores.items()}
+
+
+def begin(out: Path, **changes: Any) -> Run:
+    """Score a fresh pool; as a run that goes on would find other conditions, the scorer of a second call plans anew."""
+    return score_pool(FakePool(), FakeScorer(**changes), out, span=SPAN)
+
+
+def go_on(out: Path, **changes: Any) -> Run:
+    return begin(out, step=changes.pop("step", 2), **changes)
+
+
+def content(run: Run) -> dict[str, bytes]:
+    """Everything a run says about the items, as bytes."""
+    values = {name: run.scores(name) for name in run.meta["scores"]} | {"prediction": run.prediction}
+    return {name: column.tobytes() for name, column in values.items()} | {"bad": run.nonfinite_ids.tobytes()}
+
+
+def slowly(out: str, seconds: float) -> None:
+    """For a process of its own: score with a pause at every block, and tell how far it is."""
+    scorer = FakeScorer(on_block=lambda _ids: time.sleep(seconds))
+    score_pool(FakePool(), scorer, out, span=SPAN, progress=lambda done, _total: print(done, flush=True))

@@ -1,0 +1,93 @@
+"""The real pool, model and scorer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mcscore import Pool, Scorer, score_pool
+from mcscore.run import RunError
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.drop, self.out = nn.Linear(12, 16), nn.Dropout(0.5), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.drop(self.hidden(x.flatten(1)).relu()))
+
+
+@pytest.fixture
+def model() -> Net:
+    torch.manual_seed(3)
+    return Net()
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    items = np.random.default_rng(0).integers(0, 256, (700, 3, 2, 2), np.uint8)
+    pool = Pool.create(tmp_path / "pool", items, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    pool.set_labels(np.arange(0, 700, 50), np.zeros(14, int))
+    return pool
+
+
+def test_a_run_equals_the_scorer_on_the_items(pool: Pool, model: Net, out: Path) -> None:
+    run = score_pool(pool, Scorer(model, passes=10), out)
+    ids = pool.unlabelled_ids
+    scorer = Scorer(model, passes=10)
+    scorer.normalise(pool.mean, pool.std)
+    direct = scorer(pool.take(ids), ids)
+    for name in ("bald", "entropy"):
+        np.testing.assert_allclose(run.scores(name)[ids], direct[name].numpy(), atol=1e-5)
+    np.testing.assert_array_equal(run.prediction[ids], direct["prediction"].numpy())
+    assert np.isnan(run.scores("bald")[::50]).all()
+
+
+def test_a_run_that_is_taken_up_ends_in_the_same_bits_and_selection(pool: Pool, model: Net, tmp_path: Path) -> None:
+    whole = score_pool(pool, Scorer(model, passes=10), tmp_path / "a", span=128)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for span in (0, 2, 3, 5):
+        (tmp_path / "b" / "commits" / f"{span:06d}.json").unlink()
+        for name in ("bald", "entropy", "prediction"):
+            (tmp_path / "b" / "scores.zarr" / name / "c" / str(span)).unlink()
+    parts = score_pool(pool, Scorer(model, passes=10), tmp_path / "b")  # with a plan of its own, if it were not told
+    for name in ("bald", "entropy"):
+        assert parts.scores(name).tobytes() == whole.scores(name).tobytes()
+    assert parts.prediction.tobytes() == whole.prediction.tobytes()
+    one, other = (run.select(5, by="bald") for run in (whole, parts))
+    assert one.ids.tolist() == other.ids.tolist()
+    assert one.radius == other.radius
+
+
+def test_a_model_without_dropout_leaves_nothing(pool: Pool, out: Path) -> None:
+    with pytest.raises(ValueError, match="dropout"):
+        score_pool(pool, Scorer(nn.Sequential(nn.Flatten(), nn.Linear(12, 4))), out)
+    assert not out.exists()
+
+
+def test_other_weights_are_another_model(pool: Pool, model: Net, out: Path) -> None:
+    score_pool(pool, Scorer(model, passes=5), out)
+    torch.manual_seed(4)
+    with pytest.raises(RunError, match="another model fingerprint"):
+        score_pool(pool, Scorer(Net(), passes=5), out)
+    with pytest.raises(RunError, match="another passes: 5 there, 6 now"):
+        score_pool(pool, Scorer(model, passes=6), out)
+    with pytest.raises(RunError, match="another seed"):
+        score_pool(pool, Scorer(model, passes=5, seed=1), out)
+
+
+def test_items_that_break_the_model_are_named_and_never_selected(tmp_path: Path, model: Net) -> None:
+    items = np.random.default_rng(0).random((300, 12), np.float32)
+    items[[7, 250], 3] = np.nan
+    pool = Pool.create(tmp_path / "floats", items)
+    with pytest.warns(UserWarning, match=r"2 of 300 items have no finite score \(ids 7, 250\)"):
+        run = score_pool(pool, Scorer(model, passes=5), tmp_path / "run")
+    assert run.nonfinite_ids.tolist() == [7, 250]
+    everything = run.select(298, by="bald", diversity="none").ids
+    assert np.setdiff1d(np.arange(300), everything).tolist() == [7, 250]

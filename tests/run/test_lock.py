@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcscore.run import RunError, lock
+from mcscore.run.lock import locked
+
+from .fakes import begin, content, go_on
+
+
+def said(run: Path) -> dict[str, str]:
+    return json.loads((run / "lock").read_text())
+
+
+def leave(run: Path, **changes: str) -> None:
+    """A lock file as a killed process leaves it."""
+    (run / "lock").write_text(json.dumps({"pid": "4242", "host": "here", "boot_id": "b1", **changes}))
+
+
+@pytest.fixture(autouse=True)
+def _host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(lock, "_BOOT_ID", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("b1\n")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_the_file_says_who_writes_and_goes_with_it(run: Path) -> None:
+    with locked(run):
+        assert said(run) == {"pid": str(os.getpid()), "host": "here", "boot_id": "b1"}
+    assert not (run / "lock").exists()
+
+
+def test_a_live_lock_is_refused_by_name(run: Path) -> None:
+    with locked(run):
+        with pytest.raises(RunError, match=rf"run is being written by process {os.getpid()} on here"), locked(run):
+            pass
+        assert (run / "lock").exists()
+    with locked(run):
+        pass
+
+
+def _hold(run: Path, ready: Any, done: Any) -> None:
+    with locked(run):
+        ready.set()
+        done.wait(30)
+
+
+def test_a_lock_lives_as_long_as_its_process(out: Path, undisturbed: dict[str, bytes]) -> None:
+    begin(out)
+    fork = multiprocessing.get_context("fork")
+    ready, done = fork.Event(), fork.Event()
+    child = fork.Process(target=_hold, args=(out, ready, done))
+    child.start()
+    assert ready.wait(30)
+    with pytest.raises(RunError, match=f"being written by process {child.pid}"):
+        go_on(out)
+    child.kill()
+    child.join()
+    assert said(out)["pid"] == str(child.pid)  # it had no time to tidy up
+    with pytest.warns(UserWarning, match=f"took over the lock of process {child.pid}, which is gone"):
+        assert content(go_on(out)) == undisturbed
+    assert not (out / "lock").exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"boot_id": "b0"}, {"host": "renamed"}])
+def test_a_dead_lock_of_this_machine_is_taken_over(run: Path, changes: dict[str, str]) -> None:
+    leave(run, **changes)
+    with pytest.warns(UserWarning, match="took over the lock of process 4242"), locked(run):
+        assert said(run)["pid"] == str(os.getpid())
+
+
+def test_a_lock_of_another_machine_is_refused_with_advice(run: Path, tmp_path: Path) -> None:
+    leave(run, host="node7", boot_id="b7")
+    for _ in range(2):
+        with (
+            pytest.raises(
+                RunError, match=r"process 4242 on another host, node7; if nothing there .* remove .*run/lock"
+            ),
+            locked(run),
+        ):
+            pass
+        assert said(run)["host"] == "node7"
+        (tmp_path / "boot_id").unlink(missing_ok=True)  # where there is no boot id, the host name decides
+    (run / "lock").unlink()
+    with locked(run):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
+def test_a_lock_file_that_was_cut_off_says_nothing(run: Path, text: str) -> None:
+    (run / "lock").write_text(text)
+    with warnings.catch_warnings(), locked(run):
+        warnings.simplefilter("error")
+        assert said(run)["host"] == "here"
+
+
+def test_a_lock_file_removed_between_open_and_lock_is_not_trusted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, removed = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append((run / "lock").stat().st_ino)
+            (run / "lock").unlink()
+            (run / "placeholder").touch()  # so that the inode number is not used again at once
+        real(descriptor, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with locked(run):
+        assert removed
+        with pytest.raises(RunError, match="being written"), locked(run):
+            pass
+
+
+def test_a_file_system_without_locks_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with (
+        pytest.raises(RunError, match=r"cannot lock files .No locks available.; put the run on a local disk"),
+        locked(run),
+    ):
+        pass

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcscore.run import RunError, score_pool
+from mcscore.run.results import Run
+from mcscore.run.spans import Span, blocks_of, cut, default_block, default_span
+
+from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, go_on
+
+
+def test_every_item_gets_its_own_scores(out: Path) -> None:
+    run = begin(out, step=1)
+    assert run.complete
+    assert (run.done, run.scored, run.n) == (N, N, N)
+    ids = np.arange(N)
+    together = np.array([16, 16, 8, 16, 16, 8, 16, 4]).repeat([16, 16, 8, 16, 16, 8, 16, 4])
+    bits = np.float32(1e-3) + (1e-4 * together).astype(np.float32)
+    np.testing.assert_allclose(run.scores("bald"), np.sin(ids) + 2 + bits, atol=1e-6)
+    np.testing.assert_allclose(run.scores("entropy"), np.sin(ids + 1) + 2 + bits, atol=1e-6)
+    np.testing.assert_array_equal(run.prediction, ids % 10)
+    assert run.prediction.dtype == np.int32
+    assert run.scores("bald").dtype == np.float32
+
+
+def test_zarr_python_reads_the_stored_scores(out: Path) -> None:
+    run = begin(out)
+    group = zarr.open_group(out / "scores.zarr", mode="r")
+    for name in ("bald", "entropy"):
+        assert group[name].chunks == (SPAN,)
+        np.testing.assert_array_equal(group[name][:], run.scores(name))
+    np.testing.assert_array_equal(group["prediction"][:], run.prediction)
+
+
+def test_what_zarr_python_reads_where_nothing_is_committed_is_not_scored(out: Path) -> None:
+    with pytest.raises(RunError):
+        begin(out, on_block=fail_at(40))
+    group = zarr.open_group(out / "scores.zarr", mode="r")
+    assert np.isnan(group["bald"][SPAN:]).all()
+    assert (group["prediction"][SPAN:] == -1).all()
+    assert np.isfinite(group["bald"][:SPAN]).all()
+
+
+def test_an_opened_run_says_the_same_as_the_one_scored(out: Path, undisturbed: dict[str, bytes]) -> None:
+    begin(out)
+    opened = Run.open(out)
+    assert content(opened) == undisturbed
+    assert opened.complete
+    assert opened.seconds > 0
+    assert opened.items_per_second == pytest.approx(N / opened.seconds)
+
+
+def test_labelled_and_excluded_items_are_not_scored(out: Path) -> None:
+    pool, scorer = FakePool(), FakeScorer()
+    pool.labels[[0, 41]] = 3
+    pool.excluded[42] = True
+    pool.excluded[80:] = True  # the whole last span
+    run = score_pool(pool, scorer, out, span=SPAN)
+    skipped = np.r_[0, 41, 42, 80:N]
+    assert scorer.seen == np.setdiff1d(np.arange(N), skipped).tolist()
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(run.scores("bald"))), skipped)
+    np.testing.assert_array_equal(np.flatnonzero(run.prediction == -1), skipped)
+    assert len(run.nonfinite_ids) == 0
+    assert run.complete
+    assert (run.done, run.scored) == (N, N - len(skipped))
+
+
+def test_items_without_a_finite_score_are_named_and_the_run_goes_on(out: Path) -> None:
+    class Broken(FakeScorer):
+        def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
+            scores = super().__call__(items, ids)
+            scores["bald"].values[np.isin(ids, [5, 50])] = np.nan
+            scores["entropy"].values[ids == 77] = np.inf
+            return scores
+
+    with pytest.warns(UserWarning, match=r"3 of 100 items have no finite score \(ids 5, 50, 77\)"):
+        run = score_pool(FakePool(), Broken(), out, span=SPAN)
+    assert run.complete
+    assert Run.open(out).nonfinite_ids.tolist() == [5, 50, 77]
+    for name in ("bald", "entropy"):
+        assert np.flatnonzero(np.isnan(run.scores(name))).tolist() == [5, 50, 77]
+    assert np.flatnonzero(run.prediction == -1).tolist() == [5, 50, 77]
+
+
+def test_regression_predicts_floats(out: Path) -> None:
+    run = begin(out, link="gaussian", scores=["variance"])
+    assert run.prediction.dtype == np.float32
+    np.testing.assert_array_equal(run.prediction, np.arange(N) % 10)
+    assert zarr.open_group(out / "scores.zarr", mode="r")["prediction"].dtype == np.float32
+
+
+def test_progress_counts_up_to_the_pool(out: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    score_pool(FakePool(), FakeScorer(), out, span=SPAN, progress=lambda *call: seen.append(call))
+    assert seen == [(d, N) for d in (0, 16, 32, 40, 56, 72, 80, 96, 100)]
+    seen.clear()
+    score_pool(FakePool(), FakeScorer(), out, progress=lambda *call: seen.append(call))
+    assert seen == [(N, N)]
+
+
+def test_the_reader_is_closed_whatever_happens(out: Path) -> None:
+    pool = FakePool()
+    with pytest.raises(RunError):
+        score_pool(pool, FakeScorer(on_block=fail_at(40)), out, span=SPAN)
+    assert pool.closed == 1
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def fail_at(id: int):
+    def fail(ids: np.ndarray) -> None:
+        if id in ids:
+            raise MemoryError("CUDA out of memory")
+
+    return fail
+
+
+def test_a_model_that_fails_at_once_leaves_nothing(out: Path) -> None:
+    class Refused(FakeScorer):
+        def prepare(self, *_args: object, **_more: object) -> dict[str, object]:
+            raise ValueError("no dropout")
+
+    with pytest.raises(ValueError, match="no dropout"):
+        score_pool(FakePool(), Refused(), out)
+    assert not out.exists()
+
+
+def test_a_model_that_fails_later_is_told_with_its_items_and_the_run_goes_on(
+    out: Path, undisturbed: dict[str, bytes]
+) -> None:
+    with pytest.raises(
+        RunError, match=r"items 56\.\.71 in span 1 \(items 40\.\.79\) .*CUDA out of memory. 40 of 100"
+    ) as caught:
+        begin(out, on_block=fail_at(60))
+    assert isinstance(caught.value.__cause__, MemoryError)
+    assert Run.open(out).done == 40
+    assert content(go_on(out)) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda ids: np.zeros(len(ids) + 1, np.float32), r"gave entropy as float32 \(17,\), not float32 \(16,\)"),
+        (lambda ids: np.zeros((len(ids), 1), np.float32), r"float32 \(16, 1\)"),
+        (lambda ids: np.zeros(len(ids), np.float64), r"gave entropy as float64"),
+    ],
+)
+def test_scores_of_the_wrong_kind_are_refused(out: Path, wrong, says: str) -> None:
+    class Wrong(FakeScorer):
+        def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
+            return super().__call__(items, ids) | {"entropy": Column(wrong(ids))}
+
+    with pytest.raises(RunError, match=says):
+        score_pool(FakePool(), Wrong(), out)
+
+
+def test_nothing_to_score_is_an_error(out: Path) -> None:
+    pool = FakePool()
+    pool.labels[:] = 1
+    with pytest.raises(RunError, match="nothing to score: of the 100 items"):
+        score_pool(pool, FakeScorer(), out)
+    assert not out.exists()
+
+
+def test_other_things_at_the_path_are_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    lost = tmp_path / "lost"  # a run whose run.json was deleted
+    begin(lost)
+    (lost / "run.json").unlink()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    for path, says in ((file, "is a file"), (folder, "not a run"), (lost, "not a run"), (link, "a link to nothing")):
+        with pytest.raises(RunError, match=says):
+            begin(path)
+    assert (folder / "thesis.tex").read_text() == "mine"
+    with pytest.raises(RunError, match="could not be made a run"):
+        begin(file / "run")
+
+
+def test_an_empty_directory_and_missing_parents_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert begin(tmp_path / "empty").complete
+    assert begin(tmp_path / "a" / "b" / "c").complete
+
+
+def test_a_span_must_hold_items(out: Path) -> None:
+    with pytest.raises(RunError, match="span must be at least 1"):
+        score_pool(FakePool(), FakeScorer(), out, span=0)
+
+
+def test_the_pool_s_normalisation_is_lent_to_the_scorer(out: Path) -> None:
+    class Normalising(FakeScorer):
+        def normalise(self, mean: object, std: object) -> None:
+            self.described["normalise"] = None if mean is None else [list(mean), list(std)]  # type: ignore[call-overload]
+
+    pool, scorer = FakePool(), Normalising()
+    pool.mean, pool.std = (0.5,), (0.25,)  # type: ignore[assignment]
+    run = score_pool(pool, scorer, out)
+    assert run.meta["normalise"] == [[0.5], [0.25]]
+    assert scorer.describe()["normalise"] is None
+    scorer.transform = lambda x: x  # type: ignore[assignment]
+    with pytest.raises(RunError, match="another normalise"):
+        score_pool(pool, scorer, out)
+
+
+# -- how a pool is cut -------------------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(1, 10**9), step=st.integers(1, 5000))
+def test_default_spans_are_whole_steps_and_not_too_few(n: int, step: int) -> None:
+    span = default_span(n, step)
+    assert 1 <= span <= n
+    assert span == n or span % step == 0
+    assert span <= max(65_536, step)
+    if n >= 50 * 256 and step <= 256:
+        assert n // span >= 50
+        assert span > 128
+
+
+@pytest.mark.parametrize(
+    ("n", "step", "span"), [(60_000, 64, 1152), (1797, 32, 256), (100, 64, 100), (10**8, 512, 65_536)]
+)
+def test_default_span_examples(n: int, step: int, span: int) -> None:
+    assert default_span(n, step) == span
+
+
+@given(n=st.integers(1, 500), size=st.integers(1, 200), block=st.integers(1, 64), seed=st.integers(0, 9))
+def test_spans_and_blocks_cover_what_is_to_be_scored_once(n: int, size: int, block: int, seed: int) -> None:
+    skip = np.random.default_rng(seed).random(n) < 0.7
+    covered = np.zeros(n, int)
+    for span in cut(n, size):
+        assert span.n <= size
+        for start, stop in blocks_of(span, block, skip):
+            assert (start - span.start) % block == 0
+            assert 0 < stop - start <= block
+            covered[start:stop] += 1
+    assert (covered[~skip] == 1).all()
+    assert (covered <= 1).all()
+
+
+def test_blocks_stay_small_enough_to_be_read_fast_and_stopped_soon() -> None:
+    photo, digit = 3 * 224 * 224, 784
+    assert default_block(65_536, 8, photo) * photo <= 16 << 20
+    assert default_block(65_536, 64, digit) == 16 * 64
+    assert default_block(100, 64, digit) == 100
+    assert default_block(10, 1, 1 << 30) == 1
+    assert str(Span(2, 80, 100)) == "span 2 (items 80..99)"
+
+
+def test_importing_runs_costs_no_heavy_package() -> None:
+    code = "import sys, mcscore.run; print(*{'torch', 'zarr', 'faiss', 'pyarrow', 'tqdm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
