@@ -1,0 +1,64 @@
+"""A run and its selection as one HTML page that needs nothing else: plots, pictures and styles are inside."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..pool import Pool
+    from ..run import Run
+
+NEEDED = {"matplotlib": "matplotlib", "jinja2": "jinja2", "PIL": "pillow"}  # module: package
+
+
+def write_report(
+    run: Run,
+    pool: Pool | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    selection: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write the report of ``run`` to ``out`` (default: report.html in the run's directory) and return its path.
+
+    pool: the pool that was scored; default: where run.json says it is. Where that is gone, the page has no pictures and
+    says so. selection: a selection file of the run; default: the newest. An older page is replaced as the last step.
+
+    Raises ImportError if matplotlib, jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
+    ``selection`` do not belong to the run.
+    """
+    missing = [package for module, package in NEEDED.items() if util.find_spec(module) is None]
+    if missing:
+        raise ImportError(f"a report needs {', '.join(missing)}: pip install 'mcscore[report]'")
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from .source import chosen_items, pool_of
+    from .view import view
+
+    pool, warnings = pool_of(run, pool)
+    variables = view(run, pool, chosen_items(run, selection), warnings)
+    # Autoescape: keys, class names and paths come from outside.
+    pages = Environment(
+        loader=PackageLoader("mcscore", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    path = Path(run.path) / "report.html" if out is None else Path(out)
+    _replace(path, pages.get_template("page.html").render(variables))
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside ``path``, then rename: a reader sees the old page or the new one, never half of one."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,115 @@
+"""One item of a pool as a small picture: a thumbnail, bars for a short vector, a line for a long one, else its numbers."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+THUMBNAIL = 160  # pixels; larger images are shrunk to it
+LOSSLESS = (
+    96  # up to this side images keep every pixel, as PNG; larger ones are photographs, a fifth of the size as JPEG
+)
+MAX_BARS = 48
+MAX_LINE = 120  # points of a drawn line; a longer signal shows the least and greatest value of each stretch
+SHOWN_NUMBERS = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What stands for an item on the page. Bars are heights in [0, 1]; a line is (x, y) points in a 100 × 40 box."""
+
+    kind: Literal["image", "bars", "line", "numbers"]
+    uri: str = ""
+    bars: tuple[float, ...] = ()
+    points: str = ""
+    numbers: str = ""
+
+
+def pictures(items: np.ndarray) -> list[Picture]:
+    """A picture of each of ``items`` (n, *item_shape); the items share one scale, so that they can be compared."""
+    shape = items.shape[1:]
+    if not len(items):
+        return []
+    if _is_image(shape, items.dtype):
+        return [_thumbnail(item) for item in _as_pixels(items)]
+    if len(shape) == 1 and shape[0] <= MAX_BARS:
+        return _bars(items)
+    if len(shape) == 1 or (len(shape) == 2 and shape[0] == 1):
+        return _lines(items.reshape(len(items), -1))
+    return [Picture("numbers", numbers=_numbers(item)) for item in items]
+
+
+def _is_image(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """(C,H,W) with 1 to 4 channels, or (H,W); anything under 4 pixels a side only if it holds bytes."""
+    if len(shape) == 3 and shape[0] > 4:
+        return False
+    return len(shape) in (2, 3) and (min(shape[-2:]) >= 4 or (dtype == np.uint8 and min(shape[-2:]) > 1))
+
+
+def _as_pixels(items: np.ndarray) -> np.ndarray:
+    """uint8 (n,H,W) or (n,H,W,3). Floats in [0, 1] are taken as such, others stretched from their least to greatest."""
+    if items.ndim == 4:
+        items = items[:, :3] if items.shape[1] >= 3 else items[:, :1]  # two channels: the first; four: without alpha
+        items = items[:, 0] if items.shape[1] == 1 else items.transpose(0, 2, 3, 1)
+    if items.dtype == np.uint8:
+        return items
+    values = _finite(items)
+    lo, hi = values.min(), values.max()
+    if lo < 0 or hi > 1:
+        values = (values - lo) / (hi - lo if hi > lo else 1.0)
+    return np.round(values * 255).astype(np.uint8)
+
+
+def _thumbnail(pixels: np.ndarray) -> Picture:
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    small = max(image.size) <= LOSSLESS
+    if not small:
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "PNG" if small else "JPEG", optimize=True, **({} if small else {"quality": 85}))
+    kind = "png" if small else "jpeg"
+    return Picture("image", uri=f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
+
+
+def _bars(items: np.ndarray) -> list[Picture]:
+    """Features have units of their own, so each is scaled to its range over the items shown."""
+    values = _finite(items)
+    lo, hi = values.min(axis=0), values.max(axis=0)
+    heights = (values - lo) / np.where(hi > lo, hi - lo, 1.0)
+    return [
+        Picture("bars", bars=tuple(np.round(height, 3).tolist()), numbers=_numbers(item))
+        for height, item in zip(heights, items, strict=True)
+    ]
+
+
+def _lines(items: np.ndarray) -> list[Picture]:
+    values = _finite(items)
+    if values.shape[1] > MAX_LINE:
+        stretches = np.array_split(values, MAX_LINE // 2, axis=1)
+        values = np.stack([f(part, axis=1) for part in stretches for f in (np.min, np.max)], axis=1)
+    lo, hi = values.min(), values.max()
+    x = np.linspace(0, 100, values.shape[1])
+    y = 38 - 36 * (values - lo) / (hi - lo if hi > lo else 1.0)
+    return [
+        Picture(
+            "line", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, row, strict=True)), numbers=_numbers(item)
+        )
+        for row, item in zip(y, items, strict=True)
+    ]
+
+
+def _finite(items: np.ndarray) -> np.ndarray:
+    """As float64, with 0 for NaN and infinity."""
+    values = items.astype(np.float64)
+    return np.where(np.isfinite(values), values, 0.0)
+
+
+def _numbers(item: np.ndarray) -> str:
+    first = ", ".join(f"{value:.4g}" for value in item.ravel()[:SHOWN_NUMBERS].tolist())
+    return first + (f", … ({'×'.join(map(str, item.shape))})" if item.size > SHOWN_NUMBERS else "")

@@ -1,0 +1,191 @@
+"""The plots of a report, each drawn twice: on light and on dark ground, for the reader's setting to choose from.
+
+Matplotlib's object interface and its Agg canvas only: no window system, no state shared with a caller's own plots.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+
+from .stats import Cloud, Spread
+from .text import count, number
+
+DPI = 192  # two pixels per CSS pixel, of which an inch has 96
+WIDTH = 540  # CSS pixels, half of the page
+HEXAGONS = 56  # across the plot
+FLOOR = 0.7  # of the logarithmic axes of counts: a bin of one item can be seen
+
+
+@dataclass(frozen=True)
+class Theme:
+    ink: str
+    faint: str
+    grid: str
+    pool: str
+    chosen: str
+    paper: str
+    ramp: tuple[str, str, str]
+
+
+# Blue and orange differ in lightness as well as in hue: they stay apart for the colour-blind and in grey print.
+LIGHT = Theme("#1f2733", "#66707f", "#e4e8ee", "#7d9cc9", "#d9480f", "#ffffff", ("#dbe6f5", "#6f94c9", "#1d3f72"))
+DARK = Theme("#e6eaf0", "#98a3b3", "#2a323d", "#5d82b8", "#ff8a4c", "#161b22", ("#22344f", "#5d8ccb", "#d6e6ff"))
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Two PNG data URIs of one figure, its size in CSS pixels, and what it shows in words."""
+
+    light: str
+    dark: str
+    width: int
+    height: int
+    alt: str
+
+
+Draw = Callable[[Axes, Theme], None]
+
+
+def histogram(spread: Spread, chosen: np.ndarray, cut: float | None, label: str) -> Plot:
+    """Items per bin of one score on a log scale; the selected ones in front, and where the selection begins."""
+    front, _ = np.histogram(chosen, spread.edges)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.set_yscale("log")
+        axes.stairs(spread.counts, spread.edges, fill=True, baseline=FLOOR, color=theme.pool)
+        if len(chosen):
+            axes.stairs(front, spread.edges, fill=True, baseline=FLOOR, color=theme.chosen)
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))  # 1, 10, 100, 1k
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(FLOOR, spread.counts.max() * 2.2)
+        if cut is not None:
+            axes.axvline(cut, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)))
+            right = cut > spread.lo + 0.6 * (spread.hi - spread.lo)
+            axes.annotate(
+                f"lowest selected {number(cut)}",
+                (cut, 1.0), (-5 if right else 5, -4), xycoords=("data", "axes fraction"), textcoords="offset points",
+                ha="right" if right else "left", va="top", fontsize=8, color=theme.ink,
+            )  # fmt: skip
+        axes.set_xlabel(label)
+        axes.set_ylabel("items (log scale)")
+        axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+
+    shown = f", {len(chosen):,} of them selected" if len(chosen) else ""
+    begins = f"; the lowest selected score is {number(cut)}" if cut is not None else ""
+    alt = (
+        f"Histogram of {label} over {spread.n:,} items{shown}: from {number(spread.lo)} to {number(spread.hi)}, "
+        f"median {number(spread.quantiles[0.5])}{begins}."
+    )
+    return _plot(draw, WIDTH, 250, alt)
+
+
+def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tuple[str, str], corners: bool) -> Plot:
+    """Two quantities against each other, points or hexagons, the selected ones marked.
+
+    ``corners``: x is expected entropy and y BALD, whose sum is the entropy: its contours are drawn, the corners named.
+    """
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        if cloud.weights is None:
+            axes.scatter(cloud.x, cloud.y, s=9, color=theme.pool, alpha=0.65, linewidths=0)
+        else:
+            ramp = LinearSegmentedColormap.from_list("items", theme.ramp)
+            axes.hexbin(
+                cloud.x, cloud.y, C=cloud.weights, reduce_C_function=np.sum, gridsize=(HEXAGONS, HEXAGONS // 2),
+                norm=LogNorm(1, max(2, cloud.weights.sum() / 50)), cmap=ramp, linewidths=0.1,
+            )  # fmt: skip
+        axes.scatter(
+            chosen_x,
+            chosen_y,
+            s=26,
+            color=theme.chosen,
+            edgecolors=theme.paper,
+            linewidths=0.7,
+            label="selected",
+            zorder=3,
+        )
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.grid(color=theme.grid, linewidth=0.8)
+        axes.margins(0.03)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        if corners:
+            _name_corners(axes, cloud, theme)
+
+    what = "Each of" if cloud.weights is None else "Density of"
+    alt = f"{what} {cloud.n:,} items by {labels[0]} (across) and {labels[1]} (up), with {count(len(chosen_x), 'selected item')} marked."
+    return _plot(draw, WIDTH, 375, alt)
+
+
+def class_mix(names: Sequence[str], pool: np.ndarray, chosen: np.ndarray) -> Plot:
+    """Share of each predicted class, in the pool and in the selection."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        rows = np.arange(len(names))
+        axes.barh(rows - 0.2, pool * 100, 0.38, color=theme.pool)
+        if chosen.any():
+            axes.barh(rows + 0.2, chosen * 100, 0.38, color=theme.chosen)
+        axes.set_yticks(rows, [name if len(name) <= 22 else name[:21] + "…" for name in names])
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("share of items, %")
+        axes.grid(axis="x", color=theme.grid, linewidth=0.8)
+
+    told = "; ".join(
+        f"{name}: {a:.0%}" + (f", selection {b:.0%}" if chosen.any() else "")
+        for name, a, b in zip(names, pool, chosen, strict=True)
+    )
+    return _plot(draw, WIDTH, 86 + 23 * len(names), f"Share of each predicted class in the pool. {told}.")
+
+
+def _name_corners(axes: Axes, cloud: Cloud, theme: Theme) -> None:
+    """Contours of equal entropy, and words for the two ends. Axes begin at 0 unless that would leave half of them empty."""
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    x0 = 0.0 if cloud.x.min() < 0.5 * cloud.x.max() else x0
+    y0 = 0.0 if cloud.y.min() < 0.5 * cloud.y.max() else y0
+    axes.set_xlim(x0, x1)
+    axes.set_ylim(y0, y1)
+    for total in MaxNLocator(5).tick_values(x0 + y0, x1 + y1):
+        ends = [x0, x1], [total - x0, total - x1]
+        axes.plot(
+            *ends, color=theme.faint, linewidth=0.6, linestyle=(0, (1, 3)), zorder=0.5, scalex=False, scaley=False
+        )
+    halo = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
+    style: dict[str, Any] = {"fontsize": 8, "color": theme.faint, "style": "italic", "bbox": halo}
+    axes.text(0.015, 0.97, "the model does not know", va="top", transform=axes.transAxes, **style)
+    axes.text(0.985, 0.035, "the item is ambiguous", ha="right", transform=axes.transAxes, **style)
+
+
+def _plot(draw: Draw, width: int, height: int, alt: str) -> Plot:
+    light, dark = (_png(draw, theme, width, height) for theme in (LIGHT, DARK))
+    return Plot(light, dark, width, height, alt)
+
+
+def _png(draw: Draw, theme: Theme, width: int, height: int) -> str:
+    figure = Figure(figsize=(width / 96, height / 96), dpi=DPI, layout="constrained", facecolor="none")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(facecolor="none")
+    axes.set_axisbelow(True)
+    draw(axes, theme)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(theme.grid)
+    axes.tick_params(colors=theme.faint, labelsize=8.5, length=3, width=0.6, which="both")
+    axes.tick_params(axis="y", length=0, which="both")
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=theme.faint, fontsize=9)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})  # matplotlib's own address is left out
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,73 @@
+"""What belongs to a run and lies elsewhere: the pool it scored, and the selection made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..pool import Pool
+    from ..run import Run
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection read back: ids (k,) int64, best first; by which score; how; how far apart (None if not asked)."""
+
+    ids: np.ndarray
+    by: str
+    method: str
+    radius: float | None
+    name: str
+
+
+def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
+    """The pool that ``run`` scored, or None and a warning where it is not at its recorded place.
+
+    Raises RunError if ``pool``, or what is at that place now, is another one.
+    """
+    from ..pool import Pool, PoolError
+    from ..run import RunError
+
+    recorded = run.meta["pool"]
+    if pool is None:
+        try:
+            pool = Pool.open(recorded["path"])
+        except PoolError as error:
+            return None, [f"No pictures, labels and class names: the pool is not where it was scored ({error})."]
+    if pool.fingerprint != recorded["fingerprint"]:
+        raise RunError(
+            f"{pool.path} is not the pool that {run.path} scored: "
+            f"its fingerprint is {pool.fingerprint}, recorded is {recorded['fingerprint']}"
+        )
+    return pool, []
+
+
+def chosen_items(run: Run, path: str | os.PathLike[str] | None = None) -> Chosen | None:
+    """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run."""
+    from ..run import RunError
+
+    if path is None:
+        files = sorted(run.path.glob("selection-*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+        if not files:
+            return None
+        path = files[-1]
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    try:
+        table = parquet.read_table(path)
+        how = json.loads((table.schema.metadata or {})[b"mcscore"])
+        ids = table.column("id").to_numpy().astype(np.int64)
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        raise RunError(f"{path} is not a selection made by mcscore: {error}") from error
+    if how["run"] != run.meta["id"]:
+        raise RunError(
+            f"{path} was selected from another run (id {how['run']}), not from {run.path} (id {run.meta['id']})"
+        )
+    return Chosen(ids, how["by"], how["method"], how["radius"], Path(path).name)

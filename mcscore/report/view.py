@@ -1,0 +1,371 @@
+"""What the page says about a run: every figure, sentence and table cell, as the template's variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from ..acquisition import SCORES
+from . import stats
+from .items import Picture, pictures
+from .plots import class_mix, histogram, plane
+from .source import Chosen
+from .text import count, duration, number
+
+if TYPE_CHECKING:
+    from ..pool import Pool
+    from ..run import Run
+
+MAX_CARDS = 120  # of a side; a thousand pictures would make the page too heavy to open
+CARD_SCORES = 3  # the one selected by, and two more
+MAX_CLASSES = 20  # rows of the class mix; of more classes those are shown whose shares differ most
+NAMED_IDS = 12
+TITLES = {"bald": "BALD"}
+SHORT = {
+    "expected_entropy": "exp. entr.",
+    "least_confidence": "least conf.",
+    "variation_ratio": "var. ratio",
+    "mean_std": "std",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Everything the page speaks of, read once. Without the pool: no pictures, labels, keys and class names."""
+
+    run: Run
+    pool: Pool | None
+    chosen: Chosen | None
+    spreads: dict[str, stats.Spread | None]
+    selected: dict[str, np.ndarray]  # every score and the prediction of the selected items, (k,)
+    labels_N: np.ndarray | None
+    keys_N: np.ndarray | None
+    classes: list[str] | None
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.chosen.ids if self.chosen else np.empty(0, np.int64)
+
+    @property
+    def by(self) -> str:
+        """The score selected by; before there is a selection, the first."""
+        return self.chosen.by if self.chosen else next(iter(self.spreads))
+
+    @property
+    def regression(self) -> bool:
+        return bool(self.run.meta["link"] == "gaussian")
+
+    def class_name(self, index: int) -> str:
+        if index < 0:
+            return "nothing"
+        return self.classes[index] if self.classes and index < len(self.classes) else str(index)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One item in the contact sheet. ``scores``: short name, name, value."""
+
+    id: int
+    rank: int | None
+    key: str | None
+    prediction: str
+    label: str | None
+    correct: bool
+    scores: list[tuple[str, str, str]]
+    picture: Picture | None
+
+
+def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]) -> dict[str, Any]:
+    """The variables of page.html. ``pool`` None: no pictures, labels, keys or class names. ``warnings`` come first."""
+    scores = tuple(run.meta["scores"])
+    ids = chosen.ids if chosen else np.empty(0, np.int64)
+    shown = Shown(
+        run,
+        pool,
+        chosen,
+        {name: stats.spread(stream(run, name)) for name in scores},
+        {name: run.values(name, ids) for name in (*scores, "prediction")},
+        pool.labels if pool is not None else None,
+        pool.keys if pool is not None else None,
+        list(pool.classes) if pool is not None and pool.classes else None,
+    )
+    selected, random = _sheets(shown)
+    return {
+        "title": Path(run.path).resolve().name,
+        "subtitle": _subtitle(shown),
+        "complete": run.complete,
+        "status": "complete" if run.complete else f"{run.done / max(run.n, 1):.0%} done",
+        "tiles": _tiles(shown),
+        "warnings": warnings + _warnings(shown),
+        "has_selection": chosen is not None,
+        "scores": [_score(shown, name, spread) for name, spread in shown.spreads.items() if spread is not None],
+        "plane": _values_and_score(shown) if shown.regression else _decomposition(shown),
+        "mix": _value_mix(shown) if shown.regression else _class_mix(shown),
+        "verb": "predicts" if shown.regression else "says",
+        "chosen": selected,
+        "random": random,
+        "chosen_text": _chosen_text(shown),
+        "facts": [_what_ran(shown), _on_what(shown)],
+        "sites": [
+            {**site, "p": f"{site['p']:g}", "shape": " × ".join(map(str, site["shape"]))} for site in run.meta["sites"]
+        ],
+        "version": __version__,
+        "written": _moment(datetime.now(timezone.utc).isoformat()),
+    }
+
+
+def stream(run: Run, name: str) -> stats.Stream:
+    """The values of a score, or "prediction", span by span."""
+    return lambda: (values for _ids, values in run.spans(name))
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " "))
+
+
+# ---- sentences and figures -------------------------------------------------------------------------------------------
+
+
+def _subtitle(shown: Shown) -> list[str]:
+    meta, pool = shown.run.meta, shown.pool
+    digest = meta["model"]["fingerprint"].removeprefix("sha256:")[:12]
+    rates = ", ".join(f"{site['p']:g}" for site in meta["sites"] if site["active"])
+    sites = count(sum(site["active"] for site in meta["sites"]), "site")
+    return [
+        f"{meta['model']['class'].rpartition('.')[2]} {digest}, dropout at {sites} (p = {rates}), "
+        f"T = {meta['passes']:,}, seed {meta['seed']}, {meta['masks']} masks, on {meta['device']}",
+        meta["pool"]["path"] + (f", from {pool.source}" if pool is not None and pool.source else ""),
+    ]
+
+
+def _tiles(shown: Shown) -> list[dict[str, str]]:
+    run = shown.run
+    rate = run.items_per_second
+    tiles = [
+        (f"{run.scored:,}", f"items scored of {run.n:,}"),
+        (f"{run.meta['passes']:,}", "passes per item"),
+        (duration(run.seconds), "scoring time"),
+        (f"{rate:,.0f}", "items per second"),
+    ]
+    if shown.labels_N is not None:
+        tiles.append((f"{int((shown.labels_N >= 0).sum()):,}", "labelled by now"))
+    tiles.append((f"{len(shown.ids):,}", "selected"))
+    return [{"value": value, "what": what} for value, what in tiles]
+
+
+def _warnings(shown: Shown) -> list[str]:
+    run, told = shown.run, []
+    if not run.complete:
+        told.append(
+            f"This run is not complete: {run.done:,} of {run.n:,} items are done, and all below speaks of those. "
+            "The command that began it goes on where it stopped."
+        )
+    bad = run.nonfinite_ids
+    if len(bad):
+        more = f" and {len(bad) - NAMED_IDS:,} more" if len(bad) > NAMED_IDS else ""
+        told.append(
+            f"The model gave no finite output for {count(len(bad), 'item')}, which cannot be selected: "
+            f"{', '.join(map(str, bad[:NAMED_IDS]))}{more}."
+        )
+    for name, spread in shown.spreads.items():
+        if spread is None:
+            told.append(f"No item has a finite {title(name)} score.")
+        elif spread.flat:
+            told.append(
+                f"Every item has the same {title(name)} score, {number(spread.lo)}: there is nothing to choose by. "
+                "Does dropout reach the output, and does the model tell items apart?"
+            )
+    if shown.chosen is None:
+        told.append(f"No selection yet. To make one: mcscore select {run.path} -k 50 --by {shown.by}")
+    return told
+
+
+def _chosen_text(shown: Shown) -> str:
+    chosen, spread = shown.chosen, shown.spreads[shown.by]
+    if chosen is None or spread is None:
+        return ""
+    method = "the highest scores" if chosen.method == "none" else f"diversity by {chosen.method}"
+    apart = f", no two closer than {chosen.radius:.4g}" if chosen.radius is not None else ""
+    cards = f" The first {MAX_CARDS} are shown." if len(chosen.ids) > MAX_CARDS else ""
+    return (
+        f"{count(len(chosen.ids), 'item')} by {title(chosen.by)}, {method}{apart} ({chosen.name}). "
+        f"Their median score is {number(float(np.median(shown.selected[chosen.by])))}; "
+        f"the median of all is {number(spread.quantiles[0.5])}.{cards}"
+    )
+
+
+def _what_ran(shown: Shown) -> list[tuple[str, str]]:
+    meta = shown.run.meta
+    model = meta["model"]
+    return [
+        ("model", model["class"]),
+        ("fingerprint", model["fingerprint"]),
+        ("built by", model["spec"] or "Python, not recorded"),
+        ("weights", model["weights"] or "as built"),
+        ("passes T", f"{meta['passes']:,}"),
+        ("seed", str(meta["seed"])),
+        ("masks", meta["masks"]),
+        ("link", f"{meta['link']} of {meta['input'].replace('_', '-')}"),
+    ]
+
+
+def _on_what(shown: Shown) -> list[tuple[str, str]]:
+    run, pool = shown.run, shown.pool
+    meta, plan, rate = run.meta, run.meta["plan"], run.items_per_second
+    form = f" of {pool.dtype} {' × '.join(map(str, pool.item_shape))}" if pool is not None else ""
+    return [
+        ("pool", meta["pool"]["path"]),
+        ("fingerprint", meta["pool"]["fingerprint"]),
+        ("items", f"{run.n:,}{form}"),
+        ("scored", f"{run.scored:,}, {len(run.nonfinite_ids):,} of them without a finite score"),
+        ("device", f"{meta['device']}, {meta['dtype']}, {count(meta['threads'], 'thread')}"),
+        ("step", f"{plan['items']:,} items × {plan['passes']:,} passes, path {plan['path']}"),
+        (
+            "time",
+            f"{duration(run.seconds)}, {rate:,.1f} items/s, {rate * meta['passes']:,.0f} passes/s; begun {meta['created']}",
+        ),
+        ("versions", ", ".join(f"{name} {version}" for name, version in meta["versions"].items())),
+    ]
+
+
+def _moment(iso: str) -> str:
+    return datetime.fromisoformat(iso).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+# ---- plots -----------------------------------------------------------------------------------------------------------
+
+
+def _score(shown: Shown, name: str, spread: stats.Spread) -> dict[str, Any]:
+    """A score's histogram and its row in the table."""
+    picked = shown.selected[name]
+    cut = float(picked.min()) if name == shown.by and len(picked) else None
+    cells = [spread.lo, spread.mean, *spread.quantiles.values(), spread.hi]
+    return {
+        "title": title(name),
+        "text": _formula(name, shown.run.meta["link"]),
+        "plot": histogram(spread, picked, cut, title(name)),
+        "row": [number(float(cell)) for cell in [*cells, *([picked.mean()] if len(picked) else [])]],
+    }
+
+
+def _formula(name: str, link: str) -> str:
+    """The catalogue's line, without the variant of another link."""
+    text, _, gaussian = SCORES[name].text.partition("; gaussian: ")
+    return gaussian if gaussian and link == "gaussian" else text
+
+
+def _decomposition(shown: Shown) -> dict[str, Any] | None:
+    """Expected entropy against BALD, as far as the stored scores tell: the first is also entropy - BALD."""
+    run, selected = shown.run, shown.selected
+    other = next((name for name in ("expected_entropy", "entropy") if name in selected), None)
+    if "bald" not in selected or other is None:
+        return None
+
+    def pair(stored: np.ndarray, bald: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (stored if other == "expected_entropy" else np.maximum(stored - bald, 0)), bald
+
+    cloud = stats.cloud(lambda: map(pair, stream(run, other)(), stream(run, "bald")()))
+    if cloud is None:
+        return None
+    x, y = pair(selected[other], selected["bald"])
+    return {
+        "title": "Two kinds of doubt",
+        "text": "Left to right: doubt that more labels cannot remove. Upwards: doubt that they can. Dotted: equal entropy.",
+        "plot": plane(cloud, x, y, ("expected entropy, nats", "BALD, nats"), corners=True),
+    }
+
+
+def _values_and_score(shown: Shown) -> dict[str, Any] | None:
+    run, by = shown.run, shown.by
+    cloud = stats.cloud(lambda: zip(stream(run, "prediction")(), stream(run, by)(), strict=True))
+    if cloud is None:
+        return None
+    x, y = shown.selected["prediction"], shown.selected[by]
+    return {
+        "title": "Where the model is unsure",
+        "text": f"{title(by)} over the predicted value.",
+        "plot": plane(cloud, x, y, ("predicted value", title(by)), corners=False),
+    }
+
+
+def _value_mix(shown: Shown) -> dict[str, Any] | None:
+    spread = stats.spread(stream(shown.run, "prediction"))
+    if spread is None:
+        return None
+    plot = histogram(spread, shown.selected["prediction"], None, "predicted value")
+    return {
+        "title": "Predicted values",
+        "text": "In the pool" + (" and in the selection." if len(shown.ids) else "."),
+        "plot": plot,
+    }
+
+
+def _class_mix(shown: Shown) -> dict[str, Any] | None:
+    k = len(shown.ids)
+    pool = stats.class_counts(stream(shown.run, "prediction"))
+    if not pool.any():
+        return None
+    pool = np.pad(pool, (0, max(0, len(shown.classes or ()) - len(pool))))
+    pool_share = pool / pool.sum()
+    share = np.bincount(shown.selected["prediction"], minlength=len(pool)) / max(k, 1)
+    text = "What the model takes the items for, in the pool" + (" and in the selection." if k else ".")
+    rows = np.arange(len(pool))
+    if len(pool) > MAX_CLASSES:
+        rows = np.sort(np.argsort(-np.abs(share - pool_share), kind="stable")[:MAX_CLASSES])
+        text += f" Of {len(pool):,} classes, the {MAX_CLASSES} whose shares {'differ most' if k else 'are largest'}."
+    plot = class_mix([shown.class_name(c) for c in rows.tolist()], pool_share[rows], share[rows])
+    return {"title": "Predicted classes", "text": text, "plot": plot}
+
+
+# ---- contact sheets --------------------------------------------------------------------------------------------------
+
+
+def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
+    """The selected items, and as many random ones drawn by the run's seed."""
+    run, by = shown.run, shown.by
+    selected = shown.ids[:MAX_CARDS]
+    if not len(selected):
+        return [], []
+    random = stats.random_ids(
+        len(selected),
+        run.n,
+        run.meta["seed"],
+        shown.ids,
+        lambda ids: np.isfinite(run.values(by, ids)),
+        lambda: (ids[np.isfinite(values)] for ids, values in run.spans(by)),
+    )
+    both = np.concatenate([selected, random])
+    # One call for all: pictures share a scale.
+    images = pictures(shown.pool.take(both)) if shown.pool is not None else [None] * len(both)
+    ordered = [by, *(name for name in shown.spreads if name != by)][:CARD_SCORES]
+    values = {name: run.values(name, both) for name in (*ordered, "prediction")}
+    cards = []
+    for at, (i, image) in enumerate(zip(both.tolist(), images, strict=True)):
+        predicted, label = values["prediction"][at].item(), _label(shown, i)
+        cards.append(
+            Card(
+                id=i,
+                rank=at + 1 if at < len(selected) else None,
+                key=str(shown.keys_N[i]) if shown.keys_N is not None else None,
+                prediction=number(predicted) if shown.regression else shown.class_name(predicted),
+                label=None if label is None else shown.class_name(label),
+                correct=label == predicted,
+                scores=[
+                    (SHORT.get(name, title(name)), title(name), number(float(values[name][at]))) for name in ordered
+                ],
+                picture=image,
+            )
+        )
+    return cards[: len(selected)], cards[len(selected) :]
+
+
+def _label(shown: Shown, i: int) -> int | None:
+    """The item's label, if it has one by now; labels of a pool are classes, which say nothing of a regression."""
+    if shown.labels_N is None or shown.regression or shown.labels_N[i] < 0:
+        return None
+    return int(shown.labels_N[i])

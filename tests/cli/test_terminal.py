@@ -1,0 +1,74 @@
+"""What a verb says, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mcscore import terminal
+from mcscore.terminal import Verbs, answer, as_json, progress_line
+
+
+@click.group(cls=Verbs)
+def group() -> None:
+    pass
+
+
+@group.command()
+@as_json
+@click.argument("kind")
+def verb(kind: str) -> None:
+    if kind == "done":
+        answer({"a": 1}, "one", "two")
+    elif kind == "ctrl-c":
+        raise KeyboardInterrupt
+    elif kind == "value":
+        raise ValueError("two\nlines")
+    else:
+        raise ZeroDivisionError("a fault")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "says"),
+    [
+        ("ctrl-c", 1, "mcscore: interrupted\n"),
+        ("value", 1, "mcscore: two lines\n"),
+        ("fault", 1, "mcscore: ZeroDivisionError: a fault (MCSCORE_TRACEBACK=1 shows where)\n"),
+    ],
+)
+def test_what_a_verb_raises_becomes_one_sentence(kind: str, code: int, says: str) -> None:
+    result = CliRunner().invoke(group, ["verb", kind])
+    assert (result.exit_code, result.stderr, result.stdout) == (code, says, "")
+    told = json.loads(CliRunner().invoke(group, ["verb", kind, "--json"]).stdout)
+    assert told["exit_code"] == code
+
+
+def test_answer_is_lines_or_one_object() -> None:
+    assert CliRunner().invoke(group, ["verb", "done"]).stdout == "one\ntwo\n"
+    assert json.loads(CliRunner().invoke(group, ["verb", "done", "--json"]).stdout) == {"a": 1}
+
+
+def test_progress_off_a_terminal_is_a_line_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with progress_line(passes=50, quiet=False) as show:
+        assert show is not None
+        for done in range(1000, 2001, 10):  # an earlier attempt had done 1,000; now ten items a second
+            show(done, 3000)
+            now[0] += 1.0
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "1,100 of 3,000 items, 10 items/s, 500 passes/s, 3 min left"
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_line(passes=50, quiet=True) as show:
+        assert show is None
+    assert capsys.readouterr() == ("", "")

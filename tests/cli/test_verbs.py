@@ -1,0 +1,268 @@
+"""The four commands of the README, what they answer, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import Command, answer
+
+MODEL = ("--model", "net.py:build", "--weights", "net.safetensors")
+FAST = ("--passes", 20, "--quiet")
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.add(tag)
+        if tag not in ("meta", "img", "source", "rect", "polyline", "link", "br", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("rect", "polyline"):
+            assert self.open.pop() == tag
+
+
+def test_four_commands_lead_from_an_array_to_a_report(mcscore: Command, project: Path) -> None:
+    made = mcscore("pool", "import", "digits.npy", "four.zarr", "--labels", "labels.npy", "--layout", "hw", "--json")
+    assert made.exit_code == 0, made.stderr
+    assert answer(made)["items"] == 500
+    assert answer(made)["item_shape"] == [1, 8, 8]
+    assert answer(made)["labelled"] == 40
+
+    scored = mcscore("score", "four.zarr", *MODEL, *FAST, "--scores", "bald,entropy", "--out", "four", "--json")
+    assert scored.exit_code == 0, scored.stderr
+    facts = answer(scored)
+    assert (facts["done"], facts["scored"], facts["complete"], facts["nonfinite"]) == (500, 460, True, 0)
+
+    selected = mcscore("select", "four", "-k", 20, "--by", "bald", "--diversity", "radius", "--json")
+    assert selected.exit_code == 0, selected.stderr
+    chosen = answer(selected)
+    assert len(set(chosen["ids"])) == 20
+    assert min(chosen["ids"]) >= 40  # the first 40 are labelled
+    assert chosen["scores"] == sorted(chosen["scores"], reverse=True)
+    assert Path(chosen["file"]).exists()
+
+    reported = mcscore("report", "four", "--json")
+    assert reported.exit_code == 0, reported.stderr
+    page = Path(answer(reported)["report"]).read_text()
+    assert all(f"#{i}<" in page for i in chosen["ids"])
+    assert "http://" not in page
+    assert "https://" not in page
+    tags = _Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert {"img", "table", "picture"} <= tags.seen
+
+
+def test_same_command_again_changes_nothing(mcscore: Command, pool: Path) -> None:
+    command = ("score", pool, *MODEL, *FAST, "--out", "again", "--json")
+    first, second = answer(mcscore(*command)), answer(mcscore(*command))
+    assert first == second
+
+
+def test_select_none_needs_no_model(mcscore: Command, pool: Path, project: Path) -> None:
+    (project / "away.py").write_text((project / "net.py").read_text())
+    mcscore("score", pool, "--model", "away.py:build", "--weights", "net.pt", *FAST, "--out", "away")
+    (project / "away.py").unlink()
+    best = mcscore("select", "away", "-k", 5, "--by", "entropy", "--diversity", "none", "--json")
+    assert best.exit_code == 0, best.stderr
+    from mcscore import Run
+
+    scores = Run.open(project / "away").scores("entropy")
+    expected = np.argsort(-np.nan_to_num(scores, nan=-1), kind="stable")[:5]
+    assert answer(best)["ids"] == expected.tolist()
+    gone = mcscore("select", "away", "-k", 5)
+    assert gone.exit_code == 1
+    assert "away.py: no such model file" in gone.stderr
+    moved = mcscore("select", "away", "-k", 5, "--model", "net.py:build")
+    assert moved.exit_code == 0, moved.stderr
+
+
+def test_select_refuses_a_model_with_other_weights(mcscore: Command, pool: Path) -> None:
+    mcscore("score", pool, "--model", "net.py:build", *FAST, "--out", "fresh")
+    result = mcscore("select", "fresh", "-k", 5)
+    assert result.exit_code == 1
+    assert "is not the model that scored fresh" in result.stderr
+    assert "fresh random weights" in result.stderr
+
+
+def test_pool_info_tells_what_import_stored(mcscore: Command, project: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+    np.savez(project / "colour.npz", x=images, other=images[:2])
+    words = ("--key", "x", "--layout", "hwc", "--mean", "0.5,0.4,0.3", "--std", "0.2,0.2,0.1", "--classes", "cat,dog")
+    made = mcscore("pool", "import", "colour.npz", "colour.zarr", *words)
+    assert made.exit_code == 0, made.stderr
+    facts = answer(mcscore("pool", "info", "colour.zarr", "--json"))
+    assert facts["item_shape"] == [3, 5, 4]
+    assert facts["classes"] == ["cat", "dog"]
+    assert facts["mean"] == pytest.approx([0.5, 0.4, 0.3])
+    assert facts["std"] == pytest.approx([0.2, 0.2, 0.1])
+    text = mcscore("pool", "info", "colour.zarr").stdout
+    assert facts["fingerprint"] in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("score", "pool.zarr", "--out", "x"), "--model"),
+        (("score", "pool.zarr", *MODEL, "--out", "x", "--scores", "bold"), "unknown score 'bold'; choose from entropy"),
+        (("score", "pool.zarr", *MODEL, "--out", "x", "--link", "gaussian"), "not defined for link 'gaussian'"),
+        (("score", "pool.zarr", *MODEL, "--out", "x", "--passes", "0"), "--passes"),
+        (("score", "pool.zarr", *MODEL, "--out", "x", "--reduction", "most"), "neither mean nor max"),
+        (("pool", "import", "digits.npy", "y.zarr", "--mean", "a,b"), "not a list of numbers"),
+        (("select", "run", "-k", "0"), "-k"),
+        (("select", "run", "-k", "3", "--diversity", "none", "--radius", "1"), "--radius belongs to"),
+        (("flatter",), "No such command"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_names_the_option(mcscore: Command, words: tuple[str, ...], says: str) -> None:
+    result = mcscore(*words)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("pool", "info", "nowhere"), "nowhere is not a pool"),
+        (("score", "nowhere", *MODEL, "--out", "x"), "nowhere is not a pool"),
+        (("select", "nowhere", "-k", 3), "nowhere is not a run"),
+        (("report", "nowhere"), "nowhere is not a run"),
+        (("pool", "import", "net.py", "z.zarr"), "net.py is none of"),
+    ],
+)
+def test_failure_is_one_sentence_on_stderr_and_one_object_with_json(
+    mcscore: Command, words: tuple[object, ...], says: str
+) -> None:
+    result = mcscore(*words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("mcscore: ")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    told = answer(mcscore(*words, "--json"))
+    assert says in told["message"]
+    assert told["exit_code"] == 1
+
+
+def test_traceback_is_shown_only_when_asked_for(mcscore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Traceback" not in mcscore("pool", "info", "nowhere").stderr
+    assert "Traceback" in mcscore("--traceback", "pool", "info", "nowhere").stderr
+    monkeypatch.setenv("MCSCORE_TRACEBACK", "1")
+    assert "Traceback" in mcscore("pool", "info", "nowhere").stderr
+
+
+def test_unfit_weights_are_named_and_nothing_is_written(mcscore: Command, pool: Path, project: Path) -> None:
+    import torch
+
+    state = torch.load(project / "net.pt", weights_only=True)
+    state["6.weight"] = torch.zeros(7, 16)
+    state["7.weight"] = state.pop("4.bias")
+    torch.save(state, project / "unfit.pt")
+    result = mcscore("score", pool, "--model", "net.py:build", "--weights", "unfit.pt", *FAST, "--out", "unfit")
+    assert result.exit_code == 1
+    assert "missing: 4.bias" in result.stderr
+    assert "unexpected: 7.weight" in result.stderr
+    assert "6.weight (file float32 7×16, model float32 10×16)" in result.stderr
+    assert not (project / "unfit").exists()
+
+
+def test_other_passes_than_the_run_began_with_are_refused(mcscore: Command, pool: Path) -> None:
+    assert mcscore("score", pool, *MODEL, *FAST, "--out", "twenty").exit_code == 0
+    result = mcscore("score", pool, *MODEL, "--passes", 30, "--quiet", "--out", "twenty")
+    assert result.exit_code == 1
+    assert "passes" in result.stderr
+
+
+def test_more_items_than_are_left_cannot_be_selected(mcscore: Command, pool: Path) -> None:
+    mcscore("score", pool, *MODEL, *FAST, "--out", "few")
+    result = mcscore("select", "few", "-k", 461, "--diversity", "none")
+    assert result.exit_code == 1
+    assert "460" in result.stderr
+
+
+def test_env_tells_versions_and_backends(mcscore: Command) -> None:
+    facts = answer(mcscore("env", "--json"))
+    assert facts["versions"]["torch"]
+    assert facts["machine"]["cores"] >= 1
+    assert all(isinstance(state["active"], bool) and state["why"] for state in facts["backends"].values())
+    assert "native" in facts["backends"]
+    assert "processor" in mcscore("env").stdout
+
+
+def test_help_of_every_verb_imports_no_torch() -> None:
+    """In a fresh process; every verb's help is printed and sys.modules looked at."""
+    code = """
+import sys
+from click.testing import CliRunner
+import mcscore.cli
+heavy = ("torch", "zarr", "faiss", "matplotlib", "triton", "pyarrow", "numpy")
+verbs = [[], ["pool"], ["pool", "import"], ["pool", "info"], ["score"], ["select"], ["report"], ["env"], ["demo"]]
+for words in verbs:
+    result = CliRunner().invoke(mcscore.cli.main, [*words, "--help"])
+    assert result.exit_code == 0 and "Usage:" in result.output, (words, result.output)
+print([name for name in heavy if name in sys.modules])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_ctrl_c_is_exit_code_3_and_the_same_command_finishes(mcscore: Command, pool: Path, project: Path) -> None:
+    slow = """
+import time
+from net import build as quick
+from torch import nn
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = quick()
+    def forward(self, x):
+        time.sleep(PAUSE)
+        return self.net(x)
+def build():
+    return Slow()
+"""
+    (project / "slow.py").write_text(slow.replace("PAUSE", "0.05"))
+    from safetensors.torch import load_file, save_file
+
+    weights = {f"net.{name}": tensor for name, tensor in load_file(project / "net.safetensors").items()}
+    save_file(weights, project / "slow.safetensors")
+    words = ["score", str(pool), "--model", "slow.py:build", "--weights", "slow.safetensors", "--out", "slow", "--json"]
+    words += ["--passes", "20", "--span", "16"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "mcscore.cli", *words]
+    process = subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list((project / "slow" / "commits").glob("*.json")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    told = json.loads(out)
+    assert 0 < told["done"] < told["items"] == 500
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    partial = mcscore("select", "slow", "-k", 3, "--diversity", "none")
+    assert partial.exit_code == 1
+    assert mcscore("select", "slow", "-k", 3, "--diversity", "none", "--partial").exit_code == 0
+    (project / "slow.py").write_text(slow.replace("PAUSE", "0"))
+    assert answer(mcscore(*words))["complete"] is True

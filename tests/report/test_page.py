@@ -1,0 +1,246 @@
+"""The page: complete in itself, honest about what it does not know, and never half written."""
+
+from __future__ import annotations
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcscore import report
+from mcscore.report import write_report
+from mcscore.report.source import chosen_items
+from mcscore.report.text import duration, number
+from mcscore.run import RunError
+
+from .conftest import FakePool, FakeRun, Make
+
+N = 300
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page; fails where a tag is closed that is not open."""
+
+    VOID = frozenset({"meta", "img", "source", "rect", "polyline"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(self.source)
+        assert self.stack == []
+        self.text = re.sub(r"\s+", " ", self.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.stack:
+            self.text += data
+
+
+@pytest.fixture
+def pool() -> FakePool:
+    items = np.random.default_rng(3).integers(0, 256, (N, 1, 8, 8), dtype=np.uint8)
+    return FakePool(items, np.full(N, -1, np.int32), classes=["cat", "dog", "eel"])
+
+
+@pytest.fixture
+def run(make_run: Make) -> FakeRun:
+    rng = np.random.default_rng(0)
+    bald = rng.uniform(0, 0.6, N)
+    return make_run(rng.integers(0, 3, N).astype(np.int32), bald=bald, entropy=bald + rng.uniform(0, 0.4, N))
+
+
+def _write(run: FakeRun, pool: FakePool | None) -> Page:
+    return Page(write_report(run, pool))  # type: ignore[arg-type]
+
+
+def test_page_shows_the_run_and_the_selection_in_its_order(run: FakeRun, pool: FakePool) -> None:
+    run.select([17, 4, 250], "bald")
+    pool.labels[17] = run.values_of["prediction"][17]
+    pool.labels[4] = (run.values_of["prediction"][4] + 1) % 3
+    pool.keys = np.array([f"img/{i}.png" for i in range(N)])
+    page = _write(run, pool)
+    told = (
+        "net.Net",
+        "sha256:0123456789abcdef",
+        "T = 50",
+        "seed 7",
+        "p = 0.25",
+        "body.drop",
+        "torch 2.13.0",
+        "img/250.png",
+    )
+    for word in told:
+        assert word in page.text
+    places = [page.text.index(f"#{i} ") for i in (17, 4, 250)]
+    assert places == sorted(places)
+    sheets = [index for index, (_tag, attrs) in enumerate(page.tags) if "sheet" in (attrs.get("class") or "").split()]
+    cards = [index for index, (_tag, attrs) in enumerate(page.tags) if attrs.get("class") == "card"]
+    assert len(sheets) == 2
+    assert [sum(a < card for card in cards) for a in sheets] == [6, 3]
+    marks = [attrs["class"] for _tag, attrs in page.tags if attrs.get("class") in ("right", "wrong")]
+    assert marks[:2] == ["right", "wrong"]
+    names = pool.classes or []
+    assert f"is {names[pool.labels[4]]}" in page.text
+    assert number(float(run.values_of["bald"][17])) in page.text
+
+
+def test_page_needs_no_network_and_tells_every_picture_in_words(run: FakeRun, pool: FakePool) -> None:
+    run.select([1, 2], "bald")
+    page = _write(run, pool)
+    assert "http" not in page.source
+    for tag, attrs in page.tags:
+        assert tag not in ("script", "link", "iframe")
+        for name in ("src", "srcset", "href"):
+            assert (attrs.get(name) or "data:image/").startswith("data:image/")
+        if tag == "img":
+            assert attrs["alt"]
+    assert "url(" not in page.source
+
+
+def test_names_from_outside_are_escaped(run: FakeRun, pool: FakePool) -> None:
+    pool.keys = np.array(["<script>alert(1)</script>"] * N)
+    pool.classes = ["<b>cat</b>", "dog", "eel"]
+    run.select(list(range(20)), "bald")
+    page = _write(run, pool)
+    assert "<script" not in page.source
+    assert "<b>cat" not in page.source
+    assert "<b>cat</b>" in page.text
+
+
+def test_newest_selection_is_shown_unless_another_is_named(run: FakeRun) -> None:
+    old = run.select([5], "entropy", name="selection-entropy-1.parquet")
+    new = run.select([6], "bald", name="selection-bald-1.parquet")
+    os.utime(old, ns=(1, 1))
+    latest, named = chosen_items(run), chosen_items(run, old)  # type: ignore[arg-type]
+    assert latest is not None
+    assert named is not None
+    assert (latest.name, latest.by, latest.ids.tolist()) == (new.name, "bald", [6])
+    assert (named.name, named.by, named.ids.tolist()) == (old.name, "entropy", [5])
+
+
+def test_selection_of_another_run_is_refused(run: FakeRun, pool: FakePool) -> None:
+    run.select([5], "bald", run="r2")
+    with pytest.raises(RunError, match="selected from another run"):
+        _write(run, pool)
+    (run.path / "notes.parquet").write_text("no")
+    with pytest.raises(RunError, match=r"notes\.parquet is not a selection made by mcscore"):
+        chosen_items(run, run.path / "notes.parquet")  # type: ignore[arg-type]
+
+
+def test_pool_of_another_run_is_refused(run: FakeRun, pool: FakePool) -> None:
+    pool.fingerprint = "sha256:other"
+    with pytest.raises(RunError, match=r"is not the pool that .* scored"):
+        _write(run, pool)
+
+
+def test_warnings_tell_what_a_reader_must_know(make_run: Make) -> None:
+    bald = np.full(N, 0.25)
+    bald[[3, 8]] = np.nan
+    run = make_run(np.zeros(N, np.int32), bald=bald, entropy=np.full(N, np.nan), done=200)
+    run.nonfinite_ids = np.array([3, 8])
+    page = _write(run, None)
+    for told in (
+        "This run is not complete: 200 of 300 items are done",
+        "no finite output for 2 items, which cannot be selected: 3, 8.",
+        "Every item has the same BALD score, 0.250",
+        "No item has a finite entropy score",
+        f"No selection yet. To make one: mcscore select {run.path} -k 50 --by bald",
+        "No pictures, labels and class names: the pool is not where it was scored",
+    ):
+        assert told in page.text
+    assert "67% done" in page.text
+
+
+def test_run_without_trouble_warns_of_nothing(run: FakeRun, pool: FakePool) -> None:
+    run.select([1], "bald")
+    assert "warnings" not in [attrs.get("class") for _tag, attrs in _write(run, pool).tags]
+
+
+@pytest.mark.parametrize("shape", [(5,), (400,), (2, 3, 4, 5), (3, 200, 100)])
+def test_items_of_any_shape_are_shown(run: FakeRun, pool: FakePool, shape: tuple[int, ...]) -> None:
+    run.select([1, 2, 3], "bald")
+    pool.items = np.random.default_rng(0).normal(size=(N, *shape)).astype(np.float32)
+    page = _write(run, pool)
+    pictures = [tag for tag, attrs in page.tags if "item" in (attrs.get("class") or "").split()]
+    assert len(pictures) == 6
+
+
+def test_regression_shows_numbers_for_predictions(make_run: Make, pool: FakePool) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=N).astype(np.float32)
+    run = make_run(values, link="gaussian", variance=rng.gamma(1.0, 1.0, N), bald=rng.gamma(1.0, 1.0, N))
+    run.select([9], "variance")
+    page = _write(run, pool)
+    assert f"predicts {number(float(values[9]))}" in page.text
+    assert "Predicted values" in page.text
+    assert "½ log(1 + variance / mean noise)" in page.text
+
+
+def test_one_score_many_classes_and_large_selections_fit(make_run: Make) -> None:
+    n = 5000
+    rng = np.random.default_rng(0)
+    run = make_run(rng.integers(0, 200, n).astype(np.int32), margin=rng.random(n))
+    run.select(list(range(400)), "margin")
+    page = _write(run, None)
+    assert "Of 200 classes, the 20 whose shares differ most" in page.text
+    assert "The first 120 are shown" in page.text
+    assert sum(attrs.get("class") == "card" for _tag, attrs in page.tags) == 240
+    assert "Two kinds of doubt" not in page.text
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = write_report(run, None)  # type: ignore[arg-type]
+    before = page.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(run, None)  # type: ignore[arg-type]
+    assert page.read_bytes() == before
+    assert [file.name for file in run.path.iterdir()] == ["report.html"]
+
+
+def test_page_may_be_written_elsewhere(run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = tmp_path_factory.mktemp("pages") / "mine.html"
+    assert write_report(run, None, out) == out  # type: ignore[arg-type]
+    assert out.stat().st_mode & 0o777 == 0o644
+    assert not (run.path / "report.html").exists()
+
+
+def test_what_is_not_installed_is_named_with_the_remedy(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(report.NEEDED, "a_module_that_is_not_there", "matplotlib")
+    with pytest.raises(ImportError, match=r"a report needs matplotlib: pip install 'mcscore\[report\]'"):
+        write_report(run, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.5, "0.500"), (0.01234, "0.0123"), (0.00001234, "1.2e-05"), (12.345, "12.3"), (123456.0, "1.23e+05"),
+     (-0.25, "-0.250"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_numbers_keep_their_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.25, "4.2 s"), (89.0, "89.0 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
+def test_durations_are_told_in_their_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
