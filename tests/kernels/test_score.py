@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mcscore.acquisition import SCORES, oracle_scores
 from mcscore.kernels import backends, eager, native
-from mcscore.kernels.score import score_logits
+from mcscore.kernels.score import roofline, score_logits
 
 BACKENDS = ["eager", *(["native"] if native.available()[0] else []), *(["triton"] if torch.cuda.is_available() else [])]
 DISCRETE = tuple(name for name, score in SCORES.items() if "softmax" in score.links)
@@ -105,6 +105,15 @@ def test_flat_and_extreme_logits_agree_with_float64(backend: str, link: str, sca
 def test_one_sigmoid_label_agrees_with_float64(backend: str) -> None:
     logits = 3 * torch.randn(20, 50, 1)
     assert_accurate(score(logits, backend, link="sigmoid"), logits, "sigmoid")
+
+
+@every_backend
+def test_votes_count_one_half_as_present_and_give_ties_to_the_first_class(backend: str) -> None:
+    logits = torch.tensor([0.0, -0.0, -1e-9, 1e-9])[None, :, None].repeat(2, 1, 1)
+    logits[1] = -4.0  # the other pass votes against
+    assert score(logits, backend, link="sigmoid")["variation_ratio"].tolist() == [0.5, 0.5, 0.0, 0.5]
+    repeated = torch.tensor([[[1.0, 3.0, 3.0]], [[0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])  # softmax ties: the first class
+    assert score(repeated, backend)["variation_ratio"].item() == pytest.approx(1 / 3)
 
 
 @every_backend
@@ -471,6 +480,12 @@ def test_status_says_what_is_active_and_why() -> None:
     assert status["cuda"][0] == torch.cuda.is_available()
     assert backends.select("mps") == "eager"
     assert backends.select(torch.device("cpu")) == ("native" if status["native"][0] else "eager")
+
+
+def test_roofline_counts_every_logit_once() -> None:
+    pytest.importorskip("mcscore.kernels.roofline")
+    got = roofline(20, 1000, 10, torch.bfloat16)
+    assert (got.bytes, got.flops) == (20 * 1000 * 10 * 2 + 1000 * 12, 8 * 20 * 1000 * 10)
 
 
 def test_scoring_imports_only_what_it_uses() -> None:

@@ -1,0 +1,158 @@
+"""Scores from the logits of all passes in Triton: logits (T, B, C) -> scores and prediction (B,).
+
+For each item b: p_t = link(x[t, b]), p̄ = mean of p_t, and from these the scores of the ``acquisition`` catalogue.
+Reads T B C logits once and writes 4 bytes per item and score: the memory's speed is the limit. No T x C is ever held:
+when row t is complete its normaliser is known, so p_t joins p̄ at once, and the state is one row and one C-wide sum in
+registers. Only what is asked for is computed; WANT is known at compile time.
+
+Tiling (``tiling``): a thread holds 32 values of a row and 32 of p̄, 80-128 registers and no spill; with mean_std,
+variation_ratio or sigmoid, where more is alive at once, 16. So an item takes C / 32 threads: several items share
+a warp up to C = 512, one warp per item at 1024 (four would cost 18 instructions per logit instead of 12), 16 warps at
+16384. From 8 warps on, a multiprocessor holds one or two items, too few to hide the wait for memory: the next row is
+then loaded before this one is worked on (not with 16 values: twice the work per value hides more, and sm_100 spills). Beyond 16 warps a row no longer fits: ``triton_score_wide`` reads twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..acquisition import check_scores, check_shape
+from .triton_launch import Launch, alignment, check_device, check_dtype
+from .triton_tile import (
+    NEEDS_STD,
+    NEEDS_VOTES,
+    accumulate,
+    load_tile,
+    sigmoid_tile,
+    softmax_tile,
+    store_scores,
+    summarise,
+    tile_classes,
+)
+
+ROWS = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
+_MAX_WARPS = 16  # 512 threads may hold 128 registers each; 1024 only 64, and then 32 values and their sums spill
+_PREFETCH_WARPS = 8
+
+
+@triton.jit
+def _score_rows(
+    x, out, prediction, T, B, stride_t, stride_b,
+    C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, PREFETCH: tl.constexpr,
+    ITEMS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    item = tl.program_id(0).to(tl.int64) * ITEMS + tl.arange(0, ITEMS)
+    ok = item < B
+    column = tl.arange(0, CHUNK)[None, :]
+    classes = tile_classes(0, CHUNK, CHUNKS)
+    pointer = x + (item * stride_b * VECTOR)[:, None] + column  # strides count vectors, so that rows are known to align
+    step = tl.cast(stride_t, tl.int64) * VECTOR
+    mean = tl.zeros((ITEMS, CHUNK * CHUNKS), tl.float32)
+    m2 = tl.zeros((ITEMS, CHUNK * CHUNKS), tl.float32)
+    votes = tl.zeros((ITEMS, CHUNK * CHUNKS), tl.int32)
+    h = tl.zeros((ITEMS,), tl.float32)
+    if PREFETCH:
+        raw = load_tile(pointer, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C)
+    for t in range(T):
+        if PREFETCH:
+            row = raw.to(tl.float32)
+            pointer += step
+            raw = load_tile(pointer, column, ok[:, None] & (t + 1 < T), 0, 1, ITEMS, CHUNK, CHUNKS, C)
+        else:
+            row = load_tile(pointer, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
+            pointer += step
+        if SOFTMAX:
+            p, h_t, vote = softmax_tile(row, classes, C, WANT)
+            if NEEDS_VOTES & WANT:
+                votes += (classes == vote[:, None]).to(tl.int32)
+        else:
+            p, h_t = sigmoid_tile(row, WANT)
+            if NEEDS_VOTES & WANT:
+                votes += (row >= 0).to(tl.int32)
+        h += h_t
+        mean, m2 = accumulate(mean, m2, p, t, WANT)
+    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    store_scores(
+        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T, C, SOFTMAX, WANT
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How rows of C classes are spread over threads: see ``triton_tile``."""
+
+    items: int  # per program
+    chunk: int  # neighbouring classes of one piece
+    chunks: int  # pieces
+    warps: int
+
+    @property
+    def meta(self) -> dict[str, int]:
+        return {"ITEMS": self.items, "CHUNK": self.chunk, "CHUNKS": self.chunks}
+
+
+def values_per_thread(want: int, softmax: bool) -> int:
+    """Values of a row that a thread can hold, with all the C-wide sums that go with them, and not spill."""
+    return 32 if softmax and not want & (NEEDS_STD.value | NEEDS_VOTES.value) else 16
+
+
+def tiling(C: int, vector: int, values: int) -> Tiling | None:
+    """The tiling for rows of C classes, loads of ``vector`` values, ``values`` held per thread; None if C is too large."""
+    block = triton.next_power_of_2(C)
+    vector = min(vector, block)
+    threads = max(1, min(block // values, block // vector))  # per item
+    if threads > 32 * _MAX_WARPS:
+        return None
+    chunk = vector * threads
+    return Tiling(items=max(1, 32 // threads), chunk=chunk, chunks=block // chunk, warps=max(1, threads // 32))
+
+
+def score(logits_TBC: Tensor, scores: Sequence[str], link: str) -> dict[str, Tensor]:
+    """Scores of B items from the logits of T passes: {name: (B,) float32, ..., "prediction": (B,) int32}.
+
+    logits_TBC: (T, B, C) float32, float16 or bfloat16; T >= 1, B >= 0; any strides over passes and items. Classes must
+    be neighbours in memory; if they are not, the logits are copied first. scores: names for link "softmax" or "sigmoid".
+    Accumulates in float32. An item with NaN or +inf in any pass (softmax: or a row of -inf) gets NaN and prediction -1.
+    ValueError for other shapes, scores, links or devices; TypeError for other dtypes.
+    """
+    check_device("score", logits_TBC.device)
+    launches, results = plan(logits_TBC, scores, link)
+    for launch in launches:
+        launch.run()
+    return results
+
+
+def plan(logits_TBC: Tensor, scores: Sequence[str], link: str) -> tuple[list[Launch], dict[str, Tensor]]:
+    """The launches of ``score``, to be run in order, and the tensors that they fill."""
+    if link not in ("softmax", "sigmoid"):
+        raise ValueError(f"score: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
+    names = check_scores(scores, link)
+    if logits_TBC.ndim != 3:
+        raise ValueError(f"score: logits must be (T, B, C), got shape {tuple(logits_TBC.shape)}")
+    check_shape(logits_TBC.shape, link)
+    check_dtype("score", logits_TBC)
+    T, B, C = logits_TBC.shape
+    x = logits_TBC if logits_TBC.stride(2) == 1 or C == 1 else logits_TBC.contiguous()
+    out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
+    prediction = torch.empty(B, dtype=torch.int32, device=x.device)
+    want = sum(1 << ROWS.index(name) for name in names)
+    results = {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
+    vector = alignment(x, x.stride(0), x.stride(1))
+    values = values_per_thread(want, link == "softmax")
+    tiles = tiling(C, vector, values)
+    args = {"x": x, "out": out, "prediction": prediction, "T": T, "B": B}
+    strides = {"stride_t": x.stride(0) // vector, "stride_b": x.stride(1) // vector}
+    meta = {"C": C, "VECTOR": vector, "SOFTMAX": link == "softmax", "WANT": want}
+    if tiles is None:
+        from .triton_score_wide import plan_wide
+
+        return plan_wide(args | strides, meta), results
+    meta |= {"PREFETCH": tiles.warps >= _PREFETCH_WARPS and values == 32, **tiles.meta}
+    launch = Launch(_score_rows, (triton.cdiv(B, tiles.items),), args | strides, meta, tiles.warps)
+    return [launch], results

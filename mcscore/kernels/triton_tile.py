@@ -1,0 +1,184 @@
+"""What the Triton score kernels do to a tile of logits, (items, classes): load, link, accumulate, summarise, store.
+
+A tile is loaded in CHUNKS pieces of CHUNK neighbouring classes, joined so that a thread holds its values of every piece.
+With CHUNK = (values of one 16-byte load) x (threads per item) the number of threads that share an item is free: one for
+C <= 32, up to 32 for C = 1024, each with 32 values. Sums over classes are then mostly sums within a thread. Left to itself
+Triton spreads a row over as many lanes as it can: counted in sm_90 code, per bfloat16 logit and pass, that is 42
+instructions at C = 10 and 28 at C = 100, against 15 and 14 with this layout. About 14 is what full memory speed allows
+on an H200.
+
+Position j of a tile holds class start + (j % CHUNKS) * CHUNK + j // CHUNKS. Positions beyond C hold the logit -inf, that
+is probability 0, and drop out of every sum.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# WANT has bit r set where row r of the result is asked for: rows are in the order of the catalogue, entropy first.
+NEEDS_H = tl.constexpr(1 << 1 | 1 << 2)  # expected_entropy, bald
+NEEDS_VOTES = tl.constexpr(1 << 5)  # variation_ratio
+NEEDS_STD = tl.constexpr(1 << 6)  # mean_std
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+TINY = tl.constexpr(1.2e-38)  # above the smallest normal float32: log2 of it is finite where denormals count as 0
+FAR = tl.constexpr(-1e4)  # exp(FAR) = 0 in float32, and FAR * 0 = 0 where -inf * 0 would be NaN
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def log2(x):
+    """log2 by the special function unit, to 2^-22 (absolute for 1/2 < x < 2, else relative).
+
+    tl.log2 is a polynomial of some 20 instructions. Of 32 of them at the end of an item, Triton 3.6 makes 146 registers
+    (80 with this) and spills at 16 warps; for ``sigmoid``, which needs one per logit, they would be half of the work.
+    The interpreter knows no assembly and takes tl.log2.
+    """
+    if INTERPRETED:
+        return tl.log2(x)
+    else:
+        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def tile_classes(start, CHUNK: tl.constexpr, CHUNKS: tl.constexpr):
+    """The class at each position of a tile: (1, CHUNK * CHUNKS) int32."""
+    j = tl.arange(0, CHUNK * CHUNKS)[None, :]
+    return start + (j % CHUNKS) * CHUNK + j // CHUNKS
+
+
+@triton.jit
+def load_tile(
+    pointer, column, ok, FIRST: tl.constexpr, STEP: tl.constexpr,
+    ITEMS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Logits (ITEMS, CHUNK * CHUNKS) in their own dtype. pointer, column: of the first piece; call with FIRST=0, STEP=1.
+
+    Pieces FIRST, FIRST + STEP, ...: even and odd ones are joined last, which leaves piece k at position k of each run.
+    """
+    if CHUNKS == 1:
+        return tl.load(pointer + FIRST * CHUNK, mask=ok & (column + FIRST * CHUNK < C), other=float("-inf"))
+    else:
+        even = load_tile(pointer, column, ok, FIRST, 2 * STEP, ITEMS, CHUNK, CHUNKS // 2, C)
+        odd = load_tile(pointer, column, ok, FIRST + STEP, 2 * STEP, ITEMS, CHUNK, CHUNKS // 2, C)
+        return tl.reshape(tl.join(even, odd), (ITEMS, CHUNK * CHUNKS))
+
+
+@triton.jit
+def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr):
+    """A whole row of one pass -> p (items, classes), entropy (items,), argmax (items,); the last two 0 if not needed.
+
+    H = log s - sum(e d) / s with d = x - max, e = exp d, s = sum e. NaN, +inf and rows of -inf make d, hence p, NaN.
+    d costs an instruction more per logit than exp2(x log2 e - max log2 e) in one FMA, whose rounding error grows with
+    the maximum until it overflows at logits of 10^10; d is exact to within half a unit for every finite row.
+    """
+    top = tl.max(x, 1)
+    d = x - top[:, None]
+    if NEEDS_H & WANT:
+        d = tl.maximum(d, FAR, propagate_nan=tl.PropagateNan.ALL)
+    e = tl.exp2(d * LOG2E)
+    total = tl.sum(e, 1)
+    inverse = 1.0 / total
+    h = total * 0.0
+    if NEEDS_H & WANT:
+        h = log2(total) * LN2 - tl.sum(e * d, 1) * inverse
+    vote = tl.zeros_like(top).to(tl.int32)
+    if NEEDS_VOTES & WANT:
+        vote = tl.min(tl.where(x == top[:, None], classes, C), 1)
+    return e * inverse[:, None], h, vote
+
+
+@triton.jit
+def sigmoid_tile(x, WANT: tl.constexpr):
+    """Labels of one pass -> p (items, labels), sum over the labels of H[Bernoulli(p)] (items,). +inf and NaN give NaN."""
+    z = tl.maximum(x, FAR, propagate_nan=tl.PropagateNan.ALL)
+    a = tl.abs(z)
+    e = tl.exp2(-a * LOG2E)
+    q = 1.0 / (1.0 + e)  # the larger of p and 1 - p
+    p = tl.where(z < float("inf"), tl.where(z >= 0, q, e * q), float("nan"))
+    h = tl.sum(p, 1) * 0.0
+    if NEEDS_H & WANT:
+        h = tl.sum(log2(1.0 + e) * LN2 + a * e * q, 1)
+    return p, h
+
+
+@triton.jit
+def accumulate(mean, m2, p, t, WANT: tl.constexpr):
+    """Add pass t (0, 1, ...) to ``mean``, a plain sum; with mean_std wanted, to Welford's running mean and squares.
+
+    Squares of probabilities summed as they are would cancel in float32 where the passes nearly agree.
+    """
+    if NEEDS_STD & WANT:
+        delta = p - mean
+        mean += delta * (1.0 / (t + 1))
+        m2 += delta * (p - mean)
+    else:
+        mean += p
+    return mean, m2
+
+
+@triton.jit
+def summarise(mean, m2, votes, classes, T, C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr):
+    """One tile after all passes -> eight values per item that merge over tiles: see ``merge``.
+
+    total = sum p (NaN if a pass was no distribution), entropy, top, arg (class of top, the smallest if several), second
+    (best of the rest), doubt = sum min(p, 1-p) (sigmoid), spread = sum of the std, modal = votes of the modal class
+    (softmax) or minority votes (sigmoid).
+    """
+    if (NEEDS_STD & WANT) == 0:
+        mean *= 1.0 / T
+    total = tl.sum(mean, 1)
+    # max() drops NaN here, which is harmless: mean * log is NaN all the same
+    entropy = tl.sum(mean * log2(tl.maximum(mean, TINY)), 1) * -LN2
+    top = tl.max(mean, 1)
+    arg = tl.min(tl.where(mean == top[:, None], classes, C), 1)
+    second = tl.max(tl.where(classes == arg[:, None], -1.0, mean), 1)
+    other = tl.where(classes < C, 1.0 - mean, 0.0)
+    doubt = tl.sum(tl.minimum(mean, other), 1)
+    if not SOFTMAX:
+        entropy -= tl.sum(other * log2(tl.maximum(other, TINY)), 1) * LN2
+    spread = tl.sum(tl.sqrt(m2 / T), 1)
+    if SOFTMAX:
+        modal = tl.max(votes, 1).to(tl.float32)
+    else:
+        modal = tl.sum(tl.minimum(votes, T - votes), 1).to(tl.float32)
+    return total, entropy, top, arg, second, doubt, spread, modal
+
+
+@triton.jit
+def store_scores(
+    out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T,
+    C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
+):  # fmt: skip
+    """Write the wanted rows of out (7, B) and the prediction (B,) of whole items. h: sum over passes of their entropy."""
+    bad = total != total
+    entropy = tl.maximum(entropy, 0.0)
+    expected = tl.maximum(h / T, 0.0)
+    if SOFTMAX:
+        least = 1.0 - top
+        margin = 1.0 - (top - second)
+        variation = 1.0 - modal / T
+    else:
+        least = doubt
+        margin = 2.0 * doubt  # 1 - |2p - 1| = 2 min(p, 1 - p)
+        variation = modal / T
+    store_row(out, 0, item, ok, B, entropy, bad, WANT)
+    store_row(out, 1, item, ok, B, expected, bad, WANT)
+    store_row(out, 2, item, ok, B, entropy - expected, bad, WANT)
+    store_row(out, 3, item, ok, B, least, bad, WANT)
+    store_row(out, 4, item, ok, B, margin, bad, WANT)
+    store_row(out, 5, item, ok, B, variation, bad, WANT)
+    store_row(out, 6, item, ok, B, spread / C, bad, WANT)
+    if C == 1:
+        arg = (top >= 0.5).to(tl.int32)  # one label: is it present?
+    tl.store(prediction + item, tl.where(bad, -1, arg), mask=ok)
+
+
+@triton.jit
+def store_row(out, ROW: tl.constexpr, item, ok, B, value, bad, WANT: tl.constexpr):
+    if WANT & (1 << ROW):
+        value = tl.where(bad, float("nan"), tl.maximum(value, 0.0))
+        tl.store(out + tl.cast(B, tl.int64) * ROW + item, value, mask=ok)

@@ -1,0 +1,108 @@
+"""Every Triton kernel compiles for sm_80, sm_90 and sm_100, keeps its values in registers, and moves 16 bytes at a time.
+
+No GPU is needed: the launches are those of the hosts, on tensors of the meta device, and the machine code is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from aot import Machine, compiled
+from triton_places import interpreted
+
+from mcscore.kernels.triton_dropout import plan_dropout, plan_keep_mask
+from mcscore.kernels.triton_launch import Launch
+from mcscore.kernels.triton_score import ROWS, plan
+from mcscore.masks import rate
+
+pytestmark = pytest.mark.skipif(interpreted(), reason="this process interprets Triton kernels")
+
+CAPABILITIES = (80, 90, 100)
+LIGHT = ("bald", "entropy")
+
+
+def _score(C: int, dtype: torch.dtype, scores: tuple[str, ...], link: str, step: int = 0) -> Launch:
+    return plan(torch.empty(20, 64, C, dtype=dtype, device="meta"), scores, link)[0][step]
+
+
+def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
+    x_sBEI = torch.empty(copies, 4096, E, I, dtype=dtype, device="meta")
+    return plan_dropout(x_sBEI, passes, ids, 9, 3, rate(p), (1.25, 0.5, 0.0))[0]
+
+
+def _keep_mask(p: float) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
+    return plan_keep_mask(9, 3, passes, ids, 512, rate(p), "meta")[0]
+
+
+case = functools.partial
+CASES: dict[str, Callable[[], Launch]] = {
+    "10 classes": case(_score, 10, torch.bfloat16, LIGHT, "softmax"),
+    "100 classes, all scores": case(_score, 100, torch.float32, ROWS, "softmax"),
+    "507 classes, odd rows": case(_score, 507, torch.float16, ROWS, "softmax"),
+    "1000 classes": case(_score, 1000, torch.bfloat16, LIGHT, "softmax"),
+    "8192 classes, all scores": case(_score, 8192, torch.float32, ROWS, "softmax"),
+    "16384 classes": case(_score, 16384, torch.float32, LIGHT, "softmax"),
+    "16384 classes, bfloat16": case(_score, 16384, torch.bfloat16, LIGHT, "softmax"),
+    "50000 classes, rows": case(_score, 50000, torch.bfloat16, ROWS, "softmax", 0),
+    "50000 classes, tiles": case(_score, 50000, torch.bfloat16, ROWS, "softmax", 1),
+    "50000 classes, merge": case(_score, 50000, torch.bfloat16, ROWS, "softmax", 2),
+    "1000 labels": case(_score, 1000, torch.bfloat16, LIGHT, "sigmoid"),
+    "8192 labels, all scores": case(_score, 8192, torch.float32, ROWS, "sigmoid"),
+    "dropout, 1 bit": case(_dropout, torch.bfloat16, 0.5, 1, 512, 1),
+    "dropout, 8 bits": case(_dropout, torch.bfloat16, 0.25, 1, 512, 1),
+    "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
+    "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
+    "keep mask": case(_keep_mask, 0.25),
+}
+WIDE_LOADS = {  # 16-byte loads of the logits in the machine code, at the least
+    "100 classes, all scores", "1000 classes", "8192 classes, all scores", "16384 classes", "16384 classes, bfloat16",
+    "50000 classes, rows", "50000 classes, tiles", "1000 labels", "8192 labels, all scores",
+    "dropout, 1 bit", "dropout, 8 bits", "dropout, 16 bits", "dropout of channels",
+}  # fmt: skip
+WIDE_STORES = {"dropout, 1 bit", "dropout, 8 bits", "dropout, 16 bits", "dropout of channels", "keep mask"}
+
+
+def _compile(name: str, capability: int) -> Machine:
+    return compiled(CASES[name](), capability)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[dict[tuple[str, int], Future[Machine]]]:
+    """All cases, compiled by two processes while the tests wait for the ones they look at."""
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=multiprocessing.get_context("spawn")) as workers:
+        yield {(name, cc): workers.submit(_compile, name, cc) for name in CASES for cc in CAPABILITIES}
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", CASES)
+def test_kernel_keeps_its_values_in_registers_and_moves_sixteen_bytes(
+    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
+) -> None:
+    machine = machines[name, capability].result()
+    assert not machine.spills, f"{machine.local_bytes} bytes of local memory, {machine.registers} registers"
+    if name in WIDE_LOADS:
+        assert machine.count("LDG.E.128", "LDG.E.ENL2.256") > 0, machine.opcodes
+    if name in WIDE_STORES:
+        assert machine.count("STG.E.128", "STG.E.ENL2.256") > 0, machine.opcodes
+
+
+@pytest.mark.parametrize("name", ["10 classes", "100 classes, all scores", "1000 classes"])
+def test_rows_of_small_models_never_cross_shared_memory(
+    machines: dict[tuple[str, int], Future[Machine]], name: str
+) -> None:
+    """An item's classes lie in one thread (10) or one warp (100, 1000), so nothing waits at a barrier."""
+    machine = machines[name, 90].result()
+    assert machine.count("STS", "LDS", "BAR") == 0, machine.opcodes
+    if name == "10 classes":
+        assert machine.count("SHFL") == 0, machine.opcodes

@@ -1,0 +1,130 @@
+"""The Triton masks are the masks of the specification, bit for bit, and dropout applies them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from triton_places import Call, _interpreter, call, place  # noqa: F401
+
+from mcscore import masks
+from mcscore.kernels.triton_dropout import dropout, keep_mask, plan_dropout
+from mcscore.masks import rate
+
+SEED = 0x0123456789ABCDEF
+PASSES = [0, 5, 65535, 3]
+IDS = [0, 1, -1, 2**32 - 1, 2**40 + 7, 2**63 - 1]
+RATES = (0.5, 0.25, 0.3)  # 1, 8 and 16 bits per element
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def masked(x_sBEI: Tensor, passes: list[int], ids: list[int], site: int, p: float, affine: tuple) -> Tensor:
+    """Dropout written from the definition, with the masks of the NumPy reference."""
+    keep = torch.from_numpy(masks.keep_mask(SEED, site, passes, ids, x_sBEI.shape[2], rate(p)))[..., None]
+    a, b, d = affine
+    return torch.where(keep, (x_sBEI.double() * a + b).float(), torch.tensor(d)).to(x_sBEI.dtype)
+
+
+def assert_masked(y: Tensor, expected: Tensor, place: str) -> None:
+    """Equal; the interpreter rounds bfloat16 towards zero, so there one unit in the last place may differ."""
+    assert y.dtype == expected.dtype
+    assert y.is_contiguous()
+    rounding = 2**-7 if place == "interpreter" and y.dtype == torch.bfloat16 else 0.0
+    torch.testing.assert_close(y, expected, rtol=rounding, atol=0)
+
+
+@pytest.mark.parametrize("p", RATES)
+@pytest.mark.parametrize("elements", [1, 2, 7, 16, 24, 130, 512])
+def test_masks_equal_the_specification_bit_for_bit(call: Call, place: str, elements: int, p: float) -> None:
+    got = call(keep_mask, SEED, 3, PASSES, IDS, elements, rate(p), "cpu" if place == "interpreter" else "cuda")
+    assert got.dtype == torch.bool
+    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(SEED, 3, PASSES, IDS, elements, rate(p)))
+
+
+@pytest.mark.parametrize(("seed", "site"), [(0, 0), (1, 65535), (2**31, 32768), (2**63 + 12345, 1), (2**64 - 1, 7)])
+def test_every_seed_and_site_reaches_the_counter_whole(call: Call, place: str, seed: int, site: int) -> None:
+    got = call(keep_mask, seed, site, PASSES, IDS, 40, rate(0.25), "cpu" if place == "interpreter" else "cuda")
+    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(seed, site, PASSES, IDS, 40, rate(0.25)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("p", RATES)
+@pytest.mark.parametrize("copies", [1, 4], ids=["shared", "per pass"])
+def test_dropout_applies_the_masks_of_the_specification(
+    call: Call, place: str, copies: int, p: float, dtype: torch.dtype
+) -> None:
+    x = torch.randn(copies, len(IDS), 136, 1).to(dtype)
+    affine = (1 / (1 - rate(p).p), 0.0, 0.0)
+    assert_masked(call(dropout, x, PASSES, IDS, SEED, 9, rate(p), affine), masked(x, PASSES, IDS, 9, p, affine), place)
+
+
+@pytest.mark.parametrize("p", RATES)
+@pytest.mark.parametrize(("E", "I"), [(1, 1), (5, 1), (13, 1), (50, 1), (6, 49), (3, 6), (20, 4), (5, 64), (1, 8)])
+def test_every_shape_gets_its_masks(call: Call, place: str, E: int, I: int, p: float) -> None:
+    x = torch.randn(1, len(IDS), E, I, dtype=torch.float16)
+    affine = (2.0, 0.0, 0.0)
+    assert_masked(call(dropout, x, PASSES, IDS, SEED, 1, rate(p), affine), masked(x, PASSES, IDS, 1, p, affine), place)
+
+
+def test_alpha_dropout_is_an_affine_map_of_what_is_kept(call: Call, place: str) -> None:
+    x = torch.randn(4, len(IDS), 24, 1)
+    affine = (0.75, 0.25, -1.5)  # exact in float32, so that a fused and an unfused multiply-add agree on small numbers
+    got = call(dropout, x, PASSES, IDS, SEED, 0, rate(0.25), affine)
+    torch.testing.assert_close(got, masked(x, PASSES, IDS, 0, 0.25, affine), rtol=3e-7, atol=1e-7)
+    keep = torch.from_numpy(masks.keep_mask(SEED, 0, PASSES, IDS, 24, rate(0.25)))[..., None]
+    assert (got[~keep] == -1.5).all()
+
+
+def test_dropped_values_leave_no_trace(call: Call) -> None:
+    x = torch.full((1, len(IDS), 64, 1), float("nan"))
+    got = call(dropout, x, PASSES, IDS, SEED, 2, rate(0.5), (2.0, 0.0, 0.0))
+    keep = torch.from_numpy(masks.keep_mask(SEED, 2, PASSES, IDS, 64, rate(0.5)))[..., None]
+    assert (got[~keep] == 0).all()
+    assert got[keep].isnan().all()
+
+
+def test_an_item_keeps_its_masks_in_any_batch_order_and_chunk_of_passes(call: Call) -> None:
+    ids = torch.arange(1000, 1040)
+    x = torch.randn(1, 40, 72, 1)
+    affine = (1.25, 0.0, 0.0)
+    whole = call(dropout, x, torch.arange(12), ids, SEED, 4, rate(0.2), affine)
+    order = torch.randperm(40)
+    mixed = call(dropout, x[:, order], torch.arange(12), ids[order], SEED, 4, rate(0.2), affine)
+    assert torch.equal(mixed, whole[:, order])
+    some = call(dropout, x[:, 7:8], torch.arange(12)[5:9], ids[7:8], SEED, 4, rate(0.2), affine)
+    assert torch.equal(some, whole[5:9, 7:8])
+
+
+def test_many_small_programs_share_the_passes_out() -> None:
+    """One item and 100 passes: the grid is wide enough to fill a GPU, whichever way work is cut."""
+    x = torch.empty(1, 1, 4096, 1, device="meta")
+    launch, y = plan_dropout(x, torch.arange(100), torch.arange(1), SEED, 0, rate(0.5), (2.0, 0.0, 0.0))
+    assert y.shape == (100, 1, 4096, 1)
+    assert launch.grid[0] >= 100
+
+
+@pytest.mark.parametrize(("t", "B", "E"), [(0, 3, 8), (2, 0, 8), (2, 3, 0)])
+def test_nothing_to_mask_is_no_error(call: Call, t: int, B: int, E: int) -> None:
+    x = torch.empty(1, B, E, 1)
+    got = call(dropout, x, torch.arange(t), torch.arange(B), SEED, 0, rate(0.5), (2.0, 0.0, 0.0))
+    assert got.shape == (t, B, E, 1)
+
+
+def test_errors_say_what_was_wrong() -> None:
+    x, r, affine = torch.empty(1, 3, 8, 1, device="meta"), rate(0.5), (2.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match=r"there are 2 passes and 4 ids"):
+        plan_dropout(x, [0, 1], [0, 1, 2, 3], SEED, 0, r, affine)
+    with pytest.raises(ValueError, match=r"\(s, B, E, I\), got shape \(3, 8, 1\)"):
+        plan_dropout(x[0], [0, 1], [0, 1, 2], SEED, 0, r, affine)
+    with pytest.raises(ValueError, match=r"passes must lie in \[0, 65536\)"):
+        plan_dropout(x, [0, 65536], [0, 1, 2], SEED, 0, r, affine)
+    with pytest.raises(ValueError, match=r"item ids must be >= 0"):
+        plan_dropout(x, [0], [0, -2, 2], SEED, 0, r, affine)
+    with pytest.raises(TypeError, match=r"float32, float16 or bfloat16, got torch\.float64"):
+        plan_dropout(x.double(), [0], [0, 1, 2], SEED, 0, r, affine)
+    with pytest.raises(ValueError, match=r"needs a CUDA tensor, got one on meta"):
+        dropout(x, [0], [0, 1, 2], SEED, 0, r, affine)

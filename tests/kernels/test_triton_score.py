@@ -1,0 +1,243 @@
+"""The Triton score kernels give the scores of the float64 formulas, for every size, layout and special value."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from triton_places import Call, _interpreter, call, place  # noqa: F401
+
+from mcscore.acquisition import SCORES, oracle_scores
+from mcscore.kernels import triton_score
+from mcscore.kernels.triton_score import ROWS, plan, score, tiling
+
+LINKS = ("softmax", "sigmoid")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LIGHT = ("bald", "entropy")
+
+
+def logits(T: int, B: int, C: int, dtype: torch.dtype = torch.float32, spread: float = 3.0) -> Tensor:
+    return (torch.randn(T, B, C) * spread).to(dtype)
+
+
+def naive_scores(x: Tensor, link: str) -> dict[str, Tensor]:
+    """The formulas as one would write them in float32 PyTorch: the yardstick for rounding errors."""
+    x = x.float()
+    p = torch.softmax(x, -1) if link == "softmax" else torch.sigmoid(x)
+    k = p[..., None, :] if link == "softmax" else torch.stack((p, 1 - p), -1)  # (T, B, variables, outcomes)
+    mean = k.mean(0)
+    two = mean.topk(2, -1).values
+    winners = torch.nn.functional.one_hot(k.argmax(-1), k.shape[-1]).float().mean(0).amax(-1)
+
+    def entropy(q: Tensor) -> Tensor:
+        return torch.special.entr(q).sum((-1, -2))
+
+    return {
+        "entropy": entropy(mean),
+        "expected_entropy": entropy(k).mean(0),
+        "bald": entropy(mean) - entropy(k).mean(0),
+        "least_confidence": (1 - two[..., 0]).sum(-1),
+        "margin": (1 - two[..., 0] + two[..., 1]).sum(-1),
+        "variation_ratio": (1 - winners).sum(-1),
+        "mean_std": p.std(0, correction=0).mean(-1),
+    }
+
+
+def check(got: dict[str, Tensor], x: Tensor, link: str, names: tuple[str, ...] = ROWS) -> None:
+    """Error at most twice the naive one, plus 1e-6 of the largest possible value: 8 roundings of float32, or 4 units of
+    the GPU's log2. Items that the truth calls NaN must be NaN, and no others."""
+    truth, naive = oracle_scores(x, names, link), naive_scores(x, link)
+    assert list(got) == [*names, "prediction"]
+    for name in names:
+        assert got[name].dtype == torch.float32
+        assert torch.equal(got[name].isnan(), truth[name].isnan()), name
+        ok = ~truth[name].isnan()
+        if not ok.any():
+            continue
+        error = (got[name] - truth[name])[ok].abs().max().item()
+        yardstick = (naive[name] - truth[name])[ok].abs().max().item()
+        largest = max(1.0, SCORES["entropy" if name == "bald" else name].bounds(x.shape[2], link)[1])
+        assert error <= 2 * yardstick + 1e-6 * largest, f"{name}: error {error:.2g}, naive {yardstick:.2g}"
+        assert (got[name][ok] >= 0).all(), name
+    check_prediction(got["prediction"], truth["prediction"], x, link)
+
+
+def check_prediction(got: Tensor, expected: Tensor, x: Tensor, link: str) -> None:
+    """Equal, except where the two best mean probabilities differ by less than float32 can tell."""
+    assert got.dtype == torch.int32
+    assert torch.equal(got == -1, expected == -1)
+    p = (torch.softmax(x.double(), -1) if link == "softmax" else torch.sigmoid(x.double())).mean(0)
+    for b in (got != expected).nonzero()[:, 0].tolist():
+        if p.shape[1] == 1:
+            assert abs(p[b, 0].item() - 0.5) < 1e-6
+        else:
+            assert (p[b, got[b]] - p[b, expected[b]]).abs() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(("T", "B", "C"), [(1, 1, 2), (5, 199, 10), (4, 33, 3), (3, 5, 100), (3, 2, 507), (3, 3, 1000)])
+def test_scores_are_those_of_the_formulas(
+    call: Call, place: str, T: int, B: int, C: int, link: str, dtype: torch.dtype
+) -> None:
+    if place == "interpreter" and C == 507 and dtype != torch.float16:
+        pytest.skip("odd rows are slow to interpret: once is enough")
+    x = logits(T, B, C, dtype)
+    check(call(score, x, ROWS, link), x, link)
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("name", ROWS)
+def test_a_score_asked_for_alone_is_the_same_score(call: Call, name: str, link: str) -> None:
+    x = logits(4, 6, 10)
+    check(call(score, x, (name,), link), x, link, (name,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_of_many_warps_load_the_next_row_ahead(call: Call, dtype: torch.dtype) -> None:
+    x = logits(3, 2, 8192, dtype)
+    assert plan(x, LIGHT, "softmax")[0][0].meta["PREFETCH"]
+    check(call(score, x, LIGHT, "softmax"), x, "softmax", LIGHT)
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("names", [ROWS, LIGHT, ("margin",)], ids=["all", "light", "margin"])
+def test_more_classes_than_registers_hold_are_scored_in_tiles(call: Call, link: str, names: tuple[str, ...]) -> None:
+    x = logits(3, 6, 20000)
+    x[:, 0, :5000] = -math.inf  # a whole tile of probability 0, which is legal
+    x[:, 1, 4090] = x[:, 1, 12345] = 30.0  # the best two in different tiles, level: the smaller class is predicted
+    x[1, 2, 9000] = math.nan
+    x[2, 3, 0] = math.inf
+    x[0, 4, :] = -math.inf
+    assert len(plan(x, names, link)[0]) > 1
+    got = call(score, x, names, link)
+    check(got, x, link, names)
+    assert got["prediction"][1] == 4090
+
+
+def test_large_rows_of_odd_length_are_scored_in_tiles(call: Call) -> None:
+    x = logits(2, 1, 17001, torch.float16)
+    check(call(score, x, LIGHT, "softmax"), x, "softmax", LIGHT)
+
+
+@pytest.mark.parametrize("C", [10, 1000])
+@pytest.mark.parametrize("link", LINKS)
+def test_outputs_that_are_no_distribution_give_nan_and_others_stay_whole(call: Call, link: str, C: int) -> None:
+    x = logits(3, 6, C)
+    x[1, 0, 1] = math.nan
+    x[2, 1, C - 1] = math.inf
+    x[0, 2, :] = -math.inf  # softmax: no distribution; sigmoid: every label absent
+    x[:, 3, 1:4] = -math.inf  # probability 0
+    x[:, 4, 1:] = -math.inf  # certain
+    got = call(score, x, ROWS, link)
+    check(got, x, link)
+    bad = [0, 1, 2] if link == "softmax" else [0, 1]
+    assert got["bald"].isnan().nonzero()[:, 0].tolist() == bad
+    assert (got["prediction"] == -1).nonzero()[:, 0].tolist() == bad
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e10, 1e37])
+@pytest.mark.parametrize("link", LINKS)
+def test_finite_logits_of_any_size_are_scored(call: Call, link: str, scale: float) -> None:
+    x = logits(4, 5, 10) * scale
+    x[:, 1] = scale  # all level
+    x[:, 2, :2] = -scale
+    check(call(score, x, ROWS, link), x, link)
+
+
+def test_one_label_is_a_binary_model(call: Call) -> None:
+    x = logits(5, 40, 1)
+    x[:, 3] = 0.0  # exactly undecided counts as present
+    got = call(score, x, ROWS, "sigmoid")
+    check(got, x, "sigmoid")
+    assert got["prediction"][3] == 1
+
+
+def test_ties_go_to_the_smallest_class(call: Call) -> None:
+    x = torch.zeros(3, 2, 10)
+    x[:, 1, 4] = x[:, 1, 7] = 5.0
+    got = call(score, x, ROWS, "softmax")
+    assert got["prediction"].tolist() == [0, 4]
+    assert got["variation_ratio"].tolist() == [0.0, 0.0]
+    assert got["margin"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_equal_passes_leave_nothing_to_learn(call: Call, link: str) -> None:
+    x = logits(1, 20, 10).expand(50, 20, 10)
+    got = call(score, x, ("bald", "mean_std", "variation_ratio"), link)
+    assert got["bald"].max() < 1e-5
+    assert got["mean_std"].max() < 1e-7  # sums of squares would leave about 1e-4 here
+    if link == "softmax":
+        assert got["variation_ratio"].max() == 0
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_logits_may_lie_in_memory_in_any_order(call: Call, link: str) -> None:
+    x = logits(4, 5, 12)
+    whole = call(score, x, ROWS, link)
+    item_major = x.transpose(0, 1).contiguous().transpose(0, 1)
+    padded = torch.full((4, 5, 19), math.nan)[:, :, 3:15]
+    padded.copy_(x)
+    class_major = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    every_other = torch.full((8, 10, 12), math.nan)[::2, ::2]
+    every_other.copy_(x)
+    for layout in (item_major, padded, class_major, every_other):
+        assert torch.equal(layout, x)
+        got = call(score, layout, ROWS, link)
+        for name, values in whole.items():
+            torch.testing.assert_close(got[name], values, rtol=1e-6, atol=1e-6)
+
+
+def test_scores_do_not_depend_on_the_batch(call: Call) -> None:
+    x = logits(4, 70, 10)
+    whole = call(score, x, ROWS, "softmax")
+    for part in (slice(0, 1), slice(5, 38), slice(69, 70)):
+        for name, values in call(score, x[:, part], ROWS, "softmax").items():
+            assert torch.equal(values, whole[name][part]), name
+
+
+def test_no_items_give_empty_scores(call: Call) -> None:
+    got = call(score, torch.empty(3, 0, 10), LIGHT, "softmax")
+    assert {name: tuple(values.shape) for name, values in got.items()} == dict.fromkeys((*LIGHT, "prediction"), (0,))
+
+
+@pytest.mark.parametrize("vector", [1, 2, 4, 8])
+@pytest.mark.parametrize("values", [16, 32])
+def test_a_tiling_covers_a_row_once_and_fits_its_threads(vector: int, values: int) -> None:
+    for C in [*range(1, 70), 100, 507, 1000, 1024, 1025, 4096, 8191, 16384]:
+        tiles = tiling(C, vector, values)
+        if tiles is None:
+            assert C > 512 * values / 2
+            continue
+        width, threads = tiles.chunk * tiles.chunks, 32 * tiles.warps
+        assert width >= C > width // 2 or width == C == 1
+        assert tiles.items * width <= threads * max(values, vector)
+        assert tiles.warps <= 16
+    assert tiling(512 * values + 1, vector, values) is None
+
+
+def test_rows_follow_the_catalogue() -> None:
+    assert tuple(name for name, s in SCORES.items() if "softmax" in s.links) == ROWS
+
+
+def test_errors_say_what_was_wrong_and_what_to_do() -> None:
+    x = torch.zeros(2, 3, 4)
+    if not triton_score.triton.knobs.runtime.interpret:
+        with pytest.raises(ValueError, match="needs a CUDA tensor, got one on cpu"):
+            score(x, LIGHT, "softmax")
+    with pytest.raises(ValueError, match="knows links 'softmax' and 'sigmoid', got 'gaussian'"):
+        plan(x, ("variance",), "gaussian")
+    with pytest.raises(ValueError, match="use link='sigmoid'"):
+        plan(x[:, :, :1], LIGHT, "softmax")
+    with pytest.raises(ValueError, match=r"\(T, B, C\), got shape \(2, 3\)"):
+        plan(x[:, :, 0], LIGHT, "softmax")
+    with pytest.raises(TypeError, match=r"float32, float16 or bfloat16, got torch\.float64"):
+        plan(x.double(), LIGHT, "softmax")
+    with pytest.raises(ValueError, match="unknown score 'blad'"):
+        plan(x, ("blad",), "softmax")

@@ -1,0 +1,65 @@
+"""Where the tests run a Triton kernel: on a CUDA device (marked gpu), or in Triton's interpreter in a process of its own.
+
+Triton decides when it is imported whether kernels are compiled or interpreted, so one process cannot do both. The
+interpreter lives in a worker that is started with TRITON_INTERPRET=1; tests send it functions and CPU tensors. Its limits:
+bfloat16 is rounded towards zero when stored, tl.dot on bfloat16 is wrong, and neither layouts nor races are exercised.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def _interpreter() -> Iterator[ProcessPoolExecutor]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as worker,
+    ):
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.setenv("PYTHONWARNINGS", "ignore")  # NumPy's own, about the infinities and NaN that the tests send
+        worker.submit(torch.set_num_threads, 1).result()  # the process starts here, and keeps this environment
+        patch.undo()
+        yield worker
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def place(request: pytest.FixtureRequest) -> str:
+    """Where the test runs. Tests that use it run in both places; the second needs a CUDA device."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+@pytest.fixture
+def call(place: str, request: pytest.FixtureRequest) -> Call:
+    """call(function, *args, **kwargs): the function's result, run at ``place``; CPU tensors go in and come out."""
+    if place == "interpreter":
+        worker = request.getfixturevalue("_interpreter")
+        return lambda function, *args, **kwargs: worker.submit(function, *args, **kwargs).result()
+    return lambda function, *args, **kwargs: _moved(function(*_moved(args, "cuda"), **_moved(kwargs, "cuda")), "cpu")
+
+
+def _moved(value: Any, device: str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(v, device) for v in value)
+    if isinstance(value, dict):
+        return {k: _moved(v, device) for k, v in value.items()}
+    return value
+
+
+def interpreted() -> bool:
+    """Whether this very process interprets Triton kernels, so that it cannot compile them."""
+    return os.environ.get("TRITON_INTERPRET", "") not in ("", "0")
