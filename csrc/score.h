@@ -25,13 +25,14 @@ template <class T> MC_INLINE T most(T a, T b) { return a > b ? a : b; }
 
 // The running sums of W items (lanes are items) or of one (lanes are classes); arrays hold `steps` vectors.
 struct Sums {
-    int64_t C, steps, tiles;
+    int64_t C, steps, tiles, pending;
     bool items, squares, votes;
-    double *p, *p2;         // over all passes so far
-    float *row, *part;      // this pass; sum of p over the last passes, not yet in p
-    float *tile_max, *tile_factor;
-    double *tile_s, *tile_w;
+    double *p, *p2;   // over all passes up to the last flush (p2: up to now)
+    float *row, *part;  // this pass; sum of p over the passes since the last flush
     int32_t* vote;
+    float *s, *w;  // normalisers of the passes since the last flush: H = log s - w / s. Vectors over items, or scalars
+    float* tile_max;
+    double *tile_s, *tile_w;
     double h[W];
     bool bad[W];
     void* memory;
@@ -40,19 +41,19 @@ struct Sums {
         C = classes, items = C <= kLanesAreItems, squares = want_squares, votes = want_votes;
         steps = items ? C : (C + W - 1) / W;
         tiles = (C + kTile - 1) / kTile;
-        const size_t n = (size_t)(steps * W), line = 64;
-        memory = __builtin_malloc(n * (8 + 8 + 4 + 4 + 4) + (size_t)tiles * 24 + 8 * line);
+        const size_t n = (size_t)(steps * W), k = (size_t)tiles, line = 64;
+        memory = __builtin_malloc(28 * n + 8 * kFlush * W + 20 * k + 9 * line);
         if (!memory) return false;
-        char* at = (char*)(((uintptr_t)memory + line - 1) / line * line);
-        p = (double*)at, at += 8 * n;
-        p2 = (double*)at, at += 8 * n;
-        row = (float*)at, at += 4 * n;
-        part = (float*)at, at += 4 * n;
-        vote = (int32_t*)at, at += 4 * n;
-        tile_s = (double*)at, at += 8 * (size_t)tiles;
-        tile_w = (double*)at, at += 8 * (size_t)tiles;
-        tile_max = (float*)at, at += 4 * (size_t)tiles;
-        tile_factor = (float*)at;
+        char* at = (char*)memory;
+        const auto take = [&](size_t bytes) {
+            char* const start = (char*)(((uintptr_t)at + line - 1) / line * line);
+            at = start + bytes;
+            return start;
+        };
+        p = (double*)take(8 * n), p2 = (double*)take(8 * n);
+        row = (float*)take(4 * n), part = (float*)take(4 * n), vote = (int32_t*)take(4 * n);
+        s = (float*)take(4 * kFlush * W), w = (float*)take(4 * kFlush * W);
+        tile_s = (double*)take(8 * k), tile_w = (double*)take(8 * k), tile_max = (float*)take(4 * k);
         return true;
     }
     MC_INLINE void clear() {
@@ -62,25 +63,56 @@ struct Sums {
         if (squares) __builtin_memset(p2, 0, 8 * n);
         if (votes) __builtin_memset(vote, 0, 4 * n);
         for (int l = 0; l < W; l++) h[l] = 0, bad[l] = false;
+        pending = 0;
     }
     // p_t = row * scale joins the sums, for the vectors from `step` to `end`.
     MC_INLINE void add(int64_t step, int64_t end, f32v scale) {
+        const float* __restrict from = row;
         if (squares) {
-            for (int64_t i = step * W; i < end * W; i += W) store(row + i, load<f32v>(row + i) * scale);
-            for (int64_t i = step * W; i < end * W; i++) {
-                const double x = row[i];
-                p[i] += x;
-                p2[i] += x * x;
+            double *__restrict to = p, *__restrict to2 = p2;
+            for (int64_t i = step * W; i < end * W; i += W) {
+                const f32v x = load<f32v>(from + i) * scale;
+                for (int l = 0; l < W; l++) to[i + l] += (double)x[l], to2[i + l] += (double)x[l] * (double)x[l];
             }
         } else {
-            for (int64_t i = step * W; i < end * W; i += W) store(part + i, load<f32v>(part + i) + load<f32v>(row + i) * scale);
+            float* __restrict to = part;
+            for (int64_t i = step * W; i < end * W; i += W) store(to + i, load<f32v>(to + i) + load<f32v>(from + i) * scale);
         }
     }
+    MC_INLINE void end_pass(f32v s_items, f32v w_items) {
+        store(s + pending * W, s_items), store(w + pending * W, w_items);
+        if (++pending == kFlush) flush();
+    }
+    MC_INLINE void end_pass(float s_item, float w_item) {
+        s[pending] = s_item, w[pending] = w_item;
+        if (++pending == kFlush) flush();
+    }
     MC_INLINE void flush() {
-        if (squares) return;
-        for (int64_t i = 0; i < steps * W; i++) p[i] += (double)part[i], part[i] = 0;
+        if (!squares) {
+            double* __restrict to = p;
+            float* __restrict from = part;
+            for (int64_t i = 0; i < steps * W; i++) to[i] += (double)from[i], from[i] = 0;
+        }
+        const int64_t n = items ? pending * W : (pending + W - 1) / W * W;
+        for (int64_t i = pending; i < n && !items; i++) s[i] = 1, w[i] = 0;
+        // The whole part of log s apart from the rest, so that no float32 near log C is ever rounded.
+        f32v k{}, rest{}, health{};
+        for (int64_t i = 0; i < n; i += W) {
+            const f32v total = load<f32v>(s + i);
+            const Log l = log_parts(total);
+            k += l.k;
+            rest += l.log_m - load<f32v>(w + i) / total;
+            health += total;
+        }
+        for (int l = 0; l < W; l++) {
+            h[items ? l : 0] += (double)k[l] * 0.693147180559945309 + (double)rest[l];
+            bad[items ? l : 0] |= health[l] != health[l];
+        }
+        pending = 0;
     }
 };
+
+constexpr float kNan = __builtin_nanf(""), kInf = __builtin_inff();
 
 // ---- one pass of W items, lanes are items -------------------------------------------------------------------------
 
@@ -88,7 +120,7 @@ struct Sums {
 template <Type In> MC_INLINE void load_transposed(const typename Element<In>::type* const (&x)[W], int64_t C, float* row) {
     f32v r[W];
     if (C < W) {
-        for (int l = 0; l < W; l++) r[l] = load_first<In>(x[l], (int)C, 0);
+        for (int l = 0; l < W; l++) r[l] = load_first<In>(x[l], (int)C);
         transpose(r);
         for (int64_t c = 0; c < C; c++) store(row + c * W, r[c]);
         return;
@@ -98,13 +130,6 @@ template <Type In> MC_INLINE void load_transposed(const typename Element<In>::ty
         for (int l = 0; l < W; l++) r[l] = load_as_float<In>(x[l] + at);
         transpose(r);
         for (int i = 0; i < W; i++) store(row + (at + i) * W, r[i]);
-    }
-}
-
-MC_INLINE void note(Sums& sums, f32v h, f32v finite) {  // finite: NaN where the row was not
-    for (int l = 0; l < W; l++) {
-        sums.h[l] += (double)h[l];
-        sums.bad[l] |= finite[l] != finite[l];
     }
 }
 
@@ -120,25 +145,31 @@ MC_INLINE void softmax_items(Sums& sums) {
     }
     f32v s{}, w{};
     for (int64_t c = 0; c < C; c++) {
-        f32v z = load<f32v>(row + c * W) - m;
+        f32v z = load<f32v>(row + c * W) - m;  // NaN if m is infinite
         const f32v e = exp_nonpositive(z);
         s += e;
         w += e * z;
         store(row + c * W, e);
     }
-    const f32v scale = 1.0f / s;
-    note(sums, log_positive(s) - w * scale, s);
-    sums.add(0, C, scale);
+    sums.add(0, C, 1.0f / s);
+    sums.end_pass(s, w);
 }
 
-// One vector of sigmoid outputs in place of its logits; returns the entropies. trouble becomes NaN for NaN and +inf.
-MC_INLINE f32v sigmoid(float* row, f32v& trouble) {
-    const f32v x = load<f32v>(row);
-    f32v z = x < 0.0f ? x : -x;
-    trouble = x < __builtin_inff() ? trouble : all(__builtin_nanf(""));
-    const f32v e = exp_nonpositive(z), one = 1.0f + e, larger = 1.0f / one, smaller = e * larger;
-    store(row, x < 0.0f ? smaller : larger);
-    return log_positive(one) - z * smaller;
+// The n sigmoids of consecutive vectors in place of their logits; returns the sum of their entropies, NaN for NaN or +inf.
+MC_INLINE f32v sigmoid(float* row, int64_t n) {
+    f32v h{}, product = all(1.0f), trouble{};
+    for (int64_t c = 0; c < n; c++) {
+        const f32v x = load<f32v>(row + c * W);
+        const auto negative = x < 0.0f;
+        trouble = x < kInf ? trouble : all(kNan);
+        f32v z = negative ? x : -x;
+        const f32v e = exp_nonpositive(z), one = 1.0f + e, larger = 1.0f / one, smaller = e * larger;
+        store(row + c * W, negative ? smaller : larger);
+        h -= z * smaller;
+        product *= one;  // one logarithm serves 16 labels
+        if (c % 16 == 15) h += log_positive(product), product = all(1.0f);
+    }
+    return h + log_positive(product) + trouble;
 }
 
 MC_INLINE void vote_labels(Sums& sums) {  // before sigmoid() overwrites the logits
@@ -148,18 +179,16 @@ MC_INLINE void vote_labels(Sums& sums) {  // before sigmoid() overwrites the log
 
 MC_INLINE void sigmoid_items(Sums& sums) {
     if (sums.votes) vote_labels(sums);
-    f32v h{}, trouble{};
-    for (int64_t c = 0; c < sums.C; c++) h += sigmoid(sums.row + c * W, trouble);
-    note(sums, h, trouble);
+    const f32v h = sigmoid(sums.row, sums.C), one = 1.0f + 0.0f * h;
     sums.add(0, sums.C, all(1.0f));
+    sums.end_pass(one, -h);  // log 1 + h / 1
 }
 
 // ---- one pass of one item, lanes are classes ----------------------------------------------------------------------
 
-// Row [begin, end) of x into row as float32, padded with -inf to whole vectors; returns the lane-wise maximum.
+// n values of x into row as float32, padded with -inf to whole vectors; returns the maximum in every lane.
 template <Type In> MC_INLINE f32v load_row(const typename Element<In>::type* x, int64_t n, float* row) {
-    constexpr auto lowest = In == Type::f32 ? 0 : In == Type::f16 ? 0xfc00 : 0xff80;
-    f32v m0 = all(-__builtin_inff()), m1 = m0, m2 = m0, m3 = m0;
+    f32v m0 = all(-kInf), m1 = m0, m2 = m0, m3 = m0;
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
         const f32v a = load_as_float<In>(x + i), b = load_as_float<In>(x + i + W), c = load_as_float<In>(x + i + 2 * W),
@@ -173,98 +202,100 @@ template <Type In> MC_INLINE f32v load_row(const typename Element<In>::type* x, 
         m0 = max(a, m0);
     }
     if (i < n) {
-        f32v a;
-        if constexpr (In == Type::f32) a = load_first<In>(x + i, (int)(n - i), -__builtin_inff());
-        else a = load_first<In>(x + i, (int)(n - i), (uint16_t)lowest);
+        const f32v a = lane_numbers() < (int32_t)(n - i) ? load_first<In>(x + i, (int)(n - i)) : all(-kInf);
         store(row + i, a);
         m1 = max(a, m1);
     }
-    return max(max(m0, m1), max(m2, m3));
+    return max_lanes(max(max(m0, m1), max(m2, m3)));
 }
 
-template <Type In> MC_INLINE void softmax_classes(Sums& sums, const typename Element<In>::type* x) {
-    float top = -__builtin_inff();
+// Position of the first of n values (whole vectors) that equals m.
+MC_INLINE int64_t first_equal(const float* row, int64_t n, f32v m) {
+    i32v at = lane_numbers() + (int32_t)n, found = at;
+    for (int64_t i = n - W; i >= 0; i -= W) {
+        at -= W;
+        found = load<f32v>(row + i) == m ? at : found;
+    }
+    int32_t first = found[0];
+    for (int l = 1; l < W; l++) first = least(first, found[l]);
+    return first;
+}
+
+// next: the row of the next pass, wanted in cache by then (rows of one item lie a whole batch apart, which no hardware
+// prefetcher follows); null at the end.
+template <Type In> MC_INLINE void softmax_classes(Sums& sums, const typename Element<In>::type* x, const typename Element<In>::type* next) {
+    float top = -kInf;
     int64_t winner = -1;
     for (int64_t k = 0; k < sums.tiles; k++) {
         const int64_t begin = k * kTile, n = least(sums.C - begin, kTile), padded = (n + W - 1) / W * W;
         float* const row = sums.row + begin;
-        const float m = largest(load_row<In>(x + begin, n, row));
-        if (m > top) {
-            top = m;
-            if (sums.votes) {
-                for (winner = begin; row[winner - begin] != m;) winner++;
-            }
+        const f32v m = load_row<In>(x + begin, n, row);
+        if (m[0] > top) {
+            top = m[0];
+            if (sums.votes) winner = begin + first_equal(row, padded, m);
         }
         // A tile of nothing but -inf keeps its zeros if the reference is any finite number.
-        const f32v reference = all(m == -__builtin_inff() ? 0.0f : m);
-        f32v s0{}, w0{}, s1{}, w1{};
-        int64_t i = 0;
-        for (; i + 2 * W <= padded; i += 2 * W) {
-            f32v z0 = load<f32v>(row + i) - reference, z1 = load<f32v>(row + i + W) - reference;
-            const f32v e0 = exp_nonpositive(z0), e1 = exp_nonpositive(z1);
-            s0 += e0, s1 += e1;
-            w0 += e0 * z0, w1 += e1 * z1;
-            store(row + i, e0), store(row + i + W, e1);
-        }
-        if (i < padded) {
+        const f32v reference = m[0] == -kInf ? all(0.0f) : m;
+        f32v s{}, w{};
+        for (int64_t i = 0; i < padded; i += W) {
+            if (next) __builtin_prefetch(next + begin + i);
             f32v z = load<f32v>(row + i) - reference;
             const f32v e = exp_nonpositive(z);
-            s0 += e, w0 += e * z;
+            s += e;
+            w += e * z;
             store(row + i, e);
         }
         sums.tile_max[k] = reference[0];
-        sums.tile_s[k] = (double)sum(s0 + s1);
-        sums.tile_w[k] = (double)sum(w0 + w1);
+        sums.tile_s[k] = (double)sum_lanes(s)[0];
+        sums.tile_w[k] = (double)sum_lanes(w)[0];
     }
     // Merge of the tiles: with f = exp(m_k - m), s = sum f s_k and w = sum f (w_k + (m_k - m) s_k).
     double s = 0, w = 0;
     for (int64_t k = 0; k < sums.tiles; k++) {
-        const double shift = sums.tile_s[k] == 0 ? 0 : (double)sums.tile_max[k] - (double)top;
-        const double f = shift == 0 ? 1 : __builtin_exp(shift);
-        sums.tile_factor[k] = (float)f;
+        const double shift = sums.tile_s[k] == 0 ? 0 : (double)sums.tile_max[k] - (double)top, f = shift == 0 ? 1 : __builtin_exp(shift);
         s += f * sums.tile_s[k];
         w += f * (sums.tile_w[k] + shift * sums.tile_s[k]);
+        sums.tile_s[k] = f;
     }
-    sums.h[0] += __builtin_log(s) - w / s;
-    if (!(s > 0)) sums.bad[0] = true;  // NaN, or every class at -inf
     if (sums.votes && winner >= 0) sums.vote[winner]++;
     for (int64_t k = 0; k < sums.tiles; k++)
-        sums.add(k * kTile / W, least((k + 1) * kTile / W, sums.steps), all((float)((double)sums.tile_factor[k] / s)));
+        sums.add(k * (kTile / W), least((k + 1) * (kTile / W), sums.steps), all((float)(sums.tile_s[k] / s)));
+    sums.end_pass(s > 0 ? (float)s : kNan, (float)w);  // s is NaN, or 0 where every class was at -inf
 }
 
 template <Type In> MC_INLINE void sigmoid_classes(Sums& sums, const typename Element<In>::type* x) {
     load_row<In>(x, sums.C, sums.row);
     if (sums.votes) vote_labels(sums);
-    f32v trouble{};
-    double total = 0;
-    for (int64_t begin = 0; begin < sums.steps * W; begin += kTile) {
-        f32v h{};
-        for (int64_t i = begin; i < least(begin + kTile, sums.steps * W); i += W) h += sigmoid(sums.row + i, trouble);
-        total += (double)sum(h);
-    }
-    sums.h[0] += total;
-    sums.bad[0] |= sum(trouble) != 0.0f;
+    double h = 0;
+    for (int64_t i = 0; i < sums.steps; i += kTile / W)
+        h += (double)sum_lanes(sigmoid(sums.row + i * W, least(kTile / W, sums.steps - i)))[0];
     sums.add(0, sums.steps, all(1.0f));
+    sums.h[0] += h;
+    sums.end_pass(h == h ? 1.0f : kNan, 0.0f);
 }
 
 // All passes of the items first..first + n (n <= W; 1 if lanes are classes) into sums.
 template <Type In, Link L> MC_INLINE void run_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
     typedef typename Element<In>::type E;
+    constexpr int64_t ahead = 4, line = 64 / (int64_t)sizeof(E);  // passes of W short rows; values
     sums.clear();
     for (int64_t t = 0; t < x.T; t++) {
-        const E* const pass = (const E*)x.data + t * x.stride_t;
+        const E* const pass = (const E*)x.data + t * x.stride_t + first * x.stride_b;
         if (sums.items) {
             const E* rows[W];
-            for (int l = 0; l < W; l++) rows[l] = pass + (first + least<int64_t>(l, n - 1)) * x.stride_b;
+            for (int l = 0; l < W; l++) rows[l] = pass + least<int64_t>(l, n - 1) * x.stride_b;
+            if (t + ahead < x.T)
+                for (int l = 0; l < W; l++)
+                    for (int64_t c = 0; c < x.C; c += line) __builtin_prefetch(rows[l] + ahead * x.stride_t + c);
             load_transposed<In>(rows, x.C, sums.row);
             if constexpr (L == Link::softmax) softmax_items(sums);
             else sigmoid_items(sums);
         } else {
-            if constexpr (L == Link::softmax) softmax_classes<In>(sums, pass + first * x.stride_b);
-            else sigmoid_classes<In>(sums, pass + first * x.stride_b);
+            if constexpr (L == Link::softmax) softmax_classes<In>(sums, pass, t + 1 < x.T ? pass + x.stride_t : nullptr);
+            else sigmoid_classes<In>(sums, pass);
         }
-        if ((t + 1) % kFlush == 0 || t + 1 == x.T) sums.flush();
     }
+    sums.flush();
 }
 
 // ---- from sums to scores ------------------------------------------------------------------------------------------
@@ -284,9 +315,7 @@ template <Link L> MC_INLINE void reduce(Sums& sums, double T, Result (&out)[W]) 
         for (int64_t i = 0; i < sums.steps * W; i++) rest[i] = (float)(1 - sums.p[i] * share);
     for (int l = 0; l < W; l++) out[l] = {};
     f32v best = all(-1.0f), second = all(-1.0f);
-    i32v best_class{}, most_votes{}, index{};
-    if (!sums.items)
-        for (int l = 0; l < W; l++) index[l] = l;
+    i32v best_class{}, most_votes{}, index = sums.items ? i32v{} : lane_numbers();
     const int stride = sums.items ? 1 : W;
     constexpr int64_t run = 8;  // vectors per float32 sum
     for (int64_t begin = 0; begin < sums.steps; begin += run) {

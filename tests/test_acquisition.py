@@ -111,6 +111,8 @@ def test_binary_model_has_uncertainty_and_a_prediction() -> None:
     assert got["bald"][0] > 0.5
     assert got["prediction"].tolist() == [1, 1, 0]  # p̄ = 1/2 counts as present
     assert got["variation_ratio"].tolist() == [0.5, 0.0, 0.0]
+    half = oracle_scores(torch.tensor([[[0.0]], [[-4.0]]]), ("variation_ratio",), link="sigmoid")
+    assert half["variation_ratio"].item() == 0.5  # so does p = 1/2 as a vote
 
 
 def test_the_mean_is_of_probabilities_never_of_logits() -> None:
