@@ -48,16 +48,32 @@ struct Dropout {  // y = keep ? a x + b : d
     float a, b, d;
 };
 
+enum class How : int { dot, sparse, dense };  // see linear.h
+
+struct Linear {  // y = bias + a W (keep x); the masks have E = L D elements
+    const float* x_sBLD;
+    const float* packed;  // the weights in the order that `how` reads them
+    const float* bias_C;  // or null
+    float* y_tBLC;
+    int64_t s, L, D, C;
+    int64_t padded, width;  // D and C as the packing has rounded them up
+    float a;
+    How how;
+    float* scratch;  // set by the kernel
+};
+
 struct Part {  // the share of one call: items [b0, b1), passes [t0, t1)
     int64_t b0, b1, t0, t1;
 };
 
 struct Kernels {
     const char* isa;
+    int lanes;  // float32 per vector: packings depend on it
     bool (*score)(const Logits&, Link, const Scores&, Part);
     bool (*accumulate)(const Logits&, Link, const State&, Part);
     void (*keep_mask)(const Masks&, bool* keep_tBE, Part);
     void (*dropout)(const Masks&, const Dropout&, Part);
+    bool (*dropout_linear)(const Masks&, const Linear&, Part);
     void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);
 };
 

@@ -68,9 +68,11 @@ MC_INLINE void random_rows(
         uint64_t blocks[kLanes], pass[kLanes];
         for (int l = 0; l < kLanes; l++) {
             const int at = 2 * (l % (kLanes / 2)) + l / (kLanes / 2);  // the inverse of block_of_lane
-            blocks[at] = first + (uint32_t)block;
+            blocks[at] = (uint32_t)(first + (uint64_t)block);
             pass[at] = site << 16 | (uint32_t)passes[row < rows ? row : rows - 1];
-            if (++block == n) block = 0, row++;
+            const bool next = ++block == n;
+            block = next ? 0 : block;
+            row += next;
         }
         Counter c{load<u64v>(blocks), low, high, load<u64v>(pass)};
         philox_rounds(c, seed);

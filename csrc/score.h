@@ -263,12 +263,14 @@ template <Type In> MC_INLINE void softmax_classes(Sums& sums, const typename Ele
     sums.end_pass(s > 0 ? (float)s : kNan, (float)w);  // s is NaN, or 0 where every class was at -inf
 }
 
-template <Type In> MC_INLINE void sigmoid_classes(Sums& sums, const typename Element<In>::type* x) {
+template <Type In> MC_INLINE void sigmoid_classes(Sums& sums, const typename Element<In>::type* x, const typename Element<In>::type* next) {
     load_row<In>(x, sums.C, sums.row);
+    if (next)
+        for (int64_t c = 0; c < least(sums.C, kTile); c += 16) __builtin_prefetch(next + c);
     if (sums.votes) vote_labels(sums);
     double h = 0;
-    for (int64_t i = 0; i < sums.steps; i += kTile / W)
-        h += (double)sum_lanes(sigmoid(sums.row + i * W, least(kTile / W, sums.steps - i)))[0];
+    constexpr int64_t run = 16;  // vectors: entropies add up over labels, and float32 sums near 100 would lose digits
+    for (int64_t i = 0; i < sums.steps; i += run) h += (double)sum_lanes(sigmoid(sums.row + i * W, least(run, sums.steps - i)))[0];
     sums.add(0, sums.steps, all(1.0f));
     sums.h[0] += h;
     sums.end_pass(h == h ? 1.0f : kNan, 0.0f);
@@ -292,7 +294,7 @@ template <Type In, Link L> MC_INLINE void run_passes(const Logits& x, int64_t fi
             else sigmoid_items(sums);
         } else {
             if constexpr (L == Link::softmax) softmax_classes<In>(sums, pass, t + 1 < x.T ? pass + x.stride_t : nullptr);
-            else sigmoid_classes<In>(sums, pass);
+            else sigmoid_classes<In>(sums, pass, t + 1 < x.T ? pass + x.stride_t : nullptr);
         }
     }
     sums.flush();

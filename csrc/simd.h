@@ -38,7 +38,6 @@ typedef uint32_t u32v __attribute__((vector_size(4 * W)));
 typedef uint64_t u64v __attribute__((vector_size(4 * W)));  // W / 2 lanes
 typedef uint16_t u16w __attribute__((vector_size(2 * W)));  // W lanes, half a register
 typedef uint8_t u8w __attribute__((vector_size(W)));        // W lanes, a quarter
-typedef uint8_t u8v __attribute__((vector_size(4 * W)));    // 4 W lanes
 
 template <class V, class T> MC_INLINE V load(const T* p) {
     V v;
@@ -132,6 +131,28 @@ template <int S = W / 2> MC_INLINE f32v max_lanes(f32v v) {
     else return v;
 }
 
+// W unsigned bytes or 16-bit words from memory, widened (GCC would go through scalar registers).
+MC_INLINE i32v load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (i32v)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+    if constexpr (W == 8) return (i32v)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#elif defined(__SSE4_1__)
+    if constexpr (W == 4) return (i32v)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(load<int32_t>(p)));
+#endif
+    return __builtin_convertvector(load<u8w>(p), i32v);
+}
+MC_INLINE i32v load_words(const void* p) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (i32v)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+    if constexpr (W == 8) return (i32v)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__SSE4_1__)
+    if constexpr (W == 4) return (i32v)_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i*)p));
+#endif
+    return __builtin_convertvector(load<u16w>(p), i32v);
+}
+
 // ---- 16-bit floats: W of them from and to memory ------------------------------------------------------------------
 
 template <Type> struct Element;
@@ -139,16 +160,16 @@ template <> struct Element<Type::f32> { typedef float type; };
 template <> struct Element<Type::f16> { typedef uint16_t type; };
 template <> struct Element<Type::bf16> { typedef uint16_t type; };
 
-MC_INLINE f32v from_half(u16w h) {
+MC_INLINE f32v load_half(const uint16_t* p) {
 #if defined(__AVX512F__)
-    if constexpr (W == 16) return (f32v)_mm512_cvtph_ps((__m256i)h);
+    if constexpr (W == 16) return (f32v)_mm512_cvtph_ps((__m256i)load<u16w>(p));
 #elif defined(__F16C__)
-    if constexpr (W == 8) return (f32v)_mm256_cvtph_ps((__m128i)h);
+    if constexpr (W == 8) return (f32v)_mm256_cvtph_ps((__m128i)load<u16w>(p));
 #elif defined(__aarch64__)
-    if constexpr (W == 4) return (f32v)vcvt_f32_f16((float16x4_t)h);
+    if constexpr (W == 4) return (f32v)vcvt_f32_f16((float16x4_t)load<u16w>(p));
 #endif
     // The exponent is rebiased by a multiplication, which gets subnormal halves right as well.
-    const u32v u = __builtin_convertvector(h, u32v), magnitude = (u & 0x7fffu) << 13;
+    const u32v u = (u32v)load_words(p), magnitude = (u & 0x7fffu) << 13;
     const f32v scaled = bits<f32v>(magnitude) * 0x1p112f;
     const u32v finite = bits<u32v>(scaled);
     const u32v value = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite;
@@ -172,7 +193,7 @@ MC_INLINE u16w to_half(f32v v) {  // round to nearest, ties to even
     return __builtin_convertvector(out | (sign >> 16), u16w);
 }
 
-MC_INLINE f32v from_bfloat(u16w h) { return bits<f32v>(__builtin_convertvector(h, u32v) << 16); }
+MC_INLINE f32v load_bfloat(const uint16_t* p) { return bits<f32v>(load_words(p) << 16); }
 
 MC_INLINE u16w to_bfloat(f32v v) {  // round to nearest, ties to even
     const u32v f = bits<u32v>(v), rounded = (f + 0x7fffu + ((f >> 16) & 1u)) >> 16;
@@ -182,8 +203,8 @@ MC_INLINE u16w to_bfloat(f32v v) {  // round to nearest, ties to even
 
 template <Type In> MC_INLINE f32v load_as_float(const typename Element<In>::type* p) {
     if constexpr (In == Type::f32) return load<f32v>(p);
-    else if constexpr (In == Type::f16) return from_half(load<u16w>(p));
-    else return from_bfloat(load<u16w>(p));
+    else if constexpr (In == Type::f16) return load_half(p);
+    else return load_bfloat(p);
 }
 
 template <Type Out> MC_INLINE void store_from_float(typename Element<Out>::type* p, f32v v) {

@@ -192,6 +192,7 @@ class Scorer:
         self._live = False
         if plan is not None:
             self._plan = Plan.from_dict(plan)
+            self._passes.fused = frozenset(self._plan.fused)
             if self._plan.threads != torch.get_num_threads():
                 backends.warn_once(
                     f"the recorded plan was made with {self._plan.threads} torch thread(s), now there are {torch.get_num_threads()}: "

@@ -111,7 +111,13 @@ def dropout(
 
 
 def keep_mask(
-    seed: int, site: int, passes_t: Indices, ids_B: Indices, elements: int, rate: Rate, device: torch.device | str = "cuda"
+    seed: int,
+    site: int,
+    passes_t: Indices,
+    ids_B: Indices,
+    elements: int,
+    rate: Rate,
+    device: torch.device | str = "cuda",
 ) -> Tensor:
     """Keep masks (t, B, elements), bool, on the device; equal to ``masks.keep_mask`` bit for bit. Ranges as there."""
     check_device("keep_mask", torch.device(device))
@@ -144,7 +150,7 @@ def plan_dropout(
     x = x_sBEI.contiguous()
     y = torch.empty((t, B, E, I), dtype=x.dtype, device=x.device)
     widest = 16 // x.element_size()
-    V = min(widest, triton.next_power_of_2(E)) if I == 1 else min(widest, I & -I)
+    V = max(1, min(widest, triton.next_power_of_2(E) if I == 1 else I & -I))
     groups = B * triton.cdiv(E * I, V)
     blocks = triton.cdiv(groups, _GROUPS)
     # Few blocks: share the passes out over programs. Each share reads x again: 1 / share of what it writes.
@@ -165,7 +171,7 @@ def plan_keep_mask(
     """The launch of ``keep_mask`` and the tensor that it fills."""
     passes, ids = _checked(seed, site, passes_t, ids_B, torch.device(device))
     keep = torch.empty((passes.numel(), ids.numel(), elements), dtype=torch.bool, device=device)
-    V = min(16, 128 // rate.bits, triton.next_power_of_2(elements))
+    V = max(1, min(16, 128 // rate.bits, triton.next_power_of_2(elements)))
     groups = ids.numel() * triton.cdiv(elements, V)
     blocks = triton.cdiv(groups, _GROUPS)
     args = {

@@ -9,7 +9,8 @@ Tiling (``tiling``): a thread holds 32 values of a row and 32 of p̄, 80-128 reg
 variation_ratio or sigmoid, where more is alive at once, 16. So an item takes C / 32 threads: several items share
 a warp up to C = 512, one warp per item at 1024 (four would cost 18 instructions per logit instead of 12), 16 warps at
 16384. From 8 warps on, a multiprocessor holds one or two items, too few to hide the wait for memory: the next row is
-then loaded before this one is worked on (not with 16 values: twice the work per value hides more, and sm_100 spills). Beyond 16 warps a row no longer fits: ``triton_score_wide`` reads twice.
+then loaded before this one is worked on (not with 16 values: twice the work per value hides more, and sm_100 spills).
+Beyond 16 warps a row no longer fits: ``triton_score_wide`` reads twice.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def _score_rows(
         if PREFETCH:
             row = raw.to(tl.float32)
             pointer += step
-            raw = load_tile(pointer, column, ok[:, None] & (t + 1 < T), 0, 1, ITEMS, CHUNK, CHUNKS, C)
+            more = tl.arange(0, 1)[None, :] + t + 1 < T  # a tensor: the interpreter cannot mask with a scalar
+            raw = load_tile(pointer, column, ok[:, None] & more, 0, 1, ITEMS, CHUNK, CHUNKS, C)
         else:
             row = load_tile(pointer, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
             pointer += step

@@ -190,7 +190,8 @@ def plan_wide(args: dict[str, Any], meta: dict[str, Any]) -> list[Launch]:
         Launch(
             _merge,
             (B,),
-            {"out": args["out"], "prediction": args["prediction"], "parts": parts, "part_arg": part_arg, "h_in": h} | shape,
+            {"out": args["out"], "prediction": args["prediction"], "parts": parts, "part_arg": part_arg, "h_in": h}
+            | shape,
             {"C": C, "SOFTMAX": softmax, "WANT": want, "TILES": tiles, "WIDTH": triton.next_power_of_2(tiles)},
             1,
         ),

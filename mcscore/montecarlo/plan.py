@@ -36,6 +36,7 @@ class Plan:
     tail_bytes: int  # and of one item and pass after it
     prefix_flops: int  # per item
     tail_flops: int  # per item and pass
+    fused: tuple[str, ...] = ()  # sites that run as one operation with the Linear behind them
     why: str = ""  # why faster paths were passed over
 
     @property
@@ -54,7 +55,7 @@ class Plan:
             raise ValueError(
                 f"recorded plan has unknown fields {sorted(unknown)} and lacks {sorted(lacking)}; it was written by another version"
             )
-        return Plan(**recorded)
+        return Plan(**{**recorded, "fused": tuple(recorded["fused"])})
 
 
 class _Meter(_Driven):
@@ -143,7 +144,17 @@ def make_plan(
     best = candidates[0]
     if len(candidates) > 1:
         best = _fastest(passes, candidates, inputs, T, path, device)
-    return Plan(*best, path, torch.get_num_threads(), prefix_bytes, tail_bytes, prefix_flops, tail_flops, why)
+    return Plan(
+        *best,
+        path,
+        torch.get_num_threads(),
+        prefix_bytes,
+        tail_bytes,
+        prefix_flops,
+        tail_flops,
+        tuple(sorted(passes.fused)),
+        why,
+    )
 
 
 def _fastest(
@@ -181,7 +192,13 @@ def explain(plan: Plan, sites: tuple[Site, ...], T: int) -> str:
     lines = [f"{'site':>4}  {'p':>5}  {'masked per item':<18} {'kind':<22} where"]
     for site in sites:
         shape = "x".join(map(str, site.shape)) or "1"
-        note = "" if site.active else "  (off)"
+        note = (
+            "  (off)"
+            if not site.active
+            else "  (one operation with the Linear behind it)"
+            if site.name in plan.fused
+            else ""
+        )
         lines.append(f"{site.index:>4}  {site.p:>5.3g}  {shape:<18} {site.kind:<22} {site.name}{note}")
     total = plan.prefix_flops + T * plan.tail_flops
     once = plan.prefix_flops + plan.tail_flops

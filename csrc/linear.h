@@ -1,0 +1,301 @@
+// Dropout and the Linear that follows it, without the dropped copy of the features:
+//     y[t, b, l, c] = bias[c] + a sum_d keep(t, b, l D + d) x[s, b, l, d] w[c, d]
+//
+// Three ways, one per shape of the problem; all read packed weights, and give every output the same sequence of operations
+// whatever the batch, the chunk of passes or the thread, so results are equal bit for bit across all of them.
+//
+//   dot     few classes: lanes run over d, kRows passes x kDots classes of accumulators share each load of w.
+//   sparse  few values dropped, all passes read one x: sum_kept = sum_all - sum_dropped, so a pass costs p of a matrix
+//           product. Adds rows of w^T for the set bits of the complement of the mask (measured at p = 1/4, 3872 -> 128, AVX2:
+//           2 to 4 times the speed of the same core's dense sgemm).
+//   dense   the rest: a panel of masked rows is built in L1 and multiplied at once, as a matrix product packs its operand.
+#pragma once
+
+#include "dropout.h"
+
+namespace mcscore {
+namespace MCSCORE_ISA {
+
+constexpr int kRows = W == 16 ? 4 : 2;    // dot: passes at a time
+constexpr int kDots = W == 16 ? 6 : W == 8 ? 5 : 4;  // and classes: kRows * kDots accumulators + kRows + 1 registers
+constexpr int kWide = 8;                  // sparse: vectors of classes at a time; 8 chains hide the latency of a fused multiply-add
+constexpr int kWordBits = W == 16 ? 32 : 64;  // sparse: features at a time, so that their weights (16 kB) stay in L1
+constexpr int kPanelRows = 6, kPanelVectors = W == 16 ? 4 : 2;  // dense: accumulators of the micro-kernel
+constexpr int64_t kDepth = 256;           // dense: features at a time; 6 masked rows and their weights stay in L1
+
+// ---- masks as bits -----------------------------------------------------------------------------------------------------
+
+MC_INLINE uint32_t lane_bits(i32v lanes) {  // lanes of ones or zeros
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return _mm512_movepi32_mask((__m512i)lanes);
+#elif defined(__AVX2__)
+    if constexpr (W == 8) return (uint32_t)_mm256_movemask_ps((__m256)lanes);
+#elif defined(__SSE2__)
+    if constexpr (W == 4) return (uint32_t)_mm_movemask_ps((__m128)lanes);
+#endif
+    uint32_t out = 0;
+    for (int l = 0; l < W; l++) out |= (uint32_t)(lanes[l] & 1) << l;
+    return out;
+}
+
+// Bit e of the little-endian words is set where element e is kept. n draws; bits beyond n are whatever they are.
+template <int BITS> MC_INLINE void to_bits(const uint8_t* draws, int64_t n, int32_t threshold, uint64_t* words) {
+    if constexpr (BITS == 1) {
+        __builtin_memcpy(words, draws, (size_t)(n + 63) / 64 * 8);
+        return;
+    }
+    for (int64_t e = 0; e < n; e += 64) {
+        uint64_t word = 0;
+#if defined(__AVX512F__)
+        if constexpr (W == 16 && BITS == 8) word = _mm512_cmpge_epu8_mask(_mm512_loadu_si512(draws + e), _mm512_set1_epi8((char)threshold));
+        else
+#elif defined(__AVX2__)
+        if constexpr (W == 8 && BITS == 8) {
+            for (int half = 0; half < 2; half++) {
+                const __m256i v = _mm256_loadu_si256((const __m256i*)(draws + e + 32 * half));
+                const __m256i kept = _mm256_cmpeq_epi8(_mm256_max_epu8(v, _mm256_set1_epi8((char)threshold)), v);
+                word |= (uint64_t)(uint32_t)_mm256_movemask_epi8(kept) << (32 * half);
+            }
+        } else
+#endif
+            for (int i = 0; i < 64; i += W) word |= (uint64_t)lane_bits(keep_lanes<BITS>(draws, e + i, threshold)) << i;
+        words[e / 64] = word;
+    }
+}
+
+// Keep bits of item b in passes [t0, t1): rows of `stride` words.
+template <int BITS> static void bits_of(const Masks& m, int64_t b, int64_t t0, int64_t t1, uint64_t* words, int64_t stride) {
+    for_chunks<BITS>(m, b, Part{b, b + 1, t0, t1}, [&](int64_t t, int64_t e0, int64_t n, const uint8_t* draws) {
+        to_bits<BITS>(draws, n, (int32_t)m.threshold, words + (t - t0) * stride + e0 / 64);
+    });
+}
+static void bits_of(const Masks& m, int64_t b, int64_t t0, int64_t t1, uint64_t* words, int64_t stride) {
+    if (m.random_bits == 1) bits_of<1>(m, b, t0, t1, words, stride);
+    else if (m.random_bits == 8) bits_of<8>(m, b, t0, t1, words, stride);
+    else bits_of<16>(m, b, t0, t1, words, stride);
+}
+
+MC_INLINE uint64_t bits_from(const uint64_t* words, int64_t e) {  // 64 bits from bit e on; the row has a word to spare
+    const int shift = (int)(e & 63);
+    return shift ? words[e >> 6] >> shift | words[(e >> 6) + 1] << (64 - shift) : words[e >> 6];
+}
+
+// Lane l of x where bit J W + l of the word is set, else 0; the word stands in every lane.
+template <int J> MC_INLINE f32v where_set(f32v x, uint32_t word, i32v spread) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (f32v)_mm512_maskz_mov_ps((__mmask16)(word >> (J * W)), (__m512)x);
+#endif
+    i32v select{};
+    for (int l = 0; l < W; l++) select[l] = (int32_t)(1u << (J * W + l));
+    return bits<f32v>(((spread & select) == select) & bits<i32v>(x));
+}
+
+template <int J> MC_INLINE void mask_32(const float* x, uint32_t word, i32v spread, int64_t n, float* masked) {
+    if constexpr (J * W < 32) {
+        const f32v v = n >= (J + 1) * W ? load<f32v>(x + J * W) : load_first<Type::f32>(x + J * W, (int)(n - J * W));
+        store(masked + J * W, where_set<J>(v, word, spread));
+        if (n > (J + 1) * W) mask_32<J + 1>(x, word, spread, n, masked);
+    }
+}
+
+// masked[d] = kept x[d] for d < n, 0 up to the next multiple of W. Reads nothing beyond x[n - 1].
+MC_INLINE void mask_row(const float* x, const uint64_t* words, int64_t e, int64_t n, float* masked) {
+    int64_t d = 0;
+    for (; d + 32 <= n; d += 32) {
+        const uint32_t word = (uint32_t)bits_from(words, e + d);
+        mask_32<0>(x + d, word, all((int32_t)word), 32, masked + d);
+    }
+    if (d < n) {
+        const uint32_t word = (uint32_t)bits_from(words, e + d);
+        mask_32<0>(x + d, word, all((int32_t)word), n - d, masked + d);
+    }
+}
+
+// a b + c, written out: left to the compilers, one of two instances of a loop may round twice and the other once.
+MC_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    if constexpr (W == 8) return (f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    if constexpr (W == 4) return (f32v)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#endif
+    return a * b + c;
+}
+
+template <int S, int... I> MC_INLINE f32v lane_xor(f32v v, Indices<I...>) { return MC_SHUFFLE(f32v, i32v, v, v, (I ^ S)...); }
+template <int S> MC_INLINE f32v fold(f32v v) {
+    v += lane_xor<S>(v, typename Count<W>::type());
+    if constexpr (S > 1) v = fold<S / 2>(v);
+    return v;
+}
+MC_INLINE float total(f32v v) { return fold<W / 2>(v)[0]; }
+
+// ---- the three inner loops -----------------------------------------------------------------------------------------------
+
+// out[r][c] = sum_d masked[r][d] w[c][d], rows of w and of masked padded with zeros to a multiple of W.
+template <int R, int N> MC_INLINE void dots(const float* masked, int64_t ldm, const float* w, int64_t ldw, int64_t D, float* out, int64_t ldo) {
+    f32v sums[R][N];
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < N; c++) sums[r][c] = f32v{};
+    for (int64_t d = 0; d < D; d += W) {
+        f32v x[R];
+        for (int r = 0; r < R; r++) x[r] = load<f32v>(masked + r * ldm + d);
+#pragma GCC unroll 8
+        for (int c = 0; c < N; c++) {
+            const f32v wc = load<f32v>(w + c * ldw + d);
+            for (int r = 0; r < R; r++) sums[r][c] = multiply_add(x[r], wc, sums[r][c]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < N; c++) out[r * ldo + c] = total(sums[r][c]);
+}
+
+template <int R> MC_INLINE void dots_of(int n, const float* masked, int64_t ldm, const float* w, int64_t ldw, int64_t D, float* out, int64_t ldo) {
+    switch (n) {
+        case 1: return dots<R, 1>(masked, ldm, w, ldw, D, out, ldo);
+        case 2: return dots<R, 2>(masked, ldm, w, ldw, D, out, ldo);
+        case 3: return dots<R, 3>(masked, ldm, w, ldw, D, out, ldo);
+        case 4: return dots<R, 4>(masked, ldm, w, ldw, D, out, ldo);
+        case 5: return dots<R, 5>(masked, ldm, w, ldw, D, out, ldo);
+        default: return dots<R, 6>(masked, ldm, w, ldw, D, out, ldo);
+    }
+}
+
+// y[0 .. kWide W) += sum over the set bits d of `word` of x[d] w[d][...]
+MC_INLINE void add_rows(uint64_t word, const float* x, const float* w, float* y) {
+    f32v sums[kWide];
+    for (int v = 0; v < kWide; v++) sums[v] = load<f32v>(y + v * W);
+    while (word) {
+        const int d = __builtin_ctzll(word);
+        word &= word - 1;
+        const f32v xd = all(x[d]);
+        for (int v = 0; v < kWide; v++) sums[v] = multiply_add(xd, load<f32v>(w + (d * kWide + v) * W), sums[v]);
+    }
+    for (int v = 0; v < kWide; v++) store(y + v * W, sums[v]);
+}
+
+// y[r][0 .. kPanelVectors W) += sum_d masked[r][d] w[d][...]
+template <int R> MC_INLINE void panel(const float* masked, const float* w, int64_t n, float* y, int64_t ldy) {
+    f32v sums[R][kPanelVectors];
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < kPanelVectors; v++) sums[r][v] = load<f32v>(y + r * ldy + v * W);
+    for (int64_t d = 0; d < n; d++) {
+        f32v wd[kPanelVectors];
+        for (int v = 0; v < kPanelVectors; v++) wd[v] = load<f32v>(w + (d * kPanelVectors + v) * W);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const f32v x = all(masked[r * kDepth + d]);
+            for (int v = 0; v < kPanelVectors; v++) sums[r][v] = multiply_add(x, wd[v], sums[r][v]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < kPanelVectors; v++) store(y + r * ldy + v * W, sums[r][v]);
+}
+
+// ---- the loops around them ------------------------------------------------------------------------------------------------
+
+// One item, passes [t0, t1), one row l of its features: sums (t1 - t0, width) without bias and scale.
+static void dot_rows(const Linear& f, const uint64_t* words, int64_t stride, int64_t b, int64_t l, int64_t t0, int64_t t1, int64_t B, float* sums) {
+    float* const masked = f.scratch;  // kRows x padded D
+    for (int64_t t = t0; t < t1; t += kRows) {
+        const int rows = (int)(t1 - t < kRows ? t1 - t : kRows);
+        for (int r = 0; r < rows; r++) {
+            const float* x = f.x_sBLD + (((f.s == 1 ? 0 : t + r) * B + b) * f.L + l) * f.D;
+            mask_row(x, words + (t - t0 + r) * stride, l * f.D, f.D, masked + r * f.padded);
+        }
+        const int chunks = (int)((f.C + kDots - 1) / kDots);
+        for (int i = 0; i < chunks; i++) {  // classes in equal shares: 10 as 5 + 5
+            const int64_t c0 = f.C * i / chunks, c1 = f.C * (i + 1) / chunks;
+            float* const out = sums + (t - t0) * f.width + c0;
+            const float* const w = f.packed + c0 * f.padded;
+            if (rows == kRows) dots_of<kRows>((int)(c1 - c0), masked, f.padded, w, f.padded, f.padded, out, f.width);
+            else
+                for (int r = 0; r < rows; r++)
+                    dots_of<1>((int)(c1 - c0), masked + r * f.padded, f.padded, w, f.padded, f.padded, out + r * f.width, f.width);
+        }
+    }
+}
+
+static void sparse_rows(const Linear& f, const uint64_t* words, int64_t stride, int64_t b, int64_t l, int64_t t0, int64_t t1, int64_t B, float* sums) {
+    constexpr uint64_t every = kWordBits == 64 ? ~(uint64_t)0 : ((uint64_t)1 << (kWordBits % 64)) - 1;
+    const float* const x = f.x_sBLD + (b * f.L + l) * f.D;
+    float* const whole = f.scratch;  // (width): the sum over all features
+    for (int64_t i = 0; i < f.width; i++) whole[i] = 0;
+    for (int64_t i = 0; i < (t1 - t0) * f.width; i++) sums[i] = 0;
+    for (int64_t d = 0; d < f.D; d += kWordBits) {
+        const uint64_t valid = f.D - d < kWordBits ? ((uint64_t)1 << (f.D - d)) - 1 : every;
+        for (int64_t c = 0; c < f.width; c += kWide * W) {
+            const float* const w = f.packed + c * f.D + d * kWide * W;
+            add_rows(valid, x + d, w, whole + c);
+            for (int64_t t = t0; t < t1; t++)
+                add_rows(~bits_from(words + (t - t0) * stride, l * f.D + d) & valid, x + d, w, sums + (t - t0) * f.width + c);
+        }
+    }
+    for (int64_t t = 0; t < t1 - t0; t++)
+        for (int64_t c = 0; c < f.width; c += W)
+            store(sums + t * f.width + c, load<f32v>(whole + c) - load<f32v>(sums + t * f.width + c));
+}
+
+static void dense_rows(const Linear& f, const uint64_t* words, int64_t stride, int64_t b, int64_t l, int64_t t0, int64_t t1, int64_t B, float* sums) {
+    float* const masked = f.scratch;  // kPanelRows x kDepth
+    for (int64_t i = 0; i < (t1 - t0) * f.width; i++) sums[i] = 0;
+    for (int64_t d = 0; d < f.D; d += kDepth) {
+        const int64_t n = f.D - d < kDepth ? f.D - d : kDepth;
+        for (int64_t t = t0; t < t1; t += kPanelRows) {
+            const int rows = (int)(t1 - t < kPanelRows ? t1 - t : kPanelRows);
+            for (int r = 0; r < rows; r++) {
+                const float* x = f.x_sBLD + (((f.s == 1 ? 0 : t + r) * B + b) * f.L + l) * f.D + d;
+                mask_row(x, words + (t - t0 + r) * stride, l * f.D + d, n, masked + r * kDepth);
+            }
+            for (int64_t c = 0; c < f.width; c += kPanelVectors * W) {
+                const float* const w = f.packed + c * f.D + d * kPanelVectors * W;
+                float* const out = sums + (t - t0) * f.width + c;
+                if (rows == kPanelRows) panel<kPanelRows>(masked, w, n, out, f.width);
+                else
+                    for (int r = 0; r < rows; r++) panel<1>(masked + r * kDepth, w, n, out + r * f.width, f.width);
+            }
+        }
+    }
+}
+
+MC_INLINE int64_t words_per_row(const Masks& m) { return (m.E + 63) / 64 + 33; }  // whole chunks of draws are written, and one word is spare
+
+// Bytes of scratch for `passes` passes at a time.
+static size_t linear_scratch(const Masks& m, const Linear& f, int64_t passes) {
+    const int64_t rows = f.how == How::dot ? kRows * f.padded : f.how == How::sparse ? f.width : kPanelRows * kDepth;
+    return 4 * (size_t)(rows + W + passes * f.width) + 8 * (size_t)(passes * words_per_row(m));
+}
+
+static bool dropout_linear(const Masks& m, const Linear& given, Part part) {
+    Linear f = given;
+    int64_t block = 65536 / (8 * words_per_row(m) + 4 * f.width) / 12 * 12;  // passes at a time: their bits and sums stay in L2
+    block = block < 12 ? 12 : block;
+    block = block < part.t1 - part.t0 ? block : part.t1 - part.t0;
+    void* const memory = __builtin_malloc(linear_scratch(m, f, block));
+    if (!memory) return false;
+    uint64_t* const words = (uint64_t*)memory;
+    const int64_t stride = words_per_row(m);
+    float* const sums = (float*)(words + block * stride);
+    f.scratch = sums + block * f.width;
+    for (int64_t b = part.b0; b < part.b1; b++)
+        for (int64_t t0 = part.t0; t0 < part.t1; t0 += block) {
+            const int64_t t1 = part.t1 - t0 < block ? part.t1 : t0 + block;
+            bits_of(m, b, t0, t1, words, stride);
+            for (int64_t l = 0; l < f.L; l++) {
+                if (f.how == How::dot) dot_rows(f, words, stride, b, l, t0, t1, m.B, sums);
+                else if (f.how == How::sparse) sparse_rows(f, words, stride, b, l, t0, t1, m.B, sums);
+                else dense_rows(f, words, stride, b, l, t0, t1, m.B, sums);
+                for (int64_t t = t0; t < t1; t++) {
+                    float* const y = f.y_tBLC + ((t * m.B + b) * f.L + l) * f.C;
+                    const float* const sum = sums + (t - t0) * f.width;
+                    for (int64_t c = 0; c < f.C; c++) y[c] = f.a * sum[c] + (f.bias_C ? f.bias_C[c] : 0.0f);
+                }
+            }
+        }
+    __builtin_free(memory);
+    return true;
+}
+
+}  // namespace MCSCORE_ISA
+}  // namespace mcscore
