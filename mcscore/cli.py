@@ -46,6 +46,7 @@ def _either(_ctx: click.Context, _param: click.Parameter, value: str) -> str | f
 
 
 PATH = click.Path(path_type=Path)
+PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 COMMA = "COMMA,SEPARATED"
 
 
@@ -170,6 +171,9 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
     show_default=True,
     help="A mask per item and pass, or one per pass for all items.",
 )
+@click.option("--sites", callback=_names, metavar=COMMA, help="Dropout sites to use, by name; default: all.")
+@click.option("--p", type=PROBABILITY, help="A drop probability for all sites, instead of the model's own.")
+@click.option("--weight-dropout", type=PROBABILITY, help="For a model without dropout: drop its weights instead.")
 @click.option("--noise-variance", type=float, help="Known variance of the noise, for --link gaussian.")
 @click.option(
     "--reduction",
@@ -316,8 +320,7 @@ def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | 
         raise click.UsageError(
             f"{run.path} was scored from Python and records no model file: give --model and --weights, or --diversity none"
         )
-    kept = ("passes", "scores", "seed", "link", "input", "masks", "noise_variance", "reduction")
-    scorer = _scorer(spec, weights, device=device, embedding=embedding, **{name: run.meta[name] for name in kept})
+    scorer = _scorer(spec, weights, device=device, embedding=embedding)  # embeddings need nothing of how it was scored
     if scorer.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"{spec} {f'with {weights}' if weights else 'as built, without --weights,'} is not the model that scored "

@@ -43,6 +43,8 @@ def _warn(message: Warning | str, *_where: object, **_more: object) -> None:
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or "no message"
     # What the library raises on purpose speaks for itself; anything else is a fault that someone will have to find.
     if isinstance(error, (ValueError, OSError, ImportError)):

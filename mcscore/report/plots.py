@@ -162,10 +162,17 @@ def _name_corners(axes: Axes, cloud: Cloud, theme: Theme) -> None:
         axes.plot(
             *ends, color=theme.faint, linewidth=0.6, linestyle=(0, (1, 3)), zorder=0.5, scalex=False, scaley=False
         )
-    halo = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
-    style: dict[str, Any] = {"fontsize": 8, "color": theme.faint, "style": "italic", "bbox": halo}
-    axes.text(0.015, 0.97, "the model does not know", va="top", transform=axes.transAxes, **style)
-    axes.text(0.985, 0.035, "the item is ambiguous", ha="right", transform=axes.transAxes, **style)
+    # Outside the axes, where they hide no item; the second stands in the line of the axis label.
+    style: dict[str, Any] = {"fontsize": 8.5, "color": theme.ink, "style": "italic"}
+    axes.set_title("↑ the model does not know", loc="left", pad=5, **style)
+    axes.annotate(
+        "the item is ambiguous →",
+        (1, 0.5),
+        xycoords=("axes fraction", axes.xaxis.label),
+        ha="right",
+        va="center",
+        **style,
+    )
 
 
 def _plot(draw: Draw, width: int, height: int, alt: str) -> Plot:

@@ -227,7 +227,7 @@ def _on_what(shown: Shown) -> list[tuple[str, str]]:
         ("step", f"{plan['items']:,} items × {plan['passes']:,} passes, path {plan['path']}"),
         (
             "time",
-            f"{duration(run.seconds)}, {rate:,.1f} items/s, {rate * meta['passes']:,.0f} passes/s; begun {meta['created']}",
+            f"{duration(run.seconds)}, {rate:,.1f} items/s, {rate * meta['passes']:,.0f} passes/s; begun {_moment(meta['created'])}",
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in meta["versions"].items())),
     ]

@@ -27,6 +27,8 @@ def verb(kind: str) -> None:
         raise KeyboardInterrupt
     elif kind == "value":
         raise ValueError("two\nlines")
+    elif kind == "file":
+        raise FileNotFoundError(2, "No such file or directory", "x.npy")
     else:
         raise ZeroDivisionError("a fault")
 
@@ -36,6 +38,7 @@ def verb(kind: str) -> None:
     [
         ("ctrl-c", 1, "mcscore: interrupted\n"),
         ("value", 1, "mcscore: two lines\n"),
+        ("file", 1, "mcscore: x.npy: No such file or directory\n"),
         ("fault", 1, "mcscore: ZeroDivisionError: a fault (MCSCORE_TRACEBACK=1 shows where)\n"),
     ],
 )

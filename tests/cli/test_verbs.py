@@ -68,10 +68,16 @@ def test_four_commands_lead_from_an_array_to_a_report(mcscore: Command, project:
     assert {"img", "table", "picture"} <= tags.seen
 
 
-def test_same_command_again_changes_nothing(mcscore: Command, pool: Path) -> None:
+def test_same_command_again_changes_nothing(mcscore: Command, pool: Path, project: Path) -> None:
     command = ("score", pool, *MODEL, *FAST, "--out", "again", "--json")
-    first, second = answer(mcscore(*command)), answer(mcscore(*command))
-    assert first == second
+
+    def files() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in sorted((project / "again").rglob("*")) if file.is_file()}
+
+    first, before = answer(mcscore(*command)), files()
+    second = answer(mcscore(*command))
+    assert files() == before
+    assert second["done"] == first["done"] == 500
 
 
 def test_select_none_needs_no_model(mcscore: Command, pool: Path, project: Path) -> None:
@@ -250,7 +256,7 @@ def build():
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list((project / "slow" / "commits").glob("*.json")):
+    while len(list((project / "slow" / "commits").glob("*.json"))) < 5:  # the first three spans hold labelled items
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -266,3 +272,41 @@ def build():
     assert mcscore("select", "slow", "-k", 3, "--diversity", "none", "--partial").exit_code == 0
     (project / "slow.py").write_text(slow.replace("PAUSE", "0"))
     assert answer(mcscore(*words))["complete"] is True
+
+
+def test_model_without_dropout_is_refused_and_can_drop_weights(mcscore: Command, pool: Path, project: Path) -> None:
+    (project / "plain.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def build():\n    torch.manual_seed(1)\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    command = ("score", pool, "--model", "plain.py:build", *FAST, "--out", "plain")
+    refused = mcscore(*command)
+    assert refused.exit_code == 1
+    assert "no live dropout" in refused.stderr
+    assert not (project / "plain").exists()
+    assert mcscore(*command, "--weight-dropout", "0.1").exit_code == 0
+    assert mcscore("select", "plain", "-k", 5).exit_code == 0
+
+
+def test_items_without_a_finite_score_are_told_and_not_selected(mcscore: Command, project: Path) -> None:
+    items = np.random.default_rng(0).normal(size=(60, 1, 8, 8)).astype(np.float32)
+    items[[4, 40]] = np.nan
+    np.save(project / "holes.npy", items)
+    assert mcscore("pool", "import", "holes.npy", "holes.zarr").exit_code == 0
+    scored = mcscore("score", "holes.zarr", *MODEL, *FAST, "--out", "holes", "--json")
+    assert scored.exit_code == 0
+    assert answer(scored)["nonfinite"] == 2
+    assert "ids 4, 40" in scored.stderr
+    assert scored.stderr.startswith("mcscore: warning: ")
+    chosen = answer(mcscore("select", "holes", "-k", 58, "--diversity", "none", "--json"))["ids"]
+    assert set(chosen) == set(range(60)) - {4, 40}
+    mcscore("report", "holes")
+    assert "which cannot be selected: 4, 40." in (project / "holes" / "report.html").read_text()
+
+
+def test_sites_and_their_p_can_be_chosen(mcscore: Command, pool: Path, project: Path) -> None:
+    result = mcscore("score", pool, *MODEL, *FAST, "--sites", "5", "--p", "0.25", "--out", "one-site")
+    assert result.exit_code == 0, result.stderr
+    sites = json.loads((project / "one-site" / "run.json").read_text())["sites"]
+    assert [(site["name"], site["active"]) for site in sites] == [("3", False), ("5", True)]
+    assert sites[1]["p"] == 0.25
