@@ -21,7 +21,8 @@ constexpr int kDots = W == 16 ? 6 : W == 8 ? 5 : 4;  // and classes: kRows * kDo
 constexpr int kWide = 8;                  // sparse: vectors of classes at a time; 8 chains hide the latency of a fused multiply-add
 constexpr int kWordBits = W == 16 ? 32 : 64;  // sparse: features at a time, so that their weights (16 kB) stay in L1
 constexpr int kPanelRows = 6, kPanelVectors = W == 16 ? 4 : 2;  // dense: accumulators of the micro-kernel
-constexpr int64_t kDepth = 256;           // dense: features at a time; 6 masked rows and their weights stay in L1
+constexpr int64_t kDepth = 256;           // dense: features at a time; their weights for one panel (16 kB) stay in L1
+constexpr int kGroup = 8 * kPanelRows;    // dense: masked rows at a time, 48 kB in L2, that share each panel of weights
 
 // ---- masks as bits -----------------------------------------------------------------------------------------------------
 
@@ -237,60 +238,79 @@ static void sparse_rows(const Linear& f, const uint64_t* words, int64_t stride, 
             store(sums + t * f.width + c, load<f32v>(whole + c) - load<f32v>(sums + t * f.width + c));
 }
 
-static void dense_rows(const Linear& f, const uint64_t* words, int64_t stride, int64_t b, int64_t l, int64_t t0, int64_t t1, int64_t B, float* sums) {
-    float* const masked = f.scratch;  // kPanelRows x kDepth
-    for (int64_t i = 0; i < (t1 - t0) * f.width; i++) sums[i] = 0;
+template <int R> MC_INLINE void panel_of(int rows, const float* masked, const float* w, int64_t n, float* y, int64_t ldy) {
+    if constexpr (R > 0) {
+        if (rows == R) panel<R>(masked, w, n, y, ldy);
+        else panel_of<R - 1>(rows, masked, w, n, y, ldy);
+    }
+}
+
+// Rows [q0, q1) of an item: row q is row q % L of pass t0 + q / L.
+static void dense_rows(const Linear& f, const uint64_t* words, int64_t stride, int64_t b, int64_t t0, int64_t q0, int64_t q1, int64_t B, float* sums) {
+    float* const masked = f.scratch;  // kGroup x kDepth
+    const int rows = (int)(q1 - q0);
+    for (int64_t i = 0; i < rows * f.width; i++) sums[i] = 0;
     for (int64_t d = 0; d < f.D; d += kDepth) {
         const int64_t n = f.D - d < kDepth ? f.D - d : kDepth;
-        for (int64_t t = t0; t < t1; t += kPanelRows) {
-            const int rows = (int)(t1 - t < kPanelRows ? t1 - t : kPanelRows);
-            for (int r = 0; r < rows; r++) {
-                const float* x = f.x_sBLD + (((f.s == 1 ? 0 : t + r) * B + b) * f.L + l) * f.D + d;
-                mask_row(x, words + (t - t0 + r) * stride, l * f.D + d, n, masked + r * kDepth);
-            }
-            for (int64_t c = 0; c < f.width; c += kPanelVectors * W) {
-                const float* const w = f.packed + c * f.D + d * kPanelVectors * W;
-                float* const out = sums + (t - t0) * f.width + c;
-                if (rows == kPanelRows) panel<kPanelRows>(masked, w, n, out, f.width);
-                else
-                    for (int r = 0; r < rows; r++) panel<1>(masked + r * kDepth, w, n, out + r * f.width, f.width);
-            }
+        for (int r = 0; r < rows; r++) {
+            const int64_t t = (q0 + r) / f.L, l = (q0 + r) % f.L;
+            const float* x = f.x_sBLD + (((f.s == 1 ? 0 : t0 + t) * B + b) * f.L + l) * f.D + d;
+            mask_row(x, words + t * stride, l * f.D + d, n, masked + r * kDepth);
         }
+        for (int64_t c = 0; c < f.width; c += kPanelVectors * W) {
+            const float* const w = f.packed + c * f.D + d * kPanelVectors * W;
+            int r = 0;
+            for (; r + kPanelRows <= rows; r += kPanelRows) panel<kPanelRows>(masked + r * kDepth, w, n, sums + r * f.width + c, f.width);
+            panel_of<kPanelRows - 1>(rows - r, masked + r * kDepth, w, n, sums + r * f.width + c, f.width);
+        }
+    }
+}
+
+// y[c] = a sums[c] + bias[c], written out for the same reason as multiply_add.
+MC_INLINE void finish(const Linear& f, const float* sums, float* y) {
+    for (int64_t c = 0; c < f.C; c += W) {
+        const int n = (int)(f.C - c < W ? f.C - c : W);
+        const f32v sum = load_first<Type::f32>(sums + c, n), bias = f.bias_C ? load_first<Type::f32>(f.bias_C + c, n) : f32v{};
+        const f32v out = multiply_add(all(f.a), sum, bias);
+        if (n == W) store(y + c, out);
+        else store_first<Type::f32>(y + c, n, out);
     }
 }
 
 MC_INLINE int64_t words_per_row(const Masks& m) { return (m.E + 63) / 64 + 33; }  // whole chunks of draws are written, and one word is spare
 
-// Bytes of scratch for `passes` passes at a time.
-static size_t linear_scratch(const Masks& m, const Linear& f, int64_t passes) {
-    const int64_t rows = f.how == How::dot ? kRows * f.padded : f.how == How::sparse ? f.width : kPanelRows * kDepth;
-    return 4 * (size_t)(rows + W + passes * f.width) + 8 * (size_t)(passes * words_per_row(m));
-}
-
 static bool dropout_linear(const Masks& m, const Linear& given, Part part) {
     Linear f = given;
-    int64_t block = 65536 / (8 * words_per_row(m) + 4 * f.width) / 12 * 12;  // passes at a time: their bits and sums stay in L2
+    const int64_t stride = words_per_row(m);
+    // Passes at a time: their bits and sums stay in L2. A multiple of what each way takes at once.
+    int64_t block = 65536 / (8 * stride + 4 * f.width) / 12 * 12;
     block = block < 12 ? 12 : block;
     block = block < part.t1 - part.t0 ? block : part.t1 - part.t0;
-    void* const memory = __builtin_malloc(linear_scratch(m, f, block));
+    const int64_t rows = f.how == How::dense ? kGroup : block;
+    const int64_t own = f.how == How::dot ? kRows * f.padded : f.how == How::sparse ? f.width : kGroup * kDepth;
+    void* const memory = __builtin_malloc(8 * (size_t)(block * stride) + 4 * (size_t)(rows * f.width + own + W));
     if (!memory) return false;
     uint64_t* const words = (uint64_t*)memory;
-    const int64_t stride = words_per_row(m);
     float* const sums = (float*)(words + block * stride);
-    f.scratch = sums + block * f.width;
+    f.scratch = sums + rows * f.width;
     for (int64_t b = part.b0; b < part.b1; b++)
         for (int64_t t0 = part.t0; t0 < part.t1; t0 += block) {
             const int64_t t1 = part.t1 - t0 < block ? part.t1 : t0 + block;
             bits_of(m, b, t0, t1, words, stride);
+            float* const y = f.y_tBLC + b * f.L * f.C;  // of item b in pass 0
+            const int64_t pass = m.B * f.L * f.C;
+            if (f.how == How::dense) {
+                for (int64_t q = 0; q < (t1 - t0) * f.L; q += kGroup) {
+                    const int64_t end = (t1 - t0) * f.L - q < kGroup ? (t1 - t0) * f.L : q + kGroup;
+                    dense_rows(f, words, stride, b, t0, q, end, m.B, sums);
+                    for (int64_t r = q; r < end; r++) finish(f, sums + (r - q) * f.width, y + (t0 + r / f.L) * pass + r % f.L * f.C);
+                }
+                continue;
+            }
             for (int64_t l = 0; l < f.L; l++) {
                 if (f.how == How::dot) dot_rows(f, words, stride, b, l, t0, t1, m.B, sums);
-                else if (f.how == How::sparse) sparse_rows(f, words, stride, b, l, t0, t1, m.B, sums);
-                else dense_rows(f, words, stride, b, l, t0, t1, m.B, sums);
-                for (int64_t t = t0; t < t1; t++) {
-                    float* const y = f.y_tBLC + ((t * m.B + b) * f.L + l) * f.C;
-                    const float* const sum = sums + (t - t0) * f.width;
-                    for (int64_t c = 0; c < f.C; c++) y[c] = f.a * sum[c] + (f.bias_C ? f.bias_C[c] : 0.0f);
-                }
+                else sparse_rows(f, words, stride, b, l, t0, t1, m.B, sums);
+                for (int64_t t = t0; t < t1; t++) finish(f, sums + (t - t0) * f.width, y + t * pass + l * f.C);
             }
         }
     __builtin_free(memory);

@@ -177,8 +177,8 @@ class Scorer:
 
         Happens by itself on the first call. Raises SiteError if the model has no dropout that can be driven.
         """
-        ids = self._check_ids(items_B, ids_B)
-        B = len(ids)
+        self._fingerprint = None  # the model may have been trained since
+        B = len(self._check_ids(items_B, ids_B))
         if B == 0:
             raise ValueError("prepare needs at least one item")
         spread = [0, B // 2, B - 1]
@@ -200,11 +200,7 @@ class Scorer:
                 )
         else:
             probe_ids = torch.arange(3, device=self._device)
-
-            def first(n: int) -> tuple[Any, Tensor]:
-                return self._inputs(items_B[:n]), ids[:n]
-
-            self._plan = make_plan(self._passes, three, probe_ids, first, B, self.passes, self.memory)
+            self._plan = make_plan(self._passes, three, probe_ids, self.passes, self.memory)
         if self._plan.path != "vmap":
             backends.warn_once(
                 f"{type(self.model).__name__}: passes run by {self._plan.path!r}, not vmap ({self._plan.why})"

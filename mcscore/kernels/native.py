@@ -1,16 +1,12 @@
-"""The C++ kernels of ``mcscore._native`` on CPU tensors: checks, output allocation, and the one place that makes threads.
+"""The C++ kernels of ``mcscore._native`` on CPU tensors: checks, output allocation, and the split over threads.
 
-A kernel call is single-threaded, holds no GIL and takes a range of items; ``_split`` hands ranges to one pool of
-``torch.get_num_threads()`` threads. An OpenMP runtime of our own beside torch's would cost up to 8x, since each spins on
-the cores of the other. Results do not depend on the number of threads: an item is computed by one thread, the same way.
+Results do not depend on the number of threads: an item is computed by one thread, always the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,10 +16,11 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..masks import Rate, check_counter
+from .threads import split
 
 _native: Any
 try:
-    from .. import _native  # type: ignore[attr-defined, no-redef]
+    from .. import _native  # type: ignore[no-redef]
 
     _missing = ""
 except ImportError as error:
@@ -33,9 +30,6 @@ except ImportError as error:
 LINKS = ("softmax", "sigmoid")
 SCORES = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-_SMALL = 1 << 16  # values; below some 50 µs of work, handing over to another thread (15 µs each) gains nothing
-_STEP = 16  # items: the widest vector, so that no thread works on part of one
 
 # ---- what is there ------------------------------------------------------------------------------------------------
 
@@ -84,15 +78,20 @@ def score(logits_TBC: Tensor, scores: Sequence[str], link: str = "softmax") -> d
     (softmax: also a row of nothing but -inf) get NaN scores and the prediction -1.
     """
     x = _logits(logits_TBC, link)
+    T, B, C = x.shape
+    out, to = _outputs(scores, B, link)
+    split(B, T * C, lambda *items: _native.score(*_described(x), LINKS.index(link), to, items))
+    return out
+
+
+def _outputs(scores: Sequence[str], B: int, link: str) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """The arrays to fill, and their addresses in the order of struct Scores of csrc/kernels.h, 0 = not asked for."""
     unknown = [name for name in scores if name not in SCORES]
     if unknown:
         raise ValueError(f"unknown score {unknown[0]!r} for link {link!r}; the native kernel has {', '.join(SCORES)}")
-    T, B, C = x.shape
     out = {name: torch.empty(B, dtype=torch.float32) for name in scores}
-    prediction = torch.empty(B, dtype=torch.int32)
-    to = tuple(out[name].data_ptr() if name in out else 0 for name in SCORES)
-    _split(B, T * C, lambda *items: _native.score(*_described(x), LINKS.index(link), to, prediction.data_ptr(), items))
-    return {**out, "prediction": prediction}
+    out["prediction"] = torch.empty(B, dtype=torch.int32)
+    return out, tuple(out[name].data_ptr() if name in out else 0 for name in (*SCORES, "prediction"))
 
 
 _STATE = {"p": torch.float64, "p2": torch.float64, "h": torch.float64, "votes": torch.int32, "bad": torch.bool}
@@ -121,19 +120,23 @@ def accumulate(logits_tBC: Tensor, state: dict[str, Tensor], link: str = "softma
                 f"got {value.dtype} {tuple(value.shape)} on {value.device}"
             )
     to = [state[name].data_ptr() if name in state else 0 for name in _STATE]
-    _split(B, t * C, lambda *items: _native.accumulate(*_described(x), LINKS.index(link), *to, items))
+    split(B, t * C, lambda *items: _native.accumulate(*_described(x), LINKS.index(link), *to, items))
 
 
 def _logits(logits_TBC: Tensor, link: str) -> Tensor:
     _extension()
-    if link not in LINKS:
-        raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
     x = _cpu(logits_TBC, "logits")
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[2] < 1:
         raise ValueError(f"logits must be (T, B, C) with T >= 1 and C >= 1, got {tuple(x.shape)}")
-    if link == "softmax" and x.shape[2] == 1:
-        raise ValueError("softmax over one class is always 1; for a binary output with C = 1 use link='sigmoid'")
+    _check_link(link, x.shape[2])
     return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _check_link(link: str, C: int) -> None:
+    if link not in LINKS:
+        raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
+    if link == "softmax" and C == 1:
+        raise ValueError("softmax over one class is always 1; for a binary output with C = 1 use link='sigmoid'")
 
 
 def _described(x: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
@@ -221,7 +224,42 @@ def dropout_linear(
     return y
 
 
+def dropout_head(
+    x_BD: Tensor,
+    passes_t: Any,
+    ids_B: Any,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str = "softmax",
+) -> dict[str, Tensor]:
+    """``score(dropout_linear(x, ...), scores, link)`` of a model that ends in dropout and Linear, without its logits.
+
+    x_BD: float32 or bfloat16 features, all passes read the same; weight_CD, bias_C: float32 or bfloat16; computed in float32.
+    Returns scores (B,) and "prediction" as ``score`` does. Only they are written: neither t B D features nor t B C logits.
+    """
+    x, weight = (_cpu(value, what).float().contiguous() for value, what in ((x_BD, "features"), (weight_CD, "weight")))
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or weight.shape[0] < 1:
+        raise ValueError(f"features (B, D) {tuple(x.shape)} do not fit weight (C, D) {tuple(weight.shape)}")
+    (B, D), C = x.shape, weight.shape[0]
+    _check_link(link, C)
+    masks = _Masks(seed, site, passes_t, ids_B, D, rate)
+    if masks.B != B or masks.t < 1:
+        raise ValueError(f"features {tuple(x.shape)} (B, D) do not fit {masks.t} passes and {masks.B} ids")
+    bias = None if bias_C is None else _cpu(bias_C, "bias").float().contiguous()
+    packed, _, width = _packed(weight_CD, weight, _SUBSET)
+    out, to = _outputs(scores, B, link)
+    arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()
+    what = (D, C, width), 1.0 / rate.keep, LINKS.index(link), to
+    split(B, masks.t * D * max(1, C // 8), lambda *items: _native.dropout_head(masks.described, *arrays, *what, items))
+    return out
+
+
 _DOT, _SPARSE, _DENSE = range(3)  # enum class How of csrc/kernels.h
+_SUBSET = 3  # the packing of dropout_head
 
 
 def _way(s: int, rate: Rate, C: int) -> int:
@@ -247,6 +285,7 @@ def _packed(key: Tensor, weight_CD: Tensor, way: int) -> tuple[Tensor, int, int]
         padded, width = -(-D // lanes) * lanes, C
     else:
         panel = lanes * (8 if way == _SPARSE else 4 if lanes == 16 else 2)
+        panel = _native.panel_classes(C) if way == _SUBSET else panel
         padded, width = D, -(-C // panel) * panel
     if found is None or found[:2] != (key._version, key.data_ptr()):
         if way == _DOT:
@@ -280,60 +319,20 @@ class _Masks:
         self.described = seed, site, passes, self.t, ids, self.B, elements, rate.bits, rate.threshold
 
 
-def _cpu(x: Tensor, what: str) -> Tensor:
-    if x.device.type != "cpu":
-        raise ValueError(f"{what} must be on the CPU for the native kernels, is on {x.device}")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{what} must be float32, float16 or bfloat16 for the native kernels, is {x.dtype}")
-    return x.detach()
-
-
-# ---- threads ------------------------------------------------------------------------------------------------------
-
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
-
-
-def _executor(threads: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    if _pool is None or _pool_size != threads:
-        _pool, _pool_size = ThreadPoolExecutor(threads, thread_name_prefix="mcscore"), threads
-    return _pool
-
-
-def _forget_pool() -> None:
-    """A forked child inherits the pool but not its threads."""
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _split(n: int, cost: int, call: Callable[[int, int], object]) -> None:
-    """call(begin, end) over [0, n), in as many threads as torch uses; ``cost`` is the number of values per item."""
-    threads = min(torch.get_num_threads(), -(-n // _STEP), max(1, n * cost // _SMALL))
-    if n == 0:
-        return
-    if threads == 1:
-        call(0, n)
-        return
-    steps = -(-n // _STEP)
-    bounds = [min(n, steps * i // threads * _STEP) for i in range(threads + 1)]
-    pool = _executor(torch.get_num_threads())
-    futures = [pool.submit(call, lo, hi) for lo, hi in zip(bounds[1:-1], bounds[2:], strict=True)]
-    call(bounds[0], bounds[1])  # the calling thread takes a share
-    for future in futures:
-        future.result()
-
-
 def _split_passes(masks: _Masks, cost: int, call: Callable[[tuple[int, int], tuple[int, int]], object]) -> None:
     """call(items, passes) over all items and passes: items are split, unless there are fewer of them than passes."""
     items, passes = masks.B, masks.t
     if passes == 0 or cost == 0:
         return
     if items >= passes:
-        _split(items, cost * passes, lambda *some: call(some, (0, passes)))
+        split(items, cost * passes, lambda *some: call(some, (0, passes)))
     else:
-        _split(passes, cost * items, lambda *some: call((0, items), some))
+        split(passes, cost * items, lambda *some: call((0, items), some))
+
+
+def _cpu(x: Tensor, what: str) -> Tensor:
+    if x.device.type != "cpu":
+        raise ValueError(f"{what} must be on the CPU for the native kernels, is on {x.device}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{what} must be float32, float16 or bfloat16 for the native kernels, is {x.dtype}")
+    return x.detach()

@@ -8,7 +8,7 @@ at a time before it is used, a model that gets around the notes is found out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class Waiting:
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], execute: Callable[..., Any]
     ) -> Any:
         """Run an operation of the model, whose arguments may be aliases with a note. ``execute(func, args, kwargs)`` runs it."""
-        if not self._notes:
+        if not self._mentioned(args) and not self._mentioned(kwargs.values()):
             return execute(func, args, kwargs)
         note = self._notes.get(id(args[0])) if args else None
         if note is not None:
@@ -93,12 +93,24 @@ class Waiting:
         args, kwargs = tree_map_only(Tensor, self._redeemed, (args, dict(kwargs)))
         return execute(func, args, kwargs)
 
+    def _mentioned(self, values: Iterable[Any]) -> bool:
+        """Is one of them an alias, or a list (cat, stack) with one in it? Asked for every operation, so it must be cheap."""
+        notes = self._notes
+        return bool(notes) and any(
+            id(value) in notes or (type(value) in (tuple, list) and any(id(part) in notes for part in value))
+            for value in values
+        )
+
     def _redeemed(self, x: Tensor) -> Tensor:
         note = self._notes.get(id(x))
         if note is None:
             return x
         self.met.add(note.site.name)
         return note.redeem()
+
+    def redeem_arguments(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of another stochastic call."""
+        return self.output(dict(arguments)) if self._mentioned(arguments.values()) else arguments
 
     def output(self, x: Any) -> Any:
         """What the model returns must not be an alias."""

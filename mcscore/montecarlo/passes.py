@@ -13,7 +13,6 @@ Four ways to run, fastest first; each is compared with ``loop``, which is right 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,7 +69,7 @@ class _Driven(Interceptor):
         assert kind is not None
         if kind.probability(call.arguments) != first.model_p:
             raise SiteError(f"{first} was called with p={kind.probability(call.arguments):g} in scoring")
-        arguments = self.waiting.output(dict(call.arguments))
+        arguments = self.waiting.redeem_arguments(call.arguments)
         if call.name not in self._active:
             return self.other(kind.without_dropping, (arguments,), {})
 
@@ -249,14 +248,3 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]
-
-
-def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of ``work``, with the device drained before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
