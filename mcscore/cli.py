@@ -184,6 +184,7 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
 )
 @click.option("--device", help="Such as cpu or cuda:0; default: cuda if there is one.")
 @click.option("--span", type=click.IntRange(1), help="Items scored and committed as one unit; default: chosen for you.")
+@click.option("--labelled", is_flag=True, help="Score labelled items too, to look for wrong labels.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @as_json
 @click.pass_context
@@ -194,6 +195,7 @@ def score(
     weights: Path | None,
     out: Path,
     span: int | None,
+    labelled: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -209,7 +211,7 @@ def score(
         opened = Pool.open(path)
         scorer = _scorer(spec, weights, **settings)
         with progress_line(scorer.passes, quiet) as progress:
-            run = score_pool(opened, scorer, out, span=span, progress=progress)
+            run = score_pool(opened, scorer, out, span=span, labelled=labelled, progress=progress)
     except Stopped as stop:
         end(ctx, RESUMABLE, f"{stop}; the same command goes on", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
@@ -221,6 +223,28 @@ def score(
         + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else ""),
         f"next: mcscore select {out} -k 50 --by {scorer.scores[0]}",
     )
+
+
+@main.command()
+@click.argument("path", metavar="POOL", type=PATH)
+@click.option("--model", "spec", required=True, metavar="FILE.py:NAME", help="As for `score`.")
+@click.option("--weights", type=PATH, help="As for `score`.")
+@click.option("--passes", type=click.IntRange(1, 65536), default=100, show_default=True, help="As for `score`.")
+@click.option("--sites", callback=_names, metavar=COMMA, help="As for `score`.")
+@click.option("--p", type=PROBABILITY, help="As for `score`.")
+@click.option("--weight-dropout", type=PROBABILITY, help="As for `score`.")
+@click.option("--device", help="As for `score`.")
+@as_json
+def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
+    """Show how POOL would be scored: dropout sites, what runs once, how the passes run, step and memory."""
+    from .pool import Pool
+
+    opened = Pool.open(path)
+    scorer = _scorer(spec, weights, **settings)
+    scorer.normalise(opened.mean, opened.std)
+    text = scorer.plan(opened.read(0, min(opened.n, 256)))
+    described = scorer.describe()
+    answer({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)
 
 
 def _scorer(spec: str, weights: Path | None, *, device: str | None, **settings: Any) -> Scorer:

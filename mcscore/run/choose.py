@@ -52,7 +52,9 @@ def choose(
             "again to complete it, or pass partial=True to choose from what there is"
         )
     pool = _pool_of(run, pool)
-    labelled_N = pool.labels >= 0
+    labelled_N = (pool.labels >= 0) & (
+        not run.meta["labelled"]
+    )  # with it, labelled items may be chosen like the others
     ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, labelled_N | pool.excluded)
 
     embeddings = labelled_embeddings = None

@@ -1,7 +1,7 @@
 """run.json: what was scored with what. A run goes on only with exactly the same.
 
-The file holds ``Scorer.describe()`` as it is, beside ``format``, ``version``, ``id``, ``created``, ``pool``, ``span``,
-``block_items`` and ``versions``.
+The file holds ``Scorer.describe()`` as it is, beside ``format``, ``version``, ``id``, ``created``, ``pool``, ``labelled``,
+``span``, ``block_items`` and ``versions``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AFTER_PREPARE = {"sites"}
 _SAME_BITS = ("device", "versions")  # and threads, of which the scorer warns when it adopts a plan
 
 
-def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: int) -> Meta:
+def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: int, labelled: bool) -> Meta:
     """The content of a new run's run.json; ``described`` is a prepared scorer's ``describe()``."""
     return _as_json(
         {
@@ -44,6 +44,7 @@ def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: i
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "pool": _pool(pool),
             **described,
+            "labelled": labelled,
             "span": span,
             "block_items": block_items,
             "versions": _versions(),
@@ -73,7 +74,14 @@ def read_meta(path: Path) -> Meta:
 
 
 def refuse_difference(
-    path: Path, meta: Meta, pool: Pool, described: Mapping[str, Any], span: int | None, *, prepared: bool
+    path: Path,
+    meta: Meta,
+    pool: Pool,
+    described: Mapping[str, Any],
+    span: int | None,
+    labelled: bool,
+    *,
+    prepared: bool,
 ) -> None:
     """Compare a recorded run with the pool, scorer and span (None: whatever was recorded) that are to continue it.
 
@@ -82,7 +90,8 @@ def refuse_difference(
     Raises:
         RunError: they differ; names the first field that does, both values, and what to do.
     """
-    now = _as_json({"pool": _pool(pool), **described, "span": meta["span"] if span is None else min(span, pool.n)})
+    span = meta["span"] if span is None else min(span, pool.n)
+    now = _as_json({"pool": _pool(pool), **described, "span": span, "labelled": labelled})
     free = _FREE if prepared else _FREE | _AFTER_PREPARE
     recorded_fields, fields = dict(_fields(meta)), dict(_fields(now))
     own = {"format", "version", "id", "created", "block_items", "versions"}
@@ -91,7 +100,7 @@ def refuse_difference(
             continue
         recorded, given = (json.dumps(values.get(field)) for values in (recorded_fields, fields))
         raise RunError(
-            f"{path} was begun with another {field.replace('.', ' ')}: {recorded} there, {given} now. "
+            f"{path} was begun with other {field.replace('.', ' ')}: {recorded} there, {given} now. "
             "Go on with what was recorded, or score into another directory"
         )
 

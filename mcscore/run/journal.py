@@ -218,7 +218,7 @@ class Journal:
             return None
         if not isinstance(said, dict) or _check(said) != said.get("check"):
             return None
-        if (said["run"], said["span"], said["start"], said["n"]) != (self.meta["id"], span.index, span.start, span.n):
+        if (said["run"], said["start"], said["n"]) != (self.meta["id"], span.start, span.n):
             return None
         ids = tuple(said["non_finite"]["ids"])
         return Record(span, said["scored"], said["crc32"], ids, said["seconds"], said["device"])

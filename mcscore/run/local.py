@@ -36,13 +36,20 @@ _UNFINISHED = {"lock", "commits", "scores.zarr"}  # what a run that was killed w
 
 
 def score_pool(
-    pool: Pool, scorer: Scorer, out: str | Path, *, span: int | None = None, progress: Progress | None = None
+    pool: Pool,
+    scorer: Scorer,
+    out: str | Path,
+    *,
+    span: int | None = None,
+    labelled: bool = False,
+    progress: Progress | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labelled nor excluded, into the run directory ``out``.
 
     If ``out`` is a run, it goes on where it stopped, as if it had never stopped: the scores are the same to the last bit
     on the same machine, provided the pool's labels are. What is damaged in it is scored again.
 
+    labelled: score and select labelled items too, as one who looks for wrong labels wants.
     span: items committed as one, which is what a kill can cost; default: about 1/50 of the pool, 256 to 65,536.
     progress: called as progress(items done, items in the pool) before the first block and after every one.
 
@@ -57,9 +64,9 @@ def score_pool(
         raise RunError(f"span must be at least 1 item, got {span}")
     with stop_request() as stop, normalised(scorer, pool):
         if _is_run(path):
-            opened = _continued(path, pool, scorer, span)
+            opened = _continued(path, pool, scorer, span, labelled)
         else:
-            opened = _begun(path, pool, scorer, span)
+            opened = _begun(path, pool, scorer, span, labelled)
         with opened as (journal, records):
             records = _score(journal, records, pool, scorer, stop, progress or (lambda _done, _total: None))
             if stop.made:
@@ -94,18 +101,21 @@ def _require_unfinished(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _begun(path: Path, pool: Pool, scorer: Scorer, span: int | None) -> Iterator[tuple[Journal, list[Record]]]:
+def _begun(
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool
+) -> Iterator[tuple[Journal, list[Record]]]:
     """A new run, locked. The model is tried before anything is written."""
-    skip_N = _skipped(pool)
+    skip_N = _skipped(pool, labelled)
     if skip_N.all():
         raise RunError(
-            f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labelled or excluded"
+            f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labelled or excluded; "
+            "labelled=True (--labelled) scores the labelled ones too"
         )
     _prepare(pool, scorer, skip_N)
     described = scorer.describe()
     step = described["plan"]["items"]
     size = min(span, pool.n) if span is not None else default_span(pool.n, step)
-    meta = new_meta(pool, described, size, default_block(size, step, _item_bytes(pool)))
+    meta = new_meta(pool, described, size, default_block(size, step, _item_bytes(pool)), labelled)
     made = not path.exists()
     with _writing(f"{path} could not be made a run"):
         disk.create_directory(path)
@@ -121,19 +131,21 @@ def _begun(path: Path, pool: Pool, scorer: Scorer, span: int | None) -> Iterator
 
 
 @contextlib.contextmanager
-def _continued(path: Path, pool: Pool, scorer: Scorer, span: int | None) -> Iterator[tuple[Journal, list[Record]]]:
+def _continued(
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool
+) -> Iterator[tuple[Journal, list[Record]]]:
     """An existing run, locked and checked, with the records that hold; the scorer has adopted its plan if it is needed."""
     meta = read_meta(path)
-    refuse_difference(path, meta, pool, scorer.describe(), span, prepared=False)
+    refuse_difference(path, meta, pool, scorer.describe(), span, labelled, prepared=False)
     with _locked(path):
         journal = Journal.open(path)
         with _writing(f"{path} cannot be gone on with"):
             records = journal.repair()
-        skip_N = _skipped(pool)
+        skip_N = _skipped(pool, labelled)
         done = {record.span.index for record in records}
         if not all(skip_N[s.start : s.stop].all() for s in journal.spans if s.index not in done):
             _prepare(pool, scorer, skip_N, plan=meta["plan"])
-            refuse_difference(path, meta, pool, scorer.describe(), span, prepared=True)
+            refuse_difference(path, meta, pool, scorer.describe(), span, labelled, prepared=True)
             warn_of_other_bits(path, meta, scorer.describe())
         yield journal, records
 
@@ -146,8 +158,8 @@ def _prepare(pool: Pool, scorer: Scorer, skip_N: Mask, plan: Mapping[str, Any] |
     scorer.prepare(pool.read(start, stop)[keep], np.arange(start, stop)[keep], plan=plan)
 
 
-def _skipped(pool: Pool) -> Mask:
-    return (pool.labels >= 0) | pool.excluded
+def _skipped(pool: Pool, labelled: bool) -> Mask:
+    return pool.excluded if labelled else (pool.labels >= 0) | pool.excluded
 
 
 def _item_bytes(pool: Pool) -> int:
@@ -161,7 +173,7 @@ def _score(
     journal: Journal, records: list[Record], pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress
 ) -> list[Record]:
     """Score and commit the spans that have no record, until all have one or a stop is asked for. Returns all records."""
-    skip_N = _skipped(pool)
+    skip_N = _skipped(pool, journal.meta["labelled"])
     committed = {record.span.index: record for record in records}
     todo = [span for span in journal.spans if span.index not in committed]
     blocks = {span: blocks_of(span, journal.meta["block_items"], skip_N) for span in todo}

@@ -121,6 +121,16 @@ def content(run: Run) -> dict[str, bytes]:
     return {name: column.tobytes() for name, column in values.items()} | {"bad": run.nonfinite_ids.tobytes()}
 
 
+def fail_at(id: int) -> Callable[[np.ndarray], None]:
+    """For on_block: fail at the block that holds an item."""
+
+    def fail(ids: np.ndarray) -> None:
+        if id in ids:
+            raise MemoryError("CUDA out of memory")
+
+    return fail
+
+
 def slowly(out: str, seconds: float) -> None:
     """For a process of its own: score with a pause at every block, and tell how far it is."""
     scorer = FakeScorer(on_block=lambda _ids: time.sleep(seconds))

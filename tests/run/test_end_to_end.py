@@ -39,7 +39,7 @@ def pool(tmp_path: Path) -> Pool:
 
 def test_a_run_equals_the_scorer_on_the_items(pool: Pool, model: Net, out: Path) -> None:
     run = score_pool(pool, Scorer(model, passes=10), out)
-    ids = pool.unlabelled_ids
+    ids = np.flatnonzero(pool.labels < 0)
     scorer = Scorer(model, passes=10)
     scorer.normalise(pool.mean, pool.std)
     direct = scorer(pool.take(ids), ids)
@@ -74,11 +74,11 @@ def test_a_model_without_dropout_leaves_nothing(pool: Pool, out: Path) -> None:
 def test_other_weights_are_another_model(pool: Pool, model: Net, out: Path) -> None:
     score_pool(pool, Scorer(model, passes=5), out)
     torch.manual_seed(4)
-    with pytest.raises(RunError, match="another model fingerprint"):
+    with pytest.raises(RunError, match="other model fingerprint"):
         score_pool(pool, Scorer(Net(), passes=5), out)
-    with pytest.raises(RunError, match="another passes: 5 there, 6 now"):
+    with pytest.raises(RunError, match="other passes: 5 there, 6 now"):
         score_pool(pool, Scorer(model, passes=6), out)
-    with pytest.raises(RunError, match="another seed"):
+    with pytest.raises(RunError, match="other seed"):
         score_pool(pool, Scorer(model, passes=5, seed=1), out)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mcscore.run import RunError, lock
+from mcscore.run import RunError, lock, score_pool
 from mcscore.run.lock import locked
 
-from .fakes import begin, content, go_on
+from .fakes import FakePool, FakeScorer, begin, content, go_on
 
 
 def said(run: Path) -> dict[str, str]:
@@ -75,6 +75,17 @@ def test_a_lock_lives_as_long_as_its_process(out: Path, undisturbed: dict[str, b
     with pytest.warns(UserWarning, match=f"took over the lock of process {child.pid}, which is gone"):
         assert content(go_on(out)) == undisturbed
     assert not (out / "lock").exists()
+
+
+def test_of_two_that_begin_the_same_run_the_second_changes_nothing(out: Path, undisturbed: dict[str, bytes]) -> None:
+    class Slow(FakeScorer):
+        def prepare(self, *args: Any, **more: Any) -> dict[str, Any]:
+            begin(out)  # another process, from start to end
+            return super().prepare(*args, **more)
+
+    with pytest.raises(RunError, match="has just been made a run by another process; start again"):
+        score_pool(FakePool(), Slow(), out, span=7)
+    assert content(go_on(out)) == undisturbed
 
 
 @pytest.mark.parametrize("changes", [{}, {"boot_id": "b0"}, {"host": "renamed"}])

@@ -11,7 +11,7 @@ import pytest
 from mcscore.run import RunError, score_pool
 from mcscore.run.results import Run
 
-from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, go_on
+from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, fail_at, go_on
 
 
 @pytest.fixture
@@ -37,19 +37,28 @@ def test_the_recorded_plan_and_cut_are_adopted(done: Path, undisturbed: dict[str
     assert content(run) == undisturbed
 
 
+def test_blocks_are_those_that_were_recorded(done: Path) -> None:
+    said = json.loads((done / "run.json").read_text())
+    (done / "run.json").write_text(json.dumps({**said, "block_items": 15}))
+    (done / "commits" / "000001.json").unlink()
+    sizes: list[int] = []
+    go_on(done, on_block=lambda ids: sizes.append(len(ids)))
+    assert sizes == [15, 15, 10]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"passes": 50}, "another passes: 100 there, 50 now"),
-        ({"seed": 1}, "another seed: 0 there, 1 now"),
-        ({"masks": "shared"}, 'another masks: "independent" there, "shared" now'),
-        ({"scores": ["bald"]}, r'another scores: \["bald", "entropy"\] there, \["bald"\] now'),
-        ({"link": "sigmoid"}, 'another link: "softmax" there, "sigmoid" now'),
-        ({"input": "probs"}, 'another input: "logits" there, "probs" now'),
-        ({"dtype": "bfloat16"}, 'another dtype: "float32" there, "bfloat16" now'),
-        ({"model": "sha256:other"}, 'another model fingerprint: "sha256:model" there, "sha256:other" now'),
-        ({"normalise": [[0.1], [0.2]]}, "another normalise"),
-        ({"temperature": 2.0}, "another temperature: null there, 2.0 now"),
+        ({"passes": 50}, "other passes: 100 there, 50 now"),
+        ({"seed": 1}, "other seed: 0 there, 1 now"),
+        ({"masks": "shared"}, 'other masks: "independent" there, "shared" now'),
+        ({"scores": ["bald"]}, r'other scores: \["bald", "entropy"\] there, \["bald"\] now'),
+        ({"link": "sigmoid"}, 'other link: "softmax" there, "sigmoid" now'),
+        ({"input": "probs"}, 'other input: "logits" there, "probs" now'),
+        ({"dtype": "bfloat16"}, 'other dtype: "float32" there, "bfloat16" now'),
+        ({"model": "sha256:other"}, 'other model fingerprint: "sha256:model" there, "sha256:other" now'),
+        ({"normalise": [[0.1], [0.2]]}, "other normalise"),
+        ({"temperature": 2.0}, "other temperature: null there, 2.0 now"),
     ],
 )
 def test_a_run_of_something_else_is_refused(done: Path, changes: dict[str, Any], says: str) -> None:
@@ -61,8 +70,8 @@ def test_a_run_of_something_else_is_refused(done: Path, changes: dict[str, Any],
 
 def test_a_run_of_another_pool_is_refused(done: Path) -> None:
     for pool, says in (
-        (FakePool(fingerprint="sha256:grown"), 'another pool fingerprint: "sha256:pool" there, "sha256:grown" now'),
-        (FakePool(n=N + 1), "another pool n: 100 there, 101 now"),
+        (FakePool(fingerprint="sha256:grown"), 'other pool fingerprint: "sha256:pool" there, "sha256:grown" now'),
+        (FakePool(n=N + 1), "other pool n: 100 there, 101 now"),
     ):
         with pytest.raises(RunError, match=says):
             score_pool(pool, FakeScorer(), done)
@@ -70,14 +79,14 @@ def test_a_run_of_another_pool_is_refused(done: Path) -> None:
 
 
 def test_another_span_is_refused_and_none_means_the_recorded(done: Path) -> None:
-    with pytest.raises(RunError, match="another span: 40 there, 50 now"):
+    with pytest.raises(RunError, match="other span: 40 there, 50 now"):
         score_pool(FakePool(), FakeScorer(), done, span=50)
     assert score_pool(FakePool(), FakeScorer(), done).meta["span"] == SPAN
 
 
 def test_other_sites_are_refused_once_they_are_known(done: Path) -> None:
     (done / "commits" / "000000.json").unlink()
-    with pytest.raises(RunError, match="another sites"):
+    with pytest.raises(RunError, match="other sites"):
         go_on(done, sites=[{"index": 0, "name": "drop", "p": 0.25}])
 
 
@@ -171,6 +180,13 @@ def test_what_is_damaged_is_scored_again_and_nothing_else(done: Path, undisturbe
     run = score_pool(FakePool(), scorer, done)
     assert scorer.seen == [id for span in spans for id in range(span * SPAN, min((span + 1) * SPAN, N))]
     assert content(run) == content(Run.open(done)) == undisturbed
+
+
+def test_what_was_found_damaged_is_not_called_done_any_more(done: Path) -> None:
+    flip(chunk(done, 0))
+    with pytest.raises(RunError, match="60 of 100 items are done"):
+        go_on(done, on_block=fail_at(3))
+    assert Run.open(done).done == 60
 
 
 def test_damage_is_never_read_as_a_score(done: Path) -> None:

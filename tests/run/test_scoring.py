@@ -14,7 +14,7 @@ from mcscore.run import RunError, score_pool
 from mcscore.run.results import Run
 from mcscore.run.spans import Span, blocks_of, cut, default_block, default_span
 
-from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, go_on
+from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, fail_at, go_on
 
 
 def test_every_item_gets_its_own_scores(out: Path) -> None:
@@ -116,14 +116,6 @@ def test_the_reader_is_closed_whatever_happens(out: Path) -> None:
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
-def fail_at(id: int):
-    def fail(ids: np.ndarray) -> None:
-        if id in ids:
-            raise MemoryError("CUDA out of memory")
-
-    return fail
-
-
 def test_a_model_that_fails_at_once_leaves_nothing(out: Path) -> None:
     class Refused(FakeScorer):
         def prepare(self, *_args: object, **_more: object) -> dict[str, object]:
@@ -171,6 +163,17 @@ def test_nothing_to_score_is_an_error(out: Path) -> None:
     assert not out.exists()
 
 
+def test_labelled_items_are_scored_and_selected_where_that_is_asked_for(out: Path) -> None:
+    pool, scorer = FakePool(), FakeScorer()
+    pool.labels[:] = 1
+    pool.excluded[3] = True
+    run = score_pool(pool, scorer, out, span=SPAN, labelled=True)
+    assert np.flatnonzero(np.isnan(run.scores("bald"))).tolist() == [3]
+    assert len(run.select(k=99, by="bald", diversity="none", pool=pool).ids) == N - 1
+    with pytest.raises(RunError, match="other labelled: true there, false now"):
+        score_pool(pool, scorer, out)
+
+
 def test_other_things_at_the_path_are_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
@@ -212,7 +215,7 @@ def test_the_pool_s_normalisation_is_lent_to_the_scorer(out: Path) -> None:
     assert run.meta["normalise"] == [[0.5], [0.25]]
     assert scorer.describe()["normalise"] is None
     scorer.transform = lambda x: x  # type: ignore[assignment]
-    with pytest.raises(RunError, match="another normalise"):
+    with pytest.raises(RunError, match="other normalise"):
         score_pool(pool, scorer, out)
 
 

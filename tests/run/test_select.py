@@ -10,8 +10,7 @@ import pytest
 from mcscore.pool import Pool
 from mcscore.run import Run, RunError, choose, score_pool
 
-from .fakes import Column, FakeScorer
-from .test_scoring import fail_at
+from .fakes import Column, FakeScorer, fail_at
 
 N = 60
 
@@ -54,6 +53,7 @@ def test_a_radius_keeps_one_of_each_group(run: Run) -> None:
     chosen = run.select(4, by="bald", radius=1.0)
     assert chosen.ids.tolist() == [0, 5, 10, 15]
     assert chosen.radius == 1.0
+    assert run.select(3, by="entropy", radius=1.0, candidates=13).ids.tolist() == [59, 54, 49]
     assert run.select(4, by="bald").radius > 1  # as large as it can be
     assert run.select(4, by="bald", candidates=4).ids.tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="only 2 of 8 candidates remain at radius 1"):
