@@ -1,0 +1,71 @@
+"""What the README shows is what works: its commands and its ten lines are taken from the page and run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from mcscore.cli import main
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+NET = """
+import torch.nn as nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.25), nn.Linear(144, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10)
+    )
+"""
+
+
+def block(language: str, holding: str) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S)
+    (found,) = [text for text in blocks if holding in text]
+    return found
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the files that the README speaks of."""
+    (tmp_path / "net.py").write_text(NET)
+    namespace: dict = {}
+    exec(NET, namespace)
+    save_file(namespace["build"]().state_dict(), tmp_path / "net.safetensors")
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (300, 8, 8), dtype=np.uint8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_the_four_commands(there: Path) -> None:
+    commands = [line.partition("#")[0] for line in block("sh", "mcscore pool import").splitlines()]
+    assert [command.split()[1] for command in commands] == ["pool", "score", "select", "report"]
+    for command in commands:
+        result = CliRunner().invoke(main, shlex.split(command)[1:])
+        assert result.exit_code == 0, (command, result.output)
+    assert (there / "runs/a/report.html").stat().st_size > 10_000
+    assert (there / "runs/a/selection-bald-50.parquet").exists()
+    again = CliRunner().invoke(main, [*shlex.split(commands[2])[1:], "--json"])
+    assert len(json.loads(again.stdout)["ids"]) == 50
+
+
+def test_the_ten_lines(there: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (2000, 1, 8, 8), dtype=np.uint8)
+    np.save(there / "images.npy", images)
+    assert CliRunner().invoke(main, ["pool", "import", "images.npy", "pool.zarr"]).exit_code == 0
+    names = {"images": images[:20], "ids": np.arange(20), "ask_people": lambda ids: np.zeros(len(ids), np.int32)}
+    exec(block("python", "import mcscore"), names)
+    assert names["scores"]["bald"].shape == (20,)
+    assert len(names["chosen"].ids) == 1000
+    assert (names["pool"].labels == 0).sum() == 1000
+    torch.testing.assert_close(
+        torch.from_numpy(names["run"].scores("bald")[:20]), names["scores"]["bald"], atol=2e-6, rtol=0
+    )
