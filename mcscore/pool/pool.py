@@ -260,7 +260,11 @@ class Pool:
                 with ChunkReader(layout) as reader:
                     reader.decode(int(number), chunk)
                 chunk[ids[low:high] - start] = values[low:high]
-                write_file(layout.file(int(number)), encoded(layout, chunk))
+                file = layout.file(int(number))
+                try:
+                    write_file(file, encoded(layout, chunk))
+                except OSError as error:
+                    raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error
 
     # ------------------------------------------------------------------ checks
 

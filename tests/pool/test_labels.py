@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -77,7 +79,7 @@ def test_a_crash_at_any_step_leaves_old_or_new_chunks_and_repeating_completes(
             failing_call, calls = failing(original, n, OSError(5, "Input/output error"))
             with monkeypatch.context() as patch:
                 patch.setattr(os, call, failing_call)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(PoolError):
                     pool.set_labels(np.arange(50), new)
                     assert len(calls) < n
                     break
@@ -88,6 +90,32 @@ def test_a_crash_at_any_step_leaves_old_or_new_chunks_and_repeating_completes(
             pool.set_labels(np.arange(50), new)
             assert np.array_equal(pool.labels, new)
         assert n > 7, call
+
+
+def test_sigkill_while_labelling_leaves_one_state_or_the_next(tmp_path: Path) -> None:
+    code = """
+import sys
+import numpy as np
+from mcscore.pool import Pool
+pool = Pool.open(sys.argv[1])
+for value in range(10**6):
+    pool.set_labels(np.arange(50), np.full(50, value))
+    print(value, flush=True)
+"""
+    pool = small_pool(tmp_path / "p")
+    for stop_at in (0, 1, 5, 17):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(pool.path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            said = -1
+            while said < stop_at:
+                said = int(process.stdout.readline())
+            process.kill()
+            said = max([said, *map(int, process.stdout.read().split())])
+        labels = np.unique(pool.labels)
+        assert len(labels) == 1
+        assert said <= labels[0] <= said + 1
 
 
 def test_writers_at_the_same_time_lose_nothing(pool: Pool) -> None:

@@ -55,10 +55,11 @@ def test_kept_are_apart_and_what_was_skipped_is_near_a_better_one(
     assert (near_better.any(1) | near_labelled)[skipped].all()
 
 
+@pytest.mark.parametrize("width", [16, 600])
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_a_distance_of_exactly_r_is_within_wherever_the_points_lie(offset: float) -> None:
+def test_a_distance_of_exactly_r_is_within_wherever_the_points_lie(offset: float, width: int) -> None:
     # 1e3 from the origin a float32 product |x|² + |y|² - 2xy is off by 0.1 and more; the decision must not be.
-    n, width = 3 * BLOCK, 16
+    n = 3 * BLOCK
     points = np.full((n, width), offset, np.float32)
     points[:, 0] += np.arange(n, dtype=np.float32) / 4
     scores = -np.arange(n, dtype=np.float32)
@@ -66,10 +67,11 @@ def test_a_distance_of_exactly_r_is_within_wherever_the_points_lie(offset: float
     assert picks.positions.tolist() == list(range(0, n - 4, 5))[: n // 5]  # steps of 1/4: the 5th is the first beyond r
 
 
-def test_neighbour_decisions_equal_float64_ones() -> None:
+@pytest.mark.parametrize("width", [32, 600])  # FAISS 1.15 takes differences at 128, products at 512
+def test_neighbour_decisions_equal_float64_ones(width: int) -> None:
     rng = np.random.default_rng(3)
-    points = (rng.normal(size=(BLOCK, 32)) * 1e-3 + 50).astype(np.float32)
-    others = np.concatenate([points[::7], (rng.normal(size=(40, 32)) * 1e-3 + 50).astype(np.float32)])
+    points = (rng.normal(size=(BLOCK, width)) * 1e-3 + 50).astype(np.float32)
+    others = np.concatenate([points[::7], (rng.normal(size=(40, width)) * 1e-3 + 50).astype(np.float32)])
     for r in (0.0, 5e-3, float(distances(points[:1], points[1:2])[0, 0])):
         norm = float(np.sqrt((others.astype(np.float64) ** 2).sum(1)).max())
         assert np.array_equal(any_within(points, others, r, norm), (distances(points, others) <= r).any(1))

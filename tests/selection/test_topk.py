@@ -93,6 +93,11 @@ def test_repeating_every_block_changes_nothing() -> None:
     assert np.array_equal(best.result()[0], ids[np.lexsort((ids, -scores))][:k])
 
 
+def test_repeats_within_a_block_do_not_push_others_out() -> None:
+    ids, scores = np.array([1, 1, 1, 1, 1, 1, 2]), np.array([0.9] * 6 + [0.5], np.float32)
+    assert TopK(2).update(ids, scores).result()[0].tolist() == [1, 2]
+
+
 def test_result_may_be_read_between_updates() -> None:
     best = TopK(2).update([5, 6], [1.0, 2.0])
     assert best.result()[0].tolist() == [6, 5]

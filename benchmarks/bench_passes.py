@@ -1,0 +1,217 @@
+"""Monte Carlo passes against the plain PyTorch loop everybody writes, and against one deterministic forward.
+
+    python -m pytest benchmarks/bench_passes.py -s
+
+One thread, one process, float32; the two sides take turns and the best processor time of each counts, which other load
+disturbs little. The loop: dropout layers on, T forward passes, softmax of each, BALD of the T results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcscore import Scorer, masks
+from mcscore.kernels import native, roofline
+from mcscore.kernels.dropout import plain
+
+ROUNDS = 5
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.thread_time()
+    call()
+    return time.thread_time() - start
+
+
+def turns(*calls: Callable[[], Any], rounds: int = ROUNDS) -> list[float]:
+    """The best time of each, taken in turns after one call to warm up."""
+    for call in calls:
+        call()
+    return [min(column) for column in zip(*([seconds(call) for call in calls] for _ in range(rounds)), strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class GalCNN(nn.Module):
+    """Gal, Islam & Ghahramani 2017: 28 x 28 images, two 4 x 4 convolutions of 32, dropout 1/4, 128, dropout 1/2, 10 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 4), nn.Conv2d(32, 32, 4)
+        self.drop1, self.drop2 = nn.Dropout(0.25), nn.Dropout(0.5)
+        self.dense1, self.dense2 = nn.Linear(3872, 128), nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(x)))), 2)
+        return self.dense2(self.drop2(F.relu(self.dense1(self.drop1(x).flatten(1)))))
+
+
+class Residual(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside)
+        self.conv2, self.bn2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside)
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            self.skip = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.skip(x))
+
+
+class ResNet18(nn.Module):
+    """The shape of ResNet-18, with dropout before its last Linear(512, 100)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        )
+        widths = [
+            (64, 64, 1),
+            (64, 64, 1),
+            (64, 128, 2),
+            (128, 128, 1),
+            (128, 256, 2),
+            (256, 256, 1),
+            (256, 512, 2),
+            (512, 512, 1),
+        ]
+        self.blocks = nn.Sequential(*(Residual(*width) for width in widths))
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(512, 100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(self.blocks(self.stem(x)).mean((2, 3))))
+
+
+class ViT(nn.Module):
+    """Six blocks of width 192 on 32 x 32 images, dropout in every block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.position = nn.Conv2d(3, 192, 4, stride=4), nn.Parameter(torch.randn(1, 64, 192) * 0.02)
+        layer = nn.TransformerEncoderLayer(192, 3, 768, dropout=0.1, batch_first=True)
+        self.drop, self.encoder = nn.Dropout(0.1), nn.TransformerEncoder(layer, 6)
+        self.head = nn.Linear(192, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.drop(self.patch(x).flatten(2).transpose(1, 2) + self.position)).mean(1))
+
+
+def plain_loop(model: nn.Module, x: Tensor, T: int) -> Tensor:
+    """BALD by T passes with dropout on, normalisation in evaluation."""
+    model.train()
+    for module in model.modules():
+        if hasattr(module, "running_mean"):
+            module.eval()
+    with torch.no_grad():
+        p_TBC = torch.stack([F.softmax(model(x), -1) for _ in range(T)])
+    model.eval()
+    mean_BC = p_TBC.mean(0)
+    return -torch.xlogy(mean_BC, mean_BC).sum(-1) + torch.xlogy(p_TBC, p_TBC).sum(-1).mean(0)
+
+
+def report(benchmark: Any, title: str, **figures: float) -> None:
+    benchmark.extra_info.update(figures)
+    print(f"\n{title}: " + ", ".join(f"{name} {value:,.4g}" for name, value in figures.items()))
+
+
+def test_gal_cnn(benchmark: Any) -> None:
+    torch.manual_seed(0)
+    model, x, T = GalCNN().eval(), torch.rand(128, 1, 28, 28), 100
+    scorer = Scorer(model, passes=T, scores=("bald",))
+    scorer.prepare(x, np.arange(128))
+    ours, loop = turns(lambda: scorer(x, np.arange(128)), lambda: plain_loop(model, x[:8], T), rounds=3)
+    report(
+        benchmark,
+        "Gal's CNN, T = 100",
+        items_per_s=128 / ours,
+        loop_items_per_s=8 / loop,
+        times=(128 / ours) / (8 / loop),
+    )
+    benchmark.pedantic(lambda: scorer(x, np.arange(128)), rounds=1)
+
+
+@pytest.mark.parametrize("T", [100])
+def test_resnet_head_costs_one_forward(benchmark: Any, T: int) -> None:
+    torch.manual_seed(0)
+    model, x, ids = ResNet18().eval(), torch.rand(16, 3, 64, 64), np.arange(16)
+    scorer = Scorer(model, passes=T, scores=("bald",))
+    scorer.prepare(x, ids)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return model(x)
+
+    ours, one = turns(lambda: scorer(x, ids), forward)
+    report(benchmark, f"ResNet-18 head, T = {T}", items_per_s=16 / ours, times_one_forward=ours / one)
+    benchmark.pedantic(lambda: scorer(x, ids), rounds=1)
+
+
+def test_vit(benchmark: Any) -> None:
+    torch.manual_seed(0)
+    model, x, ids, T = ViT().eval(), torch.rand(8, 3, 32, 32), np.arange(8), 20
+    scorer = Scorer(model, passes=T, scores=("bald",))
+    scorer.prepare(x, ids)
+    ours, loop = turns(lambda: scorer(x, ids), lambda: plain_loop(model, x, T), rounds=3)
+    report(benchmark, "ViT, T = 20", items_per_s=8 / ours, times=loop / ours)
+    benchmark.pedantic(lambda: scorer(x, ids), rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("D", "C", "p"),
+    [(3872, 128, 0.25), (3872, 128, 0.5), (512, 10, 0.5), (2048, 10, 0.5), (512, 1000, 0.5), (512, 1000, 0.1)],
+)
+def test_dropout_linear(benchmark: Any, D: int, C: int, p: float) -> None:
+    """B = 8 items, T = 100 passes, against F.dropout and F.linear one pass at a time, and against F.linear alone."""
+    B, T = 8, 100
+    x, weight, bias = torch.randn(B, D), torch.randn(C, D), torch.randn(C)
+    r, ids, passes = masks.rate(p), torch.arange(B), torch.arange(T)
+    rows = x.repeat(T, 1)
+    call = lambda: native.dropout_linear(x[None, :, None], passes, ids, 0, 0, r, weight, bias)  # noqa: E731
+    pair, matrix = (
+        (lambda: [F.linear(F.dropout(x, p), weight, bias) for _ in range(T)]),
+        (lambda: F.linear(rows, weight, bias)),
+    )
+    ours, two, one = turns(call, pair, matrix)
+    work = roofline.dropout_linear(T, B, D, C)
+    report(
+        benchmark,
+        f"dropout_linear {D} -> {C}, p = {p}",
+        GFLOPs_dense_equivalent=work.flops / ours / 1e9,
+        percent_of_roof=roofline.percent_of_roof(work, ours),
+        times_pair=two / ours,
+        times_linear_alone=one / ours,
+    )
+    benchmark.pedantic(call, rounds=1)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.25, 0.3])
+def test_dropout(benchmark: Any, p: float) -> None:
+    """Masks alone: 3872 features, 8 items, 100 passes, at 1, 8 and 16 bits per element."""
+    x, r = torch.randn(8, 3872), masks.rate(p)
+    call = lambda: native.dropout(x[None, :, :, None], torch.arange(100), torch.arange(8), 0, 0, r, plain(p))  # noqa: E731
+    ours, theirs = turns(call, lambda: [F.dropout(x, p) for _ in range(100)])
+    work = roofline.dropout(100, 8, 3872, 1, torch.float32)
+    report(
+        benchmark,
+        f"dropout, {r.bits} bits",
+        GB_per_s=work.bytes / ours / 1e9,
+        percent_of_roof=roofline.percent_of_roof(work, ours),
+        times=theirs / ours,
+    )
+    benchmark.pedantic(call, rounds=1)
