@@ -16,9 +16,24 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CompileError
 
-BASE = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffunction-sections", "-fdata-sections"]
+BASE = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+    "-ffunction-sections",
+    "-fdata-sections",
+]
 # fp-contract: a * b + c may become one fused operation. No -ffast-math: NaN and infinity carry meaning here.
-KERNEL = [*BASE, "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"]
+KERNEL = [
+    *BASE,
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-maybe-uninitialized",
+    "-Wno-unknown-warning-option",
+]
 X86_64 = {
     "baseline": ["-march=x86-64-v2"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],

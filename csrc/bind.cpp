@@ -52,12 +52,18 @@ Logits logits_of(Address x, int dtype, Shape3 shape, Range strides) {
     return {at<void>(x), type_of(dtype), T, B, C, std::get<0>(strides), std::get<1>(strides)};
 }
 
-void score(Address x, int dtype, Shape3 shape, Range strides, int link, std::tuple<Address, Address, Address, Address, Address, Address, Address> to,
-           Address prediction, Range items) {
+// One address per score in the order of struct Scores, the prediction last; 0 = not asked for.
+using Outputs = std::tuple<Address, Address, Address, Address, Address, Address, Address, Address>;
+
+Scores scores_of(const Outputs& to) {
+    const auto [entropy, expected, bald, least_confidence, margin, variation_ratio, mean_std, prediction] = to;
+    return {at<float>(entropy), at<float>(expected),        at<float>(bald),     at<float>(least_confidence),
+            at<float>(margin),  at<float>(variation_ratio), at<float>(mean_std), at<int32_t>(prediction)};
+}
+
+void score(Address x, int dtype, Shape3 shape, Range strides, int link, const Outputs& to, Range items) {
     const Logits logits = logits_of(x, dtype, shape, strides);
-    const auto [entropy, expected, bald, least_confidence, margin, variation_ratio, mean_std] = to;
-    const Scores out{at<float>(entropy), at<float>(expected),        at<float>(bald),     at<float>(least_confidence),
-                     at<float>(margin),  at<float>(variation_ratio), at<float>(mean_std), at<int32_t>(prediction)};
+    const Scores out = scores_of(to);
     const Part part = part_of(items, logits.B, {0, logits.T}, logits.T);
     const Link l = link_of(link);
     const Kernels* k = active();
@@ -117,13 +123,30 @@ void dropout_linear(const MaskArguments& masks, Address x_sBLD, Address packed, 
     const auto [s, L, D, C, padded, width] = shape;
     require(s == 1 || s == m.t, "x must hold one copy of the batch, or one per pass");
     require(0 <= how && how <= 2 && L * D == m.E && padded >= D && width >= C, "the packing does not fit the operands");
-    require(how != (int)How::sparse || s == 1, "the sparse way needs one x for all passes");
+    require(how != (int)How::subset || s == 1, "the subset way needs one x for all passes");
     const Linear f{at<float>(x_sBLD), at<float>(packed), at<float>(bias_C), at<float>(y_tBLC), s, L, D, C, padded, width, a, (How)how, nullptr};
     const Part part = part_of(items, m.B, passes, m.t);
     const Kernels* k = active();
     nb::gil_scoped_release release;
     if (!k->dropout_linear(m, f, part)) throw std::bad_alloc();
 }
+
+// shape: (D, C, padded C)
+void dropout_head(const MaskArguments& masks, Address x_BD, Address packed, Address bias_C, Shape3 shape, float a, int link, const Outputs& to,
+                  Range items) {
+    const Masks m = masks_of(masks);
+    const auto [D, C, width] = shape;
+    const Kernels* k = active();
+    require(D == m.E && C >= 1 && m.t >= 1 && width >= C && width % k->panel_classes(C) == 0, "the packing does not fit the operands");
+    const Head f{at<float>(x_BD), at<float>(packed), at<float>(bias_C), D, C, width, a};
+    const Scores out = scores_of(to);
+    const Part part = part_of(items, m.B, {0, m.t}, m.t);
+    const Link l = link_of(link);
+    nb::gil_scoped_release release;
+    if (!k->dropout_head(m, f, l, out, part)) throw std::bad_alloc();
+}
+
+int64_t panel_classes(int64_t C) { return active().load()->panel_classes(C); }
 
 int lanes() { return active().load()->lanes; }
 
@@ -157,6 +180,8 @@ NB_MODULE(_native, m) {
     m.def("keep_mask", &keep_mask);
     m.def("dropout", &dropout);
     m.def("dropout_linear", &dropout_linear);
+    m.def("dropout_head", &dropout_head);
+    m.def("panel_classes", &panel_classes);
     m.def("lanes", &lanes);
     m.def("philox", &philox);
     m.def("isa", &isa);

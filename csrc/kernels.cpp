@@ -1,6 +1,7 @@
 // All kernels for one instruction set. setup.py compiles this file once per set, with -DMCSCORE_ISA=<name> and its flags.
 #include "dropout.h"
 #include "linear.h"
+#include "head.h"
 #include "score.h"
 
 namespace mcscore {
@@ -26,7 +27,7 @@ static bool accumulate(const Logits& x, Link link, const State& to, Part part) {
 
 #define MC_TEXT_(x) #x
 #define MC_TEXT(x) MC_TEXT_(x)
-extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, dropout_linear, philox};
+extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, dropout_linear, dropout_head, panel_classes, philox};
 
 }  // namespace MCSCORE_ISA
 }  // namespace mcscore

@@ -48,7 +48,7 @@ struct Dropout {  // y = keep ? a x + b : d
     float a, b, d;
 };
 
-enum class How : int { dot, sparse, dense };  // see linear.h
+enum class How : int { subset, dot, dense };  // see linear.h
 
 struct Linear {  // y = bias + a W (keep x); the masks have E = L D elements
     const float* x_sBLD;
@@ -60,6 +60,14 @@ struct Linear {  // y = bias + a W (keep x); the masks have E = L D elements
     float a;
     How how;
     float* scratch;  // set by the kernel
+};
+
+struct Head {  // logits of pass t = bias + a W (keep_t x); the masks have E = D elements
+    const float* x_BD;
+    const float* packed;  // (width / panel, D, panel), panel = Kernels::panel_classes(C)
+    const float* bias_C;  // or null
+    int64_t D, C, width;
+    float a;
 };
 
 struct Part {  // the share of one call: items [b0, b1), passes [t0, t1)
@@ -74,6 +82,8 @@ struct Kernels {
     void (*keep_mask)(const Masks&, bool* keep_tBE, Part);
     void (*dropout)(const Masks&, const Dropout&, Part);
     bool (*dropout_linear)(const Masks&, const Linear&, Part);
+    bool (*dropout_head)(const Masks&, const Head&, Link, const Scores&, Part);
+    int64_t (*panel_classes)(int64_t C);
     void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);
 };
 

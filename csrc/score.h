@@ -276,11 +276,10 @@ template <Type In> MC_INLINE void sigmoid_classes(Sums& sums, const typename Ele
     sums.end_pass(h == h ? 1.0f : kNan, 0.0f);
 }
 
-// All passes of the items first..first + n (n <= W; 1 if lanes are classes) into sums.
-template <Type In, Link L> MC_INLINE void run_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
+// The passes of the items first..first + n (n <= W; 1 if lanes are classes) join the sums.
+template <Type In, Link L> MC_INLINE void add_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
     typedef typename Element<In>::type E;
     constexpr int64_t ahead = 4, line = 64 / (int64_t)sizeof(E);  // passes of W short rows; values
-    sums.clear();
     for (int64_t t = 0; t < x.T; t++) {
         const E* const pass = (const E*)x.data + t * x.stride_t + first * x.stride_b;
         if (sums.items) {
@@ -297,7 +296,6 @@ template <Type In, Link L> MC_INLINE void run_passes(const Logits& x, int64_t fi
             else sigmoid_classes<In>(sums, pass, t + 1 < x.T ? pass + x.stride_t : nullptr);
         }
     }
-    sums.flush();
 }
 
 // ---- from sums to scores ------------------------------------------------------------------------------------------
@@ -382,17 +380,23 @@ template <Link L> MC_INLINE void write(const Scores& to, int64_t b, const Result
     if (to.prediction) to.prediction[b] = bad ? -1 : (L == Link::sigmoid && C == 1) ? (int32_t)(r.best >= 0.5f) : r.best_class;
 }
 
+// Scores of the items first..first + n, all of whose T passes have been added.
+template <Link L> MC_INLINE void finish_scores(Sums& sums, const Scores& to, int64_t first, int64_t n, double T) {
+    Result results[W];
+    sums.flush();
+    reduce<L>(sums, T, results);
+    for (int64_t l = 0; l < n; l++) write<L>(to, first + l, results[l], sums.h[l] / T, sums.bad[l], T, sums.C);
+}
+
 template <Type In, Link L> static bool score_of(const Logits& x, const Scores& to, Part part) {
     Sums sums;
     if (!sums.allocate(x.C, to.mean_std != nullptr, to.variation_ratio != nullptr)) return false;
     const int64_t group = sums.items ? W : 1;
-    const double T = (double)x.T;
     for (int64_t b = part.b0; b < part.b1; b += group) {
         const int64_t n = least(group, part.b1 - b);
-        run_passes<In, L>(x, b, n, sums);
-        Result results[W];
-        reduce<L>(sums, T, results);
-        for (int64_t l = 0; l < n; l++) write<L>(to, b + l, results[l], sums.h[l] / T, sums.bad[l], T, x.C);
+        sums.clear();
+        add_passes<In, L>(x, b, n, sums);
+        finish_scores<L>(sums, to, b, n, (double)x.T);
     }
     __builtin_free(sums.memory);
     return true;
@@ -404,7 +408,9 @@ template <Type In, Link L> static bool accumulate_of(const Logits& x, const Stat
     const int64_t group = sums.items ? W : 1;
     for (int64_t b = part.b0; b < part.b1; b += group) {
         const int64_t n = least(group, part.b1 - b);
-        run_passes<In, L>(x, b, n, sums);
+        sums.clear();
+        add_passes<In, L>(x, b, n, sums);
+        sums.flush();
         for (int64_t l = 0; l < n; l++) {
             const int64_t first = sums.items ? l : 0, stride = sums.items ? W : 1, at = (b + l) * x.C;
             if (to.p_BC)

@@ -22,14 +22,22 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-#if defined(MCSCORE_W)  // a width given by hand, to test the wide code on a narrow machine
+// MCSCORE_W sets the width by hand, without intrinsics: so the wide code can be tested on a narrow machine.
+#if defined(MCSCORE_W)
 constexpr int W = MCSCORE_W;
 #elif defined(__AVX512F__)
+#define MC_AVX512
 constexpr int W = 16;
 #elif defined(__AVX2__)
+#define MC_AVX2
 constexpr int W = 8;
 #else
 constexpr int W = 4;
+#if defined(__SSE4_1__)
+#define MC_SSE4
+#elif defined(__aarch64__)
+#define MC_NEON
+#endif
 #endif
 
 typedef float f32v __attribute__((vector_size(4 * W)));
@@ -64,12 +72,12 @@ MC_INLINE i32v lane_numbers() { return lane_numbers(typename Count<W>::type()); 
 
 // The larger lane; b where either is NaN (the rule of x86 maxps, which the compilers do not emit for a > b ? a : b).
 MC_INLINE f32v max(f32v a, f32v b) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (f32v)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__AVX2__)
-    if constexpr (W == 8) return (f32v)_mm256_max_ps((__m256)a, (__m256)b);
-#elif defined(__SSE2__)
-    if constexpr (W == 4) return (f32v)_mm_max_ps((__m128)a, (__m128)b);
+#if defined(MC_AVX512)
+    return (f32v)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(MC_AVX2)
+    return (f32v)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(MC_SSE4)
+    return (f32v)_mm_max_ps((__m128)a, (__m128)b);
 #endif
     return a > b ? a : b;
 }
@@ -106,14 +114,14 @@ template <int... I> MC_INLINE u64v interleave_odd(u64v a, u64v b, Indices<I...>)
 
 // Product of the low 32 bits of each 64-bit lane with m; what the upper 32 bits hold does not matter.
 MC_INLINE u64v multiply_low(u64v a, uint32_t m) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (u64v)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
-#elif defined(__AVX2__)
-    if constexpr (W == 8) return (u64v)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
-#elif defined(__SSE2__)
-    if constexpr (W == 4) return (u64v)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
-#elif defined(__aarch64__)
-    if constexpr (W == 4) return (u64v)vmull_u32(vmovn_u64((uint64x2_t)a), vdup_n_u32(m));
+#if defined(MC_AVX512)
+    return (u64v)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+#elif defined(MC_AVX2)
+    return (u64v)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
+#elif defined(MC_SSE4)
+    return (u64v)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
+#elif defined(MC_NEON)
+    return (u64v)vmull_u32(vmovn_u64((uint64x2_t)a), vdup_n_u32(m));
 #endif
     return (a & 0xffffffffu) * (uint64_t)m;
 }
@@ -133,22 +141,22 @@ template <int S = W / 2> MC_INLINE f32v max_lanes(f32v v) {
 
 // W unsigned bytes or 16-bit words from memory, widened (GCC would go through scalar registers).
 MC_INLINE i32v load_bytes(const uint8_t* p) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (i32v)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
-#elif defined(__AVX2__)
-    if constexpr (W == 8) return (i32v)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
-#elif defined(__SSE4_1__)
-    if constexpr (W == 4) return (i32v)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(load<int32_t>(p)));
+#if defined(MC_AVX512)
+    return (i32v)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(MC_AVX2)
+    return (i32v)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#elif defined(MC_SSE4)
+    return (i32v)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(load<int32_t>(p)));
 #endif
     return __builtin_convertvector(load<u8w>(p), i32v);
 }
 MC_INLINE i32v load_words(const void* p) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (i32v)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
-#elif defined(__AVX2__)
-    if constexpr (W == 8) return (i32v)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
-#elif defined(__SSE4_1__)
-    if constexpr (W == 4) return (i32v)_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i*)p));
+#if defined(MC_AVX512)
+    return (i32v)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(MC_AVX2)
+    return (i32v)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(MC_SSE4)
+    return (i32v)_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i*)p));
 #endif
     return __builtin_convertvector(load<u16w>(p), i32v);
 }
@@ -161,12 +169,12 @@ template <> struct Element<Type::f16> { typedef uint16_t type; };
 template <> struct Element<Type::bf16> { typedef uint16_t type; };
 
 MC_INLINE f32v load_half(const uint16_t* p) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (f32v)_mm512_cvtph_ps((__m256i)load<u16w>(p));
-#elif defined(__F16C__)
-    if constexpr (W == 8) return (f32v)_mm256_cvtph_ps((__m128i)load<u16w>(p));
-#elif defined(__aarch64__)
-    if constexpr (W == 4) return (f32v)vcvt_f32_f16((float16x4_t)load<u16w>(p));
+#if defined(MC_AVX512)
+    return (f32v)_mm512_cvtph_ps((__m256i)load<u16w>(p));
+#elif defined(MC_AVX2)
+    return (f32v)_mm256_cvtph_ps((__m128i)load<u16w>(p));
+#elif defined(MC_NEON)
+    return (f32v)vcvt_f32_f16((float16x4_t)load<u16w>(p));
 #endif
     // The exponent is rebiased by a multiplication, which gets subnormal halves right as well.
     const u32v u = (u32v)load_words(p), magnitude = (u & 0x7fffu) << 13;
@@ -177,12 +185,12 @@ MC_INLINE f32v load_half(const uint16_t* p) {
 }
 
 MC_INLINE u16w to_half(f32v v) {  // round to nearest, ties to even
-#if defined(__AVX512F__)
-    if constexpr (W == 16) return (u16w)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif defined(__F16C__)
-    if constexpr (W == 8) return (u16w)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
-#elif defined(__aarch64__)
-    if constexpr (W == 4) return (u16w)vcvt_f16_f32((float32x4_t)v);
+#if defined(MC_AVX512)
+    return (u16w)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(MC_AVX2)
+    return (u16w)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(MC_NEON)
+    return (u16w)vcvt_f16_f32((float32x4_t)v);
 #endif
     const u32v all_bits = bits<u32v>(v), sign = all_bits & 0x80000000u, f = all_bits ^ sign;
     const u32v normal = (f + 0xc8000fffu + ((f >> 13) & 1u)) >> 13;
@@ -215,10 +223,10 @@ template <Type Out> MC_INLINE void store_from_float(typename Element<Out>::type*
 
 // The first n < W elements, 0 in the other lanes. Reads nothing beyond p[n - 1].
 template <Type In> MC_INLINE f32v load_first(const typename Element<In>::type* p, int n) {
-#if defined(__AVX512F__)
-    if constexpr (W == 16 && In == Type::f32) return (f32v)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
-#elif defined(__AVX2__)
-    if constexpr (W == 8 && In == Type::f32) return (f32v)_mm256_maskload_ps(p, (__m256i)(lane_numbers() < n));
+#if defined(MC_AVX512)
+    if constexpr (In == Type::f32) return (f32v)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif defined(MC_AVX2)
+    if constexpr (In == Type::f32) return (f32v)_mm256_maskload_ps(p, (__m256i)(lane_numbers() < n));
 #endif
     typename Element<In>::type part[W];
     for (int i = 0; i < W; i++) part[i] = i < n ? p[i] : 0;

@@ -194,7 +194,8 @@ def dropout_linear(
     """y (t, B, L, C) = bias + W (keep x) / (1 - p), float32: dropout and the Linear behind it, without a dropped copy of x.
 
     x_sBLD: s = 1 or t copies of B items of L rows of D features; element l D + d of an item's mask belongs to feature d of row l.
-    Results do not depend on the batch, the chunk of passes or the threads, to the last bit.
+    Results do not depend on the batch, the chunk of passes or the threads, to the last bit, save that a chunk of a single
+    pass with an x of its own (s = t = 1) is summed in the order of a shared x.
     """
     x, weight = (_cpu(value, what).contiguous() for value, what in ((x_sBLD, "features"), (weight_CD, "weight")))
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
@@ -206,9 +207,9 @@ def dropout_linear(
     masks = _Masks(seed, site, passes_t, ids_B, L * D, rate)
     if s not in (1, masks.t) or masks.B != B:
         raise ValueError(f"features {tuple(x.shape)} (s, B, L, D) do not fit {masks.t} passes and {masks.B} ids")
-    bias = None if bias_C is None else _cpu(bias_C, "bias").float().contiguous()
+    bias = _bias(bias_C, C)
     y = torch.empty((masks.t, B, L, C), dtype=torch.float32)
-    way = _way(s, rate, C)
+    way = _way(s, C)
     packed, padded, width = _packed(weight_CD, weight, way)
     shape = s, L, D, C, padded, width
     arrays = (
@@ -249,7 +250,7 @@ def dropout_head(
     masks = _Masks(seed, site, passes_t, ids_B, D, rate)
     if masks.B != B or masks.t < 1:
         raise ValueError(f"features {tuple(x.shape)} (B, D) do not fit {masks.t} passes and {masks.B} ids")
-    bias = None if bias_C is None else _cpu(bias_C, "bias").float().contiguous()
+    bias = _bias(bias_C, C)
     packed, _, width = _packed(weight_CD, weight, _SUBSET)
     out, to = _outputs(scores, B, link)
     arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()
@@ -258,18 +259,18 @@ def dropout_head(
     return out
 
 
-_DOT, _SPARSE, _DENSE = range(3)  # enum class How of csrc/kernels.h
-_SUBSET = 3  # the packing of dropout_head
+def _bias(bias_C: Tensor | None, C: int) -> Tensor | None:
+    if bias_C is not None and bias_C.shape != (C,):
+        raise ValueError(f"bias must have shape ({C},), got {tuple(bias_C.shape)}")
+    return None if bias_C is None else _cpu(bias_C, "bias").float().contiguous()
 
 
-def _way(s: int, rate: Rate, C: int) -> int:
-    """Few classes: dot products. Little to subtract from a sum that all passes share: sparse. Else a matrix product.
+_SUBSET, _DOT, _DENSE = range(3)  # enum class How of csrc/kernels.h
 
-    Measured with AVX2, 3872 -> 128 features: sparse is 2.3 times as fast as dense at p = 1/4, 0.8 times at p = 1/2.
-    """
-    if C <= 24:
-        return _DOT
-    return _SPARSE if s == 1 and rate.p <= 0.375 and C >= 48 else _DENSE
+
+def _way(s: int, C: int) -> int:
+    """One x for all passes: sums of subsets, whatever p. Else dot products for few classes and a matrix product for many."""
+    return _SUBSET if s == 1 else _DOT if C <= 24 else _DENSE
 
 
 _packings: MutableMapping[Tensor, dict[tuple[int, int], tuple[int, int, Tensor]]] = WeakIdKeyDictionary()
@@ -278,21 +279,22 @@ _packings: MutableMapping[Tensor, dict[tuple[int, int], tuple[int, int, Tensor]]
 def _packed(key: Tensor, weight_CD: Tensor, way: int) -> tuple[Tensor, int, int]:
     """(weights in the order in which the kernel reads them, padded D, padded C), made once per weight and version of it."""
     lanes = _native.lanes()
-    kept = _packings.setdefault(key, {})
+    # Tensors made in inference mode count no versions, so nothing would tell that a packing is out of date.
+    kept = {} if key.is_inference() else _packings.setdefault(key, {})
     found = kept.get((way, lanes))
     C, D = weight_CD.shape
     if way == _DOT:
         padded, width = -(-D // lanes) * lanes, C
     else:
-        panel = lanes * (8 if way == _SPARSE else 4 if lanes == 16 else 2)
-        panel = _native.panel_classes(C) if way == _SUBSET else panel
+        panel = _native.panel_classes(C) if way == _SUBSET else lanes * (4 if lanes == 16 else 2)
         padded, width = D, -(-C // panel) * panel
-    if found is None or found[:2] != (key._version, key.data_ptr()):
+    state = (0 if key.is_inference() else key._version, key.data_ptr())
+    if found is None or found[:2] != state:
         if way == _DOT:
             order = torch.nn.functional.pad(weight_CD, (0, padded - D))
         else:  # panels of classes: (width / panel, D, panel)
             order = torch.nn.functional.pad(weight_CD, (0, 0, 0, width - C)).view(-1, panel, D).transpose(1, 2)
-        found = kept[way, lanes] = (key._version, key.data_ptr(), order.contiguous())
+        found = kept[way, lanes] = (*state, order.contiguous())
     return found[2], padded, width
 
 

@@ -139,7 +139,7 @@ def plan_dropout(
     check_dtype("dropout", x_sBEI)
     if x_sBEI.ndim != 4:
         raise ValueError(f"dropout: x must be (s, B, E, I), got shape {tuple(x_sBEI.shape)}")
-    passes, ids = _checked(seed, site, passes_t, ids_B, x_sBEI.device)
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBEI.device)
     s, B, E, I = x_sBEI.shape
     t = passes.numel()
     if ids.numel() != B or s not in (1, t):
@@ -169,7 +169,7 @@ def plan_keep_mask(
     seed: int, site: int, passes_t: Indices, ids_B: Indices, elements: int, rate: Rate, device: torch.device | str
 ) -> tuple[Launch, Tensor]:
     """The launch of ``keep_mask`` and the tensor that it fills."""
-    passes, ids = _checked(seed, site, passes_t, ids_B, torch.device(device))
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, torch.device(device))
     keep = torch.empty((passes.numel(), ids.numel(), elements), dtype=torch.bool, device=device)
     V = max(1, min(16, 128 // rate.bits, triton.next_power_of_2(elements)))
     groups = ids.numel() * triton.cdiv(elements, V)
@@ -182,7 +182,7 @@ def plan_keep_mask(
     return Launch(_keep_mask, (blocks * passes.numel(),), args, meta, num_warps=4), keep
 
 
-def _checked(seed: int, site: int, passes_t: Indices, ids_B: Indices, device: torch.device) -> tuple[Tensor, Tensor]:
+def checked_counters(seed: int, site: int, passes_t: Indices, ids_B: Indices, device: torch.device) -> tuple[Tensor, Tensor]:
     """Passes and ids as contiguous int64 tensors on the device, their ranges checked where that costs no wait."""
     given = [torch.as_tensor(values) for values in (passes_t, ids_B)]
     on_host = [v.cpu().numpy() if v.device.type == "cpu" else np.empty(0, dtype=np.int64) for v in given]

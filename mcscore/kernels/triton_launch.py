@@ -24,16 +24,21 @@ class Launch:
     args: dict[str, Any]  # tensors and numbers known when it runs
     meta: dict[str, Any]  # tl.constexpr parameters: one compiled kernel per combination
     num_warps: int
+    num_stages: int = 3  # loads in flight of a loop around tl.dot; other kernels have none to give
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the compiler. Fused multiply-adds are asked for by name because their default changes with its version."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
     def run(self) -> None:
         """Launch on the device of the first tensor argument. A grid with an empty axis launches nothing."""
         if 0 in self.grid:
             return
         device = next(arg.device for arg in self.args.values() if isinstance(arg, Tensor))
-        # Triton launches on the current device, which need not be the tensors'. Fused multiply-adds are asked for by
-        # name because their default changes with the Triton version.
+        # Triton launches on the current device, which need not be the tensors'.
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            self.kernel[self.grid](**self.args, **self.meta, num_warps=self.num_warps, enable_fp_fusion=True)
+            self.kernel[self.grid](**self.args, **self.meta, **self.options)
 
 
 def check_device(what: str, device: torch.device) -> None:

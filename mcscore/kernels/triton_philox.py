@@ -37,7 +37,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 def draws(first, ids, site_pass, key_low, key_high, V: tl.constexpr, BITS: tl.constexpr):
     """The BITS-bit draws of elements first..first+V-1 of each item: (n, V) uint32.
 
-    first (n,) int32, a multiple of V (a power of two, at most 16); ids (n,) int64; site_pass, key_low, key_high scalars of
+    first (n,) int32, a multiple of V (a power of two); ids (n,) int64; site_pass, key_low, key_high scalars of
     32 bits, any sign. A draw >= the threshold of its Rate keeps its element.
     """
     PER_BLOCK: tl.constexpr = 128 // BITS
@@ -69,6 +69,33 @@ def draws(first, ids, site_pass, key_low, key_high, V: tl.constexpr, BITS: tl.co
         high = tl.where(bit >= 96, w3, w2)
         word = (tl.where(bit >= 64, high, low) >> (bit % 32))[:, None]
     return (word >> ((lane * BITS) % 32).to(tl.uint32)) & ((1 << BITS) - 1)
+
+
+@triton.jit
+def tile_draws(first, ids, site_pass, key_low, key_high, ROWS: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr):
+    """The draws of elements first..first+DEPTH-1 of each item, (ROWS, DEPTH) uint32, in any layout a product asks for.
+
+    As ``draws``, for tiles that feed tl.dot: DEPTH may be several blocks, whose words are then cut and laid out in order.
+    first (ROWS,): a multiple of DEPTH or of the elements of a block, whichever is less.
+    """
+    PER_BLOCK: tl.constexpr = 128 // BITS
+    if DEPTH <= PER_BLOCK:
+        return draws(first, ids, site_pass, key_low, key_high, DEPTH, BITS)
+    else:
+        block = first.to(tl.uint32)[:, None] // PER_BLOCK + tl.arange(0, DEPTH // PER_BLOCK)[None, :].to(tl.uint32)
+        zero = block * 0
+        w0, w1, w2, w3 = philox4x32(
+            block,
+            zero + ids.to(tl.uint32)[:, None],
+            zero + (ids >> 32).to(tl.uint32)[:, None],
+            zero + site_pass.to(tl.uint32),
+            zero + key_low.to(tl.uint32),
+            zero + key_high.to(tl.uint32),
+        )
+        words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, DEPTH * BITS // 32))
+        lane = tl.arange(0, 32 // BITS)[None, None, :]
+        cut = (words[:, :, None] >> (lane * BITS).to(tl.uint32)) & ((1 << BITS) - 1)
+        return tl.reshape(cut, (ROWS, DEPTH))
 
 
 def signed32(bits: int) -> int:

@@ -71,7 +71,7 @@ def create(
             if n is not None and written != n:
                 raise PoolError(f"{n} items were announced, {written} came")
             _write_columns(group, written, labels, keys, facts.classes)
-            now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             facts = replace(facts, created=now, content=f"sha256:{digest.hexdigest()}")
             group.update_attributes(facts.to_attrs())
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
             {**site, "p": f"{site['p']:g}", "shape": " × ".join(map(str, site["shape"]))} for site in run.meta["sites"]
         ],
         "version": __version__,
-        "written": _moment(datetime.now(timezone.utc).isoformat()),
+        "written": _moment(datetime.now(UTC).isoformat()),
     }
 
 
@@ -234,7 +234,7 @@ def _on_what(shown: Shown) -> list[tuple[str, str]]:
 
 
 def _moment(iso: str) -> str:
-    return datetime.fromisoformat(iso).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 # ---- plots -----------------------------------------------------------------------------------------------------------

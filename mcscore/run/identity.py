@@ -41,7 +41,7 @@ def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: i
             "format": FORMAT,
             "version": VERSION,
             "id": uuid.uuid4().hex,
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "pool": _pool(pool),
             **described,
             "labelled": labelled,

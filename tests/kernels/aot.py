@@ -43,17 +43,12 @@ class Machine:
     def count(self, *prefixes: str) -> int:
         return sum(n for opcode, n in self.opcodes.items() if opcode.startswith(prefixes))
 
-    @property
-    def spills(self) -> bool:
-        return self.local_bytes > 0 or self.count("STL", "LDL") > 0
-
 
 def compiled(launch: Launch, capability: int) -> Machine:
     """The machine code of a launch on sm_<capability>."""
     signature, attrs, constants = _specialised(launch)
     source = ASTSource(launch.kernel, signature, constants, attrs)
-    options = {"num_warps": launch.num_warps, "enable_fp_fusion": True}
-    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
@@ -67,7 +62,7 @@ def _specialised(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], 
     """Signature, attributes and constants as Triton's launcher derives them: 1 is a constant, multiples of 16 are known."""
     position = {param.name: i for i, param in enumerate(launch.kernel.params)}
     plain = {param.name for param in launch.kernel.params if param.do_not_specialize}
-    signature = {name: "constexpr" for name in position}
+    signature = dict.fromkeys(position, "constexpr")
     attrs: dict[tuple[int, ...], Any] = {}
     constants = dict(launch.meta)
     for name, value in launch.args.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +12,12 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from triton_places import Call, _interpreter, call, place  # noqa: F401
-
 from mcscore.acquisition import SCORES, oracle_scores
 from mcscore.kernels import triton_score
 from mcscore.kernels.triton_score import ROWS, plan, score, tiling
+
+pytest_plugins = ("triton_places",)
+Call = Callable[..., Any]
 
 LINKS = ("softmax", "sigmoid")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -81,60 +84,60 @@ def check_prediction(got: Tensor, expected: Tensor, x: Tensor, link: str) -> Non
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize(("T", "B", "C"), [(1, 1, 2), (5, 199, 10), (4, 33, 3), (3, 5, 100), (3, 2, 507), (3, 3, 1000)])
+@pytest.mark.parametrize(("T", "B", "C"), [(1, 1, 2), (3, 199, 10), (4, 33, 3), (3, 5, 100), (3, 2, 507), (3, 3, 1000)])
 def test_scores_are_those_of_the_formulas(
-    call: Call, place: str, T: int, B: int, C: int, link: str, dtype: torch.dtype
+    triton_call: Call, triton_place: str, T: int, B: int, C: int, link: str, dtype: torch.dtype
 ) -> None:
-    if place == "interpreter" and C == 507 and dtype != torch.float16:
+    if triton_place == "interpreter" and C == 507 and dtype != torch.float16:
         pytest.skip("odd rows are slow to interpret: once is enough")
     x = logits(T, B, C, dtype)
-    check(call(score, x, ROWS, link), x, link)
+    check(triton_call(score, x, ROWS, link), x, link)
 
 
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("name", ROWS)
-def test_a_score_asked_for_alone_is_the_same_score(call: Call, name: str, link: str) -> None:
+def test_a_score_asked_for_alone_is_the_same_score(triton_call: Call, name: str, link: str) -> None:
     x = logits(4, 6, 10)
-    check(call(score, x, (name,), link), x, link, (name,))
+    check(triton_call(score, x, (name,), link), x, link, (name,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_of_many_warps_load_the_next_row_ahead(call: Call, dtype: torch.dtype) -> None:
+def test_rows_of_many_warps_load_the_next_row_ahead(triton_call: Call, dtype: torch.dtype) -> None:
     x = logits(3, 2, 8192, dtype)
     assert plan(x, LIGHT, "softmax")[0][0].meta["PREFETCH"]
-    check(call(score, x, LIGHT, "softmax"), x, "softmax", LIGHT)
+    check(triton_call(score, x, LIGHT, "softmax"), x, "softmax", LIGHT)
 
 
 @pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize("names", [ROWS, LIGHT, ("margin",)], ids=["all", "light", "margin"])
-def test_more_classes_than_registers_hold_are_scored_in_tiles(call: Call, link: str, names: tuple[str, ...]) -> None:
-    x = logits(3, 6, 20000)
+def test_more_classes_than_registers_hold_are_scored_in_tiles(triton_call: Call, link: str) -> None:
+    x = logits(2, 6, 17000)
     x[:, 0, :5000] = -math.inf  # a whole tile of probability 0, which is legal
     x[:, 1, 4090] = x[:, 1, 12345] = 30.0  # the best two in different tiles, level: the smaller class is predicted
     x[1, 2, 9000] = math.nan
-    x[2, 3, 0] = math.inf
+    x[0, 3, 0] = math.inf
     x[0, 4, :] = -math.inf
-    assert len(plan(x, names, link)[0]) > 1
-    got = call(score, x, names, link)
-    check(got, x, link, names)
+    assert len(plan(x, ROWS, link)[0]) > 1
+    got = triton_call(score, x, ROWS, link)
+    check(got, x, link)
     assert got["prediction"][1] == 4090
 
 
-def test_large_rows_of_odd_length_are_scored_in_tiles(call: Call) -> None:
-    x = logits(2, 1, 17001, torch.float16)
-    check(call(score, x, LIGHT, "softmax"), x, "softmax", LIGHT)
+@pytest.mark.parametrize("names", [LIGHT, ("margin",)], ids=["light", "margin"])
+def test_tiles_compute_only_what_is_asked(triton_call: Call, names: tuple[str, ...]) -> None:
+    x = logits(2, 1, 16386, torch.float16)
+    check(triton_call(score, x, names, "softmax"), x, "softmax", names)
 
 
 @pytest.mark.parametrize("C", [10, 1000])
 @pytest.mark.parametrize("link", LINKS)
-def test_outputs_that_are_no_distribution_give_nan_and_others_stay_whole(call: Call, link: str, C: int) -> None:
+def test_outputs_that_are_no_distribution_give_nan_and_others_stay_whole(triton_call: Call, link: str, C: int) -> None:
     x = logits(3, 6, C)
     x[1, 0, 1] = math.nan
     x[2, 1, C - 1] = math.inf
     x[0, 2, :] = -math.inf  # softmax: no distribution; sigmoid: every label absent
     x[:, 3, 1:4] = -math.inf  # probability 0
     x[:, 4, 1:] = -math.inf  # certain
-    got = call(score, x, ROWS, link)
+    got = triton_call(score, x, ROWS, link)
     check(got, x, link)
     bad = [0, 1, 2] if link == "softmax" else [0, 1]
     assert got["bald"].isnan().nonzero()[:, 0].tolist() == bad
@@ -143,34 +146,34 @@ def test_outputs_that_are_no_distribution_give_nan_and_others_stay_whole(call: C
 
 @pytest.mark.parametrize("scale", [1e4, 1e10, 1e37])
 @pytest.mark.parametrize("link", LINKS)
-def test_finite_logits_of_any_size_are_scored(call: Call, link: str, scale: float) -> None:
+def test_finite_logits_of_any_size_are_scored(triton_call: Call, link: str, scale: float) -> None:
     x = logits(4, 5, 10) * scale
     x[:, 1] = scale  # all level
     x[:, 2, :2] = -scale
-    check(call(score, x, ROWS, link), x, link)
+    check(triton_call(score, x, ROWS, link), x, link)
 
 
-def test_one_label_is_a_binary_model(call: Call) -> None:
+def test_one_label_is_a_binary_model(triton_call: Call) -> None:
     x = logits(5, 40, 1)
     x[:, 3] = 0.0  # exactly undecided counts as present
-    got = call(score, x, ROWS, "sigmoid")
+    got = triton_call(score, x, ROWS, "sigmoid")
     check(got, x, "sigmoid")
     assert got["prediction"][3] == 1
 
 
-def test_ties_go_to_the_smallest_class(call: Call) -> None:
+def test_ties_go_to_the_smallest_class(triton_call: Call) -> None:
     x = torch.zeros(3, 2, 10)
     x[:, 1, 4] = x[:, 1, 7] = 5.0
-    got = call(score, x, ROWS, "softmax")
+    got = triton_call(score, x, ROWS, "softmax")
     assert got["prediction"].tolist() == [0, 4]
     assert got["variation_ratio"].tolist() == [0.0, 0.0]
     assert got["margin"].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_equal_passes_leave_nothing_to_learn(call: Call, link: str) -> None:
-    x = logits(1, 20, 10).expand(50, 20, 10)
-    got = call(score, x, ("bald", "mean_std", "variation_ratio"), link)
+def test_equal_passes_leave_nothing_to_learn(triton_call: Call, link: str) -> None:
+    x = logits(1, 8, 10).expand(16, 8, 10)
+    got = triton_call(score, x, ("bald", "mean_std", "variation_ratio"), link)
     assert got["bald"].max() < 1e-5
     assert got["mean_std"].max() < 1e-7  # sums of squares would leave about 1e-4 here
     if link == "softmax":
@@ -178,32 +181,32 @@ def test_equal_passes_leave_nothing_to_learn(call: Call, link: str) -> None:
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_logits_may_lie_in_memory_in_any_order(call: Call, link: str) -> None:
-    x = logits(4, 5, 12)
-    whole = call(score, x, ROWS, link)
+def test_logits_may_lie_in_memory_in_any_order(triton_call: Call, link: str) -> None:
+    x = logits(3, 5, 12)
+    whole = triton_call(score, x, ROWS, link)
     item_major = x.transpose(0, 1).contiguous().transpose(0, 1)
-    padded = torch.full((4, 5, 19), math.nan)[:, :, 3:15]
+    padded = torch.full((3, 5, 19), math.nan)[:, :, 3:15]
     padded.copy_(x)
     class_major = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-    every_other = torch.full((8, 10, 12), math.nan)[::2, ::2]
+    every_other = torch.full((6, 10, 12), math.nan)[::2, ::2]
     every_other.copy_(x)
     for layout in (item_major, padded, class_major, every_other):
         assert torch.equal(layout, x)
-        got = call(score, layout, ROWS, link)
+        got = triton_call(score, layout, ROWS, link)
         for name, values in whole.items():
             torch.testing.assert_close(got[name], values, rtol=1e-6, atol=1e-6)
 
 
-def test_scores_do_not_depend_on_the_batch(call: Call) -> None:
+def test_scores_do_not_depend_on_the_batch(triton_call: Call) -> None:
     x = logits(4, 70, 10)
-    whole = call(score, x, ROWS, "softmax")
+    whole = triton_call(score, x, ROWS, "softmax")
     for part in (slice(0, 1), slice(5, 38), slice(69, 70)):
-        for name, values in call(score, x[:, part], ROWS, "softmax").items():
+        for name, values in triton_call(score, x[:, part], ROWS, "softmax").items():
             assert torch.equal(values, whole[name][part]), name
 
 
-def test_no_items_give_empty_scores(call: Call) -> None:
-    got = call(score, torch.empty(3, 0, 10), LIGHT, "softmax")
+def test_no_items_give_empty_scores(triton_call: Call) -> None:
+    got = triton_call(score, torch.empty(3, 0, 10), LIGHT, "softmax")
     assert {name: tuple(values.shape) for name, values in got.items()} == dict.fromkeys((*LIGHT, "prediction"), (0,))
 
 
@@ -213,7 +216,7 @@ def test_a_tiling_covers_a_row_once_and_fits_its_threads(vector: int, values: in
     for C in [*range(1, 70), 100, 507, 1000, 1024, 1025, 4096, 8191, 16384]:
         tiles = tiling(C, vector, values)
         if tiles is None:
-            assert C > 512 * values / 2
+            assert 512 * values / 2 < C
             continue
         width, threads = tiles.chunk * tiles.chunks, 32 * tiles.warps
         assert width >= C > width // 2 or width == C == 1

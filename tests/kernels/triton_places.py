@@ -3,12 +3,13 @@
 Triton decides when it is imported whether kernels are compiled or interpreted, so one process cannot do both. The
 interpreter lives in a worker that is started with TRITON_INTERPRET=1; tests send it functions and CPU tensors. Its limits:
 bfloat16 is rounded towards zero when stored, tl.dot on bfloat16 is wrong, and neither layouts nor races are exercised.
+
+A pytest plugin: a test module that says ``pytest_plugins = ("triton_places",)`` gets the fixtures.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -17,11 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-Call = Callable[..., Any]
-
 
 @pytest.fixture(scope="session")
-def _interpreter() -> Iterator[ProcessPoolExecutor]:
+def triton_interpreter() -> Iterator[ProcessPoolExecutor]:
     with (
         pytest.MonkeyPatch.context() as patch,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as worker,
@@ -34,7 +33,7 @@ def _interpreter() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def place(request: pytest.FixtureRequest) -> str:
+def triton_place(request: pytest.FixtureRequest) -> str:
     """Where the test runs. Tests that use it run in both places; the second needs a CUDA device."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -42,24 +41,20 @@ def place(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def call(place: str, request: pytest.FixtureRequest) -> Call:
-    """call(function, *args, **kwargs): the function's result, run at ``place``; CPU tensors go in and come out."""
-    if place == "interpreter":
-        worker = request.getfixturevalue("_interpreter")
+def triton_call(triton_place: str, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """call(function, *args, **kwargs): the function's result, run at ``triton_place``; CPU tensors go in and come out."""
+    if triton_place == "interpreter":
+        worker = request.getfixturevalue("triton_interpreter")
         return lambda function, *args, **kwargs: worker.submit(function, *args, **kwargs).result()
     return lambda function, *args, **kwargs: _moved(function(*_moved(args, "cuda"), **_moved(kwargs, "cuda")), "cpu")
 
 
 def _moved(value: Any, device: str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
+    if isinstance(value, Tensor):  # with its strides and offset, which ``to`` alone would tidy up
+        flat = torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage())
+        return flat.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
     if isinstance(value, (tuple, list)):
         return type(value)(_moved(v, device) for v in value)
     if isinstance(value, dict):
         return {k: _moved(v, device) for k, v in value.items()}
     return value
-
-
-def interpreted() -> bool:
-    """Whether this very process interprets Triton kernels, so that it cannot compile them."""
-    return os.environ.get("TRITON_INTERPRET", "") not in ("", "0")

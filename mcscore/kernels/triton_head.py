@@ -1,0 +1,298 @@
+"""Dropout that goes straight into a Linear, and into the scores behind it, in Triton.
+
+    y[t, b, l, c] = bias[c] + sum_d W[c, d] * (kept(seed, site, passes[t], ids[b], l D + d) ? x[s, b, l, d] / (1 - p) : 0)
+
+``dropout_linear`` writes y; ``dropout_head`` (L = 1, C <= 128) reduces the rows y[t, b] to scores in registers and writes
+4 bytes per item and score: neither T B D dropped features nor T B C logits exist. Masks are applied to the features on
+their way into the tensor cores; 1 / (1 - p) waits until the product is done.
+
+Cost: drawing and applying the mask is about 9 instructions per feature (sm_90, counted), so with C outputs per program
+the tensor cores are the limit from C of about 128 on, the masks below. A Linear of more outputs would draw them again
+for every 128: past a few hundred, dropping first and multiplying then is the faster way, and ``fits`` says no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..acquisition import check_scores, check_shape
+from ..masks import Rate
+from .triton_dropout import Indices, checked_counters
+from .triton_launch import Launch, check_device, check_dtype
+from .triton_philox import counter_args, tile_draws
+from .triton_score import ROWS
+from .triton_tile import NEEDS_STD, NEEDS_VOTES, accumulate, sigmoid_tile, softmax_tile, store_scores, summarise
+
+_WARPS = 8
+_MAX_OUTPUTS = 256  # of a Linear worth fusing: its masks are then drawn twice
+_MAX_CLASSES = 128  # of a head: sums over the passes and the product share a thread's registers
+
+
+@triton.jit
+def _masked_product(
+    x, w, row, row_ok, first, item_id, column, site_pass, key_low, key_high, threshold,
+    C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """(ROWS, COLUMNS) float32: the kept features of these rows of x, times W^T; not yet divided by the keep rate."""
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    deep = tl.arange(0, DEPTH)
+    for k in range(0, D, DEPTH):
+        inside = deep + k < D
+        features = tl.load(x + row[:, None] * D + k + deep[None, :], mask=row_ok[:, None] & inside[None, :], other=0.0)
+        weights = tl.load(
+            w + column[None, :] * D + k + deep[:, None], mask=(column < C)[None, :] & inside[:, None], other=0.0
+        )
+        drawn = tile_draws(first + k, item_id, site_pass, key_low, key_high, ROWS, DEPTH, BITS)
+        kept = tl.where(drawn >= threshold, features, 0.0).to(features.dtype)
+        product = tl.dot(kept, weights, product, input_precision=PRECISION)
+    return product
+
+
+@triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold", "t", "rows"])
+def _dropout_linear(
+    x, w, bias, y, passes, ids, key_low, key_high, site, threshold, scale, t, rows,
+    L: tl.constexpr, C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, SHARED: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """One program: ROWS rows of one pass, COLUMNS outputs. Programs that share rows run together, so x stays in the L2."""
+    ACROSS: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
+    program = tl.program_id(0)
+    column = program % ACROSS * COLUMNS + tl.arange(0, COLUMNS)
+    k = program // ACROSS % t
+    row = (program // ACROSS // t).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < rows
+    item_id = tl.load(ids + row // L, mask=row_ok, other=0)
+    first = (row % L * D).to(tl.int32)
+    site_pass = site | tl.load(passes + k).to(tl.int32)
+    skip = k * tl.cast(rows, tl.int64)  # rows of earlier passes
+    if not SHARED:
+        x += skip * D
+    product = _masked_product(
+        x, w, row, row_ok, first, item_id, column, site_pass, key_low, key_high, threshold,
+        C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
+    )  # fmt: skip
+    out = product * scale + tl.load(bias + column, mask=column < C, other=0.0)[None, :]
+    at = y + (skip + row)[:, None] * C + column[None, :]
+    tl.store(at, out.to(y.dtype.element_ty), mask=row_ok[:, None] & (column < C)[None, :])
+
+
+@triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold"])
+def _dropout_head(
+    x, w, bias, out, prediction, passes, ids, key_low, key_high, site, threshold, scale, T, B,
+    C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    item = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    ok = item < B
+    item_id = tl.load(ids + item, mask=ok, other=0)
+    first = tl.zeros((ROWS,), tl.int32)
+    column = tl.arange(0, COLUMNS)
+    classes = column[None, :]
+    offset = tl.load(bias + column, mask=column < C, other=float("-inf"))[None, :]  # beyond C: probability 0
+    mean = tl.zeros((ROWS, COLUMNS), tl.float32)
+    m2 = tl.zeros((ROWS, COLUMNS), tl.float32)
+    votes = tl.zeros((ROWS, COLUMNS), tl.int32)
+    h = tl.zeros((ROWS,), tl.float32)
+    for t in range(T):
+        site_pass = site | tl.load(passes + t).to(tl.int32)
+        product = _masked_product(
+            x, w, item, ok, first, item_id, column, site_pass, key_low, key_high, threshold,
+            C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
+        logits = product * scale + offset
+        if SOFTMAX:
+            p, h_t, vote = softmax_tile(logits, classes, C, WANT)
+            if NEEDS_VOTES & WANT:
+                votes += (classes == vote[:, None]).to(tl.int32)
+        else:
+            p, h_t = sigmoid_tile(logits, WANT)
+            if NEEDS_VOTES & WANT:
+                votes += (logits >= 0).to(tl.int32)
+        h += h_t
+        mean, m2 = accumulate(mean, m2, p, t, WANT)
+    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    store_scores(
+        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T, C, SOFTMAX, WANT
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows, outputs and features that one program multiplies at a time."""
+
+    rows: int
+    columns: int
+    depth: int
+
+    @property
+    def meta(self) -> dict[str, int]:
+        return {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
+
+
+def fits(x_sBLD: Tensor, weight_CD: Tensor, rate: Rate) -> bool:
+    """Is ``dropout_linear`` defined, and worth calling, for these operands?"""
+    rows_start_blocks = x_sBLD.shape[2] == 1 or x_sBLD.shape[3] * rate.bits % 128 == 0
+    return weight_CD.shape[0] <= _MAX_OUTPUTS and rows_start_blocks and weight_CD.dtype == x_sBLD.dtype
+
+
+def dropout_linear(
+    x_sBLD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None = None,
+) -> Tensor:
+    """y_tBLC, contiguous, in x's dtype: dropout and the Linear behind it, summed in float32.
+
+    x_sBLD: (s, B, L, D), s = 1 or t copies of B items of L rows of D features; weight_CD in the same dtype: float32, float16
+    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l; if L > 1, rows must start a Philox block:
+    D * rate.bits divisible by 128 (``fits``). float32 is multiplied as three TF32 products, or as one if
+    torch.set_float32_matmul_precision allows it. ValueError for shapes that do not fit, TypeError for other dtypes.
+    """
+    check_device("dropout_linear", x_sBLD.device)
+    launch, y_tBLC = plan_linear(x_sBLD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C)
+    launch.run()
+    return y_tBLC
+
+
+def dropout_head(
+    x_BD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str,
+) -> dict[str, Tensor]:
+    """Scores of B items whose logits are dropout and a Linear of x_BD, over all passes, as ``triton_score.score`` of them.
+
+    weight_CD: C <= 128 classes or labels. Other arguments and precision as ``dropout_linear``.
+    """
+    check_device("dropout_head", x_BD.device)
+    launch, results = plan_head(x_BD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C, scores, link)
+    launch.run()
+    return results
+
+
+def plan_linear(
+    x_sBLD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+) -> tuple[Launch, Tensor]:
+    """The launch of ``dropout_linear`` and the tensor that it fills."""
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBLD.device)
+    x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
+    if x.ndim != 4 or ids.numel() != x.shape[1] or x.shape[0] not in (1, passes.numel()):
+        raise ValueError(
+            f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
+            f"({passes.numel()}) and B the number of ids ({ids.numel()})"
+        )
+    s, B, L, D = x.shape
+    if L > 1 and D * rate.bits % 128:
+        raise ValueError(
+            f"dropout_linear: {L} rows of {D} features per item need D * bits divisible by 128, bits = {rate.bits}; "
+            "drop first, then multiply"
+        )
+    C, t = weight.shape[0], passes.numel()
+    block = _block(C, x.element_size(), tiles=1)
+    y = torch.empty((t, B, L, C), dtype=x.dtype, device=x.device)
+    programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
+    args = {
+        "x": x, "w": weight, "bias": bias, "y": y, **counter_args(seed, site, passes, ids), "threshold": rate.threshold,
+        "scale": 1.0 / rate.keep, "t": t, "rows": B * L,
+    }  # fmt: skip
+    meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision(), **block.meta}
+    return Launch(_dropout_linear, (programs,), args, meta, _WARPS), y
+
+
+def plan_head(
+    x_BD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str,
+) -> tuple[Launch, dict[str, Tensor]]:
+    """The launch of ``dropout_head`` and the tensors that it fills."""
+    if link not in ("softmax", "sigmoid"):
+        raise ValueError(f"dropout_head: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
+    names = check_scores(scores, link)
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
+    x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
+    if x.ndim != 2 or ids.numel() != x.shape[0]:
+        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
+    (B, D), C, T = x.shape, weight.shape[0], passes.numel()
+    check_shape((T, B, C), link)
+    if C > _MAX_CLASSES:
+        raise ValueError(f"dropout_head: at most {_MAX_CLASSES} classes, got {C}; use dropout_linear, then score")
+    want = sum(1 << ROWS.index(name) for name in names)
+    block = _block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
+    out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
+    prediction = torch.empty(B, dtype=torch.int32, device=x.device)
+    args = {
+        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, **counter_args(seed, site, passes, ids),
+        "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
+    }  # fmt: skip
+    meta = {
+        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": link == "softmax", "WANT": want, **block.meta,
+    }  # fmt: skip
+    launch = Launch(_dropout_head, (triton.cdiv(B, block.rows),), args, meta, _WARPS)
+    return launch, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
+
+
+def _block(C: int, itemsize: int, tiles: int) -> Block:
+    """Up to 128 rows by 128 outputs: what a thread's registers hold of ``tiles`` float32 tiles that live side by side.
+
+    tiles: 1 for a product alone, 2 with the sums of bald and entropy, 5 with those of all scores; float32 features split
+    into three TF32 parts take one more. The limits are the largest at which sm_80, sm_90 and sm_100 spill nothing (an address at most).
+    """
+    columns = max(16, min(128, triton.next_power_of_2(C)))
+    tiles, limit = (tiles + 1, 96) if itemsize == 4 else (tiles, 128)
+    held = 32 * _WARPS * limit
+    rows = min(128, held // (columns * tiles))
+    rows = 1 << (rows.bit_length() - 1)
+    full = rows * columns * tiles == held
+    return Block(rows, columns, depth=(64 if full else 128) // itemsize)
+
+
+def _operands(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weight and float32 bias, contiguous on one device."""
+    check_dtype(what, x)
+    if weight_CD.dtype != x.dtype:
+        raise TypeError(f"{what}: features are {x.dtype} but the weight is {weight_CD.dtype}")
+    if weight_CD.ndim != 2 or weight_CD.shape[1] != x.shape[-1]:
+        raise ValueError(
+            f"{what}: weight {tuple(weight_CD.shape)} (C, D) does not fit features {tuple(x.shape)} (..., D)"
+        )
+    if bias_C is not None and bias_C.shape != weight_CD.shape[:1]:
+        raise ValueError(f"{what}: bias {tuple(bias_C.shape)} does not fit weight {tuple(weight_CD.shape)} (C, D)")
+    weight = weight_CD.to(x.device).contiguous()
+    bias = weight.new_zeros(weight.shape[0]) if bias_C is None else bias_C
+    return x.contiguous(), weight, bias.to(device=x.device, dtype=torch.float32).contiguous()
+
+
+def _precision() -> str:
+    """How float32 enters the tensor cores. (16-bit features ignore it.)"""
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

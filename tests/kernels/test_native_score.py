@@ -1,0 +1,354 @@
+"""The native score kernel against float64 formulas written here, for odd shapes, legal and illegal logits, and any split."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mcscore.kernels import native
+
+if not native.available()[0]:
+    pytest.skip(native.available()[1], allow_module_level=True)
+
+ISAS = native.available_isas()
+SCORES = native.SCORES
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    with native.use_isa(request.param):
+        yield request.param
+
+
+def formulas(logits: Tensor, link: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The catalogue as one writes it in PyTorch: the truth in float64, naive code in float32."""
+    x = logits.to(dtype)
+    p = x.softmax(-1) if link == "softmax" else x.sigmoid()
+    k = p[..., None, :] if link == "softmax" else torch.stack((p, 1 - p), -1)  # (T, B, variables, outcomes)
+    mean = k.mean(0)
+
+    def entropy(q: Tensor) -> Tensor:
+        return torch.special.entr(q).sum((-1, -2))
+
+    top = mean.topk(2, -1).values
+    if link == "softmax":
+        votes = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1])[..., None, :]
+    else:
+        votes = torch.stack((logits >= 0, logits < 0), -1)
+    return {
+        "entropy": entropy(mean),
+        "expected_entropy": entropy(k).mean(0),
+        "bald": (entropy(mean) - entropy(k).mean(0)).clamp_min(0),
+        "least_confidence": (1 - top[..., 0]).sum(-1),
+        "margin": (1 - top[..., 0] + top[..., 1]).sum(-1),
+        "variation_ratio": (1 - votes.to(dtype).mean(0).amax(-1)).sum(-1),
+        "mean_std": p.std(0, correction=0).mean(-1),
+    }
+
+
+def assert_accurate(logits: Tensor, link: str = "softmax") -> None:
+    """Within twice the error of naive float32, plus 1e-6 and one float32 rounding of the value (BALD: of its minuend)."""
+    truth, naive = formulas(logits, link, torch.float64), formulas(logits, link, torch.float32)
+    got = native.score(logits, SCORES, link)
+    for name in SCORES:
+        error = (got[name].double() - truth[name]).abs()
+        rounding = 6e-8 * truth["entropy" if name == "bald" else name].abs()
+        allowed = 2 * (naive[name].double() - truth[name]).abs().max() + 1e-6 + rounding
+        assert (error <= allowed).all(), f"{name}: error {error.max():.2e}, naive float32 allows {allowed.max():.2e}"
+    assert_predicted(got["prediction"], logits, link)
+
+
+def assert_predicted(prediction: Tensor, logits: Tensor, link: str) -> None:
+    x = logits.double()
+    mean = (x.softmax(-1) if link == "softmax" else x.sigmoid()).mean(0)
+    if mean.shape[-1] == 1:
+        assert torch.equal(prediction, (mean[:, 0] >= 0.5).int())
+        return
+    chosen = mean.gather(-1, prediction.long()[:, None])[:, 0]
+    assert (mean.amax(-1) - chosen <= 1e-7).all()  # the best class, up to float32 ties
+
+
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("T", "B", "C"),
+    [
+        (1, 1, 2),
+        (20, 199, 2),
+        (20, 33, 3),
+        (20, 199, 10),
+        (100, 17, 10),
+        (7, 9, 16),
+        (20, 5, 63),
+        (20, 17, 64),
+        (20, 5, 65),
+        (33, 3, 507),
+        (20, 4, 1000),
+        (20, 3, 1024),
+        (3, 2, 1025),
+        (5, 2, 20_000),
+        (1000, 3, 10),
+        (1000, 2, 100),
+    ],
+)
+def test_scores_are_as_accurate_as_float32_allows(isa, T, B, C, link):
+    assert_accurate(3 * torch.randn(T, B, C), link)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 30.0, 1000.0])
+@pytest.mark.parametrize("C", [3, 10, 300])
+def test_flat_and_peaked_distributions(isa, C, scale):
+    for link in ("softmax", "sigmoid"):
+        assert_accurate(scale * torch.randn(20, 11, C), link)
+
+
+@pytest.mark.parametrize("B", [0, 1, 7, 8, 9, 199])
+def test_one_sigmoid_label(isa, B):
+    logits = 2 * torch.randn(20, B, 1)
+    if B:
+        assert_accurate(logits, "sigmoid")
+    else:
+        assert all(values.shape == (0,) for values in native.score(logits, SCORES, "sigmoid").values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("C", [2, 10, 64, 65, 507, 2000])
+def test_half_precision_logits_are_scored_as_the_float32_numbers_they_are(isa, C, dtype):
+    logits = (3 * torch.randn(20, 13, C)).to(dtype)
+    for link in ("softmax", "sigmoid"):
+        got, want = native.score(logits, SCORES, link), native.score(logits.float(), SCORES, link)
+        assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("C", [2, 5, 10, 64, 65, 500, 3000])
+def test_minus_infinity_is_probability_zero(isa, C):
+    logits = torch.randn(20, 30, C)
+    logits[torch.rand_like(logits) < 0.4] = -torch.inf
+    logits[..., 1] = torch.randn(20, 30)
+    if C > 2048:
+        logits[:, :, 1024:2048] = -torch.inf  # nothing at all in one tile
+    for link in ("softmax", "sigmoid"):
+        assert_accurate(logits, link)
+
+
+@pytest.mark.parametrize("C", [2, 10, 64, 65, 1000, 3000])
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_non_finite_items_are_nan_and_touch_no_other(isa, C, link):
+    logits = torch.randn(40, 21, C)
+    clean = native.score(logits, SCORES, link)
+    spoiled = logits.clone()
+    spoiled[3, 2, C - 1] = torch.nan
+    spoiled[35, 5, 0] = torch.inf
+    spoiled[0, 20, :] = torch.nan
+    bad = [2, 5, 20]
+    if link == "softmax":
+        spoiled[39, 9, :] = -torch.inf
+        bad.append(9)
+    got = native.score(spoiled, SCORES, link)
+    is_bad = torch.zeros(21, dtype=torch.bool)
+    is_bad[bad] = True
+    for name in SCORES:
+        assert torch.equal(got[name].isnan(), is_bad)
+        assert torch.equal(got[name][~is_bad], clean[name][~is_bad])
+    assert torch.equal(got["prediction"] == -1, is_bad)
+
+
+def test_equal_passes_have_no_epistemic_part(isa):
+    for C in (4, 200):
+        got = native.score(torch.randn(1, 50, C).expand(100, 50, C), SCORES)
+        assert got["bald"].max() < 2e-6
+        assert got["mean_std"].max() < 1e-7
+        assert (got["variation_ratio"] == 0).all()
+
+
+def test_ties_go_to_the_smallest_class(isa):
+    for C in (5, 100):
+        logits = torch.zeros(6, 9, C)
+        got = native.score(logits, SCORES)
+        assert (got["prediction"] == 0).all()
+        assert (got["variation_ratio"] == 0).all()
+        logits[:, :, C - 2 :] = 1.0
+        assert (native.score(logits, SCORES)["prediction"] == C - 2).all()
+
+
+def test_any_strides_are_taken(isa):
+    base = torch.randn(12, 40, 30)
+    views = [
+        base.transpose(0, 1),
+        base[::3, 1::2],
+        base.flip(1)[:, 5:6].expand(12, 8, 30),
+        base.permute(2, 0, 1),  # classes not contiguous: copied
+        base[:, :, ::2],
+        base[..., 3:13],
+    ]
+    for view in views:
+        got, want = native.score(view, SCORES), native.score(view.contiguous(), SCORES)
+        assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_nothing_is_read_beyond_the_last_row(isa):
+    """The last row ends where a mapped page ends."""
+    import ctypes
+    import mmap
+
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 3 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(address + 2 * page), page, 0) == 0
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            for C in (1, 2, 3, 7, 9, 10, 17, 63, 65, 130):
+                rows = 2 * page // (C * dtype.itemsize)
+                floats = torch.frombuffer(memory, dtype=dtype, count=2 * page // dtype.itemsize)
+                logits = floats[floats.numel() - rows * C :].view(1, rows, C)
+                logits.normal_()
+                native.score(logits, SCORES, "sigmoid")
+    finally:
+        libc.mprotect(ctypes.c_void_p(address + 2 * page), page, 3)
+
+
+@settings(max_examples=60)
+@given(T=st.integers(1, 40), B=st.integers(1, 20), C=st.integers(2, 90), seed=st.integers(0, 2**31), data=st.data())
+def test_scores_obey_their_laws(T, B, C, seed, data):
+    logits = 4 * torch.randn(T, B, C, generator=torch.Generator().manual_seed(seed))
+    got = native.score(logits, SCORES)
+    assert (got["bald"] >= 0).all()
+    assert (got["bald"] <= got["entropy"] + 1e-6).all()
+    assert (got["entropy"] <= torch.tensor(float(C)).log() + 1e-6).all()
+    assert (got["expected_entropy"] >= -1e-6).all()
+
+    order = torch.randperm(B)
+    permuted = native.score(logits[:, order], SCORES)
+    assert all(torch.equal(permuted[name], got[name][order]) for name in got)  # an item's neighbours change no bit
+    # Order of passes and a constant per row change roundings only.
+    changed = native.score(logits[torch.randperm(T)] + 3 * torch.randn(T, B, 1), SCORES)
+    for name in SCORES:
+        if name != "variation_ratio":  # the shift may round two logits to a tie
+            torch.testing.assert_close(changed[name], got[name], rtol=1e-5, atol=1e-5)
+    asked = data.draw(st.lists(st.sampled_from(SCORES), unique=True))
+    alone = native.score(logits, asked)
+    assert set(alone) == {*asked, "prediction"}
+    for name in asked:
+        torch.testing.assert_close(alone[name], got[name], rtol=1e-6, atol=1e-6)
+
+
+def new_state(B: int, C: int) -> dict[str, Tensor]:
+    return {
+        "p": torch.zeros(B, C, dtype=torch.float64),
+        "p2": torch.zeros(B, C, dtype=torch.float64),
+        "h": torch.zeros(B, dtype=torch.float64),
+        "votes": torch.zeros(B, C, dtype=torch.int32),
+        "bad": torch.zeros(B, dtype=torch.bool),
+    }
+
+
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("C", [2, 10, 65, 1500])
+def test_accumulate_adds_the_sums_of_its_passes(isa, C, link):
+    logits = 3 * torch.randn(50, 11, C)
+    x = logits.double()
+    p = x.softmax(-1) if link == "softmax" else x.sigmoid()
+    k = p[..., None, :] if link == "softmax" else torch.stack((p, 1 - p), -1)
+    if link == "softmax":
+        votes = torch.nn.functional.one_hot(logits.argmax(-1), C).sum(0)
+    else:
+        votes = (logits >= 0).sum(0)
+    state = new_state(11, C)
+    for part in logits.split([1, 32, 7, 10]):
+        native.accumulate(part, state, link)
+    torch.testing.assert_close(state["p"], p.sum(0), rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(state["p2"], p.square().sum(0), rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(state["h"], torch.special.entr(k).sum((0, -1, -2)), rtol=2e-6, atol=1e-5)
+    assert torch.equal(state["votes"], votes.int())
+    assert not state["bad"].any()
+
+
+@settings(max_examples=30)
+@given(cuts=st.lists(st.integers(1, 59), unique=True, max_size=6), C=st.sampled_from([3, 20, 70]))
+def test_a_split_of_the_passes_changes_the_sums_by_roundings_only(cuts, C):
+    logits = 2 * torch.randn(60, 9, C)
+    whole, parts = new_state(9, C), new_state(9, C)
+    native.accumulate(logits, whole)
+    for part in logits.tensor_split(sorted(cuts)):
+        native.accumulate(part, parts)
+    for name in ("p", "p2", "h"):
+        torch.testing.assert_close(parts[name] / 60, whole[name] / 60, rtol=0, atol=1e-6)
+    assert torch.equal(parts["votes"], whole["votes"])
+
+
+def test_accumulate_marks_bad_items_and_keeps_only_what_is_asked(isa):
+    for C in (5, 80):
+        logits = torch.randn(4, 6, C)
+        logits[2, 3, 1] = torch.nan
+        bad = torch.zeros(6, dtype=torch.bool)
+        native.accumulate(logits, {"bad": bad})
+        native.accumulate(torch.randn(4, 6, C), {"bad": bad})
+        assert bad.tolist() == [False, False, False, True, False, False]
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    before = torch.get_num_threads()
+    small, large = torch.randn(30, 3001, 7), torch.randn(30, 101, 200)
+    results = []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            state = new_state(101, 200)
+            native.accumulate(large, state)
+            results.append(
+                [*native.score(small, SCORES).values(), *native.score(large, SCORES).values(), *state.values()]
+            )
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], result, strict=True))
+
+
+def test_gradients_and_no_grad_are_left_alone():
+    logits = torch.randn(4, 5, 6, requires_grad=True)
+    assert not native.score(logits, ("bald",))["bald"].requires_grad
+    with torch.no_grad():
+        native.score(logits, ("bald",))
+    with torch.inference_mode():
+        native.score(torch.randn(4, 5, 6), ("bald",))
+
+
+@pytest.mark.parametrize(
+    ("logits", "scores", "link", "error", "message"),
+    [
+        (torch.zeros(3, 4, 1), ("bald",), "softmax", ValueError, "use link='sigmoid'"),
+        (torch.zeros(3, 4, 2), ("bold",), "softmax", ValueError, "unknown score 'bold'"),
+        (torch.zeros(3, 4, 2), ("bald",), "gaussian", ValueError, "link must be one of softmax, sigmoid"),
+        (torch.zeros(0, 4, 2), ("bald",), "softmax", ValueError, "T >= 1"),
+        (torch.zeros(4, 2), ("bald",), "softmax", ValueError, r"\(T, B, C\)"),
+        (torch.zeros(3, 4, 2).double(), ("bald",), "softmax", TypeError, "float64"),
+    ],
+)
+def test_errors_name_what_was_wrong(logits, scores, link, error, message):
+    with pytest.raises(error, match=message):
+        native.score(logits, scores, link)
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    state = {"p": torch.zeros(4, 3, dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"'p' must be a contiguous torch.float64 CPU tensor of shape \(4, 2\)"):
+        native.accumulate(torch.zeros(3, 4, 2), state)
+    with pytest.raises(ValueError, match="unknown state 'q'"):
+        native.accumulate(torch.zeros(3, 4, 2), {"q": state["p"]})
+
+
+def test_an_unknown_instruction_set_names_the_choices():
+    with pytest.raises(ValueError, match=r"'mmx' is not available here; choose from .*baseline"), native.use_isa("mmx"):
+        pass
+    assert native.isa() == ISAS[0]
+
+
+def test_a_missing_extension_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(native, "_native", None)
+    monkeypatch.setattr(native, "_missing", "the extension mcscore._native does not load (gone); reinstall mcscore")
+    assert native.available() == (False, "the extension mcscore._native does not load (gone); reinstall mcscore")
+    with pytest.raises(RuntimeError, match="reinstall mcscore"):
+        native.score(torch.zeros(3, 4, 2), ("bald",))

@@ -1,0 +1,143 @@
+"""Dropout into a Linear, and into scores, is what the masks of the specification and the formulas say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from mcscore import masks
+from mcscore.acquisition import oracle_scores
+from mcscore.kernels.triton_head import dropout_head, dropout_linear, fits, plan_head, plan_linear
+from mcscore.kernels.triton_score import ROWS
+from mcscore.masks import rate
+
+pytest_plugins = ("triton_places",)
+Call = Callable[..., Any]
+
+SEED = 0x0123456789ABCDEF
+PASSES = [0, 7, 65535]
+IDS = [3, 2**40 + 7, -1, 0, 12]
+RATES = (0.5, 0.25, 0.3)  # 1, 8 and 16 bits per element
+
+
+def expected(x_sBLD: Tensor, weight_CD: Tensor, bias_C: Tensor | None, site: int, p: float) -> Tensor:
+    """y_tBLC in float64, with the masks of the NumPy reference."""
+    B, L, D = x_sBLD.shape[1:]
+    keep = torch.from_numpy(masks.keep_mask(SEED, site, PASSES, IDS, L * D, rate(p))).view(len(PASSES), B, L, D)
+    y = (x_sBLD.double() * keep / rate(p).keep) @ weight_CD.double().T
+    return y if bias_C is None else y + bias_C.double()
+
+
+def operands(copies: int, L: int, D: int, C: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    x_sBLD = torch.randn(copies, len(IDS), L, D).to(dtype)
+    return x_sBLD, (torch.randn(C, D) / D**0.5).to(dtype), torch.randn(C)
+
+
+def assert_close(y: Tensor, truth: Tensor) -> None:
+    """Sums in float32; the result rounded once to the dtype."""
+    rounding = {torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[y.dtype]
+    torch.testing.assert_close(y.double(), truth, rtol=rounding, atol=max(4e-6, rounding / 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("p", RATES)
+@pytest.mark.parametrize("D", [64, 200])
+def test_linear_of_dropout_is_the_product_with_the_specified_masks(
+    triton_call: Call, D: int, p: float, dtype: torch.dtype
+) -> None:
+    x, weight, bias = operands(1, 1, D, 10, dtype)
+    y = triton_call(dropout_linear, x, PASSES, IDS, SEED, 4, rate(p), weight, bias)
+    assert y.dtype == dtype
+    assert_close(y, expected(x, weight, bias, 4, p))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device, and the interpreter's bfloat16 product is wrong"
+)
+@pytest.mark.parametrize("p", RATES)
+@pytest.mark.parametrize("C", [10, 100, 200])
+def test_bfloat16_product_on_the_device(C: int, p: float) -> None:
+    x, weight, bias = operands(1, 1, 768, C, torch.bfloat16)
+    y = dropout_linear(x.cuda(), PASSES, IDS, SEED, 4, rate(p), weight.cuda(), bias.cuda()).cpu()
+    assert_close(y, expected(x, weight, bias, 4, p))
+
+
+@pytest.mark.parametrize("copies", [1, len(PASSES)], ids=["shared", "per pass"])
+@pytest.mark.parametrize(("L", "D", "C"), [(3, 128, 40), (1, 50, 130), (60, 16, 16)])
+def test_rows_copies_and_outputs_of_any_number_fit(triton_call: Call, L: int, D: int, C: int, copies: int) -> None:
+    """Tokens of an item share its id and have mask elements of their own; many rows and outputs take many programs."""
+    x, weight, _ = operands(copies, L, D, C, torch.float32)
+    y = triton_call(dropout_linear, x, PASSES, IDS, SEED, 1, rate(0.25), weight)
+    assert_close(y, expected(x, weight, None, 1, 0.25))
+
+
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(("names", "C"), [(("bald", "entropy"), 10), (ROWS, 10), (("bald",), 100), (ROWS, 3)])
+def test_scores_of_a_head_are_the_scores_of_its_logits(
+    triton_call: Call, names: tuple[str, ...], C: int, link: str
+) -> None:
+    x, weight, bias = operands(1, 1, 72, C, torch.float32)
+    weight *= 4
+    got = triton_call(dropout_head, x[0, :, 0], PASSES, IDS, SEED, 2, rate(0.5), weight, bias, names, link)
+    truth = oracle_scores(expected(x, weight, bias, 2, 0.5)[:, :, 0], names, link)
+    assert list(got) == [*names, "prediction"]
+    for name in names:  # logits of size 10 are right to 4e-6, so are probabilities, and a score of C labels to C times
+        torch.testing.assert_close(got[name].double(), truth[name], rtol=2e-5, atol=1e-5)
+    assert got["prediction"].tolist() == truth["prediction"].tolist()
+
+
+def test_a_head_in_half_precision_scores_many_items(triton_call: Call) -> None:
+    ids = torch.arange(150)
+    x, weight = torch.randn(150, 64).half(), (torch.randn(10, 64) / 4).half()
+    got = triton_call(dropout_head, x, PASSES, ids, SEED, 0, rate(0.25), weight, None, ("bald", "entropy"), "softmax")
+    keep = torch.from_numpy(masks.keep_mask(SEED, 0, PASSES, ids, 64, rate(0.25)))
+    truth = oracle_scores((x.double() * keep / 0.75) @ weight.double().T, ("bald", "entropy"))
+    for name in ("bald", "entropy"):
+        torch.testing.assert_close(got[name].double(), truth[name], rtol=1e-5, atol=1e-5)
+    assert torch.equal(got["prediction"].long(), truth["prediction"].long())
+
+
+def test_items_with_bad_features_get_nan(triton_call: Call) -> None:
+    x, weight, bias = operands(1, 1, 64, 10, torch.float32)
+    features = x[0, :, 0]
+    features[1] = float("nan")
+    got = triton_call(
+        dropout_head, features, PASSES, IDS, SEED, 2, rate(0.5), weight, bias, ("bald", "entropy"), "softmax"
+    )
+    assert got["bald"].isnan().tolist() == [False, True, False, False, False]
+    assert got["prediction"][1] == -1
+
+
+def test_fits_says_where_fusing_is_defined_and_pays() -> None:
+    x = torch.empty(1, 2, 4, 200)
+    assert not fits(x, torch.empty(10, 200), rate(0.25))  # rows of 200 start inside a block of 16 elements
+    assert fits(x[:, :, :1], torch.empty(10, 200), rate(0.25))
+    assert fits(torch.empty(1, 2, 4, 256), torch.empty(10, 256), rate(0.25))
+    assert not fits(x[:, :, :1], torch.empty(3072, 200), rate(0.25))
+    assert not fits(x[:, :, :1], torch.empty(10, 200).half(), rate(0.25))
+
+
+def test_errors_say_what_was_wrong() -> None:
+    x, weight, r = torch.empty(1, 5, 4, 200, device="meta"), torch.empty(10, 200, device="meta"), rate(0.25)
+    with pytest.raises(ValueError, match="4 rows of 200 features per item need D"):
+        plan_linear(x, PASSES, IDS, SEED, 0, r, weight, None)
+    with pytest.raises(ValueError, match=re.escape("weight (10, 200) (C, D) does not fit features (1, 5, 1, 100)")):
+        plan_linear(x[:, :, :1, :100], PASSES, IDS, SEED, 0, r, weight, None)
+    with pytest.raises(ValueError, match=re.escape("bias (9,) does not fit weight (10, 200)")):
+        plan_linear(x[:, :, :1], PASSES, IDS, SEED, 0, r, weight, torch.empty(9))
+    with pytest.raises(TypeError, match=r"torch\.float32 but the weight is torch\.float16"):
+        plan_linear(x[:, :, :1], PASSES, IDS, SEED, 0, r, weight.half(), None)
+    with pytest.raises(ValueError, match=re.escape("expected (s, B, L, D) with s = 1 or the number of passes (3)")):
+        plan_linear(x.expand(2, 5, 4, 200), PASSES, IDS, SEED, 0, r, weight, None)
+    with pytest.raises(ValueError, match="at most 128 classes, got 300"):
+        plan_head(x[0, :, 0], PASSES, IDS, SEED, 0, r, torch.empty(300, 200, device="meta"), None, ("bald",), "softmax")
+    with pytest.raises(ValueError, match="expected \\(B, D\\) with B = 5"):
+        plan_head(x[0], PASSES, IDS, SEED, 0, r, weight, None, ("bald",), "softmax")
