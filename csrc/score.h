@@ -277,7 +277,7 @@ template <Type In> MC_INLINE void sigmoid_classes(Sums& sums, const typename Ele
 }
 
 // The passes of the items first..first + n (n <= W; 1 if lanes are classes) join the sums.
-template <Type In, Link L> MC_INLINE void add_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
+template <Type In, Link L> static MC_NOINLINE void add_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
     typedef typename Element<In>::type E;
     constexpr int64_t ahead = 4, line = 64 / (int64_t)sizeof(E);  // passes of W short rows; values
     for (int64_t t = 0; t < x.T; t++) {
@@ -306,7 +306,7 @@ struct Result {  // of one lane
     int32_t most_votes, best_class;
 };
 
-template <Link L> MC_INLINE void reduce(Sums& sums, double T, Result (&out)[W]) {
+template <Link L> static MC_NOINLINE void reduce(Sums& sums, double T, Result (&out)[W]) {
     const double share = 1 / T;
     float* const mean = sums.row;
     float* const rest = sums.part;  // 1 - mean

@@ -52,7 +52,7 @@ template <int V> MC_INLINE void subset_sums(const float* x, const float* w, int6
 
 // sums[t][0 .. V W) += the kept features of one panel of classes, for t passes.
 template <int V>
-static __attribute__((noinline)) void subset_panel(const float* x, const float* w, int64_t D, const uint64_t* words, int64_t stride, int64_t first_bit, int64_t passes,
+static MC_NOINLINE void subset_panel(const float* x, const float* w, int64_t D, const uint64_t* words, int64_t stride, int64_t first_bit, int64_t passes,
                          float* sums, int64_t width, float* tables) {
     constexpr int fours = kFours<V>, row = kRow<V>, chains = V < 4 ? 2 : 1;  // few vectors: a second chain of sums hides latency
     constexpr int bytes_log = kRowLog<V> + (W == 16 ? 6 : W == 8 ? 5 : 4);

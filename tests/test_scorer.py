@@ -106,6 +106,15 @@ def test_models_of_every_path_are_scored(name):
     assert model.training
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_precisions_are_scored(dtype):
+    model, items = gal()
+    expected = Scorer(model, passes=20)(items[:30], np.arange(30))
+    scores = Scorer(model.to(dtype), passes=20)(items[:30], np.arange(30))
+    tolerance = 2e-6 if dtype == torch.float64 else 0.03  # bfloat16 has 8 bits of mantissa
+    np.testing.assert_allclose(scores["entropy"].float().numpy(), expected["entropy"].numpy(), atol=tolerance)
+
+
 def test_regression_with_predicted_noise():
     torch.manual_seed(0)
     model, x, ids = TwoHeads(), torch.randn(30, 4), np.arange(30)

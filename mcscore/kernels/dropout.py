@@ -69,6 +69,11 @@ def masked_passes(
         return out.expand(t, B, E, I).contiguous()
     r = rate(p)
     chosen = backends.select(x_sBEI.device)
+    if chosen != "eager" and x_sBEI.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        backends.warn_once(
+            f"dropout of {x_sBEI.dtype} takes the slower PyTorch path; the {chosen} kernel has 16- and 32-bit floats"
+        )
+        chosen = "eager"
     if chosen == "native":
         from . import native
 
@@ -90,7 +95,8 @@ def reference(x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, seed: int, site: 
     for lo in range(0, t, step):
         keep = reference_mask(passes_t[lo : lo + step], ids_B, E, seed, site, r)
         x = x_sBEI if s == 1 else x_sBEI[lo : lo + step]
-        y_tBEI[lo : lo + step] = torch.where(keep[..., None], (x.float() * a + b).to(x.dtype), torch.full_like(x, d))
+        wide = x if x.dtype == torch.float64 else x.float()
+        y_tBEI[lo : lo + step] = torch.where(keep[..., None], (wide * a + b).to(x.dtype), torch.full_like(x, d))
     return y_tBEI
 
 

@@ -6,9 +6,10 @@
 4 bytes per item and score: neither T B D dropped features nor T B C logits exist. Masks are applied to the features on
 their way into the tensor cores; 1 / (1 - p) waits until the product is done.
 
-Cost: drawing and applying the mask is about 9 instructions per feature (sm_90, counted), so with C outputs per program
-the tensor cores are the limit from C of about 128 on, the masks below. A Linear of more outputs would draw them again
-for every 128: past a few hundred, dropping first and multiplying then is the faster way, and ``fits`` says no.
+Cost, counted in sm_90 code: drawing and applying the mask takes 10 to 15 instructions per 16-bit feature, so the masks are
+the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32 parts). A Linear
+of more outputs would draw them again for every 128: past a few hundred, dropping first and multiplying then is the
+faster way, and ``fits`` says no.
 """
 
 from __future__ import annotations
