@@ -14,7 +14,7 @@ from pathlib import Path
 import nanobind
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CompileError
+from setuptools.errors import BaseError, CCompilerError, CompileError
 
 BASE = [
     "-std=c++17",
@@ -68,9 +68,12 @@ class BuildKernels(build_ext):
                 for objects in pool.map(compile_one, jobs):
                     ext.extra_objects += objects
             super().build_extension(ext)
-        except (BaseError, OSError) as error:
+        except (BaseError, CCompilerError, OSError) as error:
+            reason = (
+                str(error) if len(str(error)) < 200 else "the compiler's messages stand above"
+            )  # not its command line
             raise CompileError(
-                f"mcscore's CPU kernels did not compile ({error}): they need a C++17 compiler, gcc >= 11 or clang >= 14 "
+                f"mcscore's CPU kernels did not compile ({reason}): they need a C++17 compiler, gcc >= 11 or clang >= 14 "
                 "(Debian and Ubuntu: apt install g++); or set MCSCORE_NO_NATIVE=1 to install without them and score several "
                 "times slower through PyTorch."
             ) from error

@@ -63,15 +63,7 @@ MC_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
     return a * b + c;
 }
 
-template <int S, int... I> MC_INLINE f32v lane_xor(f32v v, Indices<I...>) { return MC_SHUFFLE(f32v, i32v, v, v, (I ^ S)...); }
-template <int S> MC_INLINE f32v fold(f32v v) {
-    v += lane_xor<S>(v, typename Count<W>::type());
-    if constexpr (S > 1) v = fold<S / 2>(v);
-    return v;
-}
-MC_INLINE float total(f32v v) { return fold<W / 2>(v)[0]; }
-
-// ---- the three inner loops -----------------------------------------------------------------------------------------------
+// ---- the two inner loops -----------------------------------------------------------------------------------------------
 
 // out[r][c] = sum_d masked[r][d] w[c][d], rows of w and of masked padded with zeros to a multiple of W.
 template <int R, int N> MC_INLINE void dots(const float* masked, int64_t ldm, const float* w, int64_t ldw, int64_t D, float* out, int64_t ldo) {
@@ -88,7 +80,7 @@ template <int R, int N> MC_INLINE void dots(const float* masked, int64_t ldm, co
         }
     }
     for (int r = 0; r < R; r++)
-        for (int c = 0; c < N; c++) out[r * ldo + c] = total(sums[r][c]);
+        for (int c = 0; c < N; c++) out[r * ldo + c] = sum_lanes(sums[r][c])[0];
 }
 
 template <int R> MC_INLINE void dots_of(int n, const float* masked, int64_t ldm, const float* w, int64_t ldw, int64_t D, float* out, int64_t ldo) {

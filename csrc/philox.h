@@ -2,8 +2,7 @@
 //
 // Counter words sit in the low halves of 64-bit lanes, one block per lane: the one multiplication x86 and NEON have for
 // 32 x 32 -> 64 bits reads just those, ignores the upper halves and yields both output words at once. A round is then 2
-// multiplications, 2 shifts and 4 xors for W / 2 blocks: 0.9 instructions per random byte with AVX2, so that even
-// 8 bits per float32 element stay below the cost of writing the element (measured: 20 % of it).
+// multiplications, 2 shifts and 4 xors for W / 2 blocks: 0.9 instructions and (measured, AVX2) 0.4 cycles per random byte.
 #pragma once
 
 #include "simd.h"

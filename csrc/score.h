@@ -42,7 +42,7 @@ struct Sums {
         steps = items ? C : (C + W - 1) / W;
         tiles = (C + kTile - 1) / kTile;
         const size_t n = (size_t)(steps * W), k = (size_t)tiles, line = 64;
-        memory = __builtin_malloc(28 * n + 8 * kFlush * W + 20 * k + 9 * line);
+        memory = __builtin_malloc(28 * n + 8 * kFlush * W + 20 * k + 10 * line);
         if (!memory) return false;
         char* at = (char*)memory;
         const auto take = [&](size_t bytes) {

@@ -125,10 +125,22 @@ class Scorer:
         ids = self._check_ids(items_B, ids_B)
         if self._plan is None and len(ids):
             self.prepare(items_B, ids_B)
-        parts = []
-        step = self._plan.items if self._plan else 1
-        for lo in range(0, len(ids), step):
-            parts.append(self._step(self._inputs(items_B[lo : lo + step]), ids[lo : lo + step]))
+        parts: list[dict[str, Tensor]] = []
+        lo = 0
+        while lo < len(ids):
+            _, plan = self._ready()
+            try:
+                parts.append(self._step(self._inputs(items_B[lo : lo + plan.items]), ids[lo : lo + plan.items]))
+                lo += plan.items
+            except torch.OutOfMemoryError:
+                self._plan = plan.halved()
+                if self._plan is None:
+                    raise
+                torch.cuda.empty_cache()
+                backends.warn_once(
+                    f"{self.device} has no memory for {plan.items} items x {plan.passes} passes at a time; "
+                    f"going on with {self._plan.items} x {self._plan.passes}, which may change the last bits of scores"
+                )
         if not parts:
             float_prediction = self.link == "gaussian"
             empty = {name: torch.empty(0, device=self._device) for name in self.scores}

@@ -94,6 +94,31 @@ def test_chunks_of_passes_give_the_same_scores():
         np.testing.assert_allclose(scores[name].numpy(), expected[name].numpy(), atol=2e-6, err_msg=name)
 
 
+def test_a_device_without_enough_memory_gets_smaller_steps(monkeypatch):
+    model, items = gal()
+    ids = np.arange(40)
+    expected = Scorer(model, passes=20)(items[:40], ids)
+    scorer, tried = Scorer(model, passes=20), []
+    scorer.prepare(items, np.arange(200))
+    step = Scorer._step
+
+    def small_device(self, inputs, ids_B):
+        tried.append(len(ids_B))
+        if len(ids_B) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, inputs, ids_B)
+
+    monkeypatch.setattr(Scorer, "_step", small_device)
+    with pytest.warns(UserWarning, match="has no memory for .* items x 20 passes at a time"):
+        scores = scorer(items[:40], ids)
+    assert max(tried) == 40
+    np.testing.assert_allclose(scores["bald"].numpy(), expected["bald"].numpy(), atol=2e-6)
+
+    monkeypatch.setattr(Scorer, "_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer(items[:40], ids)
+
+
 @pytest.mark.parametrize("name", ["mlp", "resnet-blocks", "vit", "lstm", "stochastic-depth", "branching"])
 def test_models_of_every_path_are_scored(name):
     make, data = ZOO[name]

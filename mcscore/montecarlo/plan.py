@@ -45,6 +45,12 @@ class Plan:
         """Estimated peak bytes of activations in one step."""
         return self.items * (self.prefix_bytes + self.passes * self.tail_bytes)
 
+    def halved(self) -> Plan | None:
+        """The next smaller step: half the items, then half the passes; None if there is nothing left to halve."""
+        if self.items > 1:
+            return dataclasses.replace(self, items=self.items // 2)
+        return dataclasses.replace(self, passes=self.passes // 2) if self.passes > 1 else None
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
