@@ -184,6 +184,7 @@ def test_items_with_logits_that_are_not_finite_are_nan_alone():
         (lambda h: h[:, 0], r"returned shape \(\d+,\).*unsqueeze"),
         (lambda h: {"logits": h}, r"returned dict.*returns one tensor"),
         (lambda h: (h, h), r"returned tuple"),
+        (lambda h: h.argmax(1), r"returned torch.int64, expected logits"),
     ],
 )
 def test_outputs_of_the_wrong_kind_are_refused(output, message):
