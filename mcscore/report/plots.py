@@ -117,6 +117,7 @@ def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tupl
             zorder=3,
         )
         axes.set_xlabel(labels[0])
+        axes.ticklabel_format(useOffset=False)  # "+2.3" in a corner would stand on the labels
         axes.set_ylabel(labels[1])
         axes.grid(color=theme.grid, linewidth=0.8)
         axes.margins(0.03)
