@@ -240,7 +240,9 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
             f"{type(model).__name__} returned {type(output).__name__}, expected a tensor of logits (B, C){hint}"
         )
     if not output.is_floating_point():
-        raise OutputError(f"{type(model).__name__} returned {output.dtype}, expected logits; return them before the argmax")
+        raise OutputError(
+            f"{type(model).__name__} returned {output.dtype}, expected logits; return them before the argmax"
+        )
     if output.ndim < 2:
         raise OutputError(
             f"{type(model).__name__} returned shape {tuple(output.shape)}, expected (B, C) or dense (B, C, H, W); "
