@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from hypothesis import settings
 # No deadline: a shared 2-core machine makes single examples slow by chance. On CI the same examples run every time.
 settings.register_profile("mcscore", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("mcscore")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """A shell starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C would then be nothing to test."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
