@@ -19,7 +19,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/installed
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,ops -p no:cacheprovider
+	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider
 
 # torch comes first, so that the choice of its build is yours: make TORCH=torch==2.10.0, or an index of your own by PIP_INDEX_URL.
 $(VENV)/installed: pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*.h csrc/*.cpp)

@@ -18,9 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcscore import Scorer, masks
-from mcscore.kernels import native, roofline
-from mcscore.kernels.dropout import plain
+from mcscore import Scorer
 
 ROUNDS = 5
 
@@ -36,14 +34,6 @@ def turns(*calls: Callable[[], Any], rounds: int = ROUNDS) -> list[float]:
     for call in calls:
         call()
     return [min(column) for column in zip(*([seconds(call) for call in calls] for _ in range(rounds)), strict=True)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class GalCNN(nn.Module):
@@ -170,48 +160,3 @@ def test_vit(benchmark: Any) -> None:
     ours, loop = turns(lambda: scorer(x, ids), lambda: plain_loop(model, x, T), rounds=3)
     report(benchmark, "ViT, T = 20", items_per_s=8 / ours, times=loop / ours)
     benchmark.pedantic(lambda: scorer(x, ids), rounds=1)
-
-
-@pytest.mark.parametrize(
-    ("D", "C", "p"),
-    [(3872, 128, 0.25), (3872, 128, 0.5), (512, 10, 0.5), (2048, 10, 0.5), (512, 1000, 0.5), (512, 1000, 0.1)],
-)
-def test_dropout_linear(benchmark: Any, D: int, C: int, p: float) -> None:
-    """B = 8 items, T = 100 passes, against F.dropout and F.linear one pass at a time, and against F.linear alone."""
-    B, T = 8, 100
-    x, weight, bias = torch.randn(B, D), torch.randn(C, D), torch.randn(C)
-    r, ids, passes = masks.rate(p), torch.arange(B), torch.arange(T)
-    rows = x.repeat(T, 1)
-    call = lambda: native.dropout_linear(x[None, :, None], passes, ids, 0, 0, r, weight, bias)  # noqa: E731
-    pair, matrix = (
-        (lambda: [F.linear(F.dropout(x, p), weight, bias) for _ in range(T)]),
-        (lambda: F.linear(rows, weight, bias)),
-    )
-    ours, two, one = turns(call, pair, matrix)
-    work = roofline.dropout_linear(T, B, D, C)
-    report(
-        benchmark,
-        f"dropout_linear {D} -> {C}, p = {p}",
-        GFLOPs_dense_equivalent=work.flops / ours / 1e9,
-        percent_of_roof=roofline.percent_of_roof(work, ours),
-        times_pair=two / ours,
-        times_linear_alone=one / ours,
-    )
-    benchmark.pedantic(call, rounds=1)
-
-
-@pytest.mark.parametrize("p", [0.5, 0.25, 0.3])
-def test_dropout(benchmark: Any, p: float) -> None:
-    """Masks alone: 3872 features, 8 items, 100 passes, at 1, 8 and 16 bits per element."""
-    x, r = torch.randn(8, 3872), masks.rate(p)
-    call = lambda: native.dropout(x[None, :, :, None], torch.arange(100), torch.arange(8), 0, 0, r, plain(p))  # noqa: E731
-    ours, theirs = turns(call, lambda: [F.dropout(x, p) for _ in range(100)])
-    work = roofline.dropout(100, 8, 3872, 1, torch.float32)
-    report(
-        benchmark,
-        f"dropout, {r.bits} bits",
-        GB_per_s=work.bytes / ours / 1e9,
-        percent_of_roof=roofline.percent_of_roof(work, ours),
-        times=theirs / ours,
-    )
-    benchmark.pedantic(call, rounds=1)
