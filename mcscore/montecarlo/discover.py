@@ -161,7 +161,7 @@ def _trace(
         if call.name not in live or call.kind is None:
             return call.execute()
 
-        def look(x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+        def look(x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
             name = part_name(call.name, part)
             seen.shapes[name] = (tuple(x.shape), mask_rank)
             seen.tensors[name] = x.detach()

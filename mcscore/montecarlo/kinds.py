@@ -1,7 +1,7 @@
 """The kinds of call that make a forward pass stochastic: how each is recognised, what it masks and how it is driven.
 
 One table, ``KINDS``, read by discovery, by the passes and by the tests. A kind's ``run`` computes what the call would
-return in training, but takes its masks from ``mask(tensor, mask_rank, p, affine)``: the first ``mask_rank`` dimensions
+return in training, but takes its masks from ``mask(tensor, mask_rank, affine)``: the first ``mask_rank`` dimensions
 of the tensor have mask elements of their own, the others share them. Discovery passes a ``mask`` that only looks;
 scoring passes one that drops.
 """
@@ -26,9 +26,7 @@ AffineOf = Callable[[float], Affine]
 class Mask(Protocol):
     """``part`` tells the sites of one call apart: a recurrent net drops between each two of its layers."""
 
-    def __call__(
-        self, x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0
-    ) -> Tensor: ...
+    def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor: ...
 
 
 Arguments = Mapping[str, Any]
@@ -67,7 +65,7 @@ def _training(call: Arguments) -> bool:
 
 def _elementwise(call: Arguments, mask: Mask) -> Tensor:
     x = call["input"]
-    return mask(x, x.ndim, call["p"], plain, call.get("inplace", False))
+    return mask(x, x.ndim, plain, call.get("inplace", False))
 
 
 def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
@@ -75,7 +73,7 @@ def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
 
     def run(call: Arguments, mask: Mask) -> Tensor:
         x = call["input"]
-        return mask(x, 1 if x.ndim == unbatched_rank else 2, call["p"], plain, call.get("inplace", False))
+        return mask(x, 1 if x.ndim == unbatched_rank else 2, plain, call.get("inplace", False))
 
     return run
 
@@ -83,15 +81,15 @@ def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
 def _alpha(mask_rank: int | None) -> Callable[[Arguments, Mask], Tensor]:
     def run(call: Arguments, mask: Mask) -> Tensor:
         x = call["input"]
-        return mask(x, mask_rank or x.ndim, call["p"], alpha, call.get("inplace", False))
+        return mask(x, mask_rank or x.ndim, alpha, call.get("inplace", False))
 
     return run
 
 
 def _bernoulli(call: Arguments, mask: Mask) -> Tensor:
     """A 0/1 keep pattern drawn by hand (torchvision's StochasticDepth, timm's DropPath): kept with the probability asked for."""
-    x, keep = call["input"], float(call["p"])
-    return mask(torch.ones_like(x), x.ndim, 1.0 - keep, indicator)
+    x = call["input"]
+    return mask(torch.ones_like(x), x.ndim, indicator)
 
 
 def _attention(call: Arguments, mask: Mask) -> Tensor:
@@ -109,7 +107,7 @@ def _attention(call: Arguments, mask: Mask) -> Tensor:
     if bias is not None:
         logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
     weights = torch.softmax(logits, dim=-1)
-    return mask(weights, weights.ndim, call["dropout_p"], plain) @ v
+    return mask(weights, weights.ndim, plain) @ v
 
 
 def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]:
@@ -137,7 +135,7 @@ def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]
             )
             finals.append(final)
             if layer < layers - 1:
-                x = mask(x, x.ndim, call["p"], plain, part=layer)
+                x = mask(x, x.ndim, plain, part=layer)
         # Layers below the first mask may hold fewer rows than those above (one copy of the batch, not one per pass).
         rows = finals[-1][0].shape[1]
         columns = [
@@ -244,7 +242,7 @@ KINDS: tuple[Kind, ...] = (
 
 def _weights(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]:
     def run(call: Arguments, mask: Mask) -> Any:
-        weight = mask(call["weight"], call["weight"].ndim, call["p"], plain)
+        weight = mask(call["weight"], call["weight"].ndim, plain)
         rest = {name: value for name, value in call.items() if name not in ("input", "weight", "p")}
         return function(call["input"], weight, **rest)
 

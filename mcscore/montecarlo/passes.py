@@ -73,7 +73,7 @@ class _Driven(Interceptor):
         if call.name not in self._active:
             return self.other(kind.without_dropping, (arguments,), {})
 
-        def mask(x: Tensor, mask_rank: int, p: float, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+        def mask(x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
             site = self._sites[part_name(call.name, part)]
             if not site.active:
                 return x
@@ -100,7 +100,7 @@ class _Driven(Interceptor):
 
 
 class Passes:
-    """The stochastic passes of one model. Stateless between calls: a pass is a function of (seed, pass index, ids, inputs)."""
+    """The stochastic passes of one model. A pass is a function of (seed, pass index, ids, inputs), whatever ran before it."""
 
     def __init__(self, model: nn.Module, found: Discovery, *, seed: int, shared: bool) -> None:
         self.model, self.found, self.seed, self.shared = model, found, seed, shared
