@@ -1,0 +1,31 @@
+"""The command line: import a pool, score it, select from the scores, report. Each verb is a thin call of the library.
+
+Only click and the catalogue of names are imported up front: `--help` answers without torch. Exit codes: 0 done, 1 failed,
+2 wrong usage, 3 stopped but resumable.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+from ..terminal import Verbs, flag
+from . import about, pool, score, select
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="mcscore")
+@flag("traceback", "Show the Python traceback of an error (as MCSCORE_TRACEBACK=1 does).")
+def main() -> None:
+    """Which items of a huge unlabelled pool should a human label next?
+
+    \b
+    mcscore pool import images.npy pool.zarr
+    mcscore score pool.zarr --model net.py:build --weights net.safetensors --out runs/a
+    mcscore select runs/a -k 50 --by bald
+    mcscore report runs/a
+    """
+
+
+for verb in (pool.pool, score.score, score.plan, select.select, select.report, about.env, about.demo):
+    main.add_command(verb)

@@ -1,0 +1,32 @@
+"""Kinds of values that options take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if value is None else tuple(float(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.49,0.48,0.45") from error
+
+
+def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def either(_ctx: click.Context, _param: click.Parameter, value: str) -> str | float:
+    if value in ("mean", "max"):
+        return value
+    try:
+        return float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is neither mean nor max nor a share of the pixels such as 0.1") from error
+
+
+PATH = click.Path(path_type=Path)
+PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
+COMMA = "COMMA,SEPARATED"

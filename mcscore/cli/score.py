@@ -1,0 +1,154 @@
+"""mcscore score and mcscore plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..acquisition import INPUTS, LINKS, SCORES, check_scores
+from ..report.text import duration
+from ..terminal import RESUMABLE, answer, as_json, end, progress_line
+from .model import build_scorer
+from .options import COMMA, PATH, PROBABILITY, either, names
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+
+@click.command()
+@click.argument("path", metavar="POOL", type=PATH)
+@click.option(
+    "--model",
+    "spec",
+    required=True,
+    metavar="FILE.py:NAME",
+    help="Function or class that builds the model, or package.module:NAME.",
+)
+@click.option("--weights", type=PATH, help="Its weights: .safetensors, or a .pt state dict.")
+@click.option(
+    "--out",
+    type=PATH,
+    required=True,
+    help="Directory of the run; if it is there, the run is taken up where it stopped.",
+)
+@click.option(
+    "--passes",
+    type=click.IntRange(1, 65536),
+    default=100,
+    show_default=True,
+    help="Stochastic forward passes per item.",
+)
+@click.option(
+    "--scores",
+    callback=names,
+    default="bald,entropy",
+    show_default=True,
+    metavar=COMMA,
+    help=f"Out of {', '.join(SCORES)}.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of the dropout masks."
+)
+@click.option(
+    "--link", type=click.Choice(LINKS), default="softmax", show_default=True, help="How outputs become a distribution."
+)
+@click.option(
+    "--input", type=click.Choice(INPUTS), default="logits", show_default=True, help="What the model's outputs are."
+)
+@click.option(
+    "--masks",
+    type=click.Choice(["independent", "shared"]),
+    default="independent",
+    show_default=True,
+    help="A mask per item and pass, or one per pass for all items.",
+)
+@click.option("--sites", callback=names, metavar=COMMA, help="Dropout sites to use, by name; default: all.")
+@click.option("--p", type=PROBABILITY, help="A drop probability for all sites, instead of the model's own.")
+@click.option("--weight-dropout", type=PROBABILITY, help="For a model without dropout: drop its weights instead.")
+@click.option("--noise-variance", type=float, help="Known variance of the noise, for --link gaussian.")
+@click.option(
+    "--reduction",
+    callback=either,
+    default="mean",
+    show_default=True,
+    help="Of pixel scores to one per item: mean, max, or the share of highest pixels to average.",
+)
+@click.option("--device", help="Such as cpu or cuda:0; default: cuda if there is one.")
+@click.option("--span", type=click.IntRange(1), help="Items scored and committed as one unit; default: chosen for you.")
+@click.option("--labelled", is_flag=True, help="Score labelled items too, to look for wrong labels.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@as_json
+@click.pass_context
+def score(
+    ctx: click.Context,
+    path: Path,
+    spec: str,
+    weights: Path | None,
+    out: Path,
+    span: int | None,
+    labelled: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Score the unlabelled items of POOL with a model that has dropout. Ctrl-C stops; the same command goes on."""
+    try:
+        check_scores(settings["scores"], settings["link"], settings["noise_variance"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    from ..pool import Pool
+    from ..run import Stopped, score_pool
+
+    try:
+        opened = Pool.open(path)
+        scorer = build_scorer(spec, weights, **settings)
+        with progress_line(scorer.passes, quiet) as progress:
+            run = score_pool(opened, scorer, out, span=span, labelled=labelled, progress=progress)
+    except Stopped as stop:
+        end(ctx, RESUMABLE, f"{stop}; the same command goes on", "Stopped", done=stop.done, items=stop.total)
+    except KeyboardInterrupt:  # before the first item
+        end(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
+    facts = _run_facts(run)
+    answer(
+        facts,
+        f"{out}: {run.scored:,} items scored with {scorer.passes} passes in {duration(run.seconds)} ({run.items_per_second:,.0f} items/s)"
+        + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else ""),
+        f"next: mcscore select {out} -k 50 --by {scorer.scores[0]}",
+    )
+
+
+@click.command()
+@click.argument("path", metavar="POOL", type=PATH)
+@click.option("--model", "spec", required=True, metavar="FILE.py:NAME", help="As for `score`.")
+@click.option("--weights", type=PATH, help="As for `score`.")
+@click.option("--passes", type=click.IntRange(1, 65536), default=100, show_default=True, help="As for `score`.")
+@click.option("--sites", callback=names, metavar=COMMA, help="As for `score`.")
+@click.option("--p", type=PROBABILITY, help="As for `score`.")
+@click.option("--weight-dropout", type=PROBABILITY, help="As for `score`.")
+@click.option("--device", help="As for `score`.")
+@as_json
+def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
+    """Show how POOL would be scored: dropout sites, what runs once, how the passes run, step and memory."""
+    from ..pool import Pool
+
+    opened = Pool.open(path)
+    scorer = build_scorer(spec, weights, **settings)
+    scorer.normalise(opened.mean, opened.std)
+    text = scorer.plan(opened.read(0, min(opened.n, 256)))
+    described = scorer.describe()
+    answer({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)
+
+
+def _run_facts(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "items": run.n,
+        "done": run.done,
+        "scored": run.scored,
+        "complete": run.complete,
+        "nonfinite": len(run.nonfinite_ids),
+        "seconds": run.seconds,
+        "items_per_second": run.items_per_second,
+        "scores": list(run.meta["scores"]),
+    }

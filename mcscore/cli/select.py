@@ -1,0 +1,110 @@
+"""mcscore select and mcscore report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..acquisition import SCORES
+from ..report.text import count
+from ..terminal import answer, as_json
+from .model import build_scorer
+from .options import PATH
+
+if TYPE_CHECKING:
+    from ..run import Run
+    from ..scorer import Scorer
+
+DIVERSITY = ("radius", "none")  # the rows of mcscore.selection.DIVERSITY, which needs NumPy and FAISS to import
+
+
+@click.command()
+@click.argument("path", metavar="RUN", type=PATH)
+@click.option("-k", type=click.IntRange(1), required=True, help="How many items.")
+@click.option("--by", type=click.Choice(list(SCORES)), help="The score to select by; default: the run's first.")
+@click.option(
+    "--diversity",
+    type=click.Choice(DIVERSITY),
+    default="radius",
+    show_default=True,
+    help="radius: no two selected items closer than r. none: the best k.",
+)
+@click.option("--radius", type=click.FloatRange(min=0), help="r; default: as large as K items allow.")
+@click.option("--candidates", type=click.IntRange(1), help="Best items to select from; default 10 K.")
+@click.option("--partial", is_flag=True, help="Select though the run is not complete.")
+@click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
+@click.option("--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: as recorded.")
+@click.option("--weights", type=PATH, help="Where its weights are now; default: as recorded.")
+@click.option("--embedding", metavar="MODULE", help="Whose output is compared; default: input of the last Linear.")
+@click.option("--device", help="Where to compute embeddings; default: cuda if there is one.")
+@as_json
+def select(
+    path: Path,
+    k: int,
+    by: str | None,
+    diversity: str,
+    pool_path: Path | None,
+    spec: str | None,
+    weights: Path | None,
+    embedding: str | None,
+    device: str | None,
+    **choice: Any,
+) -> None:
+    """Choose K diverse items of RUN with high scores, and write them to RUN/selection-BY-K.parquet."""
+    if diversity == "none" and choice["radius"] is not None:
+        raise click.UsageError("--radius belongs to --diversity radius")
+    from ..pool import Pool
+    from ..run import Run
+
+    run = Run.open(path)
+    by = run.check_score(by or run.meta["scores"][0])
+    pool = Pool.open(pool_path) if pool_path else None
+    scorer = None if diversity == "none" else _same_model(run, spec, weights, device, embedding)
+    chosen = run.select(k, by, diversity, scorer=scorer, pool=pool, **choice)
+    file = path / f"selection-{by}-{k}.parquet"
+    facts = {"run": str(path), "file": str(file), "by": by, "k": k, "diversity": chosen.method, "radius": chosen.radius}
+    apart = f", further than {chosen.radius:.4g} apart" if chosen.radius is not None else ""
+    best, least = chosen.scores.max(), chosen.scores.min()
+    answer(
+        {**facts, "ids": chosen.ids.tolist(), "scores": chosen.scores.tolist()},
+        f"{file}: {count(k, 'item')} by {by}, {best:.4g} down to {least:.4g}{apart}",
+        f"next: mcscore report {path}",
+    )
+
+
+def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | None, embedding: str | None) -> Scorer:
+    """The model that scored ``run``, built again and checked against the recorded fingerprint."""
+    recorded = run.meta["model"]
+    spec, weights = spec or recorded["spec"], weights or recorded["weights"]
+    if spec is None:
+        raise click.UsageError(
+            f"{run.path} was scored from Python and records no model file: give --model and --weights, or --diversity none"
+        )
+    scorer = build_scorer(
+        spec, weights, device=device, embedding=embedding
+    )  # embeddings need nothing of how it was scored
+    if scorer.fingerprint != recorded["fingerprint"]:
+        raise ValueError(
+            f"{spec} {f'with {weights}' if weights else 'as built, without --weights,'} is not the model that scored "
+            f"{run.path}: its fingerprint is {scorer.fingerprint}, recorded is {recorded['fingerprint']}"
+            + ("" if weights else "; a model built with fresh random weights differs each time")
+        )
+    return scorer
+
+
+@click.command()
+@click.argument("path", metavar="RUN", type=PATH)
+@click.option("--out", type=PATH, help="The page to write; default RUN/report.html.")
+@click.option("--selection", type=PATH, help="A selection file of RUN; default: the newest.")
+@click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
+@as_json
+def report(path: Path, out: Path | None, selection: Path | None, pool_path: Path | None) -> None:
+    """Write RUN and its newest selection as one self-contained HTML page."""
+    from ..pool import Pool
+    from ..report import write_report
+    from ..run import Run
+
+    page = write_report(Run.open(path), Pool.open(pool_path) if pool_path else None, out, selection=selection)
+    answer({"run": str(path), "report": str(page)}, str(page))
