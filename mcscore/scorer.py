@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .acquisition import INPUTS, LINKS, check_scores
-from .kernels import backends
+from .kernels import backends, head
 from .kernels.score import score_logits
 from .masks import MAX_PASSES
 from .moments import Moments
@@ -154,7 +156,19 @@ class Scorer:
 
     def _step(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
         passes, plan = self._ready()
-        chunks = list(torch.arange(self.passes, device=self._device).split(plan.passes))
+        passes_T = torch.arange(self.passes, device=self._device)
+        if plan.path == "head":
+            end = passes.head(inputs, ids_B)
+            if end is not None:
+                if not self._live:
+                    self._require_life(end.logits(passes_T[:64]), inputs)
+                return end.scores(passes_T, self.scores, self.link)
+            backends.warn_once(
+                f"{type(self.model).__name__} does not end in dropout and Linear for all items as it did for the first: "
+                "batches where it does not are scored one pass at a time"
+            )
+            plan = dataclasses.replace(plan, path="loop", passes=1)
+        chunks = list(passes_T.split(plan.passes))
         settings: dict[str, Any] = {
             "link": self.link,
             "input": self.input,
@@ -200,7 +214,8 @@ class Scorer:
         found = discover(self.model, two, three, self._sites, self._p, self._weight_dropout)
         if not any(site.active for site in found.sites):
             raise ValueError("sites: no dropout site is left on")
-        self._passes = Passes(self.model, found, seed=self.seed, shared=self.masks == "shared")
+        reduces = functools.partial(head.fits, link=self.link, input=self.input)
+        self._passes = Passes(self.model, found, seed=self.seed, shared=self.masks == "shared", reduces=reduces)
         self._live = False
         if plan is not None:
             self._plan = Plan.from_dict(plan)
@@ -213,7 +228,7 @@ class Scorer:
         else:
             probe_ids = torch.arange(3, device=self._device)
             self._plan = make_plan(self._passes, three, probe_ids, self.passes, self.memory)
-        if self._plan.path != "vmap":
+        if self._plan.path not in ("head", "vmap"):
             backends.warn_once(
                 f"{type(self.model).__name__}: passes run by {self._plan.path!r}, not vmap ({self._plan.why})"
             )

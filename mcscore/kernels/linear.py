@@ -10,6 +10,8 @@ F.linear of 3872 -> 128 features ran at 28 GFLOP/s on a core whose matrix produc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,14 +20,39 @@ from ..masks import rate
 from . import backends
 from .dropout import masked_passes, plain
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
 
 
-def fuses(x: Tensor, weight_CD: Tensor) -> bool:
-    """Is there a kernel for these operands? Without one the two halves run as the model wrote them."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or weight_CD.dtype != torch.float32:
-        return False
-    return backends.select(x.device) == "native"
+def fuses(x: Tensor, weight_CD: Tensor, p: float) -> bool:
+    """Is there a kernel for x (B, ..., D), worth calling? Without one the two halves run as the model wrote them."""
+    chosen, dtype, cast = backends.select(x.device), _multiplied_in(x), torch.is_autocast_enabled(x.device.type)
+    if chosen == "native":
+        return dtype == weight_CD.dtype == torch.float32
+    if chosen == "triton" and dtype in _FLOATS and (cast or weight_CD.dtype == dtype):
+        from . import triton_head
+
+        B, D = x.shape[0], x.shape[-1]
+        x_sBLD = torch.empty((1, B, x.numel() // max(1, B * D), D), dtype=dtype, device="meta")
+        return triton_head.fits(x_sBLD, weight_CD.to("meta", dtype), rate(p))
+    return False
+
+
+def _multiplied_in(x: Tensor) -> torch.dtype:
+    """Under autocast its dtype; on a CPU float32, since the native kernel multiplies nothing else."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype not in _FLOATS:
+        return x.dtype
+    return torch.float32 if kind == "cpu" else torch.get_autocast_dtype(kind)
+
+
+def cast_linear(linear: Callable[..., Tensor], x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
+    """linear(x, weight, bias) with operands and result in the dtypes that autocast, where it is on, would give them."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return linear(x, weight_CD, bias_C)
+    dtype = _multiplied_in(x)
+    y = linear(x.to(dtype), weight_CD.to(dtype), None if bias_C is None else bias_C.to(dtype))
+    return y.to(torch.get_autocast_dtype(x.device.type))
 
 
 def linear_passes(
@@ -40,10 +67,15 @@ def linear_passes(
     p: float,
 ) -> Tensor:
     """y_tBLC of the given passes, contiguous, in x's dtype. 0 < p < 1."""
-    if fuses(x_sBLD, weight_CD):
-        from . import native
+    if fuses(x_sBLD[0], weight_CD, p):
+        operands = x_sBLD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C
+        if backends.select(x_sBLD.device) == "native":
+            from . import native
 
-        return native.dropout_linear(x_sBLD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C)
+            return native.dropout_linear(*operands)
+        from . import triton_head
+
+        return triton_head.dropout_linear(*operands)
     return reference(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=seed, site=site, p=p)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.dropout import Affine, drop
 from ..kernels.dropout import dropout as dropout_op
-from ..kernels.linear import dropout_linear, linear_passes
+from ..kernels.linear import cast_linear, dropout_linear, linear_passes
 from .discover import Site
 
 
@@ -52,7 +52,11 @@ class OnePass:
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids = self.stream.ids(site)
-        return dropout_linear(x, self.index, ids, weight, bias, self.stream.seed, site.index, site.p)
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return dropout_linear(x, self.index, ids, weight, bias, self.stream.seed, site.index, site.p)
+
+        return cast_linear(linear, x, weight, bias)
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,13 @@ class Rows:
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids, t = self.stream.ids(site), self.passes_t.numel()
         copies = copies_in(site, x, len(ids), t)
-        x_sBLD = x.reshape(copies, len(ids), -1, x.shape[-1])
-        y_tBLC = linear_passes(
-            x_sBLD, self.passes_t, ids, weight, bias, seed=self.stream.seed, site=site.index, p=site.p
-        )
+        settings: dict[str, Any] = {"seed": self.stream.seed, "site": site.index, "p": site.p}
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            x_sBLD = x.reshape(copies, len(ids), -1, x.shape[-1])
+            return linear_passes(x_sBLD, self.passes_t, ids, weight, bias, **settings)
+
+        y_tBLC = cast_linear(linear, x, weight, bias)
         return y_tBLC.reshape(t * len(ids), *x.shape[1:-1], weight.shape[0])
 
 

@@ -37,6 +37,17 @@ def may_wait(site: Site, x: Tensor) -> bool:
     return site.axis == 0 and site.rows == 1 and x.ndim >= 2 and 0.0 < site.p < 1.0
 
 
+@dataclass(frozen=True)
+class FusedLinear:
+    """A Linear that took over the dropout before it."""
+
+    site: Site
+    x: Tensor  # (B, ..., D) undropped
+    weight: Tensor
+    bias: Tensor | None
+    y: Tensor
+
+
 @dataclass
 class _Note:
     site: Site
@@ -53,10 +64,15 @@ class _Note:
 class Waiting:
     """The notes of one forward pass."""
 
-    def __init__(self, linear: Callable[[Site, Tensor, Tensor, Tensor | None], Tensor]) -> None:
+    def __init__(
+        self,
+        linear: Callable[[Site, Tensor, Tensor, Tensor | None], Tensor],
+        fuses: Callable[[Tensor, Tensor, float], bool] = fuses,
+    ) -> None:
         self._notes: dict[int, _Note] = {}
-        self._linear = linear
+        self._linear, self._fuses = linear, fuses
         self.fused: set[str] = set()  # sites whose output went into a Linear
+        self.last: FusedLinear | None = None
         self.met: set[str] = set()  # sites whose output met something else
 
     def wait(self, site: Site, x: Tensor, drop: Callable[[], Tensor]) -> Tensor:
@@ -85,11 +101,13 @@ class Waiting:
                 if (
                     note.dropped is None
                     and note.alias.ndim > 1
-                    and fuses(note.alias, weight)
+                    and self._fuses(note.alias, weight, note.site.p)
                     and id(weight) not in self._notes
                 ):
                     self.fused.add(note.site.name)
-                    return self._linear(note.site, note.alias, weight, bias)
+                    y = self._linear(note.site, note.alias, weight, bias)
+                    self.last = FusedLinear(note.site, note.alias, weight, bias, y)
+                    return y
         args, kwargs = tree_map_only(Tensor, self._redeemed, (args, dict(kwargs)))
         return execute(func, args, kwargs)
 

@@ -1,7 +1,9 @@
 """T stochastic passes of a batch, with the prefix computed once per item.
 
-Four ways to run, fastest first; each is compared with ``loop``, which is right by construction, before it is used:
+Five ways to run, fastest first; each is compared with ``loop``, which is right by construction, before it is used:
 
+``head``    one forward pass; then the last dropout, the Linear behind it and the reduction to scores are one kernel. For models whose
+            only active site stands before the Linear that gives the output.
 ``vmap``    torch.vmap over the pass index with the input closed over: what no mask has touched is computed once per batch, residual
             branches broadcast by themselves.
 ``fork``    the batch runs once to the first site, which replicates it: for models vmap has no rules for. Wrong where a branch from
@@ -21,14 +23,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..kernels import backends
+from ..kernels.linear import fuses
 from .apply import Masks, OnePass, Rows, Stream
 from .discover import Discovery, SiteError, call_name, evaluating, part_name
 from .fuse import Waiting, may_wait
+from .head import Head
 from .intercept import Call, Interceptor, call_model
 from .kinds import AffineOf
 from .tape import Tape, TapeError
 
-PATHS = ("vmap", "fork", "repeat", "loop")
+PATHS = ("head", "vmap", "fork", "repeat", "loop")
 
 
 class OutputError(ValueError):
@@ -39,13 +43,19 @@ class _Driven(Interceptor):
     """One forward pass (or t at once) with the masks in place."""
 
     def __init__(
-        self, model: nn.Module, found: Discovery, masks: Masks, tape: Tape | None, fused: Collection[str] = ()
+        self,
+        model: nn.Module,
+        found: Discovery,
+        masks: Masks,
+        tape: Tape | None,
+        fused: Collection[str] = (),
+        fuses: Callable[[Tensor, Tensor, float], bool] = fuses,
     ) -> None:
         super().__init__(model, self._handle, found.weight_p)
         sites = {site.name: site for site in found.sites}
         self._sites, self._masks, self._tape, self._fused = sites, masks, tape, fused
         self._active = {call_name(name) for name, site in sites.items() if site.active}
-        self.waiting = Waiting(masks.linear)
+        self.waiting = Waiting(masks.linear, fuses)
         self.fired: set[str] = set()
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -100,10 +110,21 @@ class _Driven(Interceptor):
 
 
 class Passes:
-    """The stochastic passes of one model. A pass is a function of (seed, pass index, ids, inputs), whatever ran before it."""
+    """The stochastic passes of one model. A pass is a function of (seed, pass index, ids, inputs), whatever ran before it.
 
-    def __init__(self, model: nn.Module, found: Discovery, *, seed: int, shared: bool) -> None:
-        self.model, self.found, self.seed, self.shared = model, found, seed, shared
+    reduces(x, weight, p): is there a kernel from these, dropped and multiplied, straight to the scores?
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        found: Discovery,
+        *,
+        seed: int,
+        shared: bool,
+        reduces: Callable[[Tensor, Tensor, float], bool] = lambda _x, _weight, _p: False,
+    ) -> None:
+        self.model, self.found, self.seed, self.shared, self.reduces = model, found, seed, shared, reduces
         self._sites = {site.name: site for site in found.sites}
         self.fused: frozenset[str] = frozenset()  # sites whose output goes straight into a Linear, and nowhere else
         self._led_to_linear: set[str] = set()
@@ -120,8 +141,26 @@ class Passes:
         with evaluating(self.model, self.found.training), Interceptor(self.model, handler, self.found.weight_p):
             return call_model(self.model, inputs)
 
+    def head(self, inputs: Any, ids_B: Tensor) -> Head | None:
+        """One forward pass, with pass 0 of the masks; None unless its output is the Linear behind the only active site."""
+        first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
+        output, driven = self._drive(inputs, Rows(self._stream(ids_B), first), None, self.reduces)
+        end = driven.waiting.last
+        if end is None or output is not end.y or sum(site.active for site in self.found.sites) != 1:
+            return None
+        return Head(self._stream(ids_B), end)
+
     def chunks(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], path: str) -> Iterator[Tensor]:
-        """Yield logits_tBC for each chunk of pass indices (int64, on the model's device). The prefix runs once for all of them."""
+        """Yield logits_tBC for each chunk of pass indices (int64, on the model's device). The prefix runs once for all of them.
+
+        path "head" has no logits; asked for them it gives those of its features.
+        """
+        if path == "head":
+            head = self.head(inputs, ids_B)
+            if head is None:
+                raise RuntimeError("the output is not the Linear behind the only active site")
+            yield from map(head.logits, chunks)
+            return
         tape = Tape() if path == "loop" or (len(chunks) > 1 and path != "repeat") else None
         run = {"vmap": self._vmap, "fork": self._fork, "repeat": self._repeat, "loop": self._loop}[path]
         for passes_t in chunks:
@@ -161,9 +200,14 @@ class Passes:
         return self._forward(inputs, Rows(self._stream(ids_B), index_1), tape)
 
     def _forward(self, inputs: Any, masks: Masks, tape: Tape | None) -> Tensor:
+        return self._drive(inputs, masks, tape)[0]
+
+    def _drive(
+        self, inputs: Any, masks: Masks, tape: Tape | None, fuses: Callable[[Tensor, Tensor, float], bool] = fuses
+    ) -> tuple[Tensor, _Driven]:
         # A model may work in place on its input; the next chunk needs it whole.
         inputs = tree_map_only(Tensor, torch.clone, inputs)
-        driven = _Driven(self.model, self.found, masks, tape, self.fused)
+        driven = _Driven(self.model, self.found, masks, tape, self.fused, fuses)
         if tape is not None:
             tape.start()
         with evaluating(self.model, self.found.training), driven:
@@ -172,7 +216,7 @@ class Passes:
         driven.check(self.model)
         self._met |= driven.waiting.met
         self._led_to_linear |= driven.waiting.fused
-        return check_output(self.model, output)
+        return check_output(self.model, output), driven
 
     def _stream(self, ids_B: Tensor) -> Stream:
         return Stream(self.seed, ids_B, self.shared)
@@ -209,7 +253,8 @@ class Passes:
                     self.fused &= frozenset(self._led_to_linear - self._met)
                     return path, "; ".join(why)
                 reason = "gives other numbers than one pass at a time"
-            why.append(f"{path}: {reason}")
+            if path != "head":  # no news: few models end that way
+                why.append(f"{path}: {reason}")
         raise SiteError(
             f"{type(self.model).__name__}: two runs of the same passes differ ({'; '.join(why)}); is something else random?"
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .apply import Rows
 from .discover import Site, evaluating
@@ -49,7 +49,9 @@ class Plan:
         """The next smaller step: half the items, then half the passes; None if there is nothing left to halve."""
         if self.items > 1:
             return dataclasses.replace(self, items=self.items // 2)
-        return dataclasses.replace(self, passes=self.passes // 2) if self.passes > 1 else None
+        if self.passes > 1 and self.path != "head":
+            return dataclasses.replace(self, passes=self.passes // 2)
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -113,12 +115,15 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
     meter = _Meter(passes.model, passes.found, Rows(passes._stream(ids_B), first), None)
     with FlopCounterMode(display=False) as counter:
         meter.flops = counter.get_total_flops
+        inputs = tree_map_only(Tensor, torch.clone, inputs)
+        for leaf in tree_leaves(inputs):
+            meter._note(leaf)
         with evaluating(passes.model, passes.found.training), meter:
-            call_model(passes.model, tree_map_only(Tensor, torch.clone, inputs))
+            call_model(passes.model, inputs)
         total = counter.get_total_flops()
     at_site = meter.flops_at_site or 0
     prefix, tail = (sum(sizes) // B for sizes in meter.largest)
-    return (prefix, max(tail, 1)), (at_site // B, (total - at_site) // B)
+    return (max(prefix, 1), max(tail, 1)), (at_site // B, (total - at_site) // B)
 
 
 def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memory: int) -> Plan:
@@ -126,8 +131,11 @@ def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memo
     path, why = passes.choose_path(probe_inputs, probe_ids, T)
     (prefix_bytes, tail_bytes), (prefix_flops, tail_flops) = measure(passes, probe_inputs, probe_ids)
     room = memory if probe_ids.device.type == "cuda" else min(memory, _WORKING_SET)
-    at_once = 1 if path == "loop" else T
-    t = max(1, min(at_once, (room - prefix_bytes) // tail_bytes))  # all passes at once if they fit beside one item
+    if path == "head":
+        tail_bytes = 0  # neither dropped features nor logits exist
+    t = 1 if path == "loop" else T
+    if tail_bytes:
+        t = max(1, min(t, (room - prefix_bytes) // tail_bytes))  # all passes at once if they fit beside one item
     n = max(1, room // (prefix_bytes + t * tail_bytes))
     fused = tuple(sorted(passes.fused))
     return Plan(n, t, path, torch.get_num_threads(), prefix_bytes, tail_bytes, prefix_flops, tail_flops, fused, why)

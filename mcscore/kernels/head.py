@@ -1,0 +1,75 @@
+"""Dropout, the Linear that gives the model's output, and the scores, as one operation.
+
+    scores[b] = reduction over t of  bias + W (keep(seed, site, passes[t], ids[b]) ? a x[b] : 0)
+
+The features x_BD are the same for all passes. Neither the T B D dropped features nor the T B C logits reach memory: a model
+whose only dropout sits before its last Linear is scored for the price of one forward pass and its masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..masks import rate
+from . import backends
+from .linear import reference as linear_reference
+from .score import score_logits
+
+_NATIVE = (torch.float32, torch.bfloat16)  # computed in float32
+_TRITON = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def fits(x: Tensor, weight_CD: Tensor, p: float, link: str, input: str) -> bool:
+    """Is there a kernel for these operands? Without one the logits of a few passes at a time are written and reduced."""
+    if link not in ("softmax", "sigmoid") or input != "logits" or x.ndim != 2 or not 0.0 < p < 1.0:
+        return False
+    chosen = backends.select(x.device)
+    if chosen == "native":
+        return x.dtype in _NATIVE and weight_CD.dtype in _NATIVE
+    return chosen == "triton" and x.dtype in _TRITON and weight_CD.dtype in _TRITON
+
+
+def dropout_head(
+    x_BD: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    *,
+    link: str,
+    seed: int,
+    site: int,
+    p: float,
+) -> dict[str, Tensor]:
+    """Scores (B,) float32 and "prediction" (B,) int32, as ``score_logits`` gives them. ``fits`` must hold, and 0 < p < 1."""
+    if backends.select(x_BD.device) == "native":
+        from . import native
+
+        return native.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
+    from . import triton_head
+
+    weight_CD = weight_CD.to(x_BD.dtype)  # they differ under autocast, where features have its dtype
+    return triton_head.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
+
+
+def reference(
+    x_BD: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    *,
+    link: str,
+    seed: int,
+    site: int,
+    p: float,
+) -> dict[str, Tensor]:
+    """``dropout_head`` by its definition."""
+    x_sBLD = x_BD[None, :, None]
+    logits_TBLC = linear_reference(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=seed, site=site, p=p)
+    return score_logits(logits_TBLC[:, :, 0], scores, link=link)

@@ -1,0 +1,41 @@
+"""A model that ends in dropout and Linear, after its one forward pass: what is left to do is one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..kernels.head import dropout_head
+from .apply import Rows, Stream
+from .fuse import FusedLinear
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last features of a batch, the same for every pass, and the dropout and Linear that follow them."""
+
+    stream: Stream
+    end: FusedLinear
+
+    def logits(self, passes_t: Tensor) -> Tensor:
+        """logits_tBC of some passes, for checks."""
+        y_tBC = Rows(self.stream, passes_t).linear(self.end.site, self.end.x, self.end.weight, self.end.bias)
+        return y_tBC.unflatten(0, (len(passes_t), -1))
+
+    def scores(self, passes_t: Tensor, scores: Sequence[str], link: str) -> dict[str, Tensor]:
+        """Scores and prediction (B,) over these passes."""
+        site = self.end.site
+        return dropout_head(
+            self.end.x,
+            passes_t,
+            self.stream.ids(site),
+            self.end.weight,
+            self.end.bias,
+            scores,
+            link=link,
+            seed=self.stream.seed,
+            site=site.index,
+            p=site.p,
+        )
