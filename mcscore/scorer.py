@@ -19,9 +19,8 @@ from .kernels import backends, head
 from .kernels.score import score_logits
 from .masks import MAX_PASSES
 from .moments import Moments
-from .montecarlo import Passes, discover
-from .montecarlo.discover import evaluating
-from .montecarlo.intercept import Interceptor, call_model
+from .montecarlo import Passes, discover, precision
+from .montecarlo.embedding import embeddings
 from .montecarlo.plan import MEMORY, Plan, explain, make_plan
 
 Items = npt.NDArray[Any] | Tensor
@@ -42,9 +41,13 @@ class Scorer:
         them, or by name or index, instead of the model's own. weight_dropout: for a model without dropout, drop weights of
         Linear and convolution layers with this probability (DropConnect), one mask per pass for all items.
     noise_variance, reduction: for link gaussian and for dense outputs, see ``score_logits``.
-    memory: bytes of activations a step may use. embedding: name of the module whose output ``embed`` returns; default:
-    the input of the
-        last Linear. spec, weights: where the model came from, kept for the record.
+    memory: bytes of activations a step may use.
+    dtype: None runs the model as it is, "bfloat16" computes products in it, as torch.autocast would. "auto" takes bfloat16
+        where the hardware is fast at it and the first batch keeps its ranking (Spearman of its scores against float32 at
+        least 0.99), and says what it did.
+    channels_last: give images to the model in this memory format; it lasts until the first site.
+    embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
+    spec, weights: where the model came from, kept for the record.
 
     A score depends on (model, item, id, seed, passes) alone: not on the batch, its order or its size.
     """
@@ -67,6 +70,8 @@ class Scorer:
         noise_variance: float | None = None,
         reduction: str | float = "mean",
         memory: int = MEMORY,
+        dtype: str | None = None,
+        channels_last: bool = False,
         embedding: str | None = None,
         spec: str | None = None,
         weights: str | None = None,
@@ -88,6 +93,8 @@ class Scorer:
             raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
         if input not in INPUTS:
             raise ValueError(f"input must be one of {', '.join(INPUTS)}, got {input!r}")
+        if dtype not in (None, "bfloat16", "auto"):
+            raise ValueError(f"dtype must be None (the model's own), 'bfloat16' or 'auto', got {dtype!r}")
         if embedding is not None and embedding not in dict(model.named_modules()):
             raise ValueError(f"embedding: the model has no module named {embedding!r}")
         self.model = model
@@ -95,6 +102,7 @@ class Scorer:
         self.scores = check_scores(tuple(scores), link, noise_variance)
         self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
         self.transform, self.memory = transform, memory
+        self.dtype, self.channels_last = dtype, channels_last
         self.spec, self.weights = spec, weights
         parameter = next(model.parameters(), None)
         self._device = (
@@ -217,6 +225,7 @@ class Scorer:
         reduces = functools.partial(head.fits, link=self.link, input=self.input)
         self._passes = Passes(self.model, found, seed=self.seed, shared=self.masks == "shared", reduces=reduces)
         self._live = False
+        self._passes.require_reach(three)
         if plan is not None:
             self._plan = Plan.from_dict(plan)
             self._passes.fused = frozenset(self._plan.fused)
@@ -228,11 +237,30 @@ class Scorer:
         else:
             probe_ids = torch.arange(3, device=self._device)
             self._plan = make_plan(self._passes, three, probe_ids, self.passes, self.memory)
+        self._choose_precision(items_B, ids_B, recorded=plan is not None)
         if self._plan.path not in ("head", "vmap"):
             backends.warn_once(
                 f"{type(self.model).__name__}: passes run by {self._plan.path!r}, not vmap ({self._plan.why})"
             )
         return self._plan.to_dict()
+
+    def _choose_precision(self, items_B: Items, ids_B: npt.ArrayLike | Tensor, *, recorded: bool) -> None:
+        """Which precision the plan has: the recorded one, the one asked for, or what ``auto`` finds."""
+        passes, plan = self._ready()
+        if not recorded and self.dtype is not None:
+            lower, why = "bfloat16", "asked for"
+            if self.dtype == "auto":
+                measured = self.scores[0] if "bald" not in self.scores else "bald"
+                lower, why = precision.choose(self._device, lambda on: self._first_scores(items_B, ids_B, measured, on))
+                backends.warn_once(f"dtype='auto' takes {lower or str(self._dtype).removeprefix('torch.')}: {why}")
+            self._plan = plan = dataclasses.replace(plan, lower=lower, precision=why)
+        passes.lower = precision.Lower() if plan.lower else None
+
+    def _first_scores(self, items_B: Items, ids_B: npt.ArrayLike | Tensor, name: str, rounded: bool) -> Tensor:
+        passes, _ = self._ready()
+        passes.lower = precision.Lower() if rounded else None
+        n = precision.ITEMS
+        return self(items_B[:n], ids_B[:n])[name]  # type: ignore[index]
 
     def _ready(self) -> tuple[Passes, Plan]:
         if self._passes is None or self._plan is None:
@@ -258,35 +286,11 @@ class Scorer:
     def embed(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> npt.NDArray[np.float32]:
         """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
         step = 256
-        parts = [self._embed(self._inputs(items_B[lo : lo + step])) for lo in range(0, len(items_B), step)]
+        parts = [
+            embeddings(self.model, self._inputs(items_B[lo : lo + step]), self._embedding)
+            for lo in range(0, len(items_B), step)
+        ]
         return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-
-    def _embed(self, inputs: Any) -> npt.NDArray[np.float32]:
-        last: list[Tensor] = []
-        if self._embedding is not None:
-            handle = dict(self.model.named_modules())[self._embedding].register_forward_hook(
-                lambda _m, _i, out: last.append(out)
-            )
-            try:
-                with evaluating(self.model):
-                    call_model(self.model, inputs)
-            finally:
-                handle.remove()
-        else:
-
-            class LastLinear(Interceptor):
-                def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-                    if func is torch.nn.functional.linear:
-                        last[:] = [args[0] if args else kwargs["input"]]
-                    return func(*args, **kwargs)
-
-            with evaluating(self.model), LastLinear(self.model, lambda call: call.execute()):
-                call_model(self.model, inputs)
-        if not last or not isinstance(last[0], Tensor):
-            raise ValueError(
-                f"{type(self.model).__name__} has no Linear layer to take embeddings from; name a module with embedding="
-            )
-        return last[0].detach().flatten(1).float().cpu().numpy()
 
     # -- the record
     # -------------------------------------------------------------------------------------------------------------------
@@ -332,6 +336,8 @@ class Scorer:
             ],
             "device": self.device,
             "dtype": str(self._dtype).removeprefix("torch."),
+            "precision": self.dtype,
+            "channels_last": self.channels_last,
             "threads": torch.get_num_threads(),
             "normalise": [list(part) for part in self._mean_std] if self._mean_std else None,
             "plan": self._plan.to_dict() if self._plan is not None else {},
@@ -351,6 +357,14 @@ class Scorer:
         return ids.to(device=self._device, dtype=torch.int64)
 
     def _inputs(self, items_B: Items) -> Any:
+        inputs = self._transformed(items_B)
+        if not self.channels_last:
+            return inputs
+        return tree_map_only(
+            Tensor, lambda v: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v, inputs
+        )
+
+    def _transformed(self, items_B: Items) -> Any:
         x = torch.from_numpy(np.ascontiguousarray(items_B)) if isinstance(items_B, np.ndarray) else items_B
         x = x.to(self._device)
         if self.transform is not None:

@@ -52,7 +52,6 @@ def dropout_head(
         return native.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
     from . import triton_head
 
-    weight_CD = weight_CD.to(x_BD.dtype)  # they differ under autocast, where features have its dtype
     return triton_head.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
 
 

@@ -10,8 +10,6 @@ F.linear of 3872 -> 128 features ran at 28 GFLOP/s on a core whose matrix produc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,33 +24,16 @@ _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they s
 
 def fuses(x: Tensor, weight_CD: Tensor, p: float) -> bool:
     """Is there a kernel for x (B, ..., D), worth calling? Without one the two halves run as the model wrote them."""
-    chosen, dtype, cast = backends.select(x.device), _multiplied_in(x), torch.is_autocast_enabled(x.device.type)
-    if chosen == "native":
-        return dtype == weight_CD.dtype == torch.float32
-    if chosen == "triton" and dtype in _FLOATS and (cast or weight_CD.dtype == dtype):
+    if x.dtype != weight_CD.dtype or x.dtype not in _FLOATS:
+        return False
+    chosen = backends.select(x.device)
+    if chosen == "triton":
         from . import triton_head
 
         B, D = x.shape[0], x.shape[-1]
-        x_sBLD = torch.empty((1, B, x.numel() // max(1, B * D), D), dtype=dtype, device="meta")
-        return triton_head.fits(x_sBLD, weight_CD.to("meta", dtype), rate(p))
-    return False
-
-
-def _multiplied_in(x: Tensor) -> torch.dtype:
-    """Under autocast its dtype; on a CPU float32, since the native kernel multiplies nothing else."""
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or x.dtype not in _FLOATS:
-        return x.dtype
-    return torch.float32 if kind == "cpu" else torch.get_autocast_dtype(kind)
-
-
-def cast_linear(linear: Callable[..., Tensor], x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
-    """linear(x, weight, bias) with operands and result in the dtypes that autocast, where it is on, would give them."""
-    if not torch.is_autocast_enabled(x.device.type):
-        return linear(x, weight_CD, bias_C)
-    dtype = _multiplied_in(x)
-    y = linear(x.to(dtype), weight_CD.to(dtype), None if bias_C is None else bias_C.to(dtype))
-    return y.to(torch.get_autocast_dtype(x.device.type))
+        x_sBLD = torch.empty((1, B, x.numel() // max(1, B * D), D), dtype=x.dtype, device="meta")
+        return triton_head.fits(x_sBLD, weight_CD, rate(p))
+    return chosen == "native" and x.dtype == torch.float32
 
 
 def linear_passes(

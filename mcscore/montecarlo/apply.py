@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.dropout import Affine, drop
 from ..kernels.dropout import dropout as dropout_op
-from ..kernels.linear import cast_linear, dropout_linear, linear_passes
+from ..kernels.linear import dropout_linear, linear_passes
 from .discover import Site
 
 
@@ -52,11 +52,7 @@ class OnePass:
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids = self.stream.ids(site)
-
-        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return dropout_linear(x, self.index, ids, weight, bias, self.stream.seed, site.index, site.p)
-
-        return cast_linear(linear, x, weight, bias)
+        return dropout_linear(x, self.index, ids, weight, bias, self.stream.seed, site.index, site.p)
 
 
 @dataclass(frozen=True)
@@ -86,14 +82,28 @@ class Rows:
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids, t = self.stream.ids(site), self.passes_t.numel()
         copies = copies_in(site, x, len(ids), t)
-        settings: dict[str, Any] = {"seed": self.stream.seed, "site": site.index, "p": site.p}
-
-        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            x_sBLD = x.reshape(copies, len(ids), -1, x.shape[-1])
-            return linear_passes(x_sBLD, self.passes_t, ids, weight, bias, **settings)
-
-        y_tBLC = cast_linear(linear, x, weight, bias)
+        x_sBLD = x.reshape(copies, len(ids), -1, x.shape[-1])
+        y_tBLC = linear_passes(
+            x_sBLD, self.passes_t, ids, weight, bias, seed=self.stream.seed, site=site.index, p=site.p
+        )
         return y_tBLC.reshape(t * len(ids), *x.shape[1:-1], weight.shape[0])
+
+
+@dataclass
+class Cut:
+    """One pass in which nothing is dropped but everything of one site (None: nothing at all)."""
+
+    name: str | None
+    was_zero: bool = False  # there was nothing to drop
+
+    def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+        if site.name != self.name:
+            return x
+        self.was_zero = not x.any()
+        return x.zero_() if inplace else torch.zeros_like(x)
+
+    def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise AssertionError("no site waits for its Linear in this pass")
 
 
 def copies_in(site: Site, x: Tensor, B: int, t: int = 1) -> int:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..kernels.linear import fuses
 from .discover import Site
+from .precision import Lower
 
 _RESHAPES = {Tensor.flatten, torch.flatten, Tensor.reshape, torch.reshape, Tensor.view, Tensor.contiguous}
 _QUESTIONS = {
@@ -68,9 +69,10 @@ class Waiting:
         self,
         linear: Callable[[Site, Tensor, Tensor, Tensor | None], Tensor],
         fuses: Callable[[Tensor, Tensor, float], bool] = fuses,
+        lower: Lower | None = None,
     ) -> None:
         self._notes: dict[int, _Note] = {}
-        self._linear, self._fuses = linear, fuses
+        self._linear, self._fuses, self._lower = linear, fuses, lower
         self.fused: set[str] = set()  # sites whose output went into a Linear
         self.last: FusedLinear | None = None
         self.met: set[str] = set()  # sites whose output met something else
@@ -95,21 +97,28 @@ class Waiting:
                 if alias.shape[0] == note.alias.shape[0]:
                     self._notes[id(alias)] = _Note(note.site, alias, lambda: func(note.redeem(), *args[1:], **kwargs))
                     return alias
-            if func is F.linear:
-                weight = args[1] if len(args) > 1 else kwargs["weight"]
-                bias = args[2] if len(args) > 2 else kwargs.get("bias")
-                if (
-                    note.dropped is None
-                    and note.alias.ndim > 1
-                    and self._fuses(note.alias, weight, note.site.p)
-                    and id(weight) not in self._notes
-                ):
-                    self.fused.add(note.site.name)
-                    y = self._linear(note.site, note.alias, weight, bias)
-                    self.last = FusedLinear(note.site, note.alias, weight, bias, y)
+            if func is F.linear and note.dropped is None and note.alias.ndim > 1:
+                y = self._fused(note, *args[1:], **kwargs)
+                if y is not None:
                     return y
         args, kwargs = tree_map_only(Tensor, self._redeemed, (args, dict(kwargs)))
         return execute(func, args, kwargs)
+
+    def _fused(self, note: _Note, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+        """F.linear of a dropout that has not happened yet, if there is a kernel for both."""
+        if id(weight) in self._notes or id(bias) in self._notes:
+            return None
+        x = note.alias
+        if self._lower is not None:
+            x, weight, bias = self._lower.fused(x, weight, bias)
+        if not self._fuses(x, weight, note.site.p):
+            return None
+        y = self._linear(note.site, x, weight, bias)
+        if self._lower is not None:
+            y = self._lower.cast(y)
+        self.fused.add(note.site.name)
+        self.last = FusedLinear(note.site, x, weight, bias, y)
+        return y
 
     def _mentioned(self, values: Iterable[Any]) -> bool:
         """Is one of them an alias, or a list (cat, stack) with one in it? Asked for every operation, so it must be cheap."""

@@ -106,7 +106,7 @@ def _attention(call: Arguments, mask: Mask) -> Tensor:
         logits = logits.masked_fill(~causal, float("-inf"))
     if bias is not None:
         logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
-    weights = torch.softmax(logits, dim=-1)
+    weights = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
     return mask(weights, weights.ndim, plain) @ v
 
 

@@ -24,15 +24,36 @@ from torch.utils._pytree import tree_map_only
 
 from ..kernels import backends
 from ..kernels.linear import fuses
-from .apply import Masks, OnePass, Rows, Stream
+from .apply import Cut, Masks, OnePass, Rows, Stream
 from .discover import Discovery, SiteError, call_name, evaluating, part_name
 from .fuse import Waiting, may_wait
 from .head import Head
 from .intercept import Call, Interceptor, call_model
 from .kinds import AffineOf
+from .precision import Lower
 from .tape import Tape, TapeError
 
 PATHS = ("head", "vmap", "fork", "repeat", "loop")
+
+
+_READS = {
+    Tensor.__bool__,
+    Tensor.__int__,
+    Tensor.__float__,
+    Tensor.__index__,
+    Tensor.__contains__,
+    Tensor.item,
+    Tensor.tolist,
+    Tensor.numpy,
+    Tensor.__array__,
+    torch.is_nonzero,
+    Tensor.is_nonzero,
+    torch.equal,
+    Tensor.equal,
+    torch.allclose,
+    Tensor.allclose,
+}
+"""Tensors become Python values here, and a model may branch on them."""
 
 
 class OutputError(ValueError):
@@ -50,21 +71,30 @@ class _Driven(Interceptor):
         tape: Tape | None,
         fused: Collection[str] = (),
         fuses: Callable[[Tensor, Tensor, float], bool] = fuses,
+        lower: Lower | None = None,
     ) -> None:
         super().__init__(model, self._handle, found.weight_p)
         sites = {site.name: site for site in found.sites}
         self._sites, self._masks, self._tape, self._fused = sites, masks, tape, fused
         self._active = {call_name(name) for name, site in sites.items() if site.active}
-        self.waiting = Waiting(masks.linear, fuses)
+        self._lower = lower
+        self.waiting = Waiting(masks.linear, fuses, lower)
         self.fired: set[str] = set()
+        self.reads: set[str] = set()  # places where Python looked at values that masks have touched
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if self.fired and func in _READS:
+            self.reads.add(f"Tensor.{func.__name__} in {self._owner()[1] or 'the model'}")
         return self.waiting.call(func, args, kwargs, self._execute)
 
     def _execute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if self._tape is None:
-            return func(*args, **kwargs)
-        return self._tape.call(func, args, kwargs, lambda: func(*args, **kwargs))
+        def execute() -> Any:
+            if self._lower is None:
+                return func(*args, **kwargs)
+            lowered, named = self._lower.operands(func, (args, dict(kwargs)))
+            return func(*lowered, **named)
+
+        return execute() if self._tape is None else self._tape.call(func, args, kwargs, execute)
 
     def _handle(self, call: Call) -> Any:
         first = self._sites.get(call.name)
@@ -80,6 +110,8 @@ class _Driven(Interceptor):
         if kind.probability(call.arguments) != first.model_p:
             raise SiteError(f"{first} was called with p={kind.probability(call.arguments):g} in scoring")
         arguments = self.waiting.redeem_arguments(call.arguments)
+        if self._lower is not None:
+            arguments = self._lower.operands(call.function, dict(arguments))
         if call.name not in self._active:
             return self.other(kind.without_dropping, (arguments,), {})
 
@@ -127,8 +159,10 @@ class Passes:
         self.model, self.found, self.seed, self.shared, self.reduces = model, found, seed, shared, reduces
         self._sites = {site.name: site for site in found.sites}
         self.fused: frozenset[str] = frozenset()  # sites whose output goes straight into a Linear, and nowhere else
+        self.lower: Lower | None = None  # set: run in lower precision
         self._led_to_linear: set[str] = set()
         self._met: set[str] = set()
+        self._reads: set[str] = set()
 
     def deterministic(self, inputs: Any) -> Any:
         """One pass with every dropout off."""
@@ -146,7 +180,7 @@ class Passes:
         first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
         output, driven = self._drive(inputs, Rows(self._stream(ids_B), first), None, self.reduces)
         end = driven.waiting.last
-        if end is None or output is not end.y or sum(site.active for site in self.found.sites) != 1:
+        if end is None or output is not end.y or sum(site.active for site in self.found.sites) != 1 or driven.reads:
             return None
         return Head(self._stream(ids_B), end)
 
@@ -207,7 +241,7 @@ class Passes:
     ) -> tuple[Tensor, _Driven]:
         # A model may work in place on its input; the next chunk needs it whole.
         inputs = tree_map_only(Tensor, torch.clone, inputs)
-        driven = _Driven(self.model, self.found, masks, tape, self.fused, fuses)
+        driven = _Driven(self.model, self.found, masks, tape, self.fused, fuses, self.lower)
         if tape is not None:
             tape.start()
         with evaluating(self.model, self.found.training), driven:
@@ -216,6 +250,7 @@ class Passes:
         driven.check(self.model)
         self._met |= driven.waiting.met
         self._led_to_linear |= driven.waiting.fused
+        self._reads |= driven.reads
         return check_output(self.model, output), driven
 
     def _stream(self, ids_B: Tensor) -> Stream:
@@ -231,12 +266,17 @@ class Passes:
     def choose_path(self, inputs: Any, ids_B: Tensor, passes: int) -> tuple[str, str]:
         """The fastest path that gives what ``loop`` gives, on a small batch; and why the faster ones were passed over."""
         passes_t = torch.arange(min(passes, 3), device=ids_B.device)
-        self.fused = frozenset()
+        self.fused, self._reads = frozenset(), set()
         truth = self._loop(inputs, ids_B, passes_t, None)
         scale = truth.float().masked_fill(~truth.isfinite(), 0.0).abs().amax().item()
         close = max(1e-4, 8 * torch.finfo(truth.dtype).eps)  # of the largest logit: other shapes round otherwise
         why: list[str] = []
+        reads = ", ".join(sorted(self._reads))
         for path in PATHS:
+            if reads and path in ("fork", "repeat"):
+                # A branch on values of all passes together is taken for all of them; one pass at a time decides for itself.
+                why.append(f"{path}: {reads} looks at values that masks have touched")
+                continue
             for fused in (frozenset(self._sites), frozenset[str]()):
                 self._led_to_linear, self._met = set(), set()
                 self.fused = fused
@@ -258,6 +298,33 @@ class Passes:
         raise SiteError(
             f"{type(self.model).__name__}: two runs of the same passes differ ({'; '.join(why)}); is something else random?"
         )
+
+    def require_reach(self, inputs: Any) -> None:
+        """Each site in turn drops everything: an output that stays the same to the last bit shows a site that cannot matter.
+
+        Deterministic, so that no chance of the masks can raise a false alarm. One forward pass of a small batch per site.
+        """
+        self.fused = frozenset()
+        whole = self._forward(inputs, Cut(None), None)
+        inert: list[str] = []
+        empty: list[str] = []
+        for site in self.found.sites:
+            if not site.active:
+                continue
+            cut = Cut(site.name)
+            output = self._forward(inputs, cut, None)
+            if output.shape == whole.shape and bool(((output == whole) | (output.isnan() & whole.isnan())).all()):
+                (empty if cut.was_zero else inert).append(str(site))
+        if inert and not whole.isnan().all():
+            raise SiteError(
+                f"{', '.join(inert)} of {type(self.model).__name__}: the output does not change when everything there is dropped. "
+                "Is its result used? Leave such sites out with sites=[...]"
+            )
+        if empty:
+            backends.warn_once(
+                f"{', '.join(empty)} of {type(self.model).__name__}: the first items are all zero there, so it is not known "
+                "whether what is dropped reaches the output"
+            )
 
     def require_difference(self, logits_TBC: Tensor, inputs: Any) -> None:
         """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""

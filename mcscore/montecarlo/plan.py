@@ -39,6 +39,8 @@ class Plan:
     tail_flops: int  # per item and pass
     fused: tuple[str, ...] = ()  # sites that run as one operation with the Linear behind them
     why: str = ""  # why faster paths were passed over
+    lower: str = ""  # precision of products, if not the model's own: "bfloat16"
+    precision: str = ""  # why that
 
     @property
     def memory(self) -> int:

@@ -313,3 +313,31 @@ def test_another_p_is_what_the_masks_have():
     logits = run(passes, x, IDS, 10, "vmap")
     assert ((logits == 0).float().mean() - 0.125).abs() < 0.005
     torch.testing.assert_close(logits.mean(), model[0](x).mean().detach(), rtol=0.1, atol=0.01)
+
+
+class BranchesOnDroppedValues(nn.Module):
+    """Whether it doubles its output depends on the masks, so it is another model in every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.drop(self.a(x))
+        return self.b(h) * (2.0 if h.sum() > self.a(x).sum() else 1.0)
+
+
+def test_a_model_that_branches_on_dropped_values_runs_one_pass_at_a_time():
+    torch.manual_seed(0)
+    model, x = BranchesOnDroppedValues().eval(), torch.randn(4, 4)
+    passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
+    path, why = passes.choose_path(x[:3], torch.arange(3), 9)
+    assert path == "loop"
+    assert "repeat: Tensor.__bool__ in the model looks at values that masks have touched" in why
+    logits = run(passes, x, IDS, 9, path)
+    keep = torch.from_numpy(masks.keep_mask(0, 0, range(9), IDS.numpy(), 8, masks.rate(0.5)))
+    with torch.no_grad():
+        h = model.a(x) * keep * 2.0
+        factor = torch.where(h.sum((1, 2)) > model.a(x).sum(), 2.0, 1.0)
+        torch.testing.assert_close(logits, model.b(h) * factor[:, None, None])
+    assert len(factor.unique()) == 2

@@ -1,0 +1,41 @@
+"""What a model knows of an item before its last decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .discover import evaluating
+from .intercept import Interceptor, call_model
+
+
+def embeddings(model: nn.Module, inputs: Any, name: str | None) -> npt.NDArray[np.float32]:
+    """(B, D) float32 from one deterministic pass: the input of the last Linear, or the output of the module ``name``."""
+    last: list[Tensor] = []
+    if name is not None:
+        handle = dict(model.named_modules())[name].register_forward_hook(lambda _m, _i, out: last.append(out))
+        try:
+            with evaluating(model):
+                call_model(model, inputs)
+        finally:
+            handle.remove()
+    else:
+
+        class LastLinear(Interceptor):
+            def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+                if func is torch.nn.functional.linear:
+                    last[:] = [args[0] if args else kwargs["input"]]
+                return func(*args, **kwargs)
+
+        with evaluating(model), LastLinear(model, lambda call: call.execute()):
+            call_model(model, inputs)
+    if not last or not isinstance(last[0], Tensor):
+        raise ValueError(
+            f"{type(model).__name__} has no Linear layer to take embeddings from; name a module with embedding="
+        )
+    return last[0].detach().flatten(1).float().cpu().numpy()
