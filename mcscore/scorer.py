@@ -21,6 +21,7 @@ from .masks import MAX_PASSES
 from .moments import Moments
 from .montecarlo import Passes, discover, precision
 from .montecarlo.embedding import embeddings
+from .montecarlo.passes import first_line
 from .montecarlo.plan import MEMORY, Plan, explain, make_plan
 
 Items = npt.NDArray[Any] | Tensor
@@ -46,6 +47,8 @@ class Scorer:
         where the hardware is fast at it and the first batch keeps its ranking (Spearman of its scores against float32 at
         least 0.99), and says what it did.
     channels_last: give images to the model in this memory format; it lasts until the first site.
+    compile: run what comes behind the first site under torch.compile, for batches as large as a step (see ``plan``); smaller
+        ones run without.
     embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
     spec, weights: where the model came from, kept for the record.
 
@@ -72,6 +75,7 @@ class Scorer:
         memory: int = MEMORY,
         dtype: str | None = None,
         channels_last: bool = False,
+        compile: bool = False,
         embedding: str | None = None,
         spec: str | None = None,
         weights: str | None = None,
@@ -102,7 +106,7 @@ class Scorer:
         self.scores = check_scores(tuple(scores), link, noise_variance)
         self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
         self.transform, self.memory = transform, memory
-        self.dtype, self.channels_last = dtype, channels_last
+        self.dtype, self.channels_last, self.compile = dtype, channels_last, compile
         self.spec, self.weights = spec, weights
         parameter = next(model.parameters(), None)
         self._device = (
@@ -135,6 +139,11 @@ class Scorer:
         ids = self._check_ids(items_B, ids_B)
         if self._plan is None and len(ids):
             self.prepare(items_B, ids_B)
+        if self.compile and 0 < len(ids) < self._ready()[1].items:
+            backends.warn_once(
+                f"compile=True compiles steps of {self._ready()[1].items} items; batches of {len(ids)} run without. "
+                "Give larger batches, or a smaller memory="
+            )
         parts: list[dict[str, Tensor]] = []
         lo = 0
         while lo < len(ids):
@@ -146,6 +155,8 @@ class Scorer:
                 self._plan = plan.halved()
                 if self._plan is None:
                     raise
+                if self.compile:
+                    self._ready()[0].compile_for(self._plan.items, self._plan.passes)
                 torch.cuda.empty_cache()
                 backends.warn_once(
                     f"{self.device} has no memory for {plan.items} items x {plan.passes} passes at a time; "
@@ -238,6 +249,8 @@ class Scorer:
             probe_ids = torch.arange(3, device=self._device)
             self._plan = make_plan(self._passes, three, probe_ids, self.passes, self.memory)
         self._choose_precision(items_B, ids_B, recorded=plan is not None)
+        if self.compile:
+            self._passes.compile_for(self._plan.items, self._plan.passes)
         if self._plan.path not in ("head", "vmap"):
             backends.warn_once(
                 f"{type(self.model).__name__}: passes run by {self._plan.path!r}, not vmap ({self._plan.why})"
@@ -251,8 +264,12 @@ class Scorer:
             lower, why = "bfloat16", "asked for"
             if self.dtype == "auto":
                 measured = self.scores[0] if "bald" not in self.scores else "bald"
-                lower, why = precision.choose(self._device, lambda on: self._first_scores(items_B, ids_B, measured, on))
+                lower, why = precision.choose(
+                    self._device, lambda rounded: self._first_scores(items_B, ids_B, measured, rounded)
+                )
                 backends.warn_once(f"dtype='auto' takes {lower or str(self._dtype).removeprefix('torch.')}: {why}")
+            else:
+                self._first_scores(items_B[:2], ids_B[:2], self.scores[0], True)  # type: ignore[index]
             self._plan = plan = dataclasses.replace(plan, lower=lower, precision=why)
         passes.lower = precision.Lower() if plan.lower else None
 
@@ -260,7 +277,14 @@ class Scorer:
         passes, _ = self._ready()
         passes.lower = precision.Lower() if rounded else None
         n = precision.ITEMS
-        return self(items_B[:n], ids_B[:n])[name]  # type: ignore[index]
+        try:
+            return self(items_B[:n], ids_B[:n])[name]  # type: ignore[index]
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            if not rounded:
+                raise
+            raise precision.PrecisionError(
+                f"{type(self.model).__name__} does not run in bfloat16 on {self._device} ({first_line(error)})"
+            ) from error
 
     def _ready(self) -> tuple[Passes, Plan]:
         if self._passes is None or self._plan is None:
@@ -272,7 +296,7 @@ class Scorer:
         if self._plan is None:
             self.prepare(items_B, np.arange(len(items_B)) if ids_B is None else ids_B)
         passes, plan = self._ready()
-        return explain(plan, passes.found.sites, self.passes)
+        return explain(plan, passes, self.passes, self.compile)
 
     def normalise(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Per-channel mean and std, in units of [0, 1], for uint8 items when there is no transform. None, None: off."""
@@ -338,6 +362,7 @@ class Scorer:
             "dtype": str(self._dtype).removeprefix("torch."),
             "precision": self.dtype,
             "channels_last": self.channels_last,
+            "compile": self.compile,
             "threads": torch.get_num_threads(),
             "normalise": [list(part) for part in self._mean_std] if self._mean_std else None,
             "plan": self._plan.to_dict() if self._plan is not None else {},

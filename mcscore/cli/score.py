@@ -75,6 +75,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of pixel scores to one per item: mean, max, or the share of highest pixels to average.",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "auto"]),
+    help="Compute products in bfloat16, or where that is fast and keeps the ranking; default: as the model is.",
+)
+@click.option("--channels-last", is_flag=True, help="Give images to the model in channels-last format.")
+@click.option("--compile", is_flag=True, help="Run what comes behind the first dropout under torch.compile.")
 @click.option("--device", help="Such as cpu or cuda:0; default: cuda if there is one.")
 @click.option("--span", type=click.IntRange(1), help="Items scored and committed as one unit; default: chosen for you.")
 @click.option("--labelled", is_flag=True, help="Score labelled items too, to look for wrong labels.")
@@ -126,6 +133,15 @@ def score(
 @click.option("--sites", callback=names, metavar=COMMA, help="As for `score`.")
 @click.option("--p", type=PROBABILITY, help="As for `score`.")
 @click.option("--weight-dropout", type=PROBABILITY, help="As for `score`.")
+@click.option("--masks", type=click.Choice(["independent", "shared"]), default="independent", help="As for `score`.")
+@click.option("--link", type=click.Choice(LINKS), default="softmax", help="As for `score`.")
+@click.option("--input", type=click.Choice(INPUTS), default="logits", help="As for `score`.")
+@click.option(
+    "--scores", callback=names, default=None, metavar=COMMA, help="As for `score`; default: entropy or variance."
+)
+@click.option("--dtype", type=click.Choice(["bfloat16", "auto"]), help="As for `score`.")
+@click.option("--channels-last", is_flag=True, help="As for `score`.")
+@click.option("--compile", is_flag=True, help="As for `score`.")
 @click.option("--device", help="As for `score`.")
 @as_json
 def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
@@ -133,6 +149,8 @@ def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
     from ..pool import Pool
 
     opened = Pool.open(path)
+    if settings["scores"] is None:
+        settings["scores"] = ("variance",) if settings["link"] == "gaussian" else ("entropy",)
     scorer = build_scorer(spec, weights, **settings)
     scorer.normalise(opened.mean, opened.std)
     text = scorer.plan(opened.read(0, min(opened.n, 256)))

@@ -6,8 +6,9 @@
 values that share a mask element (1 for element dropout, H*W for channel dropout). With s = 1 the kernel replicates and
 masks in one sweep: x is read once and ``y_tBEI`` is written once, so T copies of the input never exist.
 
-Three layers: ``masked_passes`` picks the kernel for a device; ``mcscore::dropout`` is the operator that ``torch.vmap``
-and ``torch.compile`` see; ``reference`` is the readable version in PyTorch, the slow path on devices without a kernel.
+Three layers: ``masked_passes`` picks the kernel for a device, and is the operator ``mcscore::masked_passes`` for whatever traces;
+``mcscore::dropout`` is one pass of it, which ``torch.vmap`` turns into all; ``reference`` is the readable version in PyTorch,
+the slow path on devices without a kernel.
 """
 
 from __future__ import annotations
@@ -121,7 +122,29 @@ def reference_mask(passes_t: Tensor, ids_B: Tensor, elements: int, seed: int, si
     return (values.reshape(*shape[:2], blocks * per_block) >= r.threshold)[..., :elements]
 
 
-# ---- the operator that vmap and compile see ---------------------------------------------------------------------------------------
+# ---- the operators that vmap and compile see --------------------------------------------------------------------------------------
+
+
+def signed(seed: int) -> int:
+    """The same 64 bits as operators take them. Their kernels read ``unsigned(seed)``."""
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def unsigned(seed: int) -> int:
+    return seed % 2**64
+
+
+@torch.library.custom_op("mcscore::masked_passes", mutates_args=())
+def _masked_passes(
+    x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, seed: int, site: int, p: float, affine: Sequence[float]
+) -> Tensor:
+    a, b, d = affine
+    return masked_passes(x_sBEI, passes_t, ids_B, seed=unsigned(seed), site=site, p=p, affine=(a, b, d))
+
+
+@_masked_passes.register_fake
+def _(x_sBEI, passes_t, ids_B, seed, site, p, affine):
+    return x_sBEI.new_empty((passes_t.numel(), *x_sBEI.shape[1:]))
 
 
 def _to_sBEI(x: Tensor, copies: int, axis: int, items: int, mask_rank: int) -> Tensor:
@@ -153,7 +176,7 @@ def drop(
 ) -> Tensor:
     """Dropout of ``x`` (copies, *shape), whose dimension ``axis`` of ``shape`` runs over the items. Returns (t, *shape)."""
     x_sBEI = _to_sBEI(x, copies, axis, ids_B.numel(), mask_rank)
-    y_tBEI = masked_passes(x_sBEI, passes_t, ids_B, seed=seed, site=site, p=p, affine=affine)
+    y_tBEI = _masked_passes(x_sBEI, passes_t, ids_B, signed(seed), site, p, affine)
     moved = list(x.shape[1:])
     moved.insert(0, moved.pop(axis))
     return y_tBEI.reshape(passes_t.numel(), *moved).movedim(1, axis + 1)
@@ -171,12 +194,15 @@ def dropout(
     p: float,
     affine: Sequence[float],
 ) -> Tensor:
-    """One site in one pass: ``x`` any shape, ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes."""
+    """One site in one pass: ``x`` any shape, ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes.
+
+    seed: ``signed``, as operators know no unsigned numbers.
+    """
     a, b, d = affine
     kwargs: dict[str, Any] = {
         "axis": axis,
         "mask_rank": mask_rank,
-        "seed": seed,
+        "seed": unsigned(seed),
         "site": site,
         "p": p,
         "affine": (a, b, d),
@@ -204,7 +230,7 @@ def _vmap(info, in_dims, x, passes, ids, axis, mask_rank, seed, site, p, affine)
         copies=copies,
         axis=axis,
         mask_rank=mask_rank,
-        seed=seed,
+        seed=unsigned(seed),
         site=site,
         p=p,
         affine=(a, b, d),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..masks import rate
 from . import backends
-from .dropout import masked_passes, plain
+from .dropout import masked_passes, plain, unsigned
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
@@ -90,12 +90,31 @@ def reference(
     return torch.cat(parts)
 
 
+@torch.library.custom_op("mcscore::linear_passes", mutates_args=())
+def _linear_passes(
+    x_sBLD: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    seed: int,
+    site: int,
+    p: float,
+) -> Tensor:
+    return linear_passes(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=unsigned(seed), site=site, p=p)
+
+
+@_linear_passes.register_fake
+def _(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed, site, p):
+    return x_sBLD.new_empty((passes_t.numel(), *x_sBLD.shape[1:-1], weight_CD.shape[0]))
+
+
 @torch.library.custom_op("mcscore::dropout_linear", mutates_args=())
 def dropout_linear(
     x: Tensor, passes: Tensor, ids: Tensor, weight: Tensor, bias: Tensor | None, seed: int, site: int, p: float
 ) -> Tensor:
-    """``x`` (B, ..., D), ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes."""
-    return _run(x[None], passes.reshape(1), ids, weight, bias, seed, site, p)[0].clone()
+    """``x`` (B, ..., D), ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes. seed: ``signed``."""
+    return dropout_linears(x[None], passes.reshape(1), ids, weight, bias, seed, site, p)[0].clone()
 
 
 @dropout_linear.register_fake
@@ -109,16 +128,16 @@ def _vmap(info, in_dims, x, passes, ids, weight, bias, seed, site, p):
         raise ValueError("mcscore::dropout_linear: ids, weight and bias must not be mapped over, only the pass index")
     passes_t = passes if passes_dim is not None else passes.expand(info.batch_size)
     x = x[None] if x_dim is None else x.movedim(x_dim, 0)
-    return _run(x, passes_t.reshape(-1), ids, weight, bias, seed, site, p), 0
+    return dropout_linears(x, passes_t.reshape(-1), ids, weight, bias, seed, site, p), 0
 
 
 torch.library.register_vmap(dropout_linear, _vmap)
 
 
-def _run(
+def dropout_linears(
     x: Tensor, passes_t: Tensor, ids: Tensor, weight: Tensor, bias: Tensor | None, seed: int, site: int, p: float
 ) -> Tensor:
     """(s, B, ..., D) -> (t, B, ..., C)"""
     s, B, D = x.shape[0], x.shape[1], x.shape[-1]
-    y_tBLC = linear_passes(x.reshape(s, B, -1, D), passes_t, ids, weight, bias, seed=seed, site=site, p=p)
+    y_tBLC = _linear_passes(x.reshape(s, B, -1, D), passes_t, ids, weight, bias, seed, site, p)
     return y_tBLC.reshape(passes_t.numel(), *x.shape[1:-1], weight.shape[0])

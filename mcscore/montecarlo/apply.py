@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.dropout import Affine, drop
+from ..kernels.dropout import Affine, drop, signed
 from ..kernels.dropout import dropout as dropout_op
-from ..kernels.linear import dropout_linear, linear_passes
+from ..kernels.linear import dropout_linear, dropout_linears
 from .discover import Site
 
 
@@ -44,7 +44,7 @@ class OnePass:
     index: Tensor
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
-        ids, seed = self.stream.ids(site), self.stream.seed
+        ids, seed = self.stream.ids(site), signed(self.stream.seed)
         if site.axis is None:
             return dropout_op(x[None], self.index, ids, 0, mask_rank + 1, seed, site.index, site.p, affine)[0]
         copies_in(site, x, len(ids))
@@ -52,7 +52,7 @@ class OnePass:
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids = self.stream.ids(site)
-        return dropout_linear(x, self.index, ids, weight, bias, self.stream.seed, site.index, site.p)
+        return dropout_linear(x, self.index, ids, weight, bias, signed(self.stream.seed), site.index, site.p)
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,9 @@ class Rows:
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids, t = self.stream.ids(site), self.passes_t.numel()
         copies = copies_in(site, x, len(ids), t)
-        x_sBLD = x.reshape(copies, len(ids), -1, x.shape[-1])
-        y_tBLC = linear_passes(
-            x_sBLD, self.passes_t, ids, weight, bias, seed=self.stream.seed, site=site.index, p=site.p
-        )
-        return y_tBLC.reshape(t * len(ids), *x.shape[1:-1], weight.shape[0])
+        x_s = x.reshape(copies, len(ids), *x.shape[1:])
+        y_t = dropout_linears(x_s, self.passes_t, ids, weight, bias, signed(self.stream.seed), site.index, site.p)
+        return y_t.flatten(0, 1)
 
 
 @dataclass

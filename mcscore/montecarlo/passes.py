@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_map_only
 from ..kernels import backends
 from ..kernels.linear import fuses
 from .apply import Cut, Masks, OnePass, Rows, Stream
-from .discover import Discovery, SiteError, call_name, evaluating, part_name
+from .compiled import CompiledPasses
+from .discover import Discovery, Site, SiteError, call_name, evaluating, part_name
 from .fuse import Waiting, may_wait
 from .head import Head
 from .intercept import Call, Interceptor, call_model
@@ -119,9 +120,7 @@ class _Driven(Interceptor):
             site = self._sites[part_name(call.name, part)]
             if not site.active:
                 return x
-            self.fired.add(site.name)
-            if self._tape is not None:
-                self._tape.site()
+            self._fire(site)
 
             def drop() -> Tensor:
                 return self._masks.drop(site, x, mask_rank, affine(site.p), inplace)
@@ -131,6 +130,11 @@ class _Driven(Interceptor):
             return drop()
 
         return kind.run(arguments, mask)
+
+    def _fire(self, site: Site) -> None:
+        self.fired.add(site.name)
+        if self._tape is not None:
+            self._tape.site()
 
     def check(self, model: nn.Module) -> None:
         silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
@@ -160,6 +164,9 @@ class Passes:
         self._sites = {site.name: site for site in found.sites}
         self.fused: frozenset[str] = frozenset()  # sites whose output goes straight into a Linear, and nowhere else
         self.lower: Lower | None = None  # set: run in lower precision
+        self._compile_for: tuple[int, int] | None = None
+        self._compiled: CompiledPasses | None = None
+        self.unproven: frozenset[str] = frozenset()  # active sites where the first items had nothing to drop
         self._led_to_linear: set[str] = set()
         self._met: set[str] = set()
         self._reads: set[str] = set()
@@ -195,6 +202,12 @@ class Passes:
                 raise RuntimeError("the output is not the Linear behind the only active site")
             yield from map(head.logits, chunks)
             return
+        if self._compile_for is not None and path != "loop" and ids_B.numel() == self._compile_for[0]:
+            if self._compiled is None:
+                self._compile(inputs, ids_B, path)
+            if self._compiled is not None and self._compiled.fits(inputs, ids_B):
+                yield from self._compiled.chunks(inputs, ids_B, chunks)
+                return
         tape = Tape() if path == "loop" or (len(chunks) > 1 and path != "repeat") else None
         run = {"vmap": self._vmap, "fork": self._fork, "repeat": self._repeat, "loop": self._loop}[path]
         for passes_t in chunks:
@@ -206,6 +219,29 @@ class Passes:
                 )
                 tape = None
                 yield run(inputs, ids_B, passes_t, None)
+
+    def compile_for(self, items: int, passes: int) -> None:
+        """Run the tail of steps of this size under torch.compile, from the next one on."""
+        self._compile_for, self._compiled = (items, passes), None
+
+    def _compile(self, inputs: Any, ids_B: Tensor, path: str) -> None:
+        """Compile the tail for steps like this one, and try it on others; if that fails, say so and run on without."""
+        assert self._compile_for is not None
+        passes_t = torch.arange(self._compile_for[1], device=ids_B.device)
+        run = {"vmap": self._vmap, "fork": self._fork, "repeat": self._repeat}[path]
+        flipped = tree_map_only(Tensor, lambda x: x.flip(0) if x.ndim and len(x) == len(ids_B) else x, inputs)
+        try:
+            compiled = CompiledPasses(lambda x, ids, t: run(x, ids, t, None), inputs, ids_B, passes_t)
+            (ours,) = compiled.chunks(flipped, ids_B, [passes_t.flip(0)])
+            truth = run(flipped, ids_B, passes_t.flip(0), None)
+            if not _close(ours, truth, torch.bfloat16 if self.lower is not None else truth.dtype):
+                raise RuntimeError("gives other numbers than without")
+            self._compiled = compiled
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+            self._compile_for = None
+            backends.warn_once(f"{type(self.model).__name__} runs without torch.compile ({first_line(error)})")
 
     # -- the four paths: logits_tBC of the given passes ------------------------------------------------
 
@@ -268,8 +304,6 @@ class Passes:
         passes_t = torch.arange(min(passes, 3), device=ids_B.device)
         self.fused, self._reads = frozenset(), set()
         truth = self._loop(inputs, ids_B, passes_t, None)
-        scale = truth.float().masked_fill(~truth.isfinite(), 0.0).abs().amax().item()
-        close = max(1e-4, 8 * torch.finfo(truth.dtype).eps)  # of the largest logit: other shapes round otherwise
         why: list[str] = []
         reads = ", ".join(sorted(self._reads))
         for path in PATHS:
@@ -285,11 +319,9 @@ class Passes:
                 except (SiteError, OutputError, torch.OutOfMemoryError):
                     raise
                 except (RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
-                    reason = _first_line(error)
+                    reason = first_line(error)
                     continue
-                if logits.shape == truth.shape and torch.allclose(
-                    logits, truth, rtol=10 * close, atol=close * scale + 1e-6, equal_nan=True
-                ):
+                if _close(logits, truth, truth.dtype):
                     self.fused &= frozenset(self._led_to_linear - self._met)
                     return path, "; ".join(why)
                 reason = "gives other numbers than one pass at a time"
@@ -304,25 +336,29 @@ class Passes:
 
         Deterministic, so that no chance of the masks can raise a false alarm. One forward pass of a small batch per site.
         """
-        self.fused = frozenset()
+        self.fused, self.unproven = frozenset(), frozenset[str]()
         whole = self._forward(inputs, Cut(None), None)
         inert: list[str] = []
-        empty: list[str] = []
+        empty: list[Site] = []
         for site in self.found.sites:
             if not site.active:
                 continue
             cut = Cut(site.name)
             output = self._forward(inputs, cut, None)
             if output.shape == whole.shape and bool(((output == whole) | (output.isnan() & whole.isnan())).all()):
-                (empty if cut.was_zero else inert).append(str(site))
+                if cut.was_zero:
+                    empty.append(site)
+                else:
+                    inert.append(str(site))
         if inert and not whole.isnan().all():
             raise SiteError(
                 f"{', '.join(inert)} of {type(self.model).__name__}: the output does not change when everything there is dropped. "
                 "Is its result used? Leave such sites out with sites=[...]"
             )
+        self.unproven = frozenset(site.name for site in empty)
         if empty:
             backends.warn_once(
-                f"{', '.join(empty)} of {type(self.model).__name__}: the first items are all zero there, so it is not known "
+                f"{', '.join(map(str, empty))} of {type(self.model).__name__}: the first items are all zero there, so it is not known "
                 "whether what is dropped reaches the output"
             )
 
@@ -363,5 +399,14 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
     return output
 
 
-def _first_line(error: BaseException) -> str:
+def _close(ours: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
+    """Equal up to the rounding that other shapes of the same computation in ``dtype`` may have."""
+    scale = truth.float().masked_fill(~truth.isfinite(), 0.0).abs().amax().item()
+    close = max(1e-4, 8 * torch.finfo(dtype).eps)  # of the largest logit
+    return ours.shape == truth.shape and torch.allclose(
+        ours, truth, rtol=10 * close, atol=close * scale + 1e-6, equal_nan=True
+    )
+
+
+def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]

@@ -84,24 +84,39 @@ class _Meter(_Driven):
         return result
 
     def _note(self, result: Any) -> None:
-        if isinstance(result, Tensor):
-            sizes = self.largest[self.flops_at_site is not None]
-            sizes.append(result.numel() * result.element_size())
-            sizes.sort(reverse=True)
-            sizes.pop()
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                sizes = self.largest[self.flops_at_site is not None]
+                sizes.append(leaf.numel() * leaf.element_size())
+                sizes.sort(reverse=True)
+                sizes.pop()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         before = len(self.fired)
-        if before == 0:
-            flops = self.flops()
         result = super().__torch_function__(func, types, args, kwargs)
-        if before == 0 and self.fired and self.flops_at_site is None:
-            self.flops_at_site = flops
         if before != len(self.fired):
             self._note(result)
         return result
+
+    def _fire(self, site: Site) -> None:
+        if not self.fired:
+            self.flops_at_site = self.flops()
+        super()._fire(site)
+
+
+def _onednn_flops(x: torch.Size, w_ih: torch.Size, w_hh: torch.Size, *_args: Any, **_kwargs: Any) -> int:
+    """Of one layer in one direction, from shapes: a product with each weight matrix per time step and item."""
+    return 2 * x[:-1].numel() * (w_ih.numel() + w_hh.numel())
+
+
+def _cudnn_flops(x: torch.Size, weights: list[torch.Size], *_args: Any, **_kwargs: Any) -> int:
+    return 2 * x[:-1].numel() * sum(w.numel() for w in weights if len(w) == 2)
+
+
+# PyTorch's counter knows no recurrent layers.
+_RECURRENT_FLOPS = {torch.ops.aten.mkldnn_rnn_layer: _onednn_flops, torch.ops.aten._cudnn_rnn: _cudnn_flops}
 
 
 def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -115,11 +130,10 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
     B = ids_B.numel()
     first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
     meter = _Meter(passes.model, passes.found, Rows(passes._stream(ids_B), first), None)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_RECURRENT_FLOPS) as counter:
         meter.flops = counter.get_total_flops
         inputs = tree_map_only(Tensor, torch.clone, inputs)
-        for leaf in tree_leaves(inputs):
-            meter._note(leaf)
+        meter._note(inputs)
         with evaluating(passes.model, passes.found.training), meter:
             call_model(passes.model, inputs)
         total = counter.get_total_flops()
@@ -143,26 +157,47 @@ def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memo
     return Plan(n, t, path, torch.get_num_threads(), prefix_bytes, tail_bytes, prefix_flops, tail_flops, fused, why)
 
 
-def explain(plan: Plan, sites: tuple[Site, ...], T: int) -> str:
+_PATHS = {
+    "head": "one forward pass, then dropout, the last Linear and the scores in one kernel: no logits are written",
+    "vmap": "all passes of a chunk at once; what no mask has touched is computed once",
+    "fork": "the batch runs once to the first site and is replicated there",
+    "repeat": "every item is repeated for every pass, from the input on",
+    "loop": "one pass at a time; what comes before the first site is computed once",
+}
+
+
+def explain(plan: Plan, passes: Passes, T: int, compiled: bool) -> str:
     """The plan as a person reads it."""
-    lines = [f"{'site':>4}  {'p':>5}  {'masked per item':<18} {'kind':<22} where"]
-    for site in sites:
+    lines = [f"{'site':>4}  {'p':>5}  {'fires':<5}  {'masked per item':<16} {'kind':<22} where"]
+    for site in passes.found.sites:
         shape = "x".join(map(str, site.shape)) or "1"
-        note = (
-            "  (off)"
-            if not site.active
-            else "  (one operation with the Linear behind it)"
-            if site.name in plan.fused
-            else ""
+        fires = "off" if not site.active else "zeros" if site.name in passes.unproven else "yes"
+        fused = "  (one operation with the Linear behind it)" if site.name in plan.fused else ""
+        lines.append(
+            f"{site.index:>4}  {site.p:>5.3g}  {fires:<5}  {shape:<16} {site.kind:<22} {site.name or 'the model'}{fused}"
         )
-        lines.append(f"{site.index:>4}  {site.p:>5.3g}  {shape:<18} {site.kind:<22} {site.name}{note}")
+    if passes.unproven:
+        lines.append(
+            "zeros: the first items are all zero there, so whether what it drops reaches the output is not known"
+        )
+    if passes.found.idle:
+        lines.append(f"never drop (p = 0, or training=False): {', '.join(passes.found.idle)}")
     total = plan.prefix_flops + T * plan.tail_flops
     once = plan.prefix_flops + plan.tail_flops
     share = plan.prefix_flops / once if once else 0.0
     lines += [
         f"before the first site: {share:.1%} of one pass's FLOPs, computed once per item;"
         f" {T} passes cost {total / once if once else T:.1f} times one deterministic pass instead of {T}",
-        f"path: {plan.path}" + (f" ({plan.why})" if plan.why else ""),
-        f"step: {plan.items} items x {plan.passes} passes, about {plan.memory / 2**20:.0f} MiB of activations, {plan.threads} thread(s)",
+        f"path: {plan.path}, {_PATHS[plan.path]}" + (f" (not {plan.why})" if plan.why else ""),
+    ]
+    if compiled:
+        in_vain = {"head": "nothing is left to compile", "loop": "not for a loop over passes"}
+        lines.append(f"torch.compile: {in_vain.get(plan.path, 'what is behind the first site, for full steps')}")
+    if plan.precision:
+        lines.append(f"precision: {plan.lower or 'as the model is'} ({plan.precision})")
+    lines += [
+        f"step: {plan.items} items x {plan.passes} passes, {plan.threads} thread(s)",
+        f"memory: about {plan.memory / 2**20:.0f} MiB of activations per step ({plan.prefix_bytes / 2**10:.3g} KiB per item"
+        f" before the first site, {plan.tail_bytes / 2**10:.3g} KiB per item and pass behind it), whatever T and the pool",
     ]
     return "\n".join(lines)

@@ -110,15 +110,22 @@ class Lower:
         return self.cast(x, dtype), self.cast(weight, dtype), None if bias is None else self.cast(bias, dtype)
 
 
+class PrecisionError(RuntimeError):
+    """A model cannot run in the precision asked for."""
+
+
 def choose(device: torch.device, scores: Callable[[bool], Tensor]) -> tuple[str, str]:
     """("bfloat16" or "", why). ``scores(in_bfloat16)`` scores the first items; hardware decides on speed, so that runs agree."""
     fast, why = _fast_bfloat16(device)
     if not fast:
         return "", why
-    exact, rounded = scores(False), scores(True)
+    exact = scores(False)
     if len(exact) < _FEWEST:
         return "", f"the ranking of {len(exact)} items says too little; give a first batch of at least {_FEWEST}"
-    kept = spearman(exact, rounded)
+    try:
+        kept = spearman(exact, scores(True))
+    except PrecisionError as error:
+        return "", str(error)
     verdict = f"Spearman correlation of the scores against float32 {kept:.4f} on the first {len(exact)} items"
     return ("bfloat16", verdict) if kept >= _KEEPS else ("", f"{verdict}, under {_KEEPS}")
 

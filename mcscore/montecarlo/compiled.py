@@ -1,0 +1,87 @@
+"""The part of the passes behind the first site, under torch.compile.
+
+Masks are found by looking at Python frames, which torch.compile cannot trace. So one step is recorded first, as a graph of
+plain operations (make_fx; it fails on branches that depend on data), and cut in two where the pass index first matters: the
+prefix runs as it is, once per batch, the tail is compiled. The graph fits one shape of step; other shapes run uncompiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.split_module import split_module
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+Run = Callable[[Any, Tensor, Tensor], Tensor]
+"""(inputs, ids_B, passes_t) -> logits_tBC"""
+
+
+class _Once(nn.Module):
+    """The prefix: computed when first asked for, then remembered until ``forget``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.result: Any = None
+
+    def forward(self, *args: Tensor) -> Any:
+        if self.result is None:
+            self.result = self.module(*args)
+        return self.result
+
+
+class CompiledPasses:
+    """``run`` for inputs, ids and passes of the shapes it was made with."""
+
+    def __init__(self, run: Run, inputs: Any, ids_B: Tensor, passes_t: Tensor) -> None:
+        """Traces and compiles. Raises whatever make_fx or torch.compile raise."""
+        leaves, spec = tree_flatten(inputs)
+
+        def flat(ids: Tensor, passes: Tensor, *leaves: Any) -> Tensor:
+            return run(tree_unflatten(list(leaves), spec), ids, passes)
+
+        with torch.no_grad():
+            graph = make_fx(torch.func.functionalize(flat))(ids_B, passes_t, *leaves)
+            self._parts = _split(graph)
+            modules = dict(self._parts.named_children())
+            self._prefix = _Once(modules["submod_0"]) if "submod_0" in modules else None
+            if self._prefix is not None:
+                self._parts.submod_0 = self._prefix
+            modules["submod_1"].compile(dynamic=False)
+            self._shape, self._passes = _shape(inputs, ids_B), passes_t.numel()
+            for _ in self.chunks(inputs, ids_B, [passes_t]):  # compile now
+                pass
+
+    def fits(self, inputs: Any, ids_B: Tensor) -> bool:
+        return _shape(inputs, ids_B) == self._shape
+
+    def chunks(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        """logits_tBC for each chunk of passes. Chunks of fewer passes than compiled for are filled up with their last one."""
+        if self._prefix is not None:
+            self._prefix.result = None
+        leaves = tree_flatten(inputs)[0]
+        for passes_t in chunks:
+            missing = self._passes - passes_t.numel()
+            filled = torch.cat([passes_t, passes_t[-1:].expand(missing)])
+            with torch.no_grad():
+                yield self._parts(ids_B, filled, *leaves)[: passes_t.numel()]
+
+
+def _split(graph: fx.GraphModule) -> fx.GraphModule:
+    """Into submod_0, which does not need the passes, and submod_1, which does."""
+    _, passes, *_ = (node for node in graph.graph.nodes if node.op == "placeholder")
+    behind = {passes}
+    for node in graph.graph.nodes:
+        if not behind.isdisjoint(node.all_input_nodes):
+            behind.add(node)
+    return split_module(graph, graph, lambda node: int(node in behind), keep_original_order=False)
+
+
+def _shape(inputs: Any, ids_B: Tensor) -> tuple[Any, ...]:
+    leaves, spec = tree_flatten(inputs)
+    parts = ((leaf.shape, leaf.dtype, leaf.stride()) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return (*parts, spec, ids_B.shape)
