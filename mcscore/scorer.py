@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_map_only
 
 from .acquisition import INPUTS, LINKS, check_scores
@@ -84,6 +85,8 @@ class Scorer:
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         if isinstance(model, torch.jit.ScriptModule):
             raise TypeError("a scripted module hides its dropout from Python; score the nn.Module it was scripted from")
+        if isinstance(model, fx.GraphModule) and any(isinstance(n.target, OpOverload) for n in model.graph.nodes):
+            raise TypeError("an exported graph has its dropout frozen in; score the nn.Module it was exported from")
         model = getattr(
             model, "_orig_mod", model
         )  # torch.compile's wrapper: dropout must be seen by Python to be driven

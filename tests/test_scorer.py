@@ -205,6 +205,17 @@ def test_a_model_without_dropout_is_refused():
         Scorer(nn.Linear(4, 3), passes=4)(torch.randn(5, 4), np.arange(5))
 
 
+def test_scripted_and_exported_models_are_refused_and_compiled_ones_unwrapped():
+    torch.manual_seed(0)
+    model, x = ZOO["mlp"][0]().eval(), ZOO["mlp"][1](6)
+    with pytest.raises(TypeError, match="a scripted module hides its dropout from Python"):
+        Scorer(torch.jit.script(model))
+    with pytest.raises(TypeError, match="an exported graph has its dropout frozen in"):
+        Scorer(torch.export.export(model, (x,)).module())
+    wrapped = Scorer(torch.compile(model), 10)
+    assert torch.equal(wrapped(x, np.arange(6))["bald"], Scorer(model, 10)(x, np.arange(6))["bald"])
+
+
 def test_softmax_with_one_class_suggests_sigmoid():
     with pytest.raises(ValueError, match="sigmoid"):
         Scorer(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 1)), passes=4)(torch.randn(5, 4), np.arange(5))

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from .apply import Rows
 from .discover import Site, evaluating
@@ -106,17 +108,38 @@ class _Meter(_Driven):
         super()._fire(site)
 
 
-def _onednn_flops(x: torch.Size, w_ih: torch.Size, w_hh: torch.Size, *_args: Any, **_kwargs: Any) -> int:
-    """Of one layer in one direction, from shapes: a product with each weight matrix per time step and item."""
-    return 2 * x[:-1].numel() * (w_ih.numel() + w_hh.numel())
+class _Flops(TorchDispatchMode):
+    """PyTorch's count of products, without its tracking of modules: that fails on an expanded Parameter (a class token)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        packet = func._overloadpacket
+        if packet in _RECURRENT_FLOPS:
+            self.total += _RECURRENT_FLOPS[packet](*args)
+        elif packet in flop_registry:
+            self.total += flop_registry[packet](*args, **kwargs, out_val=result)
+        return result
 
 
-def _cudnn_flops(x: torch.Size, weights: list[torch.Size], *_args: Any, **_kwargs: Any) -> int:
-    return 2 * x[:-1].numel() * sum(w.numel() for w in weights if len(w) == 2)
+def _onednn_flops(x: Tensor, w_ih: Tensor, w_hh: Tensor, *_args: Any) -> int:
+    """Of one layer in one direction: a product with each weight matrix per time step and item."""
+    return 2 * x[..., 0].numel() * (w_ih.numel() + w_hh.numel())
+
+
+def _cudnn_flops(x: Tensor, weights: list[Tensor], *_args: Any) -> int:
+    return 2 * x[..., 0].numel() * sum(w.numel() for w in weights if w.ndim == 2)
 
 
 # PyTorch's counter knows no recurrent layers.
-_RECURRENT_FLOPS = {torch.ops.aten.mkldnn_rnn_layer: _onednn_flops, torch.ops.aten._cudnn_rnn: _cudnn_flops}
+_RECURRENT_FLOPS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.mkldnn_rnn_layer: _onednn_flops,
+    torch.ops.aten._cudnn_rnn: _cudnn_flops,
+}
 
 
 def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -125,21 +148,17 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
 
     Peak activations are taken as the three largest results: the input, the output and one branch kept for later.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     B = ids_B.numel()
     first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
     meter = _Meter(passes.model, passes.found, Rows(passes._stream(ids_B), first), None)
-    with FlopCounterMode(display=False, custom_mapping=_RECURRENT_FLOPS) as counter:
-        meter.flops = counter.get_total_flops
-        inputs = tree_map_only(Tensor, torch.clone, inputs)
-        meter._note(inputs)
-        with evaluating(passes.model, passes.found.training), meter:
-            call_model(passes.model, inputs)
-        total = counter.get_total_flops()
+    inputs = tree_map_only(Tensor, torch.clone, inputs)
+    meter._note(inputs)
+    with _Flops() as flops, evaluating(passes.model, passes.found.training), meter:
+        meter.flops = lambda: flops.total
+        call_model(passes.model, inputs)
     at_site = meter.flops_at_site or 0
     prefix, tail = (sum(sizes) // B for sizes in meter.largest)
-    return (max(prefix, 1), max(tail, 1)), (at_site // B, (total - at_site) // B)
+    return (max(prefix, 1), max(tail, 1)), (at_site // B, (flops.total - at_site) // B)
 
 
 def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memory: int) -> Plan:
@@ -150,8 +169,9 @@ def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memo
     if path == "head":
         tail_bytes = 0  # neither dropped features nor logits exist
     t = 1 if path == "loop" else T
-    if tail_bytes:
+    if tail_bytes and t > 1:
         t = max(1, min(t, (room - prefix_bytes) // tail_bytes))  # all passes at once if they fit beside one item
+        t = -(-T // -(-T // t))  # else chunks of one size, or one less at the end: 500 + 500, not 606 + 394
     n = max(1, room // (prefix_bytes + t * tail_bytes))
     fused = tuple(sorted(passes.fused))
     return Plan(n, t, path, torch.get_num_threads(), prefix_bytes, tail_bytes, prefix_flops, tail_flops, fused, why)

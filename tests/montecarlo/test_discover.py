@@ -32,6 +32,15 @@ EXPECTED = {
         ("encoder.dropout", "dropout", 0.2, (5, 16), 1),
         ("encoder.dropout2", "dropout", 0.2, (5, 8), 1),
     ],
+    "decoder": [
+        ("layer.self_attn", "attention dropout", 0.2, (2, 2, 2), 0),
+        ("layer.dropout1", "dropout", 0.2, (2, 8), 0),
+        ("layer.multihead_attn", "attention dropout", 0.2, (2, 2, 5), 0),
+        ("layer.dropout2", "dropout", 0.2, (2, 8), 0),
+        ("layer.dropout", "dropout", 0.2, (2, 16), 0),
+        ("layer.dropout3", "dropout", 0.2, (2, 8), 0),
+    ],
+    "multi-label": [("drop", "dropout", 0.3, (16,), 0)],
     "folded": [("drop", "dropout", 0.3, (4, 12), 0)],
     "lstm": [
         ("rnn", "lstm dropout", 0.3, (7, 10), 0),

@@ -341,3 +341,60 @@ def test_a_model_that_branches_on_dropped_values_runs_one_pass_at_a_time():
         factor = torch.where(h.sum((1, 2)) > model.a(x).sum(), 2.0, 1.0)
         torch.testing.assert_close(logits, model.b(h) * factor[:, None, None])
     assert len(factor.unique()) == 2
+
+
+class DeadBranch(nn.Module):
+    """Two sites; what the second drops is not used."""
+
+    def __init__(self, factor=0.0):
+        super().__init__()
+        self.a, self.first, self.second, self.factor = nn.Linear(4, 8), nn.Dropout(0.5), nn.Dropout(0.25), factor
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.first(h) + self.factor * self.second(h)
+
+
+def test_a_site_that_does_not_reach_the_output_is_an_error():
+    x = torch.randn(3, 4)
+    dead = DeadBranch()
+    with pytest.raises(
+        SiteError, match=r"^site 1 \(second: dropout, p=0.25\) of DeadBranch: the output does not change"
+    ):
+        Passes(dead, discover(dead, x[:2], x[:3]), seed=0, shared=False).require_reach(x)
+    Passes(dead, discover(dead, x[:2], x[:3], chosen=["first"]), seed=0, shared=False).require_reach(x)
+    alive = DeadBranch(1e-3)
+    Passes(alive, discover(alive, x[:2], x[:3]), seed=0, shared=False).require_reach(x)
+
+
+def test_a_site_with_nothing_to_drop_is_not_proven():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)), torch.rand(3, 4)
+    with torch.no_grad():
+        model[0].weight.fill_(-1.0)
+        model[0].bias.zero_()
+    passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
+    with pytest.warns(
+        UserWarning, match=r"site 0 \(2: dropout, p=0.5\) of Sequential: the first items are all zero there"
+    ):
+        passes.require_reach(x)
+    assert passes.unproven == {"2"}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_site_of_every_model_reaches_its_output(name):
+    _, x, passes = prepared(name)
+    passes.require_reach(x[:3])
+    assert not passes.unproven
+
+
+def test_all_64_bits_of_the_seed_count():
+    make, data = ZOO["mlp"]
+    model, x = make().eval(), data(4)
+    found = discover(model, x[:2], x[:3])
+    results = {}
+    for seed in (0, 2**63 - 1, 2**63, 2**64 - 1):
+        passes = Passes(model, found, seed=seed, shared=False)
+        assert passes.choose_path(x[:3], torch.arange(3), 4)[0] == "vmap"
+        results[seed] = run(passes, x, IDS, 4, "vmap")
+        torch.testing.assert_close(results[seed], run(passes, x, IDS, 4, "loop"), rtol=1e-4, atol=1e-5)
+    assert not any(torch.equal(results[a], results[b]) for a in results for b in results if a < b)

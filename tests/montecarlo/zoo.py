@@ -281,6 +281,31 @@ class Lightning(nn.Module):
         return F.cross_entropy(self(batch[0]), batch[1])
 
 
+class Decoder(nn.Module):
+    """Learned queries read a set by cross-attention, as DETR does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 2, 8))
+        self.layer = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.2, batch_first=True, norm_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, L, 8)
+        return self.head(self.layer(self.query.expand(len(x), -1, -1), x).mean(1))
+
+
+class MultiLabel(nn.Module):
+    """One logit per label (link sigmoid), dropout between two layers that share a trunk with a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.gate, self.out = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 6)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.drop(torch.tanh(self.trunk(x))) * torch.sigmoid(self.gate(x)))
+
+
 def _tokens(n: int) -> Tensor:
     return torch.arange(n * 7).reshape(n, 7) * 5 % 11
 
@@ -303,5 +328,7 @@ ZOO = {
     "volume": (Volume, lambda n: torch.randn(n, 1, 6, 6, 6)),
     "stochastic-depth": (StochasticDepth, lambda n: torch.randn(n, 8)),
     "guarded": (Guarded, lambda n: torch.randn(n, 8)),
+    "decoder": (Decoder, lambda n: torch.randn(n, 5, 8)),
+    "multi-label": (MultiLabel, lambda n: torch.randn(n, 8)),
     "lightning": (Lightning, lambda n: torch.randn(n, 8)),
 }

@@ -1,0 +1,58 @@
+"""Memory grows with neither T nor the batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# glibc keeps freed blocks of up to 32 MB and may hold two to three times what is in use; with a fixed threshold it gives them
+# back, so that the peak is that of the tensors alive.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1048576", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+PROGRAM = """
+import sys
+import numpy as np, torch
+from torch import nn
+from mcscore import Scorer
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+
+T, items = map(int, sys.argv[1:])
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+    nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(256, 10),
+).eval()
+x, ids = torch.rand(items, 3, 24, 24), np.arange(items)
+Scorer(model, 3)(x[:4], ids[:4])
+before = peak()
+scorer = Scorer(model, T)
+scorer(x, ids)
+print(peak() - before)
+"""
+
+
+def mebibytes(T, items):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(T), str(items)],
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_peak_memory_is_equal_within_a_tenth_whatever_T():
+    few, many = mebibytes(20, 60), mebibytes(1200, 3)  # steps of 29 x 20 and of 1 x 600
+    assert 30 < few < 150  # of a plan of 64
+    assert many == pytest.approx(few, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_peak_memory_does_not_grow_with_the_batch():
+    assert mebibytes(20, 150) == pytest.approx(mebibytes(20, 60), rel=0.1)
