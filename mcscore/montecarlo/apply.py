@@ -18,6 +18,9 @@ class Masks(Protocol):
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         """``x`` with the masks of the site's passes applied."""
 
+    def holds(self, site: Site, x: Tensor) -> bool:
+        """Has x room for the result, so that in-place dropout can be done in place?"""
+
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same, fused into the Linear that follows."""
 
@@ -50,6 +53,9 @@ class OnePass:
         copies_in(site, x, len(ids))
         return dropout_op(x, self.index, ids, site.axis, mask_rank, seed, site.index, site.p, affine)
 
+    def holds(self, site: Site, x: Tensor) -> bool:
+        return False
+
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids = self.stream.ids(site)
         return dropout_linear(x, self.index, ids, weight, bias, signed(self.stream.seed), site.index, site.p)
@@ -75,9 +81,11 @@ class Rows:
             stacked = x.movedim(site.axis, 0).reshape(copies, len(ids) * site.rows, *rest).movedim(1, site.axis + 1)
             y_t = drop(stacked, self.passes_t, ids, copies=copies, axis=site.axis, mask_rank=mask_rank, **settings)
             y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
-        if inplace and y.shape == x.shape:  # in-place dropout also changes what other names of x see
-            return x.copy_(y)
-        return y
+        return x.copy_(y) if inplace else y  # in-place dropout also changes what other names of x see
+
+    def holds(self, site: Site, x: Tensor) -> bool:
+        t = self.passes_t.numel()
+        return site.axis is None or t == 1 or copies_in(site, x, len(self.stream.ids_B), t) == t
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids, t = self.stream.ids(site), self.passes_t.numel()
@@ -99,6 +107,9 @@ class Cut:
             return x
         self.was_zero = not x.any()
         return x.zero_() if inplace else torch.zeros_like(x)
+
+    def holds(self, site: Site, x: Tensor) -> bool:
+        return True
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise AssertionError("no site waits for its Linear in this pass")

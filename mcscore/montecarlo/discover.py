@@ -180,8 +180,12 @@ def _reach(
     live: Mapping[str, _Signature],
     expected: Mapping[str, _Signature],
     weight_p: float | None,
+    chosen: Sequence[str | int] | None,
 ) -> tuple[_Seen, tuple[str, ...]]:
-    """A trace that meets every live site as training mode does, and the modules that had to be in training mode for it."""
+    """A trace that meets every live site as training mode does, and the modules that had to be in training mode for it.
+
+    Sites that are not chosen by name may be missing: heads that only training has.
+    """
     seen = _trace(model, inputs, live, (), weight_p)
     training: tuple[str, ...] = ()
     if {name: seen.calls.get(name) for name in live} != live or set(seen.calls) != set(expected):
@@ -197,10 +201,16 @@ def _reach(
         if norms:
             raise SiteError(f"dropout inside normalisation layers cannot be driven: {', '.join(norms)}")
         seen = _trace(model, inputs, live, training, weight_p)
-    missing = [f"{name} ({s.function}, p={s.p:g})" for name, s in live.items() if seen.calls.get(name) != s]
+    missing = [
+        f"{name} ({s.function}, p={s.p:g})"
+        for name, s in live.items()
+        if seen.calls.get(name) != s
+        and (chosen is None or any(isinstance(pattern, str) and fnmatchcase(name, pattern) for pattern in chosen))
+    ]
     if missing:
         raise SiteError(
-            f"these sites drop in training mode but evaluation mode does not reach them in the same way: {'; '.join(missing)}"
+            f"these sites drop in training mode but evaluation mode does not reach them in the same way: {'; '.join(missing)}. "
+            "If only training has them (auxiliary heads), choose the others with sites=[...]"
         )
     return seen, training
 
@@ -247,7 +257,7 @@ def discover(
     if weight_p is not None and own:
         raise SiteError(f"weight_dropout is for models without dropout; {who} has {', '.join(own)}")
     expected = {name: signature for name, (_, signature) in calls.items()}
-    seen, training = _reach(model, inputs_2, live, expected, weight_p)
+    seen, training = _reach(model, inputs_2, live, expected, weight_p, chosen)
     shapes_3 = _trace(model, inputs_3, live, training, weight_p).shapes
     sites = []
     for index, name in enumerate(seen.shapes):

@@ -4,6 +4,8 @@ A site that may wait gives the model an alias of its input and a note that the d
 each item's values in order pass the note on, F.linear redeems it with the fused kernel, and anything else gets the dropped tensor it
 would have got, once. Sites whose output meets anything else are not made to wait again. As every way to run is compared with one pass
 at a time before it is used, a model that gets around the notes is found out.
+
+In-place dropout leaves a note on its input itself, where that cannot hold the results of several passes.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class _Note:
     site: Site
     alias: Tensor  # undropped; also keeps its id from being used again
     drop: Callable[[], Tensor]  # the tensor the model would have got
+    fusable: bool  # may a Linear take it over?
     dropped: Tensor | None = None
 
     def redeem(self) -> Tensor:
@@ -77,9 +80,10 @@ class Waiting:
         self.last: FusedLinear | None = None
         self.met: set[str] = set()  # sites whose output met something else
 
-    def wait(self, site: Site, x: Tensor, drop: Callable[[], Tensor]) -> Tensor:
-        alias = x.view_as(x)
-        self._notes[id(alias)] = _Note(site, alias, drop)
+    def wait(self, site: Site, x: Tensor, drop: Callable[[], Tensor], inplace: bool, fusable: bool) -> Tensor:
+        """An alias of x to go on with; of in-place dropout x itself, whose every later use is then a use of the note."""
+        alias = x if inplace else x.view_as(x)
+        self._notes[id(alias)] = _Note(site, alias, drop, fusable)
         return alias
 
     def call(
@@ -91,13 +95,17 @@ class Waiting:
         note = self._notes.get(id(args[0])) if args else None
         if note is not None:
             if func in _QUESTIONS or func.__name__ == "__get__":
-                return execute(func, args, kwargs)
+                answer = execute(func, args, kwargs)
+                if not isinstance(answer, Tensor):  # x.T and x.data are no questions
+                    return answer
             if func in _RESHAPES:
                 alias = execute(func, args, kwargs)
                 if alias.shape[0] == note.alias.shape[0]:
-                    self._notes[id(alias)] = _Note(note.site, alias, lambda: func(note.redeem(), *args[1:], **kwargs))
+                    self._notes[id(alias)] = _Note(
+                        note.site, alias, lambda: func(note.redeem(), *args[1:], **kwargs), note.fusable
+                    )
                     return alias
-            if func is F.linear and note.dropped is None and note.alias.ndim > 1:
+            if func is F.linear and note.fusable and note.dropped is None and note.alias.ndim > 1:
                 y = self._fused(note, *args[1:], **kwargs)
                 if y is not None:
                     return y

@@ -15,6 +15,7 @@ Five ways to run, fastest first; each is compared with ``loop``, which is right 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -122,12 +123,13 @@ class _Driven(Interceptor):
                 return x
             self._fire(site)
 
-            def drop() -> Tensor:
-                return self._masks.drop(site, x, mask_rank, affine(site.p), inplace)
-
-            if site.name in self._fused and kind.may_wait and not inplace and may_wait(site, x):
-                return self.waiting.wait(site, x, drop)
-            return drop()
+            drop = functools.partial(self._masks.drop, site, x, mask_rank, affine(site.p))
+            fusable = site.name in self._fused and kind.may_wait and may_wait(site, x)
+            if inplace and self._masks.holds(site, x):
+                return drop(inplace=True)
+            if inplace or fusable:
+                return self.waiting.wait(site, x, functools.partial(drop, inplace=False), inplace, fusable)
+            return drop(inplace=False)
 
         return kind.run(arguments, mask)
 

@@ -398,3 +398,52 @@ def test_all_64_bits_of_the_seed_count():
         results[seed] = run(passes, x, IDS, 4, "vmap")
         torch.testing.assert_close(results[seed], run(passes, x, IDS, 4, "loop"), rtol=1e-4, atol=1e-5)
     assert not any(torch.equal(results[a], results[b]) for a in results for b in results if a < b)
+
+
+@pytest.mark.parametrize(
+    "later", [lambda h, y: y, lambda h, y: y + h.sum(1, keepdim=True), lambda h, y: y + h.view(-1, 8)[:, :3]]
+)
+def test_in_place_dropout_before_a_linear_waits_too(later):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.drop, self.b = nn.Linear(4, 8), nn.Dropout(0.5, inplace=True), nn.Linear(8, 3)
+
+        def forward(self, x):
+            h = torch.tanh(self.a(x))
+            return later(h, self.b(self.drop(h)))  # h is the dropped one afterwards
+
+    torch.manual_seed(0)
+    model, x = InPlace().eval(), torch.randn(4, 4)
+    passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
+    path, _ = passes.choose_path(x[:3], torch.arange(3), 9)
+    assert path == "vmap"
+    keep = torch.from_numpy(masks.keep_mask(0, 0, range(9), IDS.numpy(), 8, masks.rate(0.5)))
+    with torch.no_grad():
+        h = torch.tanh(model.a(x)) * keep * 2.0
+        expected = torch.stack([later(h_BD, model.b(h_BD)) for h_BD in h])
+    torch.testing.assert_close(run(passes, x, IDS, 9, path), expected)
+
+
+class AuxiliaryHead(nn.Module):
+    """GoogLeNet's habit: a second head that only training has."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.aux = nn.Linear(4, 8), nn.Linear(8, 3), nn.Sequential(nn.Dropout(0.7), nn.Linear(8, 3))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        y = self.b(self.drop(h))
+        return (y, self.aux(h)) if self.training else y
+
+
+def test_heads_that_only_training_has_are_left_out_by_choice():
+    torch.manual_seed(0)
+    model, x = AuxiliaryHead().eval(), torch.randn(4, 4)
+    with pytest.raises(SiteError, match=r"aux.0 \(dropout, p=0.7\). If only training has them .* sites="):
+        discover(model, x[:2], x[:3])
+    found = discover(model, x[:2], x[:3], chosen=["drop"])
+    assert [site.name for site in found.sites if site.active] == ["drop"]
+    assert run(Passes(model, found, seed=0, shared=False), x, IDS, 9, "vmap").std(0).max() > 0
