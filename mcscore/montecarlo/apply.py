@@ -95,17 +95,15 @@ class Rows:
         return y_t.flatten(0, 1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cut:
     """One pass in which nothing is dropped but everything of one site (None: nothing at all)."""
 
     name: str | None
-    was_zero: bool = False  # there was nothing to drop
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         if site.name != self.name:
             return x
-        self.was_zero = not x.any()
         return x.zero_() if inplace else torch.zeros_like(x)
 
     def holds(self, site: Site, x: Tensor) -> bool:

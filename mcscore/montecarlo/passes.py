@@ -334,35 +334,33 @@ class Passes:
         )
 
     def require_reach(self, inputs: Any) -> None:
-        """Each site in turn drops everything: an output that stays the same to the last bit shows a site that cannot matter.
+        """Each site in turn drops everything: an output that stays the same to the last bit shows a site that does not matter.
+
+        That of all sites is an error, that of some is said: a branch may be unused, or still zero as it was initialised.
 
         Deterministic, so that no chance of the masks can raise a false alarm. One forward pass of a small batch per site.
         """
         self.fused, self.unproven = frozenset(), frozenset[str]()
         whole = self._forward(inputs, Cut(None), None)
-        inert: list[str] = []
-        empty: list[Site] = []
-        for site in self.found.sites:
-            if not site.active:
-                continue
-            cut = Cut(site.name)
-            output = self._forward(inputs, cut, None)
+        active = [site for site in self.found.sites if site.active]
+        inert: list[Site] = []
+        for site in active:
+            output = self._forward(inputs, Cut(site.name), None)
             if output.shape == whole.shape and bool(((output == whole) | (output.isnan() & whole.isnan())).all()):
-                if cut.was_zero:
-                    empty.append(site)
-                else:
-                    inert.append(str(site))
-        if inert and not whole.isnan().all():
+                inert.append(site)
+        self.unproven = frozenset(site.name for site in inert)
+        if not inert or whole.isnan().all():
+            return
+        named = f"{', '.join(map(str, inert))} of {type(self.model).__name__}"
+        if len(inert) == len(active):
             raise SiteError(
-                f"{', '.join(inert)} of {type(self.model).__name__}: the output does not change when everything there is dropped. "
-                "Is its result used? Leave such sites out with sites=[...]"
+                f"{named}: the output for the first items does not change when everything there is dropped. Is what they drop used, "
+                "and is the model trained?"
             )
-        self.unproven = frozenset(site.name for site in empty)
-        if empty:
-            backends.warn_once(
-                f"{', '.join(map(str, empty))} of {type(self.model).__name__}: the first items are all zero there, so it is not known "
-                "whether what is dropped reaches the output"
-            )
+        backends.warn_once(
+            f"{named}: the output for the first items does not change when everything there is dropped; the scores come from "
+            "the other sites"
+        )
 
     def require_difference(self, logits_TBC: Tensor, inputs: Any) -> None:
         """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""
