@@ -120,15 +120,16 @@ def report(benchmark: Any, title: str, **figures: float) -> None:
     print(f"\n{title}: " + ", ".join(f"{name} {value:,.4g}" for name, value in figures.items()))
 
 
-def test_gal_cnn(benchmark: Any) -> None:
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_gal_cnn(benchmark: Any, dtype: str | None) -> None:
     torch.manual_seed(0)
     model, x, T = GalCNN().eval(), torch.rand(128, 1, 28, 28), 100
-    scorer = Scorer(model, passes=T, scores=("bald",))
+    scorer = Scorer(model, passes=T, scores=("bald",), dtype=dtype)
     scorer.prepare(x, np.arange(128))
     ours, loop = turns(lambda: scorer(x, np.arange(128)), lambda: plain_loop(model, x[:8], T), rounds=3)
     report(
         benchmark,
-        "Gal's CNN, T = 100",
+        f"Gal's CNN, T = 100{', ' + dtype if dtype else ''}",
         items_per_s=128 / ours,
         loop_items_per_s=8 / loop,
         times=(128 / ours) / (8 / loop),
@@ -152,11 +153,12 @@ def test_resnet_head_costs_one_forward(benchmark: Any, T: int) -> None:
     benchmark.pedantic(lambda: scorer(x, ids), rounds=1)
 
 
-def test_vit(benchmark: Any) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_vit(benchmark: Any, compiled: bool) -> None:
     torch.manual_seed(0)
     model, x, ids, T = ViT().eval(), torch.rand(8, 3, 32, 32), np.arange(8), 20
-    scorer = Scorer(model, passes=T, scores=("bald",))
+    scorer = Scorer(model, passes=T, scores=("bald",), compile=compiled, memory=32 << 20)
     scorer.prepare(x, ids)
     ours, loop = turns(lambda: scorer(x, ids), lambda: plain_loop(model, x, T), rounds=3)
-    report(benchmark, "ViT, T = 20", items_per_s=8 / ours, times=loop / ours)
+    report(benchmark, f"ViT, T = 20{', compiled' if compiled else ''}", items_per_s=8 / ours, times=loop / ours)
     benchmark.pedantic(lambda: scorer(x, ids), rounds=1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -77,6 +77,7 @@ class _Seen:
     calls: dict[str, _Signature]
     shapes: dict[str, tuple[tuple[int, ...], int]]  # of the masked tensor, and the rank of its mask
     tensors: dict[str, Tensor]
+    outputs: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _trace(
         return call.kind.run(call.arguments, look)
 
     with evaluating(model, training), Interceptor(model, handler, weight_p):
-        call_model(model, inputs)
+        seen.outputs.append(call_model(model, inputs))
     return seen
 
 
@@ -227,7 +228,7 @@ def discover(
     p: float | Mapping[str | int, float] | None = None,
     weight_p: float | None = None,
 ) -> Discovery:
-    """Find the sites of ``model`` with two and with three items as input.
+    """Find the sites of ``model`` with two and with three items as input, the same two first.
 
     chosen: names (shell patterns) or indices of the sites to use; the others are switched off. None: all.
     p: a drop probability for all sites, or by name (shell pattern) or index, instead of the model's own.
@@ -258,18 +259,19 @@ def discover(
         raise SiteError(f"weight_dropout is for models without dropout; {who} has {', '.join(own)}")
     expected = {name: signature for name, (_, signature) in calls.items()}
     seen, training = _reach(model, inputs_2, live, expected, weight_p, chosen)
-    shapes_3 = _trace(model, inputs_3, live, training, weight_p).shapes
+    seen_3 = _trace(model, inputs_3, live, training, weight_p)
     sites = []
     for index, name in enumerate(seen.shapes):
         kind = calls[call_name(name)][0].kind
         assert kind is not None
-        shape_3 = shapes_3.get(name, ((), 0))[0]
+        shape_3 = seen_3.shapes.get(name, ((), 0))[0]
         sites.append(_site(index, name, live[call_name(name)].p, kind.name, *seen.shapes[name], shape_3))
     if len(sites) > MAX_SITES:
         raise SiteError(f"{len(sites)} sites; the mask counter has room for {MAX_SITES}")
     if any(site.axis is not None for site in sites):
         swapped = tree_map_only(Tensor, lambda x: x.flip(0) if x.ndim and x.shape[0] == 2 else x, inputs_2)
         _check_order(sites, seen.tensors, _trace(model, swapped, live, training, weight_p).tensors)
+    _check_independence(who, sites, seen, seen_3)
     idle = tuple(name for name in calls if name not in live)
     return Discovery(_choose(_with_p(sites, p), chosen), idle, training, weight_p)
 
@@ -323,6 +325,27 @@ def _check_order(sites: Sequence[Site], before: Mapping[str, Tensor], after: Map
             raise SiteError(
                 f"{site}: swapping two items of the batch does not swap their {'' if site.rows == 1 else f'{site.rows} '}rows in "
                 f"dimension {site.axis} of its input. Keep the items in order, item after item, and independent of each other"
+            )
+
+
+def _check_independence(who: str, sites: Sequence[Site], two: _Seen, three: _Seen) -> None:
+    """A third item must not change what becomes of the first two: batch statistics in evaluation, attention across items."""
+    pairs = [
+        (str(site), two.tensors[site.name].movedim(site.axis, 0), three.tensors[site.name].movedim(site.axis, 0))
+        for site in sites
+        if site.axis is not None
+    ]
+    (output_2,), (output_3,) = two.outputs, three.outputs
+    if isinstance(output_2, Tensor) and isinstance(output_3, Tensor) and output_2.ndim and output_2.is_floating_point():
+        pairs.append(("the output", output_2, output_3))
+    for where, alone, together in pairs:
+        if alone.shape[1:] != together.shape[1:] or len(alone) * 3 != len(together) * 2:
+            continue
+        scale = float(alone.nan_to_num(0.0, 0.0, 0.0).abs().max()) if alone.numel() else 0.0
+        if not torch.allclose(alone, together[: len(alone)], rtol=1e-2, atol=1e-2 * scale + 1e-6, equal_nan=True):
+            raise SiteError(
+                f"{who}: {where} of two items changes when a third joins the batch, so scores would depend on the batch. "
+                "Does a layer use the statistics of the batch (BatchNorm without running statistics), or items see each other?"
             )
 
 

@@ -217,6 +217,15 @@ def test_items_that_look_at_their_neighbours_are_refused():
         found(Centres(), torch.randn(3, 6))
 
 
+@pytest.mark.parametrize("where", [0, 2])
+def test_batch_statistics_in_evaluation_are_refused(where):
+    layers = [nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 8)]
+    layers.insert(where + 1, nn.BatchNorm1d(8, track_running_stats=False))
+    torch.manual_seed(0)
+    with pytest.raises(SiteError, match="changes when a third joins the batch"):
+        found(nn.Sequential(*layers).eval(), torch.randn(3, 6))
+
+
 def test_p_is_set_for_all_or_by_name():
     x = torch.randn(3, 8)
     make, _ = ZOO["mlp"]
