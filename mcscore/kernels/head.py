@@ -29,7 +29,11 @@ def fits(x: Tensor, weight_CD: Tensor, p: float, link: str, input: str) -> bool:
     chosen = backends.select(x.device)
     if chosen == "native":
         return x.dtype in _NATIVE and weight_CD.dtype in _NATIVE
-    return chosen == "triton" and x.dtype in _TRITON and weight_CD.dtype in _TRITON
+    if chosen == "triton":
+        from . import triton_head
+
+        return x.dtype == weight_CD.dtype and x.dtype in _TRITON and weight_CD.shape[0] <= triton_head.MAX_CLASSES
+    return False
 
 
 def dropout_head(

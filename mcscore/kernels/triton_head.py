@@ -32,7 +32,7 @@ from .triton_tile import NEEDS_STD, NEEDS_VOTES, accumulate, sigmoid_tile, softm
 
 _WARPS = 8
 _MAX_OUTPUTS = 256  # of a Linear worth fusing: its masks are then drawn twice
-_MAX_CLASSES = 128  # of a head: sums over the passes and the product share a thread's registers
+MAX_CLASSES = 128  # of a head: sums over the passes and the product share a thread's registers
 
 
 @triton.jit
@@ -246,8 +246,8 @@ def plan_head(
         raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
     (B, D), C, T = x.shape, weight.shape[0], passes.numel()
     check_shape((T, B, C), link)
-    if C > _MAX_CLASSES:
-        raise ValueError(f"dropout_head: at most {_MAX_CLASSES} classes, got {C}; use dropout_linear, then score")
+    if C > MAX_CLASSES:
+        raise ValueError(f"dropout_head: at most {MAX_CLASSES} classes, got {C}; use dropout_linear, then score")
     want = sum(1 << ROWS.index(name) for name in names)
     block = _block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
     out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)

@@ -119,3 +119,20 @@ def test_the_reference_is_the_kernel():
     for name in ALL:
         torch.testing.assert_close(ours[name], truth[name], rtol=0, atol=3e-6)
     assert torch.equal(ours["prediction"], truth["prediction"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtypes", "expected"),
+    [
+        (128, (torch.float16, torch.float16), True),
+        (129, (torch.float16, torch.float16), False),
+        (10, (torch.float16, torch.float32), False),
+        (10, (torch.float64, torch.float64), False),
+    ],
+)
+def test_on_a_gpu_only_what_its_kernel_takes_is_given_to_it(monkeypatch, classes, dtypes, expected):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(head.backends, "select", lambda _device: "triton")
+    x, weight = torch.zeros(2, 8, dtype=dtypes[0]), torch.zeros(classes, 8, dtype=dtypes[1])
+    assert head.fits(x, weight, 0.5, "softmax", "logits") is expected
+    assert head.fits(x, weight, 0.5, "gaussian", "logits") is False
