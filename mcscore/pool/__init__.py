@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .format import PoolError
+from .import_images import import_images
 from .importers import FORMATS, import_array
 from .pool import Batch, Pool
 
-__all__ = ["FORMATS", "Batch", "Pool", "PoolError", "import_array"]
+__all__ = ["FORMATS", "Batch", "Pool", "PoolError", "import_array", "import_images"]

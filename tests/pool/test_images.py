@@ -1,0 +1,193 @@
+"""Images become a pool: every kind of source and of damage, and an import that was killed goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcscore.pool import Pool, PoolError, import_images
+from mcscore.pool.images import BadImage, decode
+from mcscore.pool.sources import expand_braces
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def encoded(image: object, kind: str = "PNG", **more: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **more)  # type: ignore[attr-defined]
+    return out.getvalue()
+
+
+def colour(red: int, mode: str = "RGB") -> bytes:
+    return encoded(Image.new(mode, (8, 8), (red, 10, 20)))
+
+
+def bad_of(pool: Path) -> dict[str, str]:
+    with pool.with_name(f"{pool.name}.bad.csv").open() as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_colours_and_layout_survive_decoding() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(decode(encoded(Image.fromarray(pixels)), 8), np.moveaxis(pixels, -1, 0))
+
+
+def test_16_bit_keeps_the_high_byte() -> None:
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    assert np.array_equal(decode(encoded(Image.fromarray(values)), 8, 1)[0], values >> 8)
+
+
+def test_palette_and_cmyk_become_rgb() -> None:
+    palette = Image.new("RGB", (8, 8), (200, 10, 20)).quantize(4)
+    assert decode(encoded(palette), 8)[:, 0, 0].tolist() == [200, 10, 20]
+    cmyk = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95), 8)[:, 4, 4]
+    assert np.allclose(cmyk, [255, 0, 0], atol=12)
+
+
+def test_exif_rotation_is_applied() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, :4] = 255  # left half white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show: left becomes top
+    got = decode(encoded(Image.fromarray(pixels), "PNG", exif=exif), 8)
+    assert got[0, :4].min() == 255
+    assert got[0, 4:].max() == 0
+
+
+@pytest.mark.parametrize(("data", "why"), [(b"", "empty"), (b"GARBAGE" * 9, "cannot identify"), (colour(1)[:-30], "")])
+def test_what_is_no_image_is_refused(data: bytes, why: str) -> None:
+    with pytest.raises(BadImage, match=why):
+        decode(data, 8)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(BadImage, match="pixels"):
+        decode(bomb, 8)
+
+
+def folder(root: Path, n: int = 6) -> Path:
+    for i in range(n):
+        place = root / ("cat" if i % 2 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:05d}.png").write_bytes(colour(i))
+    return root
+
+
+def test_folder_with_class_labels_lists_what_is_bad(tmp_path: Path) -> None:
+    src = folder(tmp_path / "src")
+    (src / "cat" / "bad.png").write_bytes(b"")
+    pool = import_images(src, tmp_path / "p", size=4, labels=True, workers=1)
+    assert pool.keys is not None
+    assert pool.keys.tolist() == [
+        "cat/00001.png",
+        "cat/00003.png",
+        "cat/00005.png",
+        *(f"dog/0000{i}.png" for i in (0, 2, 4)),
+    ]
+    assert pool.classes == ["cat", "dog"]
+    assert pool.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert pool.read(0, 6)[:, 0, 0, 0].tolist() == [1, 3, 5, 0, 2, 4]
+    assert bad_of(tmp_path / "p") == {"cat/bad.png": "the file is empty"}
+    assert not list(tmp_path.glob(".p*"))
+
+
+def test_more_bad_than_allowed_stops_and_a_greater_limit_goes_on(tmp_path: Path) -> None:
+    src = folder(tmp_path / "src")
+    (src / "bad.png").write_bytes(b"x")
+    with pytest.raises(PoolError, match="max_bad = 0"):
+        import_images(src, tmp_path / "p", size=4, max_bad=0, workers=1)
+    assert not (tmp_path / "p").exists()
+    with pytest.raises(PoolError, match="other size"):
+        import_images(src, tmp_path / "p", size=5, workers=1)
+    assert import_images(src, tmp_path / "p", size=4, max_bad=1, workers=1).n == 6
+
+
+def test_tars_give_labels_and_refuse_names_that_lead_out(tmp_path: Path) -> None:
+    for part in range(2):
+        with tarfile.open(tmp_path / f"t-{part:02d}.tar", "w") as archive:
+            for name, data in [
+                (f"a{part}.png", colour(7 + part)), (f"a{part}.cls", b"3"), ("../out.png", colour(1)), ("twice.png", colour(9)),
+            ]:  # fmt: skip
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    pool = import_images(tmp_path / "t-{00..01}.tar", tmp_path / "p", size=4, labels=True, workers=1)
+    assert pool.keys is not None
+    assert pool.keys.tolist() == ["a0", "twice", "a1"]
+    assert pool.labels.tolist() == [3, -1, 3]
+    assert pool.read(0, 3)[:, 0, 0, 0].tolist() == [7, 9, 8]
+    assert set(bad_of(tmp_path / "p")) == {"../out.png", "twice"}
+    assert not (tmp_path.parent / "out.png").exists()
+
+
+def test_a_tar_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        info = tarfile.TarInfo("a.png")
+        info.size = 5000
+        archive.addfile(info, io.BytesIO(bytes(5000)))
+    os.truncate(tmp_path / "t.tar", 2000)
+    with pytest.raises(PoolError, match=r"t\.tar is damaged"):
+        import_images(tmp_path / "t.tar", tmp_path / "p", size=4, workers=1)
+
+
+def test_parquet_with_an_image_column(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {"bytes": colour(5), "path": "x.png"},
+        {"bytes": None, "path": "/etc/hostname"},
+        {"bytes": colour(6), "path": None},
+    ]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows, "label": [1, 1, 0]}), tmp_path / "d.parquet")
+    pool = import_images(tmp_path / "*.parquet", tmp_path / "p", size=4, labels=True, workers=1)
+    assert pool.keys is not None
+    assert pool.keys.tolist() == ["x.png", "d.parquet:2"]
+    assert pool.labels.tolist() == [1, 0]
+    assert pool.read(0, 2)[:, 0, 0, 0].tolist() == [5, 6]
+    assert bad_of(tmp_path / "p") == {"/etc/hostname": "the row holds no bytes"}
+
+
+def test_braces() -> None:
+    assert expand_braces("a{08..10}{x,y}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
+
+
+def test_a_killed_import_goes_on_to_the_same_pool(tmp_path: Path) -> None:
+    src = folder(tmp_path / "src", 900)
+    whole = import_images(src, tmp_path / "whole", size=4, workers=1)
+    words = [sys.executable, "-m", "mcscore.cli", "pool", "import", str(src), str(tmp_path / "p"), "--size", "4"]
+    child = subprocess.Popen([*words, "--workers", "1", "--quiet"], start_new_session=True)
+    first = tmp_path / ".p.import" / "00000000.json"
+    while not first.exists() and child.poll() is None:
+        time.sleep(0.005)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert first.exists()
+    assert not (tmp_path / "p").exists(), "it was killed too late to test anything"
+    stamp = first.stat().st_mtime_ns
+    (tmp_path / ".p.import" / "00000001.u1").write_bytes(b"torn")
+    seen: list[tuple[int, int]] = []
+    import_images(src, tmp_path / "p", size=4, workers=1, progress=lambda done, n: seen.append((done, n)))
+    assert seen[0] == (256, 900), f"the committed block is kept, the torn one is not: {stamp}"
+    again = Pool.open(tmp_path / "p")
+    assert np.array_equal(again.read(0, 900), whole.read(0, 900))
+    assert again.fingerprint == whole.fingerprint
