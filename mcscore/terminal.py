@@ -78,8 +78,11 @@ def answer(facts: dict[str, Any], *lines: str) -> None:
 
 
 @contextlib.contextmanager
-def progress_line(passes: int, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """progress(done, total) on stderr: a bar on a terminal, a line every ten seconds elsewhere, nothing if quiet."""
+def progress_line(passes: int | None, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """progress(done, total) on stderr: a bar on a terminal, a line every ten seconds elsewhere, nothing if quiet.
+
+    passes: per item, to tell their rate; None where there are none.
+    """
     if quiet:
         yield None
         return
@@ -96,14 +99,14 @@ def progress_line(passes: int, quiet: bool) -> Iterator[Callable[[int, int], Non
             first, said, begin = done, now, now
             bar = tqdm(total=total, initial=done, unit="items", unit_scale=True, dynamic_ncols=True, disable=not live)
         rate = (done - first) / max(now - begin, 1e-9)
-        bar.set_postfix_str(f"{rate * passes:,.0f} passes/s", refresh=False)
+        if passes is not None:
+            bar.set_postfix_str(f"{rate * passes:,.0f} passes/s", refresh=False)
         bar.update(done - bar.n)
         if not live and now - said >= SECONDS_PER_LINE:
             said = now
             left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
-            click.echo(
-                f"{done:,} of {total:,} items, {rate:,.0f} items/s, {rate * passes:,.0f} passes/s{left}", err=True
-            )
+            speed = f"{rate:,.0f} items/s" + (f", {rate * passes:,.0f} passes/s" if passes is not None else "")
+            click.echo(f"{done:,} of {total:,} items, {speed}{left}", err=True)
 
     try:
         yield show

@@ -62,7 +62,7 @@ def pool_import(
     if size is not None:
         if arrays := [name for name in ("labels", "layout", "key") if options.pop(name) is not None]:
             raise click.UsageError(f"--{arrays[0]} belongs to arrays, --size to images")
-        with progress_line(1, quiet) as progress:
+        with progress_line(None, quiet) as progress:
             made = import_images(
                 src,
                 dst,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def decode(data: bytes, size: int, channels: int = 3) -> np.ndarray:
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from error  # what Pillow's parsers raise
 
 
-def _converted(image, channels: int):  # type: ignore[no-untyped-def]  # Pillow is optional
+def _converted(image: Any, channels: int) -> Any:
     from PIL import Image
 
     mode = "RGB" if channels == 3 else "L"
@@ -74,6 +75,6 @@ def _converted(image, channels: int):  # type: ignore[no-untyped-def]  # Pillow 
     return image if image.mode == mode else image.convert(mode)
 
 
-def _pixels(image) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _pixels(image: Any) -> np.ndarray:
     values = np.asarray(image)
     return np.ascontiguousarray(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0))

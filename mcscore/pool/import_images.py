@@ -66,10 +66,14 @@ def import_images(
     if size < 1 or channels not in (1, 3):
         raise PoolError(f"size must be at least 1 and channels 1 or 3, not {size} and {channels}")
     path, source = Path(dst), open_source(src, labels, column)
-    if path.exists():
-        raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
     stage = path.with_name(f".{path.name}.import")
     settings = {"source": source.identity, "size": size, "channels": channels, "labels": labels, "column": column}
+    if path.exists() and stage.exists():  # killed between the last two steps
+        _check_same(stage, settings)
+        shutil.rmtree(stage)
+        return Pool.open(path)
+    if path.exists():
+        raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
     try:
         stage.mkdir(parents=True, exist_ok=True)
         with locked(stage):
@@ -106,6 +110,7 @@ def _decode_all(
     last = bool(blocks) and blocks[-1]["entries"] < BLOCK  # the source ended there
     entries = iter(()) if last else source.entries(begun)
     waiting: deque[Future[dict[str, Any]]] = deque()
+    bad = [reason for said in blocks for reason in said["bad"]]
     done = begun
     number = len(blocks)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -120,9 +125,8 @@ def _decode_all(
                     return blocks
                 blocks.append(waiting.popleft().result())
                 done += blocks[-1]["entries"]
-                _refuse_too_many(
-                    [bad for said in blocks for bad in said["bad"]] if max_bad is not None else [], max_bad, stage
-                )
+                bad += blocks[-1]["bad"]
+                _refuse_too_many(bad, max_bad, stage)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -184,7 +188,10 @@ def _assemble(
     seen: set[str] = set()
     kept, bad = [], []
     for said in blocks:
-        keep = np.array([not (key in seen or seen.add(key)) for key in said["keys"]], bool)  # type: ignore[func-returns-value]
+        keep = np.zeros(len(said["keys"]), bool)
+        for i, key in enumerate(said["keys"]):
+            keep[i] = key not in seen
+            seen.add(key)
         bad += said["bad"] + [
             [key, "an earlier entry has the same key"] for key, k in zip(said["keys"], keep, strict=True) if not k
         ]

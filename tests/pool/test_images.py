@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -66,7 +67,18 @@ def test_exif_rotation_is_applied() -> None:
     assert got[0, 4:].max() == 0
 
 
-@pytest.mark.parametrize(("data", "why"), [(b"", "empty"), (b"GARBAGE" * 9, "cannot identify"), (colour(1)[:-30], "")])
+JPEG = encoded(Image.effect_noise((64, 64), 90), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty"),
+        (b"GARBAGE" * 9, "cannot identify"),
+        (colour(1)[:-30], "truncated|broken|Truncated"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+    ],
+)
 def test_what_is_no_image_is_refused(data: bytes, why: str) -> None:
     with pytest.raises(BadImage, match=why):
         decode(data, 8)
@@ -119,6 +131,19 @@ def test_more_bad_than_allowed_stops_and_a_greater_limit_goes_on(tmp_path: Path)
     with pytest.raises(PoolError, match="other size"):
         import_images(src, tmp_path / "p", size=5, workers=1)
     assert import_images(src, tmp_path / "p", size=4, max_bad=1, workers=1).n == 6
+
+
+def test_an_import_killed_after_the_pool_was_made_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = folder(tmp_path / "src")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            import_images(src, tmp_path / "p", size=4, workers=1)
+    assert list(tmp_path.glob(".p.import"))
+    assert import_images(src, tmp_path / "p", size=4, workers=1).n == 6
+    assert not list(tmp_path.glob(".p*"))
+    with pytest.raises(PoolError, match="exists already"):
+        import_images(src, tmp_path / "p", size=4, workers=1)
 
 
 def test_tars_give_labels_and_refuse_names_that_lead_out(tmp_path: Path) -> None:
