@@ -10,12 +10,11 @@ import os
 import threading
 import warnings
 from importlib import metadata, util
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 BACKENDS = ("native", "triton", "eager")
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the native and Triton kernels; all else is eager
 
 _PACKAGES = {  # module: (distributions that may provide it, what is lost without it)
     "zarr": (("zarr",), "pools and runs cannot be opened"),
@@ -67,8 +66,6 @@ def require(backend: str, device: torch.device) -> None:
 
 def status() -> dict[str, tuple[bool, str]]:
     """Everything optional: name -> (active, why). Imports torch; meant for ``mcscore env``."""
-    import torch
-
     answers = {
         "native": _native(),
         "triton": _triton(),
@@ -105,8 +102,6 @@ def _triton_installed() -> tuple[bool, str]:
 
 @functools.cache
 def _cuda() -> tuple[bool, str]:
-    import torch
-
     if torch.version.cuda is None:
         return False, f"torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():

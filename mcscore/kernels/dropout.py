@@ -70,7 +70,7 @@ def masked_passes(
         return out.expand(t, B, E, I).contiguous()
     r = rate(p)
     chosen = backends.select(x_sBEI.device)
-    if chosen != "eager" and x_sBEI.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if chosen != "eager" and x_sBEI.dtype not in backends.KERNEL_DTYPES:
         backends.warn_once(
             f"dropout of {x_sBEI.dtype} takes the slower PyTorch path; the {chosen} kernel has 16- and 32-bit floats"
         )

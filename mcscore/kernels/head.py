@@ -19,7 +19,6 @@ from .linear import reference as linear_reference
 from .score import score_logits
 
 _NATIVE = (torch.float32, torch.bfloat16)  # computed in float32
-_TRITON = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def fits(x: Tensor, weight_CD: Tensor, p: float, link: str, input: str) -> bool:
@@ -32,7 +31,11 @@ def fits(x: Tensor, weight_CD: Tensor, p: float, link: str, input: str) -> bool:
     if chosen == "triton":
         from . import triton_head
 
-        return x.dtype == weight_CD.dtype and x.dtype in _TRITON and weight_CD.shape[0] <= triton_head.MAX_CLASSES
+        return (
+            x.dtype == weight_CD.dtype
+            and x.dtype in backends.KERNEL_DTYPES
+            and weight_CD.shape[0] <= triton_head.MAX_CLASSES
+        )
     return False
 
 

@@ -18,13 +18,12 @@ from ..masks import rate
 from . import backends
 from .dropout import masked_passes, plain, unsigned
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
 
 
 def fuses(x: Tensor, weight_CD: Tensor, p: float) -> bool:
     """Is there a kernel for x (B, ..., D), worth calling? Without one the two halves run as the model wrote them."""
-    if x.dtype != weight_CD.dtype or x.dtype not in _FLOATS:
+    if x.dtype != weight_CD.dtype or x.dtype not in backends.KERNEL_DTYPES:
         return False
     chosen = backends.select(x.device)
     if chosen == "triton":

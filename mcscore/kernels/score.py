@@ -21,7 +21,6 @@ from . import backends, eager
 if TYPE_CHECKING:
     from .roofline import Roofline
 
-_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK_BYTES = {
     "cpu": 16 << 20,
     "cuda": 256 << 20,
@@ -97,7 +96,7 @@ def check_outputs(
 ) -> None:
     """ValueError unless shape, dtype, settings and, for (log-)probabilities, the values fit. Logits are not read."""
     kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
-    if kind not in (*_KERNEL_DTYPES, torch.float64):
+    if kind not in (*backends.KERNEL_DTYPES, torch.float64):
         raise ValueError(f"outputs must be a tensor of float16, bfloat16, float32 or float64, got {kind}")
     check_input(input, link)
     check_shape(outputs.shape, link)
@@ -118,7 +117,7 @@ def choose(outputs: Tensor, link: str, input: str, backend: str | None = None) -
         return "eager"
     if link == "gaussian":
         obstacle = "link 'gaussian' has no kernel: one or two numbers per item and pass need none"
-    elif outputs.dtype not in _KERNEL_DTYPES:
+    elif outputs.dtype not in backends.KERNEL_DTYPES:
         obstacle = f"{outputs.dtype} outputs have no kernel; float32, float16 and bfloat16 have"
     elif link == "sigmoid" and input != "logits":
         obstacle = f"link 'sigmoid' with input={input!r} has no kernel; input='logits' has"

@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+from .backends import KERNEL_DTYPES
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def check_device(what: str, device: torch.device) -> None:
 
 def check_dtype(what: str, tensor: Tensor) -> None:
     """TypeError unless the tensor is float32, float16 or bfloat16."""
-    if tensor.dtype not in FLOATS:
+    if tensor.dtype not in KERNEL_DTYPES:
         raise TypeError(f"{what}: expected float32, float16 or bfloat16, got {tensor.dtype}")
 
 

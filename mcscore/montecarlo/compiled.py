@@ -21,7 +21,7 @@ Run = Callable[[Any, Tensor, Tensor], Tensor]
 
 
 class _Once(nn.Module):
-    """The prefix: computed when first asked for, then remembered until ``forget``."""
+    """The prefix: computed when first asked for, then remembered until the next batch."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -37,7 +37,6 @@ from .tape import Tape, TapeError
 
 PATHS = ("head", "vmap", "fork", "repeat", "loop")
 
-
 _READS = {
     Tensor.__bool__,
     Tensor.__int__,
@@ -122,7 +121,6 @@ class _Driven(Interceptor):
             if not site.active:
                 return x
             self._fire(site)
-
             drop = functools.partial(self._masks.drop, site, x, mask_rank, affine(site.p))
             fusable = site.name in self._fused and kind.may_wait and may_wait(site, x)
             if inplace and self._masks.holds(site, x):
@@ -168,7 +166,7 @@ class Passes:
         self.lower: Lower | None = None  # set: run in lower precision
         self._compile_for: tuple[int, int] | None = None
         self._compiled: CompiledPasses | None = None
-        self.unproven: frozenset[str] = frozenset()  # active sites where the first items had nothing to drop
+        self.inert: frozenset[str] = frozenset()  # active sites that changed nothing for the first items
         self._led_to_linear: set[str] = set()
         self._met: set[str] = set()
         self._reads: set[str] = set()
@@ -266,10 +264,8 @@ class Passes:
         return self._unstack(output, B, t)
 
     def _loop(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
-        return torch.stack([self._one(inputs, ids_B, index[None], tape) for index in passes_t])
-
-    def _one(self, inputs: Any, ids_B: Tensor, index_1: Tensor, tape: Tape | None) -> Tensor:
-        return self._forward(inputs, Rows(self._stream(ids_B), index_1), tape)
+        stream = self._stream(ids_B)
+        return torch.stack([self._forward(inputs, Rows(stream, index[None]), tape) for index in passes_t])
 
     def _forward(self, inputs: Any, masks: Masks, tape: Tape | None) -> Tensor:
         return self._drive(inputs, masks, tape)[0]
@@ -340,7 +336,7 @@ class Passes:
 
         Deterministic, so that no chance of the masks can raise a false alarm. One forward pass of a small batch per site.
         """
-        self.fused, self.unproven = frozenset(), frozenset[str]()
+        self.fused = frozenset()
         whole = self._forward(inputs, Cut(None), None)
         active = [site for site in self.found.sites if site.active]
         inert: list[Site] = []
@@ -348,7 +344,7 @@ class Passes:
             output = self._forward(inputs, Cut(site.name), None)
             if output.shape == whole.shape and bool(((output == whole) | (output.isnan() & whole.isnan())).all()):
                 inert.append(site)
-        self.unproven = frozenset(site.name for site in inert)
+        self.inert = frozenset(site.name for site in inert)
         if not inert or whole.isnan().all():
             return
         named = f"{', '.join(map(str, inert))} of {type(self.model).__name__}"

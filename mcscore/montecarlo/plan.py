@@ -191,12 +191,12 @@ def explain(plan: Plan, passes: Passes, T: int, compiled: bool) -> str:
     lines = [f"{'site':>4}  {'p':>5}  {'fires':<5}  {'masked per item':<16} {'kind':<22} where"]
     for site in passes.found.sites:
         shape = "x".join(map(str, site.shape)) or "1"
-        fires = "off" if not site.active else "inert" if site.name in passes.unproven else "yes"
+        fires = "off" if not site.active else "inert" if site.name in passes.inert else "yes"
         fused = "  (one operation with the Linear behind it)" if site.name in plan.fused else ""
         lines.append(
             f"{site.index:>4}  {site.p:>5.3g}  {fires:<5}  {shape:<16} {site.kind:<22} {site.name or 'the model'}{fused}"
         )
-    if passes.unproven:
+    if passes.inert:
         lines.append("inert: the output for the first items does not change when everything there is dropped")
     if passes.found.idle:
         lines.append(f"never drop (p = 0, or training=False): {', '.join(passes.found.idle)}")

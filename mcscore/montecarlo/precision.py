@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..kernels import backends
+
 ITEMS = 256  # of the first batch, on which rankings are compared
 _FEWEST = 32  # below, a rank correlation says little
 _KEEPS = 0.99
@@ -94,7 +96,7 @@ class Lower:
         return values if dtype is None else tree_map_only(Tensor, lambda x: self.cast(x, dtype), values)
 
     def cast(self, x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        if x.dtype == dtype or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        if x.dtype == dtype or x.dtype not in backends.KERNEL_DTYPES:
             return x
         if not isinstance(x, nn.Parameter):
             return x.to(dtype)

@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -124,14 +124,14 @@ def _tar_entries(file: Path, labels: bool) -> Iterator[Entry]:
                 key = f"{folder}/{stem}" if folder else stem
                 if key != sample:
                     if held:
-                        yield _with_label(held, label)
+                        yield replace(held, label=label)
                     held, label, sample = None, UNLABELLED, key
                 why = _refused(member)
                 if why:
                     yield Entry(member.name, UNLABELLED, None, why)
                 elif f".{suffix.lower()}".endswith(SUFFIXES):
                     if held:
-                        yield _with_label(held, UNLABELLED)
+                        yield held
                     content = archive.extractfile(member)
                     held = Entry(key, UNLABELLED, content.read() if content else b"")
                 elif labels and suffix == "cls":
@@ -141,17 +141,13 @@ def _tar_entries(file: Path, labels: bool) -> Iterator[Entry]:
     except (tarfile.TarError, EOFError, OSError) as error:
         raise PoolError(f"{file} is damaged or cut off: {error}") from error
     if held:
-        yield _with_label(held, label)
+        yield replace(held, label=label)
 
 
 def _refused(member: tarfile.TarInfo) -> str | None:
     if member.name.startswith("/") or ".." in member.name.split("/"):
         return "the name leads out of the archive"
     return None if member.isfile() else "it is a link or a device, not a file"
-
-
-def _with_label(entry: Entry, label: int) -> Entry:
-    return Entry(entry.key, label, entry.data, entry.refused)
 
 
 def _parquet(files: list[Path], labels: bool, column: str | None) -> Source:

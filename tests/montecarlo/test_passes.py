@@ -363,11 +363,11 @@ def test_a_site_that_does_not_reach_the_output_is_named():
         UserWarning, match=r"^site 1 \(second: dropout, p=0.25\) of DeadBranch: the output .* does not change"
     ):
         passes.require_reach(x)
-    assert passes.unproven == {"second"}
+    assert passes.inert == {"second"}
     alive = DeadBranch(1e-3)
     passes = Passes(alive, discover(alive, x[:2], x[:3]), seed=0, shared=False)
     passes.require_reach(x)
-    assert not passes.unproven
+    assert not passes.inert
 
 
 def test_sites_of_which_none_reaches_the_output_are_an_error():
@@ -383,7 +383,7 @@ def test_sites_of_which_none_reaches_the_output_are_an_error():
 def test_every_site_of_every_model_reaches_its_output(name):
     _, x, passes = prepared(name)
     passes.require_reach(x[:3])
-    assert not passes.unproven
+    assert not passes.inert
 
 
 def test_all_64_bits_of_the_seed_count():
