@@ -46,10 +46,11 @@ Part part_of(Range items, int64_t B, Range passes, int64_t t) {
 
 using Shape3 = std::tuple<int64_t, int64_t, int64_t>;
 
-Logits logits_of(Address x, int dtype, Shape3 shape, Range strides) {
+Logits logits_of(Address x, int dtype, Shape3 shape, Shape3 strides) {
     const auto [T, B, C] = shape;
     require(T >= 1 && B >= 0 && C >= 1, "logits need at least one pass and one class");
-    return {at<void>(x), type_of(dtype), T, B, C, std::get<0>(strides), std::get<1>(strides)};
+    const auto [stride_t, stride_b, stride_c] = strides;
+    return {at<void>(x), type_of(dtype), T, B, C, stride_t, stride_b, stride_c};
 }
 
 // One address per score in the order of struct Scores, the prediction last; 0 = not asked for.
@@ -61,7 +62,7 @@ Scores scores_of(const Outputs& to) {
             at<float>(margin),  at<float>(variation_ratio), at<float>(mean_std), at<int32_t>(prediction)};
 }
 
-void score(Address x, int dtype, Shape3 shape, Range strides, int link, const Outputs& to, Range items) {
+void score(Address x, int dtype, Shape3 shape, Shape3 strides, int link, const Outputs& to, Range items) {
     const Logits logits = logits_of(x, dtype, shape, strides);
     const Scores out = scores_of(to);
     const Part part = part_of(items, logits.B, {0, logits.T}, logits.T);
@@ -71,7 +72,7 @@ void score(Address x, int dtype, Shape3 shape, Range strides, int link, const Ou
     if (!k->score(logits, l, out, part)) throw std::bad_alloc();
 }
 
-void accumulate(Address x, int dtype, Shape3 shape, Range strides, int link, Address p, Address p2, Address h, Address votes, Address bad, Range items) {
+void accumulate(Address x, int dtype, Shape3 shape, Shape3 strides, int link, Address p, Address p2, Address h, Address votes, Address bad, Range items) {
     const Logits logits = logits_of(x, dtype, shape, strides);
     const State to{at<double>(p), at<double>(p2), at<double>(h), at<int32_t>(votes), at<bool>(bad)};
     const Part part = part_of(items, logits.B, {0, logits.T}, logits.T);

@@ -42,7 +42,7 @@ template <Link L> static bool dropout_head_of(const Masks& m, const Head& f, con
                     for (int64_t c = 0; c < f.C; c++) out[c] = f.a * kept[t * f.width + c] + (f.bias_C ? f.bias_C[c] : 0.0f);
                 }
             }
-            add_passes<Type::f32, L>({logits, Type::f32, passes, n, f.C, group * f.C, f.C}, 0, n, sums);
+            add_passes<Type::f32, L>({logits, Type::f32, passes, n, f.C, group * f.C, f.C, 1}, 0, n, sums);
         }
         finish_scores<L>(sums, to, b, n, T);
     }

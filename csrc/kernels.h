@@ -13,10 +13,10 @@ namespace mcscore {
 enum class Type : int { f32, f16, bf16 };
 enum class Link : int { softmax, sigmoid };
 
-struct Logits {  // (T, B, C); the classes of a row are contiguous, strides count elements
+struct Logits {  // (T, B, C); strides count elements
     const void* data;
     Type type;
-    int64_t T, B, C, stride_t, stride_b;
+    int64_t T, B, C, stride_t, stride_b, stride_c;
 };
 
 struct Scores {  // (B,) each; null = not asked for

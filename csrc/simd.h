@@ -222,6 +222,13 @@ template <Type Out> MC_INLINE void store_from_float(typename Element<Out>::type*
     else store(p, to_bfloat(v));
 }
 
+template <Type In> MC_INLINE float load_one(const typename Element<In>::type* p) {
+    if constexpr (In == Type::f32) return *p;
+    if constexpr (In == Type::bf16) return bits<float>((uint32_t)*p << 16);
+    uint16_t part[W] = {(uint16_t)*p};
+    return load_half(part)[0];
+}
+
 // The first n < W elements, 0 in the other lanes. Reads nothing beyond p[n - 1].
 template <Type In> MC_INLINE f32v load_first(const typename Element<In>::type* p, int n) {
 #if defined(MC_AVX512)

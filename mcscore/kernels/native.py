@@ -129,7 +129,7 @@ def _logits(logits_TBC: Tensor, link: str) -> Tensor:
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[2] < 1:
         raise ValueError(f"logits must be (T, B, C) with T >= 1 and C >= 1, got {tuple(x.shape)}")
     _check_link(link, x.shape[2])
-    return x if x.stride(2) == 1 else x.contiguous()
+    return x
 
 
 def _check_link(link: str, C: int) -> None:
@@ -140,7 +140,7 @@ def _check_link(link: str, C: int) -> None:
 
 
 def _described(x: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    return x.data_ptr(), DTYPES.index(x.dtype), tuple(x.shape), x.stride()[:2]
+    return x.data_ptr(), DTYPES.index(x.dtype), tuple(x.shape), x.stride()
 
 
 # ---- masks --------------------------------------------------------------------------------------------------------

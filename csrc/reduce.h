@@ -1,0 +1,121 @@
+// From the sums over all T passes to scores and prediction.
+#pragma once
+
+#include "sums.h"
+
+namespace mcscore {
+namespace MCSCORE_ISA {
+
+struct Results {  // of W items, or of one in lane 0
+    double entropy[W], deviation[W], doubt[W], minority[W];  // doubt: sum of min(p, 1 - p); minority: the same of the votes (sigmoid)
+    float best[W], second[W];
+    int32_t most_votes[W], best_class[W];
+};
+
+// Mean probabilities as float32. Of up to 32 passes softmax takes them from the float32 sum; sigmoid subtracts them from 1.
+template <Link L> MC_INLINE void mean_of(Sums& sums, double T, float* mean, float* rest) {
+    const int64_t n = sums.steps * W;
+    const double share = 1 / T;
+    if (L == Link::softmax && !sums.begun) {
+        for (int64_t i = 0; i < n; i += W) store(mean + i, load<f32v>(sums.part + i) * (float)share);
+        return;
+    }
+    sums.flush_p();
+    for (int64_t i = 0; i < n; i++) mean[i] = (float)(sums.p[i] * share);
+    if constexpr (L == Link::sigmoid)
+        for (int64_t i = 0; i < n; i++) rest[i] = (float)(1 - sums.p[i] * share);
+}
+
+template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
+    float* const mean = sums.part;
+    float* const rest = sums.row(0);  // 1 - mean; softmax leaves rows alone, which must stay 0 beyond C
+    mean_of<L>(sums, T, mean, rest);
+    for (int l = 0; l < W; l++) out.entropy[l] = out.doubt[l] = out.deviation[l] = 0;
+    i32v minority{}, most_votes{}, best_class{}, index = sums.items ? i32v{} : lane_numbers();
+    f32v best = all(-1.0f), second = all(-1.0f);
+    const int stride = sums.items ? 1 : W;
+    constexpr int64_t run = 8;  // vectors per float32 sum
+    for (int64_t begin = 0; begin < sums.steps; begin += run) {
+        f32v entropies{}, doubts{};
+        for (int64_t i = begin; i < least(begin + run, sums.steps); i++, index += stride) {
+            const f32v p = load<f32v>(mean + i * W);
+            entropies -= x_log_x(p);
+            if constexpr (L == Link::sigmoid) {
+                const f32v q = load<f32v>(rest + i * W);
+                entropies -= x_log_x(q);
+                doubts += p < q ? p : q;
+            }
+            const auto wins = p > best;
+            second = wins ? best : max(p, second);
+            best_class = wins ? index : best_class;
+            best = max(p, best);
+        }
+        for (int l = 0; l < W; l++) out.entropy[l] += (double)entropies[l];
+        if constexpr (L == Link::sigmoid)
+            for (int l = 0; l < W; l++) out.doubt[l] += (double)doubts[l];
+    }
+    if (sums.votes)
+        for (int64_t i = 0; i < sums.steps; i++) {
+            const i32v v = load<i32v>(sums.vote + i * W), other = (int32_t)T - v;
+            most_votes = v > most_votes ? v : most_votes;
+            minority += v < other ? v : other;
+        }
+    const double share = 1 / T;
+    if (sums.squares) {
+        for (int64_t i = 0; i < sums.steps; i++)
+            for (int l = 0; l < W; l++) {
+                const double m = sums.p[i * W + l] * share, v = sums.p2[i * W + l] * share - m * m;
+                out.deviation[l] += __builtin_sqrt(v > 0 ? v : 0);
+            }
+    }
+    for (int l = 0; l < W; l++) out.minority[l] = (double)minority[l];
+    store(out.best, best), store(out.second, second), store(out.most_votes, most_votes), store(out.best_class, best_class);
+    if (sums.items) return;
+    for (int l = 1; l < W; l++) {
+        out.entropy[0] += out.entropy[l], out.deviation[0] += out.deviation[l], out.doubt[0] += out.doubt[l], out.minority[0] += out.minority[l];
+        out.most_votes[0] = most(out.most_votes[0], out.most_votes[l]);
+        out.second[0] = most(most(out.second[0], out.second[l]), least(out.best[0], out.best[l]));
+        if (out.best[l] > out.best[0] || (out.best[l] == out.best[0] && out.best_class[l] < out.best_class[0]))
+            out.best[0] = out.best[l], out.best_class[0] = out.best_class[l];
+    }
+}
+
+// The n <= W scores that `value` gives, as float32, NaN for bad items. Whole vectors are computed, so that they are vectors.
+template <class Value> MC_INLINE void write(float* to, int64_t n, const bool* bad, Value&& value) {
+    if (!to) return;
+    float scores[W];
+    for (int l = 0; l < W; l++) scores[l] = bad[l] ? kNan : (float)value(l);
+    if (n == W) __builtin_memcpy(to, scores, sizeof scores);
+    else
+        for (int64_t l = 0; l < n; l++) to[l] = scores[l];
+}
+
+// Scores of the items first..first + n, all of whose T passes have been added.
+template <Link L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores& to, int64_t first, int64_t n, double T) {
+    Results r;
+    sums.flush_entropies();
+    reduce<L>(sums, T, r);
+    double expected[W];
+    for (int l = 0; l < W; l++) expected[l] = sums.h[l] / T;
+    const auto put = [&](float* score, auto&& value) { write(score ? score + first : nullptr, n, sums.bad, value); };
+    put(to.entropy, [&](int l) { return r.entropy[l]; });
+    put(to.expected_entropy, [&](int l) { return expected[l]; });
+    put(to.bald, [&](int l) { return most(r.entropy[l] - expected[l], 0.0); });
+    if constexpr (L == Link::sigmoid) {
+        put(to.least_confidence, [&](int l) { return r.doubt[l]; });
+        put(to.margin, [&](int l) { return 2 * r.doubt[l]; });
+        put(to.variation_ratio, [&](int l) { return r.minority[l] / T; });
+    } else {
+        put(to.least_confidence, [&](int l) { return 1 - (double)r.best[l]; });
+        put(to.margin, [&](int l) { return 1 - ((double)r.best[l] - (double)r.second[l]); });
+        put(to.variation_ratio, [&](int l) { return 1 - (double)r.most_votes[l] / T; });
+    }
+    put(to.mean_std, [&](int l) { return r.deviation[l] / (double)sums.C; });
+    for (int64_t l = 0; l < n && to.prediction; l++) {
+        const int32_t prediction = L == Link::sigmoid && sums.C == 1 ? (int32_t)(r.best[l] >= 0.5f) : r.best_class[l];
+        to.prediction[first + l] = sums.bad[l] ? -1 : prediction;
+    }
+}
+
+}  // namespace MCSCORE_ISA
+}  // namespace mcscore

@@ -1,0 +1,131 @@
+// The running sums over passes of W items (lanes are items, C <= 64) or of one (lanes are classes): of p, H[p], p^2 and votes.
+//
+// Precision: sums over passes are float32 for at most 32 passes, then float64; sums over classes are float32 in lanes
+// for at most 1024 classes, then float64. p^2 goes to float64 at once, since a standard deviation subtracts two such sums.
+#pragma once
+
+#include "exp.h"
+#include "rows.h"
+
+namespace mcscore {
+namespace MCSCORE_ISA {
+
+constexpr int64_t kLanesAreItems = 64;  // up to this many classes
+constexpr int64_t kFlush = 32;          // passes
+constexpr int kTogether = 4;            // passes whose p is added at once: sums are read and written a quarter as often
+constexpr int64_t kLong = 2048;         // classes; from here on half as many, so that their rows stay in L2
+
+struct Sums {  // arrays hold `steps` vectors
+    int64_t C, steps, pending;
+    bool items, squares, votes, begun;  // begun: p holds something
+    double *p, *p2;      // over all passes up to the last flush (p2: up to now)
+    float *rows, *part;  // passes being added, `row_stride` apart; the sum of p over the passes since the last flush
+    int64_t together, row_stride;
+    int32_t* vote;
+    float *s, *w;  // normalisers of the passes since the last flush: H = log s - w / s. Vectors over items, or scalars
+    double h[W];
+    bool bad[W];
+    void* memory;
+
+    MC_INLINE bool allocate(int64_t classes, bool want_squares, bool want_votes) {
+        C = classes, items = C <= kLanesAreItems, squares = want_squares, votes = want_votes;
+        steps = items ? C : (C + W - 1) / W, together = C < kLong ? kTogether : kTogether / 2;
+        const size_t n = (size_t)(steps * W), line = 64;
+        // Rows begin a few cache lines off a multiple of 4096 bytes from each other, or stores delay loads that seem to overlap.
+        row_stride = (int64_t)((n + 15) / 16 * 16 + 80);
+        memory = __builtin_malloc(8 * n + (squares ? 8 * n : 0) + 4 * (size_t)(together * row_stride) + 4 * n + (votes ? 4 * n : 0) +
+                                  8 * kFlush * W + 8 * line);
+        if (!memory) return false;
+        char* at = (char*)memory;
+        const auto take = [&](size_t bytes) {
+            char* const start = (char*)(((uintptr_t)at + line - 1) / line * line);
+            at = start + bytes;
+            return start;
+        };
+        p = (double*)take(8 * n), p2 = squares ? (double*)take(8 * n) : nullptr;
+        rows = (float*)take(4 * (size_t)(together * row_stride)), part = (float*)take(4 * n);
+        vote = votes ? (int32_t*)take(4 * n) : nullptr;
+        s = (float*)take(4 * kFlush * W), w = (float*)take(4 * kFlush * W);
+        __builtin_memset(rows, 0, 4 * (size_t)(together * row_stride));  // beyond C they stay 0
+        return true;
+    }
+    MC_INLINE void clear() {
+        const size_t n = (size_t)(steps * W);
+        __builtin_memset(part, 0, 4 * n);
+        if (squares) __builtin_memset(p, 0, 8 * n), __builtin_memset(p2, 0, 8 * n);
+        if (votes) __builtin_memset(vote, 0, 4 * n);
+        for (int l = 0; l < W; l++) h[l] = 0, bad[l] = false;
+        pending = 0, begun = squares;
+    }
+    MC_INLINE float* row(int r) const { return rows + r * row_stride; }
+
+    // p of R passes = row r * scale[r] joins the sums.
+    template <int R> MC_INLINE void add(const f32v (&scale)[R]) {
+        if (squares) {
+            for (int r = 0; r < R; r++) {
+                const float* __restrict from = row(r);
+                double *__restrict to = p, *__restrict to2 = p2;
+                for (int64_t i = 0; i < steps * W; i += W) {
+                    const f32v x = load<f32v>(from + i) * scale[r];
+                    for (int l = 0; l < W; l++) to[i + l] += (double)x[l], to2[i + l] += (double)x[l] * (double)x[l];
+                }
+            }
+            return;
+        }
+        float* const to = part;
+        const float* from[R];
+        for (int r = 0; r < R; r++) from[r] = row(r);
+        const auto at = [&](int64_t i) {
+            f32v sum = load<f32v>(to + i);
+            for (int r = 0; r < R; r++) sum += load<f32v>(from[r] + i) * scale[r];
+            return sum;
+        };
+        const int64_t n = steps * W;
+        int64_t i = 0;
+        for (; i + 2 * W <= n; i += 2 * W) {  // two at once: 1.2 cycles a vector and row, one after the other 2.2
+            const f32v a = at(i), b = at(i + W);
+            store(to + i, a), store(to + i + W, b);
+        }
+        if (i < n) store(to + i, at(i));
+    }
+    MC_INLINE void end_pass(f32v s_items, f32v w_items) {
+        store(s + pending * W, s_items), store(w + pending * W, w_items);
+        if (++pending == kFlush) flush();
+    }
+    MC_INLINE void end_pass(float s_item, float w_item) {
+        s[pending] = s_item, w[pending] = w_item;
+        if (++pending == kFlush) flush();
+    }
+    MC_INLINE void flush() { flush_entropies(), flush_p(); }
+    MC_NOINLINE void flush_p() {
+        if (squares) return;
+        float* __restrict from = part;
+        double* __restrict to = p;
+        if (begun)
+            for (int64_t i = 0; i < steps * W; i++) to[i] += (double)from[i], from[i] = 0;
+        else
+            for (int64_t i = 0; i < steps * W; i++) to[i] = (double)from[i], from[i] = 0;
+        begun = true;
+    }
+    MC_NOINLINE void flush_entropies() {
+        const int64_t n = items ? pending * W : (pending + W - 1) / W * W;
+        for (int64_t i = pending; i < n && !items; i++) s[i] = 1, w[i] = 0;
+        // The whole part of log s apart from the rest, so that no float32 near log C is ever rounded.
+        f32v k{}, rest{}, health{};
+        for (int64_t i = 0; i < n; i += W) {
+            const f32v total = load<f32v>(s + i);
+            const Log l = log_parts(total);
+            k += l.k;
+            rest += l.log_m - load<f32v>(w + i) / total;
+            health += total;
+        }
+        for (int l = 0; l < W; l++) {
+            h[items ? l : 0] += (double)k[l] * 0.693147180559945309 + (double)rest[l];
+            bad[items ? l : 0] |= health[l] != health[l];
+        }
+        pending = 0;
+    }
+};
+
+}  // namespace MCSCORE_ISA
+}  // namespace mcscore
