@@ -151,6 +151,17 @@ int64_t panel_classes(int64_t C) { return active().load()->panel_classes(C); }
 
 int lanes() { return active().load()->lanes; }
 
+// ids: an address, or 0 for first_id, first_id + 1, ...; exclude: an address or 0. Returns (keys written, items looked at).
+std::tuple<int64_t, int64_t> sift(Address scores, Address ids, int64_t first_id, Address exclude, int64_t n, uint64_t cut, Address keys, int64_t room) {
+    const Candidates x{at<float>(scores), at<int64_t>(ids), first_id, at<bool>(exclude), n};
+    const Kernels* k = active();
+    nb::gil_scoped_release release;
+    const Sifted s = k->sift(x, cut, at<uint64_t>(keys), room);
+    return {s.found, s.taken};
+}
+
+void exp_of(Address x, Address y, int64_t n) { active().load()->exp(at<float>(x), at<float>(y), n); }
+
 void philox(Address counter_n4, uint64_t key, Address out_n4, int64_t n) {
     active().load()->philox(at<uint32_t>(counter_n4), key, at<uint32_t>(out_n4), n);
 }
@@ -184,6 +195,8 @@ NB_MODULE(_native, m) {
     m.def("dropout_head", &dropout_head);
     m.def("panel_classes", &panel_classes);
     m.def("lanes", &lanes);
+    m.def("sift", &sift);
+    m.def("exp", &exp_of);
     m.def("philox", &philox);
     m.def("isa", &isa);
     m.def("available_isas", &available_isas);

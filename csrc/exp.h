@@ -8,10 +8,10 @@ namespace MCSCORE_ISA {
 
 constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
-// exp(z) for z <= 0 (a rounding above 0 does no harm): within 1.5 ulp of exp(z (1 + 3e-9)), which tests check; below 2^-126 any
-// value up to 2^-126, and exactly 0 from z = -88.03 on, -inf included; NaN for NaN. The factor 3e-9 is the rounding of log 2: as a
-// temperature of the softmax it changes no score by 1e-7. z is raised to -127 log 2 on the way, so that a caller can form exp(z) z
-// without 0 * -inf.
+// exp(z) for z <= 0 (a rounding above 0 does no harm): within 1.2 ulp of exp(z (1 - 2.75e-9)), of exp(z) where N = 1, as tests check;
+// below 2^-126 any value up to 2^-126, and exactly 0 from z = -88.03 on, -inf included; NaN for NaN. The factor is the rounding of
+// log 2: as a temperature of the softmax it changes no score by 1e-7. z is raised to -127 log 2 on the way, so that a caller can
+// form exp(z) z without 0 * -inf.
 //
 // exp(z) = 2^e 2^(i/N) exp(r): adding 1.5 * 2^23 / N rounds z / log 2 to a multiple of 1/N and leaves N e + i in the low bits of
 // the sum. i looks up 2^(i/N), and the same bits, shifted, become the exponent: entries of the table hold their bits less i's

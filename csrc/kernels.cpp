@@ -3,6 +3,7 @@
 #include "linear.h"
 #include "head.h"
 #include "score.h"
+#include "topk.h"
 
 namespace mcscore {
 namespace MCSCORE_ISA {
@@ -25,9 +26,17 @@ static bool accumulate(const Logits& x, Link link, const State& to, Part part) {
     return accumulate_link<Type::bf16>(x, link, to, part);
 }
 
+static void exp(const float* x, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += W) {
+        const int some = (int)least<int64_t>(n - i, W);
+        f32v z = load_first<Type::f32>(x + i, some);
+        store_first<Type::f32>(y + i, some, exp_nonpositive(z));
+    }
+}
+
 #define MC_TEXT_(x) #x
 #define MC_TEXT(x) MC_TEXT_(x)
-extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, dropout_linear, dropout_head, panel_classes, philox};
+extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, dropout_linear, dropout_head, panel_classes, sift, exp, philox};
 
 }  // namespace MCSCORE_ISA
 }  // namespace mcscore

@@ -70,6 +70,18 @@ struct Head {  // logits of pass t = bias + a W (keep_t x); the masks have E = D
     float a;
 };
 
+struct Candidates {  // of a top-k
+    const float* scores;
+    const int64_t* ids;  // or null: first_id, first_id + 1, ...
+    int64_t first_id;
+    const bool* exclude;  // or null
+    int64_t n;
+};
+
+struct Sifted {
+    int64_t found, taken;  // keys written; items looked at. taken < n: no room, or (where there was room) an id beyond 32 bits
+};
+
 struct Part {  // the share of one call: items [b0, b1), passes [t0, t1)
     int64_t b0, b1, t0, t1;
 };
@@ -84,6 +96,8 @@ struct Kernels {
     bool (*dropout_linear)(const Masks&, const Linear&, Part);
     bool (*dropout_head)(const Masks&, const Head&, Link, const Scores&, Part);
     int64_t (*panel_classes)(int64_t C);
+    Sifted (*sift)(const Candidates&, uint64_t cut, uint64_t* keys, int64_t room);  // cut 0: none yet
+    void (*exp)(const float* x, float* y, int64_t n);  // for tests: x <= 0
     void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);
 };
 

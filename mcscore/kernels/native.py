@@ -16,16 +16,9 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..masks import Rate, check_counter
+from .extension import missing as _missing
+from .extension import native as _native
 from .threads import split
-
-_native: Any
-try:
-    from .. import _native  # type: ignore[no-redef]
-
-    _missing = ""
-except ImportError as error:
-    _native = None
-    _missing = f"the extension mcscore._native does not load ({error}); reinstall mcscore with a C++17 compiler at hand"
 
 LINKS = ("softmax", "sigmoid")
 SCORES = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -179,13 +180,73 @@ def test_any_strides_are_taken(isa):
         base.transpose(0, 1),
         base[::3, 1::2],
         base.flip(1)[:, 5:6].expand(12, 8, 30),
-        base.permute(2, 0, 1),  # classes not contiguous: copied
+        base.permute(2, 0, 1),  # classes not contiguous
         base[:, :, ::2],
         base[..., 3:13],
     ]
     for view in views:
         got, want = native.score(view, SCORES), native.score(view.contiguous(), SCORES)
         assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("dtype", native.DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(
+    ("T", "B", "C"), [(1, 9, 2), (20, 17, 10), (7, 5, 64), (19, 3, 65), (8, 4, 130), (33, 2, 1000), (5, 1, 20_000)]
+)
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_no_layout_changes_a_bit_of_the_scores(isa, T, B, C, link, dtype):
+    """(B, T, C), (B, C, T), (T, C, B) and (C, T, B) in memory, seen as (T, B, C)."""
+    logits = (3 * torch.randn(T, B, C)).to(dtype)
+    logits[0, 0, 1] = -torch.inf
+    want = native.score(logits, SCORES, link)
+    for order in [(1, 0, 2), (1, 2, 0), (0, 2, 1), (2, 0, 1)]:
+        view = logits.permute(order).contiguous().permute([order.index(axis) for axis in range(3)])
+        assert view.shape == logits.shape
+        got = native.score(view, SCORES, link)
+        assert all(torch.equal(got[name], want[name]) for name in want), order
+        state, expected = new_state(B, C), new_state(B, C)
+        native.accumulate(view, state, link)
+        native.accumulate(logits, expected, link)
+        assert all(torch.equal(state[name], expected[name]) for name in expected), order
+
+
+def test_no_layout_is_copied(isa):
+    """Scratch stays below 1 MB where the logits take 80: the peak of resident memory does not move by more."""
+    import resource
+
+    logits = torch.randn(50, 1000, 400)  # (B, C, T) in memory
+    view = logits.permute(2, 0, 1)
+    native.score(view[:20], SCORES[:3])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    native.score(view, SCORES[:3])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048  # KiB
+
+
+def test_exp_keeps_its_stated_error(isa):
+    """Within 1.2 ulp down to exp(-87.3), the smallest normal number; at most that number beyond; 0 from -88.03 on."""
+    x = np.concatenate(
+        [-np.linspace(0, 90, 1_000_003), -np.logspace(-30, 0, 1000), [0.0, -0.0, -1e30, -np.inf]]
+    ).astype(np.float32)
+    y = np.empty_like(x)
+    native._native.exp(x.ctypes.data, y.ctypes.data, len(x))
+    truth = np.exp(x.astype(np.float64) * (1.0 if isa == "baseline" else 1 - 2.75e-9))  # its rounding of log 2
+    tiny = np.finfo(np.float32).tiny
+    normal = truth >= tiny
+    ulp = np.spacing(truth[normal].astype(np.float32)).astype(np.float64)
+    assert (np.abs(y[normal] - truth[normal]) <= 1.2 * ulp).all()
+    assert (np.abs(y[~normal]) <= tiny).all()
+    assert (y[x <= -88.03] == 0).all()
+    z = np.array([np.nan], np.float32)
+    native._native.exp(z.ctypes.data, z.ctypes.data, 1)
+    assert np.isnan(z[0])
+
+
+@pytest.mark.parametrize(("C", "floor"), [(1000, 1e-6), (20_000, 3e-6)])
+def test_the_error_over_many_classes_stays_small(isa, C, floor):
+    logits = 2 * torch.randn(20, 8, C)
+    truth, got = formulas(logits, "softmax", torch.float64), native.score(logits, SCORES)
+    for name in ("entropy", "expected_entropy", "bald"):
+        assert (got[name].double() - truth[name]).abs().max() <= floor, name
 
 
 def test_nothing_is_read_beyond_the_last_row(isa):
