@@ -1,5 +1,6 @@
 # make demo   set everything up in .venv and run the main job on real images
 # make test   set everything up in .venv, then lint, type-check and test
+# make sanitize  the C++ kernels' tests under the address and undefined-behaviour sanitizers; a part of make test
 # make bench  measure (needs a quiet machine)
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test sanitize bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
@@ -17,6 +18,14 @@ test: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+	$(MAKE) sanitize
+
+# A copy of package and tests with a build of its own. The sanitizer's library must be loaded before Python.
+sanitize: $(VENV)/installed
+	MCSCORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitized --build-temp build/sanitize-objects
+	rm -rf build/sanitized/tests && cp -r pyproject.toml tests build/sanitized
+	cd build/sanitized && LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+		$(abspath $(BIN))/python -m pytest -p no:cacheprovider -W ignore tests/kernels/test_native_*.py tests/kernels/test_topk.py
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider

@@ -2,6 +2,8 @@
 
 ``csrc/kernels.cpp`` is compiled once per instruction set, each with its own flags; the best one that the machine can run is
 chosen when the extension loads. Everything else about the package stands in pyproject.toml.
+
+MCSCORE_NO_NATIVE=1 leaves the kernels out; MCSCORE_SANITIZE=1 builds them to find errors of memory and arithmetic (make sanitize).
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ KERNEL = [
     "-Wno-maybe-uninitialized",
     "-Wno-unknown-warning-option",
 ]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g1"]
+if SANITIZED := os.environ.get("MCSCORE_SANITIZE") == "1":
+    BASE, KERNEL = [*BASE, *SANITIZE], [*KERNEL, *SANITIZE]
 X86_64 = {
     "baseline": ["-march=x86-64-v2"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
@@ -87,7 +92,7 @@ native = Extension(
     include_dirs=[nanobind.include_dir(), str(Path(nanobind.source_dir()).parent / "ext" / "robin_map" / "include")],
     define_macros=[("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)],
     extra_compile_args=BASE,
-    extra_link_args=[] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,--gc-sections"],
+    extra_link_args=SANITIZE if SANITIZED else [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,--gc-sections"],
     language="c++",
 )
 

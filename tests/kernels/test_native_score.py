@@ -223,7 +223,7 @@ def test_no_layout_is_copied(isa):
 
 
 def test_exp_keeps_its_stated_error(isa):
-    """Within 1.2 ulp down to exp(-87.3), the smallest normal number; at most that number beyond; 0 from -88.03 on."""
+    """Within 1.5 ulp down to exp(-87.3), the smallest normal number; at most that number beyond; 0 from -88.03 on."""
     x = np.concatenate(
         [-np.linspace(0, 90, 1_000_003), -np.logspace(-30, 0, 1000), [0.0, -0.0, -1e30, -np.inf]]
     ).astype(np.float32)
@@ -233,7 +233,7 @@ def test_exp_keeps_its_stated_error(isa):
     tiny = np.finfo(np.float32).tiny
     normal = truth >= tiny
     ulp = np.spacing(truth[normal].astype(np.float32)).astype(np.float64)
-    assert (np.abs(y[normal] - truth[normal]) <= 1.2 * ulp).all()
+    assert (np.abs(y[normal] - truth[normal]) <= 1.5 * ulp).all()
     assert (np.abs(y[~normal]) <= tiny).all()
     assert (y[x <= -88.03] == 0).all()
     z = np.array([np.nan], np.float32)
