@@ -28,7 +28,7 @@ from .triton_dropout import Indices, checked_counters
 from .triton_launch import Launch, check_device, check_dtype
 from .triton_philox import counter_args, tile_draws
 from .triton_score import ROWS
-from .triton_tile import NEEDS_STD, NEEDS_VOTES, accumulate, sigmoid_tile, softmax_tile, store_scores, summarise
+from .triton_tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarise
 
 _WARPS = 8
 _MAX_OUTPUTS = 256  # of a Linear worth fusing: its masks are then drawn twice
@@ -97,10 +97,7 @@ def _dropout_head(
     column = tl.arange(0, COLUMNS)
     classes = column[None, :]
     offset = tl.load(bias + column, mask=column < C, other=float("-inf"))[None, :]  # beyond C: probability 0
-    mean = tl.zeros((ROWS, COLUMNS), tl.float32)
-    m2 = tl.zeros((ROWS, COLUMNS), tl.float32)
-    votes = tl.zeros((ROWS, COLUMNS), tl.int32)
-    h = tl.zeros((ROWS,), tl.float32)
+    mean, m2, votes, bits, surplus = new_sums(ROWS, COLUMNS, 0)
     for t in range(T):
         site_pass = site | tl.load(passes + t).to(tl.int32)
         product = _masked_product(
@@ -108,19 +105,14 @@ def _dropout_head(
             C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         logits = product * scale + offset
-        if SOFTMAX:
-            p, h_t, vote = softmax_tile(logits, classes, C, WANT)
-            if NEEDS_VOTES & WANT:
-                votes += (classes == vote[:, None]).to(tl.int32)
-        else:
-            p, h_t = sigmoid_tile(logits, WANT)
-            if NEEDS_VOTES & WANT:
-                votes += (logits >= 0).to(tl.int32)
-        h += h_t
-        mean, m2 = accumulate(mean, m2, p, t, WANT)
+        mean, m2, votes, bits, surplus = add_pass(
+            mean, m2, votes, bits, surplus, logits, classes, t, C, SOFTMAX, WANT, 0
+        )
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
-        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T, C, SOFTMAX, WANT
+        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
+        entropy_bits(bits, surplus), T,
+        C, SOFTMAX, WANT,
     )  # fmt: skip
 
 

@@ -28,10 +28,10 @@ from .triton_launch import Launch, alignment, check_device, check_dtype
 from .triton_tile import (
     NEEDS_STD,
     NEEDS_VOTES,
-    accumulate,
+    add_pass,
+    entropy_bits,
     load_tile,
-    sigmoid_tile,
-    softmax_tile,
+    new_sums,
     store_scores,
     summarise,
     tile_classes,
@@ -46,7 +46,7 @@ _PREFETCH_WARPS = 8
 def _score_rows(
     x, out, prediction, T, B, stride_t, stride_b,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, PREFETCH: tl.constexpr,
-    ITEMS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    ITEMS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64) * ITEMS + tl.arange(0, ITEMS)
     ok = item < B
@@ -54,10 +54,7 @@ def _score_rows(
     classes = tile_classes(0, CHUNK, CHUNKS)
     pointer = x + (item * stride_b * VECTOR)[:, None] + column  # strides count vectors, so that rows are known to align
     step = tl.cast(stride_t, tl.int64) * VECTOR
-    mean = tl.zeros((ITEMS, CHUNK * CHUNKS), tl.float32)
-    m2 = tl.zeros((ITEMS, CHUNK * CHUNKS), tl.float32)
-    votes = tl.zeros((ITEMS, CHUNK * CHUNKS), tl.int32)
-    h = tl.zeros((ITEMS,), tl.float32)
+    mean, m2, votes, bits, surplus = new_sums(ITEMS, CHUNK * CHUNKS, SHARES)
     if PREFETCH:
         raw = load_tile(pointer, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C)
     for t in range(T):
@@ -69,19 +66,14 @@ def _score_rows(
         else:
             row = load_tile(pointer, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
             pointer += step
-        if SOFTMAX:
-            p, h_t, vote = softmax_tile(row, classes, C, WANT)
-            if NEEDS_VOTES & WANT:
-                votes += (classes == vote[:, None]).to(tl.int32)
-        else:
-            p, h_t = sigmoid_tile(row, WANT)
-            if NEEDS_VOTES & WANT:
-                votes += (row >= 0).to(tl.int32)
-        h += h_t
-        mean, m2 = accumulate(mean, m2, p, t, WANT)
+        mean, m2, votes, bits, surplus = add_pass(
+            mean, m2, votes, bits, surplus, row, classes, t, C, SOFTMAX, WANT, SHARES
+        )
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
-        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T, C, SOFTMAX, WANT
+        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
+        entropy_bits(bits, surplus), T,
+        C, SOFTMAX, WANT,
     )  # fmt: skip
 
 
@@ -92,11 +84,12 @@ class Tiling:
     items: int  # per program
     chunk: int  # neighbouring classes of one piece
     chunks: int  # pieces
+    threads: int  # per item
     warps: int
 
     @property
     def meta(self) -> dict[str, int]:
-        return {"ITEMS": self.items, "CHUNK": self.chunk, "CHUNKS": self.chunks}
+        return {"ITEMS": self.items, "CHUNK": self.chunk, "CHUNKS": self.chunks, "SHARES": self.threads}
 
 
 def values_per_thread(want: int, softmax: bool) -> int:
@@ -112,7 +105,7 @@ def tiling(C: int, vector: int, values: int) -> Tiling | None:
     if threads > 32 * _MAX_WARPS:
         return None
     chunk = vector * threads
-    return Tiling(items=max(1, 32 // threads), chunk=chunk, chunks=block // chunk, warps=max(1, threads // 32))
+    return Tiling(max(1, 32 // threads), chunk, block // chunk, threads, warps=max(1, threads // 32))
 
 
 def score(logits_TBC: Tensor, scores: Sequence[str], link: str) -> dict[str, Tensor]:
