@@ -2,14 +2,14 @@
 
     y[t, b, l, c] = bias[c] + sum_d W[c, d] * (kept(seed, site, passes[t], ids[b], l D + d) ? x[s, b, l, d] / (1 - p) : 0)
 
-``dropout_linear`` writes y; ``dropout_head`` (L = 1, C <= 128) reduces the rows y[t, b] to scores in registers and writes
-4 bytes per item and score: neither T B D dropped features nor T B C logits exist. Masks are applied to the features on
-their way into the tensor cores; 1 / (1 - p) waits until the product is done.
+``dropout_linear`` writes y; ``dropout_head`` (L = 1) reduces the rows y[t, b] to scores and writes 4 bytes per item and score.
 
-Cost, counted in sm_90 code: drawing and applying the mask takes 10 to 15 instructions per 16-bit feature, so the masks are
-the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32 parts). A Linear
-of more outputs would draw them again for every 128: past a few hundred, dropping first and multiplying then is the
-faster way, and ``fits`` says no.
+Two ways, chosen by shape. The kernels here apply masks to the features on their way into the tensor cores, and
+1 / (1 - p) when the product is done; a head's rows become scores in registers, so that neither T B D dropped features
+nor T B C logits exist. Drawing and applying a mask takes 10 to 15 instructions per 16-bit feature, counted in sm_90 code, so the
+masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
+parts). More outputs, which would draw the masks again for every 128, and masks that all items share, which need not be
+drawn per item, are for ``triton_chunks``: it masks first, in the L2 cache, and multiplies then.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..acquisition import check_scores, check_shape
 from ..masks import Rate
+from . import triton_chunks
 from .triton_dropout import Indices, checked_counters
 from .triton_launch import Launch, check_device, check_dtype
 from .triton_philox import counter_args, tile_draws
@@ -31,8 +32,9 @@ from .triton_score import ROWS
 from .triton_tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarise
 
 _WARPS = 8
-_MAX_OUTPUTS = 256  # of a Linear worth fusing: its masks are then drawn twice
-MAX_CLASSES = 128  # of a head: sums over the passes and the product share a thread's registers
+_MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
+MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
+_SHARED_ITEMS = 256  # from which masked weights, made once, are cheaper than masks in the product
 
 
 @triton.jit
@@ -129,12 +131,6 @@ class Block:
         return {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
 
 
-def fits(x_sBLD: Tensor, weight_CD: Tensor, rate: Rate) -> bool:
-    """Is ``dropout_linear`` defined, and worth calling, for these operands?"""
-    rows_start_blocks = x_sBLD.shape[2] == 1 or x_sBLD.shape[3] * rate.bits % 128 == 0
-    return weight_CD.shape[0] <= _MAX_OUTPUTS and rows_start_blocks and weight_CD.dtype == x_sBLD.dtype
-
-
 def dropout_linear(
     x_sBLD: Tensor,
     passes_t: Indices,
@@ -148,11 +144,19 @@ def dropout_linear(
     """y_tBLC, contiguous, in x's dtype: dropout and the Linear behind it, summed in float32.
 
     x_sBLD: (s, B, L, D), s = 1 or t copies of B items of L rows of D features; weight_CD in the same dtype: float32, float16
-    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l; if L > 1, rows must start a Philox block:
-    D * rate.bits divisible by 128 (``fits``). float32 is multiplied as three TF32 products, or as one if
-    torch.set_float32_matmul_precision allows it. ValueError for shapes that do not fit, TypeError for other dtypes.
+    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l. ids_B: a tensor expanded from one element says
+    that all items share their masks. float32 is multiplied as three TF32 products, or as one if
+    torch.set_float32_matmul_precision allows it; more than 256 outputs as PyTorch multiplies. ValueError for shapes that do
+    not fit, TypeError for other dtypes.
     """
     check_device("dropout_linear", x_sBLD.device)
+    inside = (
+        x_sBLD.shape[2:-1].numel() > 1 and x_sBLD.shape[-1] * rate.bits % 128 > 0
+    )  # rows start inside a Philox block
+    if inside or len(weight_CD) > _MAX_OUTPUTS:
+        x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
+        shared = triton_chunks.share_masks(ids_B)
+        return triton_chunks.linear(x, passes, ids, seed, site, rate, weight, bias, shared=shared)
     launch, y_tBLC = plan_linear(x_sBLD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C)
     launch.run()
     return y_tBLC
@@ -172,9 +176,16 @@ def dropout_head(
 ) -> dict[str, Tensor]:
     """Scores of B items whose logits are dropout and a Linear of x_BD, over all passes, as ``triton_score.score`` of them.
 
-    weight_CD: C <= 128 classes or labels. Other arguments and precision as ``dropout_linear``.
+    weight_CD: any number of classes or labels; logits of more than 128 are rounded to x's dtype, in which they wait for their
+    reduction. Other arguments and precision as ``dropout_linear``.
     """
     check_device("dropout_head", x_BD.device)
+    shared = triton_chunks.share_masks(ids_B)
+    if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
+        x, passes, ids, weight, bias = _head_operands(
+            x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link
+        )
+        return triton_chunks.head(x, passes, ids, seed, site, rate, weight, bias, scores, link, shared=shared)
     launch, results = plan_head(x_BD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C, scores, link)
     launch.run()
     return results
@@ -190,14 +201,8 @@ def plan_linear(
     weight_CD: Tensor,
     bias_C: Tensor | None,
 ) -> tuple[Launch, Tensor]:
-    """The launch of ``dropout_linear`` and the tensor that it fills."""
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBLD.device)
-    x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
-    if x.ndim != 4 or ids.numel() != x.shape[1] or x.shape[0] not in (1, passes.numel()):
-        raise ValueError(
-            f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
-            f"({passes.numel()}) and B the number of ids ({ids.numel()})"
-        )
+    """The launch of the fused ``dropout_linear`` and the tensor that it fills."""
+    x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
     s, B, L, D = x.shape
     if L > 1 and D * rate.bits % 128:
         raise ValueError(
@@ -228,18 +233,12 @@ def plan_head(
     scores: Sequence[str],
     link: str,
 ) -> tuple[Launch, dict[str, Tensor]]:
-    """The launch of ``dropout_head`` and the tensors that it fills."""
-    if link not in ("softmax", "sigmoid"):
-        raise ValueError(f"dropout_head: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
-    names = check_scores(scores, link)
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
-    x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
-    if x.ndim != 2 or ids.numel() != x.shape[0]:
-        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
+    """The launch of the fused ``dropout_head`` and the tensors that it fills."""
+    x, passes, ids, weight, bias = _head_operands(x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link)
     (B, D), C, T = x.shape, weight.shape[0], passes.numel()
-    check_shape((T, B, C), link)
     if C > MAX_CLASSES:
-        raise ValueError(f"dropout_head: at most {MAX_CLASSES} classes, got {C}; use dropout_linear, then score")
+        raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
+    names = check_scores(scores, link)
     want = sum(1 << ROWS.index(name) for name in names)
     block = _block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
     out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
@@ -268,6 +267,43 @@ def _block(C: int, itemsize: int, tiles: int) -> Block:
     rows = 1 << (rows.bit_length() - 1)
     full = rows * columns * tiles == held
     return Block(rows, columns, depth=(64 if full else 128) // itemsize)
+
+
+def _linear_operands(
+    x_sBLD: Tensor, passes_t: Indices, ids_B: Indices, seed: int, site: int, weight_CD: Tensor, bias_C: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features, passes, ids, weight and bias of a Linear, checked."""
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBLD.device)
+    x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
+    if x.ndim != 4 or ids.numel() != x.shape[1] or x.shape[0] not in (1, passes.numel()):
+        raise ValueError(
+            f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
+            f"({passes.numel()}) and B the number of ids ({ids.numel()})"
+        )
+    return x, passes, ids, weight, bias
+
+
+def _head_operands(
+    x_BD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features, passes, ids, weight and bias of a head, checked."""
+    if link not in ("softmax", "sigmoid"):
+        raise ValueError(f"dropout_head: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
+    check_scores(scores, link)
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
+    x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
+    if x.ndim != 2 or ids.numel() != x.shape[0]:
+        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
+    check_shape((passes.numel(), len(x), len(weight)), link)
+    return x, passes, ids, weight, bias
 
 
 def _operands(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

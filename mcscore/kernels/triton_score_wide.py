@@ -136,8 +136,8 @@ def _class_tiles(
             mean, m2 = accumulate(mean, m2, p, t, WANT)
         else:
             mean, m2, votes, bits, surplus = add_pass(
-            mean, m2, votes, bits, surplus, row, classes, t, C, SOFTMAX, WANT, SHARES
-        )
+                mean, m2, votes, bits, surplus, row, classes, t, C, SOFTMAX, WANT, SHARES
+            )
         at += B
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     size = B * tl.cast(TILES, tl.int64)
@@ -230,7 +230,14 @@ def plan_wide(args: dict[str, Any], meta: dict[str, Any]) -> list[Launch]:
             _row_statistics,
             (T * B,),
             {"x": x, "top_out": top, "inverse_out": inverse, "h_out": h, "vote_out": votes} | shape | strides,
-            {"C": C, "VECTOR": vector, "WANT": want, "CHUNK": row_tile.chunk, "CHUNKS": row_tile.chunks, "SHARES": row_tile.threads},
+            {
+                "C": C,
+                "VECTOR": vector,
+                "WANT": want,
+                "CHUNK": row_tile.chunk,
+                "CHUNKS": row_tile.chunks,
+                "SHARES": row_tile.threads,
+            },
             row_tile.warps,
         )
         launches.insert(0, rows)
