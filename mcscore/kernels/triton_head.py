@@ -99,7 +99,7 @@ def _dropout_head(
     column = tl.arange(0, COLUMNS)
     classes = column[None, :]
     offset = tl.load(bias + column, mask=column < C, other=float("-inf"))[None, :]  # beyond C: probability 0
-    mean, m2, votes, bits, surplus = new_sums(ROWS, COLUMNS, 0)
+    mean, m2, votes, h = new_sums(ROWS, COLUMNS, 1)
     for t in range(T):
         site_pass = site | tl.load(passes + t).to(tl.int32)
         product = _masked_product(
@@ -107,13 +107,11 @@ def _dropout_head(
             C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         logits = product * scale + offset
-        mean, m2, votes, bits, surplus = add_pass(
-            mean, m2, votes, bits, surplus, logits, classes, t, C, SOFTMAX, WANT, 0
-        )
+        mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
         out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
-        entropy_bits(bits, surplus), T,
+        entropy_bits(h), T,
         C, SOFTMAX, WANT,
     )  # fmt: skip
 

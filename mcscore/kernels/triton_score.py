@@ -48,31 +48,33 @@ def _score_rows(
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, PREFETCH: tl.constexpr,
     ITEMS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    item = tl.program_id(0).to(tl.int64) * ITEMS + tl.arange(0, ITEMS)
-    ok = item < B
+    first = tl.program_id(0).to(tl.int64) * ITEMS
+    item = first + tl.arange(0, ITEMS)
+    ok = item < B if ITEMS > 1 else tl.full((1,), True, tl.int1)
     column = tl.arange(0, CHUNK)[None, :]
     classes = tile_classes(0, CHUNK, CHUNKS)
-    pointer = x + (item * stride_b * VECTOR)[:, None] + column  # strides count vectors, so that rows are known to align
+    # Strides count vectors, so that rows are known to align. The pass moves a scalar, which costs a thread no register.
+    x += first * stride_b * VECTOR
+    offset = (tl.arange(0, ITEMS).to(tl.int64) * stride_b * VECTOR)[:, None] + column if ITEMS > 1 else column
     step = tl.cast(stride_t, tl.int64) * VECTOR
-    mean, m2, votes, bits, surplus = new_sums(ITEMS, CHUNK * CHUNKS, SHARES)
+    mean, m2, votes, h = new_sums(ITEMS, CHUNK * CHUNKS, SHARES)
     if PREFETCH:
-        raw = load_tile(pointer, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C)
+        raw = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C)
     for t in range(T):
         if PREFETCH:
             row = raw.to(tl.float32)
-            pointer += step
-            more = tl.arange(0, 1)[None, :] + t + 1 < T  # a tensor: the interpreter cannot mask with a scalar
-            raw = load_tile(pointer, column, ok[:, None] & more, 0, 1, ITEMS, CHUNK, CHUNKS, C)
+            x += (
+                tl.minimum(t + 2, T) - (t + 1)
+            ) * step  # the last row once more: a mask would cost an instruction per load
+            raw = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C)
         else:
-            row = load_tile(pointer, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
-            pointer += step
-        mean, m2, votes, bits, surplus = add_pass(
-            mean, m2, votes, bits, surplus, row, classes, t, C, SOFTMAX, WANT, SHARES
-        )
+            row = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
+            x += step
+        mean, m2, votes, h = add_pass(mean, m2, votes, h, row, classes, t, C, SOFTMAX, WANT, SHARES)
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
         out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
-        entropy_bits(bits, surplus), T,
+        entropy_bits(h), T,
         C, SOFTMAX, WANT,
     )  # fmt: skip
 

@@ -119,7 +119,7 @@ def _class_tiles(
     classes = tile_classes(start, CHUNK, CHUNKS)
     pointer = x + b * stride_b * VECTOR + column
     step = tl.cast(stride_t, tl.int64) * VECTOR
-    mean, m2, votes, bits, surplus = new_sums(1, CHUNK * CHUNKS, SHARES)
+    mean, m2, votes, h = new_sums(1, CHUNK * CHUNKS, SHARES)
     at = b
     for t in range(T):
         row = load_tile(pointer, column, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
@@ -135,9 +135,7 @@ def _class_tiles(
                 votes += (classes == tl.load(vote_in + at)).to(tl.int32)
             mean, m2 = accumulate(mean, m2, p, t, WANT)
         else:
-            mean, m2, votes, bits, surplus = add_pass(
-                mean, m2, votes, bits, surplus, row, classes, t, C, SOFTMAX, WANT, SHARES
-            )
+            mean, m2, votes, h = add_pass(mean, m2, votes, h, row, classes, t, C, SOFTMAX, WANT, SHARES)
         at += B
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     size = B * tl.cast(TILES, tl.int64)
@@ -149,7 +147,7 @@ def _class_tiles(
     tl.store(to + 4 * size, doubt)
     tl.store(to + 5 * size, spread)
     tl.store(to + 6 * size, modal)
-    tl.store(to + 7 * size, entropy_bits(bits, surplus))
+    tl.store(to + 7 * size, entropy_bits(h))
     tl.store(part_arg + b * TILES + tile + tl.arange(0, 1), arg)
 
 

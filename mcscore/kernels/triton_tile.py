@@ -61,7 +61,9 @@ def load_tile(
 
     Pieces FIRST, FIRST + STEP, ...: even and odd ones are joined last, which leaves piece k at position k of each run.
     """
-    if CHUNKS == 1:
+    if CHUNKS == 1 and CHUNK * STEP == C:  # no position is beyond C
+        return tl.load(pointer + FIRST * CHUNK, mask=ok, other=float("-inf"))
+    elif CHUNKS == 1:
         return tl.load(pointer + FIRST * CHUNK, mask=ok & (column + FIRST * CHUNK < C), other=float("-inf"))
     else:
         even = load_tile(pointer, column, ok, FIRST, 2 * STEP, ITEMS, CHUNK, CHUNKS // 2, C)
@@ -101,21 +103,10 @@ def fold(a, b, sums):
 
 
 @triton.jit
-def products(a, b, SHARES: tl.constexpr, KEPT: tl.constexpr):
-    """Sums of a b over the classes, in the parts (items, shares, KEPT) of ``new_sums``."""
-    if SHARES == 0:
-        return tl.sum(a * b, 1)[:, None, None]
-    else:
-        a = tl.reshape(a, (a.shape[0], SHARES, a.shape[1] // SHARES))
-        b = tl.reshape(b, (a.shape[0], SHARES, a.shape[2]))
-        return fold(a, b, tl.zeros((a.shape[0], SHARES, KEPT), tl.float32))
+def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr):
+    """A whole row of one pass -> p (items, classes), entropy in bits as ``new_sums`` keeps it, argmax (items,).
 
-
-@triton.jit
-def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr, KEPT: tl.constexpr):
-    """A whole row of one pass -> p (items, classes), bits and surplus of ``new_sums``, argmax (items,).
-
-    The last three are 0 if not needed. H = log2 s - sum(e z) / s with z = (x - max) log2(e), e = 2^z, s = sum e.
+    The last two are 0 if not needed. H = log2 s - sum(e z) / s with z = (x - max) log2(e), e = 2^z, s = sum e.
     NaN, +inf and rows of -inf make z, hence p, NaN.
 
     z is one multiply-add, x log2(e) - m with m the rounded max log2(e). That rounding shifts all z of a row alike, which
@@ -129,71 +120,72 @@ def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr, SHARES: tl.con
     e = tl.exp2(z)
     total = tl.sum(e, 1)
     inverse = 1.0 / total
-    bits = tl.zeros_like(top)
-    surplus = tl.zeros((x.shape[0], 1 if SHARES == 0 else SHARES, KEPT), tl.float32)
+    h = tl.zeros((x.shape[0], SHARES, 1), tl.float32)
     if NEEDS_H & WANT:
-        bits = log2(total)
-        surplus = products(e, z, SHARES, KEPT) * inverse[:, None, None]
+        if SHARES == 1:
+            h = (log2(total) - tl.sum(e * z, 1) * inverse)[:, None, None]
+        else:
+            held = tl.reshape(e, (x.shape[0], SHARES, x.shape[1] // SHARES))
+            h = (log2(total) * (1.0 / SHARES))[:, None, None] - fold(held, tl.reshape(z, held.shape), h) * inverse[
+                :, None, None
+            ]
     vote = tl.zeros_like(top).to(tl.int32)
     if NEEDS_VOTES & WANT:
         vote = tl.min(tl.where(x == top[:, None], classes, C), 1)
-    return e * inverse[:, None], bits, surplus, vote
+    return e * inverse[:, None], h, vote
 
 
 @triton.jit
-def sigmoid_tile(x, WANT: tl.constexpr):
-    """Labels of one pass -> p (items, labels), sum over the labels of H[Bernoulli(p)] in bits. +inf and NaN give NaN."""
+def sigmoid_tile(x, WANT: tl.constexpr, SHARES: tl.constexpr):
+    """Labels of one pass -> p (items, labels), sum of H[Bernoulli(p)] as ``new_sums`` keeps it. +inf and NaN give NaN."""
     z = tl.maximum(x, FAR, propagate_nan=tl.PropagateNan.ALL)
     a = tl.abs(z) * LOG2E
     e = tl.exp2(-a)
     q = 1.0 / (1.0 + e)  # the larger of p and 1 - p
     p = tl.where(z < float("inf"), tl.where(z >= 0, q, e * q), float("nan"))
-    h = tl.sum(p, 1) * 0.0
+    h = tl.zeros((x.shape[0], SHARES, 1), tl.float32)
     if NEEDS_H & WANT:
-        h = tl.sum(log2(1.0 + e) + a * e * q, 1)
+        bits = tl.reshape(log2(1.0 + e) + a * e * q, (x.shape[0], SHARES, x.shape[1] // SHARES))
+        h = tl.sum(bits, 2)[:, :, None]
     return p, h
 
 
 @triton.jit
 def new_sums(ITEMS: tl.constexpr, WIDTH: tl.constexpr, SHARES: tl.constexpr):
-    """What a program keeps of its items over the passes: mean, m2, votes (items, classes), bits, surplus.
+    """What a program keeps of its items over the passes: mean, m2, votes (items, classes), h (items, SHARES, 1).
 
-    The entropies of the passes add up to bits (items,) less surplus, (items, SHARES, up to 4), whose parts are summed when
-    all passes are done: a thread adds up its own, and nothing crosses lanes. SHARES: threads that an item's classes lie in,
-    in order; 0 if that is not known, as behind tl.dot, and then surplus is (items, 1, 1).
+    h sums up to the bits of entropy of the passes. SHARES: threads among which the classes of an item are dealt out, in
+    order; each adds up its own, and nothing crosses lanes before the end. 1 also where that is not known, as behind tl.dot.
     """
-    KEPT: tl.constexpr = 1 if SHARES == 0 else min(4, WIDTH // SHARES)
     mean = tl.zeros((ITEMS, WIDTH), tl.float32)
     m2 = tl.zeros((ITEMS, WIDTH), tl.float32)
     votes = tl.zeros((ITEMS, WIDTH), tl.int32)
-    bits = tl.zeros((ITEMS,), tl.float32)
-    surplus = tl.zeros((ITEMS, 1 if SHARES == 0 else SHARES, KEPT), tl.float32)
-    return mean, m2, votes, bits, surplus
+    h = tl.zeros((ITEMS, SHARES, 1), tl.float32)
+    return mean, m2, votes, h
 
 
 @triton.jit
 def add_pass(
-    mean, m2, votes, bits, surplus, logits, classes, t,
+    mean, m2, votes, h, logits, classes, t,
     C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     """Add the logits (items, classes) of pass t (0, 1, ...) to the sums of ``new_sums``."""
     if SOFTMAX:
-        p, bits_t, surplus_t, vote = softmax_tile(logits, classes, C, WANT, SHARES, surplus.shape[2])
-        surplus += surplus_t
+        p, h_t, vote = softmax_tile(logits, classes, C, WANT, SHARES)
         if NEEDS_VOTES & WANT:
             votes += (classes == vote[:, None]).to(tl.int32)
     else:
-        p, bits_t = sigmoid_tile(logits, WANT)
+        p, h_t = sigmoid_tile(logits, WANT, SHARES)
         if NEEDS_VOTES & WANT:
             votes += (logits >= 0).to(tl.int32)
     mean, m2 = accumulate(mean, m2, p, t, WANT)
-    return mean, m2, votes, bits + bits_t, surplus
+    return mean, m2, votes, h + h_t
 
 
 @triton.jit
-def entropy_bits(bits, surplus):
-    """(items,)"""
-    return bits - tl.sum(tl.sum(surplus, 2), 1)
+def entropy_bits(h):
+    """h of ``new_sums`` added up: (items,)"""
+    return tl.sum(tl.sum(h, 2), 1)
 
 
 @triton.jit
