@@ -15,7 +15,7 @@ drawn per item, are for ``triton_chunks``: it masks first, in the L2 cache, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -30,8 +30,8 @@ from .triton_launch import Launch, check_device, check_dtype
 from .triton_philox import counter_args, tile_draws
 from .triton_score import ROWS
 from .triton_tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarise
+from .triton_tune import tuned
 
-_WARPS = 8
 _MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
 MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
 _SHARED_ITEMS = 256  # from which masked weights, made once, are cheaper than masks in the product
@@ -118,15 +118,30 @@ def _dropout_head(
 
 @dataclass(frozen=True)
 class Block:
-    """Rows, outputs and features that one program multiplies at a time."""
+    """Rows, outputs and features that one program multiplies at a time, and how."""
 
     rows: int
     columns: int
     depth: int
+    warps: int = 8
+    stages: int = 3
 
     @property
     def meta(self) -> dict[str, int]:
         return {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
+
+
+_BLOCKS = {
+    # bytes per feature, tiles: {columns: (rows, depth)}. The largest at which sm_80, sm_90 and sm_100 spill nothing (an address at
+    # most). Tiles are what is held of rows x columns float32: 1 is a product alone, 2 with the sums of bald and entropy,
+    # 5 with those of all scores.
+    (2, 1): {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (128, 64)},
+    (2, 2): {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (128, 32)},
+    (2, 5): {16: (128, 64), 32: (128, 64), 64: (64, 64), 128: (32, 64)},
+    (4, 1): {16: (128, 32), 32: (128, 32), 64: (128, 32), 128: (64, 32)},
+    (4, 2): {16: (128, 32), 32: (128, 32), 64: (128, 16), 128: (64, 16)},
+    (4, 5): {16: (128, 32), 32: (128, 16), 64: (64, 16), 128: (32, 16)},
+}
 
 
 def dropout_linear(
@@ -208,15 +223,20 @@ def plan_linear(
             "drop first, then multiply"
         )
     C, t = weight.shape[0], passes.numel()
-    block = _block(C, x.element_size(), tiles=1)
     y = torch.empty((t, B, L, C), dtype=x.dtype, device=x.device)
-    programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
     args = {
         "x": x, "w": weight, "bias": bias, "y": y, **counter_args(seed, site, passes, ids), "threshold": rate.threshold,
         "scale": 1.0 / rate.keep, "t": t, "rows": B * L,
     }  # fmt: skip
-    meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision(), **block.meta}
-    return Launch(_dropout_linear, (programs,), args, meta, _WARPS), y
+    meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision()}
+
+    def launch(block: Block) -> Launch:
+        programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
+        return Launch(_dropout_linear, (programs,), args, meta | block.meta, block.warps, block.stages)
+
+    table = table_block(C, x.element_size(), tiles=1)
+    shape = t, B, L, D, C, str(x.dtype), rate.bits
+    return launch(tuned("dropout_linear", shape, table, _variants(table), launch, x.device)), y
 
 
 def plan_head(
@@ -238,7 +258,6 @@ def plan_head(
         raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
     names = check_scores(scores, link)
     want = sum(1 << ROWS.index(name) for name in names)
-    block = _block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
     out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
     prediction = torch.empty(B, dtype=torch.int32, device=x.device)
     args = {
@@ -246,25 +265,36 @@ def plan_head(
         "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
     }  # fmt: skip
     meta = {
-        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": link == "softmax", "WANT": want, **block.meta,
+        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": link == "softmax", "WANT": want,
     }  # fmt: skip
-    launch = Launch(_dropout_head, (triton.cdiv(B, block.rows),), args, meta, _WARPS)
-    return launch, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
+
+    def launch(block: Block) -> Launch:
+        grid = (triton.cdiv(B, block.rows),)
+        return Launch(_dropout_head, grid, args, meta | block.meta, block.warps, block.stages)
+
+    table = table_block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
+    shape = T, B, D, C, str(x.dtype), rate.bits, want
+    chosen = launch(tuned("dropout_head", shape, table, _variants(table), launch, x.device))
+    return chosen, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
 
 
-def _block(C: int, itemsize: int, tiles: int) -> Block:
-    """Up to 128 rows by 128 outputs: what a thread's registers hold of ``tiles`` float32 tiles that live side by side.
-
-    tiles: 1 for a product alone, 2 with the sums of bald and entropy, 5 with those of all scores; float32 features split
-    into three TF32 parts take one more. The limits are the largest at which sm_80, sm_90 and sm_100 spill nothing (an address at most).
-    """
+def table_block(C: int, itemsize: int, tiles: int) -> Block:
+    """The table's block for C outputs of features of ``itemsize`` bytes."""
     columns = max(16, min(128, triton.next_power_of_2(C)))
-    tiles, limit = (tiles + 1, 96) if itemsize == 4 else (tiles, 128)
-    held = 32 * _WARPS * limit
-    rows = min(128, held // (columns * tiles))
-    rows = 1 << (rows.bit_length() - 1)
-    full = rows * columns * tiles == held
-    return Block(rows, columns, depth=(64 if full else 128) // itemsize)
+    rows, depth = _BLOCKS[itemsize, tiles][columns]
+    return Block(rows, columns, depth)
+
+
+def _variants(block: Block) -> list[Block]:
+    """What a search tries beside a block."""
+    return [
+        replace(block, rows=rows, depth=depth, warps=warps, stages=stages)
+        for rows in (block.rows // 2, block.rows)
+        for depth in (block.depth, block.depth * 2)
+        for warps in (4, 8)
+        for stages in (2, 3, 4)
+        if rows >= 16 * warps // 4
+    ]
 
 
 def _linear_operands(

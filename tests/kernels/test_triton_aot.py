@@ -41,6 +41,10 @@ def _score(C: int, dtype: torch.dtype, scores: tuple[str, ...], link: str, step:
     return plan(torch.empty(20, 64, C, dtype=dtype, device="meta"), scores, link)[0][step]
 
 
+def _score_columns(C: int, dtype: torch.dtype) -> Launch:
+    return plan(torch.empty(20, C, 4096, dtype=dtype, device="meta").transpose(1, 2), LIGHT, "softmax")[0][0]
+
+
 def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_sBEI = torch.empty(copies, 4096, E, I, dtype=dtype, device="meta")
@@ -68,6 +72,8 @@ def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
 case = functools.partial
 CASES: dict[str, Callable[[], Launch]] = {
     "10 classes": case(_score, 10, torch.bfloat16, LIGHT, "softmax"),
+    "10 classes, class-major": case(_score_columns, 10, torch.bfloat16),
+    "32 classes, class-major": case(_score_columns, 32, torch.float32),
     "100 classes, all scores": case(_score, 100, torch.float32, ROWS, "softmax"),
     "507 classes, odd rows": case(_score, 507, torch.float16, ROWS, "softmax"),
     "1000 classes": case(_score, 1000, torch.bfloat16, LIGHT, "softmax"),
@@ -98,12 +104,20 @@ CASES: dict[str, Callable[[], Launch]] = {
     "head, float32, all scores": case(_head, 50, torch.float32, 0.25, ROWS),
     "linear": case(_linear, 200, torch.float32, 0.3),
 }
+COLUMNS = [name for name in CASES if name.endswith("class-major")]
 PRODUCTS = {name for name in CASES if name.startswith(("head", "linear"))}
 """May spill two addresses: the assembler at times does, for a second program per multiprocessor."""
 SPILLED = dict.fromkeys(PRODUCTS, 16) | {
     "16384 classes, float32": 8
 }  # 96 of 128 registers are its two rows and the sums
-NARROW_LOADS = {"10 classes", "507 classes, odd rows", "50000 classes, merge", "keep mask"}
+NARROW_LOADS = {
+    "10 classes",
+    "10 classes, class-major",
+    "32 classes, class-major",
+    "507 classes, odd rows",
+    "50000 classes, merge",
+    "keep mask",
+}
 """Rows that do not start at 16 bytes, or nothing much to load."""
 COUNTED = [name for name in CASES if name.endswith((", bfloat16", ", float32"))]
 WIDE_STORES = {"dropout, 1 bit", "dropout, 16 bits", "dropout of channels", "keep mask"}
@@ -155,14 +169,14 @@ def test_a_logit_takes_twelve_instructions_of_which_one_is_an_exponential(
     assert max(loop["MUFU.EX2"] for loop in machine.loops) <= 33  # of 32 logits per thread
 
 
-@pytest.mark.parametrize("name", ["10 classes", "100 classes, all scores", "1000 classes"])
+@pytest.mark.parametrize("name", ["10 classes", *COLUMNS, "100 classes, all scores", "1000 classes"])
 def test_rows_of_small_models_never_cross_shared_memory(
     machines: dict[tuple[str, int], Future[Machine]], name: str
 ) -> None:
     """An item's classes lie in one thread (10) or one warp (100, 1000), so nothing waits at a barrier."""
     machine = machines[name, 90].result()
     assert machine.count("STS", "LDS", "BAR") == 0, machine.opcodes
-    if name == "10 classes":
+    if name == "10 classes" or name in COLUMNS:
         assert machine.count("SHFL") == 0, machine.opcodes
 
 
