@@ -93,27 +93,29 @@ def head(
     x's dtype once. With masks on the weights a feature that is not finite makes its item NaN even where it is dropped.
     """
     (B, D), C, T = x_BD.shape, weight_CD.shape[0], passes_t.numel()
-    even = -C % (16 // x_BD.element_size())  # rows of logits start at 16 bytes
+    # Rows of logits start at 16 bytes, so that they load in one go; at 4 bytes where that would pad them by much.
+    even = -C % ((16 if C >= 64 else 4) // x_BD.element_size())
     weight = F.pad(weight_CD.detach(), (0, 0, 0, even))
     bias = F.pad(bias_C.detach().to(x_BD.dtype), (0, even))
     wide = C + even
     chunk = cut_head(T, B, wide, D, x_BD.element_size(), shared, cache_bytes(x_BD.device) if cache is None else cache)
     masks = seed, site, rate, (1.0, 0.0, 0.0)
-    stack, biases = weight, bias
+    row = wide
     if chunk.weights:
-        stack = dropout(weight[None, :, :, None], passes_t, ids_B[:1].expand(wide), *masks).view(T * wide, D)
-        biases = bias.repeat(T)
-    workspace = x_BD.new_empty(chunk.items * T * wide)
+        weight = dropout(weight[None, :, :, None], passes_t, ids_B[:1].expand(wide), *masks).view(T * wide, D)
+        row = T * wide + -T * wide % 8  # a product's fast kernels want its columns to start at 16 bytes, too
+        weight, bias = F.pad(weight, (0, 0, 0, row - T * wide)), F.pad(bias.repeat(T), (0, row - T * wide))
+    workspace = x_BD.new_empty(chunk.items * (row if chunk.weights else T * row))
     parts = []
     for lo in range(0, max(1, B), chunk.items):
         x, ids = x_BD[lo : lo + chunk.items].detach(), ids_B[lo : lo + chunk.items]
-        logits = workspace[: len(x) * T * wide]
         if chunk.weights:
-            multiply(x, stack, biases, rate, logits.view(len(x), T * wide))
-            logits_TBC = logits.view(len(x), T, wide).transpose(0, 1)
+            logits = workspace[: len(x) * row].view(-1, row)
+            multiply(x, weight, bias, rate, logits)
+            logits_TBC = logits[:, : T * wide].unflatten(1, (T, wide)).transpose(0, 1)
         else:
-            dropped = dropout(x[None, :, :, None], passes_t, ids, *masks).view(-1, D)
-            multiply(dropped, stack, biases, rate, logits.view(-1, wide))
+            logits = workspace[: T * len(x) * wide].view(-1, wide)
+            multiply(dropout(x[None, :, :, None], passes_t, ids, *masks).view(-1, D), weight, bias, rate, logits)
             logits_TBC = logits.view(T, len(x), wide)
         parts.append(score(logits_TBC[:, :, :C], scores, link))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -6,10 +6,10 @@ when row t is complete its normaliser is known, so p_t joins p̄ at once, and th
 registers. Only what is asked for is computed; WANT is known at compile time.
 
 Tiling (``tiling``): a thread holds 32 values of a row and 32 of p̄, 80-128 registers and no spill; with mean_std,
-variation_ratio or sigmoid, where more is alive at once, 16. So an item takes C / 32 threads: several items share
-a warp up to C = 512, one warp per item at 1024 (four would cost 18 instructions per logit instead of 12), 16 warps at
-16384. From 8 warps on, a multiprocessor holds one or two items, too few to hide the wait for memory: the next row is
-then loaded before this one is worked on (not with 16 values: twice the work per value hides more, and sm_100 spills).
+variation_ratio or sigmoid, where more is alive at once, 16. So an item takes C / 32 threads: several items share a warp up to
+C = 512, one warp per item at 1024 (10 instructions per bfloat16 logit and pass on sm_90), 16 warps at 16384 (11.5). From
+8 warps on, a multiprocessor holds one or two items, too few to hide the wait for memory: the next row is then loaded
+before this one is worked on (not with 16 values: twice the work per value hides more, and sm_100 spills).
 Beyond 16 warps a row no longer fits: ``triton_score_wide`` reads twice.
 
 Rows of up to 32 classes: one thread per item, whose loads lie a row apart. The L1 cache stages them: a warp's rows are

@@ -4,7 +4,7 @@ A tile is loaded in CHUNKS pieces of CHUNK neighbouring classes, joined so that 
 With CHUNK = (values of one 16-byte load) x (threads per item) the number of threads that share an item is free: one for
 C <= 32, up to 32 for C = 1024, each with 32 values. Sums over classes are then mostly sums within a thread. Left to itself
 Triton spreads a row over as many lanes as it can: counted in sm_90 code, per bfloat16 logit and pass, that is 42
-instructions at C = 10 and 28 at C = 100, against 15 and 14 with this layout. About 14 is what full memory speed allows
+instructions at C = 10 and 28 at C = 100, against 14 and 12 with this layout. About 14 is what full memory speed allows
 on an H200.
 
 Position j of a tile holds class start + (j % CHUNKS) * CHUNK + j // CHUNKS. Positions beyond C hold the logit -inf, that

@@ -13,7 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from mcscore import masks
+from mcscore import Scorer, masks
 from mcscore.acquisition import SCORES, oracle_scores
 from mcscore.kernels import triton_chunks
 from mcscore.kernels.triton_chunks import Chunk, cut_head, share_masks
@@ -213,6 +213,23 @@ def test_weights_are_masked_where_that_is_less_work() -> None:
     assert cut_head(20, 10_000, 1000, 2048, 2, False, 50 << 20) == Chunk(215, False)
     assert not cut_head(20, 500, 1000, 2048, 2, True, 50 << 20).weights  # fewer items than classes
     assert not cut_head(1000, 10_000, 1000, 2048, 2, True, 50 << 20).weights  # 4 GB of weights
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("shared", ["independent", "shared"])
+@pytest.mark.parametrize("C", [10, 300, 1000])
+def test_a_scorer_on_the_device_agrees_with_one_on_the_cpu(C: int, shared: str) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Dropout(0.25), torch.nn.Linear(64, C)
+    ).eval()
+    items, ids = torch.randn(700, 6), torch.arange(700)
+    expected = Scorer(model, 30, masks=shared)(items, ids)
+    scorer = Scorer(model, 30, masks=shared, device="cuda")
+    got = scorer(items, ids)
+    assert scorer.describe()["plan"]["path"] == "head"
+    for name in LIGHT:
+        torch.testing.assert_close(got[name].cpu(), expected[name], rtol=0, atol=2e-5)
 
 
 def _head(*args: Any, **settings: Any) -> dict[str, Tensor]:
