@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from mcscore import Scorer, masks
 from mcscore.acquisition import SCORES, oracle_scores
-from mcscore.kernels import triton_chunks
+from mcscore.kernels import backends, triton_chunks
 from mcscore.kernels.triton_chunks import Chunk, cut_head, share_masks
 from mcscore.kernels.triton_head import dropout_head, dropout_linear
 from mcscore.kernels.triton_score import ROWS
@@ -215,21 +215,44 @@ def test_weights_are_masked_where_that_is_less_work() -> None:
     assert not cut_head(1000, 10_000, 1000, 2048, 2, True, 50 << 20).weights  # 4 GB of weights
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("shared", ["independent", "shared"])
-@pytest.mark.parametrize("C", [10, 300, 1000])
-def test_a_scorer_on_the_device_agrees_with_one_on_the_cpu(C: int, shared: str) -> None:
-    model = torch.nn.Sequential(
-        torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Dropout(0.25), torch.nn.Linear(64, C)
-    ).eval()
-    items, ids = torch.randn(700, 6), torch.arange(700)
-    expected = Scorer(model, 30, masks=shared)(items, ids)
-    scorer = Scorer(model, 30, masks=shared, device="cuda")
-    got = scorer(items, ids)
-    assert scorer.describe()["plan"]["path"] == "head"
+@pytest.mark.parametrize("C", [10, 300])
+@pytest.mark.parametrize("place", ["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_scorer_takes_these_kernels_for_any_number_of_classes(
+    request: pytest.FixtureRequest, place: str, C: int, shared: str
+) -> None:
+    if place == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    net = [torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Dropout(0.25), torch.nn.Linear(64, C)]
+    model = torch.nn.Sequential(*net).eval()
+    items = torch.randn(310, 6)
+    expected = oracle_of(model, items, shared)
+    if place == "interpreter":
+        path, got = request.getfixturevalue("triton_interpreter").submit(_scored, model, items, shared, "cpu").result()
+    else:
+        path, got = _scored(model, items, shared, "cuda")
+    assert path == "head"
     for name in LIGHT:
-        torch.testing.assert_close(got[name].cpu(), expected[name], rtol=0, atol=2e-5)
+        torch.testing.assert_close(got[name].double(), expected[name], rtol=0, atol=2e-5)
+
+
+def oracle_of(model: torch.nn.Sequential, items: Tensor, shared: str) -> dict[str, Tensor]:
+    x = model[:2](items).detach()
+    ids = ids_of(len(items), True) if shared == "shared" else torch.arange(len(items))
+    keep = torch.from_numpy(masks.keep_mask(0, 0, range(5), ids, 64, rate(0.25)))
+    last = model[3]
+    return oracle_scores(
+        (x.double() * keep / 0.75) @ last.weight.detach().double().T + last.bias.detach().double(), LIGHT
+    )
+
+
+def _scored(model: torch.nn.Module, items: Tensor, shared: str, device: str) -> tuple[str, dict[str, Tensor]]:
+    """The path and the scores of a Scorer whose device has the Triton kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "select", lambda _device: "triton")
+        scorer = Scorer(model, 5, masks=shared, device=device)
+        got = scorer(items, torch.arange(len(items)))
+        return scorer.describe()["plan"]["path"], {name: values.cpu() for name, values in got.items()}
 
 
 def _head(*args: Any, **settings: Any) -> dict[str, Tensor]:
