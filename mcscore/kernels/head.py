@@ -29,13 +29,7 @@ def fits(x: Tensor, weight_CD: Tensor, p: float, link: str, input: str) -> bool:
     if chosen == "native":
         return x.dtype in _NATIVE and weight_CD.dtype in _NATIVE
     if chosen == "triton":
-        from . import triton_head
-
-        return (
-            x.dtype == weight_CD.dtype
-            and x.dtype in backends.KERNEL_DTYPES
-            and weight_CD.shape[0] <= triton_head.MAX_CLASSES
-        )
+        return x.dtype == weight_CD.dtype and x.dtype in backends.KERNEL_DTYPES
     return False
 
 

@@ -26,6 +26,8 @@ _BLOCK_BYTES = {
     "cuda": 256 << 20,
 }  # of rows cut from a larger output, or of their sums; a GPU needs more
 
+_IMAGE = 1 << 16  # pixels of an item that keep a GPU busy
+
 
 def score_logits(
     logits_TBC: Tensor,
@@ -152,6 +154,8 @@ def row_blocks(
     per_row = C * max(4 * T if not raw or pixels else 0, 40 if backend == "eager" else 0)
     rows = max(1, budget // per_row)
     items = max(1, rows // S)
+    if backend == "triton" and S >= _IMAGE and C <= 32:
+        items = 1  # the pixels of one item are class-major logits: the kernel reads them as they lie
     for b in range(0, B, items):
         part = outputs[:, b : b + items].flatten(3) if pixels else outputs[:, b : b + items, :, None]
         for s in range(0, S, rows):

@@ -2,20 +2,20 @@
 
     y[t, b, l, c] = bias[c] + sum_d W[c, d] * (kept(seed, site, passes[t], ids[b], l D + d) ? x[s, b, l, d] / (1 - p) : 0)
 
-``dropout_linear`` writes y; ``dropout_head`` (L = 1, C <= 128) reduces the rows y[t, b] to scores in registers and writes
-4 bytes per item and score: neither T B D dropped features nor T B C logits exist. Masks are applied to the features on
-their way into the tensor cores; 1 / (1 - p) waits until the product is done.
+``dropout_linear`` writes y; ``dropout_head`` (L = 1) reduces the rows y[t, b] to scores and writes 4 bytes per item and score.
 
-Cost, counted in sm_90 code: drawing and applying the mask takes 10 to 15 instructions per 16-bit feature, so the masks are
-the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32 parts). A Linear
-of more outputs would draw them again for every 128: past a few hundred, dropping first and multiplying then is the
-faster way, and ``fits`` says no.
+Two ways, chosen by shape. The kernels here apply masks to the features on their way into the tensor cores, and
+1 / (1 - p) when the product is done; a head's rows become scores in registers, so that neither T B D dropped features
+nor T B C logits exist. Drawing and applying a mask takes 10 to 15 instructions per 16-bit feature, counted in sm_90 code, so the
+masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
+parts). More outputs, which would draw the masks again for every 128, and masks that all items share, which need not be
+drawn per item, are for ``triton_chunks``: it masks first, in the L2 cache, and multiplies then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -24,15 +24,17 @@ from torch import Tensor
 
 from ..acquisition import check_scores, check_shape
 from ..masks import Rate
+from . import triton_chunks
 from .triton_dropout import Indices, checked_counters
 from .triton_launch import Launch, check_device, check_dtype
 from .triton_philox import counter_args, tile_draws
 from .triton_score import ROWS
-from .triton_tile import NEEDS_STD, NEEDS_VOTES, accumulate, sigmoid_tile, softmax_tile, store_scores, summarise
+from .triton_tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarise
+from .triton_tune import tuned
 
-_WARPS = 8
-_MAX_OUTPUTS = 256  # of a Linear worth fusing: its masks are then drawn twice
-MAX_CLASSES = 128  # of a head: sums over the passes and the product share a thread's registers
+_MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
+MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
+_SHARED_ITEMS = 256  # from which masked weights, made once, are cheaper than masks in the product
 
 
 @triton.jit
@@ -97,10 +99,7 @@ def _dropout_head(
     column = tl.arange(0, COLUMNS)
     classes = column[None, :]
     offset = tl.load(bias + column, mask=column < C, other=float("-inf"))[None, :]  # beyond C: probability 0
-    mean = tl.zeros((ROWS, COLUMNS), tl.float32)
-    m2 = tl.zeros((ROWS, COLUMNS), tl.float32)
-    votes = tl.zeros((ROWS, COLUMNS), tl.int32)
-    h = tl.zeros((ROWS,), tl.float32)
+    mean, m2, votes, h = new_sums(ROWS, COLUMNS, 1)
     for t in range(T):
         site_pass = site | tl.load(passes + t).to(tl.int32)
         product = _masked_product(
@@ -108,39 +107,41 @@ def _dropout_head(
             C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         logits = product * scale + offset
-        if SOFTMAX:
-            p, h_t, vote = softmax_tile(logits, classes, C, WANT)
-            if NEEDS_VOTES & WANT:
-                votes += (classes == vote[:, None]).to(tl.int32)
-        else:
-            p, h_t = sigmoid_tile(logits, WANT)
-            if NEEDS_VOTES & WANT:
-                votes += (logits >= 0).to(tl.int32)
-        h += h_t
-        mean, m2 = accumulate(mean, m2, p, t, WANT)
+        mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
-        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T, C, SOFTMAX, WANT
+        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
+        entropy_bits(h), T,
+        C, SOFTMAX, WANT,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows, outputs and features that one program multiplies at a time."""
+    """Rows, outputs and features that one program multiplies at a time, and how."""
 
     rows: int
     columns: int
     depth: int
+    warps: int = 8
+    stages: int = 3
 
     @property
     def meta(self) -> dict[str, int]:
         return {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
 
 
-def fits(x_sBLD: Tensor, weight_CD: Tensor, rate: Rate) -> bool:
-    """Is ``dropout_linear`` defined, and worth calling, for these operands?"""
-    rows_start_blocks = x_sBLD.shape[2] == 1 or x_sBLD.shape[3] * rate.bits % 128 == 0
-    return weight_CD.shape[0] <= _MAX_OUTPUTS and rows_start_blocks and weight_CD.dtype == x_sBLD.dtype
+_BLOCKS = {
+    # bytes per feature, tiles: {columns: (rows, depth)}. The largest at which sm_80, sm_90 and sm_100 spill nothing (an address at
+    # most). Tiles are what is held of rows x columns float32: 1 is a product alone, 2 with the sums of bald and entropy,
+    # 5 with those of all scores.
+    (2, 1): {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (128, 64)},
+    (2, 2): {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (128, 32)},
+    (2, 5): {16: (128, 64), 32: (128, 64), 64: (64, 64), 128: (32, 64)},
+    (4, 1): {16: (128, 32), 32: (128, 32), 64: (128, 32), 128: (64, 32)},
+    (4, 2): {16: (128, 32), 32: (128, 32), 64: (128, 16), 128: (64, 16)},
+    (4, 5): {16: (128, 32), 32: (128, 16), 64: (64, 16), 128: (32, 16)},
+}
 
 
 def dropout_linear(
@@ -156,11 +157,19 @@ def dropout_linear(
     """y_tBLC, contiguous, in x's dtype: dropout and the Linear behind it, summed in float32.
 
     x_sBLD: (s, B, L, D), s = 1 or t copies of B items of L rows of D features; weight_CD in the same dtype: float32, float16
-    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l; if L > 1, rows must start a Philox block:
-    D * rate.bits divisible by 128 (``fits``). float32 is multiplied as three TF32 products, or as one if
-    torch.set_float32_matmul_precision allows it. ValueError for shapes that do not fit, TypeError for other dtypes.
+    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l. ids_B: a tensor expanded from one element says
+    that all items share their masks. float32 is multiplied as three TF32 products, or as one if
+    torch.set_float32_matmul_precision allows it; more than 256 outputs as PyTorch multiplies. ValueError for shapes that do
+    not fit, TypeError for other dtypes.
     """
     check_device("dropout_linear", x_sBLD.device)
+    inside = (
+        x_sBLD.shape[2:-1].numel() > 1 and x_sBLD.shape[-1] * rate.bits % 128 > 0
+    )  # rows start inside a Philox block
+    if inside or len(weight_CD) > _MAX_OUTPUTS:
+        x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
+        shared = triton_chunks.share_masks(ids_B)
+        return triton_chunks.linear(x, passes, ids, seed, site, rate, weight, bias, shared=shared)
     launch, y_tBLC = plan_linear(x_sBLD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C)
     launch.run()
     return y_tBLC
@@ -180,9 +189,16 @@ def dropout_head(
 ) -> dict[str, Tensor]:
     """Scores of B items whose logits are dropout and a Linear of x_BD, over all passes, as ``triton_score.score`` of them.
 
-    weight_CD: C <= 128 classes or labels. Other arguments and precision as ``dropout_linear``.
+    weight_CD: any number of classes or labels; logits of more than 128 are rounded to x's dtype, in which they wait for their
+    reduction. Other arguments and precision as ``dropout_linear``.
     """
     check_device("dropout_head", x_BD.device)
+    shared = triton_chunks.share_masks(ids_B)
+    if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
+        x, passes, ids, weight, bias = _head_operands(
+            x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link
+        )
+        return triton_chunks.head(x, passes, ids, seed, site, rate, weight, bias, scores, link, shared=shared)
     launch, results = plan_head(x_BD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C, scores, link)
     launch.run()
     return results
@@ -198,14 +214,8 @@ def plan_linear(
     weight_CD: Tensor,
     bias_C: Tensor | None,
 ) -> tuple[Launch, Tensor]:
-    """The launch of ``dropout_linear`` and the tensor that it fills."""
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBLD.device)
-    x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
-    if x.ndim != 4 or ids.numel() != x.shape[1] or x.shape[0] not in (1, passes.numel()):
-        raise ValueError(
-            f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
-            f"({passes.numel()}) and B the number of ids ({ids.numel()})"
-        )
+    """The launch of the fused ``dropout_linear`` and the tensor that it fills."""
+    x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
     s, B, L, D = x.shape
     if L > 1 and D * rate.bits % 128:
         raise ValueError(
@@ -213,15 +223,20 @@ def plan_linear(
             "drop first, then multiply"
         )
     C, t = weight.shape[0], passes.numel()
-    block = _block(C, x.element_size(), tiles=1)
     y = torch.empty((t, B, L, C), dtype=x.dtype, device=x.device)
-    programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
     args = {
         "x": x, "w": weight, "bias": bias, "y": y, **counter_args(seed, site, passes, ids), "threshold": rate.threshold,
         "scale": 1.0 / rate.keep, "t": t, "rows": B * L,
     }  # fmt: skip
-    meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision(), **block.meta}
-    return Launch(_dropout_linear, (programs,), args, meta, _WARPS), y
+    meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision()}
+
+    def launch(block: Block) -> Launch:
+        programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
+        return Launch(_dropout_linear, (programs,), args, meta | block.meta, block.warps, block.stages)
+
+    table = table_block(C, x.element_size(), tiles=1)
+    shape = t, B, L, D, C, str(x.dtype), rate.bits
+    return launch(tuned("dropout_linear", shape, table, _variants(table), launch, x.device)), y
 
 
 def plan_head(
@@ -236,20 +251,13 @@ def plan_head(
     scores: Sequence[str],
     link: str,
 ) -> tuple[Launch, dict[str, Tensor]]:
-    """The launch of ``dropout_head`` and the tensors that it fills."""
-    if link not in ("softmax", "sigmoid"):
-        raise ValueError(f"dropout_head: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
-    names = check_scores(scores, link)
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
-    x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
-    if x.ndim != 2 or ids.numel() != x.shape[0]:
-        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
+    """The launch of the fused ``dropout_head`` and the tensors that it fills."""
+    x, passes, ids, weight, bias = _head_operands(x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link)
     (B, D), C, T = x.shape, weight.shape[0], passes.numel()
-    check_shape((T, B, C), link)
     if C > MAX_CLASSES:
-        raise ValueError(f"dropout_head: at most {MAX_CLASSES} classes, got {C}; use dropout_linear, then score")
+        raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
+    names = check_scores(scores, link)
     want = sum(1 << ROWS.index(name) for name in names)
-    block = _block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
     out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
     prediction = torch.empty(B, dtype=torch.int32, device=x.device)
     args = {
@@ -257,25 +265,73 @@ def plan_head(
         "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
     }  # fmt: skip
     meta = {
-        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": link == "softmax", "WANT": want, **block.meta,
+        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": link == "softmax", "WANT": want,
     }  # fmt: skip
-    launch = Launch(_dropout_head, (triton.cdiv(B, block.rows),), args, meta, _WARPS)
-    return launch, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
+
+    def launch(block: Block) -> Launch:
+        grid = (triton.cdiv(B, block.rows),)
+        return Launch(_dropout_head, grid, args, meta | block.meta, block.warps, block.stages)
+
+    table = table_block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
+    shape = T, B, D, C, str(x.dtype), rate.bits, want
+    chosen = launch(tuned("dropout_head", shape, table, _variants(table), launch, x.device))
+    return chosen, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
 
 
-def _block(C: int, itemsize: int, tiles: int) -> Block:
-    """Up to 128 rows by 128 outputs: what a thread's registers hold of ``tiles`` float32 tiles that live side by side.
-
-    tiles: 1 for a product alone, 2 with the sums of bald and entropy, 5 with those of all scores; float32 features split
-    into three TF32 parts take one more. The limits are the largest at which sm_80, sm_90 and sm_100 spill nothing (an address at most).
-    """
+def table_block(C: int, itemsize: int, tiles: int) -> Block:
+    """The table's block for C outputs of features of ``itemsize`` bytes."""
     columns = max(16, min(128, triton.next_power_of_2(C)))
-    tiles, limit = (tiles + 1, 96) if itemsize == 4 else (tiles, 128)
-    held = 32 * _WARPS * limit
-    rows = min(128, held // (columns * tiles))
-    rows = 1 << (rows.bit_length() - 1)
-    full = rows * columns * tiles == held
-    return Block(rows, columns, depth=(64 if full else 128) // itemsize)
+    rows, depth = _BLOCKS[itemsize, tiles][columns]
+    return Block(rows, columns, depth)
+
+
+def _variants(block: Block) -> list[Block]:
+    """What a search tries beside a block."""
+    return [
+        replace(block, rows=rows, depth=depth, warps=warps, stages=stages)
+        for rows in (block.rows // 2, block.rows)
+        for depth in (block.depth, block.depth * 2)
+        for warps in (4, 8)
+        for stages in (2, 3, 4)
+        if rows >= 16 * warps // 4
+    ]
+
+
+def _linear_operands(
+    x_sBLD: Tensor, passes_t: Indices, ids_B: Indices, seed: int, site: int, weight_CD: Tensor, bias_C: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features, passes, ids, weight and bias of a Linear, checked."""
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBLD.device)
+    x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
+    if x.ndim != 4 or ids.numel() != x.shape[1] or x.shape[0] not in (1, passes.numel()):
+        raise ValueError(
+            f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
+            f"({passes.numel()}) and B the number of ids ({ids.numel()})"
+        )
+    return x, passes, ids, weight, bias
+
+
+def _head_operands(
+    x_BD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features, passes, ids, weight and bias of a head, checked."""
+    if link not in ("softmax", "sigmoid"):
+        raise ValueError(f"dropout_head: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
+    check_scores(scores, link)
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
+    x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
+    if x.ndim != 2 or ids.numel() != x.shape[0]:
+        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
+    check_shape((passes.numel(), len(x), len(weight)), link)
+    return x, passes, ids, weight, bias
 
 
 def _operands(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

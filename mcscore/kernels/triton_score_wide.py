@@ -21,14 +21,18 @@ from .triton_launch import Launch
 from .triton_score import tiling, values_per_thread
 from .triton_tile import (
     FAR,
-    LN2,
     LOG2E,
     NEEDS_H,
     NEEDS_VOTES,
     accumulate,
+    add_pass,
+    entropy_bits,
+    fold,
     load_tile,
     log2,
-    sigmoid_tile,
+    new_sums,
+    scale_of,
+    scaled_difference,
     store_scores,
     summarise,
     tile_classes,
@@ -41,48 +45,72 @@ _SUMMARIES = 8  # float32 rows of the workspace: total, entropy, top, second, do
 @triton.jit
 def _row_statistics(
     x, top_out, inverse_out, h_out, vote_out, T, B, stride_t, stride_b,
-    C: tl.constexpr, VECTOR: tl.constexpr, WANT: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    C: tl.constexpr, VECTOR: tl.constexpr, WANT: tl.constexpr,
+    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """One row: maximum m, sum s of e^(x-m) and w of e^(x-m) (x-m), rescaled whenever a tile raises the maximum."""
+    """One row: maximum m, sum s of e^(x-m) and w of e^(x-m) log2 e^(x-m), rescaled whenever a tile raises the maximum.
+
+    Every thread does so for the classes that it sees; threads meet only once, at the end of the row.
+    """
+    HELD: tl.constexpr = CHUNK * CHUNKS // SHARES
     row = tl.program_id(0)
     b = (row // T).to(tl.int64)
     t = (row % T).to(tl.int64)
     column = tl.arange(0, CHUNK)[None, :]
     pointer = x + b * stride_b * VECTOR + t * stride_t * VECTOR + column
-    m = tl.full((1,), float("-inf"), tl.float32)
-    s = tl.zeros((1,), tl.float32)
-    w = tl.zeros((1,), tl.float32)
-    vote = tl.zeros((1,), tl.int32)
+    m = tl.full((1, SHARES), float("-inf"), tl.float32)
+    s = tl.zeros((1, SHARES), tl.float32)
+    w = tl.zeros((1, SHARES), tl.float32)
+    vote = tl.full((1, SHARES), C, tl.int32)
     for start in range(0, C, CHUNK * CHUNKS):
         tile = load_tile(pointer + start, column + start, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
-        peak = tl.max(tile, 1)
+        tile = tl.reshape(tile, (1, SHARES, HELD))
+        peak = tl.max(tile, 2)
         if NEEDS_VOTES & WANT:
-            best = tl.min(tl.where(tile == peak[:, None], tile_classes(start, CHUNK, CHUNKS), C), 1)
+            classes = tl.reshape(tile_classes(start, CHUNK, CHUNKS), (1, SHARES, HELD))
+            best = tl.min(tl.where(tile == peak[:, :, None], classes, C), 2)
             vote = tl.where(peak > m, best, vote)
         higher = tl.maximum(m, peak)
-        origin = tl.where(higher == float("-inf"), 0.0, higher)  # nothing but -inf so far: keep the sums 0, not NaN
-        d = tl.maximum(tile - origin[:, None], FAR, propagate_nan=tl.PropagateNan.ALL)
-        e = tl.exp2(d * LOG2E)
-        fall = tl.maximum(m - origin, FAR, propagate_nan=tl.PropagateNan.ALL)
-        scale = tl.exp2(fall * LOG2E)
-        w = scale * (w + fall * s) + tl.sum(e * d, 1)
-        s = scale * s + tl.sum(e, 1)
+        origin = finite_origin(higher)
+        z = tl.maximum((tile - origin[:, :, None]) * LOG2E, FAR, propagate_nan=tl.PropagateNan.ALL)
+        e = tl.exp2(z)
+        fall, scale = rescale(m, origin)
+        w = fold(e, z, tl.reshape(scale * (w + fall * s), (1, SHARES, 1)))
+        w = tl.sum(w, 2)
+        s = scale * s + tl.sum(e, 2)
         m = higher
-    inverse = tl.where(m == float("-inf"), float("nan"), 1.0 / s)
+    top = tl.max(m, 1)
+    fall, scale = rescale(m, finite_origin(top)[:, None])
+    w = tl.sum(scale * (w + fall * s), 1)
+    s = tl.sum(scale * s, 1)
+    inverse = tl.where(top == float("-inf"), float("nan"), 1.0 / s)
     at = t * B + b + tl.arange(0, 1)
-    tl.store(top_out + at, m)
+    tl.store(top_out + at, top)
     tl.store(inverse_out + at, inverse)
     if NEEDS_H & WANT:
-        tl.store(h_out + at, log2(s) * LN2 - w * inverse)
+        tl.store(h_out + at, log2(s) - w * inverse)
     if NEEDS_VOTES & WANT:
-        tl.store(vote_out + at, vote)
+        tl.store(vote_out + at, tl.min(tl.where(m == top[:, None], vote, C), 1))
+
+
+@triton.jit
+def finite_origin(top):
+    """What to subtract: nothing but -inf so far keeps the sums 0, not NaN."""
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def rescale(m, origin):
+    """log2 of the factor, and the factor, that sums relative to m take to be relative to origin >= m."""
+    fall = tl.maximum((m - origin) * LOG2E, FAR, propagate_nan=tl.PropagateNan.ALL)
+    return fall, tl.exp2(fall)
 
 
 @triton.jit
 def _class_tiles(
     x, top_in, inverse_in, vote_in, parts, part_arg, T, B, stride_t, stride_b,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
-    TILES: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    TILES: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     b = (tl.program_id(0) // TILES).to(tl.int64)
     tile = tl.program_id(0) % TILES
@@ -91,25 +119,24 @@ def _class_tiles(
     classes = tile_classes(start, CHUNK, CHUNKS)
     pointer = x + b * stride_b * VECTOR + column
     step = tl.cast(stride_t, tl.int64) * VECTOR
-    mean = tl.zeros((1, CHUNK * CHUNKS), tl.float32)
-    m2 = tl.zeros((1, CHUNK * CHUNKS), tl.float32)
-    votes = tl.zeros((1, CHUNK * CHUNKS), tl.int32)
-    h = tl.zeros((1,), tl.float32)
+    mean, m2, votes, h = new_sums(1, CHUNK * CHUNKS, SHARES)
     at = b
     for t in range(T):
         row = load_tile(pointer, column, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
         pointer += step
         if SOFTMAX:
-            p = tl.exp2((row - tl.load(top_in + at)) * LOG2E) * tl.load(inverse_in + at)
+            top_t = tl.load(top_in + at + tl.arange(0, 1))
+            c = scale_of(top_t)
+            origin = top_t * c
+            # The rounding of origin, which all classes share, is known exactly and taken out of the factor.
+            factor = tl.load(inverse_in + at + tl.arange(0, 1)) * tl.exp2(-scaled_difference(top_t, c, origin))
+            p = tl.exp2(scaled_difference(row, c[:, None], origin[:, None])) * factor[:, None]
             if NEEDS_VOTES & WANT:
                 votes += (classes == tl.load(vote_in + at)).to(tl.int32)
+            mean, m2 = accumulate(mean, m2, p, t, WANT)
         else:
-            p, h_t = sigmoid_tile(row, WANT)
-            h += h_t
-            if NEEDS_VOTES & WANT:
-                votes += (row >= 0).to(tl.int32)
+            mean, m2, votes, h = add_pass(mean, m2, votes, h, row, classes, t, C, SOFTMAX, WANT, SHARES)
         at += B
-        mean, m2 = accumulate(mean, m2, p, t, WANT)
     total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     size = B * tl.cast(TILES, tl.int64)
     to = parts + b * TILES + tile + tl.arange(0, 1)
@@ -120,7 +147,7 @@ def _class_tiles(
     tl.store(to + 4 * size, doubt)
     tl.store(to + 5 * size, spread)
     tl.store(to + 6 * size, modal)
-    tl.store(to + 7 * size, h)
+    tl.store(to + 7 * size, entropy_bits(h))
     tl.store(part_arg + b * TILES + tile + tl.arange(0, 1), arg)
 
 
@@ -176,7 +203,7 @@ def plan_wide(args: dict[str, Any], meta: dict[str, Any]) -> list[Launch]:
     class_tile = tiling(_TILE, vector, values_per_thread(want, softmax))
     assert row_tile is not None
     assert class_tile is not None
-    pieces = {"CHUNK": class_tile.chunk, "CHUNKS": class_tile.chunks}
+    pieces = {"CHUNK": class_tile.chunk, "CHUNKS": class_tile.chunks, "SHARES": class_tile.threads}
     launches = [
         Launch(
             _class_tiles,
@@ -201,7 +228,14 @@ def plan_wide(args: dict[str, Any], meta: dict[str, Any]) -> list[Launch]:
             _row_statistics,
             (T * B,),
             {"x": x, "top_out": top, "inverse_out": inverse, "h_out": h, "vote_out": votes} | shape | strides,
-            {"C": C, "VECTOR": vector, "WANT": want, "CHUNK": row_tile.chunk, "CHUNKS": row_tile.chunks},
+            {
+                "C": C,
+                "VECTOR": vector,
+                "WANT": want,
+                "CHUNK": row_tile.chunk,
+                "CHUNKS": row_tile.chunks,
+                "SHARES": row_tile.threads,
+            },
             row_tile.warps,
         )
         launches.insert(0, rows)

@@ -4,7 +4,7 @@ A tile is loaded in CHUNKS pieces of CHUNK neighbouring classes, joined so that 
 With CHUNK = (values of one 16-byte load) x (threads per item) the number of threads that share an item is free: one for
 C <= 32, up to 32 for C = 1024, each with 32 values. Sums over classes are then mostly sums within a thread. Left to itself
 Triton spreads a row over as many lanes as it can: counted in sm_90 code, per bfloat16 logit and pass, that is 42
-instructions at C = 10 and 28 at C = 100, against 15 and 14 with this layout. About 14 is what full memory speed allows
+instructions at C = 10 and 28 at C = 100, against 14 and 12 with this layout. About 14 is what full memory speed allows
 on an H200.
 
 Position j of a tile holds class start + (j % CHUNKS) * CHUNK + j // CHUNKS. Positions beyond C hold the logit -inf, that
@@ -24,7 +24,7 @@ NEEDS_STD = tl.constexpr(1 << 6)  # mean_std
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 TINY = tl.constexpr(1.2e-38)  # above the smallest normal float32: log2 of it is finite where denormals count as 0
-FAR = tl.constexpr(-1e4)  # exp(FAR) = 0 in float32, and FAR * 0 = 0 where -inf * 0 would be NaN
+FAR = tl.constexpr(-1e4)  # exp(FAR) = 2^FAR = 0 in float32, and FAR * 0 = 0 where -inf * 0 would be NaN
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -61,7 +61,9 @@ def load_tile(
 
     Pieces FIRST, FIRST + STEP, ...: even and odd ones are joined last, which leaves piece k at position k of each run.
     """
-    if CHUNKS == 1:
+    if CHUNKS == 1 and CHUNK * STEP == C:  # no position is beyond C
+        return tl.load(pointer + FIRST * CHUNK, mask=ok, other=float("-inf"))
+    elif CHUNKS == 1:
         return tl.load(pointer + FIRST * CHUNK, mask=ok & (column + FIRST * CHUNK < C), other=float("-inf"))
     else:
         even = load_tile(pointer, column, ok, FIRST, 2 * STEP, ITEMS, CHUNK, CHUNKS // 2, C)
@@ -70,23 +72,63 @@ def load_tile(
 
 
 @triton.jit
-def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr):
-    """A whole row of one pass -> p (items, classes), entropy (items,), argmax (items,); the last two 0 if not needed.
+def scaled_difference(x, c, origin):
+    """x c - origin, rounded once. The interpreter has no fused multiply-add: there the product is exact in float64."""
+    if INTERPRETED:
+        return (x.to(tl.float64) * c - origin.to(tl.float64)).to(tl.float32)
+    else:
+        return tl.fma(x, c, -origin)
 
-    H = log s - sum(e d) / s with d = x - max, e = exp d, s = sum e. NaN, +inf and rows of -inf make d, hence p, NaN.
-    d costs an instruction more per logit than exp2(x log2 e - max log2 e) in one FMA, whose rounding error grows with
-    the maximum until it overflows at logits of 10^10; d is exact to within half a unit for every finite row.
+
+@triton.jit
+def scale_of(top):
+    """log2(e), to turn logits into exponents of 2. From 2^29 on the rounding of top log2(e) could exceed 32, and shift 2^z
+    out of range: float32 values there are at least 32 apart, so what is not the maximum has no weight in any base, and
+    1 makes the product exact."""
+    return tl.where(tl.abs(top) < 536870912.0, LOG2E, 1.0)
+
+
+@triton.jit
+def fold(a, b, sums):
+    """sums (items, shares, n) + the products a b, (items, shares, n 2^k), by multiply-adds alone.
+
+    Left to tl.sum, half of the products are multiplications whose results are then added: 1.5 instructions each, not 1.
+    """
+    if a.shape[2] == sums.shape[2]:
+        return a * b + sums
+    else:
+        a0, a1 = tl.split(tl.reshape(a, (a.shape[0], a.shape[1], a.shape[2] // 2, 2)))
+        b0, b1 = tl.split(tl.reshape(b, (a.shape[0], a.shape[1], a.shape[2] // 2, 2)))
+        return fold(a1, b1, fold(a0, b0, sums))
+
+
+@triton.jit
+def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr):
+    """A whole row of one pass -> p (items, classes), entropy in bits as ``new_sums`` keeps it, argmax (items,).
+
+    The last two are 0 if not needed. H = log2 s - sum(e z) / s with z = (x - max) log2(e), e = 2^z, s = sum e.
+    NaN, +inf and rows of -inf make z, hence p, NaN.
+
+    z is one multiply-add, x log2(e) - m with m the rounded max log2(e). That rounding shifts all z of a row alike, which
+    changes neither p nor H.
     """
     top = tl.max(x, 1)
-    d = x - top[:, None]
+    c = scale_of(top)
+    z = scaled_difference(x, c[:, None], (top * c)[:, None])
     if NEEDS_H & WANT:
-        d = tl.maximum(d, FAR, propagate_nan=tl.PropagateNan.ALL)
-    e = tl.exp2(d * LOG2E)
+        z = tl.maximum(z, FAR, propagate_nan=tl.PropagateNan.ALL)
+    e = tl.exp2(z)
     total = tl.sum(e, 1)
     inverse = 1.0 / total
-    h = total * 0.0
+    h = tl.zeros((x.shape[0], SHARES, 1), tl.float32)
     if NEEDS_H & WANT:
-        h = log2(total) * LN2 - tl.sum(e * d, 1) * inverse
+        if SHARES == 1:
+            h = (log2(total) - tl.sum(e * z, 1) * inverse)[:, None, None]
+        else:
+            held = tl.reshape(e, (x.shape[0], SHARES, x.shape[1] // SHARES))
+            h = (log2(total) * (1.0 / SHARES))[:, None, None] - fold(held, tl.reshape(z, held.shape), h) * inverse[
+                :, None, None
+            ]
     vote = tl.zeros_like(top).to(tl.int32)
     if NEEDS_VOTES & WANT:
         vote = tl.min(tl.where(x == top[:, None], classes, C), 1)
@@ -94,17 +136,56 @@ def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr):
 
 
 @triton.jit
-def sigmoid_tile(x, WANT: tl.constexpr):
-    """Labels of one pass -> p (items, labels), sum over the labels of H[Bernoulli(p)] (items,). +inf and NaN give NaN."""
+def sigmoid_tile(x, WANT: tl.constexpr, SHARES: tl.constexpr):
+    """Labels of one pass -> p (items, labels), sum of H[Bernoulli(p)] as ``new_sums`` keeps it. +inf and NaN give NaN."""
     z = tl.maximum(x, FAR, propagate_nan=tl.PropagateNan.ALL)
-    a = tl.abs(z)
-    e = tl.exp2(-a * LOG2E)
+    a = tl.abs(z) * LOG2E
+    e = tl.exp2(-a)
     q = 1.0 / (1.0 + e)  # the larger of p and 1 - p
     p = tl.where(z < float("inf"), tl.where(z >= 0, q, e * q), float("nan"))
-    h = tl.sum(p, 1) * 0.0
+    h = tl.zeros((x.shape[0], SHARES, 1), tl.float32)
     if NEEDS_H & WANT:
-        h = tl.sum(log2(1.0 + e) * LN2 + a * e * q, 1)
+        bits = tl.reshape(log2(1.0 + e) + a * e * q, (x.shape[0], SHARES, x.shape[1] // SHARES))
+        h = tl.sum(bits, 2)[:, :, None]
     return p, h
+
+
+@triton.jit
+def new_sums(ITEMS: tl.constexpr, WIDTH: tl.constexpr, SHARES: tl.constexpr):
+    """What a program keeps of its items over the passes: mean, m2, votes (items, classes), h (items, SHARES, 1).
+
+    h sums up to the bits of entropy of the passes. SHARES: threads among which the classes of an item are dealt out, in
+    order; each adds up its own, and nothing crosses lanes before the end. 1 also where that is not known, as behind tl.dot.
+    """
+    mean = tl.zeros((ITEMS, WIDTH), tl.float32)
+    m2 = tl.zeros((ITEMS, WIDTH), tl.float32)
+    votes = tl.zeros((ITEMS, WIDTH), tl.int32)
+    h = tl.zeros((ITEMS, SHARES, 1), tl.float32)
+    return mean, m2, votes, h
+
+
+@triton.jit
+def add_pass(
+    mean, m2, votes, h, logits, classes, t,
+    C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr,
+):  # fmt: skip
+    """Add the logits (items, classes) of pass t (0, 1, ...) to the sums of ``new_sums``."""
+    if SOFTMAX:
+        p, h_t, vote = softmax_tile(logits, classes, C, WANT, SHARES)
+        if NEEDS_VOTES & WANT:
+            votes += (classes == vote[:, None]).to(tl.int32)
+    else:
+        p, h_t = sigmoid_tile(logits, WANT, SHARES)
+        if NEEDS_VOTES & WANT:
+            votes += (logits >= 0).to(tl.int32)
+    mean, m2 = accumulate(mean, m2, p, t, WANT)
+    return mean, m2, votes, h + h_t
+
+
+@triton.jit
+def entropy_bits(h):
+    """h of ``new_sums`` added up: (items,)"""
+    return tl.sum(tl.sum(h, 2), 1)
 
 
 @triton.jit
@@ -155,10 +236,10 @@ def store_scores(
     out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T,
     C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
 ):  # fmt: skip
-    """Write the wanted rows of out (7, B) and the prediction (B,) of whole items. h: sum over passes of their entropy."""
+    """Write the wanted rows of out (7, B) and the prediction (B,) of whole items. h: sum over passes of their bits."""
     bad = total != total
     entropy = tl.maximum(entropy, 0.0)
-    expected = tl.maximum(h / T, 0.0)
+    expected = tl.maximum(h * (LN2 / T), 0.0)
     if SOFTMAX:
         least = 1.0 - top
         margin = 1.0 - (top - second)

@@ -34,9 +34,12 @@ class Stream:
     shared: bool
 
     def ids(self, site: Site) -> Tensor:
+        one = torch.full((1,), -1, dtype=torch.int64, device=self.ids_B.device)
         if site.axis is None:
-            return torch.full((1,), -1, dtype=torch.int64, device=self.ids_B.device)
-        return torch.full_like(self.ids_B, -1) if self.shared else self.ids_B
+            return one
+        return (
+            one.expand(len(self.ids_B)) if self.shared else self.ids_B
+        )  # expanded: kernels see that the masks are shared
 
 
 @dataclass(frozen=True)

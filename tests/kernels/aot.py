@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,31 @@ _POINTERS = {
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
+_INSTRUCTION = re.compile(
+    r"^\s+/\*(?P<at>[0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(?P<opcode>[A-Z][A-Z0-9_.]*)(?P<operands>[^;]*);", re.MULTILINE
+)
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What one compiled kernel is: registers per thread, bytes of local memory (spills), and its opcodes, counted."""
+    """What one compiled kernel is: registers per thread, bytes of local memory (spills), and its opcodes, counted.
+
+    loops: the opcodes of each loop, from the target of a branch backwards to the branch, in the order of the branches.
+    """
 
     registers: int
     local_bytes: int
     opcodes: Counter[str]
+    loops: tuple[Counter[str], ...]
 
     def count(self, *prefixes: str) -> int:
         return sum(n for opcode, n in self.opcodes.items() if opcode.startswith(prefixes))
+
+    @property
+    def per_exponential(self) -> float:
+        """Instructions per exponential in the loop that has most of them: per logit, where a logit takes one."""
+        loop = max(self.loops, key=lambda opcodes: opcodes["MUFU.EX2"])
+        return loop.total() / loop["MUFU.EX2"]
 
 
 def compiled(launch: Launch, capability: int) -> Machine:
@@ -54,8 +70,16 @@ def compiled(launch: Launch, capability: int) -> Machine:
         file.flush()
         usage, code = (_run("-res-usage", file.name), _run("-sass", file.name))
     resources = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    opcodes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", code, flags=re.MULTILINE)
-    return Machine(resources["REG"], resources["STACK"] + resources["LOCAL"], Counter(opcodes))
+    instructions = [(int(m["at"], 16), m["opcode"], m["operands"]) for m in _INSTRUCTION.finditer(code)]
+    opcodes = Counter(opcode for _, opcode, _ in instructions)
+    return Machine(resources["REG"], resources["STACK"] + resources["LOCAL"], opcodes, tuple(_loops(instructions)))
+
+
+def _loops(instructions: list[tuple[int, str, str]]) -> Iterator[Counter[str]]:
+    for at, opcode, operands in instructions:
+        target = re.search(r"0x([0-9a-f]+)", operands)
+        if opcode.startswith("BRA") and target and int(target[1], 16) < at:  # a branch to itself only fills the end
+            yield Counter(opcode for where, opcode, _ in instructions if int(target[1], 16) <= where <= at)
 
 
 def _specialised(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], Any], dict[str, Any]]:

@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 
 from mcscore.acquisition import SCORES, oracle_scores
 from mcscore.kernels import triton_score
+from mcscore.kernels.score import row_blocks
 from mcscore.kernels.triton_score import ROWS, plan, score, tiling
 
 pytest_plugins = ("triton_places",)
@@ -144,7 +145,7 @@ def test_outputs_that_are_no_distribution_give_nan_and_others_stay_whole(triton_
     assert (got["prediction"] == -1).nonzero()[:, 0].tolist() == bad
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e10, 1e37])
+@pytest.mark.parametrize("scale", [1e4, 3e8, 1e10, 1e37])
 @pytest.mark.parametrize("link", LINKS)
 def test_finite_logits_of_any_size_are_scored(triton_call: Call, link: str, scale: float) -> None:
     x = logits(4, 5, 10) * scale
@@ -197,6 +198,33 @@ def test_logits_may_lie_in_memory_in_any_order(triton_call: Call, link: str) -> 
             torch.testing.assert_close(got[name], values, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(("B", "C"), [(1, 2), (199, 10), (67, 32), (5, 3)])
+def test_class_major_logits_are_scored_as_they_lie(
+    triton_call: Call, B: int, C: int, link: str, dtype: torch.dtype
+) -> None:
+    x = logits(3, B, C, dtype).permute(0, 2, 1).contiguous().permute(0, 2, 1)
+    x[0, 0, 1] = -math.inf
+    if B > 1:
+        x[1, 1, 0], x[2, 3, 1] = math.nan, math.inf
+    (launch,), _ = plan(x, ROWS, link)
+    assert B == 1 or launch.args["x"] is x
+    check(triton_call(score, x, ROWS, link), x, link)
+
+
+def test_the_pixels_of_a_large_image_are_scored_without_a_copy(triton_call: Call) -> None:
+    x = logits(2, 2, 5 * 257 * 256).view(2, 2, 5, 257, 256)
+    blocks = list(row_blocks(x, "softmax", "logits", "triton"))
+    assert [first for first, _ in blocks] == [0, 257 * 256]
+    for _, block in blocks:
+        assert block.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        launches, _ = plan(block, LIGHT, "softmax")
+        assert launches[0].args["x"] is block
+    part = blocks[1][1][:, -300:]
+    check(triton_call(score, part, LIGHT, "softmax"), part, "softmax", LIGHT)
+
+
 def test_scores_do_not_depend_on_the_batch(triton_call: Call) -> None:
     x = logits(4, 70, 10)
     whole = triton_call(score, x, ROWS, "softmax")
@@ -208,6 +236,16 @@ def test_scores_do_not_depend_on_the_batch(triton_call: Call) -> None:
 def test_no_items_give_empty_scores(triton_call: Call) -> None:
     got = triton_call(score, torch.empty(3, 0, 10), LIGHT, "softmax")
     assert {name: tuple(values.shape) for name, values in got.items()} == dict.fromkeys((*LIGHT, "prediction"), (0,))
+
+
+@pytest.mark.parametrize("C", [10, 1000, 17000])
+@pytest.mark.parametrize("shift", [-3e4, 3e4])
+def test_a_constant_added_to_the_logits_changes_nothing(triton_call: Call, C: int, shift: float) -> None:
+    """Their maximum enters as max log2(e), rounded to 1/256 here: alike for all classes of a row, so it must cancel."""
+    x = (logits(3, 2, C) * 64).round() / 64  # exact with the shift added
+    plain, moved = (triton_call(score, values, ROWS, "softmax") for values in (x, x + shift))
+    for name, values in plain.items():
+        torch.testing.assert_close(moved[name], values, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("vector", [1, 2, 4, 8])

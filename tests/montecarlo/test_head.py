@@ -125,7 +125,7 @@ def test_the_reference_is_the_kernel():
     ("classes", "dtypes", "expected"),
     [
         (128, (torch.float16, torch.float16), True),
-        (129, (torch.float16, torch.float16), False),
+        (20_000, (torch.bfloat16, torch.bfloat16), True),
         (10, (torch.float16, torch.float32), False),
         (10, (torch.float64, torch.float64), False),
     ],

@@ -1,0 +1,281 @@
+"""Heads and Linears of any number of outputs, cut into chunks, give what the masks and the formulas say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from mcscore import Scorer, masks
+from mcscore.acquisition import SCORES, oracle_scores
+from mcscore.kernels import backends, triton_chunks
+from mcscore.kernels.triton_chunks import Chunk, cut_head, share_masks
+from mcscore.kernels.triton_head import dropout_head, dropout_linear
+from mcscore.kernels.triton_score import ROWS
+from mcscore.masks import rate
+
+pytest_plugins = ("triton_places",)
+Call = Callable[..., Any]
+
+SEED, SITE = 0xFEDCBA9876543210, 5
+LIGHT = ("bald", "entropy")
+DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
+
+
+def operands(B: int, D: int, C: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(B, D).to(dtype), (3 * torch.randn(C, D) / D**0.5).to(dtype), torch.randn(C).to(dtype)
+
+
+def ids_of(B: int, shared: bool) -> Tensor:
+    return torch.full((1,), -1).expand(B) if shared else torch.arange(B) * 3 + 2**40
+
+
+def keep_tBE(passes: Tensor, ids: Tensor, elements: int, p: float) -> Tensor:
+    return torch.from_numpy(masks.keep_mask(SEED, SITE, passes, ids, elements, rate(p)))
+
+
+def check_scores(
+    got: dict[str, Tensor], x: Tensor, weight: Tensor, bias: Tensor, passes: Tensor, ids: Tensor, p: float, link: str
+) -> None:
+    """Error at most twice that of the same steps in the same dtype, plus 2e-6 of the largest possible value."""
+    keep = keep_tBE(passes, ids, x.shape[1], p)
+    scale = 1 / rate(p).keep
+    # keep picks values, as 0 x NaN would not be 0
+    truth_TBC = (torch.where(keep, x.double(), 0.0) * scale) @ weight.double().T + bias.double()
+    naive_TBC = F.linear(torch.where(keep, x, 0.0) * scale, weight, bias)
+    names = tuple(name for name in got if name != "prediction")
+    truth, naive = (oracle_scores(logits.double(), names, link) for logits in (truth_TBC, naive_TBC))
+    for name in names:
+        assert got[name].dtype == torch.float32
+        assert torch.equal(got[name].isnan(), truth[name].isnan()), name
+        ok = ~truth[name].isnan()
+        if not ok.any():
+            continue
+        error = (got[name] - truth[name])[ok].abs().max().item()
+        yardstick = (naive[name] - truth[name])[ok].abs().max().item()
+        largest = max(1.0, SCORES["entropy" if name == "bald" else name].bounds(len(weight), link)[1])
+        assert error <= 2 * yardstick + 2e-6 * largest, f"{name}: error {error:.2g}, naive {yardstick:.2g}"
+    assert torch.equal(got["prediction"] == -1, truth["prediction"] == -1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
+@pytest.mark.parametrize(("B", "C"), [(1, 130), (199, 33), (3, 507), (40, 1000)])
+def test_scores_are_those_of_the_logits(
+    triton_call: Call, triton_place: str, B: int, C: int, shared: bool, dtype: torch.dtype
+) -> None:
+    if triton_place == "interpreter" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter rounds bfloat16 towards zero")
+    x, weight, bias = operands(B, 72, C, dtype)
+    passes, ids = torch.tensor([0, 7, 65535]), ids_of(B, shared)
+    got = triton_call(
+        _head, x, passes, ids, SEED, SITE, rate(0.25), weight, bias, LIGHT, "softmax", shared=shared, cache=200_000
+    )
+    check_scores(got, x, weight, bias, passes, ids, 0.25, "softmax")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
+@pytest.mark.parametrize(("C", "link"), [(1, "sigmoid"), (2, "softmax"), (10, "sigmoid"), (130, "softmax")])
+@pytest.mark.parametrize("p", [0.5, 0.3])
+def test_every_score_and_link(triton_call: Call, C: int, link: str, p: float, shared: bool) -> None:
+    x, weight, bias = operands(21, 40, C, torch.float32)
+    passes, ids = torch.arange(4), ids_of(21, shared)
+    args = x, passes, ids, SEED, SITE, rate(p), weight, bias, ROWS, link
+    check_scores(triton_call(_head, *args, shared=shared, cache=20_000), x, weight, bias, passes, ids, p, link)
+
+
+def test_more_classes_than_one_program_holds(triton_call: Call) -> None:
+    x, weight, bias = operands(2, 24, 20_000, torch.float16)
+    passes, ids = torch.arange(2), ids_of(2, False)
+    got = triton_call(dropout_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "softmax")
+    check_scores(got, x, weight, bias, passes, ids, 0.5, "softmax")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
+def test_features_that_are_not_finite_mark_their_item_and_no_other(triton_call: Call, shared: bool) -> None:
+    x, weight, bias = operands(260, 40, 33, torch.float32)
+    bias[3] = -math.inf  # a class that never is: legal
+    x[1], x[2], x[259] = math.nan, math.inf, -math.inf
+    passes, ids = torch.arange(3), ids_of(260, shared)
+    got = triton_call(_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "softmax", shared=shared)
+    check_scores(got, x, weight, bias, passes, ids, 0.5, "softmax")
+    assert got["bald"].isnan().nonzero()[:, 0].tolist() == [1, 2, 259]
+
+
+def test_a_lone_bad_feature_of_shared_masks_marks_its_item(triton_call: Call) -> None:
+    x, weight, bias = operands(300, 40, 33, torch.float32)
+    x[7, 11] = math.nan
+    got = triton_call(
+        dropout_head, x, torch.arange(3), ids_of(300, True), SEED, SITE, rate(0.5), weight, bias, LIGHT, "softmax"
+    )
+    assert got["entropy"].isnan().nonzero()[:, 0].tolist() == [7]
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
+def test_the_chunks_do_not_show(triton_call: Call, shared: bool) -> None:
+    x, weight, bias = operands(300, 40, 20, torch.float32)
+    args = x, torch.arange(5), ids_of(300, shared), SEED, SITE, rate(0.25), weight, bias, LIGHT, "softmax"
+    whole = triton_call(_head, *args, shared=shared)
+    for name, values in triton_call(_head, *args, shared=shared, cache=1).items():
+        torch.testing.assert_close(values, whole[name], rtol=0, atol=2e-6)
+
+
+def test_shared_masks_are_the_masks_of_each_item(triton_call: Call) -> None:
+    """Masked weights (told by the stride of the ids) and masks drawn in the product agree."""
+    x, weight, bias = operands(300, 64, 10, torch.float32)
+    tail = torch.arange(6), SEED, SITE, rate(0.3), weight, bias, LIGHT, "softmax"
+    expanded, listed = ids_of(300, True), torch.full((300,), -1)
+    assert share_masks(expanded)
+    assert not share_masks(listed)
+    got, other = (triton_call(dropout_head, x, tail[0], ids, *tail[1:]) for ids in (expanded, listed))
+    for name in LIGHT:
+        torch.testing.assert_close(got[name], other[name], rtol=0, atol=5e-6)
+
+
+def test_operands_in_any_order_in_memory(triton_call: Call) -> None:
+    x, weight, bias = operands(9, 40, 140, torch.float32)
+    args = torch.arange(3), torch.arange(9), SEED, SITE, rate(0.5)
+    whole = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "softmax")
+    spread = torch.full((18, 80), math.nan)[::2, ::2]
+    spread.copy_(x)
+    got = triton_call(dropout_head, spread, *args, weight.T.contiguous().T, bias, LIGHT, "softmax")
+    for name, values in whole.items():
+        assert torch.equal(got[name], values), name
+
+
+def test_no_items_and_no_passes(triton_call: Call) -> None:
+    x, weight, bias = operands(0, 40, 140, torch.float32)
+    args = torch.arange(3), torch.arange(0), SEED, SITE, rate(0.5)
+    got = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "softmax")
+    assert {name: tuple(v.shape) for name, v in got.items()} == dict.fromkeys((*LIGHT, "prediction"), (0,))
+    y = triton_call(dropout_linear, x[None, :, None], *args, weight.repeat(2, 1))
+    assert y.shape == (3, 0, 1, 280)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("copies", [1, 3], ids=["one x", "x per pass"])
+@pytest.mark.parametrize("cache", [1, 3000, 1 << 20])
+@pytest.mark.parametrize(("L", "D", "C"), [(1, 40, 300), (3, 50, 20), (2, 16, 257)])
+def test_linear_of_dropout_in_chunks(
+    triton_call: Call, triton_place: str, L: int, D: int, C: int, cache: int, copies: int, dtype: torch.dtype
+) -> None:
+    if triton_place == "interpreter" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter rounds bfloat16 towards zero")
+    passes, ids = torch.tensor([0, 7, 65535]), ids_of(5, False)
+    x_sBLD = torch.randn(copies, 5, L, D).to(dtype)
+    _, weight, bias = operands(1, D, C, dtype)
+    y = triton_call(_linear, x_sBLD, passes, ids, SEED, SITE, rate(0.25), weight, bias, shared=False, cache=cache)
+    assert_linear(y, x_sBLD, passes, ids, 0.25, weight, bias)
+
+
+def test_linear_with_masked_weights(triton_call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, ids = torch.arange(5), ids_of(40, True)
+    x, weight, bias = operands(40, 48, 30, torch.float32)
+    args = x[None, :, None], passes, ids, SEED, SITE, rate(0.25), weight, bias
+    assert_linear(triton_call(_linear_of_weights, *args), x[None, :, None], passes, ids, 0.25, weight, bias)
+
+
+def assert_linear(
+    y: Tensor, x_sBLD: Tensor, passes: Tensor, ids: Tensor, p: float, weight: Tensor, bias: Tensor
+) -> None:
+    _, B, L, D = x_sBLD.shape
+    keep = keep_tBE(passes, ids, L * D, p).view(len(passes), B, L, D)
+    truth = (x_sBLD.double() * keep / rate(p).keep) @ weight.double().T + bias.double()
+    rounding = {torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[y.dtype]
+    assert y.is_contiguous()
+    torch.testing.assert_close(y.double(), truth, rtol=rounding, atol=max(1e-5, rounding))
+
+
+@pytest.mark.parametrize("T", [1, 20, 100, 1000])
+@pytest.mark.parametrize("C", [2, 104, 1000, 20_000, 128_000])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_chunk_stays_in_the_cache_or_feeds_a_product(T: int, C: int, shared: bool) -> None:
+    D, cache, B = 2048, 50 << 20, 100_000
+    chunk = cut_head(T, B, C, D, 2, shared, cache)
+    held = 2 * T * chunk.items * (C if chunk.weights else C + D)
+    rows = chunk.items * (1 if chunk.weights else T)
+    assert 1 <= chunk.items <= B
+    assert held <= cache / 2 or (held <= 256 << 20 and rows < (512 if chunk.weights else 2048) + T) or chunk.items == 1
+    if chunk.weights:
+        assert shared
+        assert 2 * T * C * D <= 256 << 20
+
+
+def test_weights_are_masked_where_that_is_less_work() -> None:
+    assert cut_head(20, 10_000, 1000, 2048, 2, True, 50 << 20) == Chunk(640, True)
+    assert cut_head(20, 10_000, 1000, 2048, 2, False, 50 << 20) == Chunk(215, False)
+    assert not cut_head(20, 500, 1000, 2048, 2, True, 50 << 20).weights  # fewer items than classes
+    assert not cut_head(1000, 10_000, 1000, 2048, 2, True, 50 << 20).weights  # 4 GB of weights
+
+
+@pytest.mark.parametrize("shared", ["independent", "shared"])
+@pytest.mark.parametrize("C", [10, 300])
+@pytest.mark.parametrize("place", ["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_scorer_takes_these_kernels_for_any_number_of_classes(
+    request: pytest.FixtureRequest, place: str, C: int, shared: str
+) -> None:
+    if place == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    net = [torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Dropout(0.25), torch.nn.Linear(64, C)]
+    model = torch.nn.Sequential(*net).eval()
+    items = torch.randn(310, 6)
+    expected = oracle_of(model, items, shared)
+    if place == "interpreter":
+        path, got = request.getfixturevalue("triton_interpreter").submit(_scored, model, items, shared, "cpu").result()
+    else:
+        path, got = _scored(model, items, shared, "cuda")
+    assert path == "head"
+    for name in LIGHT:
+        torch.testing.assert_close(got[name].double(), expected[name], rtol=0, atol=2e-5)
+
+
+def oracle_of(model: torch.nn.Sequential, items: Tensor, shared: str) -> dict[str, Tensor]:
+    x = model[:2](items).detach()
+    ids = ids_of(len(items), True) if shared == "shared" else torch.arange(len(items))
+    keep = torch.from_numpy(masks.keep_mask(0, 0, range(5), ids, 64, rate(0.25)))
+    last = model[3]
+    return oracle_scores(
+        (x.double() * keep / 0.75) @ last.weight.detach().double().T + last.bias.detach().double(), LIGHT
+    )
+
+
+def _scored(model: torch.nn.Module, items: Tensor, shared: str, device: str) -> tuple[str, dict[str, Tensor]]:
+    """The path and the scores of a Scorer whose device has the Triton kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "select", lambda _device: "triton")
+        scorer = Scorer(model, 5, masks=shared, device=device)
+        got = scorer(items, torch.arange(len(items)))
+        return scorer.describe()["plan"]["path"], {name: values.cpu() for name, values in got.items()}
+
+
+def _head(*args: Any, **settings: Any) -> dict[str, Tensor]:
+    return triton_chunks.head(*args, **settings)
+
+
+def _linear(*args: Any, **settings: Any) -> Tensor:
+    return triton_chunks.linear(*args, **settings)
+
+
+def _linear_of_weights(*args: Any) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_chunks, "_WIDE", 1)
+        patch.setattr(triton_chunks, "dropout", _only_weights(args[6]))
+        return triton_chunks.linear(*args, shared=True, cache=30_000)
+
+
+def _only_weights(weight_CD: Tensor) -> Callable[..., Tensor]:
+    """dropout, but of nothing else than the weights."""
+
+    def dropout(x_sBEI: Tensor, *args: Any) -> Tensor:
+        assert x_sBEI.data_ptr() == weight_CD.data_ptr()
+        return _dropout(x_sBEI, *args)
+
+    _dropout = triton_chunks.dropout
+    return dropout
