@@ -28,6 +28,9 @@ class Clock(Protocol):
     def least(self) -> float:
         """Seconds that a turn must last."""
 
+    def warm(self) -> None:
+        """Bring the device to the speed at which it works."""
+
     def seconds(self, call: Call, repeats: int) -> float:
         """Of one call, out of ``repeats`` in a row."""
 
@@ -41,6 +44,9 @@ class CpuClock:
 
     wall: bool = False
     least: float = 0.02
+
+    def warm(self) -> None:
+        pass
 
     def seconds(self, call: Call, repeats: int) -> float:
         now = time.perf_counter if self.wall else time.thread_time
@@ -58,6 +64,14 @@ class CudaClock:
     """Time between two events on the device; calls are queued back to back, so that launches hide behind work."""
 
     least: float = 0.005
+
+    def warm(self) -> None:
+        """A GPU that has idled, while something compiled say, clocks down: 0.2 s of products bring it up again."""
+        left, right = (torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        end = time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            left @ right
+            torch.cuda.synchronize()
 
     def seconds(self, call: Call, repeats: int) -> float:
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -78,6 +92,7 @@ def clock_for(device: torch.device) -> Clock:
 
 def in_turns(calls: Sequence[Call], clock: Clock, seconds: float) -> list[float]:
     """Seconds per call of each: about ``seconds`` of measuring per candidate, at least MIN_TURNS turns whatever they take."""
+    clock.warm()
     repeats = []
     for call in calls:
         one = clock.seconds(call, 1)  # allocates, warms clocks and caches

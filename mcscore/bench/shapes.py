@@ -94,10 +94,11 @@ def parse(text: str) -> Shape:
 
 
 def _number(text: str, letter: str, number: float) -> float:
+    least = 2 if letter == "C" else 1  # softmax over one class is always 1
     if letter == "P":
         if not 0 < number < 1:
             raise ShapeError(f"shape {text!r}: P must lie strictly between 0 and 1")
-    elif number != int(number) or number < (least := 2 if letter == "C" else 1):
+    elif number != int(number) or number < least:
         raise ShapeError(f"shape {text!r}: {letter} must be a whole number of at least {least}")
     return number
 

@@ -14,10 +14,10 @@ from .cases import KERNELS
 from .measure import Row
 
 LEGEND = (
-    "% roof: 100 = as fast as the copy or the matrix product above allow the least bytes and FLOPs of the",
-    "task; what stays in cache can exceed it. x eager, x compile: how many times as long plain PyTorch takes,",
-    "as it is and under torch.compile. x floor: how many times as long as the floor. extra: memory beyond the",
-    "inputs at the peak, results included. error: the greatest, against float64.",
+    "% roof: 100 = as fast as the copy or the matrix product above allow the least bytes and FLOPs of",
+    "the task; what stays in cache can exceed it. x eager, x compile: how many times as long plain",
+    "PyTorch takes, as it is and under torch.compile. x floor: how many times as long as the floor.",
+    "extra: memory beyond the inputs at the peak, results included. error: the greatest, against float64.",
 )
 
 

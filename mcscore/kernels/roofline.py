@@ -51,12 +51,9 @@ def dropout(t: int, B: int, E: int, I: int, dtype: torch.dtype, copies: int = 1)
     return Roofline(bytes=(copies + t) * B * E * I * dtype.itemsize, flops=2 * t * B * E * I)
 
 
-def dropout_linear(
-    t: int, B: int, D: int, C: int, copies: int = 1, dtype: torch.dtype = torch.float32, rows: int = 1
-) -> Roofline:
+def dropout_linear(t: int, B: int, D: int, C: int, copies: int = 1, dtype: torch.dtype = torch.float32) -> Roofline:
     """Dropout and Linear D -> C in t passes: features, weights and outputs once each; t matrix products."""
-    values = (copies * D + t * C) * B * rows + C * D
-    return Roofline(bytes=dtype.itemsize * values, flops=2 * t * B * rows * D * C)
+    return Roofline(bytes=dtype.itemsize * (copies * B * D + C * D + t * B * C), flops=2 * t * B * D * C)
 
 
 def dropout_head(t: int, B: int, D: int, C: int, results: int = 3, dtype: torch.dtype = torch.float32) -> Roofline:
