@@ -43,15 +43,26 @@ def bench(request: pytest.FixtureRequest) -> Bench:
     return opened
 
 
+@pytest.fixture(scope="session")
+def headed() -> list[str]:
+    """The kernels whose heading is printed already."""
+    return []
+
+
 @pytest.fixture
-def measured(benchmark: Any, bench: Bench, capsys: pytest.CaptureFixture[str]) -> Callable[[Spec], Row]:
+def measured(
+    benchmark: Any, bench: Bench, headed: list[str], capsys: pytest.CaptureFixture[str]
+) -> Callable[[Spec], Row]:
     """measured(spec): the row of a case, printed, kept with the benchmark, and right."""
 
     def run(spec: Spec) -> Row:
         row = bench.measure(spec)
         benchmark.extra_info.update(row.to_dict())
         with capsys.disabled():
-            print("\n" + "\n".join([*table.heading(row.kernel), table.line(row)]))
+            if row.kernel not in headed:
+                headed.append(row.kernel)
+                print("\n\n" + "\n".join(table.heading(row.kernel)), end="")
+            print("\n" + table.line(row), end="", flush=True)
         case = cases.build(spec, bench.device)
         benchmark(rotating(case.ours, case.inputs))
         assert row.right, f"error {row.error:.3g} > {row.tolerance:.3g}"

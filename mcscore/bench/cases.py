@@ -23,9 +23,11 @@ from ..moments import Moments
 from . import plain
 from .shapes import Shape, Spec
 
-# Of logits, or of what dropout writes, per call: beyond the caches. PyTorch's temporaries of that size are fresh pages at every
-# call; below 32 MiB glibc may keep them, by chance: eager took 23 ms or 42 ms for the same 16 MiB (Zen 3, T = 20, C = 1000).
+# Of what is read, per call: beyond the caches. PyTorch's temporaries of that size are fresh pages at every call; below 32 MiB
+# glibc may keep them, by chance: eager took 23 ms or 42 ms for the same 16 MiB (Zen 3, T = 20, C = 1000).
 CPU_BYTES = 64 << 20
+# Of what is written, per call: little enough for its pages to be kept, or they would be measured (1.5 GB/s instead of 12).
+CPU_OUTPUT = 16 << 20
 GPU_BYTES = 400_000_000  # eight times the L2 cache of an H100
 SCORES = ("bald", "entropy")
 SEED = 0
@@ -131,7 +133,7 @@ def _moments(spec: Spec, device: torch.device) -> Case:
 def _dropout(spec: Spec, device: torch.device) -> Case:
     dtype, shape = _dtype(spec), spec.shape
     t, E, I, p = shape["T"], shape["E"], shape.get("I", 1), shape.numbers["P"]
-    B = _items(shape, t * E * I * dtype.itemsize, device)
+    B = _items(shape, t * E * I * dtype.itemsize, device, written=True)
     inputs = _tensors((1, B, E, I), dtype, device)
     passes, ids, some = torch.arange(t, device=device), torch.arange(B, device=device), _some(B, t * E * I)
     affine = dropout.plain(p)
@@ -272,9 +274,10 @@ def _dtype(spec: Spec) -> torch.dtype:
     return getattr(torch, spec.dtype)
 
 
-def _items(shape: Shape, bytes_per_item: int, device: torch.device) -> int:
+def _items(shape: Shape, bytes_per_item: int, device: torch.device, written: bool = False) -> int:
     """B, or if the shape leaves it out, as many items as fill the device's caches several times."""
-    fitting = max(1, (GPU_BYTES if device.type == "cuda" else CPU_BYTES) // bytes_per_item)
+    wanted = GPU_BYTES if device.type == "cuda" else CPU_OUTPUT if written else CPU_BYTES
+    fitting = max(1, wanted // bytes_per_item)
     return shape.get("B", fitting if fitting < 64 else fitting // 16 * 16)
 
 
@@ -298,7 +301,8 @@ def _weights(C: int, D: int, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def _ids(B: int, shared: bool, device: torch.device) -> Tensor:
-    return torch.full((B,), -1, device=device) if shared else torch.arange(B, device=device)
+    """Shared masks have one id for all, expanded: kernels tell by its stride."""
+    return torch.full((1,), -1, device=device).expand(B) if shared else torch.arange(B, device=device)
 
 
 def _some(B: int, values: int) -> Tensor:

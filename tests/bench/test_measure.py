@@ -37,6 +37,7 @@ EVERY = [spec for text in SMALL for spec in specs(text)]
 @pytest.fixture(autouse=True)
 def _small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "CPU_BYTES", 1 << 16)
+    monkeypatch.setattr(cases, "CPU_OUTPUT", 1 << 16)
 
 
 @pytest.fixture(scope="module")

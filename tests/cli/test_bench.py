@@ -18,6 +18,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     from mcscore.bench import cases
 
     monkeypatch.setattr(cases, "CPU_BYTES", 1 << 16)
+    monkeypatch.setattr(cases, "CPU_OUTPUT", 1 << 16)
 
 
 def test_kernels_tells_machine_roof_and_a_row_per_case(mcscore: Command) -> None:
