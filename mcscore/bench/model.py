@@ -19,6 +19,7 @@ from ..montecarlo.intercept import call_model
 from ..scorer import Scorer
 from . import plain
 from .clock import Clock, in_turns
+from .table import quantity
 
 LIMIT = 3.0  # times the difference between two seeds; 1 is expected, and with eight items chance makes it 2 at times
 
@@ -46,6 +47,17 @@ class Comparison:
             "forward_passes": self.seconds / self.forward_seconds,
         }
         return {**dataclasses.asdict(self), **rates, "same": self.same}
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        rows = (
+            ("mcscore", self.seconds, f"costs {self.seconds / self.forward_seconds:.3g} forward passes"),
+            ("plain loop", self.loop_seconds, f"{self.loop_seconds / self.seconds:.3g} times as long"),
+        )
+        return [
+            f"{name:12} {quantity(self.items / taken):>8} items/s {quantity(self.items * self.passes / taken):>8} passes/s   {more}"
+            for name, taken, more in rows
+        ]
 
 
 def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Callable[[str], None]) -> Comparison:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..pool import Pool
 from .clock import CpuClock, in_turns
+from .table import quantity
 
 SAMPLE = 256 << 20  # bytes of items that are read, over and over; also what the memory-mapped file takes on disk
 
@@ -46,6 +47,24 @@ class Reading:
             "times_longer_of_both": self.ahead_seconds / max(self.wait_seconds, self.read_seconds),
         }
         return {**dataclasses.asdict(self), **figures}
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        rows = (
+            ("first reading", self.first_seconds, "from disk, unless the page cache had it"),
+            ("memory-mapped copy", self.copy_seconds, "the most that a reader can reach"),
+            ("read into a buffer", self.read_seconds, f"{self.copy_seconds / self.read_seconds:.0%} of the copy"),
+            ("blocks, two ahead", self.blocks_seconds, f"{self.copy_seconds / self.blocks_seconds:.0%} of the copy"),
+        )
+        longer = max(self.wait_seconds, self.read_seconds)
+        return [
+            *(
+                f"{name:20} {self.bytes / taken / 1e9:6.2f} GB/s {quantity(self.items / taken):>8} items/s   {more}"
+                for name, taken, more in rows
+            ),
+            f"\na consumer that waits as long as reading takes, {self.wait_seconds:.3g} s in all: {self.waited_seconds:.3g} s;",
+            f"with two blocks read ahead {self.ahead_seconds:.3g} s, {self.ahead_seconds / longer:.2f} times the longer of the two",
+        ]
 
 
 def read(pool: Pool, seconds: float, say: Callable[[str], None]) -> Reading:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,19 +30,16 @@ def bench() -> None:
     """Measure kernels, a model or a pool here, beside plain PyTorch and what the machine allows."""
 
 
-def _precisions(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    chosen = () if value is None else tuple(value.split(","))
-    for name in chosen:
-        if name not in PRECISIONS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(PRECISIONS)}")
-    return chosen
+def _among(choices: Iterable[str]) -> Callable[[click.Context, click.Parameter, str | None], tuple[str, ...]]:
+    """The callback of an option that takes some of these names."""
 
+    def chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+        given = names(ctx, param, value) or ()
+        for name in given:
+            if name not in choices:
+                raise click.BadParameter(f"{name!r} is none of {', '.join(choices)}")
+        return given
 
-def _kernels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    chosen = () if value is None else tuple(value.split(","))
-    for name in chosen:
-        if name not in FORMS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(FORMS)}")
     return chosen
 
 
@@ -50,14 +47,14 @@ def _kernels(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     epilog="Shapes by kernel, optional parts in brackets: " + "; ".join(f"{k} {f}" for k, f in FORMS.items())
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--only", callback=_kernels, metavar=COMMA, help=f"Kernels out of {', '.join(FORMS)}; default: all.")
+@click.option("--only", callback=_among(FORMS), metavar=COMMA, help=f"Kernels out of {', '.join(FORMS)}; default: all.")
 @click.option(
     "--shapes",
     callback=names,
     metavar=COMMA,
     help="Instead of the usual ones, such as T20xC1000,T100xB64xD512xC10xP0.25: see below.",
 )
-@click.option("--dtype", callback=_precisions, metavar=COMMA, help=f"Out of {', '.join(PRECISIONS)}.")
+@click.option("--dtype", callback=_among(PRECISIONS), metavar=COMMA, help=f"Out of {', '.join(PRECISIONS)}.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the CPU.")
 @click.option("--seconds", type=_SECONDS, default=0.3, show_default=True, help="Per candidate; at least three turns.")
 @click.option(
@@ -176,45 +173,33 @@ def model(
         device = torch.device(scorer.device)
         found = compare(scorer, items, clock_for(device), seconds, say)
         say("")
-        machine = env.machine()
-        plan, described = scorer.plan(items), scorer.describe()
-        facts = {
-            "device": scorer.device,
-            "machine": machine,
-            "versions": env.versions(),
-            "model": described["model"],
-            "plan": described["plan"],
-            "score": score,
-            **found.to_dict(),
-        }
-        head = table.machine_line(device, machine)
+        machine, plan, described = env.machine(), scorer.plan(items), scorer.describe()
+    source = path if item_shape is None else f"random {'x'.join(map(str, item_shape))}"
+    facts = {
+        "device": scorer.device,
+        "machine": machine,
+        "versions": env.versions(),
+        "items_from": str(source),
+        "model": described["model"],
+        "plan": described["plan"],
+        "score": score,
+        **found.to_dict(),
+    }
     if not found.same:
         told = (
             f"{score} of mcscore and of the loop differ by {found.difference:.3g} on average, of two seeds of mcscore by only "
             f"{found.seed_difference:.3g}: they do not do the same work, so there is nothing to compare"
         )
         end(ctx, FAILED, told, "DifferentWork", **facts)
-    source = path if item_shape is None else f"random {'x'.join(map(str, item_shape))}"
     answer(
-        facts, head, f"{count(found.items, 'item')} ({source}), {found.passes} passes, {score}\n", plan, *_told(facts)
+        facts,
+        table.machine_line(device, machine),
+        f"{count(found.items, 'item')} ({source}), {found.passes} passes, {score}\n",
+        f"{plan}\n",
+        *found.lines(),
+        f"\nsame work: {score} of the two differs by {found.difference:.2g} on average, "
+        f"two seeds of mcscore by {found.seed_difference:.2g}",
     )
-
-
-def _told(facts: dict[str, Any]) -> list[str]:
-    from ..bench.table import quantity
-
-    def of(name: str, seconds: float, more: str) -> str:
-        rate = facts["items"] / seconds
-        return f"{name:20} {quantity(rate):>9} items/s {quantity(rate * facts['passes']):>9} passes/s   {more}"
-
-    return [
-        "",
-        of("mcscore", facts["seconds"], f"costs {facts['forward_passes']:.3g} forward passes"),
-        of("plain loop", facts["loop_seconds"], f"{facts['times_loop']:.3g} times as long"),
-        "",
-        f"same work: {facts['score']} of the two differs by {facts['difference']:.2g} on average, "
-        f"two seeds of mcscore by {facts['seed_difference']:.2g}",
-    ]
 
 
 @bench.command()
@@ -228,32 +213,20 @@ def pool(path: Path, seconds: float) -> None:
     """
     from .. import env
     from ..bench import pool as reading
-    from ..bench.table import quantity
     from ..pool import Pool
 
     opened = Pool.open(path)
     found = reading.read(opened, seconds, say)
     say("")
     machine = env.machine()
-    figures = found.to_dict()
     facts = {"pool": str(path), "item_shape": list(opened.item_shape), "machine": machine, "versions": env.versions()}
-    rate = found.items / found.bytes
-
-    def of(name: str, gigabytes: float, more: str = "") -> str:
-        return f"{name:26} {gigabytes:6.2f} GB/s {quantity(gigabytes * 1e9 * rate):>9} items/s   {more}".rstrip()
-
     shape = "x".join(map(str, opened.item_shape))
+    size = f"{found.bytes / 2**20:.0f} MiB"
     answer(
-        facts | figures,
+        facts | found.to_dict(),
         f"{machine['processor']}, {machine['cores']} cores",
-        f"{path}: {count(found.items, 'item')} of {opened.dtype} {shape}, {found.bytes / 2**20:.0f} MiB, out of {opened.n:,}\n",
-        of("first reading", figures["first_GB_per_s"], "from disk, unless the page cache had it"),
-        of("memory-mapped copy", figures["copy_GB_per_s"], "the most a reader can reach"),
-        of("read into a buffer", figures["read_GB_per_s"], f"{figures['percent_of_copy']:.0f} % of the copy"),
-        of("blocks, two ahead", figures["blocks_GB_per_s"], f"{figures['blocks_percent_of_copy']:.0f} % of the copy"),
-        "",
-        f"a consumer that waits as long as reading takes, {found.wait_seconds:.3f} s in all: {found.waited_seconds:.3f} s, with",
-        f"two blocks read ahead {found.ahead_seconds:.3f} s, {figures['times_longer_of_both']:.2f} times the longer of the two",
+        f"{path}: {count(found.items, 'item')} of {opened.dtype} {shape}, {size}, out of {opened.n:,}\n",
+        *found.lines(),
     )
 
 
@@ -310,6 +283,8 @@ def _device(name: str) -> torch.device:
         raise click.UsageError(f"--device {name!r}: mcscore has kernels for cpu and cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device (`mcscore env` says why)")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and kernels go to the current one
     return device
 
 
