@@ -8,7 +8,6 @@ disturbs little. The loop: dropout layers on, T forward passes, softmax of each,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,21 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcscore import Scorer
-
-ROUNDS = 5
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.thread_time()
-    call()
-    return time.thread_time() - start
+from mcscore.bench import plain
+from mcscore.bench.clock import CpuClock, in_turns
 
 
-def turns(*calls: Callable[[], Any], rounds: int = ROUNDS) -> list[float]:
-    """The best time of each, taken in turns after one call to warm up."""
-    for call in calls:
-        call()
-    return [min(column) for column in zip(*([seconds(call) for call in calls] for _ in range(rounds)), strict=True)]
+def turns(*calls: Callable[[], Any]) -> list[float]:
+    """Seconds of each, on this thread."""
+    return in_turns(calls, CpuClock(), 2.0)
 
 
 class GalCNN(nn.Module):
@@ -103,16 +94,7 @@ class ViT(nn.Module):
 
 
 def plain_loop(model: nn.Module, x: Tensor, T: int) -> Tensor:
-    """BALD by T passes with dropout on, normalisation in evaluation."""
-    model.train()
-    for module in model.modules():
-        if hasattr(module, "running_mean"):
-            module.eval()
-    with torch.no_grad():
-        p_TBC = torch.stack([F.softmax(model(x), -1) for _ in range(T)])
-    model.eval()
-    mean_BC = p_TBC.mean(0)
-    return -torch.xlogy(mean_BC, mean_BC).sum(-1) + torch.xlogy(p_TBC, p_TBC).sum(-1).mean(0)
+    return plain.loop(model, lambda: model(x), T)
 
 
 def report(benchmark: Any, title: str, **figures: float) -> None:
@@ -126,7 +108,7 @@ def test_gal_cnn(benchmark: Any, dtype: str | None) -> None:
     model, x, T = GalCNN().eval(), torch.rand(128, 1, 28, 28), 100
     scorer = Scorer(model, passes=T, scores=("bald",), dtype=dtype)
     scorer.prepare(x, np.arange(128))
-    ours, loop = turns(lambda: scorer(x, np.arange(128)), lambda: plain_loop(model, x[:8], T), rounds=3)
+    ours, loop = turns(lambda: scorer(x, np.arange(128)), lambda: plain_loop(model, x[:8], T))
     report(
         benchmark,
         f"Gal's CNN, T = 100{', ' + dtype if dtype else ''}",
@@ -159,6 +141,6 @@ def test_vit(benchmark: Any, compiled: bool) -> None:
     model, x, ids, T = ViT().eval(), torch.rand(8, 3, 32, 32), np.arange(8), 20
     scorer = Scorer(model, passes=T, scores=("bald",), compile=compiled, memory=32 << 20)
     scorer.prepare(x, ids)
-    ours, loop = turns(lambda: scorer(x, ids), lambda: plain_loop(model, x, T), rounds=3)
+    ours, loop = turns(lambda: scorer(x, ids), lambda: plain_loop(model, x, T))
     report(benchmark, f"ViT, T = 20{', compiled' if compiled else ''}", items_per_s=8 / ours, times=loop / ours)
     benchmark.pedantic(lambda: scorer(x, ids), rounds=1)

@@ -1,24 +1,36 @@
-"""score_logits against the formulas written in PyTorch: every logit read once, against some ten sweeps over memory."""
+"""Logits to scores, at once and streamed: every logit read once, against some ten sweeps over memory."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
 
-from mcscore.kernels.score import roofline, score_logits
+from mcscore import score_logits
+from mcscore.bench.clock import CpuClock, in_turns
+from mcscore.bench.shapes import default_specs
 
-SHAPES = [(20, 8000, 2), (20, 8000, 10), (100, 4000, 10), (20, 2000, 100), (20, 400, 1000), (20, 20, 20_000)]
-
-
-def plain(logits_TBC: Tensor) -> tuple[Tensor, Tensor]:
-    p = logits_TBC.float().softmax(-1)
-    entropy = torch.special.entr(p.mean(0)).sum(-1)
-    return entropy, entropy - torch.special.entr(p).sum(-1).mean(0)
+EXTRA = 1 << 20  # bytes a call may take beside logits and results
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize(("T", "B", "C"), SHAPES)
-def test_entropy_and_bald(compare, T, B, C, dtype):
-    logits = torch.randn(T, B, C).to(dtype)
-    compare(lambda: score_logits(logits), lambda: plain(logits), B, roofline(T, B, C, dtype))
+@pytest.mark.parametrize("spec", default_specs("cpu", ("score_logits", "moments")), ids=str)
+def test_scores(measured, spec):
+    row = measured(spec)
+    results = 2 * 12 * row.items  # two scores and a prediction, copied once
+    assert row.extra_bytes is None or row.extra_bytes < EXTRA + results
+
+
+def test_two_threads_against_one(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wall time, so it needs an idle machine of two cores."""
+    logits = torch.randn(20, 832, 1000)
+
+    def with_threads(n: int) -> None:
+        torch.set_num_threads(n)
+        score_logits(logits)
+
+    one, two = in_turns([lambda: with_threads(1), lambda: with_threads(2)], CpuClock(wall=True), 2.0)
+    benchmark.extra_info["times_one_thread"] = one / two
+    with capsys.disabled():
+        print(f"\nscore_logits T20xB832xC1000: two threads are {one / two:.2f} times as fast as one")
+    benchmark(lambda: with_threads(2))

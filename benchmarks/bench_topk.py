@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcscore.bench import plain
 from mcscore.selection import TopK
 
 N = 50_000_000
-BLOCK = 1 << 16
 ROUNDS = 5
 
 
@@ -52,8 +52,7 @@ def test_topk(benchmark: Any, ids: np.ndarray, uniform: np.ndarray, kind: str, k
     threshold = np.partition(scores, N - k)[N - k]
 
     def count() -> None:
-        for at in range(0, N, BLOCK):
-            np.count_nonzero(scores[at : at + BLOCK] > threshold)
+        plain.count_above(scores, threshold)
 
     def best() -> None:
         TopK(k).update(ids, scores).result()

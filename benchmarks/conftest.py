@@ -1,17 +1,28 @@
-"""Benchmarks run on one thread, and print what a time means: items/s, GB/s, share of the measured roof, ratio to plain PyTorch.
+"""Benchmarks run on one thread and print what a time means: items/s, share of the measured roof, ratios to PyTorch, error.
 
-pytest benchmarks --benchmark-disable-gc
+    pytest benchmarks -s --benchmark-disable-gc                         # everything
+    pytest benchmarks/bench_dropout.py -s --without-compile             # no ratios to torch.compile: minutes less
+    pytest benchmarks --benchmark-autosave; ...; --benchmark-compare    # against an earlier state
+
+Kernels are measured by ``mcscore.bench``, the cases are those of ``mcscore bench kernels``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from mcscore.kernels import roofline
+from mcscore.bench import cases, table
+from mcscore.bench.clock import rotating
+from mcscore.bench.measure import Bench, Row
+from mcscore.bench.shapes import Spec
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-compile", action="store_true", help="no ratios to torch.compile")
 
 
 @pytest.fixture(autouse=True)
@@ -22,37 +33,39 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def best_time(call: Callable[[], object], seconds: float = 0.5) -> float:
-    """The shortest CPU time of a call: of several, since a shared machine makes single ones slow by chance."""
-    call()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.thread_time()
-        call()
-        best = min(best, time.thread_time() - start)
-    return best
+@pytest.fixture(scope="session")
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """One thread of this CPU, its ceilings measured."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    opened = Bench.open(torch.device("cpu"), compile=not request.config.getoption("--without-compile"))
+    torch.set_num_threads(before)
+    return opened
+
+
+@pytest.fixture(scope="session")
+def headed() -> list[str]:
+    """The kernels whose heading is printed already."""
+    return []
 
 
 @pytest.fixture
-def compare(benchmark, capsys) -> Callable[..., None]:
-    """compare(ours, plain, items, work): time both in this process and print one line."""
+def measured(
+    benchmark: Any, bench: Bench, headed: list[str], capsys: pytest.CaptureFixture[str]
+) -> Callable[[Spec], Row]:
+    """measured(spec): the row of a case, printed, kept with the benchmark, and right."""
 
-    def run(ours: Callable[[], object], plain: Callable[[], object], items: int, work: roofline.Roofline) -> None:
-        benchmark(ours)
-        seconds, plainly = best_time(ours), best_time(plain)
-        share = roofline.percent_of_roof(work, seconds)
-        figures = {
-            "items_per_s": items / seconds,
-            "GB_per_s": work.bytes / seconds / 1e9,
-            "GFLOP_per_s": work.flops / seconds / 1e9,
-            "percent_of_roof": share,
-            "times_pytorch": plainly / seconds,
-        }
-        benchmark.extra_info.update(figures)
+    def run(spec: Spec) -> Row:
+        row = bench.measure(spec)
+        benchmark.extra_info.update(row.to_dict())
         with capsys.disabled():
-            print(
-                f"\n{benchmark.name}: {figures['items_per_s']:.3g} items/s, {figures['GB_per_s']:.1f} GB/s, "
-                f"{figures['GFLOP_per_s']:.0f} GFLOP/s, {share:.0f} % of roof, {figures['times_pytorch']:.1f}x PyTorch"
-            )
+            if row.kernel not in headed:
+                headed.append(row.kernel)
+                print("\n\n" + "\n".join(table.heading(row.kernel)), end="")
+            print("\n" + table.line(row), end="", flush=True)
+        case = cases.build(spec, bench.device)
+        benchmark(rotating(case.ours, case.inputs))
+        assert row.right, f"error {row.error:.3g} > {row.tolerance:.3g}"
+        return row
 
     return run

@@ -1,206 +1,237 @@
-"""The Triton kernels beside PyTorch on this machine's GPU: ``python -m benchmarks.gpu``.
+"""The Triton kernels on this machine's GPU, in one command: ``python -m benchmarks.gpu``, under 8 minutes.
 
-One line per kernel and shape: time per call, items per second, GB per second of the least traffic the task needs
-(``roofline``), the share of what a measured copy (scores, dropout) or matrix product (head) would allow, and how many
-times as long eager PyTorch and torch.compile take.
-
-Every working set is several times the L2 cache, so each call finds it cold. Calls are queued back to back between two
-events; the three candidates take turns, and the median over the turns counts, so that clocks and heat hit all alike.
-Inputs are random: constant data draws less power and runs up to 40 % faster.
+Needs torch, triton, numpy and pytest, and a checkout: neither the package installed nor its C++ extension. Runs every test
+marked ``gpu``, measures the ceilings (a copy, matrix products), then checks every case of ``mcscore.bench`` against float64
+and times it beside eager PyTorch and torch.compile, the most telling first. What does not fit in the time is listed as not
+measured. Writes DATE-GPU.json and DATE-GPU.md into benchmarks/results. Exit code 0: all tests passed, all results right.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+import argparse
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from mcscore.kernels import roofline
-from mcscore.kernels.score import roofline as score_roofline
-from mcscore.masks import rate
+from mcscore import env
+from mcscore.bench import table
+from mcscore.bench.cases import NoKernel
+from mcscore.bench.measure import Bench, Row
+from mcscore.bench.shapes import Spec, default_specs
+from mcscore.kernels import backends
 
-BYTES = 400_000_000  # of logits or of dropout's output per call: 8 times the L2 cache of an H100
-TURNS = 7
-QUEUED = 10  # calls between two events
-
-Call = Callable[[], object]
+ROOT = Path(__file__).resolve().parent.parent
+BUDGET = 450.0  # seconds of the 8 minutes; the rest is for starting, and for the case under way when they end
+TESTS_SHARE = 0.4  # of the budget, at most
+LONGEST_CASE = 20.0  # seconds: no case is begun when less is left
 
 
 @dataclass(frozen=True)
-class Case:
-    name: str
-    shape: str
-    items: int
-    dtype: torch.dtype
-    work: roofline.Roofline
-    ours: Call
-    eager: Call
-    compiled: Call
+class GpuTests:
+    """What pytest said. finished: it ended in time."""
+
+    finished: bool
+    passed: int = 0
+    failed: tuple[str, ...] = ()
+    skipped: int = 0
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        return self.finished and self.passed > 0 and not self.failed
+
+    def __str__(self) -> str:
+        if not self.finished:
+            return f"GPU tests: stopped after {self.seconds:.0f} s, so nothing is known"
+        bad = f"; FAILED: {', '.join(self.failed)}" if self.failed else ""
+        return f"GPU tests: {self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped in {self.seconds:.0f} s{bad}"
 
 
-def main() -> None:
+@dataclass
+class Results:
+    """What was found so far. Each case is in one of rows, not_measured and failed."""
+
+    tests: GpuTests
+    rows: list[Row] = field(default_factory=list)
+    not_measured: dict[str, str] = field(default_factory=dict)  # case -> why
+    failed: dict[str, str] = field(default_factory=dict)  # case -> the error it ended with
+
+    @property
+    def good(self) -> bool:
+        return self.tests.good and not self.failed and bool(self.rows) and all(row.right for row in self.rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options.add_argument("--budget", type=float, default=BUDGET, help="seconds (default %(default)s)")
+    given = options.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("no CUDA device: nothing measured")
-        return
+        print("benchmarks.gpu: torch sees no CUDA device; nothing measured, nothing written", file=sys.stderr)
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    if backends.select(device) != "triton":
+        print(f"benchmarks.gpu: {backends.status()['triton'][1]}; nothing measured, nothing written", file=sys.stderr)
+        return 2
+    end = time.monotonic() + given.budget
+    say("running the GPU tests")
+    tests = run_tests(given.budget * TESTS_SHARE)
+    say(str(tests))
     torch.manual_seed(0)
-    copy = copy_bandwidth()
-    ceilings = {dtype: roofline.Ceilings(copy, matmul_rate(dtype)) for dtype in (torch.bfloat16, torch.float32)}
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
-    print("matmul " + ", ".join(f"{_short(dtype)} {c.matmul / 1e12:.0f} TFLOP/s" for dtype, c in ceilings.items()))
-    print(f"{'kernel':<12}{'shape':<38}{'ms':>9}{'items/s':>11}{'GB/s':>8}{'% roof':>8}{'x eager':>9}{'x compile':>11}")
-    for build in cases():
-        case = build()
-        ours, eager, compiled = medians(case.ours, case.eager, case.compiled)
-        print(
-            f"{case.name:<12}{case.shape:<38}{ours * 1e3:9.3f}{case.items / ours:11.3g}{case.work.bytes / ours / 1e9:8.0f}"
-            f"{roofline.percent_of_roof(case.work, ours, ceilings[case.dtype]):8.1f}{eager / ours:9.1f}{compiled / ours:11.1f}",
-            flush=True,
+    bench = Bench.open(device)
+    say(table.roof_line(bench.ceilings))
+    results = measure(bench.measure, default_specs("cuda"), tests, end)
+    return write(results, facts(bench, device), given.out)
+
+
+def measure(
+    one: Callable[[Spec], Row],
+    specs: Sequence[Spec],
+    tests: GpuTests,
+    end: float,
+    now: Callable[[], float] = time.monotonic,
+) -> Results:
+    """Each case in order, until less than LONGEST_CASE seconds are left before ``end``. One that breaks stops no other."""
+    results = Results(tests)
+    for spec in specs:
+        if end - now() < LONGEST_CASE:
+            results.not_measured[str(spec)] = "no time was left"
+            continue
+        say(str(spec))
+        try:
+            results.rows.append(one(spec))
+        except NoKernel as error:
+            results.not_measured[str(spec)] = str(error)
+        except Exception as error:  # a compiler's or a driver's: the others are still worth their time
+            results.failed[str(spec)] = f"{type(error).__name__}: {str(error).strip()[:500]}"
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return results
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---- tests --------------------------------------------------------------------------------------------------------
+
+
+def gpu_test_files() -> list[Path]:
+    """The test modules that have tests marked gpu. The others need not even import where only torch and pytest are."""
+    marked = re.compile(r"mark\.gpu|triton_places")
+    return [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if marked.search(file.read_text())]
+
+
+def run_tests(limit: float, marker: str = "gpu") -> GpuTests:
+    """The tests with this marker, in a process of their own that gets ``limit`` seconds."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", marker, "-p", "no:cacheprovider", f"--junitxml={report}"]
+        process = subprocess.Popen(
+            [*command, *map(str, gpu_test_files())],
+            cwd=ROOT,
+            env=environment,
+            stdout=sys.stderr,
+            start_new_session=True,
         )
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)  # its workers too
+            process.wait()
+            return GpuTests(finished=False, seconds=time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        if not report.exists():
+            return GpuTests(
+                finished=True, failed=(f"pytest itself, with exit code {process.returncode}",), seconds=seconds
+            )
+        return outcome(ET.parse(report).getroot(), seconds)
 
 
-def cases() -> list[Callable[[], Case]]:
-    """Cases to be built one after the other: each holds its working set only while it is measured."""
-    found: list[Callable[[], Case]] = []
-    for dtype in (torch.bfloat16, torch.float32):
-        for C in (10, 100, 1000, 10_000, 50_000):
-            found.append(lambda C=C, dtype=dtype: score_case(20, C, dtype))
-        for E, I, p in (
-            (4096, 1, 0.5),
-            (4096, 1, 0.25),
-            (4096, 1, 0.3),
-            (4000, 1, 0.25),
-            (64, 576, 0.25),
-            (512, 49, 0.25),
-        ):
-            found.append(lambda E=E, I=I, p=p, dtype=dtype: dropout_case(20, E, I, p, dtype))
-        for D, C in ((512, 10), (768, 100)):
-            found.append(lambda D=D, C=C, dtype=dtype: head_case(20, D, C, 0.5, dtype))
-    return found
-
-
-def score_case(T: int, C: int, dtype: torch.dtype) -> Case:
-    from mcscore.kernels import triton_score
-
-    B = max(1, BYTES // (T * C * dtype.itemsize))
-    logits_TBC = (3 * torch.randn(T, B, C, device="cuda")).to(dtype)
-    compiled = torch.compile(bald_and_entropy, dynamic=False)
-    return Case(
-        "score",
-        f"T={T} B={B} C={C} {_short(dtype)}",
-        B,
-        dtype,
-        score_roofline(T, B, C, dtype),
-        lambda: triton_score.score(logits_TBC, ("bald", "entropy"), "softmax"),
-        lambda: bald_and_entropy(logits_TBC),
-        lambda: compiled(logits_TBC),
+def outcome(report: ET.Element, seconds: float) -> GpuTests:
+    """What a JUnit report says."""
+    cases = list(report.iter("testcase"))
+    failed = tuple(
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
     )
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    return GpuTests(True, len(cases) - len(failed) - skipped, failed, skipped, seconds)
 
 
-def bald_and_entropy(logits_TBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What one would write: softmax in float32, its mean, two entropies, argmax."""
-    p_TBC = torch.softmax(logits_TBC, -1, dtype=torch.float32)
-    mean_BC = p_TBC.mean(0)
-    entropy_B = torch.special.entr(mean_BC).sum(-1)
-    expected_B = torch.special.entr(p_TBC).sum(-1).mean(0)
-    return entropy_B - expected_B, entropy_B, mean_BC.argmax(-1)
+# ---- what is written ----------------------------------------------------------------------------------------------
 
 
-def dropout_case(t: int, E: int, I: int, p: float, dtype: torch.dtype) -> Case:
-    from mcscore.kernels import triton_dropout
-
-    B = max(1, BYTES // (t * E * I * dtype.itemsize))
-    x_sBEI = torch.randn(1, B, E, I, device="cuda").to(dtype)
-    passes, ids = torch.arange(t, device="cuda"), torch.arange(B, device="cuda")
-    r = rate(p)
-    theirs = _torch_dropout if I == 1 else _torch_channel_dropout
-    compiled = torch.compile(theirs, dynamic=False)
-    return Case(
-        "dropout",
-        f"T={t} B={B} E={E} I={I} p={p} {_short(dtype)}",
-        B,
-        dtype,
-        roofline.dropout(t, B, E, I, dtype),
-        lambda: triton_dropout.dropout(x_sBEI, passes, ids, 0, 0, r, (1 / r.keep, 0.0, 0.0)),
-        lambda: theirs(x_sBEI, t, p),
-        lambda: compiled(x_sBEI, t, p),
-    )
+def facts(bench: Bench, device: torch.device) -> dict[str, Any]:
+    """What was measured on."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "line": table.machine_line(device, env.machine()),
+        "roof": table.roof_line(bench.ceilings),
+        "machine": env.machine(),
+        "versions": env.versions(),
+        "ceilings": table.ceilings_facts(bench.ceilings),
+    }
 
 
-def _torch_dropout(x_sBEI: Tensor, t: int, p: float) -> Tensor:
-    """The same work with PyTorch's own generator: t copies, each with masks of its own."""
-    return F.dropout(x_sBEI.expand(t, *x_sBEI.shape[1:]), p, training=True)
+def write(results: Results, about: dict[str, Any], folder: Path) -> int:
+    """One JSON and one Markdown file, each whole or not at all. Returns the exit code."""
+    stem = f"{about['date']}-{re.sub(r'[^a-z0-9]+', '-', about['gpu'].lower()).strip('-')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, text in (("json", as_json(results, about)), ("md", as_markdown(results, about))):
+        unfinished = folder / f"{stem}.{suffix}.tmp"
+        unfinished.write_text(text)
+        unfinished.replace(folder / f"{stem}.{suffix}")
+        say(f"wrote {folder / f'{stem}.{suffix}'}")
+    print(as_markdown(results, about))
+    return 0 if results.good else 1
 
 
-def _torch_channel_dropout(x_sBEI: Tensor, t: int, p: float) -> Tensor:
-    return F.dropout1d(x_sBEI.expand(t, *x_sBEI.shape[1:]).flatten(0, 1), p, training=True)
+def as_json(results: Results, about: dict[str, Any]) -> str:
+    tests = {**vars(results.tests), "good": results.tests.good}
+    found = {
+        "good": results.good,
+        "tests": tests,
+        "rows": [row.to_dict() for row in results.rows],
+        "not_measured": results.not_measured,
+        "failed": results.failed,
+    }
+    kept = {name: value for name, value in about.items() if name not in ("line", "roof")}
+    return json.dumps({**kept, **found}, indent=1, allow_nan=False) + "\n"
 
 
-def head_case(T: int, D: int, C: int, p: float, dtype: torch.dtype) -> Case:
-    """Dropout, the last Linear and the scores in one kernel. Eager writes the dropped features of all passes."""
-    from mcscore.kernels import triton_head
-
-    B = max(1, BYTES // (T * D * dtype.itemsize))
-    x_BD = torch.randn(B, D, device="cuda").to(dtype)
-    weight_CD, bias_C = (torch.randn(C, D, device="cuda") / D**0.5).to(dtype), torch.randn(C, device="cuda").to(dtype)
-    passes, ids = torch.arange(T, device="cuda"), torch.arange(B, device="cuda")
-    r = rate(p)
-
-    def theirs(x_BD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return bald_and_entropy(F.linear(F.dropout(x_BD.expand(T, B, D), p, training=True), weight_CD, bias_C))
-
-    compiled = torch.compile(theirs, dynamic=False)
-    return Case(
-        "head",
-        f"T={T} B={B} D={D} C={C} {_short(dtype)}",
-        B,
-        dtype,
-        roofline.Roofline(bytes=dtype.itemsize * (B + C) * D + 12 * B, flops=2 * T * B * D * C),
-        lambda: triton_head.dropout_head(x_BD, passes, ids, 0, 0, r, weight_CD, bias_C, ("bald", "entropy"), "softmax"),
-        lambda: theirs(x_BD),
-        lambda: compiled(x_BD),
-    )
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written together, of a copy of 1 GiB."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / medians(lambda: target.copy_(source))[0]
-
-
-def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOPs per second of a square product, at the precision PyTorch is set to."""
-    left, right = (torch.randn(8192, 8192, device="cuda").to(dtype) for _ in range(2))
-    return 2 * 8192**3 / medians(lambda: left @ right)[0]
-
-
-def medians(*calls: Call) -> list[float]:
-    """Seconds per call of each, the median of TURNS turns taken in rotation."""
-    for call in calls:  # compile, allocate, warm the clocks
-        for _ in range(3):
-            call()
-    torch.cuda.synchronize()
-    turns = [[_seconds(call) for call in calls] for _ in range(TURNS)]
-    return [statistics.median(times) for times in zip(*turns, strict=True)]
-
-
-def _seconds(call: Call) -> float:
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(QUEUED):
-        call()
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / 1e3 / QUEUED
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def as_markdown(results: Results, about: dict[str, Any]) -> str:
+    lines = [
+        f"# {about['gpu']}, {about['date']}",
+        "",
+        f"`python -m benchmarks.gpu`: {about['line']}; {about['roof']}.",
+        "",
+        f"{results.tests}.",
+        "",
+        " ".join(table.LEGEND),
+        *table.markdown(results.rows),
+    ]
+    for title, cases in (("Failed", results.failed), ("Not measured", results.not_measured)):
+        if cases:
+            lines += ["", f"## {title}", "", *(f"- {case}: {why}" for case, why in cases.items())]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

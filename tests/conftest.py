@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 
-# No deadline: a shared 2-core machine makes single examples slow by chance. On CI the same examples run every time.
-settings.register_profile("mcscore", deadline=None, derandomize=bool(os.environ.get("CI")))
-settings.load_profile("mcscore")
+try:
+    from hypothesis import settings
+except (
+    ModuleNotFoundError
+):  # benchmarks.gpu runs the tests on a GPU where there may be only torch, triton, numpy and pytest
+    pass
+else:
+    # No deadline: a shared 2-core machine makes single examples slow by chance. On CI the same examples run every time.
+    settings.register_profile("mcscore", deadline=None, derandomize=bool(os.environ.get("CI")))
+    settings.load_profile("mcscore")
 
 
 @pytest.fixture(scope="session", autouse=True)

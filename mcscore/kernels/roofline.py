@@ -1,17 +1,20 @@
-"""How fast a kernel could be: the bytes and FLOPs its task needs at least, and what one core of this machine can do.
+"""How fast a kernel could be: the bytes and FLOPs that each operation needs at least, and the time they take at most.
 
 A kernel's share of the roof is the time its bytes take at copy bandwidth or its FLOPs at the rate of a matrix product,
-whichever is longer, over the time it took. Ceilings are measured, not looked up: on one thread, once per process.
+whichever is longer, over the time it took. Ceilings are measured (``mcscore.bench.measure``), not looked up.
 """
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    copy: float  # bytes per second, those read and those written added up, of a copy far larger than the caches
+    matmul: float  # FLOPs per second of a matrix product
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,22 @@ class Roofline:
         """The least time on a machine with these ceilings."""
         return max(self.bytes / ceilings.copy, self.flops / ceilings.matmul)
 
+    def percent(self, seconds: float, ceilings: Ceilings) -> float:
+        """100 = as fast as the ceilings allow. Data that stays in cache can exceed it."""
+        return 100.0 * self.seconds(ceilings) / seconds
 
-@dataclass(frozen=True)
-class Ceilings:
-    copy: float  # bytes per second, those read and those written added up, of a copy far larger than the caches
-    matmul: float  # FLOPs per second of a float32 matrix product
+
+def score_logits(T: int, B: int, C: int, dtype: torch.dtype, results: int = 3) -> Roofline:
+    """Softmax scores of (T, B, C) logits: each read once, ``results`` 4-byte values written per item.
+
+    Per logit 8 operations: maximum, difference, exp (counted as one), Σe, Σe·z and Σp (a multiply-add each).
+    """
+    return Roofline(bytes=T * B * C * dtype.itemsize + 4 * B * results, flops=8 * T * B * C)
+
+
+def moments(t: int, B: int, C: int, dtype: torch.dtype) -> Roofline:
+    """t passes of (t, B, C) logits into the float64 sums of p (B, C) and h (B,), which are read and written once."""
+    return Roofline(bytes=t * B * C * dtype.itemsize + 16 * B * (C + 1), flops=8 * t * B * C)
 
 
 def dropout(t: int, B: int, E: int, I: int, dtype: torch.dtype, copies: int = 1) -> Roofline:
@@ -37,43 +51,16 @@ def dropout(t: int, B: int, E: int, I: int, dtype: torch.dtype, copies: int = 1)
     return Roofline(bytes=(copies + t) * B * E * I * dtype.itemsize, flops=2 * t * B * E * I)
 
 
-def dropout_linear(t: int, B: int, D: int, C: int, copies: int = 1) -> Roofline:
-    """Dropout and Linear D -> C in t passes, float32: features, weights and outputs once each; t matrix products."""
-    return Roofline(bytes=4 * (copies * B * D + C * D + t * B * C), flops=2 * t * B * D * C)
+def dropout_linear(t: int, B: int, D: int, C: int, copies: int = 1, dtype: torch.dtype = torch.float32) -> Roofline:
+    """Dropout and Linear D -> C in t passes: features, weights and outputs once each; t matrix products."""
+    return Roofline(bytes=dtype.itemsize * (copies * B * D + C * D + t * B * C), flops=2 * t * B * D * C)
 
 
-def dropout_head(t: int, B: int, D: int, C: int, results: int = 3) -> Roofline:
+def dropout_head(t: int, B: int, D: int, C: int, results: int = 3, dtype: torch.dtype = torch.float32) -> Roofline:
     """``dropout_linear`` whose outputs are reduced to ``results`` 4-byte values per item and never written."""
-    return Roofline(bytes=4 * (B * D + C * D + B * results), flops=2 * t * B * D * C)
+    return Roofline(bytes=dtype.itemsize * (B * D + C * D) + 4 * B * results, flops=2 * t * B * D * C)
 
 
-def percent_of_roof(work: Roofline, seconds: float, ceilings: Ceilings | None = None) -> float:
-    """100 = as fast as the ceilings allow. On one thread; data that stays in cache can exceed 100."""
-    return 100.0 * work.seconds(ceilings or measured()) / seconds
-
-
-@functools.cache
-def measured() -> Ceilings:
-    """The ceilings of one core of this machine: best of several runs, about half a second in all."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        source = torch.ones(1 << 24)  # 64 MB each: beyond most caches
-        target = torch.empty_like(source)
-        left, right = torch.randn(512, 512), torch.randn(512, 512)
-        return Ceilings(
-            copy=2 * source.nbytes / _fastest(lambda: target.copy_(source), 7),
-            matmul=2 * 512**3 / _fastest(lambda: left @ right, 30),
-        )
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _fastest(call: Callable[[], object], runs: int) -> float:
-    call()
-    best = float("inf")
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
+def top_k(n: int) -> Roofline:
+    """The k best of n float32 scores: each read once (ids only of the few that pass) and compared with a threshold."""
+    return Roofline(bytes=4 * n, flops=n)

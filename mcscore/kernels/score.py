@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..acquisition import check_input, check_scores, check_shape, reduce_pixels, reduce_predictions, reduction_share
 from . import backends, eager
-
-if TYPE_CHECKING:
-    from .roofline import Roofline
 
 _BLOCK_BYTES = {
     "cpu": 16 << 20,
@@ -215,13 +212,3 @@ def _kernels(backend: str) -> Any:
     from . import triton_score
 
     return triton_score
-
-
-def roofline(T: int, B: int, C: int, dtype: torch.dtype, results: int = 3) -> Roofline:
-    """The least that scoring (T, B, C) softmax logits costs: each read once, ``results`` 4-byte values written per item.
-
-    Per logit 8 operations: maximum, difference, exp (counted as one), Σe, Σe·z and Σp (a multiply-add each).
-    """
-    from .roofline import Roofline
-
-    return Roofline(bytes=T * B * C * dtype.itemsize + 4 * B * results, flops=8 * T * B * C)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mcscore.acquisition import SCORES, oracle_scores
 from mcscore.kernels import backends, eager, native
-from mcscore.kernels.score import roofline, score_logits
+from mcscore.kernels.score import score_logits
 
 BACKENDS = ["eager", *(["native"] if native.available()[0] else []), *(["triton"] if torch.cuda.is_available() else [])]
 DISCRETE = tuple(name for name, score in SCORES.items() if "softmax" in score.links)
@@ -480,12 +480,6 @@ def test_status_says_what_is_active_and_why() -> None:
     assert status["cuda"][0] == torch.cuda.is_available()
     assert backends.select("mps") == "eager"
     assert backends.select(torch.device("cpu")) == ("native" if status["native"][0] else "eager")
-
-
-def test_roofline_counts_every_logit_once() -> None:
-    pytest.importorskip("mcscore.kernels.roofline")
-    got = roofline(20, 1000, 10, torch.bfloat16)
-    assert (got.bytes, got.flops) == (20 * 1000 * 10 * 2 + 1000 * 12, 8 * 20 * 1000 * 10)
 
 
 def test_scoring_imports_only_what_it_uses() -> None:

@@ -1,0 +1,336 @@
+"""One case: inputs, what mcscore does with them, what plain PyTorch does, and the float64 truth that both stand for.
+
+A builder per kernel turns a ``Spec`` into a ``Case``. Inputs are random (constant data draws less power and runs up to 40 %
+faster on a GPU) and as many as leave no cache a chance: calls rotate through them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import masks
+from ..acquisition import oracle_scores
+from ..kernels import dropout, head, linear, roofline
+from ..kernels.score import score_logits
+from ..moments import Moments
+from . import plain
+from .shapes import Shape, Spec
+
+# Of what is read, per call: beyond the caches. PyTorch's temporaries of that size are fresh pages at every call; below 32 MiB
+# glibc may keep them, by chance: eager took 23 ms or 42 ms for the same 16 MiB (Zen 3, T = 20, C = 1000).
+CPU_BYTES = 64 << 20
+# Of what is written, per call: little enough for its pages to be kept, or they would be measured (1.5 GB/s instead of 12).
+CPU_OUTPUT = 16 << 20
+GPU_BYTES = 400_000_000  # eight times the L2 cache of an H100
+SCORES = ("bald", "entropy")
+SEED = 0
+_CHECKED = 1 << 21  # values per pass and class or feature that the truth is computed of: a second of float64 at most
+_MAX_INPUTS = 512
+
+Inputs = tuple[Any, ...]
+
+
+class NoKernel(ValueError):
+    """mcscore has no kernel for this case on this device."""
+
+
+@dataclass(frozen=True)
+class Case:
+    spec: Spec  # with every letter of its shape
+    items: int  # per call
+    work: roofline.Roofline
+    inputs: list[Inputs]
+    ours: Callable[..., object]
+    eager: Callable[..., object]  # plain PyTorch
+    error: Callable[[], float]  # of ours against float64, in the unit of the kernel
+    tolerance: float  # what the error may be at most
+    floor: Callable[..., object] | None = None  # the least that one could do with these inputs
+    compiles: bool = True  # whether torch.compile takes ``eager``
+
+
+@dataclass(frozen=True)
+class Kernel:
+    name: str
+    does: str
+    unit: str  # of its rate: GB/s where memory decides, GFLOP/s where products do
+    error: str  # unit of the error
+    floor: str  # what the floor is, "" if there is none
+    build: Callable[[Spec, torch.device], Case]
+
+
+def build(spec: Spec, device: torch.device) -> Case:
+    """The case with its inputs. NoKernel, with the reason, where mcscore would take PyTorch operations instead."""
+    return KERNELS[spec.kernel].build(spec, device)
+
+
+# ---- scores -------------------------------------------------------------------------------------------------------
+
+
+def _score_logits(spec: Spec, device: torch.device) -> Case:
+    dtype, shape = _dtype(spec), spec.shape
+    T, C = shape["T"], shape["C"]
+    B = _items(shape, T * C * dtype.itemsize, device)
+    inputs = _tensors((T, B, C), dtype, device, scale=3.0)
+    some = _some(B, T * C)
+
+    def error() -> float:
+        return _nats(score_logits(inputs[0][0], SCORES), inputs[0][0][:, some], some)
+
+    return Case(
+        _sized(spec, B),
+        B,
+        roofline.score_logits(T, B, C, dtype),
+        inputs,
+        lambda logits: score_logits(logits, SCORES),
+        lambda logits: plain.bald_and_entropy(logits),
+        error,
+        2e-5,
+        floor=lambda logits: logits.sum(),
+    )
+
+
+def _moments(spec: Spec, device: torch.device) -> Case:
+    dtype, shape = _dtype(spec), spec.shape
+    t, C = shape["T"], shape["C"]
+    B = _items(shape, t * C * dtype.itemsize, device)
+    inputs = _tensors((t, B, C), dtype, device, scale=3.0)
+    some = _some(B, t * C)
+    running = Moments(SCORES)
+    sums = torch.zeros(B, C, device=device), torch.zeros(B, device=device)
+
+    def error() -> float:
+        logits = inputs[0][0]
+        first, second = logits[: t // 2], logits[t // 2 :]
+        split = Moments(SCORES)
+        for part in (first, second):
+            if len(part):
+                split.update(part)
+        return _nats(split.compute(), logits[:, some], some)
+
+    return Case(
+        _sized(spec, B),
+        B,
+        roofline.moments(t, B, C, dtype),
+        inputs,
+        lambda logits: running.update(logits),
+        lambda logits: plain.add_passes(logits, *sums),
+        error,
+        2e-5,
+        floor=lambda logits: logits.sum(),
+    )
+
+
+# ---- dropout and what follows it ----------------------------------------------------------------------------------
+
+
+def _dropout(spec: Spec, device: torch.device) -> Case:
+    dtype, shape = _dtype(spec), spec.shape
+    t, E, I, p = shape["T"], shape["E"], shape.get("I", 1), shape.numbers["P"]
+    B = _items(shape, t * E * I * dtype.itemsize, device, written=True)
+    inputs = _tensors((1, B, E, I), dtype, device)
+    passes, ids, some = torch.arange(t, device=device), torch.arange(B, device=device), _some(B, t * E * I)
+    affine = dropout.plain(p)
+
+    def ours(x_sBEI: Tensor) -> Tensor:
+        return dropout.masked_passes(x_sBEI, passes, ids, seed=SEED, site=0, p=p, affine=affine)
+
+    def error() -> float:
+        x = inputs[0][0]
+        truth = torch.where(_keep(passes, ids[some], E, p)[..., None], x[:, some].double() * affine[0], 0.0)
+        return _relative(ours(x)[:, some], truth)
+
+    return Case(
+        _sized(spec, B),
+        B,
+        roofline.dropout(t, B, E, I, dtype),
+        inputs,
+        ours,
+        lambda x: plain.dropout(x, t, p),
+        error,
+        2 * torch.finfo(dtype).eps,
+    )
+
+
+def _dropout_linear(spec: Spec, device: torch.device) -> Case:
+    dtype, shape = _dtype(spec), spec.shape
+    t, D, C, p = shape["T"], shape["D"], shape["C"], shape.numbers["P"]
+    B = _items(shape, t * (D + C) * dtype.itemsize, device)
+    own, shared = "own" in shape.words, "shared" in shape.words
+    copies = t if own else 1
+    weight, bias = _weights(C, D, dtype, device)
+    inputs = _tensors((copies, B, D), dtype, device)
+    passes, ids, some = torch.arange(t, device=device), _ids(B, shared, device), _some(B, t * max(C, D))
+    if not linear.fuses(inputs[0][0][0], weight, p):
+        raise NoKernel(f"dropout_linear of {spec.dtype} features to {C} outputs has no kernel on {device.type}")
+
+    def ours(x_sBD: Tensor) -> Tensor:
+        x_sBLD = x_sBD[:, :, None]
+        return linear.linear_passes(x_sBLD, passes, ids, weight, bias, seed=SEED, site=0, p=p)
+
+    def error() -> float:
+        x = inputs[0][0]
+        return _relative(ours(x)[:, some, 0], _product(x[:, some], passes, ids[some], weight, bias, p))
+
+    theirs = plain.shared_dropout_linear if shared else plain.dropout_linear
+    return Case(
+        _sized(spec, B),
+        B,
+        roofline.dropout_linear(t, B, D, C, copies, dtype),
+        inputs,
+        ours,
+        lambda x: theirs(x, weight, bias, t, p),
+        error,
+        2 * torch.finfo(dtype).eps + 1e-5,
+    )
+
+
+def _dropout_head(spec: Spec, device: torch.device) -> Case:
+    dtype, shape = _dtype(spec), spec.shape
+    t, D, C, p = shape["T"], shape["D"], shape["C"], shape.numbers["P"]
+    B = _items(shape, t * (D + C) * dtype.itemsize, device)
+    shared = "shared" in shape.words
+    weight, bias = _weights(C, D, dtype, device)
+    inputs = _tensors((B, D), dtype, device)
+    passes, ids, some = torch.arange(t, device=device), _ids(B, shared, device), _some(B, t * max(C, D))
+    if not head.fits(inputs[0][0], weight, p, "softmax", "logits"):
+        raise NoKernel(f"dropout_head of {spec.dtype} features to {C} classes has no kernel on {device.type}")
+
+    def ours(x_BD: Tensor) -> dict[str, Tensor]:
+        return head.dropout_head(x_BD, passes, ids, weight, bias, SCORES, link="softmax", seed=SEED, site=0, p=p)
+
+    def error() -> float:
+        x = inputs[0][0]
+        return _nats(ours(x), _product(x[None, some], passes, ids[some], weight, bias, p), some)
+
+    theirs = plain.shared_dropout_head if shared else plain.dropout_head
+    return Case(
+        _sized(spec, B),
+        B,
+        roofline.dropout_head(t, B, D, C, dtype=dtype),
+        inputs,
+        ours,
+        lambda x: theirs(x, weight, bias, t, p),
+        error,
+        5e-5 if dtype == torch.float32 else 1e-2,  # logits of 16 bits may be rounded to them on their way to the scores
+    )
+
+
+def _keep(passes_t: Tensor, ids_B: Tensor, elements: int, p: float) -> Tensor:
+    return dropout.reference_mask(passes_t, ids_B, elements, SEED, 0, masks.rate(p))
+
+
+def _product(x_sBD: Tensor, passes_t: Tensor, ids_B: Tensor, weight_CD: Tensor, bias_C: Tensor, p: float) -> Tensor:
+    """Dropout and Linear by their definition, float64 (t, B, C)."""
+    keep_tBD = _keep(passes_t, ids_B, x_sBD.shape[2], p)
+    return (x_sBD.double() * keep_tBD / masks.rate(p).keep) @ weight_CD.double().T + bias_C.double()
+
+
+# ---- the best of many ---------------------------------------------------------------------------------------------
+
+
+def _top_k(spec: Spec, device: torch.device) -> Case:
+    from ..selection.topk import TopK, best_first
+
+    if device.type != "cpu":
+        raise NoKernel(f"top_k is NumPy's and the CPU's; it does not run on {device.type}")
+    N, K, Q = spec.shape["N"], spec.shape["K"], spec.shape.get("Q", 0)
+    scores = np.random.default_rng(0).random(N, np.float32)
+    if Q:
+        scores = np.floor(scores * np.float32(Q))
+    ids = np.arange(N)
+    best = min(K, N)
+    threshold = np.partition(scores, N - best)[N - best]
+
+    def error() -> float:
+        found, _ = TopK(K).update(ids, scores).result()
+        among = np.flatnonzero(scores >= threshold)
+        return float(np.count_nonzero(found != among[best_first(among, scores[among])[:best]]))
+
+    return Case(
+        spec,
+        N,
+        roofline.top_k(N),
+        [(scores,)],
+        lambda scores: TopK(K).update(ids, scores).result(),
+        lambda scores: plain.top_k(scores, K),
+        error,
+        0.0,
+        floor=lambda scores: plain.count_above(scores, threshold),
+        compiles=False,
+    )
+
+
+# ---- pieces -------------------------------------------------------------------------------------------------------
+
+
+def _dtype(spec: Spec) -> torch.dtype:
+    return getattr(torch, spec.dtype)
+
+
+def _items(shape: Shape, bytes_per_item: int, device: torch.device, written: bool = False) -> int:
+    """B, or if the shape leaves it out, as many items as fill the device's caches several times."""
+    wanted = GPU_BYTES if device.type == "cuda" else CPU_OUTPUT if written else CPU_BYTES
+    fitting = max(1, wanted // bytes_per_item)
+    return shape.get("B", fitting if fitting < 64 else fitting // 16 * 16)
+
+
+def _sized(spec: Spec, B: int) -> Spec:
+    """With B behind T."""
+    rest = {letter: number for letter, number in spec.shape.numbers.items() if letter not in "TB"}
+    numbers = {"T": spec.shape.numbers["T"], "B": float(B), **rest}
+    return dataclasses.replace(spec, shape=Shape(numbers, spec.shape.words))
+
+
+def _tensors(size: tuple[int, ...], dtype: torch.dtype, device: torch.device, scale: float = 1.0) -> list[Inputs]:
+    """Random tensors of this size, so many that a caller who goes through them finds none of them in a cache."""
+    one = max(1, torch.Size(size).numel() * dtype.itemsize)
+    enough = 3 * torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else CPU_BYTES
+    number = min(_MAX_INPUTS, -(-enough // one))
+    return [(part,) for part in (torch.randn(number, *size, device=device) * scale).to(dtype)]
+
+
+def _weights(C: int, D: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return (torch.randn(C, D, device=device) / D**0.5).to(dtype), torch.randn(C, device=device).to(dtype)
+
+
+def _ids(B: int, shared: bool, device: torch.device) -> Tensor:
+    """Shared masks have one id for all, expanded: kernels tell by its stride."""
+    return torch.full((1,), -1, device=device).expand(B) if shared else torch.arange(B, device=device)
+
+
+def _some(B: int, values: int) -> Tensor:
+    """Indices of the first and the last items: as many as have _CHECKED values in all."""
+    half = max(1, _CHECKED // max(1, values) // 2)
+    return torch.arange(B) if 2 * half >= B else torch.cat((torch.arange(half), torch.arange(B - half, B)))
+
+
+def _nats(scores: dict[str, Tensor], logits_TnC: Tensor, some: Tensor) -> float:
+    """The greatest error of the scores of these items, NaN if there is one. Logits of their own dtype are exact in float64."""
+    truth = oracle_scores(logits_TnC, SCORES)
+    return max(float((scores[name][some].double() - truth[name]).abs().max()) for name in SCORES)
+
+
+def _relative(found: Tensor, truth: Tensor) -> float:
+    """The greatest error in units of the greatest value."""
+    return float((found.double() - truth).abs().max() / truth.abs().max())
+
+
+_BALD = "bald and entropy"
+KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("score_logits", f"{_BALD} from logits", "GB/s", "nat", "logits.sum()", _score_logits),
+        Kernel("moments", f"Moments.update for {_BALD}", "GB/s", "nat", "logits.sum()", _moments),
+        Kernel("dropout", "T masked copies of x", "GB/s", "of the maximum", "", _dropout),
+        Kernel("dropout_linear", "dropout and Linear, T passes", "GFLOP/s", "of the maximum", "", _dropout_linear),
+        Kernel("dropout_head", f"dropout, Linear, {_BALD}", "GFLOP/s", "nat", "", _dropout_head),
+        Kernel("top_k", "the best K of N scores", "GB/s", "wrong ids", "one pass that counts", _top_k),
+    )
+}

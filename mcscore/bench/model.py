@@ -1,0 +1,93 @@
+"""A user's model: T passes as mcscore runs them against the loop everybody writes, and against one forward pass.
+
+The loop draws its masks from PyTorch's generator, so the two cannot agree to the last bit. That they do the same work is
+seen from the scores: they must not differ from mcscore's by much more than mcscore's of another seed do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..montecarlo.intercept import call_model
+from ..scorer import Scorer
+from . import plain
+from .clock import Clock, in_turns
+from .table import quantity
+
+LIMIT = 3.0  # times the difference between two seeds; 1 is expected, and with eight items chance makes it 2 at times
+
+
+@dataclass(frozen=True)
+class Comparison:
+    items: int
+    passes: int
+    seconds: float  # mcscore, for all items
+    loop_seconds: float  # T passes of the model with dropout on
+    forward_seconds: float  # one deterministic pass
+    difference: float  # mean absolute difference of the score to the loop's
+    seed_difference: float  # the same between two seeds of mcscore
+
+    @property
+    def same(self) -> bool:
+        """Whether the loop and mcscore did the same work, as far as scores can tell."""
+        return self.difference <= LIMIT * self.seed_difference
+
+    def to_dict(self) -> dict[str, Any]:
+        rates = {
+            "items_per_s": self.items / self.seconds,
+            "loop_items_per_s": self.items / self.loop_seconds,
+            "times_loop": self.loop_seconds / self.seconds,
+            "forward_passes": self.seconds / self.forward_seconds,
+        }
+        return {**dataclasses.asdict(self), **rates, "same": self.same}
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        rows = (
+            ("mcscore", self.seconds, f"costs {self.seconds / self.forward_seconds:.3g} forward passes"),
+            ("plain loop", self.loop_seconds, f"{self.loop_seconds / self.seconds:.3g} times as long"),
+        )
+        return [
+            f"{name:12} {quantity(self.items / taken):>8} items/s {quantity(self.items * self.passes / taken):>8} passes/s   {more}"
+            for name, taken, more in rows
+        ]
+
+
+def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Callable[[str], None]) -> Comparison:
+    """Scores of ``items_B`` by mcscore and by the loop, and one forward pass for the price of it.
+
+    scorer: of the one score that ``plain.disagreement`` computes. It is left prepared for these items. SiteError if the
+    model has no dropout; whatever the model raises with dropout on.
+    """
+    model, T, (score,), seed = scorer.model, scorer.passes, scorer.scores, scorer.seed
+    ids = np.arange(len(items_B))
+    inputs = scorer._inputs(items_B)
+
+    def of_seed(number: int) -> Tensor:
+        scorer.seed = number
+        scorer.prepare(items_B, ids)
+        return scorer(items_B, ids)[score]
+
+    def loop() -> Tensor:
+        return plain.loop(model, lambda: call_model(model, inputs), T, scorer.link)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return call_model(model, inputs)
+
+    say("scoring with two seeds")
+    model.eval()
+    other, ours = of_seed(seed ^ 1), of_seed(seed)
+    say(f"{T} passes in a loop")
+    looped = loop()
+    say("taking turns")
+    taken = in_turns([lambda: scorer(items_B, ids), loop, forward], clock, seconds)
+    differences = (float((ours - theirs).abs().mean()) for theirs in (looped, other))
+    return Comparison(len(ids), T, *taken, *differences)

@@ -1,0 +1,171 @@
+"""Which cases are measured: shapes as text, and the tables of those measured by default.
+
+A shape is letters with numbers, and words, joined by x: T20xC1000, T100xB64xD512xC10xP0.25xshared. T passes, B items (left
+out: as many as fill some memory), C classes, D features, E mask elements of I values each (1), P drop probability (0.5), N
+scores of which the best K, rounded to Q values (not rounded). shared: one mask per pass for all items. own: an x of its
+own for each pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+class ShapeError(ValueError):
+    """A shape that cannot be read, or that no kernel takes."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The shapes that a kernel takes: letters it needs, letters it may have and their values if not (None: left out), words."""
+
+    needs: str
+    defaults: dict[str, float | None] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+
+    def takes(self, letters: set[str], words: set[str]) -> bool:
+        return set(self.needs) <= letters <= {*self.needs, *self.defaults} and words <= {*self.words}
+
+    def __str__(self) -> str:
+        return "x".join(self.needs) + "".join(f"[x{part}]" for part in (*self.defaults, *self.words))
+
+
+_MASKED: dict[str, float | None] = {"B": None, "P": 0.5}
+FORMS = {
+    "score_logits": Form("TC", {"B": None}),
+    "moments": Form("TC", {"B": None}),
+    "dropout": Form("TE", {"I": None, **_MASKED}),
+    "dropout_linear": Form("TDC", _MASKED, ("shared", "own")),
+    "dropout_head": Form("TDC", _MASKED, ("shared",)),
+    "top_k": Form("NK", {"Q": None}),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    numbers: dict[str, float]
+    words: frozenset[str]
+
+    def __getitem__(self, letter: str) -> int:
+        return int(self.numbers[letter])
+
+    def get(self, letter: str, default: int) -> int:
+        return int(self.numbers.get(letter, default))
+
+    def __str__(self) -> str:
+        return "x".join([*(f"{letter}{number:.10g}" for letter, number in self.numbers.items()), *sorted(self.words)])
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One case to be measured."""
+
+    kernel: str
+    shape: Shape
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.kernel} {self.shape} {self.dtype}"
+
+
+def parse(text: str) -> Shape:
+    """T20xB512xC1000 -> Shape. ShapeError says which part is wrong."""
+    numbers: dict[str, float] = {}
+    words: set[str] = set()
+    every = {word for form in FORMS.values() for word in form.words}
+    for part in text.split("x"):
+        found = re.fullmatch(r"([A-Z])(\d+(?:\.\d+)?)", part)
+        if part in every and part not in words:
+            words.add(part)
+        elif found is None or found[1] in numbers:
+            wrong = (
+                "comes twice"
+                if found or part in every
+                else f"is no letter with a number, nor {' or '.join(sorted(every))}"
+            )
+            raise ShapeError(f"shape {text!r}: {part!r} {wrong}; a shape is such as T20xB512xC1000")
+        else:
+            numbers[found[1]] = _number(text, found[1], float(found[2]))
+    return Shape(numbers, frozenset(words))
+
+
+def _number(text: str, letter: str, number: float) -> float:
+    least = 2 if letter == "C" else 1  # softmax over one class is always 1
+    if letter == "P":
+        if not 0 < number < 1:
+            raise ShapeError(f"shape {text!r}: P must lie strictly between 0 and 1")
+    elif number != int(number) or number < least:
+        raise ShapeError(f"shape {text!r}: {letter} must be a whole number of at least {least}")
+    return number
+
+
+def specs(text: str, dtypes: Sequence[str] = ("float32",), only: Sequence[str] = ()) -> list[Spec]:
+    """The cases of one shape: of every kernel that takes it, in every dtype (top_k knows float32 alone).
+
+    ShapeError if there is none, with the shapes that kernels take.
+    """
+    shape = parse(text)
+    among = {name: FORMS[name] for name in only or FORMS}
+    kernels = [name for name, form in among.items() if form.takes(set(shape.numbers), set(shape.words))]
+    if not kernels:
+        forms = "; ".join(f"{name} {form}" for name, form in among.items())
+        raise ShapeError(f"shape {text!r} is none that a kernel takes: {forms}")
+    found = []
+    for kernel in kernels:
+        defaults = {k: v for k, v in FORMS[kernel].defaults.items() if v is not None and k not in shape.numbers}
+        full = Shape(shape.numbers | defaults, shape.words)
+        found += [Spec(kernel, full, dtype) for dtype in (("float32",) if kernel == "top_k" else dtypes)]
+    return found
+
+
+# Kernel, dtypes, shapes. On a CPU products are computed in float32, so bfloat16 there concerns logits alone.
+_CPU = """
+score_logits    float32,bfloat16  T20xC10 T100xC10 T20xC100 T20xC1000 T20xC20000
+score_logits    float32           T20xB512xC10 T20xB256xC1000
+moments         float32           T10xC10 T10xC1000
+dropout         float32           T100xE3872xP0.5 T100xE3872xP0.25 T100xE3872xP0.3 T100xE128xP0.5 T20xE32xI169xP0.25
+dropout_linear  float32           T100xD3872xC128xP0.5 T100xD3872xC128xP0.25 T100xD3872xC128xP0.3 T100xD3872xC128xP0.5xown
+dropout_linear  float32           T100xD512xC10xP0.5 T100xD512xC10xP0.5xshared
+dropout_head    float32           T100xD512xC10xP0.5 T100xD512xC10xP0.25 T100xD512xC10xP0.3 T100xD512xC10xP0.5xshared
+dropout_head    float32           T100xD2048xC10xP0.5 T100xD768xC1000xP0.5
+top_k           float32           N50000000xK10000 N50000000xK10000xQ256 N50000000xK1000
+"""
+# The most telling first: what time does not allow is left out at the end.
+_GPU = """
+score_logits    bfloat16          T20xC1000 T20xC256
+dropout_head    bfloat16          T20xB16384xD2048xC1000xshared
+score_logits    bfloat16          T20xC10 T20xC100 T20xC10000 T20xC50000
+score_logits    float32           T20xC1000 T20xC10
+dropout         bfloat16          T20xE4096xP0.5 T20xE4096xP0.25 T20xE4096xP0.3 T20xE64xI576xP0.25
+dropout_head    bfloat16          T20xD512xC10xP0.5 T20xD768xC100xP0.5 T20xB16384xD768xC1000xP0.5
+dropout_linear  bfloat16          T20xD2048xC128xP0.5 T20xD2048xC128xP0.25xown
+score_logits    float32           T20xC100 T20xC10000 T20xC50000
+score_logits    bfloat16          T100xC10 T20xC4096 T20xC16384
+dropout_head    float32           T20xD512xC10xP0.5 T20xD768xC100xP0.5 T20xB16384xD2048xC1000xshared
+dropout         float32           T20xE4096xP0.5 T20xE4000xP0.25 T20xE512xI49xP0.25
+dropout_linear  float32           T20xD2048xC128xP0.5
+"""
+
+
+def default_specs(device: str, kernels: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Spec]:
+    """The cases measured unless shapes are given, on "cpu" or "cuda"; in order of importance.
+
+    kernels: these alone. dtypes: these instead of the table's.
+    """
+    return [
+        spec
+        for kernel, its_dtypes, texts in _rows(_GPU if device == "cuda" else _CPU)
+        if not kernels or kernel in kernels
+        for text in texts
+        for spec in specs(text, dtypes or its_dtypes, (kernel,))
+    ]
+
+
+def _rows(table: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    for line in table.strip().splitlines():
+        kernel, dtypes, *texts = line.split()
+        yield kernel, dtypes.split(","), texts

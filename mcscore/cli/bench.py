@@ -1,0 +1,300 @@
+"""mcscore bench: what kernels, a model and a pool reach on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..acquisition import LINKS
+from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
+from ..report.text import count
+from ..terminal import FAILED, answer, as_json, end
+from .model import build_scorer
+from .options import COMMA, PATH, names
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..bench.measure import Row
+
+_SECONDS = click.FloatRange(0, min_open=True)
+
+
+@click.group()
+def bench() -> None:
+    """Measure kernels, a model or a pool here, beside plain PyTorch and what the machine allows."""
+
+
+def _among(choices: Iterable[str]) -> Callable[[click.Context, click.Parameter, str | None], tuple[str, ...]]:
+    """The callback of an option that takes some of these names."""
+
+    def chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+        given = names(ctx, param, value) or ()
+        for name in given:
+            if name not in choices:
+                raise click.BadParameter(f"{name!r} is none of {', '.join(choices)}")
+        return given
+
+    return chosen
+
+
+@bench.command(
+    epilog="Shapes by kernel, optional parts in brackets: " + "; ".join(f"{k} {f}" for k, f in FORMS.items())
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--only", callback=_among(FORMS), metavar=COMMA, help=f"Kernels out of {', '.join(FORMS)}; default: all.")
+@click.option(
+    "--shapes",
+    callback=names,
+    metavar=COMMA,
+    help="Instead of the usual ones, such as T20xC1000,T100xB64xD512xC10xP0.25: see below.",
+)
+@click.option("--dtype", callback=_among(PRECISIONS), metavar=COMMA, help=f"Out of {', '.join(PRECISIONS)}.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the CPU.")
+@click.option("--seconds", type=_SECONDS, default=0.3, show_default=True, help="Per candidate; at least three turns.")
+@click.option(
+    "--no-compile", "compile", flag_value=False, default=True, help="No ratio to torch.compile: saves minutes."
+)
+@as_json
+@click.pass_context
+def kernels(
+    ctx: click.Context,
+    device: str,
+    only: tuple[str, ...],
+    shapes: tuple[str, ...] | None,
+    dtype: tuple[str, ...],
+    threads: int,
+    seconds: float,
+    compile: bool,
+) -> None:
+    """Time each kernel over its shapes: items/s, share of the roof, ratios to PyTorch and torch.compile, error.
+
+    A shape is letters with numbers: T passes, B items (left out: chosen), C classes, D features, E mask elements of I
+    values each, P drop probability, N scores, the best K of them, rounded to Q values; and words: shared, one mask per
+    pass for all items; own, an x of its own per pass. It is measured for every kernel that takes it.
+    """
+    try:
+        chosen = _chosen(device, only, shapes, dtype)
+    except ShapeError as error:
+        raise click.UsageError(str(error)) from error
+    from ..bench.cases import NoKernel
+    from ..bench.measure import Bench
+
+    where = _device(device)
+    with _torch_threads(threads):
+        say("measuring the roof" + (" and trying torch.compile" if compile else ""))
+        lab = Bench.open(where, compile, seconds)
+        facts = _head(ctx, where, lab.ceilings)
+        rows: list[Row] = []
+        skipped: list[dict[str, str]] = []
+        for number, spec in enumerate(chosen, 1):
+            say(f"{number} of {len(chosen)}: {spec}")
+            try:
+                rows.append(lab.measure(spec))
+            except NoKernel as error:
+                skipped.append({"case": str(spec), "why": str(error)})
+                click.echo(f"mcscore: skipped: {error}", err=True)
+            else:
+                _show(ctx, rows)
+        say("")
+    facts |= {"rows": [row.to_dict() for row in rows], "skipped": skipped}
+    if wrong := [row for row in rows if not row.right]:
+        told = "; ".join(
+            f"{row.kernel} {row.shape} {row.dtype}: {row.error:.3g} > {row.tolerance:.3g}" for row in wrong
+        )
+        end(ctx, FAILED, f"results differ from float64 by more than rounding: {told}", "WrongResults", **facts)
+    from ..bench.table import LEGEND
+
+    answer(facts, "", *LEGEND)
+
+
+def _sizes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = value.split("x")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{value!r} is no shape such as 3x224x224")
+    return tuple(map(int, parts))
+
+
+@bench.command()
+@click.argument("path", metavar="[POOL]", type=PATH, required=False)
+@click.option("--model", "spec", required=True, metavar="FILE.py:NAME", help="As for `score`.")
+@click.option("--weights", type=PATH, help="As for `score`.")
+@click.option("--passes", type=click.IntRange(1, 65536), default=100, show_default=True, help="As for `score`.")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Items scored at a time.")
+@click.option("--item-shape", callback=_sizes, metavar="3x224x224", help="Without POOL: random items of this shape.")
+@click.option("--link", type=click.Choice(LINKS), default="softmax", show_default=True, help="As for `score`.")
+@click.option("--dtype", type=click.Choice(["bfloat16", "auto"]), help="As for `score`; the loop keeps the model's.")
+@click.option("--channels-last", is_flag=True, help="As for `score`.")
+@click.option("--compile", is_flag=True, help="As for `score`; the loop is not compiled.")
+@click.option("--device", help="As for `score`.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the CPU; default: as torch has them.")
+@click.option("--seconds", type=_SECONDS, default=2.0, show_default=True, help="Per candidate; at least three turns.")
+@as_json
+@click.pass_context
+def model(
+    ctx: click.Context,
+    path: Path | None,
+    spec: str,
+    weights: Path | None,
+    batch: int,
+    item_shape: tuple[int, ...] | None,
+    threads: int | None,
+    seconds: float,
+    **settings: Any,
+) -> None:
+    """Your own model: items/s of mcscore and of a plain loop of passes with dropout on, and how it is run.
+
+    The items are the first of POOL, or random ones of --item-shape.
+    """
+    if (path is None) == (item_shape is None):
+        raise click.UsageError("give a POOL to take items from, or --item-shape for random ones")
+    with _torch_threads(threads):
+        import torch
+
+        from .. import env
+        from ..bench import table
+        from ..bench.clock import clock_for
+        from ..bench.model import compare
+        from ..pool import Pool
+
+        opened = None if path is None else Pool.open(path)
+        items: Any = torch.rand(batch, *item_shape or ()) if opened is None else opened.read(0, min(batch, opened.n))
+        score = "variance" if settings["link"] == "gaussian" else "bald"
+        scorer = build_scorer(spec, weights, scores=(score,), **settings)
+        if opened is not None:
+            scorer.normalise(opened.mean, opened.std)
+        device = torch.device(scorer.device)
+        found = compare(scorer, items, clock_for(device), seconds, say)
+        say("")
+        machine, plan, described = env.machine(), scorer.plan(items), scorer.describe()
+    source = path if item_shape is None else f"random {'x'.join(map(str, item_shape))}"
+    facts = {
+        "device": scorer.device,
+        "machine": machine,
+        "versions": env.versions(),
+        "items_from": str(source),
+        "model": described["model"],
+        "plan": described["plan"],
+        "score": score,
+        **found.to_dict(),
+    }
+    if not found.same:
+        told = (
+            f"{score} of mcscore and of the loop differ by {found.difference:.3g} on average, of two seeds of mcscore by only "
+            f"{found.seed_difference:.3g}: they do not do the same work, so there is nothing to compare"
+        )
+        end(ctx, FAILED, told, "DifferentWork", **facts)
+    answer(
+        facts,
+        table.machine_line(device, machine),
+        f"{count(found.items, 'item')} ({source}), {found.passes} passes, {score}\n",
+        f"{plan}\n",
+        *found.lines(),
+        f"\nsame work: {score} of the two differs by {found.difference:.2g} on average, "
+        f"two seeds of mcscore by {found.seed_difference:.2g}",
+    )
+
+
+@bench.command()
+@click.argument("path", metavar="POOL", type=PATH)
+@click.option("--seconds", type=_SECONDS, default=2.0, show_default=True, help="Per candidate; at least three turns.")
+@as_json
+def pool(path: Path, seconds: float) -> None:
+    """Read POOL: GB/s and items/s, beside a memory-mapped copy, and how well reading hides behind a consumer.
+
+    Up to 256 MiB of its items are read again and again, from the page cache after the first time.
+    """
+    from .. import env
+    from ..bench import pool as reading
+    from ..pool import Pool
+
+    opened = Pool.open(path)
+    found = reading.read(opened, seconds, say)
+    say("")
+    machine = env.machine()
+    facts = {"pool": str(path), "item_shape": list(opened.item_shape), "machine": machine, "versions": env.versions()}
+    shape = "x".join(map(str, opened.item_shape))
+    size = f"{found.bytes / 2**20:.0f} MiB"
+    answer(
+        facts | found.to_dict(),
+        f"{machine['processor']}, {machine['cores']} cores",
+        f"{path}: {count(found.items, 'item')} of {opened.dtype} {shape}, {size}, out of {opened.n:,}\n",
+        *found.lines(),
+    )
+
+
+def _chosen(device: str, only: tuple[str, ...], shapes: tuple[str, ...] | None, dtype: tuple[str, ...]) -> list[Spec]:
+    if shapes is None:
+        return default_specs(device.partition(":")[0], only, dtype)
+    return [spec for text in shapes for spec in specs(text, dtype or ("float32",), only)]
+
+
+def _head(ctx: click.Context, device: torch.device, ceilings: Any) -> dict[str, Any]:
+    """Tells, or with --json returns, what is measured on."""
+    from .. import env
+    from ..bench import table
+
+    machine = env.machine()
+    if not ctx.meta.get("json"):
+        say("")
+        click.echo(table.machine_line(device, machine))
+        click.echo(table.roof_line(ceilings))
+    return {
+        "device": str(device),
+        "machine": machine,
+        "versions": env.versions(),
+        "ceilings": table.ceilings_facts(ceilings),
+    }
+
+
+def _show(ctx: click.Context, rows: list[Row]) -> None:
+    """The last row, as soon as it is there."""
+    from ..bench import table
+
+    if ctx.meta.get("json"):
+        return
+    say("")
+    if len(rows) == 1 or rows[-1].kernel != rows[-2].kernel:
+        click.echo("\n" + "\n".join(table.heading(rows[-1].kernel)))
+    click.echo(table.line(rows[-1]))
+
+
+def say(text: str) -> None:
+    """Progress on stderr: one line that is written over, and nothing where stderr is no terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise click.UsageError(f"--device {name!r} is none that torch knows") from error
+    if device.type not in ("cpu", "cuda"):
+        raise click.UsageError(f"--device {name!r}: mcscore has kernels for cpu and cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device (`mcscore env` says why)")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and kernels go to the current one
+    return device
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
