@@ -17,8 +17,8 @@ import numpy as np
 
 from .format import ChunkError, PoolError
 
-_CRC_BYTES = 4
-_ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
+CRC_BYTES = 4
+ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class ChunkLayout:
         return self.folder / self.name.format(number)
 
 
-def layout_of(array: Any, folder: Path) -> ChunkLayout:
-    """
+def layout_of(array: Any, folder: Path, n: int | None = None) -> ChunkLayout:
+    """``n``: how many of the array's rows count; an append that is under way has made the array longer.
+
     Raises:
         PoolError: chunks that cut items apart.
     """
@@ -80,7 +81,7 @@ def layout_of(array: Any, folder: Path) -> ChunkLayout:
         raise PoolError(f"{folder} has chunks of shape {inner}, which cut items of shape {array.shape[1:]} apart")
     name = separator.join(["c", "{}", *["0"] * (array.ndim - 1)])
     encoding = _encoding(codecs, array.dtype) if direct else None
-    return ChunkLayout(folder, array, array.shape[0], inner[0], shard, name, encoding)
+    return ChunkLayout(folder, array, array.shape[0] if n is None else n, inner[0], shard, name, encoding)
 
 
 def _encoding(codecs: list[dict[str, Any]], dtype: np.dtype) -> Encoding | None:
@@ -90,22 +91,16 @@ def _encoding(codecs: list[dict[str, Any]], dtype: np.dtype) -> Encoding | None:
     if names[0] != "bytes" or (dtype.itemsize > 1 and codecs[0]["configuration"]["endian"] != sys.byteorder):
         return None
     crc = names[-1] == "crc32c"
-    middle = names[1:-1] if crc else names[1:]
-    known = {(): None, ("blosc",): numcodecs.Blosc(), ("zstd",): numcodecs.Zstd()}
-    return Encoding(known[tuple(middle)], crc) if tuple(middle) in known else None
-
-
-def encoded(layout: ChunkLayout, values: np.ndarray) -> bytes:
-    """The bytes of the file that holds one whole chunk, for arrays whose chunks are files of their own.
-
-    Raises:
-        PoolError: an encoding that only zarr knows.
-    """
-    if layout.encoding is None or layout.shard is not None:
-        raise PoolError(f"{layout.folder} was written by other software in a way that mcscore does not change")
-    squeeze = layout.encoding.squeeze
-    payload = values.tobytes() if squeeze is None else bytes(squeeze.encode(values))
-    return payload + (crc32c(payload).to_bytes(_CRC_BYTES, "little") if layout.encoding.crc else b"")
+    middle = codecs[1:-1] if crc else codecs[1:]
+    if not middle:
+        return Encoding(None, crc)
+    said = middle[0].get("configuration", {})
+    if names[1] == "blosc" and len(middle) == 1:
+        shuffle = ("noshuffle", "shuffle", "bitshuffle").index(said["shuffle"])
+        return Encoding(numcodecs.Blosc(said["cname"], said["clevel"], shuffle, said["blocksize"]), crc)
+    if names[1] == "zstd" and len(middle) == 1:
+        return Encoding(numcodecs.Zstd(said["level"], said["checksum"]), crc)
+    return None
 
 
 class ChunkReader:
@@ -146,12 +141,16 @@ class ChunkReader:
         for number in range(0, self.layout.chunks, per_file):
             self._open(number // per_file, number)
 
+    def stored_length(self, number: int) -> int:
+        """Bytes that chunk ``number`` takes on disk."""
+        return self._locate(number)[2]
+
     def stored_crc(self, number: int) -> bytes:
         """The crc32c that chunk ``number`` carries, read without the chunk; empty where chunks carry none."""
         if self.layout.encoding is None or not self.layout.encoding.crc:
             return b""
         descriptor, offset, length = self._locate(number)
-        return os.pread(descriptor, _CRC_BYTES, offset + max(0, length - _CRC_BYTES))
+        return os.pread(descriptor, CRC_BYTES, offset + max(0, length - CRC_BYTES))
 
     def _part(self, number: int, skip: int, out: np.ndarray) -> None:
         """Items skip.. of one chunk."""
@@ -174,7 +173,7 @@ class ChunkReader:
             self._decode_by_zarr(number, out)
             return
         descriptor, offset, length = self._locate(number)
-        crc_bytes = _CRC_BYTES if encoding.crc else 0
+        crc_bytes = CRC_BYTES if encoding.crc else 0
         if encoding.squeeze is None:
             if length != out.nbytes + crc_bytes:
                 raise self._bad(number, f"{length} bytes, {out.nbytes + crc_bytes} expected: it is truncated or torn")
@@ -222,7 +221,7 @@ class ChunkReader:
         shard, inside = divmod(number, per_shard)
         descriptor = self._open(shard, number)
         offset, length = (int(v) for v in self._index[inside])
-        if offset == _ABSENT:
+        if offset == ABSENT:
             raise self._bad(number, "the shard does not hold it")
         return descriptor, offset, length
 
@@ -248,8 +247,8 @@ class ChunkReader:
         assert self.layout.shard is not None
         size = os.fstat(descriptor).st_size
         table = 16 * (self.layout.shard // self.layout.chunk)
-        raw = os.pread(descriptor, table + _CRC_BYTES, max(0, size - table - _CRC_BYTES))
-        if len(raw) != table + _CRC_BYTES or crc32c(raw[:table]) != int.from_bytes(raw[table:], "little"):
+        raw = os.pread(descriptor, table + CRC_BYTES, max(0, size - table - CRC_BYTES))
+        if len(raw) != table + CRC_BYTES or crc32c(raw[:table]) != int.from_bytes(raw[table:], "little"):
             raise self._bad(number, f"the index of the shard ({size} bytes) does not match its crc32c: it is truncated")
         return np.frombuffer(raw, "<u8", count=table // 8).reshape(-1, 2)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from .chunks import ChunkLayout, ChunkReader, encoded, layout_of
+from .chunks import ChunkLayout, ChunkReader, layout_of
 from .create import checked_labels, create
 from .durable import locked, write_file
 from .fingerprint import fingerprint_of
-from .format import ChunkError, Facts, PoolError, check_is_pool
+from .format import ChunkError, Facts, PoolError, check_is_pool, key_arrays
 from .prefetch import prefetch as read_ahead
+from .writer import file_parts
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
 
@@ -44,12 +45,20 @@ class Pool:
     another process has set is seen.
     """
 
-    def __init__(self, path: Path, facts: Facts, layout: ChunkLayout, columns: dict[str, ChunkLayout]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        facts: Facts,
+        layout: ChunkLayout,
+        columns: dict[str, ChunkLayout],
+        keys: dict[int, ChunkLayout],
+    ) -> None:
         """Use :meth:`open` or :meth:`create`."""
         self.path = path
         self._facts = facts
         self._layout = layout
         self._columns = columns
+        self._keys = keys  # by the first item they name
         self.n: int = layout.n
         self.item_shape = facts.item_shape
         self.dtype: np.dtype = np.dtype(layout.array.dtype)
@@ -77,19 +86,22 @@ class Pool:
             facts = Facts.from_attrs(group.attrs)
             with _reading_pipeline():
                 array = group["items"]
-            layout = layout_of(array, where / "items")
-            names = [name for name in ("labels", "excluded", "keys") if name != "keys" or name in group]
-            columns = {name: layout_of(group[name], where / name) for name in names}
+            n = array.shape[0] if facts.n is None else facts.n
+            layout = layout_of(array, where / "items", n)
+            columns = {name: layout_of(group[name], where / name, n) for name in ("labels", "excluded")}
+            keys = {start: layout_of(group[name], where / name) for start, name in key_arrays(facts) if name in group}
         except PoolError:
             raise
         except (KeyError, ValueError, TypeError, OSError) as error:
             raise PoolError(f"{where} is a damaged pool: {type(error).__name__}: {error}") from error
-        lengths = {name: column.n for name, column in columns.items()}
-        if tuple(array.shape[1:]) != facts.item_shape or set(lengths.values()) != {array.shape[0]}:
+        lengths = {name: column.array.shape[0] for name, column in columns.items()}
+        # After an append that was cut short arrays are longer than what counts; without a count they must agree.
+        fits = all(length == n if facts.n is None else length >= n for length in (array.shape[0], *lengths.values()))
+        if tuple(array.shape[1:]) != facts.item_shape or not fits:
             raise PoolError(
                 f"{where} is a damaged pool: items {array.shape}, item_shape {facts.item_shape}, lengths {lengths}"
             )
-        return Pool(where, facts, layout, columns)
+        return Pool(where, facts, layout, columns, keys)
 
     @staticmethod
     def create(
@@ -225,27 +237,41 @@ class Pool:
     @cached_property
     def fingerprint(self) -> str:
         """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects."""
-        return fingerprint_of(self._layout, self._facts)
+        return self._fingerprint(self.n, self._facts.content)
+
+    def fingerprint_at(self, n: int) -> str | None:
+        """The fingerprint that this pool had when it held ``n`` items; None if it never held exactly that many."""
+        if n == self.n:
+            return self.fingerprint
+        contents = dict(self._facts.earlier)
+        return self._fingerprint(n, contents[n]) if n in contents else None
+
+    def _fingerprint(self, n: int, content: str | None) -> str:
+        return fingerprint_of([replace(self._layout, n=n)], self._facts, content)
 
     # ------------------------------------------------------------------ labels and flags
 
     @property
     def labels(self) -> np.ndarray:
         """(N,) int32, -1 = unlabelled; a copy."""
-        return self._column("labels")
+        return _column(self._columns["labels"])
 
     @property
     def excluded(self) -> np.ndarray:
         """(N,) bool, True: never to be scored or selected; a copy."""
-        return self._column("excluded")
+        return _column(self._columns["excluded"])
 
     @property
     def keys(self) -> np.ndarray | None:
-        """(N,) str, the user's names of the items, or None."""
-        if "keys" not in self._columns:
+        """(N,) str, the user's names of the items ("" where one has none), or None."""
+        if not self._keys:
             return None
-        raw = self._column("keys")
-        return np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], "utf-8")
+        width = max(layout.item_shape[0] for layout in self._keys.values())
+        raw = np.zeros(self.n, f"S{width}")
+        for start, layout in self._keys.items():
+            part = _column(layout)
+            raw[start : start + layout.n] = part.view(f"S{part.shape[1]}")[:, 0]
+        return np.char.decode(raw, "utf-8")
 
     def set_labels(self, ids: Any, labels: Any) -> None:
         """Give items labels (-1 takes one away); durable when it returns.
@@ -264,13 +290,6 @@ class Pool:
         ids_B = self._checked_ids(ids)
         self._set("excluded", ids_B, np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape))
 
-    def _column(self, name: str) -> np.ndarray:
-        layout = self._columns[name]
-        out = np.empty(layout.array.shape, layout.array.dtype)
-        with ChunkReader(layout) as reader:
-            reader.read(0, out)
-        return out
-
     def _set(self, name: str, ids: np.ndarray, values: np.ndarray) -> None:
         order = np.argsort(ids, kind="stable")
         ids, values = ids[order], values[order]
@@ -288,7 +307,7 @@ class Pool:
                 chunk[ids[low:high] - start] = values[low:high]
                 file = layout.file(int(number))
                 try:
-                    write_file(file, encoded(layout, chunk))
+                    write_file(file, *file_parts(layout, chunk, len(chunk)))
                 except OSError as error:
                     raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error
 
@@ -315,6 +334,13 @@ class Pool:
         if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}; {self.dtype} {shape}, C-contiguous, is needed")
         return out
+
+
+def _column(layout: ChunkLayout) -> np.ndarray:
+    out = np.empty((layout.n, *layout.item_shape), layout.array.dtype)
+    with ChunkReader(layout) as reader:
+        reader.read(0, out)
+    return out
 
 
 def _reading_pipeline() -> Any:
