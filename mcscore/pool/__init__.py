@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from .append import append_array, append_blocks, append_images
 from .format import ChunkError, PoolError
 from .import_images import import_images
 from .importers import FORMATS, import_array
 from .pool import Batch, Pool
 
-__all__ = ["FORMATS", "Batch", "ChunkError", "Pool", "PoolError", "import_array", "import_images"]
+__all__ = [
+    "FORMATS",
+    "Batch",
+    "ChunkError",
+    "Pool",
+    "PoolError",
+    "append_array",
+    "append_blocks",
+    "append_images",
+    "import_array",
+    "import_images",
+]

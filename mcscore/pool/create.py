@@ -6,6 +6,7 @@ import datetime
 import itertools
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,8 @@ def create(
             writer.finish()
             if n is not None and writer.n != n:
                 raise PoolError(f"{n} items were announced, {writer.n} came")
-            finish_pool(partial, facts, writer, compression, labels, keys)
+            facts = replace(facts, content=writer.content)
+            finish_pool(partial, facts, replace(writer.layout, n=writer.n), compression, labels, keys)
     except OSError as error:
         raise PoolError(f"pool {path} could not be written, nothing was left behind: {error}") from error
 
@@ -84,17 +86,37 @@ def planned_layout(grid: Grid, item_shape: tuple[int, ...], dtype: np.dtype, com
 
 
 def finish_pool(
-    where: Path, facts: Facts, writer: ArrayWriter, compression: str, labels: Any, keys: Any, name: str = "items"
+    where: Path,
+    facts: Facts,
+    layout: ChunkLayout,
+    compression: str,
+    labels: Any,
+    keys: Any,
+    offsets: np.ndarray | None = None,
 ) -> None:
-    """Make a directory that has the files of the items a pool: columns, metadata, and last what says it is one."""
+    """Make a directory that has the files of the items a pool: columns, metadata, and last what says it is one.
+
+    layout: of the items, or of the blob if offsets, (N + 1,) int64, are given; its n is how many rows there are.
+    """
     import zarr
 
+    for leftover in where.iterdir():  # of an earlier call that was killed
+        if leftover.name in ("labels", "excluded", "keys", "offsets"):
+            shutil.rmtree(leftover)
+        elif leftover.is_dir():
+            (leftover / "zarr.json").unlink(missing_ok=True)
+        else:
+            leftover.unlink()
     group = zarr.create_group(DurableStore(where), zarr_format=3)
-    layout, n = writer.layout, writer.n
-    items_array(group, Grid(layout.chunk, layout.shard), (n, *layout.item_shape), layout.array.dtype, compression, name)
+    shape = (layout.n, *layout.item_shape)
+    name = "items" if offsets is None else "blob"
+    n = layout.n if offsets is None else len(offsets) - 1
+    items_array(group, Grid(layout.chunk, layout.shard), shape, layout.array.dtype, compression, name)
+    if offsets is not None:
+        column(group, "offsets", offsets, 0, [])
     write_columns(group, n, labels, keys, facts.classes)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    group.update_attributes(replace(facts, created=now, n=n, content=writer.content).to_attrs())
+    group.update_attributes(replace(facts, created=now, n=n).to_attrs())
 
 
 def as_blocks(items: Any, n: int | None) -> tuple[Iterator[np.ndarray], int | None]:

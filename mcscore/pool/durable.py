@@ -20,7 +20,7 @@ from zarr.storage import LocalStore
 
 
 def write_file(path: Path, *parts: Any) -> None:
-    """Replace ``path`` by ``parts`` (bytes-like), one after another, so that a reader, or a crash at any moment, finds the old or the new."""
+    """Replace ``path`` by ``parts`` (bytes-like, one after another) so that a reader, or a crash, finds the old or the new."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:

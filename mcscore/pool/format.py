@@ -2,6 +2,9 @@
 
 pool.zarr/         Zarr v3 group; attrs: format, version, created, item_shape, n, content, earlier, mean, std, classes, source
   items/           (N, ...) uint8 or float; chunks of whole items, sharded when big; crc32c per chunk
+    or, when images are kept encoded (attribute encoded, item_shape is what they are decoded to):
+  blob/            (bytes,) uint8: JPEG, PNG, WebP, ..., one after another
+  offsets/         (N + 1,) int64: item i is blob[offsets[i]:offsets[i + 1]]
   labels/          (N,) int32, -1 = unlabelled
   excluded/        (N,) bool
   keys/            (N, width) uint8: UTF-8 names, padded with zero bytes; optional
@@ -88,6 +91,7 @@ class Facts:
     std: tuple[float, ...] | None = None
     classes: list[str] | None = None
     source: str | None = None
+    encoded: bool | None = None
 
     def to_attrs(self) -> dict[str, Any]:
         known = {"format": FORMAT, "version": VERSION, **self.__dict__}
@@ -108,6 +112,7 @@ class Facts:
             std=floats("std"),
             classes=[str(name) for name in attrs["classes"]] if attrs.get("classes") is not None else None,
             source=attrs.get("source"),
+            encoded=attrs.get("encoded"),
         )
 
 

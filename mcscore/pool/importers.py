@@ -95,20 +95,11 @@ def import_array(
     Raises:
         PoolError: a file that is missing, damaged or of no known format; lengths that differ; a layout that does not fit.
     """
-    kind, array = open_array(src, key)
-    if len(array.shape) < 2:
-        raise PoolError(f"{src} has shape {array.shape}; items need (N, ...) with at least one axis per item")
-    if layout is None and kind.layout == "hw" and len(array.shape) == 3:
-        layout = "hw"
-    arrange = _arrangement(layout, array.shape, src)
-    if isinstance(labels, (str, os.PathLike)):
-        labels = open_array(labels, labels_key)[1].read()
-    if labels is not None and len(labels) != array.shape[0]:
-        raise PoolError(f"{len(labels)} labels came for the {array.shape[0]} items of {src}")
+    blocks, n, labels, _ = read_source(src, labels, key=key, labels_key=labels_key, layout=layout)
     return Pool.create(
         dst,
-        (arrange(block) for block in array.blocks()),
-        n=array.shape[0],
+        blocks,
+        n=n,
         labels=labels,
         mean=mean,
         std=std,
@@ -116,6 +107,27 @@ def import_array(
         source=Path(src).name,
         compression=compression,
     )
+
+
+def read_source(
+    src: str | os.PathLike[str], labels: Any, *, key: str | None, labels_key: str | None, layout: str | None
+) -> tuple[Iterator[np.ndarray], int, Any, str]:
+    """(blocks of items, how many, labels or None, what tells this source from another) of the arguments of import_array."""
+    kind, array = open_array(src, key)
+    if len(array.shape) < 2:
+        raise PoolError(f"{src} has shape {array.shape}; items need (N, ...) with at least one axis per item")
+    if layout is None and kind.layout == "hw" and len(array.shape) == 3:
+        layout = "hw"
+    arrange = _arrangement(layout, array.shape, src)
+    files = [src]
+    if isinstance(labels, (str, os.PathLike)):
+        files.append(labels)
+        labels = open_array(labels, labels_key)[1].read()
+    if labels is not None and len(labels) != array.shape[0]:
+        raise PoolError(f"{len(labels)} labels came for the {array.shape[0]} items of {src}")
+    stamps = [(os.fspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+    identity = repr((stamps, key, labels_key, layout))
+    return (arrange(block) for block in array.blocks()), array.shape[0], labels, identity
 
 
 def _arrangement(layout: str | None, shape: tuple[int, ...], src: Any) -> Callable[[np.ndarray], np.ndarray]:

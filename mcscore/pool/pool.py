@@ -14,6 +14,7 @@ import numpy as np
 from .chunks import ChunkLayout, ChunkReader, layout_of
 from .create import checked_labels, create
 from .durable import locked, write_file
+from .encoded import EncodedReader, blob_until
 from .fingerprint import fingerprint_of
 from .format import ChunkError, Facts, PoolError, check_is_pool, key_arrays
 from .prefetch import prefetch as read_ahead
@@ -41,8 +42,8 @@ class Pool:
     >>> pool.n, pool.item_shape, pool.dtype  # doctest: +SKIP
     (1797, (1, 8, 8), dtype('uint8'))
 
-    The items never change once created. ``labels`` and ``excluded`` are read from disk on each access, so that what
-    another process has set is seen.
+    The items never change once created; ``append_blocks`` and its like add more, which an open pool does not see.
+    ``labels`` and ``excluded`` are read from disk on each access, so that what another process has set is seen.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Pool:
         layout: ChunkLayout,
         columns: dict[str, ChunkLayout],
         keys: dict[int, ChunkLayout],
+        offsets: ChunkLayout | None = None,
     ) -> None:
         """Use :meth:`open` or :meth:`create`."""
         self.path = path
@@ -59,7 +61,8 @@ class Pool:
         self._layout = layout
         self._columns = columns
         self._keys = keys  # by the first item they name
-        self.n: int = layout.n
+        self._offsets = offsets
+        self.n: int = columns["labels"].n
         self.item_shape = facts.item_shape
         self.dtype: np.dtype = np.dtype(layout.array.dtype)
         self.mean, self.std = facts.mean, facts.std
@@ -85,9 +88,10 @@ class Pool:
             group: Any = zarr.open_group(where, mode="r", zarr_format=3, use_consolidated=False)
             facts = Facts.from_attrs(group.attrs)
             with _reading_pipeline():
-                array = group["items"]
+                array = group["blob" if facts.encoded else "items"]
             n = array.shape[0] if facts.n is None else facts.n
-            layout = layout_of(array, where / "items", n)
+            offsets = layout_of(group["offsets"], where / "offsets", n + 1) if facts.encoded else None
+            layout = layout_of(array, where / array.basename, None if offsets else n)
             columns = {name: layout_of(group[name], where / name, n) for name in ("labels", "excluded")}
             keys = {start: layout_of(group[name], where / name) for start, name in key_arrays(facts) if name in group}
         except PoolError:
@@ -95,13 +99,17 @@ class Pool:
         except (KeyError, ValueError, TypeError, OSError) as error:
             raise PoolError(f"{where} is a damaged pool: {type(error).__name__}: {error}") from error
         lengths = {name: column.array.shape[0] for name, column in columns.items()}
+        if offsets is not None:
+            lengths["offsets"] = offsets.array.shape[0] - 1
+        else:
+            lengths["items"] = array.shape[0]
         # After an append that was cut short arrays are longer than what counts; without a count they must agree.
-        fits = all(length == n if facts.n is None else length >= n for length in (array.shape[0], *lengths.values()))
-        if tuple(array.shape[1:]) != facts.item_shape or not fits:
+        fits = all(length == n if facts.n is None else length >= n for length in lengths.values())
+        if tuple(array.shape[1:]) != (() if facts.encoded else facts.item_shape) or not fits:
             raise PoolError(
                 f"{where} is a damaged pool: items {array.shape}, item_shape {facts.item_shape}, lengths {lengths}"
             )
-        return Pool(where, facts, layout, columns, keys)
+        return Pool(where, facts, layout, columns, keys, offsets)
 
     @staticmethod
     def create(
@@ -158,8 +166,17 @@ class Pool:
     @property
     def block_items(self) -> int:
         """Items in the greatest run of whole chunks that stays within 16 MiB (at least one chunk): a good step."""
-        chunk_bytes = self._layout.chunk * self.dtype.itemsize * int(np.prod(self.item_shape))
-        return self._layout.chunk * max(1, BLOCK_BYTES // chunk_bytes)
+        item_bytes = self.dtype.itemsize * int(np.prod(self.item_shape))
+        chunk = self._layout.chunk if self._offsets is None else 1
+        return chunk * max(1, BLOCK_BYTES // (chunk * item_bytes))
+
+    def _reader(self) -> ChunkReader | EncodedReader:
+        if self._offsets is None:
+            return ChunkReader(self._layout)
+        return EncodedReader(self._layout, self._offsets, self.item_shape, self._key)
+
+    def _key(self, item: int) -> str:
+        return "" if self.keys is None else str(self.keys[item])
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Items start..stop-1 as (stop - start, *item_shape), in ``out`` if given (C-contiguous, that shape and dtype).
@@ -169,7 +186,7 @@ class Pool:
         """
         self._check_range(start, stop)
         out = self._output(stop - start, out)
-        with ChunkReader(self._layout) as reader:
+        with self._reader() as reader:
             reader.read(start, out)
         return out
 
@@ -181,7 +198,7 @@ class Pool:
         """
         ids_B = self._checked_ids(ids)
         out = self._output(len(ids_B), None)
-        with ChunkReader(self._layout) as reader:
+        with self._reader() as reader:
             for at in np.argsort(ids_B, kind="stable"):
                 reader.read(int(ids_B[at]), out[at : at + 1])
         return out
@@ -208,7 +225,7 @@ class Pool:
         return read_ahead(self._batches(spans, on_bad_chunk == "skip"), prefetch)
 
     def _batches(self, spans: list[tuple[int, int]], skip: bool) -> Iterator[Batch]:
-        with ChunkReader(self._layout) as reader:
+        with self._reader() as reader:
             for start, stop in spans:
                 items = self._output(stop - start, None)
                 bad: list[ChunkError] = []
@@ -231,7 +248,7 @@ class Pool:
         Raises:
             ChunkError: a file is missing, or the index of a shard is damaged; names the file and the items.
         """
-        with ChunkReader(self._layout) as reader:
+        with self._reader() as reader:
             reader.check_files()
 
     @cached_property
@@ -247,7 +264,8 @@ class Pool:
         return self._fingerprint(n, contents[n]) if n in contents else None
 
     def _fingerprint(self, n: int, content: str | None) -> str:
-        return fingerprint_of([replace(self._layout, n=n)], self._facts, content)
+        layouts = blob_until(self._layout, self._offsets, n) if self._offsets else [replace(self._layout, n=n)]
+        return fingerprint_of(layouts, self._facts, content)
 
     # ------------------------------------------------------------------ labels and flags
 

@@ -23,7 +23,7 @@ class ArrayWriter:
 
     layout: how the array is laid out; its folder is only read. start, tail: how many rows the array holds already, and
     those of them that share a file with the first new one. content: the hash of what is there, which each file extends.
-    on_file: called with (number of the file, rows so far, content) once a file that is full is durable.
+    on_file: called with (rows so far, content) once a file that is full is durable.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ArrayWriter:
         start: int = 0,
         tail: np.ndarray | None = None,
         content: str | None = None,
-        on_file: Callable[[int, int, str], None] | None = None,
+        on_file: Callable[[int, str], None] | None = None,
     ) -> None:
         self.layout, self.folder, self.n = layout, folder, start
         self.content = content or ""
@@ -51,6 +51,11 @@ class ArrayWriter:
         """Rows that still go into the file at hand."""
         return self._unit - self._used
 
+    @property
+    def held(self) -> np.ndarray:
+        """Rows that are in no file yet."""
+        return self._buffer[self._fresh : self._used]
+
     def add(self, rows: np.ndarray) -> None:
         """Take rows of any number; writes each file that they fill."""
         while len(rows):
@@ -62,7 +67,7 @@ class ArrayWriter:
                 self._flush()
                 self._used = self._fresh = 0
                 if self._on_file:
-                    self._on_file(self.n // self._unit - 1, self.n, self.content)
+                    self._on_file(self.n, self.content)
 
     def finish(self) -> None:
         """Write the last file, if it is partly filled."""
