@@ -67,11 +67,12 @@ def append_images(
     number = _class_numbers(pool, source.classes)
     stage = stage_of(pool.path, "append")
     settings = {"source": source.identity, "labels": labels, "column": column}
+    identity = json.dumps(settings)
     try:
         with staged(stage, settings):
-            if (done := _completed(pool.path, stage)) is not None:
-                return done
-            pool = Pool.open(path)  # it may have grown while the stage was waited for
+            pool, done = _completed(pool.path, stage, identity)
+            if done:
+                return pool
             _check_base(stage, pool)
             (stage / "files").mkdir(exist_ok=True)
             journal = Journal(stage / "journal", pool._layout.n, pool._facts.content)
@@ -84,13 +85,14 @@ def append_images(
             taken = journal.taken
             write_bad(pool.path, taken.bad)
             if not taken.keys:
+                discard(stage)
                 raise PoolError(
                     f"none of the {len(taken.bad)} entries of {src} can be added; {pool.path.name}.bad.csv says why"
                 )
             given = np.array([number[label] for label in taken.labels] if number else taken.labels, np.int32)
             given = checked_labels(given, len(taken.keys), pool.classes)
             offsets = np.array([*taken.starts[1:], journal.n], np.int64) if how.keep else None
-            _make_ready(stage, pool, journal.content, given, encoded_keys(taken.keys, len(given)), offsets)
+            _make_ready(stage, pool, identity, journal.content, given, encoded_keys(taken.keys, len(given)), offsets)
             return _commit(pool.path, stage)
     except OSError as error:
         raise PoolError(f"{path} could not be appended to: {error}. The same call goes on where it stopped") from error
@@ -105,7 +107,9 @@ def append_array(
     labels_key: str | None = None,
     layout: str | None = None,
 ) -> Pool:
-    """Add the items of an array in a file to a pool; the arguments are those of import_array. A kill loses nothing but time.
+    """Add the items of an array in a file to a pool; the arguments are those of import_array.
+
+    A kill loses nothing but time, and the same call twice adds the items once: a file that was appended last is known.
 
     Raises:
         PoolError: items of another shape or dtype than the pool's; another append was cut short; as import_array.
@@ -123,7 +127,7 @@ def append_blocks(
     keys: Any = None,
     identity: str = "",
 ) -> Pool:
-    """Add items, given as to Pool.create; identity tells apart what an append that was cut short had begun with.
+    """Add items, given as to Pool.create. identity tells sources apart: what was appended last is not appended again.
 
     Raises:
         PoolError: items of another shape or dtype than the pool's; keys that are there already; another append was cut
@@ -136,14 +140,14 @@ def append_blocks(
     stage = stage_of(pool.path, "append")
     try:
         with staged(stage, {"source": identity, "labels": None, "column": None}):
-            if (done := _completed(pool.path, stage)) is not None:
-                if identity:
-                    return done
+            pool, done = _completed(pool.path, stage, identity)
+            if done and identity:
+                return pool
+            if done:
                 raise PoolError(
-                    f"an append to {path} that had been cut short was completed just now: it holds {done.n} items, and "
+                    f"an append to {path} that had been cut short was completed just now: it holds {pool.n} items, and "
                     "nothing else was added. Append what is not among them"
                 )
-            pool = Pool.open(path)
             shutil.rmtree(stage / "files", ignore_errors=True)  # of an earlier call that was killed
             (stage / "files").mkdir()
             try:
@@ -162,7 +166,7 @@ def append_blocks(
                 given = checked_labels(given, count, pool.classes)
                 named = None if keys is None else encoded_keys(keys, count)
                 _refuse_known(pool, keys)
-                _make_ready(stage, pool, writer.content, given, named, None)
+                _make_ready(stage, pool, identity, writer.content, given, named, None)
             except PoolError:
                 discard(stage)  # what was given is wrong: nobody will go on with it
                 raise
@@ -220,6 +224,7 @@ def _writer(pool: Pool, stage: Path, journal: Journal | None) -> ArrayWriter:
 def _make_ready(
     stage: Path,
     pool: Pool,
+    identity: str,
     content: str,
     labels: np.ndarray,
     keys: np.ndarray | None,
@@ -231,7 +236,13 @@ def _make_ready(
             with (stage / f"{name}.npy").open("rb") as file:
                 os.fsync(file.fileno())
     sync_directory(stage / "files")
-    said = {"from": pool.n, "base": pool._facts.content, "n": pool.n + len(labels), "content": content}
+    said = {
+        "from": pool.n,
+        "base": pool._facts.content,
+        "n": pool.n + len(labels),
+        "content": content,
+        "source": identity,
+    }
     write_file(stage / "ready.json", json.dumps(said).encode())
 
 
@@ -244,9 +255,15 @@ def _check_base(stage: Path, pool: Pool) -> None:
         raise PoolError(f"{pool.path} has changed since the append in {stage} was begun: remove that directory")
 
 
-def _completed(path: Path, stage: Path) -> Pool | None:
-    """The pool, if an earlier call with the same settings had made everything ready."""
-    return _commit(path, stage) if (stage / "ready.json").exists() else None
+def _completed(path: Path, stage: Path, identity: str) -> tuple[Pool, bool]:
+    """The pool, and whether there is nothing to do: an earlier call for the same had made all ready, or had ended."""
+    if (stage / "ready.json").exists():
+        return _commit(path, stage), True
+    pool = Pool.open(path)
+    if identity and pool._facts.appended == identity:
+        discard(stage)
+        return pool, True
+    return pool, False
 
 
 def _commit(path: Path, stage: Path) -> Pool:
@@ -310,4 +327,5 @@ def _write_keys(group: Any, path: Path, name: str, keys: np.ndarray) -> None:
 
 def _say(group: Any, facts: Facts, ready: dict[str, Any]) -> None:
     earlier = (*facts.earlier, (ready["from"], ready["base"]))
-    group.update_attributes(replace(facts, n=ready["n"], content=ready["content"], earlier=earlier).to_attrs())
+    facts = replace(facts, n=ready["n"], content=ready["content"], earlier=earlier, appended=ready["source"] or None)
+    group.update_attributes({"appended": None, **facts.to_attrs()})

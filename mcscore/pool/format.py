@@ -80,7 +80,8 @@ def plan_grid(n: int | None, item_bytes: int) -> Grid:
 class Facts:
     """The attributes of a pool. mean and std are per channel (or of length 1), in units of the stored items as floats,
     where uint8 counts as value / 255. n is None in pools of other makers: as many as the array of items has. content is a
-    hash of all items, taken as they were written; earlier has (n, content) as they were before each append."""
+    hash of all items, taken as they were written; earlier has (n, content) as they were before each append; appended tells
+    the source of the last append from others."""
 
     item_shape: tuple[int, ...]
     created: str = ""
@@ -92,6 +93,7 @@ class Facts:
     classes: list[str] | None = None
     source: str | None = None
     encoded: bool | None = None
+    appended: str | None = None
 
     def to_attrs(self) -> dict[str, Any]:
         known = {"format": FORMAT, "version": VERSION, **self.__dict__}
@@ -113,6 +115,7 @@ class Facts:
             classes=[str(name) for name in attrs["classes"]] if attrs.get("classes") is not None else None,
             source=attrs.get("source"),
             encoded=attrs.get("encoded"),
+            appended=attrs.get("appended"),
         )
 
 

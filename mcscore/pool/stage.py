@@ -64,7 +64,12 @@ def discard(stage: Path) -> None:
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Give every file of a directory its place in another, durably; what an earlier call moved stays."""
-    for file in sorted(source.iterdir()):
-        os.replace(file, target / file.name)
-    sync_directory(target)
+    """Give every file below a directory its place below another, durably; what an earlier call moved stays."""
+    touched = {target}
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+        touched.update(parent for parent in place.parents if parent.is_relative_to(target))
+    for directory in touched:
+        sync_directory(directory)

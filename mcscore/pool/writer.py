@@ -78,7 +78,8 @@ class ArrayWriter:
     def _flush(self) -> None:
         digest = hashlib.sha256(self.content.encode())
         digest.update(self._buffer[self._fresh : self._used].data)
-        file = self.folder / self.layout.file((self.n - 1) // self._unit).name
+        file = self.folder / self.layout.name.format((self.n - 1) // self._unit)
+        file.parent.mkdir(parents=True, exist_ok=True)  # other software names chunks c/0/0/0
         write_file(file, *file_parts(self.layout, self._buffer, self._used))
         self.content = f"sha256:{digest.hexdigest()}"
 

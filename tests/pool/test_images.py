@@ -269,6 +269,7 @@ def test_an_import_killed_at_any_write_goes_on_to_the_same_pool(
 ) -> None:
     """Files of 5 images, or 3000 bytes; the n-th durable step is the last, for every n. Decoded in this process."""
     monkeypatch.setattr("mcscore.pool.intake.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of real ones take their time
     chunk = 3000 if keep else 5
     monkeypatch.setattr(MODULE, "plan_grid", lambda *_: Grid(chunk, None))
     kwargs: dict[str, Any] = {"size": 16, "keep_encoded": keep, "workers": 1}
