@@ -6,6 +6,7 @@ from .append import append_array, append_blocks, append_images
 from .format import ChunkError, PoolError
 from .import_images import import_images
 from .importers import FORMATS, import_array
+from .labels import items_from, label_from
 from .pool import Batch, Pool
 
 __all__ = [
@@ -19,4 +20,6 @@ __all__ = [
     "append_images",
     "import_array",
     "import_images",
+    "items_from",
+    "label_from",
 ]

@@ -46,6 +46,16 @@ class ChunkLayout:
         return tuple(self.array.shape[1:])
 
     @property
+    def codecs(self) -> list[str]:
+        """Names of what a chunk's bytes go through."""
+        codecs = self.array.metadata.to_dict()["codecs"]
+        inner = codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
+        return [
+            codec["configuration"].get("cname", codec["name"]) if codec["name"] == "blosc" else codec["name"]
+            for codec in inner
+        ]
+
+    @property
     def files(self) -> int:
         """Number of files (chunks or shards) that must be there."""
         return -(-self.n // (self.shard or self.chunk))
@@ -267,6 +277,7 @@ class ChunkReader:
             "Restore the file from a copy, or import the data again",
             first,
             stop,
+            why,
         )
 
 

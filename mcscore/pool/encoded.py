@@ -95,9 +95,13 @@ class EncodedReader:
     def _damage(self, error: ChunkError) -> ChunkError:
         offsets = np.empty(self._offsets.layout.n, np.int64)
         self._offsets.read(0, offsets)
-        first = int(np.searchsorted(offsets, error.start, "right")) - 1
-        stop = int(np.searchsorted(offsets, error.stop, "left"))
-        return ChunkError(f"items {first}..{stop - 1} cannot be read: {error}", first, stop)
+        first, stop = items_of_bytes(offsets, error.start, error.stop)
+        return ChunkError(f"items {first}..{stop - 1} cannot be read: {error}", first, stop, error.why)
+
+
+def items_of_bytes(offsets: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+    """The items first..last-1 to which bytes start..stop-1 of the blob belong."""
+    return int(np.searchsorted(offsets, start, "right")) - 1, int(np.searchsorted(offsets, stop, "left"))
 
 
 def blob_until(blob: ChunkLayout, offsets: ChunkLayout, n: int) -> list[ChunkLayout]:

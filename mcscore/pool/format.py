@@ -46,9 +46,9 @@ class PoolError(ValueError):
 class ChunkError(PoolError):
     """Items start..stop-1 cannot be read: their chunk is missing, torn or changed."""
 
-    def __init__(self, message: str, start: int, stop: int) -> None:
+    def __init__(self, message: str, start: int, stop: int, why: str = "") -> None:
         super().__init__(message)
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.why = start, stop, why
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,18 @@ class Pool:
         with self._reader() as reader:
             reader.check_files()
 
+    def arrays(self) -> list[tuple[ChunkLayout, int]]:
+        """(layout, first item) of every array on disk."""
+        mutable = [(layout, 0) for layout in self._columns.values()]
+        keys = [(layout, start) for start, layout in self._keys.items()]
+        items = [(self._offsets, 0), (self._layout, 0)] if self._offsets else [(self._layout, 0)]
+        return [*items, *mutable, *keys]
+
+    def offsets(self) -> np.ndarray:
+        """(N + 1,) int64: where each image of a pool of encoded images begins in the blob; of no other pool."""
+        assert self._offsets is not None
+        return _column(self._offsets)
+
     @cached_property
     def fingerprint(self) -> str:
         """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects."""

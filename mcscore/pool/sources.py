@@ -74,6 +74,14 @@ def open_source(where: str | os.PathLike[str], labels: bool = False, column: str
     raise PoolError(f"{text} is neither a folder nor files that all end in one of {known}")
 
 
+def is_images(where: str | os.PathLike[str]) -> bool:
+    """Whether ``where`` is of a kind that open_source reads: a folder that is no Zarr array, tars or Parquet files."""
+    text = os.fspath(where)
+    if os.path.isdir(text):
+        return not any(os.path.exists(os.path.join(text, name)) for name in ("zarr.json", ".zarray", ".zgroup"))
+    return text.endswith(tuple(suffix for suffixes, _ in SOURCES for suffix in suffixes))
+
+
 def expand_braces(pattern: str) -> list[str]:
     """ "a-{08..10}.tar" -> a-08.tar, a-09.tar, a-10.tar; "{x,y}.tar" -> x.tar, y.tar."""
     found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)

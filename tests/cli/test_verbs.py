@@ -310,3 +310,41 @@ def test_sites_and_their_p_can_be_chosen(mcscore: Command, pool: Path, project: 
     sites = json.loads((project / "one-site" / "run.json").read_text())["sites"]
     assert [(site["name"], site["active"]) for site in sites] == [("3", False), ("5", True)]
     assert sites[1]["p"] == 0.25
+
+
+# -- pools -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_is_labelled_excluded_appended_to_and_verified(mcscore: Command, project: Path) -> None:
+    made = answer(mcscore("pool", "import", "digits.npy", "grow.zarr", "--layout", "hw", "--classes", "a,b", "--json"))
+    n = made["items"]
+    (project / "labels.csv").write_text("id,label\n0,a\n1,b\n")
+    said = answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--json"))
+    assert (said["changed"], said["labelled"]) == (2, 2)
+    (project / "labels.csv").write_text("id,label\n0,b\n")
+    refused = mcscore("pool", "label", "grow.zarr", "labels.csv")
+    assert refused.exit_code == 1
+    assert "item 0 is labelled 0 and would become 1" in refused.stderr
+    assert answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--overwrite", "--json"))["changed"] == 1
+    assert answer(mcscore("pool", "exclude", "grow.zarr", "3,5-6", "--json"))["excluded"] == 3
+    assert answer(mcscore("pool", "exclude", "grow.zarr", "5", "--readmit", "--json"))["excluded"] == 2
+    grown = answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))
+    assert (grown["added"], grown["items"], grown["labelled"], grown["excluded"]) == (n, 2 * n, 2, 2)
+    assert answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))["added"] == 0
+    info = answer(mcscore("pool", "info", "grow.zarr", "--contact-sheet", "sheet.png", "--json"))
+    assert info["labelled_share"] == round(2 / (2 * n), 6)
+    files = (project / "grow.zarr").rglob("c.*")
+    assert info["bytes"] == sum(file.stat().st_size for file in files)
+    assert info["arrays"]["items"]["codecs"] == ["bytes", "crc32c"]
+    assert (project / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert answer(mcscore("pool", "verify", "grow.zarr", "--json"))["damaged"] == []
+    file = project / "grow.zarr" / "items" / "c.0.0.0.0"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    found = mcscore("pool", "verify", "grow.zarr", "--json")
+    assert found.exit_code == 1
+    (damage,) = json.loads(found.stdout)["damaged"]
+    assert (damage["array"], damage["chunk"], damage["file"]) == ("items", 0, "grow.zarr/items/c.0.0.0.0")
+    assert "items chunk 0, items 0.." in found.stderr
+    assert "crc32c does not match" in found.stderr

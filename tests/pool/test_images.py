@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from mcscore.pool import Pool, PoolError, import_images
 from mcscore.pool.format import Grid
 from mcscore.pool.images import BadImage, decode
-from mcscore.pool.sources import expand_braces
+from mcscore.pool.sources import expand_braces, open_source
 
 from .helpers import Killed, failing
 
@@ -226,6 +227,86 @@ def test_parquet_with_an_image_column(tmp_path: Path) -> None:
     assert bad_of(tmp_path / "p") == {
         "/etc/hostname": "the row holds no bytes, and its path leads out of the file's folder"
     }
+
+
+def test_paths_of_rows_are_followed_within_the_folder_of_the_file_only(tmp_path: Path) -> None:
+    """As the datasets library writes them: structs, class names in the schema, several row groups."""
+    import json
+
+    import pyarrow
+    import pyarrow.parquet
+
+    home = tmp_path / "set"
+    (home / "img").mkdir(parents=True)
+    (home / "img" / "a.png").write_bytes(colour(8))
+    (tmp_path / "secret.png").write_bytes(colour(9))
+    (home / "link.png").symlink_to(tmp_path / "secret.png")
+    paths = ["img/a.png", "../secret.png", str(tmp_path / "secret.png"), "link.png", "img/none.png", None]
+    rows = [{"bytes": None, "path": path} for path in paths] + [{"bytes": colour(3), "path": "z.png"}]
+    said = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pyarrow.table({"image": rows, "label": [1, 1, 1, 1, 1, 1, 0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(said)})
+    pyarrow.parquet.write_table(table, home / "d.parquet", row_group_size=2)
+    pool = import_images(home / "d.parquet", tmp_path / "p", size=4, labels=True, workers=1)
+    assert pool.keys is not None
+    assert pool.keys.tolist() == ["img/a.png", "z.png"]
+    assert pool.labels.tolist() == [1, 0]
+    assert pool.classes == ["cat", "dog"]
+    assert pool.read(0, 2)[:, 0, 0, 0].tolist() == [8, 3]
+    bad = bad_of(tmp_path / "p")
+    assert {key for key, why in bad.items() if "leads out" in why} == set(paths[1:4])
+    assert "No such file" in bad["img/none.png"]
+    assert bad["d.parquet:5"] == "the row holds neither bytes nor a path"
+
+
+def test_a_source_starts_at_any_entry(tmp_path: Path, mixed: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"bytes": colour(i), "path": str(i)} for i in range(9)]
+    for part in range(2):
+        pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / f"{part}.parquet", row_group_size=4)
+    folder(tmp_path / "src")
+    for where in (mixed / "t-*.tar", tmp_path / "*.parquet", tmp_path / "src"):
+        source = open_source(where)
+        entries = list(source.entries((0, 0)))
+        assert len({entry.place for entry in entries}) == len(entries) >= 6
+        for i, entry in enumerate(entries):
+            assert list(source.entries(entry.place)) == entries[i:]
+
+
+def test_encoded_pools_give_the_pixels_of_an_import_that_decodes(tmp_path: Path, mixed: Path) -> None:
+    pixels = import_images(mixed / "t-*.tar", tmp_path / "a", size=16, workers=1)
+    kept = import_images(mixed / "t-*.tar", tmp_path / "b", size=16, workers=1, keep_encoded=True)
+    same = pixels.read(0, 13)
+    assert (kept.n, kept.item_shape, kept.dtype) == (13, (3, 16, 16), np.dtype("u1"))
+    assert np.array_equal(kept.read(0, 13), same)
+    assert np.array_equal(kept.read(4, 9), same[4:9])
+    assert np.array_equal(kept.take([12, 0, 3]), same[[12, 0, 3]])
+    assert np.array_equal(np.concatenate([b.items for b in kept.blocks([(0, 5), (5, 13)])]), same)
+    assert kept.keys is not None
+    assert pixels.keys is not None
+    assert kept.keys.tolist() == pixels.keys.tolist()
+    assert kept.fingerprint != pixels.fingerprint
+    files = {entry.key: entry.data for entry in open_source(mixed / "t-*.tar").entries((0, 0))}
+    with kept._reader() as reader:
+        assert reader.encoded(5) == files[str(kept.keys[5])], "stored as they are"  # type: ignore[union-attr]
+
+
+def test_an_image_that_no_longer_decodes_is_named(tmp_path: Path) -> None:
+    pool = import_images(folder(tmp_path / "src"), tmp_path / "p", size=4, workers=1, keep_encoded=True)
+    before, start = pool.fingerprint, int(pool.offsets()[2])
+    array = zarr.open_array(tmp_path / "p" / "blob", mode="r+")
+    array[start : start + 8] = np.zeros(8, np.uint8)
+    assert Pool.open(tmp_path / "p").fingerprint != before
+    for read in (lambda: pool.read(0, 6), lambda: list(pool.blocks())):
+        with pytest.raises(PoolError, match=r"item 2 \(key 'cat/00005.png'\) cannot be decoded: cannot identify"):
+            read()
+    assert pool.read(3, 6).shape == (3, 3, 4, 4)
+    (batch,) = pool.blocks(on_bad_chunk="skip")
+    assert [(bad.start, bad.stop) for bad in batch.bad] == [(2, 3)]
+    assert (batch.items[2] == 0).all()
+    assert batch.items[5, 0, 0, 0] == 4
 
 
 def test_braces() -> None:
