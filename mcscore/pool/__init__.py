@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .format import PoolError
+from .format import ChunkError, PoolError
 from .import_images import import_images
 from .importers import FORMATS, import_array
 from .pool import Batch, Pool
 
-__all__ = ["FORMATS", "Batch", "Pool", "PoolError", "import_array", "import_images"]
+__all__ = ["FORMATS", "Batch", "ChunkError", "Pool", "PoolError", "import_array", "import_images"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .format import PoolError
+from .format import ChunkError, PoolError
 
 _CRC_BYTES = 4
 _ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
@@ -136,6 +136,16 @@ class ChunkReader:
             self._part(number, skip, out[done : done + take])
             done += take
 
+    def check_files(self) -> None:
+        """Look whether every file is there and every shard says what it holds; reads no items.
+
+        Raises:
+            ChunkError: the first that is not.
+        """
+        per_file = (self.layout.shard or self.layout.chunk) // self.layout.chunk
+        for number in range(0, self.layout.chunks, per_file):
+            self._open(number // per_file, number)
+
     def stored_crc(self, number: int) -> bytes:
         """The crc32c that chunk ``number`` carries, read without the chunk; empty where chunks carry none."""
         if self.layout.encoding is None or not self.layout.encoding.crc:
@@ -170,10 +180,10 @@ class ChunkReader:
                 raise self._bad(number, f"{length} bytes, {out.nbytes + crc_bytes} expected: it is truncated or torn")
             payload: Any = out.reshape(-1).view(np.uint8)
             tail = bytearray(crc_bytes)
-            got = os.preadv(descriptor, [payload, tail], offset)
+            got = self._fill(number, descriptor, [payload, tail], offset)
         else:
             whole = np.empty(length, np.uint8)
-            got = os.preadv(descriptor, [whole.data], offset)
+            got = self._fill(number, descriptor, [whole.data], offset)
             payload, tail = whole[: length - crc_bytes], bytearray(whole[length - crc_bytes :])
         if got != length:
             raise self._bad(number, f"it ends after {got} of {length} bytes: it is truncated")
@@ -184,6 +194,13 @@ class ChunkReader:
                 encoding.squeeze.decode(payload, out=out)
             except (ValueError, RuntimeError) as error:
                 raise self._bad(number, f"it cannot be decompressed ({error})") from error
+
+    def _fill(self, number: int, descriptor: int, buffers: list[Any], offset: int) -> int:
+        """Bytes read into ``buffers`` from the file that holds chunk ``number``."""
+        try:
+            return os.preadv(descriptor, buffers, offset)
+        except OSError as error:  # a bad sector
+            raise self._bad(number, f"{error.strerror}") from error
 
     def _decode_by_zarr(self, number: int, out: np.ndarray) -> None:
         file = self.layout.file(number * self.layout.chunk // (self.layout.shard or self.layout.chunk))
@@ -219,7 +236,11 @@ class ChunkReader:
             raise self._bad(number, "the file is missing") from None
         self._file = (file, descriptor)
         if self.layout.shard is not None:
-            self._index = self._read_index(descriptor, number)
+            try:
+                self._index = self._read_index(descriptor, number)
+            except PoolError:
+                self._close()  # or the next chunk would be looked up in the index of another shard
+                raise
         return descriptor
 
     def _read_index(self, descriptor: int, number: int) -> np.ndarray:
@@ -237,14 +258,16 @@ class ChunkReader:
             os.close(self._file[1])
             self._file = None
 
-    def _bad(self, number: int, why: str) -> PoolError:
+    def _bad(self, number: int, why: str) -> ChunkError:
         layout = self.layout
-        first, last = number * layout.chunk, min((number + 1) * layout.chunk, layout.n) - 1
+        first, stop = number * layout.chunk, min((number + 1) * layout.chunk, layout.n)
         file = layout.file(first // (layout.shard or layout.chunk))
         inside = "" if layout.shard is None else f" (chunk {number % (layout.shard // layout.chunk)} inside)"
-        return PoolError(
-            f"{layout.folder.name} {first}..{last} cannot be read, chunk {number} of {file}{inside}: {why}. "
-            "Restore the file from a copy, or import the data again"
+        return ChunkError(
+            f"{layout.folder.name} {first}..{stop - 1} cannot be read, chunk {number} of {file}{inside}: {why}. "
+            "Restore the file from a copy, or import the data again",
+            first,
+            stop,
         )
 
 

@@ -6,8 +6,9 @@ them in a pool of up to 4 GiB).
 
 So it changes when a pool is made anew from other data (or the same in another order), when a file is truncated, lost or
 exchanged, when a chunk is rewritten (beyond 4 GiB: if it is among the 1024), and when the normalisation changes. It does
-not see bytes that flip on disk: the crc32c of each chunk finds those, whenever the chunk is read. Labels, exclusion
-flags, keys, class names, source and date are left out on purpose: labelling must not end a run, a copy is the same pool.
+not see bytes that flip on disk: the crc32c of each chunk finds those, whenever the chunk is read. A pool that has lost a
+file has a fingerprint too, another one: what is left of it can be scored, if that is asked for. Labels, exclusion flags,
+keys, class names, source and date are left out on purpose: labelling must not end a run, a copy is the same pool.
 """
 
 from __future__ import annotations
@@ -17,17 +18,13 @@ import json
 import os
 
 from .chunks import ChunkLayout, ChunkReader
-from .format import FORMAT, VERSION, Facts, PoolError
+from .format import FORMAT, VERSION, ChunkError, Facts
 
 _SAMPLED_CHUNKS = 1024
 
 
 def fingerprint_of(layout: ChunkLayout, facts: Facts) -> str:
-    """ "sha256:" and 64 hexadecimal digits.
-
-    Raises:
-        PoolError: a chunk or shard file is missing, or the index of a shard is damaged.
-    """
+    """ "sha256:" and 64 hexadecimal digits."""
     said = {
         "format": [FORMAT, VERSION],
         "content": facts.content,
@@ -41,12 +38,14 @@ def fingerprint_of(layout: ChunkLayout, facts: Facts) -> str:
     }
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for number in range(layout.files):
-        file = layout.file(number)
         try:
-            digest.update(f"{os.stat(file).st_size}\n".encode())
+            digest.update(f"{os.stat(layout.file(number)).st_size}\n".encode())
         except FileNotFoundError:
-            raise PoolError(f"{file} is missing: the pool has lost items. Restore it from a copy") from None
+            digest.update(b"missing\n")
     with ChunkReader(layout) as reader:
         for number in range(0, layout.chunks, -(-layout.chunks // _SAMPLED_CHUNKS) or 1):
-            digest.update(reader.stored_crc(number))
+            try:
+                digest.update(reader.stored_crc(number))
+            except ChunkError:
+                digest.update(b"unreadable")
     return f"sha256:{digest.hexdigest()}"

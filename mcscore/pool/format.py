@@ -37,6 +37,14 @@ class PoolError(ValueError):
     """Something is wrong with a pool on disk or with what should become one; the message says what, where, what to do."""
 
 
+class ChunkError(PoolError):
+    """Items start..stop-1 cannot be read: their chunk is missing, torn or changed."""
+
+    def __init__(self, message: str, start: int, stop: int) -> None:
+        super().__init__(message)
+        self.start, self.stop = start, stop
+
+
 @dataclass(frozen=True)
 class Grid:
     """Items per chunk, and per shard (a multiple of it) or None when chunks are files of their own."""

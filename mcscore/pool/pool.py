@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from .chunks import ChunkLayout, ChunkReader, encoded, layout_of
 from .create import checked_labels, create
 from .durable import locked, write_file
 from .fingerprint import fingerprint_of
-from .format import Facts, PoolError, check_is_pool
+from .format import ChunkError, Facts, PoolError, check_is_pool
 from .prefetch import prefetch as read_ahead
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
@@ -23,10 +23,14 @@ BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive items: ids (n,) int64, items (n, *item_shape) in the pool's dtype."""
+    """Consecutive items: ids (n,) int64, items (n, *item_shape) in the pool's dtype.
+
+    bad: what could not be read, if that was to be skipped: errors whose (start, stop) lie in the batch; items there are 0.
+    """
 
     ids: np.ndarray
     items: np.ndarray
+    bad: tuple[ChunkError, ...] = ()
 
 
 class Pool:
@@ -170,35 +174,57 @@ class Pool:
                 reader.read(int(ids_B[at]), out[at : at + 1])
         return out
 
-    def blocks(self, ranges: Iterable[tuple[int, int]] | None = None, prefetch: int = 2) -> Iterator[Batch]:
+    def blocks(
+        self,
+        ranges: Iterable[tuple[int, int]] | None = None,
+        prefetch: int = 2,
+        on_bad_chunk: Literal["raise", "skip"] = "raise",
+    ) -> Iterator[Batch]:
         """One Batch per range (start, stop), in order, read ahead by one thread up to ``prefetch`` batches.
 
         Without ranges: the whole pool in steps of :attr:`block_items`. A batch is as large as its range, so ranges
-        decide the memory: (prefetch + 2) batches. Consecutive ranges that share a chunk decode it once.
+        decide the memory: (prefetch + 2) batches. Consecutive ranges that share a chunk decode it once. With on_bad_chunk
+        "skip" a chunk that cannot be read is said in :attr:`Batch.bad` instead of raised.
 
         Raises:
-            PoolError: as for read, raised in the loop that consumes the batches.
+            ChunkError, PoolError: as for read, raised in the loop that consumes the batches.
         """
         step = self.block_items
         spans = [(at, min(at + step, self.n)) for at in range(0, self.n, step)] if ranges is None else list(ranges)
         for start, stop in spans:
             self._check_range(start, stop)
-        return read_ahead(self._batches(spans), prefetch)
+        return read_ahead(self._batches(spans, on_bad_chunk == "skip"), prefetch)
 
-    def _batches(self, spans: list[tuple[int, int]]) -> Iterator[Batch]:
+    def _batches(self, spans: list[tuple[int, int]], skip: bool) -> Iterator[Batch]:
         with ChunkReader(self._layout) as reader:
             for start, stop in spans:
                 items = self._output(stop - start, None)
-                reader.read(start, items)
-                yield Batch(np.arange(start, stop, dtype=np.int64), items)
+                bad: list[ChunkError] = []
+                at = start
+                while at < stop:
+                    try:
+                        reader.read(at, items[at - start :])
+                        break
+                    except ChunkError as error:
+                        if not skip:
+                            raise
+                        first, at = max(error.start, start), min(error.stop, stop)
+                        items[first - start : at - start] = 0
+                        bad.append(ChunkError(str(error), first, at))
+                yield Batch(np.arange(start, stop, dtype=np.int64), items, tuple(bad))
+
+    def check_files(self) -> None:
+        """Look whether all files of items are there, in milliseconds; what is in them shows when they are read.
+
+        Raises:
+            ChunkError: a file is missing, or the index of a shard is damaged; names the file and the items.
+        """
+        with ChunkReader(self._layout) as reader:
+            reader.check_files()
 
     @cached_property
     def fingerprint(self) -> str:
-        """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects.
-
-        Raises:
-            PoolError: a file of items is missing.
-        """
+        """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects."""
         return fingerprint_of(self._layout, self._facts)
 
     # ------------------------------------------------------------------ labels and flags
