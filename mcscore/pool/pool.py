@@ -227,6 +227,10 @@ class Pool:
         """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects."""
         return fingerprint_of(self._layout, self._facts)
 
+    def fingerprint_at(self, n: int) -> str | None:
+        """The fingerprint this pool had when it held n items; None if it never did."""
+        return self.fingerprint if n == self.n else None
+
     # ------------------------------------------------------------------ labels and flags
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import RunError
+from .identity import holds_pool_of
 from .normalise import normalised
 
 if TYPE_CHECKING:
@@ -46,16 +47,12 @@ def choose(
         raise RunError(f"k must be at least 1, got {k}")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
-    if not (run.complete or partial):
-        raise RunError(
-            f"{run.path} is incomplete: {run.n - run.done:,} of {run.n:,} items are not scored. Score the pool into it "
-            "again to complete it, or pass partial=True to choose from what there is"
-        )
     pool = _pool_of(run, pool)
-    labelled_N = (pool.labels >= 0) & (
-        not run.meta["labelled"]
-    )  # with it, labelled items may be chosen like the others
-    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, labelled_N | pool.excluded)
+    if not partial:
+        refuse_incomplete(run, pool)
+    # Of a run of labelled items these may be chosen like the others. Items added since have no scores yet.
+    labelled_N = ((pool.labels >= 0) & (not run.meta["labelled"]))[: run.n]
+    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, labelled_N | pool.excluded[: run.n])
 
     embeddings = labelled_embeddings = None
     labelled = np.empty(0, np.int64)
@@ -116,12 +113,29 @@ def _pool_of(run: Run, pool: Pool | None) -> Pool:
             raise RunError(
                 f"the pool of {run.path} is not where it was: {error}. Pass pool=, opened where it is"
             ) from error
-    if pool.fingerprint != recorded["fingerprint"]:
+    refuse_other_pool(run, pool)
+    return pool
+
+
+def refuse_other_pool(run: Run, pool: Pool) -> None:
+    """RunError if ``pool`` is neither the one that ``run`` scored nor what that has become by appending."""
+    if not holds_pool_of(run.meta, pool):
+        pool.check_files()  # if it has lost a file, that is the error
         raise RunError(
             f"{pool.path} is not the pool that {run.path} scored: "
-            f"its fingerprint is {pool.fingerprint}, recorded is {recorded['fingerprint']}"
+            f"its fingerprint is {pool.fingerprint}, recorded is {run.meta['pool']['fingerprint']}"
         )
-    return pool
+
+
+def refuse_incomplete(run: Run, pool: Pool | None) -> None:
+    """RunError if items of the run, or items that its pool has got since, are not scored."""
+    n = max(run.n, pool.n if pool is not None else 0)
+    if run.done < n:
+        grown = f" ({n - run.n:,} were appended to the pool since)" if n > run.n else ""
+        raise RunError(
+            f"{run.path} is incomplete: {n - run.done:,} of {n:,} items are not scored{grown}. Score the pool into it "
+            "again to complete it, or pass partial=True (--partial) to take what there is"
+        )
 
 
 def _scorer_of(run: Run, scorer: Scorer | None) -> Scorer:

@@ -7,31 +7,33 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from . import disk
 from .errors import RunError, Stopped
-from .identity import new_meta, read_meta, refuse_difference, warn_of_other_bits
+from .identity import new_meta, pool_facts, refuse_difference, warn_of_other_bits
 from .journal import Journal, Record, Values
 from .lock import locked
 from .normalise import normalised
 from .results import Run
 from .signals import StopRequest, stop_request
 from .spans import BLOCK_BYTES, blocks_of, default_block, default_span
+from .tasks import Mask, Results, Task, open_tasks, runs_of
 
 if TYPE_CHECKING:
     from ..pool import Batch, Pool
     from ..scorer import Scorer
 
 Progress = Callable[[int, int], None]
-Mask = npt.NDArray[np.bool_]
+OnBadChunk = Literal["raise", "skip"]
 
 _FIRST_BLOCK = 4096  # items shown to the scorer to plan with
-_NAMED_IDS = 5  # ids without a finite score that are named at the end; all are in the records
+_NAMED = 5  # ids without a score, or ranges of them, that are named at the end; all are in the records
 _UNFINISHED = {"lock", "commits", "scores.zarr"}  # what a run that was killed while being made may have left
 
 
@@ -42,38 +44,61 @@ def score_pool(
     *,
     span: int | None = None,
     labelled: bool = False,
+    on_bad_chunk: OnBadChunk = "raise",
     progress: Progress | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labelled nor excluded, into the run directory ``out``.
 
     If ``out`` is a run, it goes on where it stopped, as if it had never stopped: the scores are the same to the last bit
-    on the same machine, provided the pool's labels are. What is damaged in it is scored again.
+    on the same machine, provided the pool's labels are. What is damaged in it is scored again. If the pool has been appended
+    to, only the items that were added are scored.
 
+    on_bad_chunk: what becomes of items that cannot be read from the pool. "raise": an error names them, and what an earlier
+        attempt skipped is tried again. "skip": they get NaN, are listed (``Run.unreadable``) and never selected.
     labelled: score and select labelled items too, as one who looks for wrong labels wants.
     span: items committed as one, which is what a kill can cost; default: about 1/50 of the pool, 256 to 65,536.
     progress: called as progress(items done, items in the pool) before the first block and after every one.
 
     Raises:
         RunError: ``out`` is something else, or a run of another pool, model, seed, ... (the field is named); it is being
-            written by another process; the model failed on a block (named); the disk is full. What was committed stays.
+            written by another process; the model failed on a block (named); a chunk of the pool cannot be read (chunk, file
+            and items are named); the disk is full. What was committed stays.
+        ChunkError: a file of the pool is missing. Nothing is written then.
         Stopped: SIGINT or SIGTERM came; what was committed stays.
         What ``Scorer.prepare`` raises for a model that cannot be scored. Nothing is on disk then.
     """
     path = Path(out)
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")
+    if on_bad_chunk not in get_args(OnBadChunk):
+        raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
+    if on_bad_chunk == "raise":
+        pool.check_files()  # rather now than when the job comes to it, in days
     with stop_request() as stop, normalised(scorer, pool):
-        if _is_run(path):
-            opened = _continued(path, pool, scorer, span, labelled)
-        else:
-            opened = _begun(path, pool, scorer, span, labelled)
-        with opened as (journal, records):
-            records = _score(journal, records, pool, scorer, stop, progress or (lambda _done, _total: None))
+        begin = _continued if _is_run(path) else _begun
+        with begin(path, pool, scorer, span, labelled, on_bad_chunk) as job:
+            records = _score(job, pool, scorer, stop, progress or (lambda _done, _total: None))
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in records), pool.n)
-    run = Run(journal, records, pool=pool, scorer=scorer)
-    _tell_nonfinite(run)
+    run = Run(job.journal, records, pool=pool, scorer=scorer)
+    _tell_unscored(run)
     return run
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What there is to do: ``tasks`` without the items in ``skip_N``; ``records`` is what is committed."""
+
+    journal: Journal
+    records: list[Record]
+    tasks: list[Task]
+    skip_N: Mask
+    on_bad_chunk: OnBadChunk
+
+    @staticmethod
+    def of(journal: Journal, records: list[Record], skip_N: Mask, on_bad_chunk: OnBadChunk) -> _Job:
+        tasks, skip_N = open_tasks(journal, records, skip_N, retry=on_bad_chunk == "raise")
+        return _Job(journal, records, tasks, skip_N, on_bad_chunk)
 
 
 # -- where to begin ----------------------------------------------------------------------------------------------------
@@ -102,8 +127,8 @@ def _require_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def _begun(
-    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool
-) -> Iterator[tuple[Journal, list[Record]]]:
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool, on_bad_chunk: OnBadChunk
+) -> Iterator[_Job]:
     """A new run, locked. The model is tried before anything is written."""
     skip_N = _skipped(pool, labelled)
     if skip_N.all():
@@ -111,7 +136,7 @@ def _begun(
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labelled or excluded; "
             "labelled=True (--labelled) scores the labelled ones too"
         )
-    _prepare(pool, scorer, skip_N)
+    _prepare(pool, scorer, skip_N, on_bad_chunk)
     described = scorer.describe()
     step = described["plan"]["items"]
     size = min(span, pool.n) if span is not None else default_span(pool.n, step)
@@ -127,35 +152,51 @@ def _begun(
             if made and not (path / "run.json").exists():  # nobody else's either: we hold the lock
                 shutil.rmtree(path, ignore_errors=True)
             raise
-        yield journal, []
+        yield _Job.of(journal, [], skip_N, on_bad_chunk)
 
 
 @contextlib.contextmanager
 def _continued(
-    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool
-) -> Iterator[tuple[Journal, list[Record]]]:
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool, on_bad_chunk: OnBadChunk
+) -> Iterator[_Job]:
     """An existing run, locked and checked, with the records that hold; the scorer has adopted its plan if it is needed."""
-    meta = read_meta(path)
-    refuse_difference(path, meta, pool, scorer.describe(), span, labelled, prepared=False)
     with _locked(path):
         journal = Journal.open(path)
+        refuse_difference(path, journal.meta, pool, scorer.describe(), span, labelled, prepared=False)
         with _writing(f"{path} cannot be gone on with"):
+            if pool.n > journal.meta["pool"]["n"]:
+                journal = journal.grow(pool_facts(pool))
             records = journal.repair()
-        skip_N = _skipped(pool, labelled)
-        done = {record.span.index for record in records}
-        if not all(skip_N[s.start : s.stop].all() for s in journal.spans if s.index not in done):
-            _prepare(pool, scorer, skip_N, plan=meta["plan"])
-            refuse_difference(path, meta, pool, scorer.describe(), span, labelled, prepared=True)
-            warn_of_other_bits(path, meta, scorer.describe())
-        yield journal, records
+        job = _Job.of(journal, records, _skipped(pool, labelled), on_bad_chunk)
+        if not all(job.skip_N[task.span.start : task.span.stop].all() for task in job.tasks):
+            _prepare(pool, scorer, _skipped(pool, labelled), on_bad_chunk, plan=journal.meta["plan"])
+            refuse_difference(path, journal.meta, pool, scorer.describe(), span, labelled, prepared=True)
+            warn_of_other_bits(path, journal.meta, scorer.describe())
+        yield job
 
 
-def _prepare(pool: Pool, scorer: Scorer, skip_N: Mask, plan: Mapping[str, Any] | None = None) -> None:
+def _prepare(
+    pool: Pool, scorer: Scorer, skip_N: Mask, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+) -> None:
     """Show the scorer the first items that are to be scored."""
-    start = int(skip_N.argmin())
-    stop = min(pool.n, start + max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool))))
-    keep = ~skip_N[start:stop]
-    scorer.prepare(pool.read(start, stop)[keep], np.arange(start, stop)[keep], plan=plan)
+    step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
+    starts = range(int(skip_N.argmin()), pool.n, step)
+    ranges = ((at, min(at + step, pool.n)) for at in starts if not skip_N[at : at + step].all())
+    for start, stop in ranges:
+        batch = _next(pool.blocks([(start, stop)], 0, on_bad_chunk), "What is committed stays")
+        keep = _readable(batch, ~skip_N[start:stop])
+        if keep.any():
+            scorer.prepare(batch.items[keep], batch.ids[keep], plan=plan)
+            return
+    raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
+
+
+def _readable(batch: Batch, keep: Mask) -> Mask:
+    """``keep`` without the items of the batch that could not be read."""
+    keep = keep.copy()
+    for error in batch.bad:
+        keep[error.start - batch.ids[0] : error.stop - batch.ids[0]] = False
+    return keep
 
 
 def _skipped(pool: Pool, labelled: bool) -> Mask:
@@ -169,56 +210,59 @@ def _item_bytes(pool: Pool) -> int:
 # -- scoring -----------------------------------------------------------------------------------------------------------
 
 
-def _score(
-    journal: Journal, records: list[Record], pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress
-) -> list[Record]:
-    """Score and commit the spans that have no record, until all have one or a stop is asked for. Returns all records."""
-    skip_N = _skipped(pool, journal.meta["labelled"])
-    committed = {record.span.index: record for record in records}
-    todo = [span for span in journal.spans if span.index not in committed]
-    blocks = {span: blocks_of(span, journal.meta["block_items"], skip_N) for span in todo}
-    done = sum(record.span.n for record in records)
+def _score(job: _Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress) -> list[Record]:
+    """Score and commit the tasks, until all are or a stop is asked for. Returns all records."""
+    journal, skip_N = job.journal, job.skip_N
+    committed = {record.span.index: record for record in job.records}
+    blocks = {task.span: blocks_of(task.span, journal.meta["block_items"], skip_N) for task in job.tasks}
+    done = sum(record.span.n for record in job.records)
     progress(done, pool.n)
-    reader = cast("Generator[Batch, None, None]", pool.blocks([block for span in todo for block in blocks[span]]))
+    ranges = [block for task in job.tasks for block in blocks[task.span]]
+    reader = cast("Generator[Batch, None, None]", pool.blocks(ranges, on_bad_chunk=job.on_bad_chunk))
     with contextlib.closing(reader):
-        for span in todo:
+        for task in job.tasks:
             begin = time.perf_counter()
-            values = {name: journal.empty(name, span.n) for name in journal.names}
-            nonfinite_ids: list[int] = []
+            span, held_n = task.span, task.held.span.n if task.held else 0
+            results = Results(journal, task, retry=job.on_bad_chunk == "raise")
             so_far = f"{done:,} of {pool.n:,} items are done; score into the same directory to go on"
             for start, stop_at in blocks[span]:
                 if stop.made:
                     return _by_span(committed)
-                batch, keep = next(reader), ~skip_N[start:stop_at]
+                batch, wanted = _next(reader, so_far), ~skip_N[start:stop_at]
+                keep = _readable(batch, wanted)
+                results.unreadable(batch.ids[wanted & ~keep])
                 ids = batch.ids[keep]
-                try:
-                    scored = _score_block(scorer, batch.items if keep.all() else batch.items[keep], ids, values)
-                except Exception as error:
-                    raise RunError(
-                        f"items {start}..{stop_at - 1} in {span} of {journal.path} could not be scored: "
-                        f"{type(error).__name__}: {error}. {so_far}"
-                    ) from error
-                finite = np.all([np.isfinite(column) for column in scored.values()], axis=0)
-                nonfinite_ids += ids[~finite].tolist()
-                for name, column in scored.items():
-                    # Where one score is not finite none is kept: "not scored" has one meaning and one bit pattern.
-                    values[name][ids[finite] - span.start] = column[finite]
+                if len(ids):
+                    try:
+                        scored = _score_block(
+                            scorer, batch.items if keep.all() else batch.items[keep], ids, results.values
+                        )
+                    except Exception as error:
+                        raise RunError(
+                            f"items {start}..{stop_at - 1} in {span} of {journal.path} could not be scored: "
+                            f"{type(error).__name__}: {error}. {so_far}"
+                        ) from error
+                    results.scored(ids, scored)
                 if stop_at < span.stop:
-                    progress(done + stop_at - span.start, pool.n)
-            scored_items = int((~skip_N[span.start : span.stop]).sum())
-            seconds = time.perf_counter() - begin
+                    progress(done + max(0, stop_at - span.start - held_n), pool.n)
             with _writing(f"{span} of {journal.path} could not be written. {so_far}"):
                 committed[span.index] = journal.commit(
-                    span,
-                    values,
-                    scored=scored_items,
-                    nonfinite_ids=tuple(nonfinite_ids),
-                    seconds=seconds,
-                    device=scorer.device,
+                    span, results.values, device=scorer.device, **results.facts(time.perf_counter() - begin)
                 )
-            done += span.n
+            done += span.n - held_n
             progress(done, pool.n)
     return _by_span(committed)
+
+
+def _next(reader: Iterator[Batch], so_far: str) -> Batch:
+    from ..pool import ChunkError
+
+    try:
+        return next(reader)
+    except ChunkError as error:
+        raise RunError(
+            f"{error}; or leave them out: on_bad_chunk='skip' (--on-bad-chunk skip) goes on without them. {so_far}"
+        ) from error
 
 
 def _score_block(
@@ -240,13 +284,20 @@ def _by_span(committed: Mapping[int, Record]) -> list[Record]:
     return [committed[index] for index in sorted(committed)]
 
 
-def _tell_nonfinite(run: Run) -> None:
-    ids = run.nonfinite_ids
-    if len(ids):
-        named = ", ".join(map(str, ids[:_NAMED_IDS].tolist())) + (", ..." if len(ids) > _NAMED_IDS else "")
+def _tell_unscored(run: Run) -> None:
+    if len(ids := run.nonfinite_ids):
+        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
         warnings.warn(
             f"{len(ids):,} of {run.n:,} items have no finite score (ids {named}): NaN or infinity came out of the model. "
             "They will not be selected",
+            stacklevel=3,
+        )
+    if len(ids := run.unreadable_ids):
+        ranges = [f"{start}..{stop - 1}" for start, stop in runs_of(ids)]
+        named = ", ".join(ranges[:_NAMED]) + (", ..." if len(ranges) > _NAMED else "")
+        warnings.warn(
+            f"{len(ids):,} of {run.n:,} items could not be read from the pool (ids {named}) and have no score. "
+            "They will not be selected. When the pool is whole again, on_bad_chunk='raise' scores them",
             stacklevel=3,
         )
 
