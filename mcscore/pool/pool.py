@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .buffers import Allocate, Buffers
 from .chunks import ChunkLayout, ChunkReader, encoded, layout_of
+from .column import Column
 from .create import checked_labels, create
 from .durable import locked, write_file
 from .fingerprint import fingerprint_of
@@ -170,8 +172,7 @@ class Pool:
         ids_B = self._checked_ids(ids)
         out = self._output(len(ids_B), None)
         with ChunkReader(self._layout) as reader:
-            for at in np.argsort(ids_B, kind="stable"):
-                reader.read(int(ids_B[at]), out[at : at + 1])
+            reader.gather(ids_B, out)
         return out
 
     def blocks(
@@ -179,26 +180,28 @@ class Pool:
         ranges: Iterable[tuple[int, int]] | None = None,
         prefetch: int = 2,
         on_bad_chunk: Literal["raise", "skip"] = "raise",
+        allocate: Allocate | None = None,
     ) -> Iterator[Batch]:
         """One Batch per range (start, stop), in order, read ahead by one thread up to ``prefetch`` batches.
 
         Without ranges: the whole pool in steps of :attr:`block_items`. A batch is as large as its range, so ranges
-        decide the memory: (prefetch + 2) batches. Consecutive ranges that share a chunk decode it once. With on_bad_chunk
-        "skip" a chunk that cannot be read is said in :attr:`Batch.bad` instead of raised.
+        decide the memory: (prefetch + 2) batches, used again as soon as nothing refers to their items any more. Consecutive
+        ranges that share a chunk decode it once. With on_bad_chunk "skip" a chunk that cannot be read is said in
+        :attr:`Batch.bad` instead of raised. allocate: where the memory comes from (bytes -> uint8 array).
 
         Raises:
             ChunkError, PoolError: as for read, raised in the loop that consumes the batches.
         """
         step = self.block_items
-        spans = [(at, min(at + step, self.n)) for at in range(0, self.n, step)] if ranges is None else list(ranges)
-        for start, stop in spans:
-            self._check_range(start, stop)
-        return read_ahead(self._batches(spans, on_bad_chunk == "skip"), prefetch)
+        if ranges is None:
+            ranges = ((at, min(at + step, self.n)) for at in range(0, self.n, step))
+        return read_ahead(self._batches(ranges, on_bad_chunk == "skip", Buffers(allocate)), prefetch)
 
-    def _batches(self, spans: list[tuple[int, int]], skip: bool) -> Iterator[Batch]:
+    def _batches(self, ranges: Iterable[tuple[int, int]], skip: bool, buffers: Buffers) -> Iterator[Batch]:
         with ChunkReader(self._layout) as reader:
-            for start, stop in spans:
-                items = self._output(stop - start, None)
+            for start, stop in ranges:
+                self._check_range(start, stop)
+                items = buffers.lend((stop - start, *self.item_shape), self.dtype)
                 bad: list[ChunkError] = []
                 at = start
                 while at < stop:
@@ -212,6 +215,7 @@ class Pool:
                         items[first - start : at - start] = 0
                         bad.append(ChunkError(str(error), first, at))
                 yield Batch(np.arange(start, stop, dtype=np.int64), items, tuple(bad))
+                del items  # or the memory would be in use while the next block is read
 
     def check_files(self) -> None:
         """Look whether all files of items are there, in milliseconds; what is in them shows when they are read.
@@ -248,8 +252,21 @@ class Pool:
         """(N,) str, the user's names of the items, or None."""
         if "keys" not in self._columns:
             return None
-        raw = self._column("keys")
-        return np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], "utf-8")
+        return _decoded(self._column("keys"))
+
+    def keys_of(self, ids: Any) -> np.ndarray | None:
+        """(n,) str, the names of some items in the order of their ids, or None; reads the chunks concerned only.
+
+        Raises:
+            PoolError: ids outside the pool, naming them.
+        """
+        if "keys" not in self._columns:
+            return None
+        return _decoded(self.column("keys").at(self._checked_ids(ids)))
+
+    def column(self, name: str) -> Column:
+        """ "labels", "excluded" or "keys" (UTF-8 as bytes), to be read range by range in memory that does not grow with N."""
+        return Column(self._columns[name])
 
     def set_labels(self, ids: Any, labels: Any) -> None:
         """Give items labels (-1 takes one away); durable when it returns.
@@ -319,6 +336,11 @@ class Pool:
         if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}; {self.dtype} {shape}, C-contiguous, is needed")
         return out
+
+
+def _decoded(raw: np.ndarray) -> np.ndarray:
+    """Keys as stored, (n, width) uint8, as strings."""
+    return np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], "utf-8")
 
 
 def _reading_pipeline() -> Any:
