@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,7 +181,7 @@ class Pool:
         prefetch: int = 2,
         on_bad_chunk: Literal["raise", "skip"] = "raise",
         allocate: Allocate | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """One Batch per range (start, stop), in order, read ahead by one thread up to ``prefetch`` batches.
 
         Without ranges: the whole pool in steps of :attr:`block_items`. A batch is as large as its range, so ranges

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import RunError
+from .feed import STRIDE, Skipped
 from .identity import holds_pool_of
 from .normalise import normalised
 
@@ -51,14 +52,14 @@ def choose(
     if not partial:
         refuse_incomplete(run, pool)
     # Of a run of labelled items these may be chosen like the others. Items added since have no scores yet.
-    labelled_N = ((pool.labels >= 0) & (not run.meta["labelled"]))[: run.n]
-    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, labelled_N | pool.excluded[: run.n])
+    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, Skipped(pool, run.meta["labelled"]))
 
     embeddings = labelled_embeddings = None
+    labelled_items = 0 if run.meta["labelled"] else sum(map(len, _labelled(pool, run.n)))
     labelled = np.empty(0, np.int64)
     if DIVERSITY[diversity].needs_embeddings:
         embed = _embedder(run, pool, _scorer_of(run, scorer))
-        labelled = _evenly(np.flatnonzero(labelled_N), LABELLED_MAX)
+        labelled = _evenly(_labelled(pool, run.n), labelled_items, LABELLED_MAX)
         embeddings, labelled_embeddings = embed(ids), embed(labelled) if len(labelled) else None
     selection = select(
         ids,
@@ -74,7 +75,7 @@ def choose(
         "pool": run.meta["pool"]["fingerprint"],
         "by": by,
         "candidates": len(ids),
-        "labelled": int(labelled_N.sum()),
+        "labelled": labelled_items,
         "labelled_compared": len(labelled),
         "done": run.done,
         "n": run.n,
@@ -84,20 +85,20 @@ def choose(
 
 
 def _best(
-    run: Run, by: str, candidates: int, k: int, excluded_N: npt.NDArray[np.bool_]
+    run: Run, by: str, candidates: int, k: int, skipped: Skipped
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """(ids, scores) of the best ``candidates`` items that may be chosen; at least k, or RunError."""
     from ..selection import TopK
 
     best, left = TopK(min(candidates, run.n)), 0
     for ids, scores in run.spans(by):
-        excluded = excluded_N[ids[0] : ids[-1] + 1]
+        excluded = skipped[ids[0] : ids[-1] + 1]
         left += int((np.isfinite(scores) & ~excluded).sum())
         best.update(ids, scores, excluded)
     if k > left:
         raise RunError(
             f"{k:,} items cannot be chosen: of {run.n:,} only {left:,} are left that have a finite {by} "
-            f"and are neither labelled nor excluded ({int(excluded_N.sum()):,} are)"
+            f"and are neither labelled nor excluded ({skipped.count(run.n):,} are)"
         )
     return best.result()
 
@@ -170,16 +171,29 @@ def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.
     return embed
 
 
-def _evenly(ids: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """All of ids, or ``most`` of them at even distances."""
-    return ids if len(ids) <= most else ids[np.arange(most) * len(ids) // most]
+def _labelled(pool: Pool, n: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The labelled ones of the first n ids, ascending, some at a time."""
+    labels = pool.column("labels")
+    for at in range(0, n, STRIDE):
+        yield at + np.flatnonzero(labels[at : min(at + STRIDE, n)] >= 0)
+
+
+def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> npt.NDArray[np.int64]:
+    """All ``count`` ids of the parts, or ``most`` of them at even distances."""
+    places = np.arange(min(count, most)) * max(count, most) // most
+    chosen, seen = [np.empty(0, np.int64)], 0
+    for ids in parts:
+        low, high = np.searchsorted(places, [seen, seen + len(ids)])
+        chosen.append(ids[places[low:high] - seen])
+        seen += len(ids)
+    return np.concatenate(chosen)
 
 
 def _write(run: Run, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
     ids = selection.ids
     columns = {name: run.values(name, ids) for name in (*run.meta["scores"], "prediction")}
-    if pool.keys is not None:
-        columns = {"key": pool.keys[ids], **columns}
+    if (keys := pool.keys_of(ids)) is not None:
+        columns = {"key": keys, **columns}
     path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"
     try:
         selection.write_parquet(path, columns, how)

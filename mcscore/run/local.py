@@ -6,31 +6,32 @@ import contextlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from . import disk
 from .errors import RunError, Stopped
+from .feed import OnBadChunk, Skipped, Uploads, feed, readable
 from .identity import new_meta, pool_facts, refuse_difference, warn_of_other_bits
 from .journal import Journal, Record, Values
 from .lock import locked
 from .normalise import normalised
 from .results import Run
 from .signals import StopRequest, stop_request
-from .spans import BLOCK_BYTES, blocks_of, default_block, default_span
-from .tasks import Mask, Results, Task, open_tasks, runs_of
+from .spans import BLOCK_BYTES, default_block, default_span
+from .tasks import Results, Task, open_tasks, runs_of
 
 if TYPE_CHECKING:
-    from ..pool import Batch, Pool
+    from ..pool import Pool
     from ..scorer import Scorer
 
 Progress = Callable[[int, int], None]
-OnBadChunk = Literal["raise", "skip"]
+T = TypeVar("T")
 
 _FIRST_BLOCK = 4096  # items shown to the scorer to plan with
 _NAMED = 5  # ids without a score, or ranges of them, that are named at the end; all are in the records
@@ -87,18 +88,18 @@ def score_pool(
 
 @dataclass(frozen=True)
 class _Job:
-    """What there is to do: ``tasks`` without the items in ``skip_N``; ``records`` is what is committed."""
+    """What there is to do: ``tasks`` without the items in ``skipped``; ``records`` is what is committed."""
 
     journal: Journal
     records: list[Record]
     tasks: list[Task]
-    skip_N: Mask
+    skipped: Skipped
     on_bad_chunk: OnBadChunk
 
     @staticmethod
-    def of(journal: Journal, records: list[Record], skip_N: Mask, on_bad_chunk: OnBadChunk) -> _Job:
-        tasks, skip_N = open_tasks(journal, records, skip_N, retry=on_bad_chunk == "raise")
-        return _Job(journal, records, tasks, skip_N, on_bad_chunk)
+    def of(journal: Journal, records: list[Record], skipped: Skipped, on_bad_chunk: OnBadChunk) -> _Job:
+        tasks = open_tasks(journal, records, retry=on_bad_chunk == "raise")
+        return _Job(journal, records, tasks, skipped, on_bad_chunk)
 
 
 # -- where to begin ----------------------------------------------------------------------------------------------------
@@ -130,13 +131,13 @@ def _begun(
     path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool, on_bad_chunk: OnBadChunk
 ) -> Iterator[_Job]:
     """A new run, locked. The model is tried before anything is written."""
-    skip_N = _skipped(pool, labelled)
-    if skip_N.all():
+    skipped = Skipped(pool, labelled)
+    if skipped.first_kept() is None:
         raise RunError(
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labelled or excluded; "
             "labelled=True (--labelled) scores the labelled ones too"
         )
-    _prepare(pool, scorer, skip_N, on_bad_chunk)
+    _prepare(pool, scorer, skipped, on_bad_chunk)
     described = scorer.describe()
     step = described["plan"]["items"]
     size = min(span, pool.n) if span is not None else default_span(pool.n, step)
@@ -152,7 +153,7 @@ def _begun(
             if made and not (path / "run.json").exists():  # nobody else's either: we hold the lock
                 shutil.rmtree(path, ignore_errors=True)
             raise
-        yield _Job.of(journal, [], skip_N, on_bad_chunk)
+        yield _Job.of(journal, [], skipped, on_bad_chunk)
 
 
 @contextlib.contextmanager
@@ -167,40 +168,30 @@ def _continued(
             if pool.n > journal.meta["pool"]["n"]:
                 journal = journal.grow(pool_facts(pool))
             records = journal.repair()
-        job = _Job.of(journal, records, _skipped(pool, labelled), on_bad_chunk)
-        if not all(job.skip_N[task.span.start : task.span.stop].all() for task in job.tasks):
-            _prepare(pool, scorer, _skipped(pool, labelled), on_bad_chunk, plan=journal.meta["plan"])
+        job = _Job.of(journal, records, Skipped(pool, labelled), on_bad_chunk)
+        if not all(job.skipped.of(task).all() for task in job.tasks):
+            _prepare(pool, scorer, job.skipped, on_bad_chunk, plan=journal.meta["plan"])
             refuse_difference(path, journal.meta, pool, scorer.describe(), span, labelled, prepared=True)
             warn_of_other_bits(path, journal.meta, scorer.describe())
         yield job
 
 
 def _prepare(
-    pool: Pool, scorer: Scorer, skip_N: Mask, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+    pool: Pool, scorer: Scorer, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
 ) -> None:
     """Show the scorer the first items that are to be scored."""
     step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
-    starts = range(int(skip_N.argmin()), pool.n, step)
-    ranges = ((at, min(at + step, pool.n)) for at in starts if not skip_N[at : at + step].all())
-    for start, stop in ranges:
-        batch = _next(pool.blocks([(start, stop)], 0, on_bad_chunk), "What is committed stays")
-        keep = _readable(batch, ~skip_N[start:stop])
+    for start in range(skipped.first_kept() or 0, pool.n, step):
+        wanted = ~skipped[start : start + step]
+        if not wanted.any():
+            continue
+        batch = _next(pool.blocks([(start, start + len(wanted))], 0, on_bad_chunk), "What is committed stays")
+        assert batch is not None
+        keep = readable(batch, wanted)
         if keep.any():
             scorer.prepare(batch.items[keep], batch.ids[keep], plan=plan)
             return
     raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
-
-
-def _readable(batch: Batch, keep: Mask) -> Mask:
-    """``keep`` without the items of the batch that could not be read."""
-    keep = keep.copy()
-    for error in batch.bad:
-        keep[error.start - batch.ids[0] : error.stop - batch.ids[0]] = False
-    return keep
-
-
-def _skipped(pool: Pool, labelled: bool) -> Mask:
-    return pool.excluded if labelled else (pool.labels >= 0) | pool.excluded
 
 
 def _item_bytes(pool: Pool) -> int:
@@ -212,53 +203,50 @@ def _item_bytes(pool: Pool) -> int:
 
 def _score(job: _Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress) -> list[Record]:
     """Score and commit the tasks, until all are or a stop is asked for. Returns all records."""
-    journal, skip_N = job.journal, job.skip_N
+    journal, results = job.journal, None
     committed = {record.span.index: record for record in job.records}
-    blocks = {task.span: blocks_of(task.span, journal.meta["block_items"], skip_N) for task in job.tasks}
     done = sum(record.span.n for record in job.records)
     progress(done, pool.n)
-    ranges = [block for task in job.tasks for block in blocks[task.span]]
-    reader = cast("Generator[Batch, None, None]", pool.blocks(ranges, on_bad_chunk=job.on_bad_chunk))
-    with contextlib.closing(reader):
-        for task in job.tasks:
-            begin = time.perf_counter()
-            span, held_n = task.span, task.held.span.n if task.held else 0
-            results = Results(journal, task, retry=job.on_bad_chunk == "raise")
+    uploads = Uploads(scorer.device) if scorer.device.startswith("cuda") else None
+    blocks = feed(pool, job.tasks, job.skipped, journal.meta["block_items"], job.on_bad_chunk, uploads)
+    with contextlib.closing(blocks):
+        while not stop.made:
             so_far = f"{done:,} of {pool.n:,} items are done; score into the same directory to go on"
-            for start, stop_at in blocks[span]:
-                if stop.made:
-                    return _by_span(committed)
-                batch, wanted = _next(reader, so_far), ~skip_N[start:stop_at]
-                keep = _readable(batch, wanted)
-                results.unreadable(batch.ids[wanted & ~keep])
-                ids = batch.ids[keep]
-                if len(ids):
-                    try:
-                        scored = _score_block(
-                            scorer, batch.items if keep.all() else batch.items[keep], ids, results.values
-                        )
-                    except Exception as error:
-                        raise RunError(
-                            f"items {start}..{stop_at - 1} in {span} of {journal.path} could not be scored: "
-                            f"{type(error).__name__}: {error}. {so_far}"
-                        ) from error
-                    results.scored(ids, scored)
-                if stop_at < span.stop:
-                    progress(done + max(0, stop_at - span.start - held_n), pool.n)
+            if results is None:
+                begin = time.perf_counter()
+            if (block := _next(blocks, so_far)) is None:
+                break
+            task, span, ids = block.task, block.task.span, block.ids
+            if results is None:
+                results = Results(journal, task, retry=job.on_bad_chunk == "raise")
+            results.unreadable(block.unreadable)
+            if len(ids):
+                try:
+                    results.scored(ids, _score_block(scorer, block.items, ids, results.values))
+                except Exception as error:
+                    raise RunError(
+                        f"items {ids[0]}..{ids[-1]} in {span} of {journal.path} could not be scored: "
+                        f"{type(error).__name__}: {error}. {so_far}"
+                    ) from error
+            if not block.last:
+                progress(done + max(0, block.stop - span.start - task.held_n), pool.n)
+                continue
             with _writing(f"{span} of {journal.path} could not be written. {so_far}"):
                 committed[span.index] = journal.commit(
                     span, results.values, device=scorer.device, **results.facts(time.perf_counter() - begin)
                 )
-            done += span.n - held_n
+            results = None
+            done += span.n - task.held_n
             progress(done, pool.n)
     return _by_span(committed)
 
 
-def _next(reader: Iterator[Batch], so_far: str) -> Batch:
+def _next(blocks: Iterator[T], so_far: str) -> T | None:
+    """The next of what is read from a pool, None at the end; RunError if a chunk cannot be read."""
     from ..pool import ChunkError
 
     try:
-        return next(reader)
+        return next(blocks, None)
     except ChunkError as error:
         raise RunError(
             f"{error}; or leave them out: on_bad_chunk='skip' (--on-bad-chunk skip) goes on without them. {so_far}"

@@ -18,33 +18,39 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Task:
-    """A span to be scored and committed; ``held`` is what is committed of it already and stays as it is."""
+    """A span to be scored and committed; ``held`` is what is committed of it already and stays as it is.
+
+    again: (start, stop) of what is held and could not be read from the pool, and is to be tried again.
+    """
 
     span: Span
     held: Record | None
+    again: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def held_n(self) -> int:
+        """Items of the span that are committed."""
+        return self.held.span.n if self.held else 0
+
+    @property
+    def settled(self) -> Mask:
+        """(span.n,): the items that are not to be scored because they are held."""
+        settled = np.arange(self.span.n) < self.held_n
+        for start, stop in self.again:
+            settled[start - self.span.start : stop - self.span.start] = False
+        return settled
 
 
-def open_tasks(journal: Journal, records: Iterable[Record], skip_N: Mask, retry: bool) -> tuple[list[Task], Mask]:
-    """The spans that are not wholly committed, and ``skip_N`` with what is committed of them.
-
-    retry: what could not be read from the pool counts as not committed.
-    """
+def open_tasks(journal: Journal, records: Iterable[Record], retry: bool) -> list[Task]:
+    """The spans that are not wholly committed. retry: what could not be read from the pool counts as not committed."""
     committed = {record.span.index: record for record in records}
-    tasks, skip_N = [], skip_N.copy()
+    tasks = []
     for span in journal.spans:
         held = committed.get(span.index)
-        if held is None:
-            tasks.append(Task(span, None))
-            continue
-        again = held.unreadable if retry else ()
-        if held.span == span and not again:
-            continue
-        settled = np.ones(held.span.n, bool)
-        for start, stop in again:
-            settled[start - span.start : stop - span.start] = False
-        skip_N[held.span.start : held.span.stop] |= settled
-        tasks.append(Task(span, held))
-    return tasks, skip_N
+        again = tuple(held.unreadable) if held and retry else ()
+        if held is None or held.span != span or again:
+            tasks.append(Task(span, held, again))
+    return tasks
 
 
 class Results:

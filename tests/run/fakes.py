@@ -4,7 +4,7 @@ together, as the last bits of matrix products do: a run that is not taken up exa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,14 @@ class FakePool:
     def read(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start * 4, stop * 4, dtype=np.float32).reshape(-1, 4)
 
-    def blocks(self, ranges: list[tuple[int, int]], prefetch: int = 2, on_bad_chunk: str = "raise") -> Iterator[Batch]:
+    def keys_of(self, _ids: np.ndarray) -> None: ...
+
+    def column(self, name: str) -> np.ndarray:
+        return getattr(self, name)
+
+    def blocks(
+        self, ranges: Iterable[tuple[int, int]], prefetch: int = 2, on_bad_chunk: str = "raise", allocate: Any = None
+    ) -> Iterator[Batch]:
         self.opened += 1
         try:
             for start, stop in ranges:
