@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OnBadChunk = Literal["raise", "skip"]
 
 DEPTH = 2
-STRIDE = 1 << 20  # items whose labels and flags are held at a time; a chunk of them on disk
+STRIDE = 1 << 16  # items whose labels and flags are looked at at a time
 
 
 class Skipped:

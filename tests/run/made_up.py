@@ -53,11 +53,11 @@ def made_up_pool(folder: Path, n: int) -> Pool:
     """A pool of n items; ``folder`` must exist and holds one empty file, which the reader looks for."""
     (folder / "made-up").touch()
 
-    def layout(item: tuple[int, ...], dtype: str, make: Callable[[np.ndarray], np.ndarray], chunk: int) -> ChunkLayout:
-        return ChunkLayout(folder, MadeUp(n, item, dtype, make), n, chunk, None, "made-up", None)
+    def layout(item: tuple[int, ...], dtype: str, make: Callable[[np.ndarray], np.ndarray]) -> ChunkLayout:
+        return ChunkLayout(folder, MadeUp(n, item, dtype, make), n, CHUNK, None, "made-up", None)
 
-    columns = {"labels": layout((), "i4", labels_of, 1 << 20), "excluded": layout((), "bool", excluded_of, 1 << 20)}
-    return Pool(folder, Facts(item_shape=(8,)), layout((8,), "u1", items_of, CHUNK), columns)
+    columns = {"labels": layout((), "i4", labels_of), "excluded": layout((), "bool", excluded_of)}
+    return Pool(folder, Facts(item_shape=(8,)), layout((8,), "u1", items_of), columns)
 
 
 def tiny_scorer(**how: Any) -> Scorer:
