@@ -56,7 +56,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
 def test_memory_does_not_grow_with_the_pool(large: tuple[Path, int], tmp_path: Path) -> None:
     # Of several, as the peak depends on how far the reader happens to be ahead.
     small = max(peak_of_scoring_and_selecting(tmp_path / str(turn), SMALL) for turn in range(3))
-    assert large[1] - small < LARGE - SMALL  # one flag per item would be one byte per item
+    # Labels would be 4 bytes per item and flags another; the records of the spans are a fifth of a byte.
+    assert large[1] - small < 1.5 * (LARGE - SMALL)
 
 
 def test_a_large_run_is_what_the_scorer_gives(large: tuple[Path, int]) -> None:
