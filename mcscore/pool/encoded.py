@@ -68,6 +68,11 @@ class EncodedReader:
                 pass
             at = stop
 
+    def gather(self, ids: np.ndarray, out: np.ndarray) -> None:
+        """As ChunkReader.gather."""
+        for at in np.argsort(ids, kind="stable"):
+            self.read(int(ids[at]), out[at : at + 1])
+
     def check_files(self) -> None:
         """As ChunkReader.check_files."""
         self._offsets.check_files()

@@ -230,7 +230,9 @@ def _open_zarr(path: Path, key: str | None) -> ArrayFile:
     except PoolError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PoolError(f"{folder} is no Zarr array or group that can be read: {error}") from error
+        raise PoolError(
+            f"{folder} is no Zarr array or group that can be read (a folder of images needs a size): {error}"
+        ) from error
     if not isinstance(found, zarr.Array) or not found.shape or found.dtype.kind not in "uif":
         raise PoolError(f"{path} is no array of numbers")
     _require_all_chunks(found, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .buffers import Allocate, Buffers
 from .chunks import ChunkLayout, ChunkReader, layout_of
+from .column import Column
 from .create import checked_labels, create
 from .durable import locked, write_file
 from .encoded import EncodedReader, blob_until
@@ -176,7 +178,8 @@ class Pool:
         return EncodedReader(self._layout, self._offsets, self.item_shape, self._key)
 
     def _key(self, item: int) -> str:
-        return "" if self.keys is None else str(self.keys[item])
+        names = self.keys_of([item])
+        return "" if names is None else str(names[0])
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Items start..stop-1 as (stop - start, *item_shape), in ``out`` if given (C-contiguous, that shape and dtype).
@@ -199,8 +202,7 @@ class Pool:
         ids_B = self._checked_ids(ids)
         out = self._output(len(ids_B), None)
         with self._reader() as reader:
-            for at in np.argsort(ids_B, kind="stable"):
-                reader.read(int(ids_B[at]), out[at : at + 1])
+            reader.gather(ids_B, out)
         return out
 
     def blocks(
@@ -208,26 +210,28 @@ class Pool:
         ranges: Iterable[tuple[int, int]] | None = None,
         prefetch: int = 2,
         on_bad_chunk: Literal["raise", "skip"] = "raise",
-    ) -> Iterator[Batch]:
+        allocate: Allocate | None = None,
+    ) -> Generator[Batch, None, None]:
         """One Batch per range (start, stop), in order, read ahead by one thread up to ``prefetch`` batches.
 
         Without ranges: the whole pool in steps of :attr:`block_items`. A batch is as large as its range, so ranges
-        decide the memory: (prefetch + 2) batches. Consecutive ranges that share a chunk decode it once. With on_bad_chunk
-        "skip" a chunk that cannot be read is said in :attr:`Batch.bad` instead of raised.
+        decide the memory: (prefetch + 2) batches, used again as soon as nothing refers to their items any more. Consecutive
+        ranges that share a chunk decode it once. With on_bad_chunk "skip" a chunk that cannot be read is said in
+        :attr:`Batch.bad` instead of raised. allocate: where the memory comes from (bytes -> uint8 array).
 
         Raises:
             ChunkError, PoolError: as for read, raised in the loop that consumes the batches.
         """
         step = self.block_items
-        spans = [(at, min(at + step, self.n)) for at in range(0, self.n, step)] if ranges is None else list(ranges)
-        for start, stop in spans:
-            self._check_range(start, stop)
-        return read_ahead(self._batches(spans, on_bad_chunk == "skip"), prefetch)
+        if ranges is None:
+            ranges = ((at, min(at + step, self.n)) for at in range(0, self.n, step))
+        return read_ahead(self._batches(ranges, on_bad_chunk == "skip", Buffers(allocate)), prefetch)
 
-    def _batches(self, spans: list[tuple[int, int]], skip: bool) -> Iterator[Batch]:
+    def _batches(self, ranges: Iterable[tuple[int, int]], skip: bool, buffers: Buffers) -> Iterator[Batch]:
         with self._reader() as reader:
-            for start, stop in spans:
-                items = self._output(stop - start, None)
+            for start, stop in ranges:
+                self._check_range(start, stop)
+                items = buffers.lend((stop - start, *self.item_shape), self.dtype)
                 bad: list[ChunkError] = []
                 at = start
                 while at < stop:
@@ -241,6 +245,7 @@ class Pool:
                         items[first - start : at - start] = 0
                         bad.append(ChunkError(str(error), first, at))
                 yield Batch(np.arange(start, stop, dtype=np.int64), items, tuple(bad))
+                del items  # or the memory would be in use while the next block is read
 
     def check_files(self) -> None:
         """Look whether all files of items are there, in milliseconds; what is in them shows when they are read.
@@ -261,7 +266,7 @@ class Pool:
     def offsets(self) -> np.ndarray:
         """(N + 1,) int64: where each image of a pool of encoded images begins in the blob; of no other pool."""
         assert self._offsets is not None
-        return _column(self._offsets)
+        return Column(self._offsets)[:]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -284,24 +289,47 @@ class Pool:
     @property
     def labels(self) -> np.ndarray:
         """(N,) int32, -1 = unlabelled; a copy."""
-        return _column(self._columns["labels"])
+        return Column(self._columns["labels"])[:]
 
     @property
     def excluded(self) -> np.ndarray:
         """(N,) bool, True: never to be scored or selected; a copy."""
-        return _column(self._columns["excluded"])
+        return Column(self._columns["excluded"])[:]
 
     @property
     def keys(self) -> np.ndarray | None:
         """(N,) str, the user's names of the items ("" where one has none), or None."""
         if not self._keys:
             return None
-        width = max(layout.item_shape[0] for layout in self._keys.values())
-        raw = np.zeros(self.n, f"S{width}")
+        return self._named(self.n, lambda start, layout: (slice(start, start + layout.n), Column(layout)[:]))
+
+    def keys_of(self, ids: Any) -> np.ndarray | None:
+        """(n,) str, the names of some items in the order of their ids, or None; reads the chunks concerned only.
+
+        Raises:
+            PoolError: ids outside the pool, naming them.
+        """
+        if not self._keys:
+            return None
+        ids_B = self._checked_ids(ids)
+
+        def those(start: int, layout: ChunkLayout) -> tuple[np.ndarray, np.ndarray]:
+            inside = np.flatnonzero((ids_B >= start) & (ids_B < start + layout.n))
+            return inside, Column(layout).at(ids_B[inside] - start)
+
+        return self._named(len(ids_B), those)
+
+    def _named(self, count: int, part: Callable[[int, ChunkLayout], tuple[Any, np.ndarray]]) -> np.ndarray:
+        """``count`` names; ``part`` gives which of them an array of keys has, and its rows for them."""
+        names = np.zeros(count, f"S{max(layout.item_shape[0] for layout in self._keys.values())}")
         for start, layout in self._keys.items():
-            part = _column(layout)
-            raw[start : start + layout.n] = part.view(f"S{part.shape[1]}")[:, 0]
-        return np.char.decode(raw, "utf-8")
+            where, raw = part(start, layout)
+            names[where] = raw.view(f"S{raw.shape[1]}")[:, 0]
+        return np.char.decode(names, "utf-8")
+
+    def column(self, name: str) -> Column:
+        """ "labels" or "excluded", to be read range by range in memory that does not grow with N."""
+        return Column(self._columns[name])
 
     def set_labels(self, ids: Any, labels: Any) -> None:
         """Give items labels (-1 takes one away); durable when it returns.
@@ -364,13 +392,6 @@ class Pool:
         if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}; {self.dtype} {shape}, C-contiguous, is needed")
         return out
-
-
-def _column(layout: ChunkLayout) -> np.ndarray:
-    out = np.empty((layout.n, *layout.item_shape), layout.array.dtype)
-    with ChunkReader(layout) as reader:
-        reader.read(0, out)
-    return out
 
 
 def _reading_pipeline() -> Any:

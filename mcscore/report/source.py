@@ -32,7 +32,7 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
     from ..pool import Pool, PoolError
-    from ..run import RunError
+    from ..run.choose import refuse_other_pool
 
     recorded = run.meta["pool"]
     if pool is None:
@@ -40,11 +40,9 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
             pool = Pool.open(recorded["path"])
         except PoolError as error:
             return None, [f"No pictures, labels and class names: the pool is not where it was scored ({error})."]
-    if pool.fingerprint != recorded["fingerprint"]:
-        raise RunError(
-            f"{pool.path} is not the pool that {run.path} scored: "
-            f"its fingerprint is {pool.fingerprint}, recorded is {recorded['fingerprint']}"
-        )
+    refuse_other_pool(run, pool)
+    if pool.n > run.n:
+        return pool, [f"{pool.n - run.n:,} items were appended to the pool since it was scored; they are not shown."]
     return pool, []
 
 

@@ -81,6 +81,12 @@ class Run:
         return np.array([i for record in self._records for i in record.nonfinite_ids], np.int64)
 
     @property
+    def unreadable_ids(self) -> npt.NDArray[np.int64]:
+        """Items that were skipped because the pool could not be read there, ascending."""
+        ranges = [np.arange(start, stop) for record in self._records for start, stop in record.unreadable]
+        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+
+    @property
     def prediction(self) -> Values:
         """(N,) int32 classes, -1 where there is none; for link gaussian float32 means, NaN where there is none."""
         return self._values("prediction")

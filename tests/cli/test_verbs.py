@@ -218,7 +218,8 @@ import sys
 from click.testing import CliRunner
 import mcscore.cli
 heavy = ("torch", "zarr", "faiss", "matplotlib", "triton", "pyarrow", "numpy")
-verbs = [[], ["pool"], ["pool", "import"], ["pool", "info"], ["score"], ["select"], ["report"], ["env"], ["demo"]]
+verbs = [[], ["pool"], ["pool", "import"], ["pool", "info"], ["score"], ["select"], ["report"], ["export"]]
+verbs += [["run"], ["run", "info"], ["run", "verify"], ["env"], ["demo"]]
 for words in verbs:
     result = CliRunner().invoke(mcscore.cli.main, [*words, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.output, (words, result.output)
@@ -348,3 +349,24 @@ def test_a_pool_is_labelled_excluded_appended_to_and_verified(mcscore: Command, 
     assert (damage["array"], damage["chunk"], damage["file"]) == ("items", 0, "grow.zarr/items/c.0.0.0.0")
     assert "items chunk 0, items 0.." in found.stderr
     assert "crc32c does not match" in found.stderr
+
+
+def test_run_info_and_verify_tell_how_a_run_stands(mcscore: Command, pool: Path, project: Path) -> None:
+    assert mcscore("score", pool, *MODEL, *FAST, "--span", 128, "--out", "stands").exit_code == 0
+    facts = answer(mcscore("run", "info", "stands", "--json"))
+    assert (facts["items"], facts["done"], facts["scored"], facts["spans"], facts["lock"]) == (500, 500, 460, 4, None)
+    text = mcscore("run", "info", "stands").stdout
+    assert "500 of 500 done, 460 of them scored" in text
+    assert "4 of 4 done, of 128 items" in text
+    whole = mcscore("run", "verify", "stands")
+    assert whole.exit_code == 0
+    assert "500 of 500 items are committed" in whole.stdout
+    chunk = project / "stands" / "scores.zarr" / "bald" / "c" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    damaged = mcscore("run", "verify", "stands")
+    assert damaged.exit_code == 1
+    assert "bald/c/1: it has 511 bytes instead of 512; span 1 (items 128..255) will be scored again" in damaged.stdout
+    told = answer(mcscore("run", "verify", "stands", "--json"))
+    assert (told["exit_code"], told["damage"][0]["span"]) == (1, 1)
+    assert mcscore("score", pool, *MODEL, *FAST, "--out", "stands").exit_code == 0
+    assert mcscore("run", "verify", "stands").exit_code == 0

@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         import_array(data, tmp_path / "pool", key="x")
     with pytest.raises(PoolError, match="absent cannot be read: No such file"):
         import_array(tmp_path / "absent", tmp_path / "pool")
-    with pytest.raises(PoolError, match="cannot be read: Is a directory"):
+    with pytest.raises(PoolError, match="is no Zarr array or group that can be read"):
         import_array(tmp_path, tmp_path / "pool")
     save_npy(tmp_path / "flat", np.zeros(4, np.uint8))
     with pytest.raises(PoolError, match=r"shape \(4,\)"):
