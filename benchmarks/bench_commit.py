@@ -33,6 +33,9 @@ def meta(n: int, span: int) -> dict[str, Any]:
         "version": 1,
         "id": "bench",
         "pool": pool,
+        "grown": [],
+        "labelled": False,
+        "model": {"fingerprint": "sha256:none"},
         "span": span,
         "scores": scores,
         "link": "softmax",
@@ -49,7 +52,7 @@ def fill(path: Path, n: int, span: int, seed: int = 0) -> tuple[Journal, np.ndar
         values = {name: rng.random(part.n, np.float32) for name in ("bald", "entropy")}
         values["prediction"] = np.zeros(part.n, np.int32)
         begin = time.perf_counter()
-        journal.commit(part, values, scored=part.n, nonfinite_ids=(), seconds=1.0, device="cpu")
+        journal.commit(part, values, scored=part.n, nonfinite_ids=(), unreadable=(), seconds=1.0, device="cpu")
         seconds.append(time.perf_counter() - begin)
     return journal, np.array(seconds)
 

@@ -27,5 +27,15 @@ def main() -> None:
     """
 
 
-for verb in (pool.pool, score.score, score.plan, select.select, select.report, run.run, about.env, about.demo):
+for verb in (
+    pool.pool,
+    score.score,
+    score.plan,
+    select.select,
+    select.report,
+    run.run,
+    run.export,
+    about.env,
+    about.demo,
+):
     main.add_command(verb)

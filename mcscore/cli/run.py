@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..report.text import count, duration, size
 from ..terminal import FAILED, answer, as_json, end
 from .options import PATH
+
+FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")  # the rows of mcscore.run.formats.FORMATS, unimported
 
 if TYPE_CHECKING:
     from ..run.journal import Damage
@@ -106,3 +108,32 @@ def _damage_facts(damage: Damage) -> dict[str, object]:
     span = damage.span
     items = {"span": span.index, "start": span.start, "stop": span.stop} if span else {}
     return {"file": str(damage.file), "why": damage.why, **items}
+
+
+@click.command()
+@click.argument("path", metavar="RUN", type=PATH)
+@click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Of the file.")
+@click.option("--selection", metavar="FILE|latest", help="A selection file of RUN, or its newest; default: all items.")
+@click.option("--out", type=PATH, help="The file to write; default: in RUN, export-...")
+@click.option("--by", help="The score that label-studio gets; default: the selection's, or RUN's first.")
+@click.option(
+    "--prefix", default="", help="Put before a key to make an address of it, as s3://bucket/, or a path for fiftyone."
+)
+@click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
+@click.option("--partial", is_flag=True, help="Export though the run is not complete.")
+@as_json
+def export(
+    path: Path, format: str, selection: str | None, out: Path | None, pool_path: Path | None, by: str | None, **how: Any
+) -> None:
+    """Write the scores of RUN, or a selection from it, for other tools.
+
+    Label Studio takes the lowest prediction score first, so label-studio gets a confidence, 1 / (1 + score): the most
+    informative items come first. For FiftyOne: Dataset.from_dir(data_path=IMAGES, labels_path=FILE,
+    dataset_type=fiftyone.types.FiftyOneImageClassificationDataset).
+    """
+    from ..pool import Pool
+    from ..run import Run
+
+    pool = Pool.open(pool_path) if pool_path else None
+    file = Run.open(path).export(format, out, selection=selection, by=by, pool=pool, **how)
+    answer({"run": str(path), "format": format, "file": str(file), "bytes": file.stat().st_size}, str(file))

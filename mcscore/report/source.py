@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,24 +46,10 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
 def chosen_items(run: Run, path: str | os.PathLike[str] | None = None) -> Chosen | None:
     """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run."""
-    from ..run import RunError
+    from ..run.choose import read_selection
 
-    if path is None:
-        files = sorted(run.path.glob("selection-*.parquet"), key=lambda file: file.stat().st_mtime_ns)
-        if not files:
-            return None
-        path = files[-1]
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.read_table(path)
-        how = json.loads((table.schema.metadata or {})[b"mcscore"])
-        ids = table.column("id").to_numpy().astype(np.int64)
-    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-        raise RunError(f"{path} is not a selection made by mcscore: {error}") from error
-    if how["run"] != run.meta["id"]:
-        raise RunError(
-            f"{path} was selected from another run (id {how['run']}), not from {run.path} (id {run.meta['id']})"
-        )
-    return Chosen(ids, how["by"], how["method"], how["radius"], Path(path).name)
+    if path is None and not any(run.path.glob("selection-*.parquet")):
+        return None
+    file, table, how = read_selection(run, path)
+    ids = table.column("id").to_numpy().astype(np.int64)
+    return Chosen(ids, how["by"], how["method"], how["radius"], file.name)

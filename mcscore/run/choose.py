@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +51,7 @@ def choose(
         raise RunError(f"k must be at least 1, got {k}")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
-    pool = _pool_of(run, pool)
+    pool = pool_of(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
     # Of a run of labelled items these may be chosen like the others. Items added since have no scores yet.
@@ -103,7 +106,8 @@ def _best(
     return best.result()
 
 
-def _pool_of(run: Run, pool: Pool | None) -> Pool:
+def pool_of(run: Run, pool: Pool | None) -> Pool:
+    """The pool that ``run`` scored, given or where it was. RunError if it is not there, or is another one."""
     from ..pool import Pool, PoolError
 
     recorded = run.meta["pool"]
@@ -189,6 +193,33 @@ def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> np
     return np.concatenate(chosen)
 
 
+def read_selection(run: Run, path: str | os.PathLike[str] | None = None) -> tuple[Path, Any, dict[str, Any]]:
+    """(file, pyarrow.Table, how it was chosen) of a selection file of ``run``; without a path of the newest in its directory.
+
+    Raises:
+        RunError: there is none, it cannot be read, or it was selected from another run.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    if path is None:
+        files = sorted(run.path.glob("selection-*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+        if not files:
+            raise RunError(f"there is no selection in {run.path}; `mcscore select` makes one")
+        path = files[-1]
+    try:
+        table = pyarrow.parquet.read_table(path)
+        how = json.loads((table.schema.metadata or {})[b"mcscore"])
+        table["id"], table["rank"]
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        raise RunError(f"{path} is not a selection made by mcscore: {error}") from error
+    if how["run"] != run.meta["id"]:
+        raise RunError(
+            f"{path} was selected from another run (id {how['run']}), not from {run.path} (id {run.meta['id']})"
+        )
+    return Path(path), table, how
+
+
 def _write(run: Run, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
     ids = selection.ids
     columns = {name: run.values(name, ids) for name in (*run.meta["scores"], "prediction")}
@@ -196,6 +227,9 @@ def _write(run: Run, pool: Pool, selection: Selection, how: dict[str, Any]) -> N
         columns = {"key": keys, **columns}
     path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"
     try:
+        others = [file.stat().st_mtime_ns for file in run.path.glob("selection-*.parquet") if file != path]
         selection.write_parquet(path, columns, how)
+        if others and path.stat().st_mtime_ns <= max(others):  # the clock went back: "newest" must not go with it
+            os.utime(path, ns=(max(others) + 1,) * 2)
     except OSError as error:
         raise RunError(f"{path} could not be written: {error}") from error

@@ -107,17 +107,7 @@ def holder_of(run: Path) -> Holder | None:
     pid = int(said["pid"])
     if said["host"] != me["host"]:
         return Holder(pid, said["host"], None)
-    return Holder(pid, said["host"], said["boot_id"] == me["boot_id"] and _runs(pid))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        pass
-    return True
+    return Holder(pid, said["host"], said["boot_id"] == me["boot_id"] and disk.runs(pid))
 
 
 def _holder(path: Path) -> dict[str, str] | None:

@@ -370,3 +370,40 @@ def test_run_info_and_verify_tell_how_a_run_stands(mcscore: Command, pool: Path,
     assert (told["exit_code"], told["damage"][0]["span"]) == (1, 1)
     assert mcscore("score", pool, *MODEL, *FAST, "--out", "stands").exit_code == 0
     assert mcscore("run", "verify", "stands").exit_code == 0
+
+
+def test_export_hands_scores_to_other_tools(mcscore: Command, pool: Path, project: Path) -> None:
+    from mcscore.cli.run import FORMATS
+    from mcscore.run import formats
+
+    assert tuple(formats.FORMATS) == FORMATS
+    assert mcscore("score", pool, *MODEL, *FAST, "--out", "out").exit_code == 0
+    assert mcscore("select", "out", "-k", 5, "--diversity", "none").exit_code == 0
+    told = answer(mcscore("export", "out", "--json"))
+    assert told["file"].endswith("out/export-all.parquet")
+    assert Path(told["file"]).stat().st_size == told["bytes"]
+    made = mcscore("export", "out", "--format", "csv", "--selection", "latest")
+    assert made.exit_code == 0, made.stderr
+    rows = Path(made.stdout.strip()).read_text().splitlines()
+    assert rows[0].replace('"', "") == "id,rank,bald,entropy,prediction"
+    assert len(rows) == 6
+    refused = mcscore("export", "out", "--format", "label-studio")
+    assert refused.exit_code == 1
+    assert "has no keys" in refused.stderr
+
+
+def test_unreadable_items_stop_the_run_or_are_left_out(mcscore: Command, project: Path) -> None:
+    words = ("--labels", "labels.npy", "--layout", "hw")
+    assert mcscore("pool", "import", "digits.npy", "bad.zarr", *words).exit_code == 0
+    chunk = next(file for file in sorted((project / "bad.zarr" / "items").iterdir()) if file.name != "zarr.json")
+    data = bytearray(chunk.read_bytes())
+    data[50] ^= 1
+    chunk.write_bytes(data)
+    command = ("score", "bad.zarr", *MODEL, *FAST, "--out", "bad", "--json")
+    stopped = mcscore(*command)
+    assert stopped.exit_code == 1
+    assert "items 0..499 cannot be read" in stopped.stderr  # one chunk holds them all
+    assert "--on-bad-chunk skip" in stopped.stderr
+    assert not (project / "bad").exists()
+    nothing = mcscore(*command, "--on-bad-chunk", "skip")
+    assert "no item of bad.zarr that is to be scored can be read" in nothing.stderr
