@@ -18,6 +18,7 @@ record), and by no means by zarrs, which writes in place (so a kill tears the ch
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -127,8 +128,8 @@ class Journal:
             if isinstance(found, Record):
                 held.append(found)
             elif found.span is not None:
+                # Not made durable: a record that a power cut brings back is found damaged again.
                 disk.remove(self._record(found.span))
-        disk.sync(self.path / "commits")
         return held
 
     def _lay_out(self, keep: bool) -> None:
@@ -230,6 +231,8 @@ class Journal:
             stored = file.read_bytes()
         except FileNotFoundError:
             return Damage(record.span, file, "it is missing")
+        except OSError as error:
+            return _bad_sector(error, record.span, file)
         expected = self.meta["span"] * dtype.itemsize
         if len(stored) != expected:
             return Damage(record.span, file, f"it has {len(stored)} bytes instead of {expected}")
@@ -274,6 +277,8 @@ class Journal:
             said = json.loads(file.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            return _bad_sector(error, span, file)
         except ValueError:
             return Damage(span, file, "it is torn")
         if not isinstance(said, dict) or _check(said) != said.get("check"):
@@ -291,6 +296,13 @@ class Journal:
             said["seconds"],
             said["device"],
         )
+
+
+def _bad_sector(error: OSError, span: Span, file: Path) -> Damage:
+    """What cannot be read and never will be is damage; of any other error (no permission, no network) it is not known."""
+    if error.errno != errno.EIO:
+        raise error
+    return Damage(span, file, "the disk cannot read it")
 
 
 def _crc(values: Values) -> int:

@@ -83,6 +83,9 @@ def cut_power_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **h
     """(run directory after the cut, items that had been called done before it), once for each different outcome."""
     outcomes: dict[Any, int] = {}
     done = 0
+    seed = int(os.environ.get("MCSCORE_POWER_SEED", random.randrange(10**6)))
+    print(f"MCSCORE_POWER_SEED={seed}")  # pytest shows it when the test fails
+    rng = random.Random(seed)
     root = tmp_path / "disk"
     root.mkdir()
 
@@ -97,6 +100,7 @@ def cut_power_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **h
         def note() -> None:
             for names_kept in (False, True):
                 outcomes[tuple(sorted(following.after_cut(names_kept=names_kept).items()))] = done
+            outcomes[tuple(sorted(following.after_random_cut(rng).items()))] = done
 
         following.after_step = note  # type: ignore[method-assign]
         score_pool(FakePool(), FakeScorer(), root / "run", span=SPAN, progress=progress)
