@@ -311,7 +311,7 @@ def _crc(values: Values) -> int:
 
 def _check(said: Meta) -> int:
     """A record's own checksum."""
-    return zlib.crc32(_to_json({key: value for key, value in said.items() if key != "check"}))
+    return zlib.crc32(json.dumps({key: value for key, value in said.items() if key != "check"}).encode())
 
 
 def _to_json(value: Meta) -> bytes:
