@@ -78,7 +78,7 @@ def answer(facts: dict[str, Any], *lines: str) -> None:
 
 
 @contextlib.contextmanager
-def progress_line(passes: int | None, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress_line(passes: int | None, quiet: bool, unit: str = "items") -> Iterator[Callable[[int, int], None] | None]:
     """progress(done, total) on stderr: a bar on a terminal, a line every ten seconds elsewhere, nothing if quiet.
 
     passes: per item, to tell their rate; None where there are none.
@@ -97,7 +97,7 @@ def progress_line(passes: int | None, quiet: bool) -> Iterator[Callable[[int, in
         now = time.monotonic()
         if bar is None:  # the first call tells what an earlier attempt had done: that is not this one's speed
             first, said, begin = done, now, now
-            bar = tqdm(total=total, initial=done, unit="items", unit_scale=True, dynamic_ncols=True, disable=not live)
+            bar = tqdm(total=total, initial=done, unit=unit, unit_scale=True, dynamic_ncols=True, disable=not live)
         rate = (done - first) / max(now - begin, 1e-9)
         if passes is not None:
             bar.set_postfix_str(f"{rate * passes:,.0f} passes/s", refresh=False)
@@ -105,8 +105,8 @@ def progress_line(passes: int | None, quiet: bool) -> Iterator[Callable[[int, in
         if not live and now - said >= SECONDS_PER_LINE:
             said = now
             left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
-            speed = f"{rate:,.0f} items/s" + (f", {rate * passes:,.0f} passes/s" if passes is not None else "")
-            click.echo(f"{done:,} of {total:,} items, {speed}{left}", err=True)
+            speed = f"{rate:,.0f} {unit}/s" + (f", {rate * passes:,.0f} passes/s" if passes is not None else "")
+            click.echo(f"{done:,} of {total:,} {unit}, {speed}{left}", err=True)
 
     try:
         yield show

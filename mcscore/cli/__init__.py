@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..terminal import Verbs, flag
-from . import about, bench, pool, score, select
+from . import about, bench, pool, run, score, select
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,5 +27,16 @@ def main() -> None:
     """
 
 
-for verb in (pool.pool, score.score, score.plan, select.select, select.report, bench.bench, about.env, about.demo):
+for verb in (
+    pool.pool,
+    score.score,
+    score.plan,
+    select.select,
+    select.report,
+    run.run,
+    run.export,
+    bench.bench,
+    about.env,
+    about.demo,
+):
     main.add_command(verb)

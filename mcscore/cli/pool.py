@@ -1,49 +1,62 @@
-"""mcscore pool: make a pool of items on disk, and look at one."""
+"""mcscore pool: make a pool of items on disk, change it, and look at it."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..terminal import answer, as_json, progress_line
+from ..terminal import FAILED, answer, as_json, end, progress_line
 from .options import COMMA, PATH, names, numbers
 
 
 @click.group()
 def pool() -> None:
-    """Make a pool of items on disk, and look at one."""
+    """Make a pool of items on disk, change it, and look at it."""
+
+
+def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What import and append take alike."""
+    for option in (
+        click.option("--source-labels", is_flag=True, help="Of images: labels from class folders, .cls, column label."),
+        click.option("--column", help="Of Parquet: the column of images."),
+        click.option("--max-bad", type=click.IntRange(0), help="Of images: stop when more than this cannot be used."),
+        click.option("--workers", type=click.IntRange(1), help="Of images: decoding processes; default one per core."),
+        click.option("--quiet", is_flag=True, help="No progress on stderr."),
+        click.option(
+            "--labels", type=PATH, help="Of an array: labels, -1 where unlabelled: a .npy, .npz or idx array."
+        ),
+        click.option("--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Of an array: axes of an image in SRC."),
+        click.option("--key", help="Of an .npz: which array holds the items."),
+    ):
+        command = option(command)
+    return command
 
 
 @pool.command("import")
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
 @click.option(
-    "--size", type=click.IntRange(1), help="For images (a folder, tars, Parquet): pixels per side to resize to."
+    "--size", type=click.IntRange(1), help="Of images (a folder, tars, Parquet): pixels per side to resize to."
 )
-@click.option("--grey", is_flag=True, help="For images: one channel instead of three.")
+@click.option("--grey", is_flag=True, help="Of images: one channel instead of three.")
 @click.option(
-    "--source-labels", is_flag=True, help="For images: labels from class folders, .cls members or column label."
+    "--keep-encoded", is_flag=True, help="Of images: store them as they are, decode and resize while scoring."
 )
-@click.option("--column", help="For Parquet: the column of images.")
-@click.option("--max-bad", type=click.IntRange(0), help="For images: stop when more than this cannot be used.")
-@click.option("--workers", type=click.IntRange(1), help="For images: decoding processes; default one per core.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
-@click.option("--labels", type=PATH, help="Labels of the items, -1 where unlabelled: a .npy, .npz or idx array.")
-@click.option(
-    "--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Axes of an image in SRC; stored as channels first."
-)
+@_source_options
 @click.option("--mean", callback=numbers, metavar=COMMA, help="Mean per channel, in units of [0, 1].")
 @click.option("--std", callback=numbers, metavar=COMMA, help="Standard deviation per channel, in units of [0, 1].")
 @click.option("--classes", callback=names, metavar=COMMA, help="Names of the classes, in order.")
-@click.option("--key", help="Which array of an .npz holds the items.")
 @as_json
 def pool_import(
     src: Path,
     dst: Path,
     size: int | None,
     grey: bool,
+    keep_encoded: bool,
     source_labels: bool,
     column: str | None,
     max_bad: int | None,
@@ -51,7 +64,7 @@ def pool_import(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Make a new pool at DST of SRC: an array (.npy, .npz, idx, also .gz), or with --size images.
+    """Make a new pool at DST of SRC: an array (.npy, .npz, idx, also .gz; Zarr, as folder or folder::name), or with --size images.
 
     Images come from a folder, WebDataset tars ('train-{000..127}.tar') or Parquet. Killed, the same command goes on. What
     cannot be used is listed in DST.bad.csv.
@@ -68,6 +81,7 @@ def pool_import(
                 dst,
                 size=size,
                 channels=1 if grey else 3,
+                keep_encoded=keep_encoded,
                 labels=source_labels,
                 column=column,
                 max_bad=max_bad,
@@ -75,7 +89,7 @@ def pool_import(
                 progress=progress,
                 **options,
             )
-    elif grey or source_labels or column or max_bad is not None or workers:
+    elif grey or keep_encoded or source_labels or column or max_bad is not None or workers:
         raise click.UsageError("options for images need --size")
     else:
         made = import_array(src, dst, **options)
@@ -83,15 +97,136 @@ def pool_import(
     answer(facts, f"{dst}: {made.n:,} items of {facts['dtype']} {facts['item_shape']}, {facts['labelled']:,} labelled")
 
 
+@pool.command("append")
+@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("src", type=PATH)
+@_source_options
+@as_json
+def pool_append(
+    path: Path,
+    src: Path,
+    source_labels: bool,
+    column: str | None,
+    max_bad: int | None,
+    workers: int | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Add to POOL what SRC holds: images in a pool of images, in its size; otherwise an array. See import for both.
+
+    Ids stay, and a run over the pool goes on with just the new items. Killed, the same command goes on. Entries whose key
+    POOL has already are listed in POOL.bad.csv, so a folder that has grown can be given again.
+    """
+    from ..pool import Pool, append_array, append_images
+    from ..pool.sources import is_images
+
+    before = Pool.open(path).n
+    if is_images(src):
+        if arrays := [name for name, value in options.items() if value is not None]:
+            raise click.UsageError(f"--{arrays[0]} belongs to arrays, and {src} holds images")
+        with progress_line(None, quiet) as progress:
+            grown = append_images(
+                path, src, labels=source_labels, column=column, max_bad=max_bad, workers=workers, progress=progress
+            )
+    elif source_labels or column or max_bad is not None or workers:
+        raise click.UsageError(f"options for images do not go with {src}")
+    else:
+        grown = append_array(path, src, **options)
+    facts = {"added": grown.n - before, **_pool_facts(grown)}
+    answer(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all")
+
+
+@pool.command("label")
+@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("table", type=PATH)
+@click.option("--overwrite", is_flag=True, help="Replace labels that differ.")
+@as_json
+def pool_label(path: Path, table: Path, overwrite: bool) -> None:
+    """Give items of POOL the labels of TABLE: CSV or Parquet with columns label, and id or key.
+
+    Labels are class names or numbers. All or nothing: what contradicts itself or the pool is named, and nothing changes.
+    """
+    from ..pool import Pool, label_from
+
+    opened = Pool.open(path)
+    changed = label_from(opened, table, overwrite=overwrite)
+    labelled = int((opened.labels >= 0).sum())
+    facts = {"path": str(path), "changed": changed, "labelled": labelled, "items": opened.n}
+    answer(facts, f"{path}: {changed:,} labels set, {labelled:,} of {opened.n:,} items are labelled")
+
+
+@pool.command("exclude")
+@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("items", metavar="ITEMS")
+@click.option("--readmit", is_flag=True, help="Take them in again.")
+@as_json
+def pool_exclude(path: Path, items: str, readmit: bool) -> None:
+    """Never score or select ITEMS of POOL: ids (3,17,20-29), or a file of ids or keys (lines, .csv, .parquet)."""
+    from ..pool import Pool, items_from
+
+    opened = Pool.open(path)
+    ids = items_from(opened, items)
+    opened.set_excluded(ids, not readmit)
+    excluded = int(opened.excluded.sum())
+    facts = {"path": str(path), "given": len(ids), "excluded": excluded, "items": opened.n}
+    done = "taken in again" if readmit else "excluded"
+    answer(facts, f"{path}: {len(ids):,} items {done}, {excluded:,} of {opened.n:,} are excluded")
+
+
+@pool.command("verify")
+@click.argument("path", metavar="POOL", type=PATH)
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@as_json
+def pool_verify(path: Path, quiet: bool) -> None:
+    """Read every chunk of POOL and list what is damaged; exit code 1 if anything is."""
+    from ..pool import Pool
+    from ..pool.verify import verify
+
+    opened = Pool.open(path)
+    with progress_line(None, quiet, unit="chunks") as progress:
+        found = list(verify(opened, progress))
+    chunks = sum(layout.chunks for layout, _ in opened.arrays())
+    facts = {"path": str(path), "chunks": chunks, "damaged": [damage.__dict__ for damage in found]}
+    if not found:
+        answer(facts, f"{path}: all {chunks:,} chunks can be read and are as they were written")
+        return
+    lines = [f"{d.array} chunk {d.chunk}, items {d.start_item}..{d.stop_item - 1}, {d.file}: {d.why}" for d in found]
+    click.echo("\n".join(lines), err=True)
+    text = f"{path}: {len(found):,} of {chunks:,} chunks are damaged; restore their files from a copy, or import again"
+    end(click.get_current_context(), FAILED, text, "PoolError", **facts)
+
+
 @pool.command("info")
 @click.argument("path", metavar="POOL", type=PATH)
+@click.option("--contact-sheet", type=PATH, help="Write a PNG of a few items to this file.")
 @as_json
-def pool_info(path: Path) -> None:
-    """What POOL holds: items, labels, exclusions, classes, fingerprint."""
+def pool_info(path: Path, contact_sheet: Path | None) -> None:
+    """What POOL holds: items, labels, exclusions, classes, how and in how many bytes it is stored, fingerprint."""
     from ..pool import Pool
+    from ..pool.sheet import contact_sheet as write_sheet
 
-    facts = _pool_facts(Pool.open(path))
-    answer(facts, *(f"{name:12} {'-' if value is None else value}" for name, value in facts.items()))
+    opened = Pool.open(path)
+    facts = {**_pool_facts(opened), **_storage_facts(opened)}
+    if contact_sheet is not None:
+        facts["contact_sheet"] = str(contact_sheet)
+        write_sheet(opened, contact_sheet)
+    answer(facts, *(f"{name:13} {_said(value)}" for name, value in facts.items() if name != "arrays"), *_lines(facts))
+
+
+def _said(value: Any) -> str:
+    return (
+        "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    )
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+    for name, array in facts["arrays"].items():
+        shard = f" in shards of {array['shard']:,}" if array["shard"] else ""
+        shape = " x ".join(map(str, array["shape"]))
+        yield (
+            f"{name:13} {array['dtype']} {shape}, chunks of {array['chunk']:,}{shard}, {' '.join(array['codecs'])}, "
+            f"{array['files']:,} files, {array['bytes']:,} bytes"
+        )
 
 
 def _pool_facts(pool: Any) -> dict[str, Any]:
@@ -108,4 +243,29 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
         "std": pool.std,
         "source": pool.source,
         "fingerprint": pool.fingerprint,
+    }
+
+
+def _storage_facts(pool: Any) -> dict[str, Any]:
+    arrays = {}
+    for layout, _ in pool.arrays():
+        sizes = []
+        for number in range(layout.files):
+            with contextlib.suppress(FileNotFoundError):  # `verify` tells of those
+                sizes.append(layout.file(number).stat().st_size)
+        arrays[layout.folder.name] = {
+            "shape": [layout.n, *layout.item_shape],
+            "dtype": str(layout.array.dtype),
+            "chunk": layout.chunk,
+            "shard": layout.shard,
+            "codecs": layout.codecs,
+            "files": len(sizes),
+            "bytes": sum(sizes),
+        }
+    share = float((pool.labels >= 0).mean()) if pool.n else 0.0
+    return {
+        "labelled_share": round(share, 6),
+        "created": pool.created,
+        "bytes": sum(array["bytes"] for array in arrays.values()),
+        "arrays": arrays,
     }

@@ -15,6 +15,7 @@ from .options import COMMA, PATH, PROBABILITY, either, names
 
 if TYPE_CHECKING:
     from ..run import Run
+    from ..run.local import OnBadChunk
 
 
 @click.command()
@@ -85,6 +86,13 @@ if TYPE_CHECKING:
 @click.option("--device", help="Such as cpu or cuda:0; default: cuda if there is one.")
 @click.option("--span", type=click.IntRange(1), help="Items scored and committed as one unit; default: chosen for you.")
 @click.option("--labelled", is_flag=True, help="Score labelled items too, to look for wrong labels.")
+@click.option(
+    "--on-bad-chunk",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="Stop at items that cannot be read from POOL, or leave them without a score, listed.",
+)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @as_json
 @click.pass_context
@@ -96,6 +104,7 @@ def score(
     out: Path,
     span: int | None,
     labelled: bool,
+    on_bad_chunk: OnBadChunk,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -111,7 +120,9 @@ def score(
         opened = Pool.open(path)
         scorer = build_scorer(spec, weights, **settings)
         with progress_line(scorer.passes, quiet) as progress:
-            run = score_pool(opened, scorer, out, span=span, labelled=labelled, progress=progress)
+            run = score_pool(
+                opened, scorer, out, span=span, labelled=labelled, on_bad_chunk=on_bad_chunk, progress=progress
+            )
     except Stopped as stop:
         end(ctx, RESUMABLE, f"{stop}; the same command goes on", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
@@ -120,7 +131,8 @@ def score(
     answer(
         facts,
         f"{out}: {run.scored:,} items scored with {scorer.passes} passes in {duration(run.seconds)} ({run.items_per_second:,.0f} items/s)"
-        + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else ""),
+        + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else "")
+        + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else ""),
         f"next: mcscore select {out} -k 50 --by {scorer.scores[0]}",
     )
 
@@ -166,6 +178,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "scored": run.scored,
         "complete": run.complete,
         "nonfinite": len(run.nonfinite_ids),
+        "unreadable": len(run.unreadable_ids),
         "seconds": run.seconds,
         "items_per_second": run.items_per_second,
         "scores": list(run.meta["scores"]),

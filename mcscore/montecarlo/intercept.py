@@ -66,10 +66,13 @@ def is_normalisation(module: nn.Module) -> bool:
 class Interceptor(TorchFunctionMode):
     """Calls ``handler`` for every stochastic call made while it is active, and executes everything else unchanged.
 
+    A subclass may define ``stochastic`` instead: its own method as handler would be a reference cycle, and the tensors of
+    a whole step would live until Python looks for cycles.
+
     weight_p: offer Linear and convolution as calls that drop their weights with this probability.
     """
 
-    def __init__(self, model: nn.Module, handler: Handler, weight_p: float | None = None) -> None:
+    def __init__(self, model: nn.Module, handler: Handler | None, weight_p: float | None = None) -> None:
         super().__init__()
         self._weight_p = weight_p
         self._names = {id(module): name for name, module in model.named_modules()}
@@ -83,18 +86,23 @@ class Interceptor(TorchFunctionMode):
         kind = BY_FUNCTION.get(func)
         if kind is not None and kind.covers(args, kwargs):
             arguments = kind.bind(args, kwargs)
-            return self._handler(self._call(func, kind, arguments, kind.live(arguments), args, kwargs))
+            return self.stochastic(self._call(func, kind, arguments, kind.live(arguments), args, kwargs))
         if self._weight_p is not None and func in WEIGHTS:
             kind = WEIGHTS[func]
-            return self._handler(
+            return self.stochastic(
                 self._call(func, kind, {**kind.bind(args, kwargs), "p": self._weight_p}, True, args, kwargs)
             )
         if func in _COMPOSITE:
             with self:
                 return _COMPOSITE[func](*args, **kwargs)
         if func in UNDRIVEN:
-            return self._handler(self._call(func, None, kwargs, undriven_is_live(func, args, kwargs), args, kwargs))
+            return self.stochastic(self._call(func, None, kwargs, undriven_is_live(func, args, kwargs), args, kwargs))
         return self.other(func, args, kwargs)
+
+    def stochastic(self, call: Call) -> Any:
+        """What a stochastic call gives."""
+        assert self._handler is not None
+        return self._handler(call)
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Everything that is not stochastic."""

@@ -74,7 +74,7 @@ class _Driven(Interceptor):
         fuses: Callable[[Tensor, Tensor, float], bool] = fuses,
         lower: Lower | None = None,
     ) -> None:
-        super().__init__(model, self._handle, found.weight_p)
+        super().__init__(model, None, found.weight_p)
         sites = {site.name: site for site in found.sites}
         self._sites, self._masks, self._tape, self._fused = sites, masks, tape, fused
         self._active = {call_name(name) for name, site in sites.items() if site.active}
@@ -97,7 +97,7 @@ class _Driven(Interceptor):
 
         return execute() if self._tape is None else self._tape.call(func, args, kwargs, execute)
 
-    def _handle(self, call: Call) -> Any:
+    def stochastic(self, call: Call) -> Any:
         first = self._sites.get(call.name)
         if first is None:
             if call.live:

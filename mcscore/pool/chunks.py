@@ -7,18 +7,27 @@ crc32c is compared, and what is missing, short or flipped is an error that names
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .format import PoolError
+from .format import ChunkError, PoolError
 
-_CRC_BYTES = 4
-_ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
+CRC_BYTES = 4
+_HEADER_BYTES = 16
+ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
+# Whole chunks of at least this many bytes are decoded several at a time: below it handing them over (50 µs) would show.
+_ALONE = 1 << 18
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,16 @@ class ChunkLayout:
         return tuple(self.array.shape[1:])
 
     @property
+    def codecs(self) -> list[str]:
+        """Names of what a chunk's bytes go through."""
+        codecs = self.array.metadata.to_dict()["codecs"]
+        inner = codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
+        return [
+            codec["configuration"].get("cname", codec["name"]) if codec["name"] == "blosc" else codec["name"]
+            for codec in inner
+        ]
+
+    @property
     def files(self) -> int:
         """Number of files (chunks or shards) that must be there."""
         return -(-self.n // (self.shard or self.chunk))
@@ -59,8 +78,9 @@ class ChunkLayout:
         return self.folder / self.name.format(number)
 
 
-def layout_of(array: Any, folder: Path) -> ChunkLayout:
-    """
+def layout_of(array: Any, folder: Path, n: int | None = None) -> ChunkLayout:
+    """``n``: how many of the array's rows count; an append that is under way has made the array longer.
+
     Raises:
         PoolError: chunks that cut items apart.
     """
@@ -80,7 +100,7 @@ def layout_of(array: Any, folder: Path) -> ChunkLayout:
         raise PoolError(f"{folder} has chunks of shape {inner}, which cut items of shape {array.shape[1:]} apart")
     name = separator.join(["c", "{}", *["0"] * (array.ndim - 1)])
     encoding = _encoding(codecs, array.dtype) if direct else None
-    return ChunkLayout(folder, array, array.shape[0], inner[0], shard, name, encoding)
+    return ChunkLayout(folder, array, array.shape[0] if n is None else n, inner[0], shard, name, encoding)
 
 
 def _encoding(codecs: list[dict[str, Any]], dtype: np.dtype) -> Encoding | None:
@@ -90,35 +110,31 @@ def _encoding(codecs: list[dict[str, Any]], dtype: np.dtype) -> Encoding | None:
     if names[0] != "bytes" or (dtype.itemsize > 1 and codecs[0]["configuration"]["endian"] != sys.byteorder):
         return None
     crc = names[-1] == "crc32c"
-    middle = names[1:-1] if crc else names[1:]
-    known = {(): None, ("blosc",): numcodecs.Blosc(), ("zstd",): numcodecs.Zstd()}
-    return Encoding(known[tuple(middle)], crc) if tuple(middle) in known else None
-
-
-def encoded(layout: ChunkLayout, values: np.ndarray) -> bytes:
-    """The bytes of the file that holds one whole chunk, for arrays whose chunks are files of their own.
-
-    Raises:
-        PoolError: an encoding that only zarr knows.
-    """
-    if layout.encoding is None or layout.shard is not None:
-        raise PoolError(f"{layout.folder} was written by other software in a way that mcscore does not change")
-    squeeze = layout.encoding.squeeze
-    payload = values.tobytes() if squeeze is None else bytes(squeeze.encode(values))
-    return payload + (crc32c(payload).to_bytes(_CRC_BYTES, "little") if layout.encoding.crc else b"")
+    middle = codecs[1:-1] if crc else codecs[1:]
+    if not middle:
+        return Encoding(None, crc)
+    said = middle[0].get("configuration", {})
+    if names[1] == "blosc" and len(middle) == 1:
+        shuffle = ("noshuffle", "shuffle", "bitshuffle").index(said["shuffle"])
+        return Encoding(numcodecs.Blosc(said["cname"], said["clevel"], shuffle, said["blocksize"]), crc)
+    if names[1] == "zstd" and len(middle) == 1:
+        return Encoding(numcodecs.Zstd(said["level"], said["checksum"]), crc)
+    return None
 
 
 class ChunkReader:
-    """Reads items in order, keeping the last file open and the last partly used chunk decoded.
+    """Reads items in order, keeping the last shard open and the last partly used chunk decoded.
 
-    So a walk in steps that are no multiple of a chunk decodes every chunk once. Not for use by two threads at a time.
+    So a walk in steps that are no multiple of a chunk decodes every chunk once. What a step holds of whole chunks is
+    decoded by several threads. Not for use by two threads at a time.
     """
 
     def __init__(self, layout: ChunkLayout) -> None:
         self.layout = layout
         self._decoded: tuple[int, np.ndarray] | None = None
-        self._file: tuple[int, int] | None = None  # number, descriptor
+        self._shard: tuple[int, int] | None = None  # number, descriptor
         self._index = np.empty((0, 2), np.uint64)  # offset and length per chunk of the open shard
+        self._scratch = threading.local()  # encoded bytes of a chunk
 
     def __enter__(self) -> ChunkReader:
         return self
@@ -133,21 +149,61 @@ class ChunkReader:
         while done < len(out):
             number, skip = divmod(start + done, size)
             take = min(size - skip, len(out) - done)
-            self._part(number, skip, out[done : done + take])
+            if take < size:
+                self._part(number, skip, out[done : done + take])
+            else:
+                take = self._whole(number, out[done:])
             done += take
+
+    def gather(self, ids: np.ndarray, out: np.ndarray) -> None:
+        """Fill ``out`` with the items of any ids, in their order: every chunk concerned is decoded once."""
+        for at in np.argsort(ids, kind="stable"):
+            self.read(int(ids[at]), out[at : at + 1])
+
+    def check_files(self) -> None:
+        """Look whether every file is there and every shard says what it holds; reads no items.
+
+        Raises:
+            ChunkError: the first that is not.
+        """
+        per_file = (self.layout.shard or self.layout.chunk) // self.layout.chunk
+        for number in range(0, self.layout.chunks, per_file):
+            with self._file_of(number):
+                pass
+
+    def stored_length(self, number: int) -> int:
+        """Bytes that chunk ``number`` takes on disk."""
+        with self._place(number) as (_, _, length):
+            return length
 
     def stored_crc(self, number: int) -> bytes:
         """The crc32c that chunk ``number`` carries, read without the chunk; empty where chunks carry none."""
         if self.layout.encoding is None or not self.layout.encoding.crc:
             return b""
-        descriptor, offset, length = self._locate(number)
-        return os.pread(descriptor, _CRC_BYTES, offset + max(0, length - _CRC_BYTES))
+        with self._place(number) as (descriptor, offset, length):
+            return os.pread(descriptor, CRC_BYTES, offset + max(0, length - CRC_BYTES))
+
+    def _whole(self, number: int, out: np.ndarray) -> int:
+        """The whole chunks that lie in one file, from chunk ``number`` on and as many as fit; returns the items read."""
+        size = self.layout.chunk
+        count = len(out) // size
+        if self.layout.shard is not None:
+            per_shard = self.layout.shard // size
+            count = min(count, per_shard - number % per_shard)
+        parts = [(number + i, out[i * size : (i + 1) * size]) for i in range(count)]
+        if count == 1 or parts[0][1].nbytes < _ALONE or self.layout.encoding is None:
+            for part in parts:
+                self.decode(*part)
+        else:
+            with self._file_of(number):  # opens the shard, so that the threads find it open
+                futures = [_workers().submit(self.decode, *part) for part in parts]
+                wait(futures)  # also if one fails: the others write to ``out``
+            for future in futures:
+                future.result()
+        return count * size
 
     def _part(self, number: int, skip: int, out: np.ndarray) -> None:
-        """Items skip.. of one chunk."""
-        if len(out) == self.layout.chunk:
-            self.decode(number, out)
-            return
+        """Items skip.. of one chunk, not all of it."""
         if self._decoded is None:
             self._decoded = (-1, np.empty((self.layout.chunk, *self.layout.item_shape), self.layout.array.dtype))
         held, buffer = self._decoded
@@ -163,17 +219,24 @@ class ChunkReader:
         if encoding is None:
             self._decode_by_zarr(number, out)
             return
-        descriptor, offset, length = self._locate(number)
-        crc_bytes = _CRC_BYTES if encoding.crc else 0
+        with self._place(number) as (descriptor, offset, length):
+            self._decode(number, out, encoding, descriptor, offset, length)
+
+    def _decode(
+        self, number: int, out: np.ndarray, encoding: Encoding, descriptor: int, offset: int, length: int
+    ) -> None:
+        crc_bytes = CRC_BYTES if encoding.crc else 0
+        payload: Any
         if encoding.squeeze is None:
             if length != out.nbytes + crc_bytes:
                 raise self._bad(number, f"{length} bytes, {out.nbytes + crc_bytes} expected: it is truncated or torn")
-            payload: Any = out.reshape(-1).view(np.uint8)
-            tail = bytearray(crc_bytes)
-            got = os.preadv(descriptor, [payload, tail], offset)
+            payload, tail = out.reshape(-1).view(np.uint8), bytearray(crc_bytes)
+            got = self._fill(number, descriptor, [payload, tail], offset)
         else:
-            whole = np.empty(length, np.uint8)
-            got = os.preadv(descriptor, [whole.data], offset)
+            if length <= crc_bytes:
+                raise self._bad(number, f"{length} bytes: it is truncated")
+            whole = self._encoded_bytes(length)
+            got = self._fill(number, descriptor, [whole.data], offset)
             payload, tail = whole[: length - crc_bytes], bytearray(whole[length - crc_bytes :])
         if got != length:
             raise self._bad(number, f"it ends after {got} of {length} bytes: it is truncated")
@@ -184,6 +247,21 @@ class ChunkReader:
                 encoding.squeeze.decode(payload, out=out)
             except (ValueError, RuntimeError) as error:
                 raise self._bad(number, f"it cannot be decompressed ({error})") from error
+
+    def _encoded_bytes(self, length: int) -> np.ndarray:
+        """Memory for them, this thread's own: fresh memory would cost a page fault per 4 KiB, for every chunk."""
+        held = getattr(self._scratch, "bytes", None)
+        if held is None or len(held) < length + _HEADER_BYTES:
+            held = self._scratch.bytes = np.empty(length + length // 8 + _HEADER_BYTES, np.uint8)
+        held[length : length + _HEADER_BYTES] = 0  # blosc reads its header even where less than that is there
+        return held[:length]
+
+    def _fill(self, number: int, descriptor: int, buffers: list[Any], offset: int) -> int:
+        """Bytes read into ``buffers`` from the file that holds chunk ``number``."""
+        try:
+            return os.preadv(descriptor, buffers, offset)
+        except OSError as error:  # a bad sector
+            raise self._bad(number, f"{error.strerror}") from error
 
     def _decode_by_zarr(self, number: int, out: np.ndarray) -> None:
         file = self.layout.file(number * self.layout.chunk // (self.layout.shard or self.layout.chunk))
@@ -196,56 +274,82 @@ class ChunkReader:
         except Exception as error:  # zarr and its codecs raise a dozen unrelated types
             raise self._bad(number, f"{type(error).__name__}: {error}") from error
 
-    def _locate(self, number: int) -> tuple[int, int, int]:
+    @contextmanager
+    def _place(self, number: int) -> Iterator[tuple[int, int, int]]:
         """Open descriptor, offset and length of a chunk."""
+        with self._file_of(number) as descriptor:
+            if self.layout.shard is None:
+                yield descriptor, 0, os.fstat(descriptor).st_size
+                return
+            offset, length = (int(v) for v in self._index[number % (self.layout.shard // self.layout.chunk)])
+            if offset == ABSENT:
+                raise self._bad(number, "the shard does not hold it")
+            yield descriptor, offset, length
+
+    @contextmanager
+    def _file_of(self, number: int) -> Iterator[int]:
+        """Open descriptor of the file that holds a chunk; that of a shard stays open, with its index."""
         if self.layout.shard is None:
             descriptor = self._open(number, number)
-            return descriptor, 0, os.fstat(descriptor).st_size
-        per_shard = self.layout.shard // self.layout.chunk
-        shard, inside = divmod(number, per_shard)
-        descriptor = self._open(shard, number)
-        offset, length = (int(v) for v in self._index[inside])
-        if offset == _ABSENT:
-            raise self._bad(number, "the shard does not hold it")
-        return descriptor, offset, length
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+            return
+        shard = number * self.layout.chunk // self.layout.shard
+        if self._shard is None or self._shard[0] != shard:
+            self._close()
+            descriptor = self._open(shard, number)
+            try:
+                self._index = self._read_index(descriptor, number)
+            except PoolError:
+                os.close(descriptor)  # or the next chunk would be looked up in the index of another shard
+                raise
+            self._shard = shard, descriptor
+        yield self._shard[1]
 
     def _open(self, file: int, number: int) -> int:
-        if self._file is not None and self._file[0] == file:
-            return self._file[1]
-        self._close()
         try:
-            descriptor = os.open(self.layout.file(file), os.O_RDONLY)
+            return os.open(self.layout.file(file), os.O_RDONLY)
         except FileNotFoundError:
             raise self._bad(number, "the file is missing") from None
-        self._file = (file, descriptor)
-        if self.layout.shard is not None:
-            self._index = self._read_index(descriptor, number)
-        return descriptor
 
     def _read_index(self, descriptor: int, number: int) -> np.ndarray:
         """The table at a shard's end: (offset, length) per chunk as little-endian uint64, then its crc32c."""
         assert self.layout.shard is not None
         size = os.fstat(descriptor).st_size
         table = 16 * (self.layout.shard // self.layout.chunk)
-        raw = os.pread(descriptor, table + _CRC_BYTES, max(0, size - table - _CRC_BYTES))
-        if len(raw) != table + _CRC_BYTES or crc32c(raw[:table]) != int.from_bytes(raw[table:], "little"):
+        raw = os.pread(descriptor, table + CRC_BYTES, max(0, size - table - CRC_BYTES))
+        if len(raw) != table + CRC_BYTES or crc32c(raw[:table]) != int.from_bytes(raw[table:], "little"):
             raise self._bad(number, f"the index of the shard ({size} bytes) does not match its crc32c: it is truncated")
         return np.frombuffer(raw, "<u8", count=table // 8).reshape(-1, 2)
 
     def _close(self) -> None:
-        if self._file is not None:
-            os.close(self._file[1])
-            self._file = None
+        if self._shard is not None:
+            os.close(self._shard[1])
+            self._shard = None
 
-    def _bad(self, number: int, why: str) -> PoolError:
+    def _bad(self, number: int, why: str) -> ChunkError:
         layout = self.layout
-        first, last = number * layout.chunk, min((number + 1) * layout.chunk, layout.n) - 1
+        first, stop = number * layout.chunk, min((number + 1) * layout.chunk, layout.n)
         file = layout.file(first // (layout.shard or layout.chunk))
         inside = "" if layout.shard is None else f" (chunk {number % (layout.shard // layout.chunk)} inside)"
-        return PoolError(
-            f"{layout.folder.name} {first}..{last} cannot be read, chunk {number} of {file}{inside}: {why}. "
-            "Restore the file from a copy, or import the data again"
+        return ChunkError(
+            f"{layout.folder.name} {first}..{stop - 1} cannot be read, chunk {number} of {file}{inside}: {why}. "
+            "Restore the file from a copy, or import the data again",
+            first,
+            stop,
+            why,
         )
+
+
+@functools.cache
+def _workers() -> ThreadPoolExecutor:
+    """The threads that decode chunks, for all readers: reading and decompressing leave the interpreter to others."""
+    return ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "mcscore-chunks")
+
+
+os.register_at_fork(after_in_child=_workers.cache_clear)  # a child has none of its parent's threads
 
 
 def crc32c(data: Any) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
+import itertools
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from .chunks import ChunkLayout, layout_of
 from .durable import DurableStore, new_directory
 from .format import (
     COLUMN_CHUNK,
+    COLUMN_CHUNK_MIN,
     ITEM_DTYPES,
     UNLABELLED,
+    Facts,
     Grid,
     PoolError,
     checked_facts,
     plan_grid,
 )
+from .writer import ArrayWriter
 
 COMPRESSIONS = ("none", "lz4", "zstd")
 _SLICE_BYTES = 16 << 20
@@ -44,41 +49,77 @@ def create(
     shard_items: int | None,
 ) -> None:
     """The work of Pool.create, which documents it."""
-    import zarr
-
-    if compression not in COMPRESSIONS:
-        raise PoolError(f"compression {compression!r} is unknown; choose from {', '.join(COMPRESSIONS)}")
     if path.exists() or path.is_symlink():
         raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
-    blocks, n = _as_blocks(items, n)
-    array, facts, digest, written = None, None, hashlib.sha256(), 0
+    blocks, n = as_blocks(items, n)
     try:
         with new_directory(path) as partial:
-            group = zarr.create_group(DurableStore(partial), zarr_format=3)
-            for grid, unit in _units(blocks, n, chunk_items, shard_items):
-                if array is None or facts is None:
-                    facts = checked_facts(unit.shape[1:], mean, std, classes, source)
-                    array = _items_array(group, grid, n or 0, unit, compression)
-                if n is None:
-                    array.resize((written + len(unit), *unit.shape[1:]))
-                elif written + len(unit) > n:
+            grid, first, blocks = _begun(checked_blocks(blocks), n, chunk_items, shard_items)
+            facts = checked_facts(first.shape[1:], mean, std, classes, source)
+            writer = ArrayWriter(planned_layout(grid, first.shape[1:], first.dtype, compression), partial / "items")
+            (partial / "items").mkdir()
+            for block in blocks:
+                if n is not None and writer.n + len(block) > n:
                     raise PoolError(f"{n} items were announced, more came")
-                array[written : written + len(unit)] = unit
-                digest.update(unit.data)
-                written += len(unit)
-            if array is None or facts is None:
-                raise PoolError("there are no items: no block came, so not even the shape of an item is known")
-            if n is not None and written != n:
-                raise PoolError(f"{n} items were announced, {written} came")
-            _write_columns(group, written, labels, keys, facts.classes)
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            facts = replace(facts, created=now, content=f"sha256:{digest.hexdigest()}")
-            group.update_attributes(facts.to_attrs())
+                writer.add(block)
+            writer.finish()
+            if n is not None and writer.n != n:
+                raise PoolError(f"{n} items were announced, {writer.n} came")
+            facts = replace(facts, content=writer.content)
+            finish_pool(partial, facts, replace(writer.layout, n=writer.n), compression, labels, keys)
     except OSError as error:
         raise PoolError(f"pool {path} could not be written, nothing was left behind: {error}") from error
 
 
-def _as_blocks(items: Any, n: int | None) -> tuple[Iterator[np.ndarray], int | None]:
+def planned_layout(grid: Grid, item_shape: tuple[int, ...], dtype: np.dtype, compression: str) -> ChunkLayout:
+    """How an array of items will be laid out and encoded: what zarr itself says of one made like this in memory.
+
+    Raises:
+        PoolError: the compression is unknown.
+    """
+    import zarr
+
+    if compression not in COMPRESSIONS:
+        raise PoolError(f"compression {compression!r} is unknown; choose from {', '.join(COMPRESSIONS)}")
+    group = zarr.create_group(zarr.storage.MemoryStore(), zarr_format=3)
+    return layout_of(items_array(group, grid, (0, *item_shape), dtype, compression), Path("items"))
+
+
+def finish_pool(
+    where: Path,
+    facts: Facts,
+    layout: ChunkLayout,
+    compression: str,
+    labels: Any,
+    keys: Any,
+    offsets: np.ndarray | None = None,
+) -> None:
+    """Make a directory that has the files of the items a pool: columns, metadata, and last what says it is one.
+
+    layout: of the items, or of the blob if offsets, (N + 1,) int64, are given; its n is how many rows there are.
+    """
+    import zarr
+
+    for leftover in where.iterdir():  # of an earlier call that was killed
+        if leftover.name in ("labels", "excluded", "keys", "offsets"):
+            shutil.rmtree(leftover)
+        elif leftover.is_dir():
+            (leftover / "zarr.json").unlink(missing_ok=True)
+        else:
+            leftover.unlink()
+    group = zarr.create_group(DurableStore(where), zarr_format=3)
+    shape = (layout.n, *layout.item_shape)
+    name = "items" if offsets is None else "blob"
+    n = layout.n if offsets is None else len(offsets) - 1
+    items_array(group, Grid(layout.chunk, layout.shard), shape, layout.array.dtype, compression, name)
+    if offsets is not None:
+        column(group, "offsets", offsets, 0, [])
+    write_columns(group, n, labels, keys, facts.classes)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    group.update_attributes(replace(facts, created=now, n=n).to_attrs())
+
+
+def as_blocks(items: Any, n: int | None) -> tuple[Iterator[np.ndarray], int | None]:
     """Blocks of an array-like (anything with shape and slices: memmap, tensor, Zarr array) or of an iterable."""
     if not hasattr(items, "shape"):
         if not isinstance(items, Iterable):
@@ -94,33 +135,44 @@ def _as_blocks(items: Any, n: int | None) -> tuple[Iterator[np.ndarray], int | N
     return (np.asarray(items[at : at + step]) for at in range(0, max(shape[0], 1), step)), shape[0]
 
 
-def _units(
-    blocks: Iterator[np.ndarray], n: int | None, chunk_items: int | None, shard_items: int | None
-) -> Iterator[tuple[Grid, np.ndarray]]:
-    """Cut blocks of any sizes to files' worth of items, in one reused buffer, with the grid they belong to.
+def checked_blocks(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks, in native byte order.
 
-    With n unknown the first unit decides: if the stream ends within one shard's worth, that was all.
+    Raises:
+        PoolError: no items, or of a kind that pools do not hold; a block unlike the first.
     """
-    grid, buffer, used, started = None, np.empty(0), 0, False
+    like: np.ndarray | None = None
     for number, block in enumerate(blocks):
-        if number == 0:
+        if like is None:
             _check_items(block)
-            shape, dtype, item_bytes = block.shape[1:], block.dtype, block.itemsize * math.prod(block.shape[1:])
-            if n is not None or chunk_items is not None:
-                grid = _grid(n, item_bytes, chunk_items, shard_items)
-            buffer = np.empty(((grid or plan_grid(None, item_bytes)).unit, *shape), dtype.newbyteorder("="))
-        if block.shape[1:] != shape or block.dtype != dtype:
-            raise PoolError(f"block {number} holds {block.dtype} {block.shape[1:]} items, those before {dtype} {shape}")
-        while len(block):
-            if used == len(buffer):
-                grid = grid or plan_grid(None, item_bytes)
-                yield grid, buffer
-                used, started = 0, True
-            part, block = block[: len(buffer) - used], block[len(buffer) - used :]
-            buffer[used : used + len(part)] = part
-            used += len(part)
-    if used or (len(buffer) and not started):
-        yield grid or plan_grid(used, item_bytes), buffer[:used]
+            like = block[:0]
+        if block.shape[1:] != like.shape[1:] or block.dtype != like.dtype:
+            raise PoolError(
+                f"block {number} holds {block.dtype} {block.shape[1:]} items, those before {like.dtype} {like.shape[1:]}"
+            )
+        yield block.astype(block.dtype.newbyteorder("="), copy=False)
+
+
+def _begun(
+    blocks: Iterator[np.ndarray], n: int | None, chunk_items: int | None, shard_items: int | None
+) -> tuple[Grid, np.ndarray, Iterator[np.ndarray]]:
+    """The grid, the first block, and all blocks; where n is unknown, those of one shard's worth are looked at ahead."""
+    held: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        item_bytes = block.itemsize * math.prod(block.shape[1:])
+        if n is not None or chunk_items is not None:
+            break
+        held[-1] = block.copy()  # whoever makes the blocks may reuse their memory
+        count += len(block)
+        if count > plan_grid(None, item_bytes).unit:
+            count = -1
+            break
+    if not held:
+        raise PoolError("there are no items: no block came, so not even the shape of an item is known")
+    grid = _grid(n if n is not None else count if count >= 0 else None, item_bytes, chunk_items, shard_items)
+    return grid, held[0][:0], itertools.chain(held, blocks)
 
 
 def _check_items(block: np.ndarray) -> None:
@@ -140,19 +192,22 @@ def _grid(n: int | None, item_bytes: int, chunk_items: int | None, shard_items: 
     return Grid(chunk_items, shard_items)
 
 
-def _items_array(group: Any, grid: Grid, n: int, like: np.ndarray, compression: str) -> Any:
+def items_array(
+    group: Any, grid: Grid, shape: tuple[int, ...], dtype: np.dtype, compression: str, name: str = "items"
+) -> Any:
+    """Make the metadata of an array of items; its files are written by ArrayWriter."""
     from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-    item_shape = like.shape[1:]
+    item_shape = shape[1:]
     squeeze: list[Any] = []
     if compression == "lz4":
-        squeeze = [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=like.itemsize)]
+        squeeze = [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=dtype.itemsize)]
     elif compression == "zstd":
         squeeze = [ZstdCodec(level=3)]
     return group.create_array(
-        "items",
-        shape=(n, *item_shape),
-        dtype=like.dtype,
+        name,
+        shape=shape,
+        dtype=dtype,
         chunks=(grid.chunk, *item_shape),
         shards=(grid.shard, *item_shape) if grid.shard else None,
         compressors=[*squeeze, Crc32cCodec()],
@@ -168,7 +223,8 @@ def column(group: Any, name: str, values: np.ndarray, fill: Any, compressors: li
     """Write one (N,) or (N, width) array beside the items, every chunk present and carrying its crc32c."""
     from zarr.codecs import Crc32cCodec
 
-    chunk = min(max(len(values), 1), COLUMN_CHUNK)
+    least = COLUMN_CHUNK_MIN if values.ndim == 1 else 1  # arrays of two axes never grow
+    chunk = min(max(len(values), least), COLUMN_CHUNK)
     array = group.create_array(
         name,
         shape=values.shape,
@@ -184,14 +240,14 @@ def column(group: Any, name: str, values: np.ndarray, fill: Any, compressors: li
         array[at : at + chunk] = values[at : at + chunk]
 
 
-def _write_columns(group: Any, n: int, labels: Any, keys: Any, classes: list[str] | None) -> None:
+def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: list[str] | None) -> None:
     from zarr.codecs import ZstdCodec
 
     given = np.full(n, UNLABELLED, np.int32) if labels is None else checked_labels(labels, n, classes)
     column(group, "labels", given, UNLABELLED, [])
     column(group, "excluded", np.zeros(n, bool), False, [])
     if keys is not None:
-        column(group, "keys", _encoded_keys(keys, n), 0, [ZstdCodec(level=3)])
+        column(group, "keys", encoded_keys(keys, n), 0, [ZstdCodec(level=3)])
 
 
 def checked_labels(labels: Any, n: int, classes: list[str] | None) -> np.ndarray:
@@ -213,7 +269,7 @@ def checked_labels(labels: Any, n: int, classes: list[str] | None) -> np.ndarray
     return given.astype(np.int32)
 
 
-def _encoded_keys(keys: Any, n: int) -> np.ndarray:
+def encoded_keys(keys: Any, n: int) -> np.ndarray:
     """(n, width) uint8: fixed width is the one string layout that the Zarr v3 specification has settled."""
     encoded = [str(key).encode() for key in keys]
     if len(encoded) != n:

@@ -19,12 +19,13 @@ from typing import Any
 from zarr.storage import LocalStore
 
 
-def write_file(path: Path, data: Any) -> None:
-    """Replace ``path`` by ``data`` (bytes-like) so that a reader, or a crash at any moment, finds the old or the new."""
+def write_file(path: Path, *parts: Any) -> None:
+    """Replace ``path`` by ``parts`` (bytes-like, one after another) so that a reader, or a crash, finds the old or the new."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

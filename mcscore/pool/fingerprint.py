@@ -1,13 +1,17 @@
 """Which data a pool holds, in one hash that does not read the data.
 
-Covered: format version, item shape, dtype, N, mean and std, chunk grid and encoding; the sha256 of all items, taken when
-the pool was made; the size of every chunk or shard file; the crc32c stored with up to 1024 chunks spread evenly (all of
+Covered: format version, item shape, dtype, N, mean and std, chunk grid and encoding; the sha256 of all items, taken as
+they were written; the size of every chunk or shard file; the crc32c stored with up to 1024 chunks spread evenly (all of
 them in a pool of up to 4 GiB).
 
 So it changes when a pool is made anew from other data (or the same in another order), when a file is truncated, lost or
 exchanged, when a chunk is rewritten (beyond 4 GiB: if it is among the 1024), and when the normalisation changes. It does
-not see bytes that flip on disk: the crc32c of each chunk finds those, whenever the chunk is read. Labels, exclusion
-flags, keys, class names, source and date are left out on purpose: labelling must not end a run, a copy is the same pool.
+not see bytes that flip on disk: the crc32c of each chunk finds those, whenever the chunk is read. A pool that has lost a
+file has a fingerprint too, another one: what is left of it can be scored, if that is asked for. Labels, exclusion flags,
+keys, class names, source and date are left out on purpose: labelling must not end a run, a copy is the same pool.
+
+A pool that has grown still has the fingerprint of what it was: only items below n enter. The file in which the first n
+end is rewritten by an append, so of the last chunk only the items count, and of the last shard the chunks.
 """
 
 from __future__ import annotations
@@ -15,38 +19,59 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 
-from .chunks import ChunkLayout, ChunkReader
-from .format import FORMAT, VERSION, Facts, PoolError
+import numpy as np
+
+from .chunks import ChunkLayout, ChunkReader, crc32c
+from .format import FORMAT, VERSION, ChunkError, Facts
 
 _SAMPLED_CHUNKS = 1024
 
 
-def fingerprint_of(layout: ChunkLayout, facts: Facts) -> str:
-    """ "sha256:" and 64 hexadecimal digits.
-
-    Raises:
-        PoolError: a chunk or shard file is missing, or the index of a shard is damaged.
-    """
-    said = {
+def fingerprint_of(layouts: Iterable[ChunkLayout], facts: Facts, content: str | None) -> str:
+    """ "sha256:" and 64 hexadecimal digits; of the first ``layout.n`` rows of each array, whose hash was ``content``."""
+    said: dict[str, object] = {
         "format": [FORMAT, VERSION],
-        "content": facts.content,
+        "content": content,
         "item_shape": facts.item_shape,
         "mean": facts.mean,
         "std": facts.std,
-        "shape": layout.array.shape,
+    }
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for layout in layouts:
+        for part in _parts(layout):
+            digest.update(part)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _parts(layout: ChunkLayout) -> Iterator[bytes]:
+    said = {
+        "shape": (layout.n, *layout.item_shape),
         "dtype": str(layout.array.dtype),
         "chunks": [layout.chunk, layout.shard],
         "codecs": layout.array.metadata.to_dict()["codecs"],
     }
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
-    for number in range(layout.files):
-        file = layout.file(number)
+    yield json.dumps(said, sort_keys=True, default=str).encode()
+    unit = layout.shard or layout.chunk
+    whole = layout.n // layout.chunk
+    for number in range(layout.n // unit):
         try:
-            digest.update(f"{os.stat(file).st_size}\n".encode())
+            yield f"{os.stat(layout.file(number)).st_size}\n".encode()
         except FileNotFoundError:
-            raise PoolError(f"{file} is missing: the pool has lost items. Restore it from a copy") from None
+            yield b"missing\n"
     with ChunkReader(layout) as reader:
-        for number in range(0, layout.chunks, -(-layout.chunks // _SAMPLED_CHUNKS) or 1):
-            digest.update(reader.stored_crc(number))
-    return f"sha256:{digest.hexdigest()}"
+        try:
+            for number in range(layout.n // unit * (unit // layout.chunk), whole):
+                yield f"{reader.stored_length(number)}\n".encode()
+            if layout.n % layout.chunk:
+                rows = np.empty((layout.n % layout.chunk, *layout.item_shape), layout.array.dtype)
+                reader.read(whole * layout.chunk, rows)
+                yield crc32c(rows.reshape(-1).view(np.uint8)).to_bytes(4, "little")
+        except ChunkError:
+            yield b"unreadable"
+        for number in range(0, whole, -(-whole // _SAMPLED_CHUNKS) or 1):
+            try:
+                yield reader.stored_crc(number)
+            except ChunkError:
+                yield b"unreadable"

@@ -1,10 +1,15 @@
 """What a pool is on disk: names, attributes, chunk sizes.
 
-pool.zarr/         Zarr v3 group; attrs: format, version, created, item_shape, content, mean, std, classes, source
+pool.zarr/         Zarr v3 group; attrs: format, version, created, item_shape, n, content, earlier, mean, std, classes, source
   items/           (N, ...) uint8 or float; chunks of whole items, sharded when big; crc32c per chunk
+    or, when images are kept encoded (attribute encoded, item_shape is what they are decoded to):
+  blob/            (bytes,) uint8: JPEG, PNG, WebP, ..., one after another
+  offsets/         (N + 1,) int64: item i is blob[offsets[i]:offsets[i + 1]]
   labels/          (N,) int32, -1 = unlabelled
   excluded/        (N,) bool
   keys/            (N, width) uint8: UTF-8 names, padded with zero bytes; optional
+  keys-<n>/        the same for the items that were appended when the pool held n
+The attribute n is the only truth about N: an append that is under way, or was killed, leaves longer arrays behind.
 """
 
 from __future__ import annotations
@@ -30,11 +35,20 @@ CHUNK_BYTES = 4 << 20
 SHARD_BYTES = 64 << 20
 SHARD_BYTES_MAX = 1 << 30
 SHARD_FILES = 1 << 14  # shards double in size (up to the maximum) rather than exceed this many files
+COLUMN_CHUNK_MIN = 1 << 16  # so that a small pool that grows has few files
 COLUMN_CHUNK = 1 << 20  # items per chunk of labels and excluded: at most 4 MiB are rewritten to change one label
 
 
 class PoolError(ValueError):
     """Something is wrong with a pool on disk or with what should become one; the message says what, where, what to do."""
+
+
+class ChunkError(PoolError):
+    """Items start..stop-1 cannot be read: their chunk is missing, torn or changed."""
+
+    def __init__(self, message: str, start: int, stop: int, why: str = "") -> None:
+        super().__init__(message)
+        self.start, self.stop, self.why = start, stop, why
 
 
 @dataclass(frozen=True)
@@ -65,15 +79,21 @@ def plan_grid(n: int | None, item_bytes: int) -> Grid:
 @dataclass(frozen=True)
 class Facts:
     """The attributes of a pool. mean and std are per channel (or of length 1), in units of the stored items as floats,
-    where uint8 counts as value / 255."""
+    where uint8 counts as value / 255. n is None in pools of other makers: as many as the array of items has. content is a
+    hash of all items, taken as they were written; earlier has (n, content) as they were before each append; appended tells
+    the source of the last append from others."""
 
     item_shape: tuple[int, ...]
     created: str = ""
+    n: int | None = None
     content: str | None = None
+    earlier: tuple[tuple[int, str | None], ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: list[str] | None = None
     source: str | None = None
+    encoded: bool | None = None
+    appended: str | None = None
 
     def to_attrs(self) -> dict[str, Any]:
         known = {"format": FORMAT, "version": VERSION, **self.__dict__}
@@ -87,12 +107,21 @@ class Facts:
         return Facts(
             item_shape=tuple(int(size) for size in attrs["item_shape"]),
             created=str(attrs.get("created", "")),
+            n=None if attrs.get("n") is None else int(attrs["n"]),
+            earlier=tuple((int(n), content) for n, content in attrs.get("earlier", ())),
             content=attrs.get("content"),
             mean=floats("mean"),
             std=floats("std"),
             classes=[str(name) for name in attrs["classes"]] if attrs.get("classes") is not None else None,
             source=attrs.get("source"),
+            encoded=attrs.get("encoded"),
+            appended=attrs.get("appended"),
         )
+
+
+def key_arrays(facts: Facts) -> list[tuple[int, str]]:
+    """(first item, name) of the arrays that may hold keys. Each append has its own: its keys may need a greater width."""
+    return [(0, "keys"), *((n, f"keys-{n}") for n, _ in facts.earlier)]
 
 
 def checked_facts(item_shape: tuple[int, ...], mean: Any, std: Any, classes: Any, source: str | None) -> Facts:

@@ -41,7 +41,7 @@ def decode(data: bytes, size: int, channels: int = 3) -> np.ndarray:
     Raises:
         BadImage: no image of KINDS, damaged, cut off, more than MAX_PIXELS, or of 32-bit pixels.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
         raise BadImage("the file is empty")
@@ -58,6 +58,10 @@ def decode(data: bytes, size: int, channels: int = 3) -> np.ndarray:
             return _pixels(ImageOps.fit(_converted(upright, channels), (size, size), Image.Resampling.BILINEAR))
     except BadImage:
         raise
+    except UnidentifiedImageError as error:
+        raise BadImage(
+            f"cannot identify the image: it is none of {', '.join(KINDS)}, or its header is damaged"
+        ) from error
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {MAX_PIXELS:,} pixels: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error) as error:

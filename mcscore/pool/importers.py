@@ -1,4 +1,5 @@
-"""Arrays in files become pools: .npy, .npz, idx and idx.gz, recognised by their first bytes, read in bounded memory.
+"""Arrays in files become pools: .npy, .npz, idx and idx.gz, recognised by their first bytes, and Zarr arrays, which are
+folders (a.zarr, or a.zarr::name in a group); all read in bounded memory.
 
 FORMATS is the whole list; a further format is one row and one function that gives an ArrayFile.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -55,6 +57,8 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> tuple[Fo
         PoolError: no such file; none of the formats; a damaged or truncated file; the key of an .npz missing or unknown.
     """
     where = Path(path)
+    if where.is_dir() or "::" in where.name:
+        return _ZARR, _open_zarr(where, key)
     try:
         with where.open("rb") as file:
             start = file.read(8)
@@ -95,20 +99,11 @@ def import_array(
     Raises:
         PoolError: a file that is missing, damaged or of no known format; lengths that differ; a layout that does not fit.
     """
-    kind, array = open_array(src, key)
-    if len(array.shape) < 2:
-        raise PoolError(f"{src} has shape {array.shape}; items need (N, ...) with at least one axis per item")
-    if layout is None and kind.layout == "hw" and len(array.shape) == 3:
-        layout = "hw"
-    arrange = _arrangement(layout, array.shape, src)
-    if isinstance(labels, (str, os.PathLike)):
-        labels = open_array(labels, labels_key)[1].read()
-    if labels is not None and len(labels) != array.shape[0]:
-        raise PoolError(f"{len(labels)} labels came for the {array.shape[0]} items of {src}")
+    blocks, n, labels, _ = read_source(src, labels, key=key, labels_key=labels_key, layout=layout)
     return Pool.create(
         dst,
-        (arrange(block) for block in array.blocks()),
-        n=array.shape[0],
+        blocks,
+        n=n,
         labels=labels,
         mean=mean,
         std=std,
@@ -116,6 +111,35 @@ def import_array(
         source=Path(src).name,
         compression=compression,
     )
+
+
+def read_source(
+    src: str | os.PathLike[str], labels: Any, *, key: str | None, labels_key: str | None, layout: str | None
+) -> tuple[Iterator[np.ndarray], int, Any, str]:
+    """(blocks of items, how many, labels or None, what tells this source from another) of the arguments of import_array."""
+    kind, array = open_array(src, key)
+    if len(array.shape) < 2:
+        raise PoolError(f"{src} has shape {array.shape}; items need (N, ...) with at least one axis per item")
+    if layout is None and kind.layout == "hw" and len(array.shape) == 3:
+        layout = "hw"
+    arrange = _arrangement(layout, array.shape, src)
+    files = [src]
+    if isinstance(labels, (str, os.PathLike)):
+        files.append(labels)
+        labels = open_array(labels, labels_key)[1].read()
+    if labels is not None and len(labels) != array.shape[0]:
+        raise PoolError(f"{len(labels)} labels came for the {array.shape[0]} items of {src}")
+    stamps = [_stamp(os.fspath(file)) for file in files]
+    identity = repr((stamps, key, labels_key, layout))
+    return (arrange(block) for block in array.blocks()), array.shape[0], labels, identity
+
+
+def _stamp(file: str) -> tuple[str, int, int]:
+    """What changes when a file does; of a Zarr array the latest change of a folder of it."""
+    folder = file.partition("::")[0]
+    if not os.path.isdir(folder):
+        return file, os.stat(file).st_size, os.stat(file).st_mtime_ns
+    return file, 0, max(os.stat(inside).st_mtime_ns for inside, _, _ in os.walk(folder))
 
 
 def _arrangement(layout: str | None, shape: tuple[int, ...], src: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -187,6 +211,54 @@ def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.d
     return shape, fortran, dtype
 
 
+def _open_zarr(path: Path, key: str | None) -> ArrayFile:
+    """``key``, or what follows "::" in the path, is an array of a group; without, the path is an array or holds one."""
+    import zarr
+
+    folder, _, inside = os.fspath(path).partition("::")
+    name = key or inside
+    try:
+        found: Any = zarr.open(folder, mode="r")
+        if isinstance(found, zarr.Group):
+            names = sorted(found.array_keys())
+            if not name and len(names) == 1:
+                name = names[0]
+            if not name or name not in found:
+                said = f"there is no array {name!r}" if name else f"say which one: {folder}::{(names or ['name'])[0]}"
+                raise PoolError(f"{folder} holds the arrays {', '.join(names)}: {said}")
+            found = found[name]
+    except PoolError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PoolError(
+            f"{folder} is no Zarr array or group that can be read (a folder of images needs a size): {error}"
+        ) from error
+    if not isinstance(found, zarr.Array) or not found.shape or found.dtype.kind not in "uif":
+        raise PoolError(f"{path} is no array of numbers")
+    _require_all_chunks(found, path)
+
+    def blocks() -> Iterator[np.ndarray]:
+        rows = found.shards[0] if found.shards else found.chunks[0]
+        step = max(1, _step(found.shape, found.dtype) // rows) * rows  # whole chunks: each is decoded once
+        for at in range(0, max(found.shape[0], 1), step):
+            try:
+                yield np.asarray(found[at : at + step])
+            except Exception as error:  # zarr and its codecs raise a dozen unrelated types
+                raise PoolError(f"{path} cannot be read from item {at} on: {type(error).__name__}: {error}") from error
+
+    return ArrayFile(tuple(found.shape), np.dtype(found.dtype), blocks)
+
+
+def _require_all_chunks(array: Any, path: Path) -> None:
+    """A chunk that is missing reads as fill values: that may be how zeros were stored, or data that were lost."""
+    if array.nchunks_initialized < array.nchunks:
+        warnings.warn(
+            f"{path} lacks {array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks; there, items are the fill "
+            f"value {array.fill_value}. If that is not how it was meant, the array has lost data",
+            stacklevel=2,
+        )
+
+
 # Type codes of the idx format (LeCun et al., the format of MNIST): all big-endian.
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -252,6 +324,7 @@ def _step(shape: tuple[int, ...], dtype: np.dtype) -> int:
     return max(1, _READ_BYTES // max(1, dtype.itemsize * math.prod(shape[1:])))
 
 
+_ZARR = Format("zarr", b"", _open_zarr, None, "Zarr array, a folder, read chunk by chunk")
 FORMATS: tuple[Format, ...] = (
     Format("npy", b"\x93NUMPY", _open_npy, None, "NumPy array, memory-mapped"),
     Format("npz", b"PK", _open_npz, None, "NumPy archive, one array of it (key), streamed"),

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from .chunks import ChunkLayout, ChunkReader, encoded, layout_of
+from .buffers import Allocate, Buffers
+from .chunks import ChunkLayout, ChunkReader, layout_of
+from .column import Column
 from .create import checked_labels, create
 from .durable import locked, write_file
+from .encoded import EncodedReader, blob_until
 from .fingerprint import fingerprint_of
-from .format import Facts, PoolError, check_is_pool
+from .format import ChunkError, Facts, PoolError, check_is_pool, key_arrays
 from .prefetch import prefetch as read_ahead
+from .writer import file_parts
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive items: ids (n,) int64, items (n, *item_shape) in the pool's dtype."""
+    """Consecutive items: ids (n,) int64, items (n, *item_shape) in the pool's dtype.
+
+    bad: what could not be read, if that was to be skipped: errors whose (start, stop) lie in the batch; items there are 0.
+    """
 
     ids: np.ndarray
     items: np.ndarray
+    bad: tuple[ChunkError, ...] = ()
 
 
 class Pool:
@@ -36,17 +44,27 @@ class Pool:
     >>> pool.n, pool.item_shape, pool.dtype  # doctest: +SKIP
     (1797, (1, 8, 8), dtype('uint8'))
 
-    The items never change once created. ``labels`` and ``excluded`` are read from disk on each access, so that what
-    another process has set is seen.
+    The items never change once created; ``append_blocks`` and its like add more, which an open pool does not see.
+    ``labels`` and ``excluded`` are read from disk on each access, so that what another process has set is seen.
     """
 
-    def __init__(self, path: Path, facts: Facts, layout: ChunkLayout, columns: dict[str, ChunkLayout]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        facts: Facts,
+        layout: ChunkLayout,
+        columns: dict[str, ChunkLayout],
+        keys: dict[int, ChunkLayout],
+        offsets: ChunkLayout | None = None,
+    ) -> None:
         """Use :meth:`open` or :meth:`create`."""
         self.path = path
         self._facts = facts
         self._layout = layout
         self._columns = columns
-        self.n: int = layout.n
+        self._keys = keys  # by the first item they name
+        self._offsets = offsets
+        self.n: int = columns["labels"].n
         self.item_shape = facts.item_shape
         self.dtype: np.dtype = np.dtype(layout.array.dtype)
         self.mean, self.std = facts.mean, facts.std
@@ -72,20 +90,28 @@ class Pool:
             group: Any = zarr.open_group(where, mode="r", zarr_format=3, use_consolidated=False)
             facts = Facts.from_attrs(group.attrs)
             with _reading_pipeline():
-                array = group["items"]
-            layout = layout_of(array, where / "items")
-            names = [name for name in ("labels", "excluded", "keys") if name != "keys" or name in group]
-            columns = {name: layout_of(group[name], where / name) for name in names}
+                array = group["blob" if facts.encoded else "items"]
+            n = array.shape[0] if facts.n is None else facts.n
+            offsets = layout_of(group["offsets"], where / "offsets", n + 1) if facts.encoded else None
+            layout = layout_of(array, where / array.basename, None if offsets else n)
+            columns = {name: layout_of(group[name], where / name, n) for name in ("labels", "excluded")}
+            keys = {start: layout_of(group[name], where / name) for start, name in key_arrays(facts) if name in group}
         except PoolError:
             raise
         except (KeyError, ValueError, TypeError, OSError) as error:
             raise PoolError(f"{where} is a damaged pool: {type(error).__name__}: {error}") from error
-        lengths = {name: column.n for name, column in columns.items()}
-        if tuple(array.shape[1:]) != facts.item_shape or set(lengths.values()) != {array.shape[0]}:
+        lengths = {name: column.array.shape[0] for name, column in columns.items()}
+        if offsets is not None:
+            lengths["offsets"] = offsets.array.shape[0] - 1
+        else:
+            lengths["items"] = array.shape[0]
+        # After an append that was cut short arrays are longer than what counts; without a count they must agree.
+        fits = all(length == n if facts.n is None else length >= n for length in lengths.values())
+        if tuple(array.shape[1:]) != (() if facts.encoded else facts.item_shape) or not fits:
             raise PoolError(
                 f"{where} is a damaged pool: items {array.shape}, item_shape {facts.item_shape}, lengths {lengths}"
             )
-        return Pool(where, facts, layout, columns)
+        return Pool(where, facts, layout, columns, keys, offsets)
 
     @staticmethod
     def create(
@@ -142,8 +168,18 @@ class Pool:
     @property
     def block_items(self) -> int:
         """Items in the greatest run of whole chunks that stays within 16 MiB (at least one chunk): a good step."""
-        chunk_bytes = self._layout.chunk * self.dtype.itemsize * int(np.prod(self.item_shape))
-        return self._layout.chunk * max(1, BLOCK_BYTES // chunk_bytes)
+        item_bytes = self.dtype.itemsize * int(np.prod(self.item_shape))
+        chunk = self._layout.chunk if self._offsets is None else 1
+        return chunk * max(1, BLOCK_BYTES // (chunk * item_bytes))
+
+    def _reader(self) -> ChunkReader | EncodedReader:
+        if self._offsets is None:
+            return ChunkReader(self._layout)
+        return EncodedReader(self._layout, self._offsets, self.item_shape, self._key)
+
+    def _key(self, item: int) -> str:
+        names = self.keys_of([item])
+        return "" if names is None else str(names[0])
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Items start..stop-1 as (stop - start, *item_shape), in ``out`` if given (C-contiguous, that shape and dtype).
@@ -153,7 +189,7 @@ class Pool:
         """
         self._check_range(start, stop)
         out = self._output(stop - start, out)
-        with ChunkReader(self._layout) as reader:
+        with self._reader() as reader:
             reader.read(start, out)
         return out
 
@@ -165,61 +201,135 @@ class Pool:
         """
         ids_B = self._checked_ids(ids)
         out = self._output(len(ids_B), None)
-        with ChunkReader(self._layout) as reader:
-            for at in np.argsort(ids_B, kind="stable"):
-                reader.read(int(ids_B[at]), out[at : at + 1])
+        with self._reader() as reader:
+            reader.gather(ids_B, out)
         return out
 
-    def blocks(self, ranges: Iterable[tuple[int, int]] | None = None, prefetch: int = 2) -> Iterator[Batch]:
+    def blocks(
+        self,
+        ranges: Iterable[tuple[int, int]] | None = None,
+        prefetch: int = 2,
+        on_bad_chunk: Literal["raise", "skip"] = "raise",
+        allocate: Allocate | None = None,
+    ) -> Generator[Batch, None, None]:
         """One Batch per range (start, stop), in order, read ahead by one thread up to ``prefetch`` batches.
 
         Without ranges: the whole pool in steps of :attr:`block_items`. A batch is as large as its range, so ranges
-        decide the memory: (prefetch + 2) batches. Consecutive ranges that share a chunk decode it once.
+        decide the memory: (prefetch + 2) batches, used again as soon as nothing refers to their items any more. Consecutive
+        ranges that share a chunk decode it once. With on_bad_chunk "skip" a chunk that cannot be read is said in
+        :attr:`Batch.bad` instead of raised. allocate: where the memory comes from (bytes -> uint8 array).
 
         Raises:
-            PoolError: as for read, raised in the loop that consumes the batches.
+            ChunkError, PoolError: as for read, raised in the loop that consumes the batches.
         """
         step = self.block_items
-        spans = [(at, min(at + step, self.n)) for at in range(0, self.n, step)] if ranges is None else list(ranges)
-        for start, stop in spans:
-            self._check_range(start, stop)
-        return read_ahead(self._batches(spans), prefetch)
+        if ranges is None:
+            ranges = ((at, min(at + step, self.n)) for at in range(0, self.n, step))
+        return read_ahead(self._batches(ranges, on_bad_chunk == "skip", Buffers(allocate)), prefetch)
 
-    def _batches(self, spans: list[tuple[int, int]]) -> Iterator[Batch]:
-        with ChunkReader(self._layout) as reader:
-            for start, stop in spans:
-                items = self._output(stop - start, None)
-                reader.read(start, items)
-                yield Batch(np.arange(start, stop, dtype=np.int64), items)
+    def _batches(self, ranges: Iterable[tuple[int, int]], skip: bool, buffers: Buffers) -> Iterator[Batch]:
+        with self._reader() as reader:
+            for start, stop in ranges:
+                self._check_range(start, stop)
+                items = buffers.lend((stop - start, *self.item_shape), self.dtype)
+                bad: list[ChunkError] = []
+                at = start
+                while at < stop:
+                    try:
+                        reader.read(at, items[at - start :])
+                        break
+                    except ChunkError as error:
+                        if not skip:
+                            raise
+                        first, at = max(error.start, start), min(error.stop, stop)
+                        items[first - start : at - start] = 0
+                        bad.append(ChunkError(str(error), first, at))
+                yield Batch(np.arange(start, stop, dtype=np.int64), items, tuple(bad))
+                del items  # or the memory would be in use while the next block is read
+
+    def check_files(self) -> None:
+        """Look whether all files of items are there, in milliseconds; what is in them shows when they are read.
+
+        Raises:
+            ChunkError: a file is missing, or the index of a shard is damaged; names the file and the items.
+        """
+        with self._reader() as reader:
+            reader.check_files()
+
+    def arrays(self) -> list[tuple[ChunkLayout, int]]:
+        """(layout, first item) of every array on disk."""
+        mutable = [(layout, 0) for layout in self._columns.values()]
+        keys = [(layout, start) for start, layout in self._keys.items()]
+        items = [(self._offsets, 0), (self._layout, 0)] if self._offsets else [(self._layout, 0)]
+        return [*items, *mutable, *keys]
+
+    def offsets(self) -> np.ndarray:
+        """(N + 1,) int64: where each image of a pool of encoded images begins in the blob; of no other pool."""
+        assert self._offsets is not None
+        return Column(self._offsets)[:]
 
     @cached_property
     def fingerprint(self) -> str:
-        """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects.
+        """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects."""
+        return self._fingerprint(self.n, self._facts.content)
 
-        Raises:
-            PoolError: a file of items is missing.
-        """
-        return fingerprint_of(self._layout, self._facts)
+    def fingerprint_at(self, n: int) -> str | None:
+        """The fingerprint that this pool had when it held ``n`` items; None if it never held exactly that many."""
+        if n == self.n:
+            return self.fingerprint
+        contents = dict(self._facts.earlier)
+        return self._fingerprint(n, contents[n]) if n in contents else None
+
+    def _fingerprint(self, n: int, content: str | None) -> str:
+        layouts = blob_until(self._layout, self._offsets, n) if self._offsets else [replace(self._layout, n=n)]
+        return fingerprint_of(layouts, self._facts, content)
 
     # ------------------------------------------------------------------ labels and flags
 
     @property
     def labels(self) -> np.ndarray:
         """(N,) int32, -1 = unlabelled; a copy."""
-        return self._column("labels")
+        return Column(self._columns["labels"])[:]
 
     @property
     def excluded(self) -> np.ndarray:
         """(N,) bool, True: never to be scored or selected; a copy."""
-        return self._column("excluded")
+        return Column(self._columns["excluded"])[:]
 
     @property
     def keys(self) -> np.ndarray | None:
-        """(N,) str, the user's names of the items, or None."""
-        if "keys" not in self._columns:
+        """(N,) str, the user's names of the items ("" where one has none), or None."""
+        if not self._keys:
             return None
-        raw = self._column("keys")
-        return np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], "utf-8")
+        return self._named(self.n, lambda start, layout: (slice(start, start + layout.n), Column(layout)[:]))
+
+    def keys_of(self, ids: Any) -> np.ndarray | None:
+        """(n,) str, the names of some items in the order of their ids, or None; reads the chunks concerned only.
+
+        Raises:
+            PoolError: ids outside the pool, naming them.
+        """
+        if not self._keys:
+            return None
+        ids_B = self._checked_ids(ids)
+
+        def those(start: int, layout: ChunkLayout) -> tuple[np.ndarray, np.ndarray]:
+            inside = np.flatnonzero((ids_B >= start) & (ids_B < start + layout.n))
+            return inside, Column(layout).at(ids_B[inside] - start)
+
+        return self._named(len(ids_B), those)
+
+    def _named(self, count: int, part: Callable[[int, ChunkLayout], tuple[Any, np.ndarray]]) -> np.ndarray:
+        """``count`` names; ``part`` gives which of them an array of keys has, and its rows for them."""
+        names = np.zeros(count, f"S{max(layout.item_shape[0] for layout in self._keys.values())}")
+        for start, layout in self._keys.items():
+            where, raw = part(start, layout)
+            names[where] = raw.view(f"S{raw.shape[1]}")[:, 0]
+        return np.char.decode(names, "utf-8")
+
+    def column(self, name: str) -> Column:
+        """ "labels" or "excluded", to be read range by range in memory that does not grow with N."""
+        return Column(self._columns[name])
 
     def set_labels(self, ids: Any, labels: Any) -> None:
         """Give items labels (-1 takes one away); durable when it returns.
@@ -238,13 +348,6 @@ class Pool:
         ids_B = self._checked_ids(ids)
         self._set("excluded", ids_B, np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape))
 
-    def _column(self, name: str) -> np.ndarray:
-        layout = self._columns[name]
-        out = np.empty(layout.array.shape, layout.array.dtype)
-        with ChunkReader(layout) as reader:
-            reader.read(0, out)
-        return out
-
     def _set(self, name: str, ids: np.ndarray, values: np.ndarray) -> None:
         order = np.argsort(ids, kind="stable")
         ids, values = ids[order], values[order]
@@ -262,7 +365,7 @@ class Pool:
                 chunk[ids[low:high] - start] = values[low:high]
                 file = layout.file(int(number))
                 try:
-                    write_file(file, encoded(layout, chunk))
+                    write_file(file, *file_parts(layout, chunk, len(chunk)))
                 except OSError as error:
                     raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error
 

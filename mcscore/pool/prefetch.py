@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ class _Failure:
         self.error = error
 
 
-def prefetch(source: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The elements of ``source``, up to ``depth`` of them made ahead by one thread (0: none, no thread).
 
     An exception in the source is raised here, in its place in the order. Closing the iterator early stops the thread.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +30,7 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
     from ..pool import Pool, PoolError
-    from ..run import RunError
+    from ..run.choose import refuse_other_pool
 
     recorded = run.meta["pool"]
     if pool is None:
@@ -40,34 +38,18 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
             pool = Pool.open(recorded["path"])
         except PoolError as error:
             return None, [f"No pictures, labels and class names: the pool is not where it was scored ({error})."]
-    if pool.fingerprint != recorded["fingerprint"]:
-        raise RunError(
-            f"{pool.path} is not the pool that {run.path} scored: "
-            f"its fingerprint is {pool.fingerprint}, recorded is {recorded['fingerprint']}"
-        )
+    refuse_other_pool(run, pool)
+    if pool.n > run.n:
+        return pool, [f"{pool.n - run.n:,} items were appended to the pool since it was scored; they are not shown."]
     return pool, []
 
 
 def chosen_items(run: Run, path: str | os.PathLike[str] | None = None) -> Chosen | None:
     """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run."""
-    from ..run import RunError
+    from ..run.choose import read_selection
 
-    if path is None:
-        files = sorted(run.path.glob("selection-*.parquet"), key=lambda file: file.stat().st_mtime_ns)
-        if not files:
-            return None
-        path = files[-1]
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.read_table(path)
-        how = json.loads((table.schema.metadata or {})[b"mcscore"])
-        ids = table.column("id").to_numpy().astype(np.int64)
-    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-        raise RunError(f"{path} is not a selection made by mcscore: {error}") from error
-    if how["run"] != run.meta["id"]:
-        raise RunError(
-            f"{path} was selected from another run (id {how['run']}), not from {run.path} (id {run.meta['id']})"
-        )
-    return Chosen(ids, how["by"], how["method"], how["radius"], Path(path).name)
+    if path is None and not any(run.path.glob("selection-*.parquet")):
+        return None
+    file, table, how = read_selection(run, path)
+    ids = table.column("id").to_numpy().astype(np.int64)
+    return Chosen(ids, how["by"], how["method"], how["radius"], file.name)

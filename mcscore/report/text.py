@@ -27,3 +27,11 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def size(n: int) -> str:
+    """Bytes as a file manager tells them: 900 bytes, 1.2 kB, 3.4 GB."""
+    if n < 1000:
+        return count(n, "byte")
+    power = min((len(str(n)) - 1) // 3, 4)
+    return f"{n / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"

@@ -172,6 +172,11 @@ def _warnings(shown: Shown) -> list[str]:
             f"The model gave no finite output for {count(len(bad), 'item')}, which cannot be selected: "
             f"{', '.join(map(str, bad[:NAMED_IDS]))}{more}."
         )
+    if len(lost := run.unreadable_ids):
+        told.append(
+            f"{count(len(lost), 'item')} could not be read from the pool and cannot be selected. When the pool is whole again, "
+            "the command that began the run scores them."
+        )
     for name, spread in shown.spreads.items():
         if spread is None:
             told.append(f"No item has a finite {title(name)} score.")

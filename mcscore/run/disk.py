@@ -8,8 +8,11 @@ directory. Without the last fsync the file's name may be lost in a power cut, wi
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = ".tmp"
 STEPS = ("write", "sync", "rename", "link", "remove", "make_directory")
@@ -61,6 +64,28 @@ def replace_file(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """As replace_file, for what does not fit in memory: a file to write to, that gets its name at the end.
+
+    What a process that was killed has left behind of the same file goes first: it may be as large.
+    """
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{TEMPORARY}"):
+        pid = leftover.name.removesuffix(TEMPORARY).rpartition(".")[2]
+        if pid.isdigit() and not runs(int(pid)):
+            remove(leftover)
+    temporary = _beside(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        sync(temporary)
+        rename(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
+    sync(path.parent)
+
+
 def create_file(path: Path, data: bytes) -> None:
     """As replace_file, but exactly one of several callers succeeds; the others get FileExistsError."""
     temporary = _temporary(path, data)
@@ -87,9 +112,20 @@ def discard_temporaries(directory: Path, *patterns: str) -> None:
             remove(leftover)
 
 
+def runs(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
 def _temporary(path: Path, data: bytes) -> Path:
-    """``data`` in a durable file beside ``path``; the process id in its name keeps two writers apart."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    """``data`` in a durable file beside ``path``."""
+    temporary = _beside(path)
     try:
         write(temporary, data)
         sync(temporary)
@@ -97,6 +133,11 @@ def _temporary(path: Path, data: bytes) -> Path:
         _discard(temporary)
         raise
     return temporary
+
+
+def _beside(path: Path) -> Path:
+    """A name for what will be ``path``; the process id in it keeps two writers apart."""
+    return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
 
 
 def _discard(temporary: Path) -> None:

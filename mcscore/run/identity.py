@@ -1,7 +1,8 @@
 """run.json: what was scored with what. A run goes on only with exactly the same.
 
-The file holds ``Scorer.describe()`` as it is, beside ``format``, ``version``, ``id``, ``created``, ``pool``, ``labelled``,
-``span``, ``block_items`` and ``versions``.
+The file holds ``Scorer.describe()`` as it is, beside ``format``, ``version``, ``id``, ``created``, ``pool``, ``grown``
+(number of items and fingerprint of what the pool was before it was appended to), ``labelled``, ``span``, ``block_items`` and
+``versions``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: i
             "version": VERSION,
             "id": uuid.uuid4().hex,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "pool": _pool(pool),
+            "pool": pool_facts(pool),
+            "grown": [],
             **described,
             "labelled": labelled,
             "span": span,
@@ -85,16 +87,24 @@ def refuse_difference(
 ) -> None:
     """Compare a recorded run with the pool, scorer and span (None: whatever was recorded) that are to continue it.
 
-    Before the scorer was prepared its sites are not compared, as it does not know them yet.
+    Before the scorer was prepared its sites are not compared, as it does not know them yet. A pool that has been appended
+    to is the same one.
 
     Raises:
         RunError: they differ; names the first field that does, both values, and what to do.
+        ChunkError: the pool differs because it has lost a file.
     """
-    span = meta["span"] if span is None else min(span, pool.n)
-    now = _as_json({"pool": _pool(pool), **described, "span": span, "labelled": labelled})
+    n = meta["grown"][0]["n"] if meta["grown"] else meta["pool"]["n"]  # when the run was begun, and its span decided
+    span = meta["span"] if span is None else min(span, n)
+    same_pool = holds_pool_of(meta, pool)
+    if not same_pool:
+        pool.check_files()
+    now = _as_json(
+        {"pool": meta["pool"] if same_pool else pool_facts(pool), **described, "span": span, "labelled": labelled}
+    )
     free = _FREE if prepared else _FREE | _AFTER_PREPARE
     recorded_fields, fields = dict(_fields(meta)), dict(_fields(now))
-    own = {"format", "version", "id", "created", "block_items", "versions"}
+    own = {"format", "version", "id", "created", "grown", "block_items", "versions"}
     for field in [*fields, *(name for name in recorded_fields if name not in fields and name not in own)]:
         if field in free or fields.get(field) == recorded_fields.get(field):
             continue
@@ -118,7 +128,16 @@ def warn_of_other_bits(path: Path, meta: Meta, described: Mapping[str, Any]) -> 
         )
 
 
-def _pool(pool: Pool) -> Meta:
+def holds_pool_of(meta: Meta, pool: Pool) -> bool:
+    """Whether ``pool`` is the one recorded, or what it has become by appending."""
+    recorded = meta["pool"]
+    if pool.n > recorded["n"]:
+        return pool.fingerprint_at(recorded["n"]) == recorded["fingerprint"]
+    return (pool.n, pool.fingerprint) == (recorded["n"], recorded["fingerprint"])
+
+
+def pool_facts(pool: Pool) -> Meta:
+    """What run.json says of the pool."""
     return {"path": os.path.abspath(pool.path), "fingerprint": pool.fingerprint, "n": pool.n}
 
 

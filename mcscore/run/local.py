@@ -6,32 +6,35 @@ import contextlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from . import disk
 from .errors import RunError, Stopped
-from .identity import new_meta, read_meta, refuse_difference, warn_of_other_bits
+from .feed import OnBadChunk, Skipped, Uploads, feed, readable
+from .identity import new_meta, pool_facts, refuse_difference, warn_of_other_bits
 from .journal import Journal, Record, Values
 from .lock import locked
 from .normalise import normalised
 from .results import Run
 from .signals import StopRequest, stop_request
-from .spans import BLOCK_BYTES, blocks_of, default_block, default_span
+from .spans import BLOCK_BYTES, default_block, default_span
+from .tasks import Results, Task, open_tasks, runs_of
 
 if TYPE_CHECKING:
-    from ..pool import Batch, Pool
+    from ..pool import Pool
     from ..scorer import Scorer
 
 Progress = Callable[[int, int], None]
-Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 _FIRST_BLOCK = 4096  # items shown to the scorer to plan with
-_NAMED_IDS = 5  # ids without a finite score that are named at the end; all are in the records
+_NAMED = 5  # ids without a score, or ranges of them, that are named at the end; all are in the records
 _UNFINISHED = {"lock", "commits", "scores.zarr"}  # what a run that was killed while being made may have left
 
 
@@ -42,38 +45,61 @@ def score_pool(
     *,
     span: int | None = None,
     labelled: bool = False,
+    on_bad_chunk: OnBadChunk = "raise",
     progress: Progress | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labelled nor excluded, into the run directory ``out``.
 
     If ``out`` is a run, it goes on where it stopped, as if it had never stopped: the scores are the same to the last bit
-    on the same machine, provided the pool's labels are. What is damaged in it is scored again.
+    on the same machine, provided the pool's labels are. What is damaged in it is scored again. If the pool has been appended
+    to, only the items that were added are scored.
 
+    on_bad_chunk: what becomes of items that cannot be read from the pool. "raise": an error names them, and what an earlier
+        attempt skipped is tried again. "skip": they get NaN, are listed (``Run.unreadable``) and never selected.
     labelled: score and select labelled items too, as one who looks for wrong labels wants.
     span: items committed as one, which is what a kill can cost; default: about 1/50 of the pool, 256 to 65,536.
     progress: called as progress(items done, items in the pool) before the first block and after every one.
 
     Raises:
         RunError: ``out`` is something else, or a run of another pool, model, seed, ... (the field is named); it is being
-            written by another process; the model failed on a block (named); the disk is full. What was committed stays.
+            written by another process; the model failed on a block (named); a chunk of the pool cannot be read (chunk, file
+            and items are named); the disk is full. What was committed stays.
+        ChunkError: a file of the pool is missing. Nothing is written then.
         Stopped: SIGINT or SIGTERM came; what was committed stays.
         What ``Scorer.prepare`` raises for a model that cannot be scored. Nothing is on disk then.
     """
     path = Path(out)
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")
+    if on_bad_chunk not in get_args(OnBadChunk):
+        raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
+    if on_bad_chunk == "raise":
+        pool.check_files()  # rather now than when the job comes to it, in days
     with stop_request() as stop, normalised(scorer, pool):
-        if _is_run(path):
-            opened = _continued(path, pool, scorer, span, labelled)
-        else:
-            opened = _begun(path, pool, scorer, span, labelled)
-        with opened as (journal, records):
-            records = _score(journal, records, pool, scorer, stop, progress or (lambda _done, _total: None))
+        begin = _continued if _is_run(path) else _begun
+        with begin(path, pool, scorer, span, labelled, on_bad_chunk) as job:
+            records = _score(job, pool, scorer, stop, progress or (lambda _done, _total: None))
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in records), pool.n)
-    run = Run(journal, records, pool=pool, scorer=scorer)
-    _tell_nonfinite(run)
+    run = Run(job.journal, records, pool=pool, scorer=scorer)
+    _tell_unscored(run)
     return run
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What there is to do: ``tasks`` without the items in ``skipped``; ``records`` is what is committed."""
+
+    journal: Journal
+    records: list[Record]
+    tasks: list[Task]
+    skipped: Skipped
+    on_bad_chunk: OnBadChunk
+
+    @staticmethod
+    def of(journal: Journal, records: list[Record], skipped: Skipped, on_bad_chunk: OnBadChunk) -> _Job:
+        tasks = open_tasks(journal, records, retry=on_bad_chunk == "raise")
+        return _Job(journal, records, tasks, skipped, on_bad_chunk)
 
 
 # -- where to begin ----------------------------------------------------------------------------------------------------
@@ -102,16 +128,16 @@ def _require_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def _begun(
-    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool
-) -> Iterator[tuple[Journal, list[Record]]]:
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool, on_bad_chunk: OnBadChunk
+) -> Iterator[_Job]:
     """A new run, locked. The model is tried before anything is written."""
-    skip_N = _skipped(pool, labelled)
-    if skip_N.all():
+    skipped = Skipped(pool, labelled)
+    if skipped.first_kept() is None:
         raise RunError(
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labelled or excluded; "
             "labelled=True (--labelled) scores the labelled ones too"
         )
-    _prepare(pool, scorer, skip_N)
+    _prepare(pool, scorer, skipped, on_bad_chunk)
     described = scorer.describe()
     step = described["plan"]["items"]
     size = min(span, pool.n) if span is not None else default_span(pool.n, step)
@@ -127,39 +153,45 @@ def _begun(
             if made and not (path / "run.json").exists():  # nobody else's either: we hold the lock
                 shutil.rmtree(path, ignore_errors=True)
             raise
-        yield journal, []
+        yield _Job.of(journal, [], skipped, on_bad_chunk)
 
 
 @contextlib.contextmanager
 def _continued(
-    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool
-) -> Iterator[tuple[Journal, list[Record]]]:
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool, on_bad_chunk: OnBadChunk
+) -> Iterator[_Job]:
     """An existing run, locked and checked, with the records that hold; the scorer has adopted its plan if it is needed."""
-    meta = read_meta(path)
-    refuse_difference(path, meta, pool, scorer.describe(), span, labelled, prepared=False)
     with _locked(path):
         journal = Journal.open(path)
+        refuse_difference(path, journal.meta, pool, scorer.describe(), span, labelled, prepared=False)
         with _writing(f"{path} cannot be gone on with"):
+            if pool.n > journal.meta["pool"]["n"]:
+                journal = journal.grow(pool_facts(pool))
             records = journal.repair()
-        skip_N = _skipped(pool, labelled)
-        done = {record.span.index for record in records}
-        if not all(skip_N[s.start : s.stop].all() for s in journal.spans if s.index not in done):
-            _prepare(pool, scorer, skip_N, plan=meta["plan"])
-            refuse_difference(path, meta, pool, scorer.describe(), span, labelled, prepared=True)
-            warn_of_other_bits(path, meta, scorer.describe())
-        yield journal, records
+        job = _Job.of(journal, records, Skipped(pool, labelled), on_bad_chunk)
+        if not all(job.skipped.of(task).all() for task in job.tasks):
+            _prepare(pool, scorer, job.skipped, on_bad_chunk, plan=journal.meta["plan"])
+            refuse_difference(path, journal.meta, pool, scorer.describe(), span, labelled, prepared=True)
+            warn_of_other_bits(path, journal.meta, scorer.describe())
+        yield job
 
 
-def _prepare(pool: Pool, scorer: Scorer, skip_N: Mask, plan: Mapping[str, Any] | None = None) -> None:
+def _prepare(
+    pool: Pool, scorer: Scorer, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+) -> None:
     """Show the scorer the first items that are to be scored."""
-    start = int(skip_N.argmin())
-    stop = min(pool.n, start + max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool))))
-    keep = ~skip_N[start:stop]
-    scorer.prepare(pool.read(start, stop)[keep], np.arange(start, stop)[keep], plan=plan)
-
-
-def _skipped(pool: Pool, labelled: bool) -> Mask:
-    return pool.excluded if labelled else (pool.labels >= 0) | pool.excluded
+    step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
+    for start in range(skipped.first_kept() or 0, pool.n, step):
+        wanted = ~skipped[start : start + step]
+        if not wanted.any():
+            continue
+        batch = _next(pool.blocks([(start, start + len(wanted))], 0, on_bad_chunk), "What is committed stays")
+        assert batch is not None
+        keep = readable(batch, wanted)
+        if keep.any():
+            scorer.prepare(batch.items[keep], batch.ids[keep], plan=plan)
+            return
+    raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
 
 
 def _item_bytes(pool: Pool) -> int:
@@ -169,56 +201,56 @@ def _item_bytes(pool: Pool) -> int:
 # -- scoring -----------------------------------------------------------------------------------------------------------
 
 
-def _score(
-    journal: Journal, records: list[Record], pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress
-) -> list[Record]:
-    """Score and commit the spans that have no record, until all have one or a stop is asked for. Returns all records."""
-    skip_N = _skipped(pool, journal.meta["labelled"])
-    committed = {record.span.index: record for record in records}
-    todo = [span for span in journal.spans if span.index not in committed]
-    blocks = {span: blocks_of(span, journal.meta["block_items"], skip_N) for span in todo}
-    done = sum(record.span.n for record in records)
+def _score(job: _Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress) -> list[Record]:
+    """Score and commit the tasks, until all are or a stop is asked for. Returns all records."""
+    journal, results = job.journal, None
+    committed = {record.span.index: record for record in job.records}
+    done = sum(record.span.n for record in job.records)
     progress(done, pool.n)
-    reader = cast("Generator[Batch, None, None]", pool.blocks([block for span in todo for block in blocks[span]]))
-    with contextlib.closing(reader):
-        for span in todo:
-            begin = time.perf_counter()
-            values = {name: journal.empty(name, span.n) for name in journal.names}
-            nonfinite_ids: list[int] = []
+    uploads = Uploads(scorer.device) if scorer.device.startswith("cuda") else None
+    blocks = feed(pool, job.tasks, job.skipped, journal.meta["block_items"], job.on_bad_chunk, uploads)
+    with contextlib.closing(blocks):
+        while not stop.made:
             so_far = f"{done:,} of {pool.n:,} items are done; score into the same directory to go on"
-            for start, stop_at in blocks[span]:
-                if stop.made:
-                    return _by_span(committed)
-                batch, keep = next(reader), ~skip_N[start:stop_at]
-                ids = batch.ids[keep]
+            if results is None:
+                begin = time.perf_counter()
+            if (block := _next(blocks, so_far)) is None:
+                break
+            task, span, ids = block.task, block.task.span, block.ids
+            if results is None:
+                results = Results(journal, task, retry=job.on_bad_chunk == "raise")
+            results.unreadable(block.unreadable)
+            if len(ids):
                 try:
-                    scored = _score_block(scorer, batch.items if keep.all() else batch.items[keep], ids, values)
+                    results.scored(ids, _score_block(scorer, block.items, ids, results.values))
                 except Exception as error:
                     raise RunError(
-                        f"items {start}..{stop_at - 1} in {span} of {journal.path} could not be scored: "
+                        f"items {ids[0]}..{ids[-1]} in {span} of {journal.path} could not be scored: "
                         f"{type(error).__name__}: {error}. {so_far}"
                     ) from error
-                finite = np.all([np.isfinite(column) for column in scored.values()], axis=0)
-                nonfinite_ids += ids[~finite].tolist()
-                for name, column in scored.items():
-                    # Where one score is not finite none is kept: "not scored" has one meaning and one bit pattern.
-                    values[name][ids[finite] - span.start] = column[finite]
-                if stop_at < span.stop:
-                    progress(done + stop_at - span.start, pool.n)
-            scored_items = int((~skip_N[span.start : span.stop]).sum())
-            seconds = time.perf_counter() - begin
+            if not block.last:
+                progress(done + max(0, block.stop - span.start - task.held_n), pool.n)
+                continue
             with _writing(f"{span} of {journal.path} could not be written. {so_far}"):
                 committed[span.index] = journal.commit(
-                    span,
-                    values,
-                    scored=scored_items,
-                    nonfinite_ids=tuple(nonfinite_ids),
-                    seconds=seconds,
-                    device=scorer.device,
+                    span, results.values, device=scorer.device, **results.facts(time.perf_counter() - begin)
                 )
-            done += span.n
+            results = None
+            done += span.n - task.held_n
             progress(done, pool.n)
     return _by_span(committed)
+
+
+def _next(blocks: Iterator[T], so_far: str) -> T | None:
+    """The next of what is read from a pool, None at the end; RunError if a chunk cannot be read."""
+    from ..pool import ChunkError
+
+    try:
+        return next(blocks, None)
+    except ChunkError as error:
+        raise RunError(
+            f"{error}; or leave them out: on_bad_chunk='skip' (--on-bad-chunk skip) goes on without them. {so_far}"
+        ) from error
 
 
 def _score_block(
@@ -240,13 +272,20 @@ def _by_span(committed: Mapping[int, Record]) -> list[Record]:
     return [committed[index] for index in sorted(committed)]
 
 
-def _tell_nonfinite(run: Run) -> None:
-    ids = run.nonfinite_ids
-    if len(ids):
-        named = ", ".join(map(str, ids[:_NAMED_IDS].tolist())) + (", ..." if len(ids) > _NAMED_IDS else "")
+def _tell_unscored(run: Run) -> None:
+    if len(ids := run.nonfinite_ids):
+        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
         warnings.warn(
             f"{len(ids):,} of {run.n:,} items have no finite score (ids {named}): NaN or infinity came out of the model. "
             "They will not be selected",
+            stacklevel=3,
+        )
+    if len(ids := run.unreadable_ids):
+        ranges = [f"{start}..{stop - 1}" for start, stop in runs_of(ids)]
+        named = ", ".join(ranges[:_NAMED]) + (", ..." if len(ranges) > _NAMED else "")
+        warnings.warn(
+            f"{len(ids):,} of {run.n:,} items could not be read from the pool (ids {named}) and have no score. "
+            "They will not be selected. When the pool is whole again, on_bad_chunk='raise' scores them",
             stacklevel=3,
         )
 

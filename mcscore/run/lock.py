@@ -14,7 +14,9 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from . import disk
 from .errors import RunError
@@ -85,11 +87,34 @@ def _refuse_other_machine(path: Path) -> None:
     warnings.warn(f"{path.parent}: took over the lock of process {holder['pid']}, which is gone", stacklevel=2)
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who a lock file names. ``alive``: whether that process runs; None where this machine cannot tell."""
+
+    pid: int
+    host: str
+    alive: bool | None
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def holder_of(run: Path) -> Holder | None:
+    """Who writes into a run directory, by its lock file; None if nobody does. Takes no lock: writers are not disturbed."""
+    said, me = _holder(run / "lock"), _me()
+    if said is None:
+        return None
+    pid = int(said["pid"])
+    if said["host"] != me["host"]:
+        return Holder(pid, said["host"], None)
+    return Holder(pid, said["host"], said["boot_id"] == me["boot_id"] and disk.runs(pid))
+
+
 def _holder(path: Path) -> dict[str, str] | None:
     """What the lock file says; None if it says nothing: new, or cut off while it was written."""
     try:
         holder = json.loads(path.read_bytes())
-        return {name: str(holder[name]) for name in ("pid", "host", "boot_id")}
+        return {"pid": str(int(holder["pid"])), **{name: str(holder[name]) for name in ("host", "boot_id")}}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

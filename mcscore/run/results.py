@@ -81,6 +81,12 @@ class Run:
         return np.array([i for record in self._records for i in record.nonfinite_ids], np.int64)
 
     @property
+    def unreadable_ids(self) -> npt.NDArray[np.int64]:
+        """Items that were skipped because the pool could not be read there, ascending."""
+        ranges = [np.arange(start, stop) for record in self._records for start, stop in record.unreadable]
+        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+
+    @property
     def prediction(self) -> Values:
         """(N,) int32 classes, -1 where there is none; for link gaussian float32 means, NaN where there is none."""
         return self._values("prediction")
@@ -142,6 +148,47 @@ class Run:
             candidates=candidates,
             radius=radius,
             scorer=scorer or self._scorer,
+            pool=pool or self._pool,
+            partial=partial,
+        )
+
+    def export(
+        self,
+        format: str,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        selection: str | os.PathLike[str] | None = None,
+        by: str | None = None,
+        prefix: str = "",
+        pool: Pool | None = None,
+        partial: bool = False,
+    ) -> Path:
+        """Write the scores of all items, or a selection, for other tools; returns the file, which is whole or not there.
+
+        format: a name in ``mcscore.run.formats.FORMATS``. parquet, csv and jsonl have a row per item: id, rank (of a
+            selection), key (if the pool has keys), the scores, prediction; nothing where an item has no score.
+            label-studio: tasks to import. It takes the lowest prediction score first, so that is 1 / (1 + score), a
+            confidence: the most informative items come first. fiftyone: labels.json of a FiftyOneImageClassificationDataset.
+            Both name images by key, so the pool must have keys, and leave out items without a score.
+        out: default: export-<selection or all> in the run directory. Memory does not grow with the number of items.
+        selection: a selection file of this run, or "latest"; default: all items.
+        by: the score that label-studio gets; default the selection's, else the first of the run.
+        prefix: what makes an address of a key for label-studio ("s3://bucket/"), or a path for fiftyone ("images/").
+        pool: where it is not at its recorded place. partial: export an incomplete run.
+
+        Raises:
+            RunError: no such format, score or selection; the run is incomplete or damaged; the pool is missing, another one
+                or without keys where these are needed; the file cannot be written.
+        """
+        from .export import export
+
+        return export(
+            self,
+            format,
+            out,
+            selection=selection,
+            by=by,
+            prefix=prefix,
             pool=pool or self._pool,
             partial=partial,
         )

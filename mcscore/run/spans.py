@@ -53,7 +53,7 @@ def default_block(span: int, step: int, item_bytes: int) -> int:
     return min(span, max(step, wanted // step * step))
 
 
-def blocks_of(span: Span, block: int, skip_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """The (start, stop) of the span's blocks, without those in which every item is skipped."""
+def blocks_of(span: Span, block: int, skip_B: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The (start, stop) of the span's blocks, without those in which every item is skipped; skip_B (span.n,)."""
     edges = [(start, min(start + block, span.stop)) for start in range(span.start, span.stop, block)]
-    return [(start, stop) for start, stop in edges if not skip_N[start:stop].all()]
+    return [(start, stop) for start, stop in edges if not skip_B[start - span.start : stop - span.start].all()]

@@ -218,7 +218,8 @@ import sys
 from click.testing import CliRunner
 import mcscore.cli
 heavy = ("torch", "zarr", "faiss", "matplotlib", "triton", "pyarrow", "numpy")
-verbs = [[], ["pool"], ["pool", "import"], ["pool", "info"], ["score"], ["select"], ["report"], ["env"], ["demo"]]
+verbs = [[], ["pool"], ["pool", "import"], ["pool", "info"], ["score"], ["select"], ["report"], ["export"]]
+verbs += [["run"], ["run", "info"], ["run", "verify"], ["env"], ["demo"]]
 for words in verbs:
     result = CliRunner().invoke(mcscore.cli.main, [*words, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.output, (words, result.output)
@@ -310,3 +311,99 @@ def test_sites_and_their_p_can_be_chosen(mcscore: Command, pool: Path, project: 
     sites = json.loads((project / "one-site" / "run.json").read_text())["sites"]
     assert [(site["name"], site["active"]) for site in sites] == [("3", False), ("5", True)]
     assert sites[1]["p"] == 0.25
+
+
+# -- pools -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_is_labelled_excluded_appended_to_and_verified(mcscore: Command, project: Path) -> None:
+    made = answer(mcscore("pool", "import", "digits.npy", "grow.zarr", "--layout", "hw", "--classes", "a,b", "--json"))
+    n = made["items"]
+    (project / "labels.csv").write_text("id,label\n0,a\n1,b\n")
+    said = answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--json"))
+    assert (said["changed"], said["labelled"]) == (2, 2)
+    (project / "labels.csv").write_text("id,label\n0,b\n")
+    refused = mcscore("pool", "label", "grow.zarr", "labels.csv")
+    assert refused.exit_code == 1
+    assert "item 0 is labelled 0 and would become 1" in refused.stderr
+    assert answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--overwrite", "--json"))["changed"] == 1
+    assert answer(mcscore("pool", "exclude", "grow.zarr", "3,5-6", "--json"))["excluded"] == 3
+    assert answer(mcscore("pool", "exclude", "grow.zarr", "5", "--readmit", "--json"))["excluded"] == 2
+    grown = answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))
+    assert (grown["added"], grown["items"], grown["labelled"], grown["excluded"]) == (n, 2 * n, 2, 2)
+    assert answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))["added"] == 0
+    info = answer(mcscore("pool", "info", "grow.zarr", "--contact-sheet", "sheet.png", "--json"))
+    assert info["labelled_share"] == round(2 / (2 * n), 6)
+    files = (project / "grow.zarr").rglob("c.*")
+    assert info["bytes"] == sum(file.stat().st_size for file in files)
+    assert info["arrays"]["items"]["codecs"] == ["bytes", "crc32c"]
+    assert (project / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert answer(mcscore("pool", "verify", "grow.zarr", "--json"))["damaged"] == []
+    file = project / "grow.zarr" / "items" / "c.0.0.0.0"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    found = mcscore("pool", "verify", "grow.zarr", "--json")
+    assert found.exit_code == 1
+    (damage,) = json.loads(found.stdout)["damaged"]
+    assert (damage["array"], damage["chunk"], damage["file"]) == ("items", 0, "grow.zarr/items/c.0.0.0.0")
+    assert "items chunk 0, items 0.." in found.stderr
+    assert "crc32c does not match" in found.stderr
+
+
+def test_run_info_and_verify_tell_how_a_run_stands(mcscore: Command, pool: Path, project: Path) -> None:
+    assert mcscore("score", pool, *MODEL, *FAST, "--span", 128, "--out", "stands").exit_code == 0
+    facts = answer(mcscore("run", "info", "stands", "--json"))
+    assert (facts["items"], facts["done"], facts["scored"], facts["spans"], facts["lock"]) == (500, 500, 460, 4, None)
+    text = mcscore("run", "info", "stands").stdout
+    assert "500 of 500 done, 460 of them scored" in text
+    assert "4 of 4 done, of 128 items" in text
+    whole = mcscore("run", "verify", "stands")
+    assert whole.exit_code == 0
+    assert "500 of 500 items are committed" in whole.stdout
+    chunk = project / "stands" / "scores.zarr" / "bald" / "c" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    damaged = mcscore("run", "verify", "stands")
+    assert damaged.exit_code == 1
+    assert "bald/c/1: it has 511 bytes instead of 512; span 1 (items 128..255) will be scored again" in damaged.stdout
+    told = answer(mcscore("run", "verify", "stands", "--json"))
+    assert (told["exit_code"], told["damage"][0]["span"]) == (1, 1)
+    assert mcscore("score", pool, *MODEL, *FAST, "--out", "stands").exit_code == 0
+    assert mcscore("run", "verify", "stands").exit_code == 0
+
+
+def test_export_hands_scores_to_other_tools(mcscore: Command, pool: Path, project: Path) -> None:
+    from mcscore.cli.run import FORMATS
+    from mcscore.run import formats
+
+    assert tuple(formats.FORMATS) == FORMATS
+    assert mcscore("score", pool, *MODEL, *FAST, "--out", "out").exit_code == 0
+    assert mcscore("select", "out", "-k", 5, "--diversity", "none").exit_code == 0
+    told = answer(mcscore("export", "out", "--json"))
+    assert told["file"].endswith("out/export-all.parquet")
+    assert Path(told["file"]).stat().st_size == told["bytes"]
+    made = mcscore("export", "out", "--format", "csv", "--selection", "latest")
+    assert made.exit_code == 0, made.stderr
+    rows = Path(made.stdout.strip()).read_text().splitlines()
+    assert rows[0].replace('"', "") == "id,rank,bald,entropy,prediction"
+    assert len(rows) == 6
+    refused = mcscore("export", "out", "--format", "label-studio")
+    assert refused.exit_code == 1
+    assert "has no keys" in refused.stderr
+
+
+def test_unreadable_items_stop_the_run_or_are_left_out(mcscore: Command, project: Path) -> None:
+    words = ("--labels", "labels.npy", "--layout", "hw")
+    assert mcscore("pool", "import", "digits.npy", "bad.zarr", *words).exit_code == 0
+    chunk = next(file for file in sorted((project / "bad.zarr" / "items").iterdir()) if file.name != "zarr.json")
+    data = bytearray(chunk.read_bytes())
+    data[50] ^= 1
+    chunk.write_bytes(data)
+    command = ("score", "bad.zarr", *MODEL, *FAST, "--out", "bad", "--json")
+    stopped = mcscore(*command)
+    assert stopped.exit_code == 1
+    assert "items 0..499 cannot be read" in stopped.stderr  # one chunk holds them all
+    assert "--on-bad-chunk skip" in stopped.stderr
+    assert not (project / "bad").exists()
+    nothing = mcscore(*command, "--on-bad-chunk", "skip")
+    assert "no item of bad.zarr that is to be scored can be read" in nothing.stderr

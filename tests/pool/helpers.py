@@ -31,7 +31,11 @@ def chunk_files(pool: Pool, array: str = "items") -> list[Path]:
     return sorted(files, key=lambda file: int(file.name.split(".")[1]))
 
 
-def failing(original: Callable[..., Any], nth: int, error: OSError) -> tuple[Callable[..., Any], list[int]]:
+class Killed(Exception):
+    """Nothing that is caught on the way out: what was done stays, what was not is not done."""
+
+
+def failing(original: Callable[..., Any], nth: int, error: BaseException) -> tuple[Callable[..., Any], list[int]]:
     """original, but its nth call raises; and a list that grows by one per call."""
     calls: list[int] = []
 

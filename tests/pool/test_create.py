@@ -92,10 +92,12 @@ def test_an_empty_pool_is_a_pool(tmp_path: Path) -> None:
     assert pool.fingerprint.startswith("sha256:")
 
 
-def test_the_content_hash_is_that_of_the_items(tmp_path: Path) -> None:
-    pool = small_pool(tmp_path / "p")
-    content = zarr.open_group(pool.path, mode="r").attrs["content"]
-    assert content == f"sha256:{hashlib.sha256(images().tobytes()).hexdigest()}"
+def test_the_content_hash_is_a_chain_over_the_files(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "p", sharded=True)
+    want = ""
+    for at in range(0, 50, 16):
+        want = f"sha256:{hashlib.sha256(want.encode() + images()[at : at + 16].tobytes()).hexdigest()}"
+    assert zarr.open_group(pool.path, mode="r").attrs["content"] == want
 
 
 @pytest.mark.parametrize("item_bytes", [1, 784, 12_288, 150_528, 5 << 20, 200 << 20])

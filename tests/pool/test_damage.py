@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from mcscore.pool import Pool, PoolError
+from mcscore.pool import ChunkError, Pool, PoolError, chunks
 from mcscore.pool.chunks import ChunkReader
 
 from .helpers import chunk_files, flip_bit, images, small_pool
@@ -67,6 +68,65 @@ def test_a_reader_that_met_damage_still_reads_the_rest_right(tmp_path: Path) -> 
     assert np.array_equal(out, images()[18:20])
 
 
+def skipped(pool: Pool, ranges: list[tuple[int, int]] | None = None) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """All items as they come when bad chunks are skipped, and what was said to be bad."""
+    batches = list(pool.blocks(ranges, on_bad_chunk="skip"))
+    said = [(error.start, error.stop) for batch in batches for error in batch.bad]
+    return np.concatenate([batch.items for batch in batches]), said
+
+
+@KINDS
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_bad_chunks_are_skipped_where_that_is_asked_for(
+    tmp_path: Path, compression: str, sharded: bool, damage: str
+) -> None:
+    pool = small_pool(tmp_path / "p", compression, sharded)
+    file = chunk_files(pool)[1 if sharded else 5]
+    {
+        "missing": file.unlink,
+        "flipped": lambda: flip_bit(file, 20),  # of a shard the first chunk
+        "truncated": lambda: file.write_bytes(file.read_bytes()[:50]),
+    }[damage]()
+    start, stop = (20, 24) if not sharded else (16, 20) if damage == "flipped" else (16, 32)
+    expected = images()
+    expected[start:stop] = 0
+    for ranges in (None, [(0, 18), (18, 22), (22, 50)], [(0, 50)]):
+        items, said = skipped(pool, ranges)
+        assert np.array_equal(items, expected)
+        assert sorted(i for a, b in said for i in range(a, b)) == list(range(start, stop))
+    with pytest.raises(ChunkError) as caught:
+        list(pool.blocks([(0, 18), (18, 30)]))
+    assert caught.value.start <= start < caught.value.stop
+
+
+def test_a_disk_that_cannot_read_is_a_bad_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = small_pool(tmp_path / "p")
+
+    def preadv(descriptor: int, buffers: list[object], offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(chunks.os, "preadv", preadv)
+    with pytest.raises(ChunkError, match=r"items 20\.\.23 cannot be read, chunk 5 of .*: Input/output error"):
+        pool.read(20, 22)
+
+
+def test_a_pool_that_lost_a_file_or_an_index_has_another_fingerprint(tmp_path: Path) -> None:
+    whole = small_pool(tmp_path / "p", sharded=True).fingerprint
+    file = chunk_files(Pool.open(tmp_path / "p"))[1]
+    stored = file.read_bytes()
+    flip_bit(file, len(stored) - 20)
+    no_index = Pool.open(tmp_path / "p").fingerprint
+    with pytest.raises(ChunkError, match="the index of the shard"):
+        Pool.open(tmp_path / "p").check_files()
+    file.unlink()
+    lost = Pool.open(tmp_path / "p").fingerprint
+    assert len({whole, no_index, lost}) == 3
+    file.write_bytes(stored)
+    again = Pool.open(tmp_path / "p")
+    assert again.fingerprint == whole
+    again.check_files()
+
+
 @KINDS
 def test_a_missing_file_is_an_error_and_never_zeros(tmp_path: Path, compression: str, sharded: bool) -> None:
     pool = small_pool(tmp_path / "p", compression, sharded)
@@ -74,8 +134,8 @@ def test_a_missing_file_is_an_error_and_never_zeros(tmp_path: Path, compression:
     file.unlink()
     with pytest.raises(PoolError, match=rf"chunk {4 if sharded else 5} of .*{file.name}.*the file is missing"):
         pool.read(0, 50)
-    with pytest.raises(PoolError, match=rf"{file.name} is missing: the pool has lost items"):
-        _ = pool.fingerprint
+    with pytest.raises(ChunkError, match=rf"items \d+..\d+ cannot be read, chunk \d of .*{file.name}.*is missing"):
+        pool.check_files()
 
 
 @pytest.mark.parametrize("left", [0, 3, 60, 200])

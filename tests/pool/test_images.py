@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -13,16 +12,23 @@ import sys
 import tarfile
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from mcscore.pool import Pool, PoolError, import_images
+from mcscore.pool.format import Grid
 from mcscore.pool.images import BadImage, decode
-from mcscore.pool.sources import expand_braces
+from mcscore.pool.sources import expand_braces, open_source
+
+from .helpers import Killed, failing
 
 Image = pytest.importorskip("PIL.Image")
+MODULE = sys.modules["mcscore.pool.import_images"]  # its name in the package is the function's
 
 
 def encoded(image: object, kind: str = "PNG", **more: object) -> bytes:
@@ -136,7 +142,7 @@ def test_more_bad_than_allowed_stops_and_a_greater_limit_goes_on(tmp_path: Path)
 def test_an_import_killed_after_the_pool_was_made_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = folder(tmp_path / "src")
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(MODULE, "discard", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             import_images(src, tmp_path / "p", size=4, workers=1)
     assert list(tmp_path.glob(".p.import"))
@@ -164,14 +170,43 @@ def test_tars_give_labels_and_refuse_names_that_lead_out(tmp_path: Path) -> None
     assert not (tmp_path.parent / "out.png").exists()
 
 
-def test_a_tar_that_is_cut_off_is_named(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "t.tar", "w") as archive:
-        info = tarfile.TarInfo("a.png")
-        info.size = 5000
-        archive.addfile(info, io.BytesIO(bytes(5000)))
-    os.truncate(tmp_path / "t.tar", 2000)
-    with pytest.raises(PoolError, match=r"t\.tar is damaged"):
-        import_images(tmp_path / "t.tar", tmp_path / "p", size=4, workers=1)
+def tar_of(path: Path, names: list[str], kind: str = "w") -> Path:
+    with tarfile.open(path, kind) as archive:  # type: ignore[call-overload]
+        for i, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            data = colour(i)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("cut", [1024 + 256, 2048 + 512, 550])
+@pytest.mark.parametrize("kind", ["w", "w:gz"])
+def test_a_damaged_tar_loses_neither_what_precedes_nor_the_next_tar(tmp_path: Path, cut: int, kind: str) -> None:
+    """Cut inside a member, inside a header, and inside the first member; each member takes two blocks of 512 bytes."""
+    suffix = "tar.gz" if kind == "w:gz" else "tar"
+    first = tar_of(tmp_path / f"t-0.{suffix}", ["a.png", "b.png", "c.png"], kind)
+    tar_of(tmp_path / f"t-1.{suffix}", ["d.png"], kind)
+    os.truncate(first, cut if kind == "w" else first.stat().st_size // 2)
+    pool = import_images(tmp_path / f"t-*.{suffix}", tmp_path / "p", size=4, workers=1)
+    assert pool.keys is not None
+    assert pool.keys[-1] == "d"
+    if kind == "w":
+        assert pool.keys.tolist() == {550: [], 1280: ["a"], 2560: ["a", "b"]}[cut] + ["d"]
+    (name, why), *more = bad_of(tmp_path / "p").items()
+    assert not more
+    assert name == str(first)
+    assert why.startswith("the tar is damaged or cut off, what it holds from here on is lost")
+
+
+def test_a_header_that_is_none_is_damage_and_not_the_end(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "t.tar", ["a.png", "b.png", "c.png"])
+    data = bytearray(path.read_bytes())
+    data[1024:1200] = b"x" * 176
+    path.write_bytes(data)
+    pool = import_images(path, tmp_path / "p", size=4, workers=1)
+    assert pool.n == 1
+    assert "the header at byte 1024 is none" in bad_of(tmp_path / "p")[str(path)]
 
 
 def test_parquet_with_an_image_column(tmp_path: Path) -> None:
@@ -189,30 +224,188 @@ def test_parquet_with_an_image_column(tmp_path: Path) -> None:
     assert pool.keys.tolist() == ["x.png", "d.parquet:2"]
     assert pool.labels.tolist() == [1, 0]
     assert pool.read(0, 2)[:, 0, 0, 0].tolist() == [5, 6]
-    assert bad_of(tmp_path / "p") == {"/etc/hostname": "the row holds no bytes"}
+    assert bad_of(tmp_path / "p") == {
+        "/etc/hostname": "the row holds no bytes, and its path leads out of the file's folder"
+    }
+
+
+def test_paths_of_rows_are_followed_within_the_folder_of_the_file_only(tmp_path: Path) -> None:
+    """As the datasets library writes them: structs, class names in the schema, several row groups."""
+    import json
+
+    import pyarrow
+    import pyarrow.parquet
+
+    home = tmp_path / "set"
+    (home / "img").mkdir(parents=True)
+    (home / "img" / "a.png").write_bytes(colour(8))
+    (tmp_path / "secret.png").write_bytes(colour(9))
+    (home / "link.png").symlink_to(tmp_path / "secret.png")
+    paths = ["img/a.png", "../secret.png", str(tmp_path / "secret.png"), "link.png", "img/none.png", None]
+    rows = [{"bytes": None, "path": path} for path in paths] + [{"bytes": colour(3), "path": "z.png"}]
+    said = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pyarrow.table({"image": rows, "label": [1, 1, 1, 1, 1, 1, 0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(said)})
+    pyarrow.parquet.write_table(table, home / "d.parquet", row_group_size=2)
+    pool = import_images(home / "d.parquet", tmp_path / "p", size=4, labels=True, workers=1)
+    assert pool.keys is not None
+    assert pool.keys.tolist() == ["img/a.png", "z.png"]
+    assert pool.labels.tolist() == [1, 0]
+    assert pool.classes == ["cat", "dog"]
+    assert pool.read(0, 2)[:, 0, 0, 0].tolist() == [8, 3]
+    bad = bad_of(tmp_path / "p")
+    assert {key for key, why in bad.items() if "leads out" in why} == set(paths[1:4])
+    assert "No such file" in bad["img/none.png"]
+    assert bad["d.parquet:5"] == "the row holds neither bytes nor a path"
+
+
+def test_a_source_starts_at_any_entry(tmp_path: Path, mixed: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"bytes": colour(i), "path": str(i)} for i in range(9)]
+    for part in range(2):
+        pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / f"{part}.parquet", row_group_size=4)
+    folder(tmp_path / "src")
+    for where in (mixed / "t-*.tar", tmp_path / "*.parquet", tmp_path / "src"):
+        source = open_source(where)
+        entries = list(source.entries((0, 0)))
+        assert len({entry.place for entry in entries}) == len(entries) >= 6
+        for i, entry in enumerate(entries):
+            assert list(source.entries(entry.place)) == entries[i:]
+
+
+def test_encoded_pools_give_the_pixels_of_an_import_that_decodes(tmp_path: Path, mixed: Path) -> None:
+    pixels = import_images(mixed / "t-*.tar", tmp_path / "a", size=16, workers=1)
+    kept = import_images(mixed / "t-*.tar", tmp_path / "b", size=16, workers=1, keep_encoded=True)
+    same = pixels.read(0, 13)
+    assert (kept.n, kept.item_shape, kept.dtype) == (13, (3, 16, 16), np.dtype("u1"))
+    assert np.array_equal(kept.read(0, 13), same)
+    assert np.array_equal(kept.read(4, 9), same[4:9])
+    assert np.array_equal(kept.take([12, 0, 3]), same[[12, 0, 3]])
+    assert np.array_equal(np.concatenate([b.items for b in kept.blocks([(0, 5), (5, 13)])]), same)
+    assert kept.keys is not None
+    assert pixels.keys is not None
+    assert kept.keys.tolist() == pixels.keys.tolist()
+    assert kept.fingerprint != pixels.fingerprint
+    files = {entry.key: entry.data for entry in open_source(mixed / "t-*.tar").entries((0, 0))}
+    with kept._reader() as reader:
+        assert reader.encoded(5) == files[str(kept.keys[5])], "stored as they are"  # type: ignore[union-attr]
+
+
+def test_an_image_that_no_longer_decodes_is_named(tmp_path: Path) -> None:
+    pool = import_images(folder(tmp_path / "src"), tmp_path / "p", size=4, workers=1, keep_encoded=True)
+    before, start = pool.fingerprint, int(pool.offsets()[2])
+    array = zarr.open_array(tmp_path / "p" / "blob", mode="r+")
+    array[start : start + 8] = np.zeros(8, np.uint8)
+    assert Pool.open(tmp_path / "p").fingerprint != before
+    for read in (lambda: pool.read(0, 6), lambda: list(pool.blocks())):
+        with pytest.raises(PoolError, match=r"item 2 \(key 'cat/00005.png'\) cannot be decoded: cannot identify"):
+            read()
+    assert pool.read(3, 6).shape == (3, 3, 4, 4)
+    (batch,) = pool.blocks(on_bad_chunk="skip")
+    assert [(bad.start, bad.stop) for bad in batch.bad] == [(2, 3)]
+    assert (batch.items[2] == 0).all()
+    assert batch.items[5, 0, 0, 0] == 4
 
 
 def test_braces() -> None:
     assert expand_braces("a{08..10}{x,y}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
 
 
-def test_a_killed_import_goes_on_to_the_same_pool(tmp_path: Path) -> None:
-    src = folder(tmp_path / "src", 900)
-    whole = import_images(src, tmp_path / "whole", size=4, workers=1)
-    words = [sys.executable, "-m", "mcscore.cli", "pool", "import", str(src), str(tmp_path / "p"), "--size", "4"]
+BIG = 512  # pixels per side: 5 images per chunk, a file of its own
+
+
+def noise(i: int) -> bytes:
+    rng = np.random.default_rng(i)
+    return encoded(Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)), "JPEG")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tars of 14 images in all, bad ones and repeated ones among them."""
+    root = tmp_path_factory.mktemp("mixed")
+    for part in range(3):
+        with tarfile.open(root / f"t-{part}.tar", "w") as archive:
+            for i in range(6):
+                data = b"bad" if i == 2 else noise(10 * part + i)
+                info = tarfile.TarInfo("twice.jpg" if i == 3 else f"{part}/{i}.jpg")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return root
+
+
+def same_pool(a: Pool, b: Pool) -> None:
+    assert np.array_equal(a.read(0, a.n), b.read(0, b.n))
+    assert a.keys is not None
+    assert b.keys is not None
+    assert a.keys.tolist() == b.keys.tolist()
+    assert a.labels.tolist() == b.labels.tolist()
+    assert a.fingerprint == b.fingerprint
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_import_killed_at_any_write_goes_on_to_the_same_pool(
+    tmp_path: Path, mixed: Path, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of 5 images, or 3000 bytes; the n-th durable step is the last, for every n. Decoded in this process."""
+    monkeypatch.setattr("mcscore.pool.intake.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of real ones take their time
+    chunk = 3000 if keep else 5
+    monkeypatch.setattr(MODULE, "plan_grid", lambda *_: Grid(chunk, None))
+    kwargs: dict[str, Any] = {"size": 16, "keep_encoded": keep, "workers": 1}
+    whole = import_images(mixed / "t-{0..2}.tar", tmp_path / "whole", **kwargs)
+    assert whole.n == 13  # 3 x 6, less 3 bad ones, less 2 that come again
+    assert len(bad_of(tmp_path / "whole")) == 4  # "twice" is one row of the table
+    n, finished = 0, False
+    while not finished:
+        n += 1
+        path = tmp_path / f"p{n}"
+        with monkeypatch.context() as patch:
+            for name in ("replace", "rename", "mkdir"):
+                step, _ = failing(getattr(os, name), n, Killed())
+                patch.setattr(os, name, step)
+            try:
+                import_images(mixed / "t-{0..2}.tar", path, **kwargs)
+                finished = True
+            except Killed:
+                finished = False
+        if not finished:
+            again = import_images(mixed / "t-{0..2}.tar", path, **kwargs)
+            same_pool(again, whole)
+            assert bad_of(path) == bad_of(tmp_path / "whole")
+        assert not list(tmp_path.glob(".p*"))
+    assert n > 15
+
+
+def test_an_import_that_goes_on_decodes_only_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = folder(tmp_path / "src", 12)
+    monkeypatch.setattr(MODULE, "plan_grid", lambda *_: Grid(5, None))
+    (src / "zzz.png").write_bytes(b"x")  # the last entry
+    with pytest.raises(PoolError, match="max_bad = 0"):
+        import_images(src, tmp_path / "p", size=4, workers=1, max_bad=0)
+    seen: list[tuple[int, int]] = []
+    import_images(src, tmp_path / "p", size=4, workers=1, progress=lambda done, n: seen.append((done, n)))
+    assert seen[0] == (9, 13), "two files of 5 are kept; the entry that filled the last is looked at again"
+    assert seen[-1] == (13, 13)
+
+
+def test_a_killed_process_goes_on_to_the_same_pool(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    for i in range(60):
+        (src / f"{i:03d}.jpg").write_bytes(noise(i))
+    whole = import_images(src, tmp_path / "whole", size=BIG, workers=1)
+    words = [sys.executable, "-m", "mcscore.cli", "pool", "import", str(src), str(tmp_path / "p"), "--size", str(BIG)]
     child = subprocess.Popen([*words, "--workers", "1", "--quiet"], start_new_session=True)
-    first = tmp_path / ".p.import" / "00000000.json"
+    first = tmp_path / ".p.import" / "journal" / "00000000.json"
     while not first.exists() and child.poll() is None:
         time.sleep(0.005)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     assert first.exists()
     assert not (tmp_path / "p").exists(), "it was killed too late to test anything"
-    stamp = first.stat().st_mtime_ns
-    (tmp_path / ".p.import" / "00000001.u1").write_bytes(b"torn")
     seen: list[tuple[int, int]] = []
-    import_images(src, tmp_path / "p", size=4, workers=1, progress=lambda done, n: seen.append((done, n)))
-    assert seen[0] == (256, 900), f"the committed block is kept, the torn one is not: {stamp}"
-    again = Pool.open(tmp_path / "p")
-    assert np.array_equal(again.read(0, 900), whole.read(0, 900))
-    assert again.fingerprint == whole.fingerprint
+    again = import_images(src, tmp_path / "p", size=BIG, workers=1, progress=lambda done, n: seen.append((done, n)))
+    assert seen[0][0] >= 3
+    same_pool(again, whole)

@@ -6,14 +6,16 @@ import gzip
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import zarr
 
 from mcscore.pool import FORMATS, Pool, PoolError, import_array
 from mcscore.pool.importers import open_array
 
-from .helpers import listing
+from .helpers import chunk_files, flip_bit, images, listing, small_pool
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 
@@ -203,7 +205,7 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         import_array(data, tmp_path / "pool", key="x")
     with pytest.raises(PoolError, match="absent cannot be read: No such file"):
         import_array(tmp_path / "absent", tmp_path / "pool")
-    with pytest.raises(PoolError, match="cannot be read: Is a directory"):
+    with pytest.raises(PoolError, match="is no Zarr array or group that can be read"):
         import_array(tmp_path, tmp_path / "pool")
     save_npy(tmp_path / "flat", np.zeros(4, np.uint8))
     with pytest.raises(PoolError, match=r"shape \(4,\)"):
@@ -214,3 +216,40 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     Pool.create(tmp_path / "pool", PICTURES)
     with pytest.raises(PoolError, match="exists already"):
         import_array(data, tmp_path / "pool")
+
+
+# ---------------------------------------------------------------------- Zarr
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr_arrays_become_pools(tmp_path: Path, zarr_format: Literal[2, 3]) -> None:
+    items = images(41)[4:]  # the first four are zeros, which zarr leaves out
+    zarr.create_array(tmp_path / "a.zarr", data=items, chunks=(5, 2, 3, 2), zarr_format=zarr_format)
+    group = zarr.create_group(tmp_path / "g.zarr", zarr_format=zarr_format)
+    group.create_array("x", data=items, chunks=(4, 2, 3, 5))
+    for source in ("a.zarr", "g.zarr", "g.zarr::x"):
+        pool = import_array(tmp_path / source, tmp_path / f"{source}.pool", labels=np.arange(37))
+        assert np.array_equal(pool.read(0, 37), items)
+    group.create_array(
+        "y", data=items.astype("f4") / 7, chunks=(8, 2, 3, 5), shards=(16, 2, 3, 5) if zarr_format == 3 else None
+    )
+    assert import_array(tmp_path / "g.zarr::y", tmp_path / "y").dtype == np.float32
+    with pytest.raises(PoolError, match=r"holds the arrays x, y: say which one: .*::x"):
+        import_array(tmp_path / "g.zarr", tmp_path / "z")
+    with pytest.raises(PoolError, match="there is no array 'z'"):
+        import_array(tmp_path / "g.zarr::z", tmp_path / "z")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PoolError, match="is no Zarr array or group"):
+        import_array(tmp_path / "folder", tmp_path / "z")
+    assert not (tmp_path / "z").exists()
+
+
+def test_a_pool_is_a_zarr_source_too_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "p", sharded=True)
+    assert np.array_equal(import_array(tmp_path / "p::items", tmp_path / "q").read(0, 50), images())
+    flip_bit(chunk_files(pool)[1], 9)
+    with pytest.raises(PoolError, match=r"p::items cannot be read from item 0 on"):
+        import_array(tmp_path / "p::items", tmp_path / "r")
+    chunk_files(pool)[1].unlink()
+    with pytest.warns(UserWarning, match="lacks"):
+        import_array(tmp_path / "p::items", tmp_path / "r")

@@ -81,7 +81,7 @@ def test_wrong_ranges_and_ids_are_named(pool: Pool) -> None:
     with pytest.raises(PoolError, match=r"items 3\.\.51 are outside the pool .* of 50 items"):
         pool.read(3, 51)
     with pytest.raises(PoolError, match=r"items 5\.\.2"):
-        pool.blocks([(0, 2), (5, 2)])
+        list(pool.blocks([(0, 2), (5, 2)]))
     with pytest.raises(PoolError, match=r"3 ids are outside the pool .* of 50 items: 50, -1, 99"):
         pool.take([0, 50, -1, 3, 99])
     with pytest.raises(PoolError, match="integers, not float64"):

@@ -23,6 +23,7 @@ class FakeRun:
     meta: dict[str, Any]
     done: int
     nonfinite_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    unreadable_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     seconds: float = 4.0
 
     @property
@@ -65,6 +66,12 @@ class FakePool:
     source: str | None = "made up"
     path: Path = Path("pool.zarr")
     fingerprint: str = "sha256:pool"
+
+    @property
+    def n(self) -> int:
+        return len(self.items)
+
+    def check_files(self) -> None: ...
 
     @property
     def item_shape(self) -> tuple[int, ...]:

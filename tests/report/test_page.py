@@ -155,9 +155,11 @@ def test_warnings_tell_what_a_reader_must_know(make_run: Make) -> None:
     bald[[3, 8]] = np.nan
     run = make_run(np.zeros(N, np.int32), bald=bald, entropy=np.full(N, np.nan), done=200)
     run.nonfinite_ids = np.array([3, 8])
+    run.unreadable_ids = np.arange(64, 128)
     page = _write(run, None)
     for told in (
         "This run is not complete: 200 of 300 items are done",
+        "64 items could not be read from the pool and cannot be selected",
         "no finite output for 2 items, which cannot be selected: 3, 8.",
         "Every item has the same BALD score, 0.250",
         "No item has a finite entropy score",

@@ -4,42 +4,73 @@ together, as the last bits of matrix products do: a run that is not taken up exa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from mcscore.run import score_pool
+from mcscore.pool import Batch, ChunkError
+from mcscore.run import disk, score_pool
 from mcscore.run.results import Run
 
 N, SPAN = 100, 40  # three spans, the last one partial; blocks of 16
 
 
-@dataclass(frozen=True)
-class Batch:
-    ids: np.ndarray
-    items: np.ndarray
-
-
 class FakePool:
+    """Of n items. It held those in ``before`` (number: fingerprint) until it was appended to; those in ``bad`` cannot be read."""
+
     item_shape, dtype, mean, std, keys = (4,), np.dtype(np.float32), None, None, None
 
     def __init__(self, n: int = N, path: str = "pool", fingerprint: str = "sha256:pool") -> None:
         self.n, self.path, self.fingerprint = n, Path(path), fingerprint
         self.labels, self.excluded = np.full(n, -1, np.int32), np.zeros(n, bool)
-        self.closed = 0
+        self.before: dict[int, str] = {}
+        self.bad: list[tuple[int, int]] = []
+        self.opened = self.closed = 0
+
+    def fingerprint_at(self, n: int) -> str | None:
+        return {**self.before, self.n: self.fingerprint}.get(n)
+
+    def check_files(self) -> None: ...
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start * 4, stop * 4, dtype=np.float32).reshape(-1, 4)
 
-    def blocks(self, ranges: list[tuple[int, int]]) -> Iterator[Batch]:
+    def keys_of(self, _ids: np.ndarray) -> None: ...
+
+    def column(self, name: str) -> np.ndarray:
+        return getattr(self, name)
+
+    def blocks(
+        self, ranges: Iterable[tuple[int, int]], prefetch: int = 2, on_bad_chunk: str = "raise", allocate: Any = None
+    ) -> Iterator[Batch]:
+        self.opened += 1
         try:
             for start, stop in ranges:
-                yield Batch(np.arange(start, stop), self.read(start, stop))
+                bad = [
+                    ChunkError(f"items {a}..{b - 1} cannot be read, chunk 7 of c.7", max(a, start), min(b, stop))
+                    for a, b in self.bad
+                    if a < stop and start < b
+                ]
+                if bad and on_bad_chunk == "raise":
+                    raise bad[0]
+                items = self.read(start, stop)
+                for error in bad:
+                    items[error.start - start : error.stop - start] = 0
+                yield Batch(np.arange(start, stop), items, tuple(bad))
         finally:
             self.closed += 1
+
+
+def grown(n: int, *before: int) -> FakePool:
+    """The standard pool after it was appended to, to hold n items (and ``before`` in between)."""
+    pool = FakePool(n, fingerprint=f"sha256:pool of {n}")
+    pool.before = {N: "sha256:pool", **{m: f"sha256:pool of {m}" for m in before}}
+    return pool
 
 
 class Column:
@@ -135,3 +166,27 @@ def slowly(out: str, seconds: float) -> None:
     """For a process of its own: score with a pause at every block, and tell how far it is."""
     scorer = FakeScorer(on_block=lambda _ids: time.sleep(seconds))
     score_pool(FakePool(), scorer, out, span=SPAN, progress=lambda done, _total: print(done, flush=True))
+
+
+@contextmanager
+def at_step(n: int, act: Callable[[str, tuple[Any, ...]], None]) -> Iterator[list[str]]:
+    """Call ``act`` in place of the n-th step on disk; the steps there were come out."""
+    seen: list[str] = []
+
+    def step(name: str, real: Callable[..., None], *args: Any) -> None:
+        seen.append(name)
+        if len(seen) == n + 1:
+            act(name, args)
+        else:
+            real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in disk.STEPS:
+            patch.setattr(disk, name, partial(step, name, getattr(disk, name)))
+        yield seen
+
+
+def half(name: str, args: tuple[Any, ...]) -> None:
+    """A write that is cut off."""
+    if name == "write":
+        args[0].write_bytes(args[1][: len(args[1]) // 2])

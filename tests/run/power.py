@@ -7,6 +7,7 @@ the content.
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ class Disk:
             return
         inode = self.names.get(path)
         if inode is not None:
-            inode.durable = inode.content
+            inode.durable = bytes(inode.content)
             return
         for known in [known for known in self.durable_names if known.parent == path and known != self.root]:
             del self.durable_names[known]
@@ -84,6 +85,28 @@ class Disk:
             path.relative_to(self.root): None if (inode := names[path]) is None else inode.durable
             for path in reached - {self.root}
         }
+
+    def after_random_cut(self, rng: random.Random) -> dict[Path, bytes | None]:
+        """As after_cut, but of what was not synced a random part is there: names, contents, and halves of contents."""
+        names: Tree = {}
+        for path in {*self.names, *self.durable_names}:
+            chosen = rng.choice((self.names, self.durable_names))
+            if path in chosen:
+                names[path] = chosen[path]
+        reached = {self.root}
+        tree: dict[Path, bytes | None] = {}
+        for path in sorted(names, key=lambda path: len(path.parts)):
+            if path == self.root or path.parent not in reached:
+                continue
+            inode = names[path]
+            if inode is None:
+                reached.add(path)
+                tree[path.relative_to(self.root)] = None
+            else:
+                half = inode.content[: len(inode.content) // 2]
+                parts = (inode.durable, inode.content, half) if inode.durable != inode.content else (inode.durable,)
+                tree[path.relative_to(self.root)] = rng.choice(parts)
+        return tree
 
 
 def lay_out(tree: dict[Path, bytes | None], root: Path) -> None:

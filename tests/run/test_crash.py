@@ -10,9 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +19,10 @@ import pytest
 from mcscore.run import RunError, disk, score_pool
 from mcscore.run.results import Run
 
-from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, go_on
+from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, go_on, half
 from .power import Disk, lay_out
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextmanager
-def at_step(n: int, act: Callable[[str, tuple[Any, ...]], None]) -> Iterator[list[str]]:
-    """Call ``act`` in place of the n-th step on disk; the steps there were come out."""
-    seen: list[str] = []
-
-    def step(name: str, real: Callable[..., None], *args: Any) -> None:
-        seen.append(name)
-        if len(seen) == n + 1:
-            act(name, args)
-        else:
-            real(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in disk.STEPS:
-            patch.setattr(disk, name, partial(step, name, getattr(disk, name)))
-        yield seen
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +31,6 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         begin(tmp_path_factory.mktemp("steps") / "run")
     assert set(seen) == set(disk.STEPS)
     return seen
-
-
-def half(name: str, args: tuple[Any, ...]) -> None:
-    """A write that is cut off."""
-    if name == "write":
-        args[0].write_bytes(args[1][: len(args[1]) // 2])
 
 
 def finish(out: Path) -> dict[str, bytes]:
@@ -109,6 +83,9 @@ def cut_power_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **h
     """(run directory after the cut, items that had been called done before it), once for each different outcome."""
     outcomes: dict[Any, int] = {}
     done = 0
+    seed = int(os.environ.get("MCSCORE_POWER_SEED", random.randrange(10**6)))
+    print(f"MCSCORE_POWER_SEED={seed}")  # pytest shows it when the test fails
+    rng = random.Random(seed)
     root = tmp_path / "disk"
     root.mkdir()
 
@@ -123,6 +100,7 @@ def cut_power_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **h
         def note() -> None:
             for names_kept in (False, True):
                 outcomes[tuple(sorted(following.after_cut(names_kept=names_kept).items()))] = done
+            outcomes[tuple(sorted(following.after_random_cut(rng).items()))] = done
 
         following.after_step = note  # type: ignore[method-assign]
         score_pool(FakePool(), FakeScorer(), root / "run", span=SPAN, progress=progress)

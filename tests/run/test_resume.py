@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,19 @@ def of_another_run(path: Path) -> None:
     shutil.copy(other / "commits" / path.name, path)
 
 
+def exchange(run: Path) -> None:
+    """Spans 0 and 1 whole: every checksum still holds."""
+    swap(record(run, 0), record(run, 1))
+    for name in ("bald", "entropy", "prediction"):
+        swap(chunk(run, 0, name), chunk(run, 1, name))
+
+
+def reword(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 DAMAGE = {
     "chunk truncated": (lambda run: truncate(chunk(run, 1)), [1]),
     "chunk flipped": (lambda run: flip(chunk(run, 1)), [1]),
@@ -163,6 +178,9 @@ DAMAGE = {
     "record truncated": (lambda run: truncate(record(run, 1)), [1]),
     "record flipped": (lambda run: flip(record(run, 1)), [1]),
     "record not a record": (lambda run: record(run, 1).write_text('["span"]'), [1]),
+    "record says less was scored": (lambda run: reword(record(run, 1), '"scored": 40', '"scored": 30'), [1]),
+    "record says another id was bad": (lambda run: reword(record(run, 1), '"ids": []', '"ids": [41]'), [1]),
+    "chunks and records swapped": (exchange, [0, 1]),
     "records swapped": (lambda run: swap(record(run, 0), record(run, 1)), [0, 1]),
     "record of another run": (lambda run: of_another_run(record(run, 2)), [2]),
     "all records deleted": (lambda run: shutil.rmtree(run / "commits"), [0, 1, 2]),
@@ -180,6 +198,28 @@ def test_what_is_damaged_is_scored_again_and_nothing_else(done: Path, undisturbe
     run = score_pool(FakePool(), scorer, done)
     assert scorer.seen == [id for span in spans for id in range(span * SPAN, min((span + 1) * SPAN, N))]
     assert content(run) == content(Run.open(done)) == undisturbed
+
+
+def test_what_a_disk_cannot_read_is_scored_again(
+    done: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, code = {chunk(done, 1, "entropy"), record(done, 2)}, errno.EIO
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path in bad:
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    code = errno.EACCES  # then nothing is known to be lost, and nothing is thrown away
+    with pytest.raises(RunError, match=r"cannot be gone on with: .*Permission denied"):
+        go_on(done)
+    assert record(done, 1).exists()
+    code = errno.EIO
+    scorer = FakeScorer(step=2, on_block=lambda _ids: bad.clear())  # written again, they lie elsewhere
+    assert content(score_pool(FakePool(), scorer, done)) == undisturbed
+    assert scorer.seen == list(range(40, N))
 
 
 def test_what_was_found_damaged_is_not_called_done_any_more(done: Path) -> None:

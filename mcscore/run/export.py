@@ -1,0 +1,122 @@
+"""The scores of a run, or a selection from it, as a file for other tools: streamed, and there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import disk
+from .choose import pool_of, read_selection, refuse_incomplete
+from .errors import RunError
+from .formats import FORMATS, About, Tables
+from .journal import Values
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from ..pool import Pool
+    from .results import Run
+
+_ROWS = 1 << 16  # per block, whatever the span
+
+
+def export(
+    run: Run,
+    format: str,
+    out: str | os.PathLike[str] | None,
+    *,
+    selection: str | os.PathLike[str] | None,
+    by: str | None,
+    prefix: str,
+    pool: Pool | None,
+    partial: bool,
+) -> Path:
+    """The work of Run.export, which documents it."""
+    if format not in FORMATS:
+        raise RunError(f"there is no format {format!r}; choose from {', '.join(FORMATS)}")
+    kind = FORMATS[format]
+    pool = _pool_or_none(run, pool, required=kind.needs_keys)
+    facts = {"run": run.meta["id"], "pool": run.meta["pool"]["fingerprint"], "n": run.n, "done": run.done}
+    if selection is None:
+        if not partial:
+            refuse_incomplete(run, pool)
+        by, name, tables = run.check_score(by or run.meta["scores"][0]), "all", _all(run, pool)
+    else:
+        if by is not None:
+            raise RunError("a selection says itself by which score it was made: leave out by (--by)")
+        file, table, how = read_selection(run, None if selection == "latest" else selection)
+        by, name, facts = how["by"], file.stem.removeprefix("selection-"), {**facts, **how}
+        tables = _selected(run, table)
+    if kind.needs_keys:
+        if pool is None or pool.keys_of([]) is None:
+            raise RunError(f"{format} must know which file an item is, but the pool of {run.path} has no keys")
+        tables = (_scored(table, by) for table in tables)
+    about = About(
+        by,
+        f"mcscore {run.meta['model']['fingerprint'].removeprefix('sha256:')[:12]} {by}",
+        tuple(pool.classes) if pool is not None and pool.classes is not None else None,
+        prefix,
+        {**facts, "by": by},
+    )
+    path = run.path / f"export-{name}{kind.suffix}" if out is None else Path(out)
+    try:
+        with disk.replaced(path) as target:
+            kind.write(target, tables, about)
+    except OSError as error:
+        raise RunError(f"{path} could not be written, what was there is as it was: {error}") from error
+    return path
+
+
+def _pool_or_none(run: Run, pool: Pool | None, required: bool) -> Pool | None:
+    try:
+        return pool_of(run, pool)
+    except RunError as error:
+        if required or pool is not None or "is not where it was" not in str(error):
+            raise
+        warnings.warn(f"{error}. The export is without keys and class names", stacklevel=4)
+        return None
+
+
+def _all(run: Run, pool: Pool | None) -> Tables:
+    """Every committed item, in order."""
+    names = (*run.meta["scores"], "prediction")
+    for columns in zip(*(run.spans(name) for name in names), strict=True):
+        ids = columns[0][0]
+        for at in range(0, len(ids), _ROWS):
+            part = slice(at, at + _ROWS)
+            keys = None if pool is None else pool.keys_of(ids[part])
+            yield _table(
+                ids[part], keys, {name: column[part] for name, (_, column) in zip(names, columns, strict=True)}
+            )
+
+
+def _selected(run: Run, table: Any) -> Tables:
+    """The items of a selection, best first; values as the run has them."""
+    ids = table["id"].to_numpy()
+    keys = table["key"].to_numpy() if "key" in table.column_names else None
+    for at in range(0, len(ids), _ROWS):
+        part = slice(at, at + _ROWS)
+        columns = {name: run.values(name, ids[part]) for name in (*run.meta["scores"], "prediction")}
+        yield _table(ids[part], None if keys is None else keys[part], columns, table["rank"].to_numpy()[part])
+
+
+def _table(ids: Values, keys: Any, columns: dict[str, Values], rank: Values | None = None) -> pyarrow.Table:
+    import pyarrow
+
+    data: dict[str, Any] = {"id": pyarrow.array(ids, pyarrow.int64())}
+    if rank is not None:
+        data["rank"] = pyarrow.array(rank, pyarrow.int64())
+    if keys is not None:
+        data["key"] = pyarrow.array(keys.tolist(), pyarrow.string())
+    for name, values in columns.items():
+        data[name] = pyarrow.array(values, mask=values == -1 if values.dtype.kind == "i" else np.isnan(values))
+    return pyarrow.table(data)
+
+
+def _scored(table: pyarrow.Table, by: str) -> pyarrow.Table:
+    """Without the items that have no score."""
+    return table.filter(table[by].is_valid())

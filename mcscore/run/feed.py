@@ -1,0 +1,184 @@
+"""What a run scores, block by block: read ahead, without the items that are to be skipped, on the scorer's device.
+
+One thread reads, drops what is skipped and starts the copy to the device; two blocks wait ready while one is scored. So
+memory is that of four blocks, whatever the pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .spans import blocks_of
+from .tasks import Mask, Task
+
+if TYPE_CHECKING:
+    from ..pool import Batch, Pool
+
+OnBadChunk = Literal["raise", "skip"]
+
+DEPTH = 2
+STRIDE = 1 << 16  # items whose labels and flags are looked at at a time
+
+
+class Skipped:
+    """Which items are not to be scored: the excluded ones and, unless they are asked for, the labelled ones.
+
+    ``skipped[start:stop]`` is read from the pool as far as that, so that it costs no memory per item.
+    """
+
+    def __init__(self, pool: Pool, labelled: bool) -> None:
+        self._n = pool.n
+        self._excluded = pool.column("excluded")
+        self._labels = None if labelled else pool.column("labels")
+
+    def __getitem__(self, part: slice) -> Mask:
+        excluded = self._excluded[part]
+        return excluded if self._labels is None else (self._labels[part] >= 0) | excluded
+
+    def of(self, task: Task) -> Mask:
+        """(span.n,): what is not to be scored of a task, because it is committed or for the reasons above."""
+        return task.settled | self[task.span.start : task.span.stop]
+
+    def first_kept(self) -> int | None:
+        """The first item that is to be scored."""
+        for at in range(0, self._n, STRIDE):
+            skip = self[at : at + STRIDE]
+            if not skip.all():
+                return at + int(skip.argmin())
+        return None
+
+    def count(self, n: int) -> int:
+        """How many of the first n items."""
+        return sum(int(self[at : min(at + STRIDE, n)].sum()) for at in range(0, n, STRIDE))
+
+
+@dataclass(frozen=True)
+class Block:
+    """The next items of a span: ids (n,) int64, items (n, *item_shape); n = 0 where there is nothing to score.
+
+    stop: the items of the span up to here are in this block, in one before, or skipped.
+    unreadable: ids that were to be scored, too, but could not be read.
+    """
+
+    task: Task
+    stop: int
+    ids: npt.NDArray[np.int64]
+    items: Any
+    unreadable: npt.NDArray[np.int64]
+    host: Any = None  # keeps the memory that ``items`` is copied from
+
+    @property
+    def last(self) -> bool:
+        return self.stop == self.task.span.stop
+
+
+def feed(
+    pool: Pool,
+    tasks: Iterable[Task],
+    skipped: Skipped,
+    block_items: int,
+    on_bad_chunk: OnBadChunk,
+    uploads: Uploads | None = None,
+) -> Generator[Block, None, None]:
+    """The blocks of the tasks in order, at least one per task.
+
+    Raises:
+        PoolError: a chunk cannot be read; in its place in the order.
+    """
+    from ..pool.prefetch import prefetch
+
+    blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, uploads)
+    if uploads is not None:
+        blocks = (replace(block, items=uploads.start(block.items), host=block.items) for block in blocks)
+    with contextlib.closing(prefetch(blocks, DEPTH)) as ahead:
+        for block in ahead:
+            yield block if uploads is None else replace(block, items=uploads.arrived(block.items))
+
+
+def _read(
+    pool: Pool,
+    tasks: Iterable[Task],
+    skipped: Skipped,
+    block_items: int,
+    on_bad_chunk: OnBadChunk,
+    uploads: Uploads | None,
+) -> Generator[Block, None, None]:
+    nothing = np.empty(0, np.int64)
+    planned: deque[tuple[Task, int, Mask]] = deque()  # an empty mask: nothing to read
+
+    def ranges() -> Iterator[tuple[int, int]]:
+        for task in tasks:
+            span, skip = task.span, skipped.of(task)
+            blocks = blocks_of(span, block_items, skip)
+            for start, stop in blocks:
+                last = (start, stop) == blocks[-1]
+                planned.append((task, span.stop if last else stop, ~skip[start - span.start : stop - span.start]))
+                yield start, stop
+            if not blocks:
+                planned.append((task, span.stop, skip[:0]))
+
+    def empty(task: Task, stop: int) -> Block:
+        return Block(task, stop, nothing, np.empty((0, *pool.item_shape), pool.dtype), nothing)
+
+    batches = pool.blocks(ranges(), 0, on_bad_chunk, None if uploads is None else uploads.allocate)
+    with contextlib.closing(batches):
+        for batch in batches:
+            while not len(planned[0][2]):
+                yield empty(*planned.popleft()[:2])
+            task, stop, wanted = planned.popleft()
+            keep = readable(batch, wanted)
+            yield Block(task, stop, batch.ids[keep], _kept(batch.items, keep), batch.ids[wanted & ~keep])
+    for task, stop, _ in planned:
+        yield empty(task, stop)
+
+
+def readable(batch: Batch, wanted: Mask) -> Mask:
+    """``wanted`` without the items of the batch that could not be read."""
+    keep = wanted.copy()
+    for error in batch.bad:
+        keep[error.start - batch.ids[0] : error.stop - batch.ids[0]] = False
+    return keep
+
+
+def _kept(items: npt.NDArray[Any], keep: Mask) -> npt.NDArray[Any]:
+    """items[keep], moved together in their own memory: that may be of a kind to copy from."""
+    if keep.all():
+        return items
+    count = int(keep.sum())
+    items[:count] = items[keep]
+    return items[:count]
+
+
+class Uploads:
+    """Copies to a CUDA device, on a stream of their own, so that they run beside the scoring of what came before."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._torch, self._device = torch, torch.device(device)
+        self._stream = torch.cuda.Stream(self._device)
+
+    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
+        """Page-locked memory: only from there does a copy run beside the host's work."""
+        return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True).numpy()
+
+    def start(self, items: npt.NDArray[Any]) -> Any:
+        """Begin the copy; ``items`` must stay as it is until what was computed from the copy is back on the host."""
+        with self._torch.cuda.stream(self._stream):
+            copy = self._torch.from_numpy(items).to(self._device, non_blocking=True)
+            return copy, self._stream.record_event()
+
+    def arrived(self, started: Any) -> Any:
+        """The copy, for the stream in use: what is queued there from now on waits for it."""
+        copy, event = started
+        current = self._torch.cuda.current_stream(self._device)
+        current.wait_event(event)
+        copy.record_stream(current)
+        return copy

@@ -1,0 +1,101 @@
+"""How a run stands, and whether it is whole: both look only, and work beside a process that scores into it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .journal import Damage, Journal
+from .lock import Holder, holder_of
+from .results import Run
+from .tasks import runs_of
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `mcscore run info` tells.
+
+    Attributes:
+        spans_done, spans: committed whole, and in all.
+        seconds_left: at the pace of what is done (skipped items included); None before the first span, 0 when complete.
+        nonfinite_ids: items the model gave NaN or infinity for.
+        unreadable: (start, stop) of items that could not be read from the pool.
+        holder: who writes into the run, or has left its lock behind; None if nobody.
+        bytes: size of all files of the run.
+    """
+
+    run: Run
+    spans_done: int
+    spans: int
+    seconds_left: float | None
+    nonfinite_ids: list[int]
+    unreadable: list[tuple[int, int]]
+    holder: Holder | None
+    bytes: int
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        run = self.run
+        return {
+            "run": str(run.path),
+            "pool": run.meta["pool"]["path"],
+            "created": run.meta["created"],
+            "scores": list(run.meta["scores"]),
+            "passes": run.meta["passes"],
+            "items": run.n,
+            "done": run.done,
+            "left": run.n - run.done,
+            "scored": run.scored,
+            "complete": run.complete,
+            "span": run.meta["span"],
+            "spans": self.spans,
+            "spans_done": self.spans_done,
+            "spans_left": self.spans - self.spans_done,
+            "seconds": run.seconds,
+            "items_per_second": run.items_per_second,
+            "seconds_left": self.seconds_left,
+            "nonfinite": len(self.nonfinite_ids),
+            "nonfinite_ids": self.nonfinite_ids,
+            "unreadable": sum(stop - start for start, stop in self.unreadable),
+            "unreadable_ranges": [list(pair) for pair in self.unreadable],
+            "grown": run.meta["grown"],
+            "lock": None if self.holder is None else self.holder.facts(),
+            "bytes": self.bytes,
+        }
+
+
+def info(path: str | os.PathLike[str]) -> Status:
+    """How the run in the directory ``path`` stands. Raises RunError if there is none."""
+    journal = Journal.open(Path(path))
+    records = journal.records()
+    run = Run(journal, records)
+    whole = sum(record.span == journal.spans[record.span.index] for record in records)
+    left = run.n - run.done
+    return Status(
+        run,
+        whole,
+        len(journal.spans),
+        0.0 if not left else run.seconds / run.done * left if run.done else None,
+        run.nonfinite_ids.tolist(),
+        runs_of(run.unreadable_ids),
+        holder_of(run.path),
+        sum(_size(Path(folder) / name) for folder, _, names in os.walk(run.path) for name in names),
+    )
+
+
+def verify(path: str | os.PathLike[str]) -> list[Damage]:
+    """Read every record and every committed chunk of a run, and compare them with their checksums. Changes nothing.
+
+    Returns what is damaged, in order; scoring into the run again repeats the spans concerned, and only those.
+    Raises RunError if there is no run at ``path``, or if its run.json cannot be read.
+    """
+    return list(Journal.open(Path(path)).damage())
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # a temporary file that has just got its name
+        return 0

@@ -1,0 +1,280 @@
+"""Exports hold what the run holds, in the form that the other tool reads, whole or not at all, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mcscore.pool import Pool
+from mcscore.run import Run, RunError, export, formats, score_pool
+
+from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
+
+N = 100
+KEYS = [f'cats/{i}, the "good" 100%.png' if i == 7 else f"cats/ü{i}.png" for i in range(N)]
+SKIPPED = {3, 50}  # labelled, excluded
+
+
+class Scorer(FakeScorer):
+    """Values that are hard to write: tiny, huge, negative zero, equal; one NaN."""
+
+    def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
+        scores = super().__call__(items, ids)
+        bald = scores["bald"].values
+        for id, value in ((10, 1e-30), (11, 3e38), (12, -0.0), (13, 0.1), (14, np.nan), (15, 1e-45), (16, 16777216.0)):
+            bald[ids == id] = value
+        return scores
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    path = tmp_path_factory.mktemp("pools") / "pool"
+    pool = Pool.create(path, FakePool().read(0, N), keys=KEYS, classes=[f"class {i}" for i in range(9)])
+    pool.set_labels(np.array([3]), np.array([1]))
+    pool.set_excluded(np.array([50]))
+    return pool
+
+
+@pytest.fixture(scope="module")
+def run(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with pytest.warns(UserWarning, match="ids 14"):
+        run = score_pool(pool, Scorer(), tmp_path_factory.mktemp("runs") / "run", span=SPAN)
+    run.select(12, by="bald", diversity="none")
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_ROWS", 16)
+
+
+def bits(values: list[float | None]) -> bytes:
+    return np.array([math.nan if value is None else value for value in values], np.float32).tobytes()
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = {"id": int, "rank": int, "prediction": int, "bald": float, "entropy": float}
+    return [{name: (numbers.get(name, str)(text) if text else None) for name, text in row.items()} for row in rows]
+
+
+READ = {
+    "parquet": lambda path: pq.read_table(path).to_pylist(),
+    "csv": read_csv,
+    "jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+}
+
+
+@pytest.mark.parametrize("format", READ)
+def test_all_items_to_the_last_bit(run: Run, format: str) -> None:
+    path = run.export(format)
+    assert path == run.path / f"export-all.{format}"
+    rows = READ[format](path)
+    assert list(rows[0]) == ["id", "key", "bald", "entropy", "prediction"]
+    assert [row["id"] for row in rows] == list(range(N))
+    assert [row["key"] for row in rows] == KEYS
+    for name in ("bald", "entropy"):
+        assert bits([row[name] for row in rows]) == run.scores(name).tobytes()
+    assert [-1 if row["prediction"] is None else row["prediction"] for row in rows] == run.prediction.tolist()
+    assert {row["id"] for row in rows if row["bald"] is None} == SKIPPED | {14}
+
+
+@pytest.mark.parametrize("format", READ)
+@pytest.mark.parametrize("which", ["latest", "file"])
+def test_a_selection_best_first(run: Run, format: str, which: str, tmp_path: Path) -> None:
+    file = run.path / "selection-bald-12.parquet"
+    path = run.export(format, tmp_path / "out", selection=which if which == "latest" else file)
+    rows = READ[format](path)
+    selected = pq.read_table(file)
+    assert [row["id"] for row in rows] == selected["id"].to_pylist()
+    assert [row["rank"] for row in rows] == selected["rank"].to_pylist() == list(range(12))
+    assert [row["key"] for row in rows] == [KEYS[row["id"]] for row in rows]
+    assert bits([row["bald"] for row in rows]) == run.scores("bald")[[row["id"] for row in rows]].tobytes()
+
+
+def test_parquet_says_where_its_rows_come_from(run: Run, tmp_path: Path) -> None:
+    said = json.loads(pq.read_schema(run.export("parquet", tmp_path / "a", selection="latest")).metadata[b"mcscore"])
+    assert (said["run"], said["by"], said["k"], said["method"]) == (run.meta["id"], "bald", 12, "none")
+    file = pq.ParquetFile(run.export("parquet", tmp_path / "b"))
+    assert file.num_row_groups == 3 + 3 + 2  # spans of 40, 40, 20 in blocks of 16
+
+
+@pytest.mark.parametrize("selection", [None, "latest"])
+def test_label_studio_labels_the_most_informative_first(run: Run, selection: str | None, tmp_path: Path) -> None:
+    path = run.export("label-studio", tmp_path / "tasks.json", selection=selection, prefix="s3://cats%20and/")
+    tasks = json.loads(path.read_text())
+    ids = [task["data"]["id"] for task in tasks]
+    scores = run.scores("bald")
+    assert set(ids) == (set(range(N)) - SKIPPED - {14} if selection is None else set(ids))
+    assert len(ids) == (97 if selection is None else 12)
+    for task in tasks:
+        assert set(task) == {"data", "predictions"}
+        assert task["data"]["image"] == f"s3://cats%20and/{KEYS[task['data']['id']]}"
+        (prediction,) = task["predictions"]
+        assert prediction["result"] == []
+        assert prediction["model_version"] == "mcscore model bald"
+        assert 0 < prediction["score"] <= 1
+    lowest_first = sorted(tasks, key=lambda task: task["predictions"][0]["score"])
+    order = [round(float(scores[task["data"]["id"]]), 15) for task in lowest_first]
+    assert order == sorted(order, reverse=True)
+    assert lowest_first[0]["data"]["id"] == 11
+    assert {task["data"]["id"]: task["data"]["prediction"] for task in tasks}[16 if selection is None else 11] in (
+        "class 6",
+        "class 1",
+    )
+    assert bits([task["data"]["bald"] for task in tasks]) == scores[ids].tobytes()
+
+
+def test_label_studio_gets_the_score_that_is_asked_for(run: Run, tmp_path: Path) -> None:
+    tasks = json.loads(run.export("label-studio", tmp_path / "tasks.json", by="entropy").read_text())
+    for task in tasks:
+        assert task["predictions"][0]["score"] == pytest.approx(1 / (1 + task["data"]["entropy"]))
+
+
+def test_fiftyone_gets_paths_labels_and_scores(run: Run, tmp_path: Path) -> None:
+    said = json.loads(run.export("fiftyone", tmp_path / "labels.json", prefix=f"{tmp_path}/images/").read_text())
+    labels = said["labels"]
+    assert set(said) == {"labels"}  # without classes: the targets are the labels themselves
+    assert set(labels) == {f"{tmp_path}/images/{KEYS[i]}" for i in set(range(N)) - SKIPPED - {14}}
+    item = labels[f"{tmp_path}/images/{KEYS[7]}"]
+    assert item["label"] == "class 7"
+    assert labels[f"{tmp_path}/images/{KEYS[19]}"]["label"] == "9"  # a class without a name
+    assert bits([item["attributes"]["bald"]]) == run.scores("bald")[7:8].tobytes()
+    assert item["attributes"]["id"] == 7
+    relative = json.loads(run.export("fiftyone", tmp_path / "labels.json").read_text())["labels"]
+    assert all(os.path.isabs(path) for path in relative)
+
+
+def test_regression_is_exported_as_numbers(pool: Pool, out: Path, tmp_path: Path) -> None:
+    run = score_pool(pool, FakeScorer(link="gaussian", scores=["variance"]), out, span=SPAN)
+    rows = READ["jsonl"](run.export("jsonl", tmp_path / "a"))
+    assert bits([row["prediction"] for row in rows]) == run.prediction.tobytes()
+    assert json.loads(run.export("label-studio", tmp_path / "b").read_text())[0]["data"]["prediction"] == "0"
+
+
+def test_nothing_that_has_a_score_is_an_empty_list(pool: Pool, out: Path, tmp_path: Path) -> None:
+    class Nothing(FakeScorer):
+        def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
+            scores = super().__call__(items, ids)
+            scores["bald"].values[:] = np.nan
+            return scores
+
+    with pytest.warns(UserWarning, match="98 of 100 items have no finite score"):
+        run = score_pool(pool, Nothing(), out)
+    assert json.loads(run.export("label-studio", tmp_path / "a").read_text()) == []
+    assert json.loads(run.export("fiftyone", tmp_path / "b").read_text()) == {"labels": {}}
+
+
+# -- what cannot be exported, and faults -------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_exported_is_refused(run: Run, pool: Pool, out: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no format 'xlsx'; choose from parquet, csv"):
+        run.export("xlsx")
+    with pytest.raises(RunError, match="no score 'margin'"):
+        run.export("csv", by="margin")
+    with pytest.raises(RunError, match="leave out by"):
+        run.export("csv", by="bald", selection="latest")
+    with pytest.raises(RunError, match="is not a selection made by mcscore"):
+        run.export("csv", selection=run.path / "run.json")
+    bare = Pool.create(tmp_path / "bare", FakePool().read(0, N))
+    with pytest.raises(RunError, match="could not be scored"):
+        score_pool(bare, FakeScorer(on_block=fail_at(45)), out, span=SPAN)
+    part = Run.open(out)
+    with pytest.raises(RunError, match=r"is incomplete: 60 of 100 .*--partial"):
+        part.export("csv")
+    assert len(READ["csv"](part.export("csv", partial=True))) == 40
+    with pytest.raises(RunError, match="no selection in"):
+        part.export("csv", selection="latest")
+    with pytest.raises(RunError, match="selected from another run"):
+        part.export("csv", selection=run.path / "selection-bald-12.parquet")
+    with pytest.raises(RunError, match=r"must know which file an item is, but the pool of .* has no keys"):
+        part.export("fiftyone", partial=True)
+
+
+def test_a_pool_that_is_gone_costs_the_keys(out: Path, tmp_path: Path) -> None:
+    pool = Pool.create(tmp_path / "away", FakePool().read(0, N), keys=KEYS)
+    score_pool(pool, FakeScorer(), out, span=SPAN)
+    pool.path.rename(tmp_path / "moved")
+    with pytest.warns(UserWarning, match=r"not where it was.*without keys"):
+        rows = READ["jsonl"](Run.open(out).export("jsonl"))
+    assert "key" not in rows[0]
+    with pytest.raises(RunError, match="not where it was"):
+        Run.open(out).export("fiftyone")
+    assert READ["jsonl"](Run.open(out).export("jsonl", pool=Pool.open(tmp_path / "moved")))[7]["key"] == KEYS[7]
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_path: Path) -> None:
+    out = tmp_path / "there"
+    out.write_text("before")
+    chunk = run.path / "scores.zarr" / "entropy" / "c" / "2"
+    data = chunk.read_bytes()
+    chunk.write_bytes(data[:-1])
+    try:
+        with pytest.raises(RunError, match="entropy/c/2 is damaged"):
+            Run.open(run.path).export(format, out)
+    finally:
+        chunk.write_bytes(data)
+    assert out.read_text() == "before"
+    assert os.listdir(tmp_path) == ["there"]
+
+
+def test_an_export_is_durable_before_it_has_its_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcscore.run import disk
+
+    steps: list[tuple[str, str]] = []
+    for name in ("sync", "rename"):
+        real = getattr(disk, name)
+        monkeypatch.setattr(disk, name, lambda *a, name=name, real=real: (steps.append((name, a[0].name)), real(*a)))
+    run.export("csv", tmp_path / "a")
+    temporary = f"a.{os.getpid()}.tmp"
+    assert steps == [("sync", temporary), ("rename", temporary), ("sync", tmp_path.name)]
+
+
+def test_what_a_killed_export_left_goes_with_the_next(run: Run, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f"a.{dead.pid}.tmp").write_text("half")
+    (tmp_path / f"a.{os.getppid()}.tmp").write_text("of one that lives")
+    run.export("csv", tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == ["a", f"a.{os.getppid()}.tmp"]
+    with pytest.raises(RunError, match="could not be written"):
+        run.export("csv", tmp_path / "nowhere" / "a")
+
+
+_GROWS = """
+import resource, sys
+import numpy as np
+from mcscore.pool import Pool
+from mcscore.run.journal import Journal
+from mcscore.run.results import Run
+from benchmarks.bench_commit import fill
+from pathlib import Path
+n, out = int(sys.argv[1]), Path(sys.argv[2])
+journal = fill(out, n, 1 << 16)[0]
+for format in ("parquet", "csv", "jsonl"):
+    Run(journal, journal.records()).export(format, out / format)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+def test_memory_does_not_grow_with_the_items(tmp_path: Path) -> None:
+    def mib(n: int) -> int:
+        command = [sys.executable, "-W", "ignore", "-c", _GROWS, str(n), str(tmp_path / f"{n}")]
+        root = Path(__file__).resolve().parents[2]
+        return int(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout)
+
+    small, large = mib(1 << 17), mib(1 << 20)
+    assert large - small < 40  # the rows of the larger are 25 MiB as columns, 80 MiB as text

@@ -1,0 +1,163 @@
+"""What is fed to the scorer: every item that is to be scored, once, in order, in memory that nobody overwrites."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcscore.pool import ChunkError, Pool
+from mcscore.run import local, score_pool
+from mcscore.run.feed import Skipped, feed
+from mcscore.run.spans import cut
+from mcscore.run.tasks import Task
+
+from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at
+
+M = 200
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    items = np.random.default_rng(0).integers(0, 256, (M, 5), np.uint8)
+    return Pool.create(tmp_path_factory.mktemp("feed") / "pool", items, chunk_items=8)
+
+
+def tasks_of(n: int, size: int) -> list[Task]:
+    return [Task(span, None) for span in cut(n, size)]
+
+
+@given(
+    data=st.data(),
+    size=st.integers(1, 90),
+    block=st.integers(1, 40),
+    share=st.sampled_from([0.0, 0.3, 0.95, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_every_wanted_item_comes_once_in_its_span(
+    pool: Pool, data: Any, size: int, block: int, share: float, seed: int
+) -> None:
+    skip = np.random.default_rng(seed).random(M) < share
+    runs = data.draw(st.lists(st.tuples(st.integers(0, M), st.integers(0, 60)), max_size=3))
+    for start, length in runs:
+        skip[start : start + length] = True
+
+    class Marked(Skipped):
+        def __init__(self) -> None: ...
+
+        def __getitem__(self, part: slice) -> np.ndarray:
+            return skip[part]
+
+    everything = pool.read(0, M)
+    tasks, seen, stops = tasks_of(M, size), [], []
+    for got in feed(pool, tasks, Marked(), block, "raise"):
+        assert np.array_equal(got.items, everything[got.ids])
+        assert ((got.ids >= got.task.span.start) & (got.ids < got.stop)).all()
+        assert got.stop <= got.task.span.stop
+        seen += got.ids.tolist()
+        if got.last:
+            stops.append(got.task)
+    assert seen == np.flatnonzero(~skip).tolist()
+    assert stops == tasks  # each once, in order, also those without anything to score
+
+
+def test_labels_flags_and_what_is_committed_are_left_out(tmp_path: Path) -> None:
+    pool = FakePool()
+    pool.labels[[3, 50]] = 1
+    pool.excluded[4] = True
+    without, with_labelled = Skipped(pool, labelled=False), Skipped(pool, labelled=True)
+    assert np.flatnonzero(without[0:100]).tolist() == [3, 4, 50]
+    assert np.flatnonzero(with_labelled[0:100]).tolist() == [4]
+    assert (without.count(100), without.count(50), with_labelled.count(100)) == (3, 2, 1)
+    assert without.first_kept() == 0
+    pool.excluded[:77] = True
+    assert without.first_kept() == 77
+    pool.excluded[:] = True
+    assert without.first_kept() is None
+
+
+def test_a_chunk_that_cannot_be_read_is_told_in_its_place(pool: Pool, tmp_path: Path) -> None:
+    items = pool.read(0, M)
+    broken = Pool.create(tmp_path / "p", items, chunk_items=8)
+    (broken.path / "items" / "c.5.0").write_bytes(b"")
+    skipped = Skipped(broken, labelled=False)
+    blocks = feed(broken, tasks_of(M, 100), skipped, 20, "raise")
+    assert [next(blocks).stop for _ in range(2)] == [20, 40]
+    with pytest.raises(ChunkError, match=r"items 40\.\.47 cannot be read"):
+        next(blocks)
+    got = list(feed(broken, tasks_of(M, 100), skipped, 20, "skip"))
+    assert np.concatenate([block.unreadable for block in got]).tolist() == list(range(40, 48))
+    assert np.concatenate([block.ids for block in got]).tolist() == [*range(40), *range(48, M)]
+
+
+def test_leaving_early_ends_the_thread_and_closes_the_reader() -> None:
+    pool, before = FakePool(), threading.active_count()
+    blocks = feed(pool, tasks_of(N, SPAN), Skipped(pool, False), 5, "raise")
+    next(blocks)
+    assert threading.active_count() == before + 1
+    blocks.close()
+    assert threading.active_count() == before
+    assert pool.closed == 1
+
+
+# -- copies to a device ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LateUploads:
+    """In place of a device: what is copied is looked at as late as a device may, when the copy is waited for."""
+
+    device: str = "cuda"
+    made: list[int] = field(default_factory=list)
+    begun: int = 0
+
+    def allocate(self, size: int) -> np.ndarray:
+        self.made.append(size)
+        return np.empty(size, np.uint8)
+
+    def start(self, items: np.ndarray) -> np.ndarray:
+        self.begun += 1
+        return items
+
+    def arrived(self, started: np.ndarray) -> np.ndarray:
+        time.sleep(0.002)  # the reader goes on meanwhile
+        return started.copy()
+
+
+def test_memory_is_not_used_again_before_its_copy_has_arrived(pool: Pool) -> None:
+    everything, uploads = pool.read(0, M), LateUploads()
+    for block in feed(pool, tasks_of(M, 50), Skipped(pool, False), 10, "raise", uploads):
+        assert np.array_equal(block.items, everything[block.ids])
+        time.sleep(0.002)
+        assert np.array_equal(block.host, everything[block.ids])  # while the block is in use it may still be copied
+    assert uploads.begun == M // 10
+    assert len(uploads.made) <= 5  # two wait, one is read, one is in use, and one changes hands
+
+
+def test_a_run_on_a_device_gives_what_it_gives_without(
+    out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnDevice(FakeScorer):
+        device = "cuda:0"
+
+    monkeypatch.setattr(local, "Uploads", LateUploads)
+    assert content(score_pool(FakePool(), OnDevice(), out, span=SPAN)) == undisturbed
+
+
+def test_a_run_on_a_device_that_fails_goes_on(
+    out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnDevice(FakeScorer):
+        device = "cuda:0"
+
+    monkeypatch.setattr(local, "Uploads", LateUploads)
+    with pytest.raises(local.RunError, match="CUDA out of memory"):
+        score_pool(FakePool(), OnDevice(on_block=fail_at(60)), out, span=SPAN)
+    assert content(score_pool(FakePool(), OnDevice(step=2), out, span=SPAN)) == undisturbed
