@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +28,14 @@ def either(_ctx: click.Context, _param: click.Parameter, value: str) -> str | fl
         raise click.BadParameter(f"{value!r} is neither mean nor max nor a share of the pixels such as 0.1") from error
 
 
+class _Place(click.Path):
+    """A path, or a URL, which stays as it is: as a path it would lose a slash."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+
+
 PATH = click.Path(path_type=Path)
+POOL = _Place(path_type=Path)
 PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 COMMA = "COMMA,SEPARATED"

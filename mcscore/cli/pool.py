@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..terminal import FAILED, answer, as_json, end, progress_line
-from .options import COMMA, PATH, names, numbers
+from .options import COMMA, PATH, POOL, names, numbers
 
 
 @click.group()
@@ -98,7 +98,7 @@ def pool_import(
 
 
 @pool.command("append")
-@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("path", metavar="POOL", type=POOL)
 @click.argument("src", type=PATH)
 @_source_options
 @as_json
@@ -137,7 +137,7 @@ def pool_append(
 
 
 @pool.command("label")
-@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("path", metavar="POOL", type=POOL)
 @click.argument("table", type=PATH)
 @click.option("--overwrite", is_flag=True, help="Replace labels that differ.")
 @as_json
@@ -156,7 +156,7 @@ def pool_label(path: Path, table: Path, overwrite: bool) -> None:
 
 
 @pool.command("exclude")
-@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("path", metavar="POOL", type=POOL)
 @click.argument("items", metavar="ITEMS")
 @click.option("--readmit", is_flag=True, help="Take them in again.")
 @as_json
@@ -174,7 +174,7 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
 
 
 @pool.command("verify")
-@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("path", metavar="POOL", type=POOL)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @as_json
 def pool_verify(path: Path, quiet: bool) -> None:
@@ -197,7 +197,7 @@ def pool_verify(path: Path, quiet: bool) -> None:
 
 
 @pool.command("info")
-@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("path", metavar="POOL", type=POOL)
 @click.option("--contact-sheet", type=PATH, help="Write a PNG of a few items to this file.")
 @as_json
 def pool_info(path: Path, contact_sheet: Path | None) -> None:
@@ -247,12 +247,14 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
 
 
 def _storage_facts(pool: Any) -> dict[str, Any]:
+    from ..pool.files import size_of
+
     arrays = {}
     for layout, _ in pool.arrays():
         sizes = []
         for number in range(layout.files):
             with contextlib.suppress(FileNotFoundError):  # `verify` tells of those
-                sizes.append(layout.file(number).stat().st_size)
+                sizes.append(size_of(layout.file(number)))
         arrays[layout.folder.name] = {
             "shape": [layout.n, *layout.item_shape],
             "dtype": str(layout.array.dtype),

@@ -11,7 +11,7 @@ from ..acquisition import INPUTS, LINKS, SCORES, check_scores
 from ..report.text import duration
 from ..terminal import RESUMABLE, answer, as_json, end, progress_line
 from .model import build_scorer
-from .options import COMMA, PATH, PROBABILITY, either, names
+from .options import COMMA, PATH, POOL, PROBABILITY, either, names
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("path", metavar="POOL", type=POOL)
 @click.option(
     "--model",
     "spec",
@@ -138,7 +138,7 @@ def score(
 
 
 @click.command()
-@click.argument("path", metavar="POOL", type=PATH)
+@click.argument("path", metavar="POOL", type=POOL)
 @click.option("--model", "spec", required=True, metavar="FILE.py:NAME", help="As for `score`.")
 @click.option("--weights", type=PATH, help="As for `score`.")
 @click.option("--passes", type=click.IntRange(1, 65536), default=100, show_default=True, help="As for `score`.")

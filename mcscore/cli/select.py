@@ -11,7 +11,7 @@ from ..acquisition import SCORES
 from ..report.text import count
 from ..terminal import answer, as_json
 from .model import build_scorer
-from .options import PATH
+from .options import PATH, POOL
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -34,7 +34,7 @@ DIVERSITY = ("radius", "none")  # the rows of mcscore.selection.DIVERSITY, which
 @click.option("--radius", type=click.FloatRange(min=0), help="r; default: as large as K items allow.")
 @click.option("--candidates", type=click.IntRange(1), help="Best items to select from; default 10 K.")
 @click.option("--partial", is_flag=True, help="Select though the run is not complete.")
-@click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
+@click.option("--pool", "pool_path", type=POOL, help="Where the pool is now; default: as recorded by `score`.")
 @click.option("--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: as recorded.")
 @click.option("--weights", type=PATH, help="Where its weights are now; default: as recorded.")
 @click.option("--embedding", metavar="MODULE", help="Whose output is compared; default: input of the last Linear.")
@@ -98,7 +98,7 @@ def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | 
 @click.argument("path", metavar="RUN", type=PATH)
 @click.option("--out", type=PATH, help="The page to write; default RUN/report.html.")
 @click.option("--selection", type=PATH, help="A selection file of RUN; default: the newest.")
-@click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
+@click.option("--pool", "pool_path", type=POOL, help="Where the pool is now; default: as recorded by `score`.")
 @as_json
 def report(path: Path, out: Path | None, selection: Path | None, pool_path: Path | None) -> None:
     """Write RUN and its newest selection as one self-contained HTML page."""

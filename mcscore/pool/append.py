@@ -27,6 +27,7 @@ import numpy as np
 from .chunks import ChunkReader, layout_of
 from .create import as_blocks, checked_blocks, checked_labels, column, encoded_keys
 from .durable import DurableStore, locked, sync_directory, write_file
+from .files import local
 from .format import UNLABELLED, Facts, Grid, PoolError
 from .images import require_decoder
 from .import_images import write_bad
@@ -65,12 +66,13 @@ def append_images(
             f"{path} holds {pool.dtype} items of shape {pool.item_shape}; images become uint8 (1 or 3, S, S)"
         )
     number = _class_numbers(pool, source.classes)
-    stage = stage_of(pool.path, "append")
+    where = local(pool.path, "append")
+    stage = stage_of(where, "append")
     settings = {"source": source.identity, "labels": labels, "column": column}
     identity = json.dumps(settings)
     try:
         with staged(stage, settings):
-            pool, done = _completed(pool.path, stage, identity)
+            pool, done = _completed(where, stage, identity)
             if done:
                 return pool
             _check_base(stage, pool)
@@ -83,7 +85,7 @@ def append_images(
                 writer.finish()
                 journal.commit(writer.n, writer.content, _grid(pool), ended=True)
             taken = journal.taken
-            write_bad(pool.path, taken.bad)
+            write_bad(where, taken.bad)
             if not taken.keys:
                 discard(stage)
                 raise PoolError(
@@ -93,7 +95,7 @@ def append_images(
             given = checked_labels(given, len(taken.keys), pool.classes)
             offsets = np.array([*taken.starts[1:], journal.n], np.int64) if how.keep else None
             _make_ready(stage, pool, identity, journal.content, given, encoded_keys(taken.keys, len(given)), offsets)
-            return _commit(pool.path, stage)
+            return _commit(where, stage)
     except OSError as error:
         raise PoolError(f"{path} could not be appended to: {error}. The same call goes on where it stopped") from error
 
@@ -137,10 +139,11 @@ def append_blocks(
     if pool._facts.encoded:
         raise PoolError(f"{path} keeps encoded images: append images to it, not an array")
     blocks, n = as_blocks(items, n)
-    stage = stage_of(pool.path, "append")
+    where = local(pool.path, "append")
+    stage = stage_of(where, "append")
     try:
         with staged(stage, {"source": identity, "labels": None, "column": None}):
-            pool, done = _completed(pool.path, stage, identity)
+            pool, done = _completed(where, stage, identity)
             if done and identity:
                 return pool
             if done:
@@ -170,7 +173,7 @@ def append_blocks(
             except PoolError:
                 discard(stage)  # what was given is wrong: nobody will go on with it
                 raise
-            return _commit(pool.path, stage)
+            return _commit(where, stage)
     except OSError as error:
         raise PoolError(f"{path} could not be appended to, it is as it was: {error}") from error
 
@@ -285,7 +288,7 @@ def _commit(path: Path, stage: Path) -> Pool:
             facts = replace(facts, n=pool.n)
             group.update_attributes(facts.to_attrs())
         values = {file.stem: np.load(file) for file in stage.glob("*.npy")}
-        move_files(stage / "files", pool._layout.folder)
+        move_files(stage / "files", path / pool._layout.folder.name)
         rows = ready["n"]
         if "offsets" in values:
             _extend(group, path, "offsets", pool.n + 1, values["offsets"])
@@ -305,7 +308,7 @@ def _extend(group: Any, path: Path, name: str, start: int, values: np.ndarray) -
     array = group[name]
     layout = layout_of(array, path / name)
     stop = start + len(values)
-    with locked(layout.folder):
+    with locked(path / name):
         for number in range(start // layout.chunk, -(-stop // layout.chunk)):
             first = number * layout.chunk
             chunk = np.zeros(layout.chunk, array.dtype)
@@ -314,7 +317,7 @@ def _extend(group: Any, path: Path, name: str, start: int, values: np.ndarray) -
                     reader.decode(number, chunk)
             low, high = max(first, start), min(first + layout.chunk, stop)
             chunk[low - first : high - first] = values[low - start : high - start]
-            write_file(layout.file(number), *file_parts(layout, chunk, len(chunk)))
+            write_file(path / name / layout.name.format(number), *file_parts(layout, chunk, len(chunk)))
     array.resize((stop,))
 
 

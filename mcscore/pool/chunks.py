@@ -13,13 +13,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import File, Place, open_file
 from .format import ChunkError, PoolError
 
 CRC_BYTES = 4
@@ -42,7 +42,7 @@ class Encoding:
 class ChunkLayout:
     """Where the chunks of an array lie. ``encoding`` is None when only zarr knows how to decode them."""
 
-    folder: Path
+    folder: Place
     array: Any  # zarr.Array
     n: int
     chunk: int  # items per chunk
@@ -74,11 +74,11 @@ class ChunkLayout:
         """Number of chunks that hold items."""
         return -(-self.n // self.chunk)
 
-    def file(self, number: int) -> Path:
+    def file(self, number: int) -> Place:
         return self.folder / self.name.format(number)
 
 
-def layout_of(array: Any, folder: Path, n: int | None = None) -> ChunkLayout:
+def layout_of(array: Any, folder: Place, n: int | None = None) -> ChunkLayout:
     """``n``: how many of the array's rows count; an append that is under way has made the array longer.
 
     Raises:
@@ -132,7 +132,7 @@ class ChunkReader:
     def __init__(self, layout: ChunkLayout) -> None:
         self.layout = layout
         self._decoded: tuple[int, np.ndarray] | None = None
-        self._shard: tuple[int, int] | None = None  # number, descriptor
+        self._shard: tuple[int, File] | None = None  # number, open file
         self._index = np.empty((0, 2), np.uint64)  # offset and length per chunk of the open shard
         self._scratch = threading.local()  # encoded bytes of a chunk
 
@@ -180,8 +180,10 @@ class ChunkReader:
         """The crc32c that chunk ``number`` carries, read without the chunk; empty where chunks carry none."""
         if self.layout.encoding is None or not self.layout.encoding.crc:
             return b""
-        with self._place(number) as (descriptor, offset, length):
-            return os.pread(descriptor, CRC_BYTES, offset + max(0, length - CRC_BYTES))
+        with self._place(number) as (file, offset, length):
+            tail = bytearray(CRC_BYTES)
+            got = self._fill(number, file, [tail], offset + max(0, length - CRC_BYTES))
+            return bytes(tail[:got])
 
     def _whole(self, number: int, out: np.ndarray) -> int:
         """The whole chunks that lie in one file, from chunk ``number`` on and as many as fit; returns the items read."""
@@ -219,24 +221,22 @@ class ChunkReader:
         if encoding is None:
             self._decode_by_zarr(number, out)
             return
-        with self._place(number) as (descriptor, offset, length):
-            self._decode(number, out, encoding, descriptor, offset, length)
+        with self._place(number) as (file, offset, length):
+            self._decode(number, out, encoding, file, offset, length)
 
-    def _decode(
-        self, number: int, out: np.ndarray, encoding: Encoding, descriptor: int, offset: int, length: int
-    ) -> None:
+    def _decode(self, number: int, out: np.ndarray, encoding: Encoding, file: File, offset: int, length: int) -> None:
         crc_bytes = CRC_BYTES if encoding.crc else 0
         payload: Any
         if encoding.squeeze is None:
             if length != out.nbytes + crc_bytes:
                 raise self._bad(number, f"{length} bytes, {out.nbytes + crc_bytes} expected: it is truncated or torn")
             payload, tail = out.reshape(-1).view(np.uint8), bytearray(crc_bytes)
-            got = self._fill(number, descriptor, [payload, tail], offset)
+            got = self._fill(number, file, [payload, tail], offset)
         else:
             if length <= crc_bytes:
                 raise self._bad(number, f"{length} bytes: it is truncated")
             whole = self._encoded_bytes(length)
-            got = self._fill(number, descriptor, [whole.data], offset)
+            got = self._fill(number, file, [whole.data], offset)
             payload, tail = whole[: length - crc_bytes], bytearray(whole[length - crc_bytes :])
         if got != length:
             raise self._bad(number, f"it ends after {got} of {length} bytes: it is truncated")
@@ -256,10 +256,10 @@ class ChunkReader:
         held[length : length + _HEADER_BYTES] = 0  # blosc reads its header even where less than that is there
         return held[:length]
 
-    def _fill(self, number: int, descriptor: int, buffers: list[Any], offset: int) -> int:
+    def _fill(self, number: int, file: File, buffers: list[Any], offset: int) -> int:
         """Bytes read into ``buffers`` from the file that holds chunk ``number``."""
         try:
-            return os.preadv(descriptor, buffers, offset)
+            return file.read(buffers, offset)
         except OSError as error:  # a bad sector
             raise self._bad(number, f"{error.strerror}") from error
 
@@ -275,58 +275,56 @@ class ChunkReader:
             raise self._bad(number, f"{type(error).__name__}: {error}") from error
 
     @contextmanager
-    def _place(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """Open descriptor, offset and length of a chunk."""
-        with self._file_of(number) as descriptor:
+    def _place(self, number: int) -> Iterator[tuple[File, int, int]]:
+        """Open file, offset and length of a chunk."""
+        with self._file_of(number) as file:
             if self.layout.shard is None:
-                yield descriptor, 0, os.fstat(descriptor).st_size
+                yield file, 0, file.size
                 return
             offset, length = (int(v) for v in self._index[number % (self.layout.shard // self.layout.chunk)])
             if offset == ABSENT:
                 raise self._bad(number, "the shard does not hold it")
-            yield descriptor, offset, length
+            yield file, offset, length
 
     @contextmanager
-    def _file_of(self, number: int) -> Iterator[int]:
-        """Open descriptor of the file that holds a chunk; that of a shard stays open, with its index."""
+    def _file_of(self, number: int) -> Iterator[File]:
+        """Open file that holds a chunk; that of a shard stays open, with its index."""
         if self.layout.shard is None:
-            descriptor = self._open(number, number)
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
+            with closing(self._open(number, number)) as file:
+                yield file
             return
         shard = number * self.layout.chunk // self.layout.shard
         if self._shard is None or self._shard[0] != shard:
             self._close()
-            descriptor = self._open(shard, number)
+            file = self._open(shard, number)
             try:
-                self._index = self._read_index(descriptor, number)
+                self._index = self._read_index(file, number)
             except PoolError:
-                os.close(descriptor)  # or the next chunk would be looked up in the index of another shard
+                file.close()  # or the next chunk would be looked up in the index of another shard
                 raise
-            self._shard = shard, descriptor
+            self._shard = shard, file
         yield self._shard[1]
 
-    def _open(self, file: int, number: int) -> int:
+    def _open(self, number_of_file: int, number: int) -> File:
         try:
-            return os.open(self.layout.file(file), os.O_RDONLY)
+            return open_file(self.layout.file(number_of_file))
         except FileNotFoundError:
             raise self._bad(number, "the file is missing") from None
 
-    def _read_index(self, descriptor: int, number: int) -> np.ndarray:
+    def _read_index(self, file: File, number: int) -> np.ndarray:
         """The table at a shard's end: (offset, length) per chunk as little-endian uint64, then its crc32c."""
         assert self.layout.shard is not None
-        size = os.fstat(descriptor).st_size
+        size = file.size
         table = 16 * (self.layout.shard // self.layout.chunk)
-        raw = os.pread(descriptor, table + CRC_BYTES, max(0, size - table - CRC_BYTES))
-        if len(raw) != table + CRC_BYTES or crc32c(raw[:table]) != int.from_bytes(raw[table:], "little"):
+        raw = bytearray(table + CRC_BYTES)
+        got = self._fill(number, file, [raw], max(0, size - table - CRC_BYTES))
+        if got != len(raw) or crc32c(raw[:table]) != int.from_bytes(raw[table:], "little"):
             raise self._bad(number, f"the index of the shard ({size} bytes) does not match its crc32c: it is truncated")
         return np.frombuffer(raw, "<u8", count=table // 8).reshape(-1, 2)
 
     def _close(self) -> None:
         if self._shard is not None:
-            os.close(self._shard[1])
+            self._shard[1].close()
             self._shard = None
 
     def _bad(self, number: int, why: str) -> ChunkError:

@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from .chunks import ChunkLayout, ChunkReader, crc32c
+from .files import Place, size_of
 from .format import FORMAT, VERSION, ChunkError, Facts
 
 _SAMPLED_CHUNKS = 1024
+_REQUESTS = 32  # at a time, of a pool at a URL
 
 
 def fingerprint_of(layouts: Iterable[ChunkLayout], facts: Facts, content: str | None) -> str:
@@ -55,11 +58,8 @@ def _parts(layout: ChunkLayout) -> Iterator[bytes]:
     yield json.dumps(said, sort_keys=True, default=str).encode()
     unit = layout.shard or layout.chunk
     whole = layout.n // layout.chunk
-    for number in range(layout.n // unit):
-        try:
-            yield f"{os.stat(layout.file(number)).st_size}\n".encode()
-        except FileNotFoundError:
-            yield b"missing\n"
+    with ThreadPoolExecutor(1 if isinstance(layout.folder, Path) else _REQUESTS) as threads:
+        yield from threads.map(_size, (layout.file(number) for number in range(layout.n // unit)))
     with ChunkReader(layout) as reader:
         try:
             for number in range(layout.n // unit * (unit // layout.chunk), whole):
@@ -75,3 +75,10 @@ def _parts(layout: ChunkLayout) -> Iterator[bytes]:
                 yield reader.stored_crc(number)
             except ChunkError:
                 yield b"unreadable"
+
+
+def _size(file: Place) -> bytes:
+    try:
+        return f"{size_of(file)}\n".encode()
+    except FileNotFoundError:
+        return b"missing\n"

@@ -153,7 +153,7 @@ def _floats(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float,
     return given
 
 
-def check_is_pool(path: Path) -> None:
+def check_is_pool(path: Any) -> None:
     """
     Raises:
         PoolError: the path is missing, a file, no Zarr v3 group, a group of something else, or a pool of a newer version.
@@ -162,9 +162,9 @@ def check_is_pool(path: Path) -> None:
     def no(why: str) -> PoolError:
         return PoolError(f"{path} is not a pool: {why}. `mcscore pool import` makes one")
 
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise no("there is nothing at this path")
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         raise no("it is a file; a pool is a directory")
     try:
         meta = json.loads((path / "zarr.json").read_bytes())

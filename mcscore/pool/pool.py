@@ -17,6 +17,7 @@ from .column import Column
 from .create import checked_labels, create
 from .durable import locked, write_file
 from .encoded import EncodedReader, blob_until
+from .files import Place, local, place_of
 from .fingerprint import fingerprint_of
 from .format import ChunkError, Facts, PoolError, check_is_pool, key_arrays
 from .prefetch import prefetch as read_ahead
@@ -50,7 +51,7 @@ class Pool:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         facts: Facts,
         layout: ChunkLayout,
         columns: dict[str, ChunkLayout],
@@ -78,16 +79,19 @@ class Pool:
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> Pool:
-        """
+        """``path``: a directory, or a URL (s3://, gs://, https://), which is read only.
+
         Raises:
             PoolError: nothing there, something else there, a pool of a newer version, arrays missing or not matching.
         """
         import zarr
 
-        where = Path(path)
+        where = place_of(path)
         check_is_pool(where)
         try:
-            group: Any = zarr.open_group(where, mode="r", zarr_format=3, use_consolidated=False)
+            group: Any = zarr.open_group(
+                where if isinstance(where, Path) else where.store, mode="r", zarr_format=3, use_consolidated=False
+            )
             facts = Facts.from_attrs(group.attrs)
             with _reading_pipeline():
                 array = group["blob" if facts.encoded else "items"]
@@ -355,15 +359,16 @@ class Pool:
         if len(repeated):
             raise PoolError(f"id {repeated[0]} is given more than once; which of its {name} holds would be chance")
         layout = self._columns[name]
+        folder = local(layout.folder, f"change {name}")
         chunk = np.empty(layout.chunk, layout.array.dtype)
-        with locked(layout.folder):
+        with locked(folder):
             for number in np.unique(ids // layout.chunk):
                 start = int(number) * layout.chunk
                 low, high = np.searchsorted(ids, [start, start + layout.chunk])
                 with ChunkReader(layout) as reader:
                     reader.decode(int(number), chunk)
                 chunk[ids[low:high] - start] = values[low:high]
-                file = layout.file(int(number))
+                file = folder / layout.name.format(int(number))
                 try:
                     write_file(file, *file_parts(layout, chunk, len(chunk)))
                 except OSError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 import uuid
 import warnings
@@ -138,7 +137,9 @@ def holds_pool_of(meta: Meta, pool: Pool) -> bool:
 
 def pool_facts(pool: Pool) -> Meta:
     """What run.json says of the pool."""
-    return {"path": os.path.abspath(pool.path), "fingerprint": pool.fingerprint, "n": pool.n}
+    from ..pool.files import location
+
+    return {"path": location(pool.path), "fingerprint": pool.fingerprint, "n": pool.n}
 
 
 def _versions() -> dict[str, str]:
