@@ -57,7 +57,8 @@ def score_pool(
     on_bad_chunk: what becomes of items that cannot be read from the pool. "raise": an error names them, and what an earlier
         attempt skipped is tried again. "skip": they get NaN, are listed (``Run.unreadable``) and never selected.
     labelled: score and select labelled items too, as one who looks for wrong labels wants.
-    span: items committed as one, which is what a kill can cost; default: about 1/50 of the pool, 256 to 65,536.
+    span: items committed as one, which is what a kill can cost; default: about 1/50 of the pool or a few
+        seconds of one core's work, 256 to 65,536.
     progress: called as progress(items done, items in the pool) before the first block and after every one.
 
     Raises:
@@ -139,9 +140,10 @@ def _begun(
         )
     _prepare(pool, scorer, skipped, on_bad_chunk)
     described = scorer.describe()
-    step = described["plan"]["items"]
-    size = min(span, pool.n) if span is not None else default_span(pool.n, step)
-    meta = new_meta(pool, described, size, default_block(size, step, _item_bytes(pool)), labelled)
+    plan, item_bytes = described["plan"], _item_bytes(pool)
+    step, flops = plan["items"], plan["prefix_flops"] + described["passes"] * plan["tail_flops"]
+    size = min(span, pool.n) if span is not None else default_span(pool.n, step, flops, item_bytes)
+    meta = new_meta(pool, described, size, default_block(size, step, item_bytes), labelled)
     made = not path.exists()
     with _writing(f"{path} could not be made a run"):
         disk.create_directory(path)

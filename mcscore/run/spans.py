@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# A kill loses one span at most. 50 of them bound that loss to 2 % of a run; below 256 items the commit (7 ms) would
-# show beside a fast model; above 64 Ki there is nothing more to gain.
-_SPANS, _SPAN_MIN, _SPAN_MAX = 50, 256, 1 << 16
+# A kill loses one span at most. 50 of them bound that loss to 2 % of a run; above 64 Ki items there is nothing more to
+# gain. But a span is worth some seconds of work, or its commit (7 to 30 ms) shows: 50 commits were half the time of a
+# cheap model on 20,000 small images.
+_SPANS, _SPAN_MIN, _SPAN_MAX, _SPAN_SECONDS = 50, 256, 1 << 16, 2.0
+# What one core does in a second, roughly: a span must not depend on what else the machine did while it was measured.
+_FLOPS, _BYTES = 5e10, 1e9
 # Fresh buffers over 32 MiB are 5-8 times slower on glibc (a page fault per 4 KiB).
 BLOCK_BYTES = 16 << 20
 # Ctrl-C is heeded between blocks: a block is at most this many steps of the model.
@@ -41,9 +44,13 @@ def cut(n: int, size: int) -> list[Span]:
     return [Span(index, start, min(start + size, n)) for index, start in enumerate(range(0, n, size))]
 
 
-def default_span(n: int, step: int) -> int:
-    """Items per span for a pool of n when the model takes ``step`` items at a time: whole steps, at most n."""
-    wanted = min(max(n // _SPANS, _SPAN_MIN), _SPAN_MAX)
+def default_span(n: int, step: int, flops: float, item_bytes: int) -> int:
+    """Items per span for a pool of n when the model takes ``step`` items at a time: whole steps, at most n.
+
+    flops: of all passes of one item.
+    """
+    worth = int(_SPAN_SECONDS / (flops / _FLOPS + item_bytes / _BYTES))
+    wanted = min(max(n // _SPANS, _SPAN_MIN, worth), _SPAN_MAX)
     return min(n, max(step, wanted // step * step))
 
 

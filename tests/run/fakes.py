@@ -122,7 +122,8 @@ class FakeScorer:
 
     def prepare(self, items: np.ndarray, ids: np.ndarray, plan: dict[str, Any] | None = None) -> dict[str, Any]:
         assert len(items) == len(ids) > 0
-        self.plan = dict(plan or {"items": self.step, "passes": 100, "path": "vmap"})
+        new = {"items": self.step, "passes": 100, "path": "vmap", "prefix_flops": 10**9, "tail_flops": 0}
+        self.plan = dict(plan or new)
         return self.plan
 
     def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:

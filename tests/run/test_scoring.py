@@ -222,22 +222,31 @@ def test_the_pool_s_normalisation_is_lent_to_the_scorer(out: Path) -> None:
 # -- how a pool is cut -------------------------------------------------------------------------------------------------
 
 
-@given(n=st.integers(1, 10**9), step=st.integers(1, 5000))
-def test_default_spans_are_whole_steps_and_not_too_few(n: int, step: int) -> None:
-    span = default_span(n, step)
+@given(n=st.integers(1, 10**9), step=st.integers(1, 5000), flops=st.sampled_from([0, 10**6, 10**9, 10**12]))
+def test_default_spans_are_whole_steps_and_not_too_few(n: int, step: int, flops: int) -> None:
+    span = default_span(n, step, flops, item_bytes=784)
     assert 1 <= span <= n
     assert span == n or span % step == 0
     assert span <= max(65_536, step)
-    if n >= 50 * 256 and step <= 256:
+    if n >= 50 * 256 and step <= 256 and flops >= 10**9:
         assert n // span >= 50
         assert span > 128
 
 
 @pytest.mark.parametrize(
-    ("n", "step", "span"), [(60_000, 64, 1152), (1797, 32, 256), (100, 64, 100), (10**8, 512, 65_536)]
+    ("n", "step", "flops", "span"),
+    [
+        (60_000, 64, 10**9, 1152),  # a fiftieth
+        (60_000, 64, 10**7, 9920),  # two seconds
+        (60_000, 64, 10**4, 60_000),  # not even that in all
+        (1797, 32, 10**9, 256),
+        (100, 64, 10**9, 100),
+        (10**8, 512, 10**9, 65_536),
+        (10**8, 512, 0, 65_536),
+    ],
 )
-def test_default_span_examples(n: int, step: int, span: int) -> None:
-    assert default_span(n, step) == span
+def test_default_span_examples(n: int, step: int, flops: int, span: int) -> None:
+    assert default_span(n, step, flops, item_bytes=784) == span
 
 
 @given(n=st.integers(1, 500), size=st.integers(1, 200), block=st.integers(1, 64), seed=st.integers(0, 9))
