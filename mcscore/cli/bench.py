@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import click
 from ..acquisition import LINKS
 from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
 from ..report.text import count
-from ..terminal import FAILED, answer, as_json, end
+from ..terminal import FAILED, SECONDS_PER_LINE, answer, as_json, end
 from .model import build_scorer
 from .options import COMMA, PATH, names
 
@@ -44,7 +45,8 @@ def _among(choices: Iterable[str]) -> Callable[[click.Context, click.Parameter, 
 
 
 @bench.command(
-    epilog="Shapes by kernel, optional parts in brackets: " + "; ".join(f"{k} {f}" for k, f in FORMS.items())
+    short_help="Each kernel over its shapes, beside PyTorch and torch.compile.",
+    epilog="Shapes by kernel, optional parts in brackets: " + "; ".join(f"{k} {f}" for k, f in FORMS.items()),
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--only", callback=_among(FORMS), metavar=COMMA, help=f"Kernels out of {', '.join(FORMS)}; default: all.")
@@ -122,7 +124,7 @@ def _sizes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
     return tuple(map(int, parts))
 
 
-@bench.command()
+@bench.command(short_help="Your own model against a plain loop of passes.")
 @click.argument("path", metavar="[POOL]", type=PATH, required=False)
 @click.option("--model", "spec", required=True, metavar="FILE.py:NAME", help="As for `score`.")
 @click.option("--weights", type=PATH, help="As for `score`.")
@@ -202,7 +204,7 @@ def model(
     )
 
 
-@bench.command()
+@bench.command(short_help="Reading POOL against a memory-mapped copy.")
 @click.argument("path", metavar="POOL", type=PATH)
 @click.option("--seconds", type=_SECONDS, default=2.0, show_default=True, help="Per candidate; at least three turns.")
 @as_json
@@ -266,10 +268,17 @@ def _show(ctx: click.Context, rows: list[Row]) -> None:
     click.echo(table.line(rows[-1]))
 
 
+_said = float("-inf")  # when a line of progress was last printed
+
+
 def say(text: str) -> None:
-    """Progress on stderr: one line that is written over, and nothing where stderr is no terminal."""
+    """Progress on stderr: one line that is written over; where stderr is no terminal, at most a line every ten seconds."""
+    global _said
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+    elif text and time.monotonic() - _said >= SECONDS_PER_LINE:
+        _said = time.monotonic()
+        click.echo(text, err=True)
 
 
 def _device(name: str) -> torch.device:

@@ -16,13 +16,13 @@ from mcscore.bench.model import compare
 
 
 class Net(nn.Module):
-    def __init__(self, gain: float = 1.0) -> None:
+    def __init__(self, gain: float = 1.0, outputs: int = 4) -> None:
         super().__init__()
         self.first, self.norm, self.drop, self.last = (
             nn.Linear(8, 32),
             nn.BatchNorm1d(32),
             nn.Dropout(0.5),
-            nn.Linear(32, 4),
+            nn.Linear(32, outputs),
         )
         self.gain = gain
 
@@ -31,9 +31,11 @@ class Net(nn.Module):
         return y * self.gain if self.training else y  # a loop in training mode would score another model
 
 
-@pytest.mark.parametrize(("link", "score"), [("softmax", "bald"), ("sigmoid", "bald")])
-def test_the_loop_and_mcscore_do_the_same_work(link: str, score: str) -> None:
-    scorer = Scorer(Net(), passes=40, scores=(score,), link=link)
+@pytest.mark.parametrize(
+    ("link", "score", "outputs"), [("softmax", "bald", 4), ("sigmoid", "bald", 3), ("gaussian", "variance", 1)]
+)
+def test_the_loop_and_mcscore_do_the_same_work(link: str, score: str, outputs: int) -> None:
+    scorer = Scorer(Net(outputs=outputs), passes=40, scores=(score,), link=link)
     found = compare(scorer, torch.randn(24, 8), CpuClock(least=1e-4), 0.01, lambda _: None)
     assert found.same
     assert found.seed_difference > 0
