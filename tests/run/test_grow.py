@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from mcscore.pool import Pool
-from mcscore.pool.append import append_blocks
+from mcscore.pool import Pool, append_blocks
 from mcscore.run import Run, RunError, score_pool
 from mcscore.run.status import verify
 
