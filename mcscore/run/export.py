@@ -111,12 +111,18 @@ def _table(ids: Values, keys: Any, columns: dict[str, Values], rank: Values | No
     if rank is not None:
         data["rank"] = pyarrow.array(rank, pyarrow.int64())
     if keys is not None:
-        data["key"] = pyarrow.array(keys.tolist(), pyarrow.string())
+        data["key"] = pyarrow.array(keys.tolist(), pyarrow.string(), mask=keys == "")
     for name, values in columns.items():
         data[name] = pyarrow.array(values, mask=values == -1 if values.dtype.kind == "i" else np.isnan(values))
     return pyarrow.table(data)
 
 
 def _scored(table: pyarrow.Table, by: str) -> pyarrow.Table:
-    """Without the items that have no score."""
-    return table.filter(table[by].is_valid())
+    """Without the items that have no score; all others must have a key."""
+    table = table.filter(table[by].is_valid())
+    if table["key"].null_count:
+        (without,) = table.filter(table["key"].is_null())["id"].slice(0, 1).to_pylist()
+        raise RunError(
+            f"item {without} has no key, so it cannot be said which file it is; exclude it, or export to jsonl"
+        )
+    return table

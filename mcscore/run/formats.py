@@ -102,7 +102,7 @@ def _label_studio(file: BinaryIO, tables: Tables, about: About) -> None:
 
 
 def _fiftyone(file: BinaryIO, tables: Tables, about: About) -> None:
-    """labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label, scores as its attributes.
+    """labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label, item and scores as its attributes.
 
     fiftyone.Dataset.from_dir(data_path=IMAGES, labels_path=FILE, dataset_type=fiftyone.types.FiftyOneImageClassificationDataset)
     """
@@ -110,7 +110,8 @@ def _fiftyone(file: BinaryIO, tables: Tables, about: About) -> None:
     before = "\n"
     for table in tables:
         names = [name for name in table.column_names if name not in ("key", "prediction")]
-        columns = ", ".join(f'"{name}": %s' for name in names)
+        # An attribute "id" would take the place of the label's own.
+        columns = ", ".join(f'"{"item" if name == "id" else name}": %s' for name in names)
         entry = f'%s: {{"label": %s, "attributes": {{{columns}}}}}'
         paths = [json.dumps(os.path.abspath(about.prefix + key)) for key in table["key"].to_pylist()]
         labels = [json.dumps(about.class_name(value)) for value in table["prediction"].to_pylist()]

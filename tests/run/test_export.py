@@ -151,7 +151,8 @@ def test_fiftyone_gets_paths_labels_and_scores(run: Run, tmp_path: Path) -> None
     assert item["label"] == "class 7"
     assert labels[f"{tmp_path}/images/{KEYS[19]}"]["label"] == "9"  # a class without a name
     assert bits([item["attributes"]["bald"]]) == run.scores("bald")[7:8].tobytes()
-    assert item["attributes"]["id"] == 7
+    assert item["attributes"].keys() == {"item", "bald", "entropy"}  # no name that a FiftyOne label has itself, as id
+    assert item["attributes"]["item"] == 7
     relative = json.loads(run.export("fiftyone", tmp_path / "labels.json").read_text())["labels"]
     assert all(os.path.isabs(path) for path in relative)
 

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import zarr
 
+from mcscore.pool import Pool, append_blocks
 from mcscore.run import Run, RunError, score_pool
+from mcscore.run.status import verify
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, fail_at, grown, half
 from .power import Disk, lay_out
@@ -226,3 +228,34 @@ def test_a_power_cut_while_growing_loses_no_committed_item(
         scorer = FakeScorer(step=2)
         assert content(score(where / "run", scorer=scorer)) == expected
         assert min(scorer.seen, default=N) >= N
+
+
+# -- a real pool -------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_on_disk_grows_under_its_run(tmp_path: Path, out: Path) -> None:
+    path = tmp_path / "pool"
+    Pool.create(path, FakePool().read(0, N), chunk_items=16, keys=[f"{i}.png" for i in range(N)])
+    score_pool(Pool.open(path), FakeScorer(), out, span=SPAN)
+    Run.open(out).select(5, diversity="none")
+    append_blocks(path, grown(MORE).read(N, MORE))
+    more = Pool.open(path)
+    assert (more.n, more.fingerprint_at(N)) == (
+        MORE,
+        json.loads((out / "run.json").read_bytes())["pool"]["fingerprint"],
+    )
+    with pytest.raises(RunError, match=r"50 of 150 items are not scored \(50 were appended"):
+        Run.open(out).select(5, diversity="none")
+    scorer = FakeScorer()
+    run = score_pool(more, scorer, out)
+    assert scorer.seen == list(range(N, MORE))
+    assert verify(out) == []
+    assert len(run.select(MORE, diversity="none").ids) == MORE
+    # The added items have no keys: a table says nothing there, a tool that needs them is not given wrong ones.
+    rows = [json.loads(line) for line in run.export("jsonl").read_text().splitlines()]
+    assert [row["key"] for row in rows] == [f"{i}.png" for i in range(N)] + [None] * (MORE - N)
+    with pytest.raises(RunError, match="item 100 has no key"):
+        run.export("label-studio")
+    assert not list(out.glob("*.tmp"))
+    append_blocks(path, grown(MORE).read(0, 3), identity="again")
+    assert Run.open(out).export("csv", partial=True).read_text().count("\n") == MORE + 1
