@@ -210,7 +210,7 @@ def pool_info(path: Path, contact_sheet: Path | None) -> None:
     if contact_sheet is not None:
         facts["contact_sheet"] = str(contact_sheet)
         write_sheet(opened, contact_sheet)
-    answer(facts, *(f"{name:13} {_said(value)}" for name, value in facts.items() if name != "arrays"), *_lines(facts))
+    answer(facts, *(f"{name:14} {_said(value)}" for name, value in facts.items() if name != "arrays"), *_lines(facts))
 
 
 def _said(value: Any) -> str:
@@ -224,7 +224,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         shard = f" in shards of {array['shard']:,}" if array["shard"] else ""
         shape = " x ".join(map(str, array["shape"]))
         yield (
-            f"{name:13} {array['dtype']} {shape}, chunks of {array['chunk']:,}{shard}, {' '.join(array['codecs'])}, "
+            f"{name:14} {array['dtype']} {shape}, chunks of {array['chunk']:,}{shard}, {' '.join(array['codecs'])}, "
             f"{array['files']:,} files, {array['bytes']:,} bytes"
         )
 

@@ -84,6 +84,7 @@ def import_images(
             taken = journal.taken
             write_bad(path, taken.bad)
             if not taken.keys:
+                discard(stage)  # what is found wrong may be put right, and then the source is another
                 raise PoolError(
                     f"none of the {len(taken.bad)} entries of {src} can be used; {path.name}.bad.csv says why"
                 )

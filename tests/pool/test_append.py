@@ -317,3 +317,24 @@ def test_a_flipped_bit_in_what_is_staged_over_is_found(tmp_path: Path) -> None:
     flip_bit(chunk_files(pool)[-1], 3)
     with pytest.raises(PoolError, match=r"items 48\.\.49 cannot be read"):
         append_blocks(tmp_path / "p", ALL[50:60])
+
+
+def test_a_run_over_a_pool_that_has_grown_scores_the_new_items_only(tmp_path: Path) -> None:
+    import torch
+
+    import mcscore
+
+    def scored(pool: Pool, out: str, **kwargs: Any) -> Any:
+        torch.manual_seed(0)
+        layers = (torch.nn.Flatten(), torch.nn.Linear(30, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
+        scorer = mcscore.Scorer(torch.nn.Sequential(*layers), passes=5, scores=("bald",), seed=0)
+        return mcscore.score_pool(pool, scorer, out=tmp_path / out, span=16, **kwargs)
+
+    first = scored(small_pool(tmp_path / "p", sharded=True), "run").scores("bald")
+    grown = append_blocks(tmp_path / "p", ALL[50:90])
+    seen: list[tuple[int, int]] = []
+    run = scored(grown, "run", progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (48, 90), "the three whole spans are kept; the cut one is scored again"
+    assert np.array_equal(run.scores("bald")[:48], first[:48])
+    assert np.allclose(run.scores("bald"), scored(grown, "anew").scores("bald"), atol=1e-6)
+    assert run.complete
