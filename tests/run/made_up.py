@@ -57,7 +57,7 @@ def made_up_pool(folder: Path, n: int) -> Pool:
         return ChunkLayout(folder, MadeUp(n, item, dtype, make), n, CHUNK, None, "made-up", None)
 
     columns = {"labels": layout((), "i4", labels_of), "excluded": layout((), "bool", excluded_of)}
-    return Pool(folder, Facts(item_shape=(8,)), layout((8,), "u1", items_of), columns, {})
+    return Pool(folder, Facts(item_shape=(8,)), layout((8,), "u1", items_of), columns, keys={})
 
 
 def tiny_scorer(**how: Any) -> Scorer:
