@@ -173,8 +173,13 @@ def test_rows_of_small_models_never_cross_shared_memory(
     """An item's classes lie in one thread (10) or one warp (100, 1000), so nothing waits at a barrier."""
     machine = machines[name, 90].result()
     assert machine.count("STS", "LDS", "BAR") == 0, machine.opcodes
-    if name == "10 classes" or name in COLUMNS:
-        assert not any("SHFL" in opcode for loop in machine.loops for opcode in loop), machine.loops
+    if name == "10 classes":
+        assert machine.count("SHFL") == 0, machine.opcodes
+    if (
+        name in COLUMNS
+    ):  # no sum over lanes; with two items per thread their entropies change places, 2 SHFL.IDX per pass
+        assert machine.count("SHFL.BFLY") == 0
+        assert machine.count("SHFL.IDX") <= 2
 
 
 def main() -> None:
