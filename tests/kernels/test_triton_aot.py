@@ -105,10 +105,8 @@ CASES: dict[str, Callable[[], Launch]] = {
 }
 COLUMNS = [name for name in CASES if name.endswith("class-major")]
 PRODUCTS = {name for name in CASES if name.startswith(("head", "linear"))}
-"""May spill two addresses: the assembler at times does, for a second program per multiprocessor."""
-SPILLED = dict.fromkeys(PRODUCTS, 16) | {
-    "16384 classes, float32": 8
-}  # 96 of 128 registers are its two rows and the sums
+SPILLED = dict.fromkeys(PRODUCTS, 16) | {"16384 classes, float32": 8, "8192 labels, all scores": 8}
+"""Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product)."""
 NARROW_LOADS = {
     "10 classes",
     "10 classes, class-major",
@@ -175,8 +173,13 @@ def test_rows_of_small_models_never_cross_shared_memory(
     """An item's classes lie in one thread (10) or one warp (100, 1000), so nothing waits at a barrier."""
     machine = machines[name, 90].result()
     assert machine.count("STS", "LDS", "BAR") == 0, machine.opcodes
-    if name == "10 classes" or name in COLUMNS:
+    if name == "10 classes":
         assert machine.count("SHFL") == 0, machine.opcodes
+    if (
+        name in COLUMNS
+    ):  # no sum over lanes; with two items per thread their entropies change places, 2 SHFL.IDX per pass
+        assert machine.count("SHFL.BFLY") == 0
+        assert machine.count("SHFL.IDX") <= 2
 
 
 def main() -> None:
