@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from mcscore import Pool
 from mcscore.cli import main
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -40,19 +41,29 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     exec(NET, namespace)
     save_file(namespace["build"]().state_dict(), tmp_path / "net.safetensors")
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (300, 8, 8), dtype=np.uint8))
+    (tmp_path / "labels.csv").write_text("id,label\n3,1\n7,0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
-def test_the_four_commands(there: Path) -> None:
+def test_the_commands(there: Path) -> None:
     commands = [line.partition("#")[0] for line in block("sh", "mcscore pool import").splitlines()]
-    assert [command.split()[1] for command in commands] == ["pool", "score", "select", "report"]
+    assert [command.split()[1] for command in commands] == [
+        "pool",
+        "score",
+        "select",
+        "report",
+        "run",
+        "export",
+        "pool",
+    ]
     for command in commands:
         result = CliRunner().invoke(main, shlex.split(command)[1:])
         assert result.exit_code == 0, (command, result.output)
     assert (there / "runs/a/report.html").stat().st_size > 10_000
     assert (there / "runs/a/selection-bald-50.parquet").exists()
+    assert (Pool.open("pool.zarr").labels >= 0).sum() == 2
     again = CliRunner().invoke(main, [*shlex.split(commands[2])[1:], "--json"])
     assert len(json.loads(again.stdout)["ids"]) == 50
 
