@@ -36,7 +36,7 @@ MC_INLINE f32v exp_nonpositive(f32v& z) {
     const i32v entry = (i32v)_mm256_permutevar8x32_epi32(table, (__m256i)place);
 #endif
     const f32v power = bits<f32v>(entry + (place << (23 - log_n)));
-    const f32v r = z - n * 0.693147180559945309f;
+    const f32v r = multiply_add(n, all(-0.693147180559945309f), z);  // rounded once: n log 2 alone may be 88
     const f32v q = r * ((r * c3 + c2) * r + 1.0f);
     return power * q + power;
 #else

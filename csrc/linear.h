@@ -51,18 +51,6 @@ MC_INLINE void mask_row(const float* x, const uint64_t* words, int64_t e, int64_
     }
 }
 
-// a b + c, written out: left to the compilers, one of two instances of a loop may round twice and the other once.
-MC_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
-#if defined(MC_AVX512)
-    return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(MC_AVX2)
-    return (f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(MC_NEON)
-    return (f32v)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#endif
-    return a * b + c;
-}
-
 // ---- the two inner loops -----------------------------------------------------------------------------------------------
 
 // out[r][c] = sum_d masked[r][d] w[c][d], rows of w and of masked padded with zeros to a multiple of W.

@@ -83,6 +83,18 @@ MC_INLINE f32v max(f32v a, f32v b) {
     return a > b ? a : b;
 }
 
+// a b + c, written out: left to the compilers, one of two instances of a loop may round twice and the other once.
+MC_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
+#if defined(MC_AVX512)
+    return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(MC_AVX2)
+    return (f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(MC_NEON)
+    return (f32v)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#endif
+    return a * b + c;
+}
+
 // Lane i of the result is lane pick(i) of the concatenation (a, b).
 #if defined(__clang__)
 #define MC_SHUFFLE(V, M, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
