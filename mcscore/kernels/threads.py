@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
 _SMALL = 1 << 16  # values; below some 50 µs of work, handing over to another thread (15 µs each) gains nothing
+_PIECES = 8  # per thread
 _STEP = 16  # items: the widest vector, so that no thread works on part of one
 
 _pool: ThreadPoolExecutor | None = None
@@ -38,7 +39,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def split(n: int, cost: int, call: Callable[[int, int], object]) -> None:
-    """call(begin, end) over [0, n), in as many threads as torch uses; ``cost`` is the number of values per item."""
+    """call(begin, end) over [0, n), in as many threads as torch uses; ``cost`` is the number of values per item.
+
+    Threads take the next piece when they are done with one. A thread may take a millisecond to wake up (measured on a virtual
+    machine whose other core was idle): the calling thread then does more pieces, and does not wait for one that never began.
+    """
     threads = min(torch.get_num_threads(), -(-n // _STEP), max(1, n * cost // _SMALL))
     if n == 0:
         return
@@ -46,9 +51,20 @@ def split(n: int, cost: int, call: Callable[[int, int], object]) -> None:
         call(0, n)
         return
     steps = -(-n // _STEP)
-    bounds = [min(n, steps * i // threads * _STEP) for i in range(threads + 1)]
+    pieces = min(steps, _PIECES * threads, max(threads, n * cost // _SMALL))
+    bounds = [min(n, steps * i // pieces * _STEP) for i in range(pieces + 1)]
+    todo = iter(list(itertools.pairwise(bounds)))  # next() of it is atomic
+
+    def work() -> None:
+        for begin, end in todo:
+            call(begin, end)
+
     pool = _executor(torch.get_num_threads())
-    futures = [pool.submit(call, lo, hi) for lo, hi in itertools.pairwise(bounds[1:])]
-    call(bounds[0], bounds[1])  # the calling thread takes a share
-    for future in futures:
+    futures = [pool.submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        begun = [future for future in futures if not future.cancel()]
+        wait(begun)
+    for future in begun:
         future.result()
