@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mcscore import masks
 from mcscore.kernels import draws as module
+from mcscore.kernels import native
 from mcscore.kernels.draws import LAWS, draw, draw_passes, draws, reference
 from mcscore.kernels.dropout import signed
 
@@ -244,3 +246,50 @@ def test_numbers_are_uncorrelated_across(axis: str, law: str) -> None:
     }[axis]()
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(n)
     assert abs(np.corrcoef((a - a.mean()) ** 2, (b - b.mean()) ** 2)[0, 1]) < 5 / math.sqrt(n)
+
+
+# ---- native kernels -----------------------------------------------------------------------------------------------
+
+needs_native = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
+KERNEL_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(params=native.available_isas() if native.available()[0] else [])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    with native.use_isa(request.param):
+        yield request.param
+
+
+@needs_native
+@pytest.mark.parametrize("elements", [*range(36), 63, 64, 65, 1001, 1024, 1025, 70_001])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_native_numbers_are_those_of_the_specification(isa: str, dtype: torch.dtype, elements: int) -> None:
+    some = words(evens(elements))
+    uniform, normal = (native.draw(law, PASSES, IDS, elements, SEED, 9, dtype) for law in LAWS)
+    assert torch.equal(uniform, uniforms(some, dtype)[..., :elements])
+    padded = native.draw("normal", PASSES, IDS, evens(elements), SEED, 9, dtype)
+    assert_normals(padded, some)
+    assert torch.equal(normal, padded[..., :elements])
+
+
+@needs_native
+@pytest.mark.parametrize("law", LAWS)
+def test_native_numbers_do_not_depend_on_threads(law: str) -> None:
+    passes, ids = list(range(20)), list(range(300))
+    whole = native.draw(law, passes, ids, 77, SEED, 9, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            assert torch.equal(native.draw(law, passes, ids, 77, SEED, 9, torch.float32), whole)
+            few = native.draw(law, passes, ids[:7], 5000, SEED, 9, torch.float32)
+            assert torch.equal(few[..., :77], whole[:, :7])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_native
+def test_native_normal_numbers_are_accurate_over_a_million_words(isa: str) -> None:
+    got = native.draw("normal", [3], [7], 1 << 20, SEED, 9, torch.float32)
+    assert_normals(got, words(1 << 20, passes=[3], ids=[7]))
+    assert torch.isfinite(got).all()
