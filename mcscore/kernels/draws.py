@@ -39,6 +39,10 @@ def draw_passes(
         from . import native
 
         return native.draw(law, passes_t, ids_B, elements, seed, site, dtype)
+    if chosen == "triton":
+        from . import triton_draws
+
+        return triton_draws.draw(law, passes_t, ids_B, elements, seed, site, dtype, ids_B.device)
     return reference(law, passes_t, ids_B, elements, seed, site, dtype)
 
 

@@ -176,6 +176,10 @@ def dropout(
 
 def draw(law: str, passes_t: Any, ids_B: Any, elements: int, seed: int, site: int, dtype: torch.dtype) -> Tensor:
     """Random numbers (t, B, elements) of ``law`` "uniform" or "normal", float32, float16 or bfloat16; see ``masks``."""
+    if law not in ("uniform", "normal"):
+        raise ValueError(f"unknown law {law!r} of random numbers; the native kernel has uniform and normal")
+    if dtype not in DTYPES:
+        raise TypeError(f"random numbers must be float32, float16 or bfloat16 for the native kernels, not {dtype}")
     words = _Masks(seed, site, passes_t, ids_B, elements, None)
     out = torch.empty((words.t, words.B, elements), dtype=dtype)
     arrays = out.data_ptr(), DTYPES.index(dtype), law == "normal"

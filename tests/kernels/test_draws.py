@@ -25,8 +25,10 @@ DTYPES = list(BITS)
 SIZES = [0, 1, 2, 3, 4, 5, 7, 31, 64, 1001, 5000]
 
 
-def words(elements: int, site: int = 9, passes: list[int] = PASSES, ids: list[int] = IDS) -> np.ndarray:
-    return masks.draw_words(SEED, site, passes, ids, elements)
+def words(
+    elements: int, site: int = 9, passes: list[int] = PASSES, ids: list[int] = IDS, seed: int = SEED
+) -> np.ndarray:
+    return masks.draw_words(seed, site, passes, ids, elements)
 
 
 def uniforms(words_tBE: np.ndarray, dtype: torch.dtype) -> Tensor:
@@ -293,3 +295,27 @@ def test_native_normal_numbers_are_accurate_over_a_million_words(isa: str) -> No
     got = native.draw("normal", [3], [7], 1 << 20, SEED, 9, torch.float32)
     assert_normals(got, words(1 << 20, passes=[3], ids=[7]))
     assert torch.isfinite(got).all()
+
+
+@needs_native
+def test_native_kernel_names_what_it_does_not_have() -> None:
+    with pytest.raises(ValueError, match="'cauchy'.*uniform and normal"):
+        native.draw("cauchy", PASSES, IDS, 4, SEED, 9, torch.float32)
+    with pytest.raises(TypeError, match="float64"):
+        native.draw("normal", PASSES, IDS, 4, SEED, 9, torch.float64)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_on_a_gpu_are_those_on_the_cpu(dtype: torch.dtype) -> None:
+    passes, ids = torch.tensor([4, 0, 65535]), torch.tensor(IDS)
+    for law, ulps in (("uniform", 0), ("normal", 12)):
+        host, device = (
+            draws(
+                (5, 12), passes, ids, axis=1, seed=SEED, site=9, law=law, dtype=dtype, device=torch.device(kind)
+            ).cpu()
+            for kind in ("cpu", "cuda")
+        )
+        relative = ulps * 2**-23 + (torch.finfo(dtype).eps if ulps else 0)
+        torch.testing.assert_close(device, host, rtol=relative, atol=1e-12 if ulps else 0)
