@@ -299,7 +299,7 @@ def test_native_normal_numbers_are_accurate_over_a_million_words(isa: str) -> No
 
 @needs_native
 def test_native_kernel_names_what_it_does_not_have() -> None:
-    with pytest.raises(ValueError, match="'cauchy'.*uniform and normal"):
+    with pytest.raises(ValueError, match=r"'cauchy'.*uniform and normal"):
         native.draw("cauchy", PASSES, IDS, 4, SEED, 9, torch.float32)
     with pytest.raises(TypeError, match="float64"):
         native.draw("normal", PASSES, IDS, 4, SEED, 9, torch.float64)
