@@ -104,10 +104,10 @@ class Snapshot:
             if len(value) != len(before) or _differs(value, before):
                 value.clear()
                 value.extend(before) if isinstance(value, list) else value.update(before)
-        for _, tensor, before in self._contents:
-            if not _same(tensor, before):
+        for _, tensor, content in self._contents:
+            if not _same(tensor, content):
                 with torch.no_grad():
-                    tensor.copy_(before)
+                    tensor.copy_(content)
         return [name for name, tensor, *state in self._others if list(_state(tensor)) != state]
 
     def written(self) -> list[str]:
@@ -179,7 +179,7 @@ def _checksum(tensor: Tensor) -> Any:
         tensor = tensor.int_repr()
     raw = tensor.contiguous().reshape(-1).view(torch.uint8)
     if raw.device.type == "cpu":
-        return zlib.crc32(raw.numpy())
+        return zlib.crc32(raw.numpy().data)
     whole = raw[: raw.numel() // 8 * 8].view(torch.int64)
     places = torch.arange(1, 2 * whole.numel(), 2, device=raw.device)  # odd: no single change cancels
     return int(whole.sum()), int((whole * places).sum()), int(raw[whole.numel() * 8 :].sum())
