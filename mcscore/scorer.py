@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,39 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_map_only
 
 from .acquisition import INPUTS, LINKS, check_scores
+from .fingerprint import fingerprint
 from .kernels import backends, head
+from .kernels.kept import keeping
 from .kernels.score import score_logits
 from .masks import MAX_PASSES
 from .moments import Moments
 from .montecarlo import Passes, discover, precision
+from .montecarlo.compiled import recorded
 from .montecarlo.embedding import embeddings
+from .montecarlo.exclusive import PREPARING, exclusive
 from .montecarlo.passes import first_line
 from .montecarlo.plan import MEMORY, Plan, explain, make_plan
 
 Items = npt.NDArray[Any] | Tensor
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_turn(
+    *holding: Callable[[Scorer], object],
+) -> Callable[[Callable[Concatenate[Scorer, P], R]], Callable[Concatenate[Scorer, P], R]]:
+    """A method of a Scorer for one thread at a time, which also holds these, in the modes of PyTorch that scores are defined in."""
+
+    def of(call: Callable[Concatenate[Scorer, P], R]) -> Callable[Concatenate[Scorer, P], R]:
+        @functools.wraps(call)
+        def alone(scorer: Scorer, *args: P.args, **kwargs: P.kwargs) -> R:
+            with exclusive(scorer, *(each(scorer) for each in holding)), scorer._own_modes(), keeping():
+                return call(scorer, *args, **kwargs)
+
+        return alone
+
+    return of
 
 
 class Scorer:
@@ -123,15 +147,45 @@ class Scorer:
             model.to(self._device)
         self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
         self._sites, self._p, self._weight_dropout, self._embedding = sites, p, weight_dropout, embedding
-        self._mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self._mean_std: MeanStd | None = None
         self._passes: Passes | None = None
         self._plan: Plan | None = None
         self._live = False
-        self._fingerprint: str | None = None
+        self._recorded: Hashable = ()  # the model as it was when the passes were compiled
+
+    def copy(self) -> Scorer:
+        """A scorer of the same model with the same settings, but with a plan and a normalization of its own."""
+        twin = copy.copy(self)
+        twin._passes = twin._plan = None
+        return twin
+
+    def adopt(self, other: Scorer) -> None:
+        """Take over the plan of a copy that is no longer used, if this scorer has none yet."""
+        with exclusive(self):
+            if self._plan is None:
+                self._passes, self._plan, self._live = other._passes, other._plan, other._live
+                self._recorded = other._recorded
+
+    @contextlib.contextmanager
+    def _own_modes(self) -> Iterator[None]:
+        """Neither inference mode, under which no tensor tells that it was changed, nor autocast, nor gradients."""
+        with contextlib.ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            for kind in {"cpu", self._device.type}:
+                if torch.is_autocast_enabled(kind):
+                    backends.warn_once(
+                        f"torch.autocast on {kind} is switched off while mcscore scores: a score must not depend on where "
+                        "it is asked for. For lower precision use Scorer(..., dtype='bfloat16')"
+                    )
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.no_grad())
+            yield
 
     # -- scoring
     # ----------------------------------------------------------------------------------------------------------------------
 
+    @_in_turn()
     def __call__(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> dict[str, Tensor]:
         """Scores (B,) float32 by name, and "prediction" (int32; float32 for link gaussian), on the model's device.
 
@@ -147,6 +201,9 @@ class Scorer:
                 f"compile=True compiles steps of {self._ready()[1].items} items; batches of {len(ids)} run without. "
                 "Give larger batches, or a smaller memory="
             )
+        if self.compile and len(ids) and recorded(self.model) != self._recorded:
+            _, plan = self._ready()
+            self._ready()[0].compile_for(plan.items, plan.passes)
         parts: list[dict[str, Tensor]] = []
         lo = 0
         while lo < len(ids):
@@ -174,6 +231,8 @@ class Scorer:
                     0, dtype=torch.float32 if float_prediction else torch.int32, device=self._device
                 ),
             }
+        if self.compile:  # as it is after the call: a model that counts its calls is not compiled for each
+            self._recorded = recorded(self.model)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _step(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
@@ -217,6 +276,7 @@ class Scorer:
     # -- preparing
     # --------------------------------------------------------------------------------------------------------------------
 
+    @_in_turn(lambda self: self.model, lambda _: PREPARING)
     def prepare(
         self, items_B: Items, ids_B: npt.ArrayLike | Tensor, plan: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -225,7 +285,6 @@ class Scorer:
 
         Happens by itself on the first call. Raises SiteError if the model has no dropout that can be driven.
         """
-        self._fingerprint = None  # the model may have been trained since
         B = len(self._check_ids(items_B, ids_B))
         if B == 0:
             raise ValueError("prepare needs at least one item")
@@ -307,9 +366,15 @@ class Scorer:
             raise ValueError("give both mean and std, or neither")
         self._mean_std = (tuple(mean), tuple(std)) if mean is not None and std is not None else None
 
+    @property
+    def normalization(self) -> MeanStd | None:
+        """The mean and std that ``normalise`` was given."""
+        return self._mean_std
+
     # -- embeddings
     # -------------------------------------------------------------------------------------------------------------------
 
+    @_in_turn(lambda self: self.model)
     def embed(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> npt.NDArray[np.float32]:
         """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
         step = 256
@@ -328,15 +393,11 @@ class Scorer:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the model's structure and every parameter and buffer: name, dtype, shape, bytes."""
-        if self._fingerprint is None:
-            digest = hashlib.sha256(repr(self.model).encode())
-            for name, tensor in sorted(self.model.state_dict().items()):
-                if isinstance(tensor, Tensor):
-                    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            self._fingerprint = f"sha256:{digest.hexdigest()}"
-        return self._fingerprint
+        """sha256 over the model's structure and every parameter, buffer and extra state: name, dtype, shape, bytes.
+
+        Computed anew each time, for nothing tells for certain that a weight has changed; 1 GB takes about a second.
+        """
+        return fingerprint(self.model)
 
     def describe(self) -> dict[str, Any]:
         """What was scored with what, as JSON. Sites and plan are empty before ``prepare``."""

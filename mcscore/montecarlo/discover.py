@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..kernels import backends
 from ..masks import MAX_SITES, rate
+from .exclusive import exclusive
 from .intercept import Call, Interceptor, call_model, is_normalisation, without_statistics
 from .kinds import WEIGHTS, AffineOf
 
@@ -109,15 +110,16 @@ def private_copy(model: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def evaluating(model: nn.Module, training: Sequence[str] = ()) -> Iterator[None]:
     """Evaluation mode but for the named modules, without gradients; every flag is put back, also after an exception."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for name, module in model.named_modules():
-            module.training = name in training
-        with torch.no_grad():
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
+    with exclusive(model):
+        flags = [(module, module.training) for module in model.modules()]
+        try:
+            for name, module in model.named_modules():
+                module.training = name in training
+            with torch.no_grad():
+                yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
 
 
 def probe(model: nn.Module, inputs: Any, weight_p: float | None = None) -> dict[str, tuple[Call, _Signature]]:
