@@ -17,6 +17,14 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_map_only
 
 from .acquisition import INPUTS, LINKS, check_scores
+from .arguments import (
+    check_items,
+    check_rows,
+    check_transformed,
+    ordinary,
+    require_one_device,
+    require_weights,
+)
 from .fingerprint import fingerprint
 from .kernels import backends, head
 from .kernels.kept import keeping
@@ -136,6 +144,7 @@ class Scorer:
         self.dtype, self.channels_last, self.compile = dtype, channels_last, compile
         self.spec, self.weights = spec, weights
         parameter = next(model.parameters(), None)
+        require_weights(model)
         self._device = (
             torch.device(device)
             if device is not None
@@ -145,6 +154,7 @@ class Scorer:
         )
         if device is not None:
             model.to(self._device)
+        require_one_device(model)
         self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
         self._sites, self._p, self._weight_dropout, self._embedding = sites, p, weight_dropout, embedding
         self._mean_std: MeanStd | None = None
@@ -209,7 +219,9 @@ class Scorer:
         while lo < len(ids):
             _, plan = self._ready()
             try:
-                parts.append(self._step(self._inputs(items_B[lo : lo + plan.items]), ids[lo : lo + plan.items]))
+                part = self._step(self._inputs(items_B[lo : lo + plan.items]), ids[lo : lo + plan.items])
+                check_rows(self.model, len(part["prediction"]), len(ids[lo : lo + plan.items]))
+                parts.append(part)
                 lo += plan.items
             except torch.OutOfMemoryError:
                 self._plan = plan.halved()
@@ -377,6 +389,7 @@ class Scorer:
     @_in_turn(lambda self: self.model)
     def embed(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> npt.NDArray[np.float32]:
         """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
+        check_items(items_B)
         step = 256
         parts = [
             embeddings(self.model, self._inputs(items_B[lo : lo + step]), self._embedding)
@@ -436,14 +449,18 @@ class Scorer:
     # -----------------------------------------------------------------------------------------------------------------------
 
     def _check_ids(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> Tensor:
+        check_items(items_B)
         ids = torch.as_tensor(ids_B if isinstance(ids_B, Tensor) else np.asarray(ids_B))
-        if ids.ndim != 1 or (ids.numel() and ids.dtype not in (torch.int64, torch.int32)):
-            raise ValueError(f"ids must be a 1-d integer array, got {ids.dtype} of shape {tuple(ids.shape)}")
+        if ids.ndim != 1:
+            raise ValueError(f"ids must be a 1-d array, one id per item, got shape {tuple(ids.shape)}")
+        if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+            raise ValueError(f"ids must be integers, got {ids.dtype}; if they are whole numbers: ids.astype(np.int64)")
         if len(ids) != len(items_B):
             raise ValueError(f"{len(items_B)} items but {len(ids)} ids")
+        ids = ordinary(ids).to(torch.int64)
         if ids.numel() and int(ids.min()) < 0:
             raise ValueError(f"ids must not be negative, got {int(ids.min())}")
-        return ids.to(device=self._device, dtype=torch.int64)
+        return ids.to(self._device)
 
     def _inputs(self, items_B: Items) -> Any:
         inputs = self._transformed(items_B)
@@ -455,9 +472,16 @@ class Scorer:
 
     def _transformed(self, items_B: Items) -> Any:
         x = torch.from_numpy(np.ascontiguousarray(items_B)) if isinstance(items_B, np.ndarray) else items_B
-        x = x.to(self._device)
+        x = ordinary(x).to(self._device)
         if self.transform is not None:
-            return tree_map_only(Tensor, lambda v: v.to(self._device), self.transform(x))
+            inputs = tree_map_only(Tensor, lambda v: ordinary(v).to(self._device), self.transform(x))
+            check_transformed(inputs, len(x))
+            return inputs
+        if x.is_complex():
+            raise ValueError(
+                f"items are {x.dtype}, which is not given to a model unasked: transform=torch.view_as_real gives real and "
+                "imaginary parts in a last dimension of 2, transform=lambda x: x gives them as they are"
+            )
         if x.dtype == torch.uint8:
             x = x.to(self._dtype).div_(255)  # in place: a third of the time of a new tensor's pages
             if self._mean_std is not None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
         return [future.result(60) for future in [threads.submit(begin, call) for call in calls]]
 
 
+def thrice(scorer: Scorer, x: Tensor, ids: Any) -> list[Tensor]:
+    return [scorer(x, ids)["bald"] for _ in range(3)]
+
+
 def content(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -94,9 +99,8 @@ def test_one_scorer_scores_two_pools_at_once(model: Net, pools: list[Pool], tmp_
     alone = [score_pool(pool, Scorer(model, 8), tmp_path / f"alone{i}", span=64) for i, pool in enumerate(pools)]
     scorer = Scorer(model, 8)
     for n in range(TIMES // 3):
-        runs = at_once(
-            *(lambda i=i: score_pool(pools[i], scorer, tmp_path / f"run{n}-{i}", span=64) for i in range(2))  # type: ignore[misc]
-        )
+        outs = [tmp_path / f"run{n}-{i}" for i in range(2)]
+        runs = at_once(*(partial(score_pool, pool, scorer, to, span=64) for pool, to in zip(pools, outs, strict=True)))
         for run, expected in zip(runs, alone, strict=True):
             assert run.meta["normalise"] == expected.meta["normalise"]
             assert run.scores("bald").tobytes() == expected.scores("bald").tobytes()
@@ -110,7 +114,7 @@ def test_two_scorers_of_one_model_in_training_mode(model: Net) -> None:
     alone = [Scorer(model, 8, seed=seed)(x, ids)["bald"] for seed in range(2)]
     for _ in range(TIMES):
         scorers = [Scorer(model, 8, seed=seed) for seed in range(2)]  # they look for sites at once, too
-        got = at_once(*(lambda s=s: [s(x, ids)["bald"] for _ in range(3)] for s in scorers))  # type: ignore[misc]
+        got = at_once(*(partial(thrice, scorer, x, ids) for scorer in scorers))
         for parts, expected in zip(got, alone, strict=True):
             for part in parts:
                 assert torch.equal(part, expected)
@@ -122,8 +126,8 @@ def test_two_models_that_share_a_backbone(model: Net) -> None:
     models = [nn.Sequential(model.first, nn.Dropout(0.4), nn.Linear(32, 3)).train() for _ in range(2)]
     alone = [Scorer(each, 8)(x, ids)["bald"] for each in models]
     for _ in range(TIMES):
-        got = at_once(*(lambda m=m: Scorer(m, 8)(x, ids)["bald"] for m in models))  # type: ignore[misc]
-        assert all(torch.equal(a, b) for a, b in zip(got, alone, strict=True))
+        got = at_once(*(partial(Scorer(each, 8), x, ids) for each in models))
+        assert all(torch.equal(a["bald"], b) for a, b in zip(got, alone, strict=True))
     assert all(module.training for each in models for module in each.modules())
     require_same(model, before)
 
@@ -138,8 +142,8 @@ def test_two_threads_share_a_scorer(model: Net) -> None:
     for _ in range(TIMES):
         scorer = Scorer(model, 8)
         got = at_once(
-            *(lambda part=part: [scorer(x[part], ids[part])["bald"] for _ in range(3)] for part in parts),  # type: ignore[misc]
-            lambda: scorer.prepare(x, ids, plan=plan),
+            *(partial(thrice, scorer, x[part], ids[part]) for part in parts),
+            partial(scorer.prepare, x, ids, plan=plan),
         )
         for values, want in zip(got, expected, strict=False):
             for value in values:
@@ -169,7 +173,7 @@ def test_the_random_generator_stays_where_it_is_when_two_scorers_look_for_sites(
     x, ids = torch.randn(20, 12), np.arange(20)
     state = torch.get_rng_state()
     for _ in range(TIMES):
-        at_once(*(lambda m=m: Scorer(m, 4)(x, ids) for m in models))  # type: ignore[misc]
+        at_once(*(partial(Scorer(each, 4), x, ids) for each in models))
     assert torch.equal(torch.get_rng_state(), state)
 
 

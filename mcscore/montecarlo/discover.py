@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 from ..kernels import backends
 from ..masks import MAX_SITES, rate
 from .exclusive import exclusive
-from .intercept import Call, Interceptor, call_model, is_normalisation, without_statistics
+from .intercept import Call, Interceptor, call_model, is_dense, is_normalisation, without_statistics
 from .kinds import WEIGHTS, AffineOf
 
 
@@ -338,7 +338,7 @@ def _check_independence(who: str, sites: Sequence[Site], two: _Seen, three: _See
         if site.axis is not None
     ]
     (output_2,), (output_3,) = two.outputs, three.outputs
-    if isinstance(output_2, Tensor) and isinstance(output_3, Tensor) and output_2.ndim and output_2.is_floating_point():
+    if all(isinstance(x, Tensor) and is_dense(x) and x.ndim and x.is_floating_point() for x in (output_2, output_3)):
         pairs.append(("the output", output_2, output_3))
     for where, alone, together in pairs:
         if alone.shape[1:] != together.shape[1:] or len(alone) * 3 != len(together) * 2:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -156,6 +157,11 @@ def without_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     if isinstance(bound.get("running_mean"), Tensor):
         bound[flag] = False
     return func(**bound)
+
+
+def is_dense(x: Tensor) -> bool:
+    """Neither sparse nor nested: operations that every tensor has are defined."""
+    return x.layout == torch.strided and not x.is_nested
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:

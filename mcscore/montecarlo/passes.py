@@ -30,7 +30,7 @@ from .compiled import CompiledPasses
 from .discover import Discovery, Site, SiteError, call_name, evaluating, part_name
 from .fuse import Waiting, may_wait
 from .head import Head
-from .intercept import Call, Interceptor, call_model
+from .intercept import Call, Interceptor, call_model, is_dense
 from .kinds import AffineOf
 from .precision import Lower
 from .tape import Tape, TapeError
@@ -382,6 +382,12 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
         )
         raise OutputError(
             f"{type(model).__name__} returned {type(output).__name__}, expected a tensor of logits (B, C){hint}"
+        )
+    if not is_dense(output):
+        raise OutputError(
+            f"{type(model).__name__} returned a {'nested' if output.is_nested else 'sparse'} tensor, expected logits (B, C) as a dense "
+            "one; wrap the model in a module that returns "
+            + ("torch.nested.to_padded_tensor(output, 0.0)" if output.is_nested else "output.to_dense()")
         )
     if not output.is_floating_point():
         raise OutputError(
