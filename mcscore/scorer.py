@@ -83,7 +83,7 @@ class Scorer:
     compile: run what comes behind the first site under torch.compile, for batches as large as a step (see ``plan``); smaller
         ones run without.
     embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
-    spec, weights: where the model came from, kept for the record.
+    spec, weights, weights_part: where the model came from, kept for the record.
 
     A score depends on (model, item, id, seed, passes) alone: not on the batch, its order or its size.
     """
@@ -112,6 +112,7 @@ class Scorer:
         embedding: str | None = None,
         spec: str | None = None,
         weights: str | None = None,
+        weights_part: str | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -142,7 +143,7 @@ class Scorer:
         self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
         self.transform, self.memory = transform, memory
         self.dtype, self.channels_last, self.compile = dtype, channels_last, compile
-        self.spec, self.weights = spec, weights
+        self.spec, self.weights, self.weights_part = spec, weights, weights_part
         parameter = next(model.parameters(), None)
         require_weights(model)
         self._device = (
@@ -421,6 +422,7 @@ class Scorer:
                 "fingerprint": self.fingerprint,
                 "spec": self.spec,
                 "weights": self.weights,
+                "weights_part": self.weights_part,
             },
             "passes": self.passes,
             "seed": self.seed,
