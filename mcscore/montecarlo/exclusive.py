@@ -15,19 +15,19 @@ from torch import nn
 PREPARING = object()
 """For what moves the random generators of the process and puts them back: discovery, one at a time, of whatever model."""
 
+_Ticket = tuple[int, frozenset[int]]  # a thread, and the ids of what it holds or waits for
+
 _changed = threading.Condition()
-_holders: dict[int, tuple[int, int]] = {}  # id of what is held: (thread, how many times)
-_waiting: list[tuple[int, frozenset[int]]] = []  # (thread, ids) in the order in which they came
+_holding: list[_Ticket] = []  # a thread that takes again what it holds has two
+_waiting: list[_Ticket] = []  # in the order in which they came
 
 
 def _forget_others() -> None:
     """A forked child has none of the other threads, so nobody would let go of what they hold."""
     global _changed
-    me = threading.get_ident()
     _changed = threading.Condition()
     _waiting.clear()
-    for each in [each for each, (thread, _) in _holders.items() if thread != me]:
-        del _holders[each]
+    _holding[:] = [ticket for ticket in _holding if ticket[0] == threading.get_ident()]
 
 
 if hasattr(os, "register_at_fork"):
@@ -44,43 +44,39 @@ def exclusive(*things: object) -> Iterator[None]:
     ids = frozenset(
         id(part) for thing in things for part in (thing.modules() if isinstance(thing, nn.Module) else (thing,))
     )
-    me = threading.get_ident()
+    ticket = (threading.get_ident(), ids)
     with _changed:
-        if not _free(ids, me, len(_waiting)):
-            ticket = (me, ids)
+        if not _free(ticket, _waiting):
             _waiting.append(ticket)
             try:
-                _changed.wait_for(lambda: _free(ids, me, _place(ticket)))
+                _changed.wait_for(lambda: _free(ticket, _waiting[: _place(ticket, _waiting)]))
             finally:
-                del _waiting[_place(ticket)]
+                del _waiting[_place(ticket, _waiting)]
                 _changed.notify_all()
-        for each in ids:
-            _holders[each] = me, _holders.get(each, (me, 0))[1] + 1
+        _holding.append(ticket)
     try:
         yield
     finally:
         with _changed:
-            for each in ids:
-                held = _holders[each][1] - 1
-                if held:
-                    _holders[each] = me, held
-                else:
-                    del _holders[each]
+            del _holding[_place(ticket, _holding)]
             if _waiting:
                 _changed.notify_all()
 
 
-def _free(ids: frozenset[int], me: int, before: int) -> bool:
-    """Whether ``me`` can go on: nobody else holds these, and none of the first ``before`` who wait is to have them first.
+def _free(ticket: _Ticket, before: list[_Ticket]) -> bool:
+    """Whether its thread can go on: nobody else holds any of it, and none of those ``before`` it is to have it first.
 
-    One who waits for something that ``me`` holds comes later in any case: each would wait for the other.
+    One who waits for something that the thread holds comes later in any case: each would wait for the other.
     """
-    wanted = {each for each in ids if _holders.get(each, (0, 0))[0] != me}
-    if not wanted.isdisjoint(_holders):
+    me, ids = ticket
+    if any(thread != me and not held.isdisjoint(ids) for thread, held in _holding):
         return False
-    rivals = [other for _, other in _waiting[:before] if not other.isdisjoint(wanted)]
-    return not rivals or all(any(_holders.get(each, (0, 0))[0] == me for each in other) for other in rivals)
+    if not before:
+        return True
+    mine = frozenset[int]().union(*(held for thread, held in _holding if thread == me))
+    wanted = ids - mine
+    return all(other.isdisjoint(wanted) or not other.isdisjoint(mine) for _, other in before)
 
 
-def _place(ticket: tuple[int, frozenset[int]]) -> int:
-    return next(i for i, each in enumerate(_waiting) if each is ticket)
+def _place(ticket: _Ticket, among: list[_Ticket]) -> int:
+    return next(i for i, each in enumerate(among) if each is ticket)
