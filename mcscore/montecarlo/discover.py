@@ -27,7 +27,7 @@ from ..kernels import backends
 from ..masks import MAX_SITES, rate
 from . import generators
 from .errors import SiteError
-from .intercept import Call, Interceptor, call_model, is_normalization
+from .intercept import Call, Interceptor, call_model, is_dense, is_normalization
 from .kinds import RECURRENT, WEIGHTS, AffineOf, Quiet
 from .state import Snapshot, contents, evaluating, private_copy, require_same
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SiteError
+from .exclusive import exclusive
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 # What libraries call the switch of activation checkpointing, which is of no use without gradients and which vmap cannot enter.
@@ -139,22 +140,23 @@ def _same(tensor: Tensor, before: Tensor) -> bool:
 def evaluating(
     model: nn.Module, training: Sequence[str] = (), written: Sequence[str] | None = (), *, grad: bool = False
 ) -> Iterator[None]:
-    """Evaluation mode but for the named modules; afterwards the model is as it was, also after an exception.
+    """Evaluation mode but for the named modules, no other thread in the model; afterwards it is as it was, also after an exception.
 
     written: names of the buffers that a forward pass writes into, see ``Snapshot``; None: it is not known yet.
     Raises SiteError if the pass wrote into parameters.
     """
-    before = Snapshot(model, written)
-    try:
-        for name, module in model.named_modules():
-            module.training = name in training
-            for switch in _CHECKPOINTING:
-                if module.__dict__.get(switch) is True:
-                    module.__dict__[switch] = False
-        with torch.enable_grad() if grad else torch.no_grad():
-            yield
-    finally:
-        changed = before.restore()
+    with exclusive(model):
+        before = Snapshot(model, written)
+        try:
+            for name, module in model.named_modules():
+                module.training = name in training
+                for switch in _CHECKPOINTING:
+                    if module.__dict__.get(switch) is True:
+                        module.__dict__[switch] = False
+            with torch.enable_grad() if grad else torch.no_grad():
+                yield
+        finally:
+            changed = before.restore()
     if changed:
         raise SiteError(
             f"the forward pass of {type(model).__name__} writes into {', '.join(changed[:5])} while it is scored "
