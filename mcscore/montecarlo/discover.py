@@ -27,7 +27,7 @@ from ..kernels import backends
 from ..masks import MAX_SITES, rate
 from . import generators
 from .errors import SiteError
-from .intercept import Call, Interceptor, call_model, is_dense, is_normalization
+from .intercept import Call, Interceptor, call_model, is_normalization
 from .kinds import RECURRENT, WEIGHTS, AffineOf, Quiet
 from .state import Snapshot, contents, evaluating, private_copy, require_same
 
@@ -375,7 +375,7 @@ def _find_quiet(
                 output = trace(inputs, training, quiet).output
             except SiteError:
                 raise
-            except Exception:  # noqa: S112, BLE001 - constants that the model cannot run with are no candidates
+            except Exception:
                 continue
             if uniform is None:
                 distance[str(hit)] = _distance(output, reference)
