@@ -17,7 +17,7 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-constexpr int64_t kRun = 1024;       // classes per float32 sum
+constexpr int64_t kRun = W < 8 ? 512 : 1024;  // classes per float32 sum
 constexpr int64_t kScratch = 98304;  // gathered logits at a time: 384 kB, which stay in L2
 
 // e = exp(x - m), s += e, w += e (x - m) for some vectors. next: what will be read next, wanted in cache by then; or null.

@@ -98,7 +98,10 @@ def _softmax(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sigmoid(x: Tensor, input: str, real: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(p of each label, sum over the labels of their entropies as Bernoulli variables). p is of type ``real``: near 1 float32 has lost 1 - p."""
+    """(p of each label, sum over the labels of their entropies as Bernoulli variables).
+
+    p is of type ``real``: near 1 float32 has lost 1 - p.
+    """
     if input == "logits":
         # With a = |x| and q = sigmoid(-a), the smaller probability, H = log(1 + e^-a) + a q: a sum of positive terms. The
         # usual softplus(x) - x p subtracts two numbers near x and loses log2(x / H) bits.

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acquisition import bald_noise, check_input, check_scores, check_shape, reduce_pixels, reduce_predictions, reduction_share
+from ..acquisition import (
+    bald_noise,
+    check_input,
+    check_scores,
+    check_shape,
+    reduce_pixels,
+    reduce_predictions,
+    reduction_share,
+)
 from . import backends, eager
 
 _BLOCK_BYTES = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcscore import Moments
-from mcscore.acquisition import BALD_NOISE, oracle_scores
+from mcscore.acquisition import BALD_NOISE, LABEL_BALD_NOISE, oracle_scores
 from mcscore.kernels import native
 from mcscore.kernels.score import score_logits
 from mcscore.masks import rate
@@ -53,6 +53,8 @@ def test_small_bald_ranks_as_in_float64_in_every_decade(backend: str, link: str,
     truth, got = oracle_scores(logits, SCORES, link), scored(logits, link, backend)
     decades = 0
     for power in range(-12, -2):
+        if link == "sigmoid" and 10.0**power < 4 * C * LABEL_BALD_NOISE:
+            continue
         inside = (truth["bald"] >= 10.0**power) & (truth["bald"] < 10.0 ** (power + 1))
         if inside.sum() >= 10:
             both = torch.stack((ranks(got["bald"][inside]), ranks(truth["bald"][inside])))
