@@ -216,7 +216,9 @@ class Scorer:
         if self.compile and len(ids) and recorded(self.model) != self._recorded:
             _, plan = self._ready()
             self._ready()[0].compile_for(plan.items, plan.passes)
-        parts: list[dict[str, Tensor]] = []
+        # Room for all results before the first step: kept one by one, the results of each would lie in blocks that its tensors left,
+        # and glibc gives a block with a hole to no tensor of the next step (16 MiB more with every step of an MLP).
+        results = self._empty(len(ids))
         lo = 0
         while lo < len(ids):
             _, plan = self._ready()
@@ -226,7 +228,8 @@ class Scorer:
                 check_rows(self.model, len(part["prediction"]), len(ids[lo : lo + plan.items]))
                 if first:
                     self._require_independence(items_B[lo : lo + plan.items], ids[lo : lo + plan.items], part)
-                parts.append(part)
+                for name, values in part.items():
+                    results[name][lo : lo + plan.items] = values
                 lo += plan.items
             except torch.OutOfMemoryError:
                 self._plan = plan.halved()
@@ -239,18 +242,16 @@ class Scorer:
                     f"{self.device} has no memory for {plan.items} items x {plan.passes} passes at a time; "
                     f"going on with {self._plan.items} x {self._plan.passes}, which may change the last bits of scores"
                 )
-        if not parts:
-            float_prediction = self.link == "gaussian"
-            empty = {name: torch.empty(0, device=self._device) for name in self.scores}
-            return {
-                **empty,
-                "prediction": torch.empty(
-                    0, dtype=torch.float32 if float_prediction else torch.int32, device=self._device
-                ),
-            }
-        if self.compile:  # as it is after the call: a model that counts its calls is not compiled for each
+        if self.compile and len(ids):  # as it is after the call: a model that counts its calls is not compiled for each
             self._recorded = recorded(self.model)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return results
+
+    def _empty(self, items: int) -> dict[str, Tensor]:
+        """Room for the results of so many items."""
+        results = {name: torch.empty(items, device=self._device) for name in self.scores}
+        kind = torch.float32 if self.link == "gaussian" else torch.int32
+        results["prediction"] = torch.empty(items, dtype=kind, device=self._device)
+        return results
 
     def _step(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
         passes, plan = self._ready()
