@@ -228,15 +228,31 @@ def call(net: nn.Module, inputs: Any) -> Tensor:
     return net(*inputs) if isinstance(inputs, (tuple, list)) else net(inputs)
 
 
-def driven_passes(case: Case, net: nn.Module, x: Tensor, T: int, seed: int, sites: Any) -> Tensor:
-    """Logits (T, B, C) of the engine, found on the first three items and run on all."""
+def engine(case: Case, net: nn.Module, x: Tensor, seed: int, sites: Any) -> tuple[Passes, str]:
+    """Passes whose sites were found on the first three items, and the path they choose there."""
     inputs_of = case.transform or (lambda items: items)
     found = discover(net, inputs_of(x[:2]), inputs_of(x[:3]), chosen=sites)
     passes = Passes(net, found, seed=seed, shared=False)
-    path, _ = passes.choose_path(inputs_of(x[:3]), torch.arange(3), T)
-    return torch.cat(
-        list(passes.chunks(inputs_of(x), torch.from_numpy(IDS[: len(x)]), [torch.arange(T)], path))
-    ).double()
+    path, _ = passes.choose_path(inputs_of(x[:3]), torch.arange(3), 400)
+    return passes, path
+
+
+def logits(case: Case, passes: Passes, x: Tensor, chunks: Sequence[Tensor], path: str) -> Tensor:
+    inputs_of = case.transform or (lambda items: items)
+    return torch.cat(list(passes.chunks(inputs_of(x), torch.from_numpy(IDS[: len(x)]), chunks, path))).double()
+
+
+def check_chunks(case: Case, net: nn.Module, x: Tensor, sites: Any) -> None:
+    """Passes in chunks, and one at a time, are those of one go."""
+    passes, path = engine(case, net, x, 0, sites)
+    whole = logits(case, passes, x, [torch.arange(4)], path)
+    if not whole.isfinite().all():
+        raise Wrong("SILENT, not finite")
+    scale = float(whole.abs().max())
+    for how, chunks, other in (("chunks of 2", torch.arange(4).split(2), path), ("loop", [torch.arange(4)], "loop")):
+        difference = float((logits(case, passes, x, list(chunks), other) - whole).abs().max()) / scale
+        if not difference < 1e-4:
+            raise Wrong(f"PATHS DIFFER: {path} against {how} {difference:.1e}")
 
 
 def largest_z(ours: Tensor, theirs: Tensor) -> tuple[float, str]:
@@ -268,7 +284,8 @@ def check_statistics(case: Case, net: nn.Module, x: Tensor, sites: Any) -> None:
         torch.manual_seed(100 + attempt)
         random.seed(100 + attempt)
         np.random.seed(100 + attempt)  # noqa: NPY002
-        ours = driven_passes(case, net, x, T, 3 + attempt, sites)
+        passes, path = engine(case, net, x, 3 + attempt, sites)
+        ours = logits(case, passes, x, [torch.arange(T)], path)
         z, text = largest_z(ours, plain_passes(case, x, T, case.reference if sites is None else sites))
         if z < 4:
             return
@@ -287,16 +304,17 @@ def score(case: Case, net: nn.Module, x: Tensor, options: Mapping[str, Any]) -> 
     """Score in one batch, one by one, and again in another order by a scorer that was prepared with other items first."""
     settings = {"transform": case.transform, **case.options, **options}
 
-    def scorer() -> mcscore.Scorer:
-        return mcscore.Scorer(net, 12, ("entropy", "bald", "mean_std"), **settings)
+    def scorer(masks: str = "independent") -> mcscore.Scorer:
+        return mcscore.Scorer(net, 12, ("entropy", "bald", "mean_std"), masks=masks, **settings)
 
-    with untouched(net, "scoring", case.ignore):
-        ours = scorer()
-        whole = ours(x, IDS)
-        single = [ours(x[i : i + 1], IDS[i : i + 1]) for i in range(ITEMS)]
-    difference = distance(whole, {key: torch.cat([part[key] for part in single]) for key in whole})
-    if not difference < 1e-5:
-        raise Wrong(f"BATCH DEPENDENT: one batch against one by one {difference:.1e}")
+    for masks in ("shared", "independent"):
+        with untouched(net, f"scoring with {masks} masks", case.ignore):
+            ours = scorer(masks)
+            whole = ours(x, IDS)
+            single = [ours(x[i : i + 1], IDS[i : i + 1]) for i in range(ITEMS)]
+        difference = distance(whole, {key: torch.cat([part[key] for part in single]) for key in whole})
+        if not difference < 1e-5:
+            raise Wrong(f"BATCH DEPENDENT, {masks} masks: one batch against one by one {difference:.1e}")
     torch.rand(7), random.random(), np.random.rand(3)  # noqa: NPY002
     order = np.arange(ITEMS)[::-1].copy()
     with untouched(net, "scoring again", case.ignore):
@@ -320,9 +338,7 @@ def outcome(case: Case, options: Mapping[str, Any]) -> tuple[str, str]:
         try:
             score(case, net, x, options)
             with untouched(net, "passes", case.ignore):
-                driven = driven_passes(case, net, x, 2, 0, sites)
-            if not driven.isfinite().all():
-                raise Wrong("SILENT, not finite")
+                check_chunks(case, net, x, sites)
             check_statistics(case, net, x, sites)
         except ValueError as error:
             return "refused", f"{type(error).__name__}: {error}"

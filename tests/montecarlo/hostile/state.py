@@ -8,6 +8,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 from .harness import model, sequences
 
@@ -180,7 +181,7 @@ class WeightDropout(nn.Module):
 
     def forward(self, *args):
         raw = getattr(self, f"{self.name}_raw")
-        setattr(self.module, self.name, F.dropout(raw, p=self.p, training=self.training))
+        setattr(self.module, self.name, F.dropout(raw, p=self.p) if self.training else raw.clone())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=UserWarning)
             return self.module(*args)
@@ -214,7 +215,8 @@ class OldDroppedLinear(Base):
         self.a.register_parameter("weight_raw", nn.Parameter(weight.data))
 
     def forward(self, x):
-        self.a.weight = F.dropout(self.a.weight_raw, 0.4, self.training)
+        raw = self.a.weight_raw
+        self.a.weight = F.dropout(raw, 0.4, self.training) if self.training else raw * 1.0
         return super().forward(x)
 
 
@@ -253,7 +255,7 @@ class Parametrized(Base):
 class Pruned(Base):
     def __init__(self) -> None:
         super().__init__()
-        torch.nn.utils.prune.l1_unstructured(self.a, "weight", amount=0.3)
+        prune.l1_unstructured(self.a, "weight", amount=0.3)
 
 
 @model("non-leaf tensor attribute", "driven")
