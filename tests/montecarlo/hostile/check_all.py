@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from . import batch, guards, hidden, inplace, inputs, law, law_shapes, recurrent, shapes, state  # noqa: F401
+from . import batch, guards, hidden, idioms, inplace, inputs, law, law_shapes, recurrent, shapes, state  # noqa: F401
 from .harness import CASES, Wrong, check
 
 
