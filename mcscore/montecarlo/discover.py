@@ -375,7 +375,7 @@ def _find_quiet(
                 output = trace(inputs, training, quiet).output
             except SiteError:
                 raise
-            except Exception:  # noqa: S112, BLE001 - constants that the model cannot run with are no candidates
+            except Exception:
                 continue
             if uniform is None:
                 distance[str(hit)] = _distance(output, reference)
@@ -632,7 +632,7 @@ def _check_independence(who: str, sites: Sequence[Site], two: _Seen, three: _See
     pairs = [
         (str(site), two.tensors[site.name].movedim(site.axis, 0), three.tensors[site.name].movedim(site.axis, 0))
         for site in sites
-        if site.axis is not None and site.active
+        if site.axis is not None and site.active and not site.draws
     ]
     output_2, output_3 = two.output, three.output
     if isinstance(output_2, Tensor) and isinstance(output_3, Tensor) and output_2.ndim and output_2.is_floating_point():

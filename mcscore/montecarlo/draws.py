@@ -114,7 +114,8 @@ def _randint(call: Arguments, source: Source) -> Tensor:
 
 def _randint_like(call: Arguments, source: Source) -> Tensor:
     """torch.randint_like(x, [low,] high)."""
-    x, *bounds = (*call["args"], *(call["kwargs"][name] for name in ("low", "high") if name in call["kwargs"]))
+    named = [call["kwargs"][name] for name in ("low", "high") if name in call["kwargs"]]
+    x, *bounds = [*call["args"], *named]
     low, high = bounds if len(bounds) == 2 else (0, bounds[0])
     u = source.draw(torch.empty_like(x, dtype=torch.float64), "uniform")
     return _integers(u, low, high, call["kwargs"].get("dtype") or x.dtype)

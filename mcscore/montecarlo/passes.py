@@ -31,10 +31,10 @@ from .discover import Discovery, Site, call_name, part_name
 from .errors import RowsError, SiteError
 from .fuse import Waiting, may_wait
 from .head import Head
-from .intercept import Call, Interceptor, call_model, plainly
+from .intercept import Call, Interceptor, call_model, is_dense, plainly
 from .kinds import AffineOf, Quiet
-from .state import evaluating
 from .precision import Lower
+from .state import evaluating
 from .tape import Tape, TapeError
 
 PATHS = ("head", "vmap", "fork", "repeat", "loop")
@@ -507,7 +507,7 @@ class Passes:
         """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""
         if logits_TBC.shape[0] == 1:
             other = check_output(self.model, self.deterministic(inputs))
-            same = torch.equal(other, logits_TBC[0])
+            same = torch.equal(other[: logits_TBC.shape[1]], logits_TBC[0])
         else:
             same = bool((logits_TBC[1:] == logits_TBC[:1]).all())
         if same and logits_TBC.numel():
@@ -540,6 +540,12 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
         )
         raise OutputError(
             f"{type(model).__name__} returned {type(output).__name__}, expected a tensor of logits (B, C){hint}"
+        )
+    if not is_dense(output):
+        raise OutputError(
+            f"{type(model).__name__} returned a {'nested' if output.is_nested else 'sparse'} tensor, expected logits (B, C) as a dense "
+            "one; wrap the model in a module that returns "
+            + ("torch.nested.to_padded_tensor(output, 0.0)" if output.is_nested else "output.to_dense()")
         )
     if not output.is_floating_point():
         raise OutputError(
