@@ -54,15 +54,17 @@ def peft(**options: Any) -> Callable[[], nn.Module]:
     return make
 
 
-def loralib() -> nn.Module:
-    import loralib
+def loralib(merge_weights: bool) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import loralib
 
-    model = nn.Sequential(
-        loralib.Linear(8, 16, r=4, lora_dropout=0.3), nn.ReLU(), loralib.Linear(16, 3, r=4, lora_dropout=0.3)
-    )
-    for layer in (model[0], model[2]):
-        nn.init.normal_(layer.lora_B, std=0.3)  # zero as loralib makes it
-    return model
+        options = {"r": 4, "lora_dropout": 0.3, "merge_weights": merge_weights}
+        model = nn.Sequential(loralib.Linear(8, 16, **options), nn.ReLU(), loralib.Linear(16, 3, **options))
+        for layer in (model[0], model[2]):
+            nn.init.normal_(layer.lora_B, std=0.3)  # zero as loralib makes it
+        return model
+
+    return make
 
 
 ADAPTERS = [
@@ -83,5 +85,13 @@ ADAPTERS = [
     ),
     Entry("peft LoRA on BERT", "peft", peft(), tokens()),
     Entry("peft DoRA on BERT", "peft", peft(use_dora=True), tokens()),
-    Entry("loralib LoRA", "loralib", loralib, lambda n: torch.randn(n, 8)),
+    Entry("loralib LoRA, merge_weights=False", "loralib", loralib(False), lambda n: torch.randn(n, 8)),
+    Entry(
+        "loralib LoRA, merged by eval()",
+        "loralib",
+        loralib(True),
+        lambda n: torch.randn(n, 8),
+        refused="lora_dropout",
+        note="merged weights have no dropout; build with merge_weights=False",
+    ),
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from mcscore.montecarlo import Passes
 from mcscore.montecarlo.discover import SiteError
@@ -72,6 +73,15 @@ def few(logits_TBC: Tensor) -> Tensor:
     return flat[:, torch.linspace(0, flat.shape[1] - 1, min(LOGITS, flat.shape[1])).long()]
 
 
+def rounding_of(model: nn.Module, inputs: Any) -> float:
+    """What float32 alone does to the logits of plain evaluation: 1e-4 of the largest in an untrained EfficientNet."""
+    exact = copy.deepcopy(model).eval().double()
+    with torch.no_grad():
+        rounded = call_model(copy.deepcopy(model).eval(), inputs)
+        wide = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+        return float((rounded - call_model(exact, wide)).abs().max())
+
+
 def states() -> tuple[Tensor, Any, tuple[Any, ...]]:
     return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is meant
 
@@ -108,6 +118,7 @@ def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(name: st
     for module in list(model.modules())[::2]:  # flags no mode sets by itself
         module.training = True
     before = {key: value.detach().clone() for key, value in (*model.named_parameters(), *model.named_buffers())}
+    own_rounding = rounding_of(model, x)
     inputs, flags = copy.deepcopy(x), [module.training for module in model.modules()]
     random_states = states()
 
@@ -115,8 +126,8 @@ def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(name: st
     whole = run(passes, x, IDS, 6, path)
     alone = torch.cat([run(passes, rows(x, slice(i, i + 1)), IDS[i : i + 1], 6, path) for i in range(3)], dim=1)
 
-    scale = float(whole.abs().max())
-    assert float((alone - whole).abs().max()) <= 1e-5 * scale, f"batch and one by one differ on path {path}"
+    allowed = max(1e-5 * float(whole.abs().max()), 2 * own_rounding)
+    assert float((alone - whole).abs().max()) <= allowed, f"batch and one by one differ on path {path}"
     after = dict((*model.named_parameters(), *model.named_buffers()))
     assert after.keys() == before.keys()
     assert not [key for key, value in after.items() if not torch.equal(value, before[key])]

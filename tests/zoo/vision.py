@@ -196,7 +196,7 @@ TORCHVISION = [
         ("SqueezeNet", torchvision("squeezenet1_1"), 64, {}),
         ("MobileNet v2", torchvision("mobilenet_v2", width_mult=0.35), 32, {}),
         ("MobileNet v3", torchvision("mobilenet_v3_small", width_mult=0.5), 32, {}),
-        ("EfficientNet", torchvision("efficientnet_b0", stochastic_depth_prob=0.3), 32, {}),
+        ("EfficientNet", torchvision("efficientnet_b0", stochastic_depth_prob=0.3), 64, {}),
         ("ConvNeXt", small_convnext, 32, {}),
         ("Swin", small_swin, 32, {}),
         ("ViT", small_vit, 32, {}),
@@ -329,7 +329,7 @@ MONAI = [
                 in_channels=1,
                 num_classes=3,
             ),
-            32,
+            64,
             {},
         ),
     )
