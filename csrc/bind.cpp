@@ -85,16 +85,22 @@ void accumulate(Address x, int dtype, Shape3 shape, Shape3 strides, int link, Ad
 // (seed, site, passes, t, ids, B, elements, bits, threshold)
 using MaskArguments = std::tuple<uint64_t, uint32_t, Address, int64_t, Address, int64_t, int64_t, int, uint32_t>;
 
-Masks masks_of(const MaskArguments& a) {
+Masks counters_of(const MaskArguments& a) {
     const auto [seed, site, passes, t, ids, B, elements, bits, threshold] = a;
     require(site < 65536, "site must lie in [0, 65536)");
-    require(bits == 1 || bits == 8 || bits == 16, "bits per element must be 1, 8 or 16");
-    require(0 < threshold && threshold < 1u << bits, "threshold must lie in (0, 2**bits)");
+    require(bits == 1 || bits == 8 || bits == 16 || bits == 32, "bits per element must be 1, 8, 16 or 32");
     require(0 <= elements && elements / (128 / bits) < (int64_t)1 << 32, "more mask elements per item than block numbers");
     for (int64_t i = 0; i < t; i++)
         require(0 <= at<int64_t>(passes)[i] && at<int64_t>(passes)[i] < 65536, "passes must lie in [0, 65536)");
     for (int64_t i = 0; i < B; i++) require(at<int64_t>(ids)[i] >= -1, "item ids must be >= 0 (or -1 for shared masks)");
     return {seed, site, at<int64_t>(passes), at<int64_t>(ids), t, B, elements, bits, threshold};
+}
+
+Masks masks_of(const MaskArguments& a) {
+    const Masks m = counters_of(a);
+    require(m.random_bits <= 16, "a mask takes 1, 8 or 16 bits per element");
+    require(0 < m.threshold && m.threshold < 1u << m.random_bits, "threshold must lie in (0, 2**bits)");
+    return m;
 }
 
 void keep_mask(const MaskArguments& masks, Address out_tBE, Range items, Range passes) {
@@ -115,6 +121,16 @@ void dropout(const MaskArguments& masks, Address x_sBEI, Address y_tBEI, int dty
     const Kernels* k = active();
     nb::gil_scoped_release release;
     k->dropout(m, f, part);
+}
+
+void draw(const MaskArguments& words, Address out_tBE, int dtype, bool normal, Range items, Range passes) {
+    const Masks m = counters_of(words);
+    require(m.random_bits == 32, "a random number takes 32 bits");
+    const Draw f{at<void>(out_tBE), type_of(dtype), normal};
+    const Part part = part_of(items, m.B, passes, m.t);
+    const Kernels* k = active();
+    nb::gil_scoped_release release;
+    k->draw(m, f, part);
 }
 
 // shape: (s, L, D, C, padded D, padded C)
@@ -191,6 +207,7 @@ NB_MODULE(_native, m) {
     m.def("accumulate", &accumulate);
     m.def("keep_mask", &keep_mask);
     m.def("dropout", &dropout);
+    m.def("draw", &draw);
     m.def("dropout_linear", &dropout_linear);
     m.def("dropout_head", &dropout_head);
     m.def("panel_classes", &panel_classes);

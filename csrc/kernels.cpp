@@ -3,6 +3,7 @@
 #pragma GCC optimize("no-tree-loop-distribute-patterns")  // small arrays of vectors set to 0 became `rep stos`, 7 % of the time at C = 10
 #endif
 
+#include "draws.h"
 #include "dropout.h"
 #include "linear.h"
 #include "head.h"
@@ -40,7 +41,7 @@ static void exp(const float* x, float* y, int64_t n) {
 
 #define MC_TEXT_(x) #x
 #define MC_TEXT(x) MC_TEXT_(x)
-extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, dropout_linear, dropout_head, panel_classes, sift, exp, philox};
+extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, draw, dropout_linear, dropout_head, panel_classes, sift, exp, philox};
 
 }  // namespace MCSCORE_ISA
 }  // namespace mcscore

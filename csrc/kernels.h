@@ -30,14 +30,14 @@ struct State {  // sums over passes, added to in place; null = not kept
     bool* bad_B;
 };
 
-struct Masks {  // the keep bits of one site: a function of (seed, site, pass, id, element) alone
+struct Masks {  // the random bits of one site: a function of (seed, site, pass, id, element) alone
     uint64_t seed;
     uint32_t site;
     const int64_t* passes_t;
     const int64_t* ids_B;
     int64_t t, B, E;
-    int random_bits;  // per element: 1, 8 or 16
-    uint32_t threshold;  // kept iff the element's random value >= threshold
+    int random_bits;  // per element: 1, 8 or 16; 32 for struct Draw
+    uint32_t threshold;  // kept iff the element's random value >= threshold; not used by struct Draw
 };
 
 struct Dropout {  // y = keep ? a x + b : d
@@ -46,6 +46,12 @@ struct Dropout {  // y = keep ? a x + b : d
     Type type;
     int64_t s, I;  // s = 1: every pass reads the same x
     float a, b, d;
+};
+
+struct Draw {  // one number per element
+    void* out_tBE;
+    Type type;
+    bool normal;  // else uniform on [0, 1)
 };
 
 enum class How : int { subset, dot, dense };  // see linear.h
@@ -93,6 +99,7 @@ struct Kernels {
     bool (*accumulate)(const Logits&, Link, const State&, Part);
     void (*keep_mask)(const Masks&, bool* keep_tBE, Part);
     void (*dropout)(const Masks&, const Dropout&, Part);
+    void (*draw)(const Masks&, const Draw&, Part);
     bool (*dropout_linear)(const Masks&, const Linear&, Part);
     bool (*dropout_head)(const Masks&, const Head&, Link, const Scores&, Part);
     int64_t (*panel_classes)(int64_t C);

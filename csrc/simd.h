@@ -95,6 +95,21 @@ MC_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
     return a * b + c;
 }
 
+MC_INLINE f32v square_root(f32v a) {
+#if defined(MC_AVX512)
+    return (f32v)_mm512_sqrt_ps((__m512)a);
+#elif defined(MC_AVX2)
+    return (f32v)_mm256_sqrt_ps((__m256)a);
+#elif defined(MC_SSE4)
+    return (f32v)_mm_sqrt_ps((__m128)a);
+#elif defined(MC_NEON)
+    return (f32v)vsqrtq_f32((float32x4_t)a);
+#endif
+    f32v root;
+    for (int l = 0; l < W; l++) root[l] = __builtin_sqrtf(a[l]);
+    return root;
+}
+
 // Lane i of the result is lane pick(i) of the concatenation (a, b).
 #if defined(__clang__)
 #define MC_SHUFFLE(V, M, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

@@ -1,4 +1,4 @@
-"""Dropout masks as a pure function: what each keep bit is, and the NumPy reference that says so.
+"""Dropout masks and random numbers as pure functions: what each bit of them is, and the NumPy reference that says so.
 
 One keep bit depends on (seed, site, pass, item id, element) and on nothing else: not on batch size, order of items,
 chunking of passes, worker, device or resume. Every generator (this one, native, Triton) agrees bit for bit.
@@ -15,6 +15,17 @@ memory order, with no shuffle.
 
 Masks shared by all items use the id 2^64 - 1, which an int64 array holds as -1.
 
+Numbers that a model draws itself take a whole 32-bit word w each, ``draw_words``: element e has word e % 4 of block e // 4.
+
+    uniform  (w >> (32 - b)) 2^-b, in [0, 1), with b = 24 bits for float32, 32 for float64, 11 for float16 and 8 for bfloat16:
+             exact in its dtype
+    normal   Box-Muller on the words w0, w1 of elements 2k, 2k + 1: with r = sqrt(-2 log((w0 + 1) 2^-32)) and a = 2 pi w1 2^-32,
+             element 2k is r cos(a) and element 2k + 1 is r sin(a), in float64 for float64 and else in float32, then rounded. In
+             float32, (w0 + 1) 2^-32 is rounded to it first, and a is q quarter turns, q = (w1 + 2^29) >> 30, and the rest of at
+             most 1/8 turn, w1 - 2^30 q, rounded to float32.
+
+Uniforms agree bit for bit; normals as well as logarithm, root, sine and cosine do, within a few units in the last place.
+
 Known answers for seed 0x0123456789abcdef, site 3, pass 5, elements 0..31, 1 = kept:
 
     id         p     bits  threshold  keep
@@ -24,6 +35,11 @@ Known answers for seed 0x0123456789abcdef, site 3, pass 5, elements 0..31, 1 = k
     shared     0.5   1     1          01100111101111110010101000110111
                0.25  8     64         11111101111011011111101101101101
                0.3   16    19661      11111011110110110011010111001111
+
+and the words of elements 0..4:
+
+    2^40 + 7   22f6c720 2a483ded 442ca291 2d178c55 8a599693
+    shared     ec54fde6 7701e044 1ea7a2bf f707ccd4 6b48d270
 """
 
 from __future__ import annotations
@@ -100,23 +116,36 @@ def keep_mask(
     seed: 0 <= seed < 2^64. site and every pass: 0 <= . < 65536. ids_B: int64, 0 <= id < 2^63, or -1 for masks shared by
     all items. elements: elements (or channels) of one item. ValueError for anything outside these ranges.
     """
+    per_block = 128 // rate.bits
+    words = _random_blocks(seed, site, passes_t, ids_B, -(-elements // per_block)).astype("<u4")  # on every machine
+    if rate.bits == 1:
+        draws = np.unpackbits(words.view(np.uint8), axis=2, bitorder="little")
+    else:
+        draws = words.view(np.uint8 if rate.bits == 8 else "<u2")
+    return (draws >= rate.threshold)[:, :, :elements]
+
+
+def draw_words(
+    seed: int, site: int, passes_t: Sequence[int] | npt.NDArray[Any], ids_B: npt.ArrayLike, elements: int
+) -> npt.NDArray[np.uint32]:
+    """Random words (t, B, elements), one per number drawn. The module docstring says which, and arguments are as of ``keep_mask``."""
+    return _random_blocks(seed, site, passes_t, ids_B, -(-elements // 4))[:, :, :elements]
+
+
+def _random_blocks(
+    seed: int, site: int, passes_t: Sequence[int] | npt.NDArray[Any], ids_B: npt.ArrayLike, blocks: int
+) -> npt.NDArray[np.uint32]:
+    """The words of the first blocks of each (pass, item), one behind the other: (t, B, 4 blocks)."""
     passes = np.asarray(passes_t, dtype=np.int64)
     ids = np.asarray(ids_B, dtype=np.int64)
     check_counter(seed, site, passes, ids)
-    per_block = 128 // rate.bits
-    blocks = -(-elements // per_block)
     id_bits = ids.astype(np.uint64)  # -1 wraps to SHARED_ID: the same 64 bits
     counter = np.empty((len(passes), len(ids), blocks, 4), dtype=np.uint32)
     counter[..., 0] = np.arange(blocks)
     counter[..., 1] = (id_bits & _LOW)[None, :, None]
     counter[..., 2] = (id_bits >> _32)[None, :, None]
     counter[..., 3] = (site << 16 | passes)[:, None, None]
-    words = philox4x32(counter.reshape(-1, 4), seed).astype("<u4")  # the layout is little-endian on every machine
-    if rate.bits == 1:
-        draws = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
-    else:
-        draws = words.view(np.uint8 if rate.bits == 8 else "<u2")
-    return (draws >= rate.threshold).reshape(len(passes), len(ids), blocks * per_block)[:, :, :elements]
+    return philox4x32(counter.reshape(-1, 4), seed).reshape(len(passes), len(ids), 4 * blocks)
 
 
 def check_counter(seed: int, site: int, passes_t: npt.NDArray[np.int64], ids_B: npt.NDArray[np.int64]) -> None:

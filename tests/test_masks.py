@@ -26,6 +26,11 @@ FROZEN = {  # (id, p): elements 0..31 for SEED, site 3, pass 5; the same strings
     (-1, 0.3): "11111011110110110011010111001111",
 }
 
+FROZEN_WORDS = {  # id: words of elements 0..4 for SEED, site 3, pass 5
+    2**40 + 7: "22f6c720 2a483ded 442ca291 2d178c55 8a599693",
+    -1: "ec54fde6 7701e044 1ea7a2bf f707ccd4 6b48d270",
+}
+
 
 def philox_in_python_integers(counter: list[int], key: int, rounds: int) -> list[int]:
     """A second writing of Philox4x32, word by word, to hold the NumPy one against."""
@@ -66,6 +71,16 @@ def test_bit_layout_is_frozen(id_: int, p: float) -> None:
     got = "".join("01"[bit] for bit in keep_mask(SEED, 3, [5], [id_], 32, rate(p))[0, 0].astype(int))
     assert got == FROZEN[id_, p]
     assert got in re.findall("[01]{32}", masks.__doc__ or "")
+
+
+@pytest.mark.parametrize("id_", FROZEN_WORDS)
+def test_words_of_random_numbers_are_frozen(id_: int) -> None:
+    got = " ".join(f"{word:08x}" for word in masks.draw_words(SEED, 3, [5], [id_], 5)[0, 0])
+    assert got == FROZEN_WORDS[id_]
+    assert got in (masks.__doc__ or "")
+    counter = [0, id_ & 0xFFFFFFFF, id_ >> 32 & 0xFFFFFFFF, 3 << 16 | 5]
+    blocks = [philox_in_python_integers([block, *counter[1:]], SEED, 7) for block in (0, 1)]
+    np.testing.assert_array_equal(masks.draw_words(SEED, 3, [5], [id_], 7)[0, 0], (blocks[0] + blocks[1])[:7])
 
 
 @given(

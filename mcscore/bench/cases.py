@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import masks
 from ..acquisition import oracle_scores
-from ..kernels import dropout, head, linear, roofline
+from ..kernels import draws, dropout, head, linear, roofline
 from ..kernels.score import score_logits
 from ..moments import Moments
 from . import plain
@@ -153,6 +153,32 @@ def _dropout(spec: Spec, device: torch.device) -> Case:
         inputs,
         ours,
         lambda x: plain.dropout(x, t, p),
+        error,
+        2 * torch.finfo(dtype).eps,
+    )
+
+
+def _draw(spec: Spec, device: torch.device) -> Case:
+    dtype, shape = _dtype(spec), spec.shape
+    t, R, law = shape["T"], shape["R"], "normal" if "normal" in shape.words else "uniform"
+    B = _items(shape, t * R * dtype.itemsize, device, written=True)
+    passes, ids, some = torch.arange(t, device=device), torch.arange(B, device=device), _some(B, t * R)
+    torchs = torch.randn if law == "normal" else torch.rand
+
+    def ours(passes: Tensor, ids: Tensor) -> Tensor:
+        return draws.draw_passes(law, passes, ids, R, seed=SEED, site=0, dtype=dtype)
+
+    def error() -> float:
+        # Of float32: a normal number near 0 follows from arguments that are rounded to it by definition.
+        return _relative(ours(passes, ids)[:, some], draws.reference(law, passes, ids[some], R, SEED, 0, torch.float32))
+
+    return Case(
+        _sized(spec, B),
+        B,
+        roofline.draw(t, B, R, dtype, law),
+        [(passes, ids)],
+        ours,
+        lambda passes, ids: torchs(t, B, R, dtype=dtype, device=device),
         error,
         2 * torch.finfo(dtype).eps,
     )
@@ -329,6 +355,7 @@ KERNELS = {
         Kernel("score_logits", f"{_BALD} from logits", "GB/s", "nat", "logits.sum()", _score_logits),
         Kernel("moments", f"Moments.update for {_BALD}", "GB/s", "nat", "logits.sum()", _moments),
         Kernel("dropout", "T masked copies of x", "GB/s", "of the maximum", "", _dropout),
+        Kernel("draw", "random numbers of T passes", "GB/s", "of the maximum", "", _draw),
         Kernel("dropout_linear", "dropout and Linear, T passes", "GFLOP/s", "of the maximum", "", _dropout_linear),
         Kernel("dropout_head", f"dropout, Linear, {_BALD}", "GFLOP/s", "nat", "", _dropout_head),
         Kernel("top_k", "the best K of N scores", "GB/s", "wrong ids", "one pass that counts", _top_k),

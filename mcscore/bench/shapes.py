@@ -1,9 +1,9 @@
 """Which cases are measured: shapes as text, and the tables of those measured by default.
 
 A shape is letters with numbers, and words, joined by x: T20xC1000, T100xB64xD512xC10xP0.25xshared. T passes, B items (left
-out: as many as fill some memory), C classes, D features, E mask elements of I values each (1), P drop probability (0.5), N
-scores of which the best K, rounded to Q values (not rounded). shared: one mask per pass for all items. own: an x of its
-own for each pass.
+out: as many as fill some memory), C classes, D features, E mask elements of I values each (1), P drop probability (0.5), R
+random numbers per item, N scores of which the best K, rounded to Q values (not rounded). shared: one mask per pass for all
+items. own: an x of its own for each pass. normal: random numbers of that law (uniform).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ FORMS = {
     "score_logits": Form("TC", {"B": None}),
     "moments": Form("TC", {"B": None}),
     "dropout": Form("TE", {"I": None, **_MASKED}),
+    "draw": Form("TR", {"B": None}, ("normal",)),
     "dropout_linear": Form("TDC", _MASKED, ("shared", "own")),
     "dropout_head": Form("TDC", _MASKED, ("shared",)),
     "top_k": Form("NK", {"Q": None}),
@@ -128,6 +129,7 @@ score_logits    float32,bfloat16  T20xC10 T100xC10 T20xC100 T20xC1000 T20xC20000
 score_logits    float32           T20xB512xC10 T20xB256xC1000
 moments         float32           T10xC10 T10xC1000
 dropout         float32           T100xE3872xP0.5 T100xE3872xP0.25 T100xE3872xP0.3 T100xE128xP0.5 T20xE32xI169xP0.25
+draw            float32           T100xR3872 T100xR3872xnormal
 dropout_linear  float32           T100xD3872xC128xP0.5 T100xD3872xC128xP0.25 T100xD3872xC128xP0.3 T100xD3872xC128xP0.5xown
 dropout_linear  float32           T100xD512xC10xP0.5 T100xD512xC10xP0.5xshared
 dropout_head    float32           T100xD512xC10xP0.5 T100xD512xC10xP0.25 T100xD512xC10xP0.3 T100xD512xC10xP0.5xshared
@@ -148,6 +150,7 @@ score_logits    bfloat16          T100xC10 T20xC4096 T20xC16384
 dropout_head    float32           T20xD512xC10xP0.5 T20xD768xC100xP0.5 T20xB16384xD2048xC1000xshared
 dropout         float32           T20xE4096xP0.5 T20xE4000xP0.25 T20xE512xI49xP0.25
 dropout_linear  float32           T20xD2048xC128xP0.5
+draw            bfloat16,float32  T20xR4096 T20xR4096xnormal
 """
 
 

@@ -20,15 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks import PHILOX_ROUNDS, Rate, rate
+from ..masks import Rate, rate
 from . import backends
+from .philox import random_blocks
 
 Affine = tuple[float, float, float]
 """(a, b, d): a kept value x becomes a * x + b, a dropped one becomes d."""
 
-_M0, _M1 = 0xD2511F53, 0xCD9E8D57  # Philox4x32 multipliers and Weyl increments (Salmon et al. 2011, Random123)
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
-_U32 = 0xFFFFFFFF
 _REFERENCE_BYTES = 32 << 20  # temporaries of the reference: int64 words cost 4-16 bytes per mask element
 
 
@@ -102,24 +100,12 @@ def reference(x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, seed: int, site: 
 
 
 def reference_mask(passes_t: Tensor, ids_B: Tensor, elements: int, seed: int, site: int, r: Rate) -> Tensor:
-    """Keep bits (t, B, elements) by Philox4x32-7 in int64 arithmetic: products wrap modulo 2^64, which is what a 32 x 32 multiply needs."""
-    device = ids_B.device
+    """Keep bits (t, B, elements) on the device of the ids."""
     per_block = 128 // r.bits
-    blocks = -(-elements // per_block)
-    shape = (passes_t.numel(), ids_B.numel(), blocks)
-    c0 = torch.arange(blocks, device=device).expand(shape)
-    c1 = (ids_B & _U32)[None, :, None].expand(shape)
-    c2 = ((ids_B >> 32) & _U32)[None, :, None].expand(shape)
-    c3 = ((site << 16) | passes_t.to(device=device, dtype=torch.int64))[:, None, None].expand(shape)
-    k0, k1 = seed & _U32, (seed >> 32) & _U32
-    for _ in range(PHILOX_ROUNDS):
-        p0, p1 = c0 * _M0, c2 * _M1
-        c0, c1, c2, c3 = ((p1 >> 32) & _U32) ^ c1 ^ k0, p1 & _U32, ((p0 >> 32) & _U32) ^ c3 ^ k1, p0 & _U32
-        k0, k1 = (k0 + _W0) & _U32, (k1 + _W1) & _U32
-    words = torch.stack((c0, c1, c2, c3), dim=-1)  # (t, B, blocks, 4), little-endian: word 0 holds the first elements
-    shifts = torch.arange(0, 32, r.bits, device=device)
+    words = random_blocks(passes_t, ids_B, -(-elements // per_block), seed, site)
+    shifts = torch.arange(0, 32, r.bits, device=words.device)
     values = (words[..., None] >> shifts) & ((1 << r.bits) - 1)
-    return (values.reshape(*shape[:2], blocks * per_block) >= r.threshold)[..., :elements]
+    return (values.flatten(2) >= r.threshold)[..., :elements]
 
 
 # ---- the operators that vmap and compile see --------------------------------------------------------------------------------------

@@ -51,6 +51,16 @@ def dropout(t: int, B: int, E: int, I: int, dtype: torch.dtype, copies: int = 1)
     return Roofline(bytes=(copies + t) * B * E * I * dtype.itemsize, flops=2 * t * B * E * I)
 
 
+def draw(t: int, B: int, E: int, dtype: torch.dtype, law: str) -> Roofline:
+    """Random numbers (t, B, E), each written once. Philox is integer arithmetic and counts none.
+
+    Per uniform number 1 operation, the scaling. Per pair of normal ones 25: w0 + 1 and its scaling, logarithm and root (counted as
+    one each), times -2, angle and its square, polynomials of sine (7) and cosine (9), and two products.
+    """
+    numbers = t * B * E
+    return Roofline(bytes=numbers * dtype.itemsize, flops=numbers if law == "uniform" else 25 * numbers // 2)
+
+
 def dropout_linear(t: int, B: int, D: int, C: int, copies: int = 1, dtype: torch.dtype = torch.float32) -> Roofline:
     """Dropout and Linear D -> C in t passes: features, weights and outputs once each; t matrix products."""
     return Roofline(bytes=dtype.itemsize * (copies * B * D + C * D + t * B * C), flops=2 * t * B * D * C)

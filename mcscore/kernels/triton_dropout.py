@@ -33,7 +33,7 @@ _PROGRAMS = 1024  # a few waves on the largest GPUs; a call with fewer programs 
 
 
 @triton.jit
-def _locate(block, groups, ROW: tl.constexpr, V: tl.constexpr, GROUPS: tl.constexpr):
+def locate(block, groups, ROW: tl.constexpr, V: tl.constexpr, GROUPS: tl.constexpr):
     """Item and first value within the item of each group of a block (GROUPS,); offset and validity of its V values."""
     PER_ROW: tl.constexpr = (ROW + V - 1) // V
     start = block.to(tl.int64) * GROUPS
@@ -60,7 +60,7 @@ def _dropout(
     DRAWS: tl.constexpr = V if I == 1 else 1  # of a group
     PER_ROW: tl.constexpr = (E * I + V - 1) // V
     program = tl.program_id(0)
-    item, first, exists, offset, valid = _locate(program % blocks, groups, E * I, V, GROUPS)
+    item, first, exists, offset, valid = locate(program % blocks, groups, E * I, V, GROUPS)
     item_id = tl.load(ids + item, mask=exists, other=0)
     one_pass = (groups // PER_ROW).to(tl.int64) * (E * I)
     start = program // blocks * share
@@ -81,7 +81,7 @@ def _keep_mask(
 ):  # fmt: skip
     PER_ROW: tl.constexpr = (E + V - 1) // V
     program = tl.program_id(0)
-    item, first, exists, offset, valid = _locate(program % blocks, groups, E, V, GROUPS)
+    item, first, exists, offset, valid = locate(program % blocks, groups, E, V, GROUPS)
     item_id = tl.load(ids + item, mask=exists, other=0)
     k = program // blocks
     site_pass = site | tl.load(passes + k).to(tl.int32)

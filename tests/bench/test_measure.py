@@ -24,6 +24,8 @@ SMALL = [
     "T2xB3xC1001",
     "T5xB9xE13xI4xP0.25",
     "T5xB9xE130xI1xP0.3",
+    "T5xB9xR131",
+    "T5xB9xR130xnormal",
     "T6xB5xD70xC11xP0.5",
     "T6xB5xD70xC11xP0.25xshared",
     "T6xB5xD70xC30xP0.5xown",
@@ -68,6 +70,7 @@ def test_errors_in_any_item_that_is_looked_at_are_seen(spec: Spec, monkeypatch: 
         "score_logits": (cases, "score_logits"),
         "moments": (cases.Moments, "compute"),
         "dropout": (cases.dropout, "masked_passes"),
+        "draw": (cases.draws, "draw_passes"),
         "dropout_linear": (cases.linear, "linear_passes"),
         "dropout_head": (cases.head, "dropout_head"),
     }

@@ -30,7 +30,7 @@ def test_a_shape_is_measured_for_every_kernel_that_takes_it() -> None:
         ("", "'' is no letter"),
         ("T20xC", "'C' is no letter with a number"),
         ("20xC3", "'20' is no letter"),
-        ("T20xcold", "'cold' is no letter with a number, nor own or shared"),
+        ("T20xcold", "'cold' is no letter with a number, nor normal or own or shared"),
         ("T20xC3xC4", "'C4' comes twice"),
         ("T2xD3xC4xsharedxshared", "'shared' comes twice"),
         ("T2.5xC3", "T must be a whole number"),
@@ -52,6 +52,7 @@ def test_every_form_has_a_builder_and_default_cases() -> None:
     assert {spec.kernel for spec in default_specs("cuda")} == {
         "score_logits",
         "dropout",
+        "draw",
         "dropout_linear",
         "dropout_head",
     }

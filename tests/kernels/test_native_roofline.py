@@ -21,6 +21,8 @@ def test_counts_are_those_of_the_definition():
     assert roofline.score_logits(20, 1000, 10, half) == Roofline(20 * 1000 * 10 * 2 + 4 * 1000 * 3, 8 * 20 * 1000 * 10)
     assert roofline.moments(5, 3, 10, half) == Roofline(5 * 3 * 10 * 2 + 2 * 8 * 3 * (10 + 1), 8 * 5 * 3 * 10)
     assert roofline.dropout(10, 3, 5, 7, half) == Roofline(bytes=11 * 3 * 5 * 7 * 2, flops=2 * 10 * 3 * 5 * 7)
+    assert roofline.draw(10, 3, 8, half, "uniform") == Roofline(bytes=10 * 3 * 8 * 2, flops=10 * 3 * 8)
+    assert roofline.draw(10, 3, 8, half, "normal") == Roofline(bytes=10 * 3 * 8 * 2, flops=25 * 10 * 3 * 4)
     assert roofline.dropout_linear(10, 3, 8, 4) == Roofline(bytes=4 * (24 + 32 + 120), flops=2 * 10 * 3 * 8 * 4)
     assert roofline.dropout_linear(10, 3, 8, 4, 10, half) == Roofline(2 * (240 + 32 + 120), 2 * 10 * 3 * 8 * 4)
     assert roofline.dropout_head(10, 3, 8, 4) == Roofline(bytes=4 * (24 + 32 + 9), flops=2 * 10 * 3 * 8 * 4)

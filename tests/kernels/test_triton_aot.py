@@ -24,6 +24,7 @@ import triton
 from aot import Machine, compiled
 from triton import knobs
 
+from mcscore.kernels.triton_draws import plan_draw
 from mcscore.kernels.triton_dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton_head import plan_head, plan_linear
 from mcscore.kernels.triton_launch import Launch
@@ -53,6 +54,11 @@ def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launc
 def _keep_mask(p: float) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     return plan_keep_mask(9, 3, passes, ids, 512, rate(p), "meta")[0]
+
+
+def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
+    return plan_draw(law, passes, ids, E, 9, 3, dtype, "meta")[0]
 
 
 def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...]) -> Launch:
@@ -98,6 +104,9 @@ CASES: dict[str, Callable[[], Launch]] = {
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
     "keep mask": case(_keep_mask, 0.25),
+    "uniform numbers": case(_draw, "uniform", torch.float32, 512),
+    "normal numbers": case(_draw, "normal", torch.float32, 512),
+    "normal numbers, odd rows": case(_draw, "normal", torch.bfloat16, 513),
     "head of 10 classes": case(_head, 10, torch.bfloat16, 0.25, LIGHT),
     "head of 100 classes": case(_head, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores": case(_head, 50, torch.float32, 0.25, ROWS),
@@ -114,10 +123,20 @@ NARROW_LOADS = {
     "507 classes, odd rows",
     "50000 classes, merge",
     "keep mask",
+    "uniform numbers",
+    "normal numbers",
+    "normal numbers, odd rows",
 }
 """Rows that do not start at 16 bytes, or nothing much to load."""
 COUNTED = [name for name in CASES if name.endswith((", bfloat16", ", float32"))]
-WIDE_STORES = {"dropout, 1 bit", "dropout, 16 bits", "dropout of channels", "keep mask"}
+WIDE_STORES = {
+    "dropout, 1 bit",
+    "dropout, 16 bits",
+    "dropout of channels",
+    "keep mask",
+    "uniform numbers",
+    "normal numbers",
+}
 
 
 def _compile(name: str, capability: int) -> Machine:
