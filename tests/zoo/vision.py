@@ -62,6 +62,13 @@ def small_convnext() -> nn.Module:
     return ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 2)], 0.3, 0.5, num_classes=3)
 
 
+def small_efficientnet() -> nn.Module:
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    stages = [MBConvConfig(1, 3, 1, 8, 8, 1, 1.0, 1.0), MBConvConfig(4, 3, 2, 8, 16, 2, 1.0, 1.0)]
+    return EfficientNet(stages, 0.2, 0.3, num_classes=3, last_channel=32)
+
+
 def small_swin() -> nn.Module:
     from torchvision.models import SwinTransformer
 
@@ -196,7 +203,7 @@ TORCHVISION = [
         ("SqueezeNet", torchvision("squeezenet1_1"), 64, {}),
         ("MobileNet v2", torchvision("mobilenet_v2", width_mult=0.35), 32, {}),
         ("MobileNet v3", torchvision("mobilenet_v3_small", width_mult=0.5), 32, {}),
-        ("EfficientNet", torchvision("efficientnet_b0", stochastic_depth_prob=0.3), 64, {}),
+        ("EfficientNet", small_efficientnet, 32, {}),
         ("ConvNeXt", small_convnext, 32, {}),
         ("Swin", small_swin, 32, {}),
         ("ViT", small_vit, 32, {}),
