@@ -8,18 +8,31 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..kernels.draws import draw as draw_op
+from ..kernels.draws import draws
 from ..kernels.dropout import Affine, drop, signed
 from ..kernels.dropout import dropout as dropout_op
 from ..kernels.linear import dropout_linear, dropout_linears
 from .discover import Site
+from .errors import RowsError
+from .kinds import Quiet
 
 
 class Masks(Protocol):
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         """``x`` with the masks of the site's passes applied."""
 
+    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        """The site's random numbers in the shape of ``like``."""
+
+    def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        """1 with probability p, else 0."""
+
     def holds(self, site: Site, x: Tensor) -> bool:
         """Has x room for the result, so that in-place dropout can be done in place?"""
+
+    def replicates(self, site: Site, x: Tensor) -> bool:
+        """Does the model see another shape behind the site than before it?"""
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same, fused into the Linear that follows."""
@@ -42,8 +55,18 @@ class Stream:
         )  # expanded: kernels see that the masks are shared
 
 
+class _Drawn:
+    """Bernoulli draws by the uniform ones, as PyTorch has them: 1 where u < p."""
+
+    def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        return (self.draw(site, like, "uniform") < p).to(like.dtype)
+
+    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class OnePass:
+class OnePass(_Drawn):
     """Under vmap: ``index`` stands for every pass at once, and tensors look as they do in a single pass."""
 
     stream: Stream
@@ -52,20 +75,30 @@ class OnePass:
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         ids, seed = self.stream.ids(site), signed(self.stream.seed)
         if site.axis is None:
-            return dropout_op(x[None], self.index, ids, 0, mask_rank + 1, seed, site.index, site.p, affine)[0]
+            return dropout_op(x[None], self.index, ids, 0, mask_rank + 1, seed, site.index, site.drop_p, affine)[0]
         copies_in(site, x, len(ids))
-        return dropout_op(x, self.index, ids, site.axis, mask_rank, seed, site.index, site.p, affine)
+        return dropout_op(x, self.index, ids, site.axis, mask_rank, seed, site.index, site.drop_p, affine)
+
+    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        ids, seed = self.stream.ids(site), signed(self.stream.seed)
+        if site.axis is None:
+            return draw_op(like[None], self.index, ids, 0, seed, site.index, law)[0]
+        copies_in(site, like, len(ids))
+        return draw_op(like, self.index, ids, site.axis, seed, site.index, law)
 
     def holds(self, site: Site, x: Tensor) -> bool:
         return False
 
+    def replicates(self, site: Site, x: Tensor) -> bool:
+        return False
+
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids = self.stream.ids(site)
-        return dropout_linear(x, self.index, ids, weight, bias, signed(self.stream.seed), site.index, site.p)
+        return dropout_linear(x, self.index, ids, weight, bias, signed(self.stream.seed), site.index, site.drop_p)
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(_Drawn):
     """A batch of B rows, or t*B rows, pass after pass."""
 
     stream: Stream
@@ -73,10 +106,10 @@ class Rows:
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         ids, t = self.stream.ids(site), self.passes_t.numel()
-        settings: dict[str, Any] = {"seed": self.stream.seed, "site": site.index, "p": site.p, "affine": affine}
+        settings: dict[str, Any] = {"seed": self.stream.seed, "site": site.index, "p": site.drop_p, "affine": affine}
         if site.axis is None:
             if t != 1:
-                raise RuntimeError(f"{site} has no batch dimension to hold several passes")
+                raise RowsError(f"{site} has no batch dimension to hold several passes")
             y = drop(x[None, None], self.passes_t, ids, copies=1, axis=0, mask_rank=mask_rank + 1, **settings)[0, 0]
         else:
             copies = copies_in(site, x, len(ids), t)
@@ -86,31 +119,96 @@ class Rows:
             y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
         return x.copy_(y) if inplace else y  # in-place dropout also changes what other names of x see
 
+    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        ids, t = self.stream.ids(site), self.passes_t.numel()
+        shape = list(like.shape)
+        if site.axis is None:
+            if t != 1:
+                raise RowsError(f"{site} has no batch dimension to hold several passes")
+            shape = [1, *shape]
+        else:
+            copies_in(site, like, len(ids), t)
+            shape[site.axis] = len(ids) * site.rows
+        settings: dict[str, Any] = {"axis": site.axis or 0, "seed": self.stream.seed, "site": site.index, "law": law}
+        z_t = draws(shape, self.passes_t, ids, **settings, dtype=like.dtype, device=like.device)
+        if site.axis is None:
+            return z_t[0, 0]
+        return z_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
+
     def holds(self, site: Site, x: Tensor) -> bool:
         t = self.passes_t.numel()
         return site.axis is None or t == 1 or copies_in(site, x, len(self.stream.ids_B), t) == t
+
+    def replicates(self, site: Site, x: Tensor) -> bool:
+        return not self.holds(site, x)
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids, t = self.stream.ids(site), self.passes_t.numel()
         copies = copies_in(site, x, len(ids), t)
         x_s = x.reshape(copies, len(ids), *x.shape[1:])
-        y_t = dropout_linears(x_s, self.passes_t, ids, weight, bias, signed(self.stream.seed), site.index, site.p)
+        y_t = dropout_linears(x_s, self.passes_t, ids, weight, bias, signed(self.stream.seed), site.index, site.drop_p)
         return y_t.flatten(0, 1)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One pass in which nothing is dropped but everything of one site (None: nothing at all)."""
+class Fixed:
+    """One pass in which nothing is random, but one site (None: no site) is at its other end: drops everything, or draws otherwise.
 
-    name: str | None
+    With ``scales`` each masked tensor is multiplied by a number of its own, so that gradients tell which sites matter.
+    """
+
+    quiet: Quiet
+    name: str | None = None
+    scales: dict[str, Tensor] | None = None
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+        if self.scales is not None:
+            self.scales[site.name] = scale = torch.ones((), dtype=x.dtype, device=x.device, requires_grad=True)
+            return x * scale
         if site.name != self.name:
             return x
         return x.zero_() if inplace else torch.zeros_like(x)
 
+    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        z = self.quiet.draw(like, law)
+        return z if site.name != self.name else 1.0 - z
+
+    def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        z = self.quiet.bernoulli(like, p)
+        return z if site.name != self.name else (z < 0.5).to(z.dtype)
+
+    def holds(self, site: Site, x: Tensor) -> bool:
+        return self.scales is None
+
+    def replicates(self, site: Site, x: Tensor) -> bool:
+        return False
+
+    def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise AssertionError("no site waits for its Linear in this pass")
+
+
+@dataclass(frozen=True)
+class OnlySite:
+    """One pass in which one site alone is random."""
+
+    rows: Rows
+    name: str
+    quiet: Quiet
+
+    def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+        return self.rows.drop(site, x, mask_rank, affine, inplace) if site.name == self.name else x
+
+    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        return self.rows.draw(site, like, law) if site.name == self.name else self.quiet.draw(like, law)
+
+    def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        return self.rows.bernoulli(site, like, p) if site.name == self.name else self.quiet.bernoulli(like, p)
+
     def holds(self, site: Site, x: Tensor) -> bool:
         return True
+
+    def replicates(self, site: Site, x: Tensor) -> bool:
+        return False
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise AssertionError("no site waits for its Linear in this pass")
@@ -122,4 +220,18 @@ def copies_in(site: Site, x: Tensor, B: int, t: int = 1) -> int:
     n = x.shape[site.axis]
     if n in (B * site.rows, t * B * site.rows):
         return n // (B * site.rows)
-    raise RuntimeError(f"{site}: dimension {site.axis} of {tuple(x.shape)} does not hold {B} items of {site.rows} rows")
+    raise RowsError(
+        f"{site}: dimension {site.axis} of {tuple(x.shape)} does not hold {B} items of {site.rows} row{'s' * (site.rows > 1)}, as it "
+        "did when the sites were found. Give the layer all rows of all items whatever they hold (experts: route by weights), or leave "
+        "it off with sites=[...]"
+    )
+
+
+def check_shape(site: Site, x: Tensor) -> None:
+    """RowsError unless an item's values at the site have the shape with which their mask elements were numbered."""
+    if tuple(n for d, n in enumerate(x.shape) if d != site.axis) != site.item_shape:
+        raise RowsError(
+            f"{site}: its tensor is {tuple(x.shape)}, but an item's part was {site.item_shape} when the sites were found (items in "
+            f"dimension {site.axis}). Mask elements would be numbered otherwise, and scores would depend on the batch. Pad all items "
+            "to one length or size in the transform; for another size of all items call prepare() anew"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,28 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .discover import evaluating
-from .intercept import Interceptor, call_model
+from .intercept import Call, Interceptor, call_model
+from .kinds import Quiet
+from .passes import quietly
+from .state import evaluating
 
 
-def embeddings(model: nn.Module, inputs: Any, name: str | None) -> npt.NDArray[np.float32]:
-    """(B, D) float32 from one deterministic pass: the input of the last Linear, or the output of the module ``name``."""
+def embeddings(
+    model: nn.Module, inputs: Any, name: str | None, quiet: Quiet, written: Sequence[str] = ()
+) -> npt.NDArray[np.float32]:
+    """(B, D) float32 from one deterministic pass: the input of the last Linear, or the output of the module ``name``.
+
+    Every site is off, also in a model that drops in evaluation. quiet: the constants in place of draws. written: see ``Snapshot``.
+    """
     last: list[Tensor] = []
+
+    def handler(call: Call) -> Any:
+        return quietly(call, quiet)
+
     if name is not None:
         handle = dict(model.named_modules())[name].register_forward_hook(lambda _m, _i, out: last.append(out))
         try:
-            with evaluating(model):
+            with evaluating(model, (), written), Interceptor(model, handler):
                 call_model(model, inputs)
         finally:
             handle.remove()
@@ -32,7 +43,7 @@ def embeddings(model: nn.Module, inputs: Any, name: str | None) -> npt.NDArray[n
                     last[:] = [args[0] if args else kwargs["input"]]
                 return func(*args, **kwargs)
 
-        with evaluating(model), LastLinear(model, lambda call: call.execute()):
+        with evaluating(model, (), written), LastLinear(model, handler):
             call_model(model, inputs)
     if not last or not isinstance(last[0], Tensor):
         raise ValueError(

@@ -2,7 +2,7 @@
 
 A site that may wait gives the model an alias of its input and a note that the dropout is still to come. Changes of shape that keep
 each item's values in order pass the note on, F.linear redeems it with the fused kernel, and anything else gets the dropped tensor it
-would have got, once. Sites whose output meets anything else are not made to wait again. As every way to run is compared with one pass
+would have got, once. Where dropping replicates the batch, a question about the shape gets it too: the answer of the alias would be wrong. Sites whose output meets anything else are not made to wait again. As every way to run is compared with one pass
 at a time before it is used, a model that gets around the notes is found out.
 
 In-place dropout leaves a note on its input itself, where that cannot hold the results of several passes.
@@ -24,6 +24,8 @@ from .discover import Site
 from .precision import Lower
 
 _RESHAPES = {Tensor.flatten, torch.flatten, Tensor.reshape, torch.reshape, Tensor.view, Tensor.contiguous}
+# Of these the answer or the result does not name the number of rows, unless flatten begins at dimension 0 (then they clash).
+_KEEPING_ROWS = {Tensor.flatten, torch.flatten, Tensor.contiguous, Tensor.dim, Tensor.is_floating_point, F.linear}
 _QUESTIONS = {
     Tensor.size,
     Tensor.dim,
@@ -37,7 +39,7 @@ _QUESTIONS = {
 
 def may_wait(site: Site, x: Tensor) -> bool:
     """The first dimension holds the items and nothing else."""
-    return site.axis == 0 and site.rows == 1 and x.ndim >= 2 and 0.0 < site.p < 1.0
+    return site.axis == 0 and site.rows == 1 and x.ndim >= 2 and 0.0 < site.drop_p < 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class _Note:
     alias: Tensor  # undropped; also keeps its id from being used again
     drop: Callable[[], Tensor]  # the tensor the model would have got
     fusable: bool  # may a Linear take it over?
+    replicates: bool  # has the dropped tensor another shape?
     dropped: Tensor | None = None
 
     def redeem(self) -> Tensor:
@@ -80,10 +83,12 @@ class Waiting:
         self.last: FusedLinear | None = None
         self.met: set[str] = set()  # sites whose output met something else
 
-    def wait(self, site: Site, x: Tensor, drop: Callable[[], Tensor], inplace: bool, fusable: bool) -> Tensor:
+    def wait(
+        self, site: Site, x: Tensor, drop: Callable[[], Tensor], *, inplace: bool, fusable: bool, replicates: bool
+    ) -> Tensor:
         """An alias of x to go on with; of in-place dropout x itself, whose every later use is then a use of the note."""
         alias = x if inplace else x.view_as(x)
-        self._notes[id(alias)] = _Note(site, alias, drop, fusable)
+        self._notes[id(alias)] = _Note(site, alias, drop, fusable, replicates)
         return alias
 
     def call(
@@ -93,7 +98,7 @@ class Waiting:
         if not self._mentioned(args) and not self._mentioned(kwargs.values()):
             return execute(func, args, kwargs)
         note = self._notes.get(id(args[0])) if args else None
-        if note is not None:
+        if note is not None and (not note.replicates or func in _KEEPING_ROWS):
             if func in _QUESTIONS or func.__name__ == "__get__":
                 answer = execute(func, args, kwargs)
                 if not isinstance(answer, Tensor):  # x.T and x.data are no questions
@@ -102,7 +107,11 @@ class Waiting:
                 alias = execute(func, args, kwargs)
                 if alias.shape[0] == note.alias.shape[0]:
                     self._notes[id(alias)] = _Note(
-                        note.site, alias, lambda: func(note.redeem(), *args[1:], **kwargs), note.fusable
+                        note.site,
+                        alias,
+                        lambda: func(note.redeem(), *args[1:], **kwargs),
+                        note.fusable,
+                        note.replicates,
                     )
                     return alias
             if func is F.linear and note.fusable and note.dropped is None and note.alias.ndim > 1:
@@ -119,7 +128,7 @@ class Waiting:
         x = note.alias
         if self._lower is not None:
             x, weight, bias = self._lower.fused(x, weight, bias)
-        if not self._fuses(x, weight, note.site.p):
+        if not self._fuses(x, weight, note.site.drop_p):
             return None
         y = self._linear(note.site, x, weight, bias)
         if self._lower is not None:

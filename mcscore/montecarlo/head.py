@@ -37,5 +37,5 @@ class Head:
             link=link,
             seed=self.stream.seed,
             site=site.index,
-            p=site.p,
+            p=site.drop_p,
         )

@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .kinds import BY_FUNCTION, UNDRIVEN, WEIGHTS, Kind, undriven_is_live
+from .draws import DRAWS
+from .kinds import KINDS, RECURRENT, UNDRIVEN, WEIGHTS, Kind, check_states, undriven_is_live
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,33 @@ def _without_dispatch(function: Any) -> Callable[..., Any]:
     return twin
 
 
-# PyTorch offers these to a mode as one call each; the dropout is inside.
-_COMPOSITE = {F.multi_head_attention_forward: _without_dispatch(F.multi_head_attention_forward)}
-_NORMALISATION = {F.batch_norm: "training", F.instance_norm: "use_input_stats"}
+def _with_aten(functions: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The table, reached by torch.ops.aten's names of the same operations too."""
+    both = dict(functions)
+    for function, entry in functions.items():
+        packet = getattr(torch.ops.aten, function.__name__, None)
+        if packet is not None and type(function) is not types.FunctionType:
+            both.setdefault(packet, entry)
+            for overload in packet.overloads():
+                both.setdefault(getattr(packet, overload), entry)
+    return both
 
 
-def is_normalisation(module: nn.Module) -> bool:
+BY_FUNCTION: dict[Any, Kind] = _with_aten({function: kind for kind in (*KINDS, *DRAWS) for function in kind.functions})
+"""Recognized by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
+_UNDRIVEN = _with_aten(dict.fromkeys(UNDRIVEN))
+
+# PyTorch offers these to a mode as one call each; the randomness is inside.
+_COMPOSITE = {
+    F.multi_head_attention_forward: _without_dispatch(F.multi_head_attention_forward),
+    F.gumbel_softmax: _without_dispatch(F.gumbel_softmax),
+    nn.init.uniform_: nn.init._no_grad_uniform_,
+    nn.init.normal_: nn.init._no_grad_normal_,
+}
+_NORMALIZATION = {F.batch_norm: "training", F.instance_norm: "use_input_stats"}
+
+
+def is_normalization(module: nn.Module) -> bool:
     """Layers that would estimate statistics in training mode: anything that keeps a running mean."""
     return hasattr(module, "running_mean")
 
@@ -95,7 +118,7 @@ class Interceptor(TorchFunctionMode):
         if func in _COMPOSITE:
             with self:
                 return _COMPOSITE[func](*args, **kwargs)
-        if func in UNDRIVEN:
+        if func in _UNDRIVEN:
             return self.stochastic(self._call(func, None, kwargs, undriven_is_live(func, args, kwargs), args, kwargs))
         return self.other(func, args, kwargs)
 
@@ -106,7 +129,7 @@ class Interceptor(TorchFunctionMode):
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Everything that is not stochastic."""
-        return func(*args, **kwargs)
+        return plainly(func, args, kwargs)
 
     def _call(
         self,
@@ -146,10 +169,12 @@ _SINGLE_PURPOSE = (
 )
 
 
-def without_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Execute ``func``; a functional normalisation with running statistics is kept in evaluation, so no statistic moves."""
-    flag = _NORMALISATION.get(func)
+def plainly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Execute ``func``; a functional normalization with running statistics is kept in evaluation, so no statistic moves."""
+    flag = _NORMALIZATION.get(func)
     if flag is None:
+        if func in RECURRENT:
+            check_states(func, args)
         return func(*args, **kwargs)
     names = func.__code__.co_varnames[: func.__code__.co_argcount]
     bound: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}

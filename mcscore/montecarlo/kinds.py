@@ -1,9 +1,9 @@
 """The kinds of call that make a forward pass stochastic: how each is recognised, what it masks and how it is driven.
 
 One table, ``KINDS``, read by discovery, by the passes and by the tests. A kind's ``run`` computes what the call would
-return in training, but takes its masks from ``mask(tensor, mask_rank, affine)``: the first ``mask_rank`` dimensions
-of the tensor have mask elements of their own, the others share them. Discovery passes a ``mask`` that only looks;
-scoring passes one that drops.
+return in training, but takes its masks from ``source(tensor, mask_rank, affine)``: the first ``mask_rank`` dimensions
+of the tensor have mask elements of their own, the others share them. Discovery passes a source that only looks;
+scoring passes one that drops. Calls that draw their random numbers by hand are in ``draws``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,53 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels.dropout import Affine, alpha, indicator, plain
 
 AffineOf = Callable[[float], Affine]
 
 
-class Mask(Protocol):
-    """``part`` tells the sites of one call apart: a recurrent net drops between each two of its layers."""
+class Source(Protocol):
+    """Where a call takes its randomness from."""
 
-    def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor: ...
+    def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+        """``x`` masked. ``part`` tells the sites of one call apart: a recurrent net drops between each two of its layers."""
+
+    def draw(self, like: Tensor, law: str) -> Tensor:
+        """Random numbers of the law "uniform" (on [0, 1)) or "normal" (standard), of the shape and dtype of ``like``."""
+
+    def bernoulli(self, like: Tensor, p: float | Tensor) -> Tensor:
+        """1 with probability p, else 0, of the shape and dtype of ``like``."""
+
+    def fill(self, x: Tensor, value: Tensor) -> Tensor:
+        """``x`` after ``value`` was written into it."""
+
+
+class Quiet:
+    """The source of a pass in which nothing is random: masks keep everything, and each draw is a constant.
+
+    uniform: the constant of uniform draws; None: the largest number below 1. hit: that of Bernoulli draws; None: their mean.
+    """
+
+    def __init__(self, uniform: float | None = None, hit: float | None = 1.0) -> None:
+        self.uniform, self.hit = uniform, hit
+
+    def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+        # A model may assign the result where a Parameter is not allowed, as fastai's WeightDropout does.
+        return x.view_as(x) if isinstance(x, nn.Parameter) else x
+
+    def draw(self, like: Tensor, law: str) -> Tensor:
+        below_1 = 1.0 - torch.finfo(like.dtype).eps / 2
+        return torch.full_like(like, 0.0 if law == "normal" else below_1 if self.uniform is None else self.uniform)
+
+    def bernoulli(self, like: Tensor, p: float | Tensor) -> Tensor:
+        if self.hit is None:
+            return torch.zeros_like(like) + p
+        return torch.full_like(like, self.hit)
+
+    def fill(self, x: Tensor, value: Tensor) -> Tensor:
+        return x.copy_(value)
 
 
 Arguments = Mapping[str, Any]
@@ -37,14 +73,14 @@ class Kind:
     name: str
     functions: tuple[Callable[..., Any], ...]
     parameters: tuple[tuple[str, Any], ...]  # names and defaults, in the order of the function's own signature
-    probability: Callable[[Arguments], float]  # of dropping
+    probability: Callable[[Arguments], float | None]  # of dropping; of drawing 1; None: not one number
     live: Callable[[Arguments], bool]  # would the call, as it stands, drop anything?
-    run: Callable[[Arguments, Mask], Any]
+    run: Callable[[Arguments, Source], Any]
     masks: str  # what one mask element covers, for people
     may_wait: bool = False  # run ends in the mask of single values, so a Linear that follows could take it over
-    covers: Callable[[tuple[Any, ...], Mapping[str, Any]], bool] = lambda _args, _kwargs: (
-        True
-    )  # False: a form of the call not driven
+    # False: a form of the call that is not driven
+    covers: Callable[[tuple[Any, ...], Mapping[str, Any]], bool] = lambda _args, _kwargs: True
+    draws: bool = False  # random numbers drawn by hand (``draws``), not masks
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         bound = dict(self.parameters)
@@ -52,8 +88,9 @@ class Kind:
         bound.update(kwargs)
         return bound
 
-    def without_dropping(self, call: Arguments) -> Any:
-        return self.run(call, lambda x, *_args, **_kwargs: x)
+    def quietly(self, call: Arguments, quiet: Quiet) -> Any:
+        """What the call gives when nothing is random."""
+        return self.run(call, quiet)
 
 
 _REQUIRED: Any = object()
@@ -63,36 +100,37 @@ def _training(call: Arguments) -> bool:
     return bool(call.get("training", call.get("train"))) and call["p"] > 0.0
 
 
-def _elementwise(call: Arguments, mask: Mask) -> Tensor:
+def _elementwise(call: Arguments, source: Source) -> Tensor:
     x = call["input"]
-    return mask(x, x.ndim, plain, call.get("inplace", False))
+    return source(x, x.ndim, plain, call.get("inplace", False))
 
 
-def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Mask], Tensor]:
+def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Source], Tensor]:
     """Feature dropout masks (N, C); of the rank that PyTorch reads as one unbatched item, (C, ...), the first dimension alone."""
 
-    def run(call: Arguments, mask: Mask) -> Tensor:
+    def run(call: Arguments, source: Source) -> Tensor:
         x = call["input"]
-        return mask(x, 1 if x.ndim == unbatched_rank else 2, plain, call.get("inplace", False))
+        return source(x, 1 if x.ndim == unbatched_rank else 2, plain, call.get("inplace", False))
 
     return run
 
 
-def _alpha(mask_rank: int | None) -> Callable[[Arguments, Mask], Tensor]:
-    def run(call: Arguments, mask: Mask) -> Tensor:
+def _alpha(mask_rank: int | None) -> Callable[[Arguments, Source], Tensor]:
+    def run(call: Arguments, source: Source) -> Tensor:
         x = call["input"]
-        return mask(x, mask_rank or x.ndim, alpha, call.get("inplace", False))
+        return source(x, mask_rank or x.ndim, alpha, call.get("inplace", False))
 
     return run
 
 
-def _bernoulli(call: Arguments, mask: Mask) -> Tensor:
-    """A 0/1 keep pattern drawn by hand (torchvision's StochasticDepth, timm's DropPath): kept with the probability asked for."""
+def _native(call: Arguments, source: Source) -> tuple[Tensor, Tensor]:
+    """torch.native_dropout also returns which values it kept."""
     x = call["input"]
-    return mask(torch.ones_like(x), x.ndim, indicator)
+    keep = source(torch.ones_like(x), x.ndim, indicator)
+    return x * keep * plain(call["p"])[0], keep.bool()
 
 
-def _attention(call: Arguments, mask: Mask) -> Tensor:
+def _attention(call: Arguments, source: Source) -> Tensor:
     """scaled_dot_product_attention by its definition, so that the weights (..., L, S) exist to be masked."""
     q, k, v = call["query"], call["key"], call["value"]
     if call["enable_gqa"]:
@@ -107,13 +145,13 @@ def _attention(call: Arguments, mask: Mask) -> Tensor:
     if bias is not None:
         logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
     weights = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
-    return mask(weights, weights.ndim, plain) @ v
+    return source(weights, weights.ndim, plain) @ v
 
 
-def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]:
+def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, Source], Any]:
     """A stack of recurrent layers one at a time, with the dropout between them where masks can reach it."""
 
-    def run(call: Arguments, mask: Mask) -> Any:
+    def run(call: Arguments, source: Source) -> Any:
         layers, directions = call["num_layers"], 1 + call["bidirectional"]
         states = [call["hx"]] if isinstance(call["hx"], Tensor) else list(call["hx"])
         per_layer = len(call["params"]) // layers
@@ -135,7 +173,7 @@ def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]
             )
             finals.append(final)
             if layer < layers - 1:
-                x = mask(x, x.ndim, plain, part=layer)
+                x = source(x, x.ndim, plain, part=layer)
         # Layers below the first mask may hold fewer rows than those above (one copy of the batch, not one per pass).
         rows = finals[-1][0].shape[1]
         columns = [
@@ -162,12 +200,8 @@ def _aten_like(name: str, functions: tuple[Any, ...], run: Any, masks: str) -> K
     return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks, run is _elementwise)
 
 
-def _aten_inplace(run: Callable[[Arguments, Mask], Any]) -> Callable[[Arguments, Mask], Any]:
-    return lambda call, mask: run({**call, "inplace": True}, mask)
-
-
-def _keep_probability(call: Arguments) -> float:
-    return 1.0 - float(call["p"]) if isinstance(call["p"], (int, float)) else math.nan
+def _aten_inplace(run: Callable[[Arguments, Source], Any]) -> Callable[[Arguments, Source], Any]:
+    return lambda call, source: run({**call, "inplace": True}, source)
 
 
 _RECURRENT_PARAMETERS = (
@@ -214,14 +248,13 @@ KINDS: tuple[Kind, ...] = (
         "one attention weight",
     ),
     Kind(
-        "bernoulli_",
-        (Tensor.bernoulli_,),
-        (("input", _REQUIRED), ("p", 0.5)),
-        _keep_probability,
-        lambda call: True,
-        _bernoulli,
-        "one drawn value",
-        covers=lambda args, kwargs: isinstance((*args[1:], kwargs.get("p", 0.5))[0], (int, float)),
+        "dropout",
+        (torch.native_dropout,),
+        (("input", _REQUIRED), ("p", _REQUIRED), ("train", _REQUIRED)),
+        lambda call: call["p"],
+        lambda call: call["train"] is not False and call["p"] > 0.0,
+        _native,
+        "one value",
     ),
     *(
         Kind(
@@ -240,9 +273,9 @@ KINDS: tuple[Kind, ...] = (
 """Recognised by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
 
 
-def _weights(function: Callable[..., Any]) -> Callable[[Arguments, Mask], Any]:
-    def run(call: Arguments, mask: Mask) -> Any:
-        weight = mask(call["weight"], call["weight"].ndim, plain)
+def _weights(function: Callable[..., Any]) -> Callable[[Arguments, Source], Any]:
+    def run(call: Arguments, source: Source) -> Any:
+        weight = source(call["weight"], call["weight"].ndim, plain)
         rest = {name: value for name, value in call.items() if name not in ("input", "weight", "p")}
         return function(call["input"], weight, **rest)
 
@@ -275,18 +308,17 @@ WEIGHTS: dict[Any, Kind] = {
 
 UNDRIVEN: frozenset[Any] = frozenset(
     {
-        torch.bernoulli,
-        Tensor.bernoulli,
+        torch.bernoulli,  # these with out=, which the draws do not cover
         torch.rand,
-        torch.rand_like,
         torch.randint,
-        torch.randint_like,
         torch.randn,
-        torch.randn_like,
-        torch.randperm,
         torch.normal,
+        torch.randperm,
         torch.multinomial,
         torch.poisson,
+        torch.binomial,
+        torch._standard_gamma,
+        torch._sample_dirichlet,
         torch.rrelu,
         torch.rrelu_,
         torch.lstm,
@@ -294,27 +326,20 @@ UNDRIVEN: frozenset[Any] = frozenset(
         torch.rnn_tanh,
         torch.rnn_relu,
         F.rrelu,
-        F.gumbel_softmax,
         F.fractional_max_pool2d,
         F.fractional_max_pool3d,
-        Tensor.bernoulli_,
-        Tensor.uniform_,
-        Tensor.normal_,
         Tensor.random_,
-        Tensor.exponential_,
-        Tensor.cauchy_,
-        Tensor.log_normal_,
-        Tensor.geometric_,
         Tensor.multinomial,
     }
 )
-"""Other sources of randomness: in a training-mode probe they are named in an error instead of being left out in silence."""
-_RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+"""Other sources of randomness: named in an error instead of being left out in silence. The list is for good messages alone: what it
+lacks is found because the generators have moved (``generators``)."""
+RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 
 
 def undriven_is_live(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Random only if it would be: a recurrent net without dropout or out of training, an rrelu out of training, are not."""
-    if func in _RECURRENT:
+    """Whether the call is random as it stands: a recurrent net without dropout or out of training, an rrelu out of training, are not."""
+    if func in RECURRENT:
         # (input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first), packed: (data,
         # batch_sizes, hx, ...)
         numbers = [a for a in args if isinstance(a, (bool, int, float)) and not isinstance(a, Tensor)]
@@ -325,4 +350,15 @@ def undriven_is_live(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return True
 
 
-BY_FUNCTION: dict[Any, Kind] = {function: kind for kind in KINDS for function in kind.functions}
+def check_states(func: Any, args: tuple[Any, ...]) -> None:
+    """RuntimeError if a recurrent call has states for another number of items than its input: PyTorch does not check, and
+    reads beyond them."""
+    if (
+        func not in RECURRENT or len(args) < 9 or isinstance(args[3], (list, tuple))
+    ):  # packed: PyTorch made the states itself
+        return
+    x, states, batch_first = args[0], args[1], args[8]
+    for state in [states] if isinstance(states, Tensor) else states:
+        rows = x.shape[0 if batch_first else 1] if x.ndim == 3 else 1
+        if state.ndim == 3 and state.shape[1] != rows:
+            raise RuntimeError(f"{func.__name__} gets {rows} items and states for {state.shape[1]}")

@@ -21,17 +21,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from ..kernels import backends
 from ..kernels.linear import fuses
-from .apply import Cut, Masks, OnePass, Rows, Stream
+from .apply import Fixed, Masks, OnePass, OnlySite, Rows, Stream, check_shape
 from .compiled import CompiledPasses
-from .discover import Discovery, Site, SiteError, call_name, evaluating, part_name
+from .discover import Discovery, Site, call_name, part_name
+from .errors import RowsError, SiteError
 from .fuse import Waiting, may_wait
 from .head import Head
-from .intercept import Call, Interceptor, call_model
-from .kinds import AffineOf
+from .intercept import Call, Interceptor, call_model, plainly
+from .kinds import AffineOf, Quiet
+from .state import evaluating
 from .precision import Lower
 from .tape import Tape, TapeError
 
@@ -78,6 +80,7 @@ class _Driven(Interceptor):
         sites = {site.name: site for site in found.sites}
         self._sites, self._masks, self._tape, self._fused = sites, masks, tape, fused
         self._active = {call_name(name) for name, site in sites.items() if site.active}
+        self._found, self._model = found, model
         self._lower = lower
         self.waiting = Waiting(masks.linear, fuses, lower)
         self.fired: set[str] = set()
@@ -91,45 +94,45 @@ class _Driven(Interceptor):
     def _execute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         def execute() -> Any:
             if self._lower is None:
-                return func(*args, **kwargs)
+                return plainly(func, args, kwargs)
             lowered, named = self._lower.operands(func, (args, dict(kwargs)))
-            return func(*lowered, **named)
+            return plainly(func, lowered, named)
 
         return execute() if self._tape is None else self._tape.call(func, args, kwargs, execute)
 
     def stochastic(self, call: Call) -> Any:
         first = self._sites.get(call.name)
         if first is None:
-            if call.live:
-                raise SiteError(
-                    f"{call.name} ({call.function.__name__}) is random in scoring but did not show in the probe; "
-                    "a model whose number of dropout calls depends on its input cannot be scored reproducibly"
-                )
-            return self.other(call.function, call.args, call.kwargs)
+            return self._stranger(call)
         kind = call.kind
-        assert kind is not None
-        if kind.probability(call.arguments) != first.model_p:
-            raise SiteError(f"{first} was called with p={kind.probability(call.arguments):g} in scoring")
+        if kind is None:
+            raise SiteError(f"{first} was called in a form that masks cannot drive ({call.function.__name__})")
         arguments = self.waiting.redeem_arguments(call.arguments)
         if self._lower is not None:
             arguments = self._lower.operands(call.function, dict(arguments))
         if call.name not in self._active:
-            return self.other(kind.without_dropping, (arguments,), {})
+            return self.other(kind.quietly, (arguments, self._found.quiet), {})
+        if (p := kind.probability(call.arguments)) != first.model_p:
+            raise SiteError(f"{first} was called with p={p} in scoring, with {first.model_p} when the sites were found")
+        return kind.run(arguments, _Driver(self, call))
 
-        def mask(x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
-            site = self._sites[part_name(call.name, part)]
-            if not site.active:
-                return x
-            self._fire(site)
-            drop = functools.partial(self._masks.drop, site, x, mask_rank, affine(site.p))
-            fusable = site.name in self._fused and kind.may_wait and may_wait(site, x)
-            if inplace and self._masks.holds(site, x):
-                return drop(inplace=True)
-            if inplace or fusable:
-                return self.waiting.wait(site, x, functools.partial(drop, inplace=False), inplace, fusable)
-            return drop(inplace=False)
-
-        return kind.run(arguments, mask)
+    def _stranger(self, call: Call) -> Any:
+        """A call that the probe did not meet. It is never left undropped in silence."""
+        kind = call.kind
+        if kind is None:
+            drops = call.live
+        else:
+            p = kind.probability(call.arguments)
+            drops = call.name not in self._found.idle and (kind.draws or call.live or bool(p))
+            if drops and not self._found.wants(call.name):  # the user left it off
+                return self.other(kind.quietly, (call.arguments, self._found.quiet), {})
+        if drops or (call.name in self._found.idle and call.live):
+            raise SiteError(
+                f"{call.name} ({call.function.__name__}) would drop, but the first items did not reach it: which dropout a model calls "
+                "must not depend on its items (loops over the items' own lengths, experts that only some items reach). Pad all items to "
+                "one length in the transform, or leave it off by choosing the others with sites=[...]"
+            )
+        return self.other(call.function, call.args, call.kwargs)
 
     def _fire(self, site: Site) -> None:
         self.fired.add(site.name)
@@ -137,12 +140,62 @@ class _Driven(Interceptor):
             self._tape.site()
 
     def check(self, model: nn.Module) -> None:
+        """SiteError if a site did not fire, unless the model decided so by a number that was drawn (LayerDrop)."""
+        if self.reads and any(site.draws and site.active for site in self._sites.values()):
+            return
         silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
         if silent:
             raise SiteError(
                 f"{', '.join(silent)} of {type(model).__name__} never fired in scoring. Its passes would be too much alike; "
                 "is the module skipped for some inputs, or replaced by a fused or compiled version?"
             )
+
+
+class _Driver:
+    """The source of one call: the masks and draws of its sites."""
+
+    def __init__(self, driven: _Driven, call: Call) -> None:
+        self._driven, self._call = driven, call
+
+    def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+        driven, kind = self._driven, self._call.kind
+        assert kind is not None
+        site = driven._sites[part_name(self._call.name, part)]
+        if not site.active:
+            return x
+        assert site.p is not None
+        check_shape(site, x)
+        driven._fire(site)
+        drop = functools.partial(driven._masks.drop, site, x, mask_rank, affine(site.p))
+        fusable = site.name in driven._fused and kind.may_wait and may_wait(site, x)
+        if inplace and driven._masks.holds(site, x):
+            return drop(inplace=True)
+        if inplace or fusable:
+            replicates = driven._masks.replicates(site, x)
+            later = functools.partial(drop, inplace=False)
+            return driven.waiting.wait(site, x, later, inplace=inplace, fusable=fusable, replicates=replicates)
+        return drop(inplace=False)
+
+    def _drawn(self, like: Tensor) -> Site:
+        site = self._driven._sites[self._call.name]
+        check_shape(site, like)
+        self._driven._fire(site)
+        return site
+
+    def draw(self, like: Tensor, law: str) -> Tensor:
+        return self._driven._masks.draw(self._drawn(like), like, law)
+
+    def bernoulli(self, like: Tensor, p: float | Tensor) -> Tensor:
+        return self._driven._masks.bernoulli(self._drawn(like), like, p)
+
+    def fill(self, x: Tensor, value: Tensor) -> Tensor:
+        driven, site = self._driven, self._driven._sites[self._call.name]
+        if driven._masks.holds(site, x):
+            return x.copy_(value)
+        if x._base is not None or any(x is tensor for tensor in driven._model.buffers()):
+            raise RuntimeError(f"{site} fills a part of another tensor in place, which holds one pass at a time")
+        replicates = driven._masks.replicates(site, x)
+        return driven.waiting.wait(site, x, lambda: value, inplace=True, fusable=False, replicates=replicates)
 
 
 class Passes:
@@ -175,11 +228,9 @@ class Passes:
         """One pass with every dropout off."""
 
         def handler(call: Call) -> Any:
-            if call.name not in self._sites or call.kind is None:
-                return call.execute()
-            return call.kind.without_dropping(call.arguments)
+            return quietly(call, self.found.quiet)
 
-        with evaluating(self.model, self.found.training), Interceptor(self.model, handler, self.found.weight_p):
+        with evaluating(self.model, (), self.found.written), Interceptor(self.model, handler, self.found.weight_p):
             return call_model(self.model, inputs)
 
     def head(self, inputs: Any, ids_B: Tensor) -> Head | None:
@@ -229,7 +280,7 @@ class Passes:
         assert self._compile_for is not None
         passes_t = torch.arange(self._compile_for[1], device=ids_B.device)
         run = {"vmap": self._vmap, "fork": self._fork, "repeat": self._repeat}[path]
-        flipped = tree_map_only(Tensor, lambda x: x.flip(0) if x.ndim and len(x) == len(ids_B) else x, inputs)
+        flipped = self._each_batch(inputs, len(ids_B), lambda x: x.flip(0))
         try:
             compiled = CompiledPasses(lambda x, ids, t: run(x, ids, t, None), inputs, ids_B, passes_t)
             (ours,) = compiled.chunks(flipped, ids_B, [passes_t.flip(0)])
@@ -257,9 +308,7 @@ class Passes:
 
     def _repeat(self, inputs: Any, ids_B: Tensor, passes_t: Tensor, tape: Tape | None) -> Tensor:
         t, B = passes_t.numel(), ids_B.numel()
-        repeated = tree_map_only(
-            Tensor, lambda x: x.repeat(t, *[1] * (x.ndim - 1)) if x.ndim and x.shape[0] == B else x, inputs
-        )
+        repeated = self._each_batch(inputs, B, lambda x: x.repeat(t, *[1] * (x.ndim - 1)))
         output = self._forward(repeated, Rows(self._stream(ids_B), passes_t), tape)
         return self._unstack(output, B, t)
 
@@ -267,18 +316,31 @@ class Passes:
         stream = self._stream(ids_B)
         return torch.stack([self._forward(inputs, Rows(stream, index[None]), tape) for index in passes_t])
 
+    def _each_batch(self, inputs: Any, B: int, change: Callable[[Tensor], Tensor]) -> Any:
+        """The inputs with ``change`` made to those that hold the items, as two and three items showed when the sites were found."""
+        leaves, spec = tree_flatten(inputs)
+        batched = self.found.batched
+        if batched is None or len(batched) != len(leaves):
+            batched = tuple(isinstance(x, Tensor) and x.ndim > 0 and len(x) == B for x in leaves)
+        return tree_unflatten([change(x) if holds else x for x, holds in zip(leaves, batched, strict=True)], spec)
+
     def _forward(self, inputs: Any, masks: Masks, tape: Tape | None) -> Tensor:
         return self._drive(inputs, masks, tape)[0]
 
     def _drive(
-        self, inputs: Any, masks: Masks, tape: Tape | None, fuses: Callable[[Tensor, Tensor, float], bool] = fuses
+        self,
+        inputs: Any,
+        masks: Masks,
+        tape: Tape | None,
+        fuses: Callable[[Tensor, Tensor, float], bool] = fuses,
+        grad: bool = False,
     ) -> tuple[Tensor, _Driven]:
         # A model may work in place on its input; the next chunk needs it whole.
         inputs = tree_map_only(Tensor, torch.clone, inputs)
         driven = _Driven(self.model, self.found, masks, tape, self.fused, fuses, self.lower)
         if tape is not None:
             tape.start()
-        with evaluating(self.model, self.found.training), driven:
+        with evaluating(self.model, self.found.training, self.found.written, grad=grad), driven:
             output = call_model(self.model, inputs)
         output = driven.waiting.output(output)
         driven.check(self.model)
@@ -314,13 +376,25 @@ class Passes:
                 self.fused = fused
                 try:
                     logits = torch.cat(list(self.chunks(inputs, ids_B, list(passes_t.split(2)), path)))
+                except RowsError as error:
+                    reason = first_line(error)
+                    continue
                 except (SiteError, OutputError, torch.OutOfMemoryError):
                     raise
-                except (RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
+                except (
+                    RuntimeError,
+                    ValueError,
+                    AssertionError,
+                    AttributeError,
+                    NotImplementedError,
+                    TypeError,
+                    IndexError,
+                ) as error:
                     reason = first_line(error)
                     continue
                 if _close(logits, truth, truth.dtype):
                     self.fused &= frozenset(self._led_to_linear - self._met)
+                    self._require_independence(inputs, ids_B, passes_t[:2], path, logits[:2])
                     return path, "; ".join(why)
                 reason = "gives other numbers than one pass at a time"
             if path != "head":  # no news: few models end that way
@@ -329,23 +403,70 @@ class Passes:
             f"{type(self.model).__name__}: two runs of the same passes differ ({'; '.join(why)}); is something else random?"
         )
 
+    def _require_independence(
+        self, inputs: Any, ids_B: Tensor, passes_t: Tensor, path: str, together_tBC: Tensor
+    ) -> None:
+        """SiteError if the first items come out otherwise without the last one, masks on: DropBlock, experts of limited capacity."""
+        n = len(ids_B) - 1
+        if n < 1 or together_tBC.shape[1] != len(ids_B):
+            return
+        fewer = self._each_batch(inputs, n + 1, lambda x: x[:n])
+        (alone_tBC,) = self.chunks(fewer, ids_B[:n], [passes_t], path)
+        if not _close(alone_tBC, together_tBC[:, :n], together_tBC.dtype):
+            raise SiteError(
+                f"{type(self.model).__name__}: with masks on, the output of {n} items changes when another joins the batch, so scores "
+                f"would depend on the batch. Sites: {', '.join(str(s) for s in self._dependent(inputs, ids_B) or self.found.sites)}. "
+                "Rescale by an item's own share or by the expected one (DropBlock), give experts no capacity limit, or leave the site "
+                "off by choosing the others with sites=[...]"
+            )
+
+    def _dependent(self, inputs: Any, ids_B: Tensor) -> list[Site]:
+        """The active sites which, masked alone, let items see each other."""
+        guilty = []
+        n = len(ids_B) - 1
+        first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
+        fewer = self._each_batch(inputs, n + 1, lambda x: x[:n])
+        for site in self.found.sites:
+            if site.active:
+                alone = self._forward(
+                    fewer, OnlySite(Rows(self._stream(ids_B[:n]), first), site.name, self.found.quiet), None
+                )
+                both = self._forward(
+                    inputs, OnlySite(Rows(self._stream(ids_B), first), site.name, self.found.quiet), None
+                )
+                if not _close(alone, both[:n], both.dtype):
+                    guilty.append(site)
+        return guilty
+
     def require_reach(self, inputs: Any) -> None:
         """Each site in turn drops everything: an output that stays the same to the last bit shows a site that does not matter.
 
-        That of all sites is an error, that of some is said: a branch may be unused, or still zero as it was initialised.
+        That of all sites is an error, that of some is said: a branch may be unused, or still zero as it was initialized.
 
-        Deterministic, so that no chance of the masks can raise a false alarm. One forward pass of a small batch per site.
+        Deterministic, so that no chance of the masks can raise a false alarm. Gradients clear most sites in one pass; what they do
+        not is tried by one forward pass of a small batch per site.
         """
         self.fused = frozenset()
-        whole = self._forward(inputs, Cut(None), None)
+        quiet = self.found.quiet
         active = [site for site in self.found.sites if site.active]
+        moving = self._moving(inputs)
+        whole: Tensor | None = None
         inert: list[Site] = []
         for site in active:
-            output = self._forward(inputs, Cut(site.name), None)
+            if site.name in moving:
+                continue
+            if whole is None:
+                whole = self._forward(inputs, Fixed(quiet), None)
+            try:
+                output = self._forward(inputs, Fixed(quiet, site.name), None)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                if isinstance(error, (SiteError, OutputError)):
+                    raise
+                continue  # a pass that fails with everything dropped there is one that looks at it
             if output.shape == whole.shape and bool(((output == whole) | (output.isnan() & whole.isnan())).all()):
                 inert.append(site)
         self.inert = frozenset(site.name for site in inert)
-        if not inert or whole.isnan().all():
+        if not inert or whole is None or whole.isnan().all():
             return
         named = f"{', '.join(map(str, inert))} of {type(self.model).__name__}"
         if len(inert) == len(active):
@@ -357,6 +478,30 @@ class Passes:
             f"{named}: the output for the first items does not change when everything there is dropped; the scores come from "
             "the other sites"
         )
+
+    def _moving(self, inputs: Any) -> set[str]:
+        """Sites with a gradient of the output by a factor on their tensor: one pass instead of one per site."""
+        fixed = Fixed(self.found.quiet, scales={})
+        assert fixed.scales is not None
+        try:
+            output, _ = self._drive(inputs, fixed, None, grad=True)
+            scales = list(fixed.scales.items())
+            if not scales or not output.requires_grad:
+                return set()
+            weights = torch.linspace(1.0, 2.0, output.numel(), device=output.device).reshape(
+                output.shape
+            )  # no sums that cancel
+            total = (output.float() * weights).sum()
+            gradients = torch.autograd.grad(total, [scale for _, scale in scales], allow_unused=True)
+        except (SiteError, OutputError):
+            raise
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):  # no gradient to be had: every site is tried
+            return set()
+        return {
+            name
+            for (name, _), gradient in zip(scales, gradients, strict=True)
+            if gradient is not None and bool(gradient != 0)
+        }
 
     def require_difference(self, logits_TBC: Tensor, inputs: Any) -> None:
         """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""
@@ -371,6 +516,19 @@ class Passes:
                 f"all {logits_TBC.shape[0]} passes of the first batch gave the same output although these sites fired: {active}. "
                 "Does what they drop reach the output, and is p large enough for the width of the layer?"
             )
+
+
+def quietly(call: Call, quiet: Quiet) -> Any:
+    """What a stochastic call gives when every site is off. SiteError if it is random in a way that cannot be switched off."""
+    if call.kind is None:
+        if call.live:
+            raise SiteError(
+                f"{call.name} ({call.function.__name__}) is random in evaluation mode, and masks cannot drive it"
+            )
+        return call.execute()
+    if call.live or call.kind.draws:
+        return call.kind.quietly(call.arguments, quiet)
+    return call.execute()
 
 
 def check_output(model: nn.Module, output: Any) -> Tensor:

@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from .apply import Rows
-from .discover import Site, evaluating
+from .discover import Site
 from .intercept import call_model
 from .passes import Passes, _Driven
+from .state import evaluating
 
 MEMORY = 256 << 20  # bytes of activations per step, unless the caller says otherwise
 # Bytes of activations per step on a CPU. Measured on one core with 512 kB L2 and 32 MB L3: a ViT (0.6 MB per item and pass) does
@@ -156,7 +157,7 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
     meter = _Meter(passes.model, passes.found, Rows(passes._stream(ids_B), first), None)
     inputs = tree_map_only(Tensor, torch.clone, inputs)
     meter._note(inputs)
-    with _Flops() as flops, evaluating(passes.model, passes.found.training), meter:
+    with _Flops() as flops, evaluating(passes.model, passes.found.training, passes.found.written), meter:
         meter.flops = lambda: flops.total
         call_model(passes.model, inputs)
     at_site = meter.flops_at_site or 0
@@ -199,7 +200,7 @@ def explain(plan: Plan, passes: Passes, T: int, compiled: bool) -> str:
         fires = "off" if not site.active else "inert" if site.name in passes.inert else "yes"
         fused = "  (one operation with the Linear behind it)" if site.name in plan.fused else ""
         lines.append(
-            f"{site.index:>4}  {site.p:>5.3g}  {fires:<5}  {shape:<16} {site.kind:<22} {site.name or 'the model'}{fused}"
+            f"{site.index:>4}  {'-' if site.p is None else f'{site.p:.3g}':>5}  {fires:<5}  {shape:<16} {site.kind:<22} {site.name or 'the model'}{fused}"
         )
     if passes.inert:
         lines.append("inert: the output for the first items does not change when everything there is dropped")

@@ -1,0 +1,132 @@
+"""Whether a forward pass drew random numbers that no mask drives, found by its consequence: some generator has moved.
+
+The generators of torch (each device), Python and NumPy, and those that a module keeps for itself. A list of random functions can
+never be whole: scripted code, extensions, Python's ``random`` and NumPy escape it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+
+_OWN = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+
+
+def cuda_devices(model: nn.Module) -> list[int]:
+    """Indices of the CUDA devices that hold parameters of the model."""
+    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+
+
+@contextlib.contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Put the generators of torch, Python and NumPy back at the end, also after an exception."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(cuda_devices(model)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+class Watch:
+    """Names the modules of ``model`` in whose forward pass a generator moves. A context manager around forward passes.
+
+    ``moved`` holds "module (whose generator)" in the order of events; ``outputs`` the sums of every module's output, by which two
+    runs can be compared.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._devices = cuda_devices(model)
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._model = model
+        self._own = [
+            (f"{name}.{attribute}" if name else attribute, value)
+            for name, module in model.named_modules()
+            for attribute, value in vars(module).items()
+            if isinstance(value, _OWN)
+        ]
+        self._handles: list[RemovableHandle] = []
+        self._states = self._read()
+        self.moved: list[str] = []
+        self.outputs: list[tuple[str, list[float]]] = []
+
+    def __enter__(self) -> Watch:
+        for module in self._model.modules():
+            with contextlib.suppress(RuntimeError):  # some scripted modules take no hooks: their parent is named
+                self._handles.append(module.register_forward_hook(self._after))
+        self.settle()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._note("")
+
+    def settle(self) -> None:
+        """Take the generators as they are now: what moved them has been named otherwise."""
+        self._states = self._read()
+
+    def _after(self, module: nn.Module, _inputs: Any, output: Any) -> None:
+        name = self._names.get(id(module), "")
+        self._note(name)
+        with torch._C.DisableTorchFunction():
+            leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+            self.outputs.append((name, [float(t.detach().double().sum()) for t in leaves if t.layout == torch.strided]))
+
+    def _note(self, name: str) -> None:
+        now = self._read()
+        changed = [what for what, state in now.items() if self._states.get(what) != state]
+        if changed:  # a module's hook runs after those of its children, so what is still unnamed is its own
+            self.moved.append(f"{name or type(self._model).__name__} ({', '.join(changed)})")
+        self._states = now
+
+    def _read(self) -> dict[str, Any]:
+        with torch._C.DisableTorchFunction():
+            states: dict[str, Any] = {
+                "torch's random numbers": torch.get_rng_state().numpy().tobytes(),
+                "Python's random module": random.getstate(),
+                "NumPy's random numbers": _numpy_state(np.random.get_state(legacy=False)),
+            }
+            for device in self._devices:
+                states[f"torch's random numbers on cuda:{device}"] = torch.cuda.get_rng_state(device).numpy().tobytes()
+            for name, generator in self._own:
+                states[f"the generator {name}"] = _state(generator)
+        return states
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.RandomState):
+        return _numpy_state(generator.get_state(legacy=False))
+    return _numpy_state(generator.bit_generator.state)
+
+
+def _numpy_state(state: Any) -> str:
+    with np.printoptions(threshold=2**30):
+        return repr(state)
+
+
+def first_difference(one: Watch, other: Watch) -> str | None:
+    """The first module whose output sums differ between two runs of equal copies; None if none does."""
+    for (name, ours), (_, theirs) in zip(one.outputs, other.outputs, strict=False):
+        if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True) if len(ours) == len(theirs) else True:
+            return name or "the model"
+    return None if len(one.outputs) == len(other.outputs) else "the model"
+
+
+def join(places: Sequence[str]) -> str:
+    """The places, each once, in order."""
+    return "; ".join(dict.fromkeys(places))

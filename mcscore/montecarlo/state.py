@@ -1,0 +1,197 @@
+"""What a forward pass may change of a model though nobody asked it to, and how it is put back.
+
+Forward passes are written to be run once: they count calls, keep activations, merge weights, move running statistics. Scoring runs
+them many times and must leave the model exactly as it was, and pass 7 must not see what pass 6 left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SiteError
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+# What libraries call the switch of activation checkpointing, which is of no use without gradients and which vmap cannot enter.
+_CHECKPOINTING = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "with_cp")
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A deep copy that owns every tensor: a training-mode pass writes into weights of more models than one would think.
+
+    Merged LoRA weights, momentum encoders, codebooks kept as Parameters, running statistics by hand.
+    """
+    memo: dict[int, Any] = {}
+    for value in _reachable(model):
+        if isinstance(value, torch.Generator):
+            memo[id(value)] = value.clone_state()
+        elif isinstance(value, Tensor) and not value.is_leaf:  # an activation kept from the last call, old weight_norm
+            memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise SiteError(
+            f"{type(model).__name__} cannot be copied for the training-mode probe ({type(error).__name__}: {error}); "
+            "give its class a __deepcopy__, or wrap it in a plain nn.Module"
+        ) from error
+
+
+def _reachable(model: nn.Module) -> Iterator[Any]:
+    """The values in the attributes of the modules, in containers and plain objects too."""
+    seen: set[int] = set()
+    stack: list[Any] = [model]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or isinstance(value, (str, bytes, int, float, type, complex)):
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, dict):
+            stack.extend(value.values())
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            stack.extend(value)
+        elif not isinstance(value, Tensor) and not callable(value) or isinstance(value, nn.Module):
+            stack.append(getattr(value, "__dict__", None))
+
+
+class Snapshot:
+    """What modules hold: attributes, buffers and submodules by identity, lists and dicts by their members, some tensors by content.
+
+    contents: names of the buffers and tensor attributes to keep by content; None: all of them.
+    """
+
+    def __init__(self, model: nn.Module, contents: Sequence[str] | None) -> None:
+        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._members: list[tuple[Any, Any]] = []
+        self._contents: list[tuple[str, Tensor, Tensor]] = []
+        self._others: list[tuple[str, Tensor, int, int]] = []
+        for path, module in model.named_modules():
+            self._keep(path, module, contents)
+
+    def _keep(self, path: str, module: nn.Module, contents: Sequence[str] | None) -> None:
+        attributes = module.__dict__
+        self._tables.append((attributes, dict(attributes)))
+        for table in _TABLES:
+            if attributes.get(table):
+                self._tables.append((attributes[table], dict(attributes[table])))
+        values = {**attributes, **attributes.get("_buffers", {})}
+        for name, value in values.items():
+            if name in _TABLES or (name.startswith("_") and "hook" in name):
+                continue
+            if type(value) in (list, dict, set):
+                self._members.append((value, value.copy()))
+            full = f"{path}.{name}" if path else name
+            if isinstance(value, Tensor) and (contents is None or full in contents):
+                self._contents.append((full, value, value.detach().clone()))
+        for name, value in (*attributes.get("_parameters", {}).items(), *attributes.get("_buffers", {}).items()):
+            full = f"{path}.{name}" if path else name
+            if value is not None and contents is not None and full not in contents:
+                self._others.append((full, value, *_state(value)))
+
+    def restore(self) -> list[str]:
+        """Put everything back. Returns the names of the parameters and buffers that were written and are not kept by content."""
+        for table, before in self._tables:
+            if len(table) != len(before) or any(table.get(name, table) is not value for name, value in before.items()):
+                table.clear()
+                table.update(before)
+        for value, before in self._members:
+            if len(value) != len(before) or _differs(value, before):
+                value.clear()
+                value.extend(before) if isinstance(value, list) else value.update(before)
+        for _, tensor, before in self._contents:
+            if not _same(tensor, before):
+                with torch.no_grad():
+                    tensor.copy_(before)
+        return [name for name, tensor, *state in self._others if list(_state(tensor)) != state]
+
+    def written(self) -> list[str]:
+        """The names of the kept tensors whose content has changed."""
+        return [name for name, tensor, before in self._contents if not _same(tensor, before)]
+
+
+def _differs(value: Any, before: Any) -> bool:
+    if isinstance(value, dict):
+        return any(value.get(name, value) is not member for name, member in before.items())
+    return value != before if isinstance(value, set) else any(a is not b for a, b in zip(value, before, strict=True))
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """The version, which most ways of writing count up, and the address."""
+    if tensor.layout != torch.strided:
+        return 0, 0
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
+
+
+def _same(tensor: Tensor, before: Tensor) -> bool:
+    return tensor.shape == before.shape and torch.equal(
+        tensor.nan_to_num() if tensor.is_floating_point() else tensor,
+        before.nan_to_num() if before.is_floating_point() else before,
+    )
+
+
+@contextlib.contextmanager
+def evaluating(
+    model: nn.Module, training: Sequence[str] = (), written: Sequence[str] | None = (), *, grad: bool = False
+) -> Iterator[None]:
+    """Evaluation mode but for the named modules; afterwards the model is as it was, also after an exception.
+
+    written: names of the buffers that a forward pass writes into, see ``Snapshot``; None: it is not known yet.
+    Raises SiteError if the pass wrote into parameters.
+    """
+    before = Snapshot(model, written)
+    try:
+        for name, module in model.named_modules():
+            module.training = name in training
+            for switch in _CHECKPOINTING:
+                if module.__dict__.get(switch) is True:
+                    module.__dict__[switch] = False
+        with torch.enable_grad() if grad else torch.no_grad():
+            yield
+    finally:
+        changed = before.restore()
+    if changed:
+        raise SiteError(
+            f"the forward pass of {type(model).__name__} writes into {', '.join(changed[:5])} while it is scored "
+            f"(modules in training mode: {', '.join(map(repr, training)) or 'none'}); passes would depend on those before them. "
+            "Load the weights anew, and guard the update with torch.is_grad_enabled(), which is off while scoring"
+        )
+
+
+def contents(model: nn.Module) -> dict[str, Any]:
+    """A checksum of every parameter and buffer, by name."""
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    with torch.no_grad():
+        return {name: _checksum(tensor.detach()) for name, tensor in tensors.items()}
+
+
+def _checksum(tensor: Tensor) -> Any:
+    if tensor.is_meta:
+        return None
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    elif tensor.is_quantized:
+        tensor = tensor.int_repr()
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8)
+    if raw.device.type == "cpu":
+        return zlib.crc32(raw.numpy())
+    whole = raw[: raw.numel() // 8 * 8].view(torch.int64)
+    places = torch.arange(1, 2 * whole.numel(), 2, device=raw.device)  # odd: no single change cancels
+    return int(whole.sum()), int((whole * places).sum()), int(raw[whole.numel() * 8 :].sum())
+
+
+def require_same(model: nn.Module, before: dict[str, Any], during: str) -> None:
+    """SiteError if the content of a parameter or buffer is not what ``contents`` found before."""
+    now = contents(model)
+    changed = [name for name in before if now.get(name) != before[name]]
+    if changed:
+        raise SiteError(
+            f"{', '.join(changed[:5])} of {type(model).__name__} changed during {during}, although it ran on a copy: some code of the "
+            "model holds on to the original tensors (a closure, a global). Load the weights anew, and let the model reach its tensors "
+            "through self"
+        )
