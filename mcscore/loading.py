@@ -10,37 +10,33 @@ import importlib
 import importlib.util
 import inspect
 import os
-import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .weights import ModelError, first_line, kind_of, load_weights, some
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SPEC_FORM = "FILE.py:NAME or package.module:NAME"
-RESAVE = (
-    "save the tensors alone: safetensors.torch.save_model(model, 'weights.safetensors'), "
-    "or torch.save(model.state_dict(), 'weights.pt')"
-)
-MAX_NAMED = 6  # tensors listed per kind in an error; a wrong architecture has hundreds
-
-
-class ModelError(ValueError):
-    """The model cannot be built as asked, or its weights do not fit it."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A module with its weights in place, its optional input transform, and the strings that lead to it again."""
+    """A module with its weights in place, its optional input transform, and the strings that lead to it again.
+
+    part: what was taken of the weights file, if it held more than the tensors of this module by their names.
+    """
 
     module: nn.Module
     transform: Callable[[Tensor], Tensor] | None
     spec: str
     weights: str | None
+    part: str | None = None
 
 
 def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> LoadedModel:
@@ -48,7 +44,8 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
 
     ``spec`` is ``FILE.py:NAME`` or ``package.module:NAME``; NAME is called without arguments and returns an nn.Module,
     or (nn.Module, transform) where transform maps a batch of pool items on the device to model input. ``weights`` is a
-    .safetensors file, or a .pt/.pth state dict, read with ``weights_only=True`` so that no code in it can run.
+    .safetensors file, or a state dict or checkpoint of PyTorch's, read with ``weights_only=True`` so that no code in it can
+    run; see ``weights``.
 
     Raises ModelError, which names the file, the attribute or the tensors that are wrong.
     """
@@ -56,48 +53,9 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
     module, transform = _build(spec, build)
     if weights is not None:
         path = Path(weights).absolute()
-        _fill(module, read_weights(path), path)
-        return LoadedModel(module, transform, spec, str(path))
+        part = load_weights(module, path)
+        return LoadedModel(module, transform, spec, str(path), part)
     return LoadedModel(module, transform, spec, None)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors by name in a .safetensors, .pt or .pth file, on the CPU. Never runs code from the file."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such weights file")
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path, device="cpu")
-        except SafetensorError as error:
-            raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
-    if suffix not in (".pt", ".pth"):
-        raise ModelError(
-            f"{path}: weights must be .safetensors, .pt or .pth, not {suffix or 'a file without suffix'!r}; {RESAVE}"
-        )
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} is damaged, or holds more than tensors, which could run code when read; {RESAVE}"
-        ) from error
-    except Exception as error:  # torch's reader raises KeyError, EOFError, RuntimeError and others on a damaged file
-        raise ModelError(
-            f"{path} is not a readable torch file: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-    if not isinstance(state, Mapping):
-        raise ModelError(f"{path} holds {_kind(state)}, not a state dict; {RESAVE}")
-    others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise ModelError(
-            f"{path} is a checkpoint with other things beside tensors ({_some(others)}), not a state dict; {RESAVE}"
-        )
-    return dict(state)
 
 
 def _find(spec: str) -> tuple[str, Callable[[], Any]]:
@@ -117,7 +75,7 @@ def _find(spec: str) -> tuple[str, Callable[[], Any]]:
             for key, value in vars(module).items()
             if callable(value) and getattr(value, "__module__", "") == module.__name__
         ]
-        raise ModelError(f"{where} has no {name!r}; it defines {_some(here) if here else 'no function or class'}")
+        raise ModelError(f"{where} has no {name!r}; it defines {some(here) if here else 'no function or class'}")
     build = getattr(module, name)
     spec = f"{where}:{name}"
     import torch
@@ -127,7 +85,7 @@ def _find(spec: str) -> tuple[str, Callable[[], Any]]:
             f"{spec} is a ready module; name a function or class that builds it, such as `def build(): return {name}`"
         )
     if not callable(build):
-        raise ModelError(f"{spec} is {_kind(build)}, not a function or class that builds the model")
+        raise ModelError(f"{spec} is {kind_of(build)}, not a function or class that builds the model")
     return spec, build
 
 
@@ -150,7 +108,7 @@ def _import_file(path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ModelError(f"{path} failed when imported: {type(error).__name__}: {_first_line(error)}") from error
+        raise ModelError(f"{path} failed when imported: {type(error).__name__}: {first_line(error)}") from error
     return module
 
 
@@ -165,7 +123,7 @@ def _import_module(name: str) -> ModuleType:
         raise ModelError(f"model module {name!r} cannot be imported: {error}{hint}") from error
     except Exception as error:
         raise ModelError(
-            f"model module {name!r} failed when imported: {type(error).__name__}: {_first_line(error)}"
+            f"model module {name!r} failed when imported: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -181,57 +139,10 @@ def _build(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Te
     try:
         built = build()
     except Exception as error:
-        raise ModelError(f"{spec} failed when called: {type(error).__name__}: {_first_line(error)}") from error
+        raise ModelError(f"{spec} failed when called: {type(error).__name__}: {first_line(error)}") from error
     module, transform = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{spec} must return an nn.Module or (nn.Module, transform), but returned {_kind(built)}")
+        raise ModelError(f"{spec} must return an nn.Module or (nn.Module, transform), but returned {kind_of(built)}")
     if transform is not None and not callable(transform):
-        raise ModelError(f"{spec}: the transform it returned is {_kind(transform)}, not callable")
+        raise ModelError(f"{spec}: the transform it returned is {kind_of(transform)}, not callable")
     return module, transform
-
-
-def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Copy ``state`` into ``module`` if every tensor fits; otherwise say which do not, and change nothing."""
-    own = module.state_dict()
-    # safetensors writes a tensor that two names share only once: the other name is not missing.
-    held = {(own[name].data_ptr(), own[name].shape) for name in state if name in own and own[name].numel()}
-    missing = [name for name in own if name not in state and (own[name].data_ptr(), own[name].shape) not in held]
-    unexpected = [name for name in state if name not in own]
-    mismatching = [
-        f"{name} (file {_form(state[name])}, model {_form(own[name])})"
-        for name in own
-        if name in state
-        and (own[name].shape != state[name].shape or own[name].is_floating_point() != state[name].is_floating_point())
-    ]
-    if not (missing or unexpected or mismatching):
-        module.load_state_dict(state, strict=False)  # strictness was checked above, with shared tensors allowed for
-        return
-    wrong = [
-        f"{kind}: {_some(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("mismatching", mismatching))
-        if names
-    ]
-    hint = ""
-    if unexpected and all(name.startswith("module.") for name in state):
-        hint = " (every name begins with 'module.': save model.module.state_dict(), without the DataParallel wrapper)"
-    raise ModelError(f"{path} does not fit {type(module).__name__}; {'; '.join(wrong)}{hint}")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {'×'.join(map(str, tensor.shape)) or 'scalar'}"
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"a tuple ({', '.join(type(part).__name__ for part in value)})"
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,47 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_map_only
 
 from .acquisition import INPUTS, LINKS, check_scores
+from .arguments import (
+    check_items,
+    check_rows,
+    check_transformed,
+    ordinary,
+    require_one_device,
+    require_weights,
+)
+from .fingerprint import fingerprint
 from .kernels import backends, head
+from .kernels.kept import keeping
 from .kernels.score import score_logits
 from .masks import MAX_PASSES
 from .moments import Moments
 from .montecarlo import Passes, discover, precision
+from .montecarlo.compiled import recorded
 from .montecarlo.embedding import embeddings
+from .montecarlo.exclusive import PREPARING, exclusive
 from .montecarlo.passes import first_line
 from .montecarlo.plan import MEMORY, Plan, explain, make_plan
 
 Items = npt.NDArray[Any] | Tensor
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_turn(
+    *holding: Callable[[Scorer], object],
+) -> Callable[[Callable[Concatenate[Scorer, P], R]], Callable[Concatenate[Scorer, P], R]]:
+    """A method of a Scorer for one thread at a time, which also holds these, in the modes of PyTorch that scores are defined in."""
+
+    def of(call: Callable[Concatenate[Scorer, P], R]) -> Callable[Concatenate[Scorer, P], R]:
+        @functools.wraps(call)
+        def alone(scorer: Scorer, *args: P.args, **kwargs: P.kwargs) -> R:
+            with exclusive(scorer, *(each(scorer) for each in holding)), scorer._own_modes(), keeping():
+                return call(scorer, *args, **kwargs)
+
+        return alone
+
+    return of
 
 
 class Scorer:
@@ -51,7 +83,7 @@ class Scorer:
     compile: run what comes behind the first site under torch.compile, for batches as large as a step (see ``plan``); smaller
         ones run without.
     embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
-    spec, weights: where the model came from, kept for the record.
+    spec, weights, weights_part: where the model came from, kept for the record.
 
     A score depends on (model, item, id, seed, passes) alone: not on the batch, its order or its size.
     """
@@ -80,6 +112,7 @@ class Scorer:
         embedding: str | None = None,
         spec: str | None = None,
         weights: str | None = None,
+        weights_part: str | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -110,8 +143,9 @@ class Scorer:
         self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
         self.transform, self.memory = transform, memory
         self.dtype, self.channels_last, self.compile = dtype, channels_last, compile
-        self.spec, self.weights = spec, weights
+        self.spec, self.weights, self.weights_part = spec, weights, weights_part
         parameter = next(model.parameters(), None)
+        require_weights(model)
         self._device = (
             torch.device(device)
             if device is not None
@@ -121,17 +155,48 @@ class Scorer:
         )
         if device is not None:
             model.to(self._device)
+        require_one_device(model)
         self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
         self._sites, self._p, self._weight_dropout, self._embedding = sites, p, weight_dropout, embedding
-        self._mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self._mean_std: MeanStd | None = None
         self._passes: Passes | None = None
         self._plan: Plan | None = None
         self._live = False
-        self._fingerprint: str | None = None
+        self._recorded: Hashable = ()  # the model as it was when the passes were compiled
+
+    def copy(self) -> Scorer:
+        """A scorer of the same model with the same settings, but with a plan and a normalization of its own."""
+        twin = copy.copy(self)
+        twin._passes = twin._plan = None
+        return twin
+
+    def adopt(self, other: Scorer) -> None:
+        """Take over the plan of a copy that is no longer used, if this scorer has none yet."""
+        with exclusive(self):
+            if self._plan is None:
+                self._passes, self._plan, self._live = other._passes, other._plan, other._live
+                self._recorded = other._recorded
+
+    @contextlib.contextmanager
+    def _own_modes(self) -> Iterator[None]:
+        """Neither inference mode, under which no tensor tells that it was changed, nor autocast, nor gradients."""
+        with contextlib.ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            for kind in {"cpu", self._device.type}:
+                if torch.is_autocast_enabled(kind):
+                    backends.warn_once(
+                        f"torch.autocast on {kind} is switched off while mcscore scores: a score must not depend on where "
+                        "it is asked for. For lower precision use Scorer(..., dtype='bfloat16')"
+                    )
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.no_grad())
+            yield
 
     # -- scoring
     # ----------------------------------------------------------------------------------------------------------------------
 
+    @_in_turn()
     def __call__(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> dict[str, Tensor]:
         """Scores (B,) float32 by name, and "prediction" (int32; float32 for link gaussian), on the model's device.
 
@@ -147,12 +212,17 @@ class Scorer:
                 f"compile=True compiles steps of {self._ready()[1].items} items; batches of {len(ids)} run without. "
                 "Give larger batches, or a smaller memory="
             )
+        if self.compile and len(ids) and recorded(self.model) != self._recorded:
+            _, plan = self._ready()
+            self._ready()[0].compile_for(plan.items, plan.passes)
         parts: list[dict[str, Tensor]] = []
         lo = 0
         while lo < len(ids):
             _, plan = self._ready()
             try:
-                parts.append(self._step(self._inputs(items_B[lo : lo + plan.items]), ids[lo : lo + plan.items]))
+                part = self._step(self._inputs(items_B[lo : lo + plan.items]), ids[lo : lo + plan.items])
+                check_rows(self.model, len(part["prediction"]), len(ids[lo : lo + plan.items]))
+                parts.append(part)
                 lo += plan.items
             except torch.OutOfMemoryError:
                 self._plan = plan.halved()
@@ -174,6 +244,8 @@ class Scorer:
                     0, dtype=torch.float32 if float_prediction else torch.int32, device=self._device
                 ),
             }
+        if self.compile:  # as it is after the call: a model that counts its calls is not compiled for each
+            self._recorded = recorded(self.model)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _step(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
@@ -217,6 +289,7 @@ class Scorer:
     # -- preparing
     # --------------------------------------------------------------------------------------------------------------------
 
+    @_in_turn(lambda self: self.model, lambda _: PREPARING)
     def prepare(
         self, items_B: Items, ids_B: npt.ArrayLike | Tensor, plan: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -225,7 +298,6 @@ class Scorer:
 
         Happens by itself on the first call. Raises SiteError if the model has no dropout that can be driven.
         """
-        self._fingerprint = None  # the model may have been trained since
         B = len(self._check_ids(items_B, ids_B))
         if B == 0:
             raise ValueError("prepare needs at least one item")
@@ -307,11 +379,18 @@ class Scorer:
             raise ValueError("give both mean and std, or neither")
         self._mean_std = (tuple(mean), tuple(std)) if mean is not None and std is not None else None
 
+    @property
+    def normalization(self) -> MeanStd | None:
+        """The mean and std that ``normalise`` was given."""
+        return self._mean_std
+
     # -- embeddings
     # -------------------------------------------------------------------------------------------------------------------
 
+    @_in_turn(lambda self: self.model)
     def embed(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> npt.NDArray[np.float32]:
         """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
+        check_items(items_B)
         step = 256
         parts = [
             embeddings(self.model, self._inputs(items_B[lo : lo + step]), self._embedding)
@@ -328,15 +407,11 @@ class Scorer:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the model's structure and every parameter and buffer: name, dtype, shape, bytes."""
-        if self._fingerprint is None:
-            digest = hashlib.sha256(repr(self.model).encode())
-            for name, tensor in sorted(self.model.state_dict().items()):
-                if isinstance(tensor, Tensor):
-                    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            self._fingerprint = f"sha256:{digest.hexdigest()}"
-        return self._fingerprint
+        """sha256 over the model's structure and every parameter, buffer and extra state: name, dtype, shape, bytes.
+
+        Computed anew each time, for nothing tells for certain that a weight has changed; 1 GB takes about a second.
+        """
+        return fingerprint(self.model)
 
     def describe(self) -> dict[str, Any]:
         """What was scored with what, as JSON. Sites and plan are empty before ``prepare``."""
@@ -347,6 +422,7 @@ class Scorer:
                 "fingerprint": self.fingerprint,
                 "spec": self.spec,
                 "weights": self.weights,
+                "weights_part": self.weights_part,
             },
             "passes": self.passes,
             "seed": self.seed,
@@ -375,14 +451,18 @@ class Scorer:
     # -----------------------------------------------------------------------------------------------------------------------
 
     def _check_ids(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> Tensor:
+        check_items(items_B)
         ids = torch.as_tensor(ids_B if isinstance(ids_B, Tensor) else np.asarray(ids_B))
-        if ids.ndim != 1 or (ids.numel() and ids.dtype not in (torch.int64, torch.int32)):
-            raise ValueError(f"ids must be a 1-d integer array, got {ids.dtype} of shape {tuple(ids.shape)}")
+        if ids.ndim != 1:
+            raise ValueError(f"ids must be a 1-d array, one id per item, got shape {tuple(ids.shape)}")
+        if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+            raise ValueError(f"ids must be integers, got {ids.dtype}; if they are whole numbers: ids.astype(np.int64)")
         if len(ids) != len(items_B):
             raise ValueError(f"{len(items_B)} items but {len(ids)} ids")
+        ids = ordinary(ids).to(torch.int64)
         if ids.numel() and int(ids.min()) < 0:
             raise ValueError(f"ids must not be negative, got {int(ids.min())}")
-        return ids.to(device=self._device, dtype=torch.int64)
+        return ids.to(self._device)
 
     def _inputs(self, items_B: Items) -> Any:
         inputs = self._transformed(items_B)
@@ -394,9 +474,16 @@ class Scorer:
 
     def _transformed(self, items_B: Items) -> Any:
         x = torch.from_numpy(np.ascontiguousarray(items_B)) if isinstance(items_B, np.ndarray) else items_B
-        x = x.to(self._device)
+        x = ordinary(x).to(self._device)
         if self.transform is not None:
-            return tree_map_only(Tensor, lambda v: v.to(self._device), self.transform(x))
+            inputs = tree_map_only(Tensor, lambda v: ordinary(v).to(self._device), self.transform(x))
+            check_transformed(inputs, len(x))
+            return inputs
+        if x.is_complex():
+            raise ValueError(
+                f"items are {x.dtype}, which is not given to a model unasked: transform=torch.view_as_real gives real and "
+                "imaginary parts in a last dimension of 2, transform=lambda x: x gives them as they are"
+            )
         if x.dtype == torch.uint8:
             x = x.to(self._dtype).div_(255)  # in place: a third of the time of a new tensor's pages
             if self._mean_std is not None:

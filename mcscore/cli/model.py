@@ -23,5 +23,6 @@ def build_scorer(spec: str, weights: Path | None, *, device: str | None, **setti
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         spec=loaded.spec,
         weights=loaded.weights,
+        weights_part=loaded.part,
         **settings,
     )

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     metavar="FILE.py:NAME",
     help="Function or class that builds the model, or package.module:NAME.",
 )
-@click.option("--weights", type=PATH, help="Its weights: .safetensors, or a .pt state dict.")
+@click.option(
+    "--weights", type=PATH, help="Its weights: .safetensors, or a state dict or checkpoint (.pt, .pth, .ckpt, .bin)."
+)
 @click.option(
     "--out",
     type=PATH,

@@ -6,18 +6,18 @@ Results do not depend on the number of threads: an item is computed by one threa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..masks import Rate, check_counter
 from .extension import missing as _missing
 from .extension import native as _native
+from .kept import made_from
 from .threads import split
 
 LINKS = ("softmax", "sigmoid")
@@ -280,29 +280,24 @@ def _way(s: int, C: int) -> int:
     return _SUBSET if s == 1 else _DOT if C <= 24 else _DENSE
 
 
-_packings: MutableMapping[Tensor, dict[tuple[int, int], tuple[int, int, Tensor]]] = WeakIdKeyDictionary()
-
-
 def _packed(key: Tensor, weight_CD: Tensor, way: int) -> tuple[Tensor, int, int]:
-    """(weights in the order in which the kernel reads them, padded D, padded C), made once per weight and version of it."""
+    """(weights in the order in which the kernel reads them, padded D, padded C), made once per weight of a scoring call."""
     lanes = _native.lanes()
-    # Tensors made in inference mode count no versions, so nothing would tell that a packing is out of date.
-    kept = {} if key.is_inference() else _packings.setdefault(key, {})
-    found = kept.get((way, lanes))
     C, D = weight_CD.shape
     if way == _DOT:
         padded, width = -(-D // lanes) * lanes, C
     else:
         panel = _native.panel_classes(C) if way == _SUBSET else lanes * (4 if lanes == 16 else 2)
         padded, width = D, -(-C // panel) * panel
-    state = (0 if key.is_inference() else key._version, key.data_ptr())
-    if found is None or found[:2] != state:
+
+    def pack() -> Tensor:
         if way == _DOT:
-            order = torch.nn.functional.pad(weight_CD, (0, padded - D))
-        else:  # panels of classes: (width / panel, D, panel)
-            order = torch.nn.functional.pad(weight_CD, (0, 0, 0, width - C)).view(-1, panel, D).transpose(1, 2)
-        found = kept[way, lanes] = (*state, order.contiguous())
-    return found[2], padded, width
+            return torch.nn.functional.pad(weight_CD, (0, padded - D)).contiguous()
+        # panels of classes: (width / panel, D, panel)
+        order = torch.nn.functional.pad(weight_CD, (0, 0, 0, width - C)).view(-1, panel, D).transpose(1, 2)
+        return order.contiguous()
+
+    return made_from(key, ("packed", way, lanes), pack), padded, width
 
 
 def philox(counter_n4: Any, key: int) -> npt.NDArray[np.uint32]:

@@ -3,11 +3,14 @@
 Masks are found by looking at Python frames, which torch.compile cannot trace. So one step is recorded first, as a graph of
 plain operations (make_fx; it fails on branches that depend on data), and cut in two where the pass index first matters: the
 prefix runs as it is, once per batch, the tail is compiled. The graph fits one shape of step; other shapes run uncompiled.
+
+The graph reads the parameters where they lay when it was recorded, and the model's Python values as they were: ``recorded`` tells
+whether that still holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.split_module import split_module
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..kernels.kept import keeping_nothing
 
 Run = Callable[[Any, Tensor, Tensor], Tensor]
 """(inputs, ids_B, passes_t) -> logits_tBC"""
@@ -44,7 +49,8 @@ class CompiledPasses:
         def flat(ids: Tensor, passes: Tensor, *leaves: Any) -> Tensor:
             return run(tree_unflatten(list(leaves), spec), ids, passes)
 
-        with torch.no_grad():
+        # What is made from weights belongs into the graph, or a change of the weights would not reach it.
+        with torch.no_grad(), keeping_nothing():
             graph = make_fx(torch.func.functionalize(flat))(ids_B, passes_t, *leaves)
             self._parts = _split(graph)
             modules = dict(self._parts.named_children())
@@ -69,6 +75,19 @@ class CompiledPasses:
             filled = torch.cat([passes_t, passes_t[-1:].expand(missing)])
             with torch.no_grad():
                 yield self._parts(ids_B, filled, *leaves)[: passes_t.numel()]
+
+
+def recorded(model: nn.Module) -> Hashable:
+    """All that a graph of ``model`` has taken for granted: which tensors it has and where they lie, and its plain Python values."""
+    return tuple((id(module), *_taken_for_granted(module)) for module in model.modules())
+
+
+def _taken_for_granted(module: nn.Module) -> Iterator[Hashable]:
+    for name, value in (*vars(module).items(), *module._parameters.items(), *module._buffers.items()):
+        if isinstance(value, Tensor):
+            yield name, id(value), value.data_ptr()
+        elif isinstance(value, (int, float, str)) and name != "training":
+            yield name, value
 
 
 def _split(graph: fx.GraphModule) -> fx.GraphModule:

@@ -27,7 +27,7 @@ from ..kernels import backends
 from ..masks import MAX_SITES, rate
 from . import generators
 from .errors import SiteError
-from .intercept import Call, Interceptor, call_model, is_normalization
+from .intercept import Call, Interceptor, call_model, is_dense, is_normalization
 from .kinds import RECURRENT, WEIGHTS, AffineOf, Quiet
 from .state import Snapshot, contents, evaluating, private_copy, require_same
 
@@ -632,7 +632,7 @@ def _check_independence(who: str, sites: Sequence[Site], two: _Seen, three: _See
     pairs = [
         (str(site), two.tensors[site.name].movedim(site.axis, 0), three.tensors[site.name].movedim(site.axis, 0))
         for site in sites
-        if site.axis is not None and site.active
+        if site.axis is not None and site.active and not site.draws
     ]
     output_2, output_3 = two.output, three.output
     if isinstance(output_2, Tensor) and isinstance(output_3, Tensor) and output_2.ndim and output_2.is_floating_point():

@@ -183,6 +183,11 @@ def plainly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     return func(**bound)
 
 
+def is_dense(x: Tensor) -> bool:
+    """Neither sparse nor nested: operations that every tensor has are defined."""
+    return x.layout == torch.strided and not x.is_nested
+
+
 def call_model(model: nn.Module, inputs: Any) -> Any:
     """A tensor is the one argument, a tuple the positional ones, a dict the keywords."""
     if isinstance(inputs, dict):

@@ -31,7 +31,7 @@ from .discover import Discovery, Site, call_name, part_name
 from .errors import RowsError, SiteError
 from .fuse import Waiting, may_wait
 from .head import Head
-from .intercept import Call, Interceptor, call_model, plainly
+from .intercept import Call, Interceptor, call_model, is_dense, plainly
 from .kinds import AffineOf, Quiet
 from .state import evaluating
 from .precision import Lower
@@ -540,6 +540,12 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
         )
         raise OutputError(
             f"{type(model).__name__} returned {type(output).__name__}, expected a tensor of logits (B, C){hint}"
+        )
+    if not is_dense(output):
+        raise OutputError(
+            f"{type(model).__name__} returned a {'nested' if output.is_nested else 'sparse'} tensor, expected logits (B, C) as a dense "
+            "one; wrap the model in a module that returns "
+            + ("torch.nested.to_padded_tensor(output, 0.0)" if output.is_nested else "output.to_dense()")
         )
     if not output.is_floating_point():
         raise OutputError(

@@ -9,16 +9,16 @@ T = 50 against T = 3000 (a toy head); rounding that keeps 0.99 with the same mas
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..kernels import backends
+from ..kernels.kept import made_from
 
 ITEMS = 256  # of the first batch, on which rankings are compared
 _FEWEST = 32  # below, a rank correlation says little
@@ -85,10 +85,7 @@ _FLOAT32 = {
 
 
 class Lower:
-    """Runs operations in bfloat16 or float32 as autocast would. Weights are converted once per version of them."""
-
-    def __init__(self) -> None:
-        self._weights: MutableMapping[Tensor, tuple[int, Tensor]] = WeakIdKeyDictionary()
+    """Runs operations in bfloat16 or float32 as autocast would. Weights are converted once per scoring call."""
 
     def operands(self, func: Callable[..., Any], values: Any) -> Any:
         """The tensors in ``values``, however nested, in the precision of ``func``."""
@@ -100,11 +97,7 @@ class Lower:
             return x
         if not isinstance(x, nn.Parameter):
             return x.to(dtype)
-        version, converted = self._weights.get(x, (-1, x))
-        if version != x._version or converted.dtype != dtype:
-            converted = x.detach().to(dtype)
-            self._weights[x] = (x._version, converted)
-        return converted
+        return made_from(x, dtype, lambda: x.detach().to(dtype))
 
     def fused(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Operands of a Linear that also drops: on a CPU float32, since its kernel multiplies nothing else."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SiteError
+from .exclusive import exclusive
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 # What libraries call the switch of activation checkpointing, which is of no use without gradients and which vmap cannot enter.
@@ -104,10 +105,10 @@ class Snapshot:
             if len(value) != len(before) or _differs(value, before):
                 value.clear()
                 value.extend(before) if isinstance(value, list) else value.update(before)
-        for _, tensor, before in self._contents:
-            if not _same(tensor, before):
+        for _, tensor, content in self._contents:
+            if not _same(tensor, content):
                 with torch.no_grad():
-                    tensor.copy_(before)
+                    tensor.copy_(content)
         return [name for name, tensor, *state in self._others if list(_state(tensor)) != state]
 
     def written(self) -> list[str]:
@@ -139,22 +140,23 @@ def _same(tensor: Tensor, before: Tensor) -> bool:
 def evaluating(
     model: nn.Module, training: Sequence[str] = (), written: Sequence[str] | None = (), *, grad: bool = False
 ) -> Iterator[None]:
-    """Evaluation mode but for the named modules; afterwards the model is as it was, also after an exception.
+    """Evaluation mode but for the named modules, no other thread in the model; afterwards it is as it was, also after an exception.
 
     written: names of the buffers that a forward pass writes into, see ``Snapshot``; None: it is not known yet.
     Raises SiteError if the pass wrote into parameters.
     """
-    before = Snapshot(model, written)
-    try:
-        for name, module in model.named_modules():
-            module.training = name in training
-            for switch in _CHECKPOINTING:
-                if module.__dict__.get(switch) is True:
-                    module.__dict__[switch] = False
-        with torch.enable_grad() if grad else torch.no_grad():
-            yield
-    finally:
-        changed = before.restore()
+    with exclusive(model):
+        before = Snapshot(model, written)
+        try:
+            for name, module in model.named_modules():
+                module.training = name in training
+                for switch in _CHECKPOINTING:
+                    if module.__dict__.get(switch) is True:
+                        module.__dict__[switch] = False
+            with torch.enable_grad() if grad else torch.no_grad():
+                yield
+        finally:
+            changed = before.restore()
     if changed:
         raise SiteError(
             f"the forward pass of {type(model).__name__} writes into {', '.join(changed[:5])} while it is scored "
@@ -179,7 +181,7 @@ def _checksum(tensor: Tensor) -> Any:
         tensor = tensor.int_repr()
     raw = tensor.contiguous().reshape(-1).view(torch.uint8)
     if raw.device.type == "cpu":
-        return zlib.crc32(raw.numpy())
+        return zlib.crc32(raw.numpy().data)
     whole = raw[: raw.numel() // 8 * 8].view(torch.int64)
     places = torch.arange(1, 2 * whole.numel(), 2, device=raw.device)  # odd: no single change cancels
     return int(whole.sum()), int((whole * places).sum()), int(raw[whole.numel() * 8 :].sum())

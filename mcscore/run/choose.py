@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .errors import RunError
 from .feed import STRIDE, Skipped
 from .identity import holds_pool_of
-from .normalise import normalised
+from .normalise import own_scorer
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -157,16 +157,15 @@ def _scorer_of(run: Run, scorer: Scorer | None) -> Scorer:
 
 def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:
     """ids (n,) -> embeddings (n, D) in their order, computed in blocks of ascending ids: each pool chunk is read once."""
-    step = run.meta["block_items"]
+    step, own = run.meta["block_items"], own_scorer(scorer, pool)
 
     def embed(ids: npt.NDArray[np.int64]) -> Embeddings:
         order = np.argsort(ids)
         ascending = ids[order]
-        with normalised(scorer, pool):
-            parts = [
-                scorer.embed(pool.take(ascending[at : at + step]), ascending[at : at + step])
-                for at in range(0, len(ids), step)
-            ]
+        parts = [
+            own.embed(pool.take(ascending[at : at + step]), ascending[at : at + step])
+            for at in range(0, len(ids), step)
+        ]
         embeddings = np.concatenate(parts)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))

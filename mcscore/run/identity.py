@@ -27,7 +27,7 @@ VERSION = 1
 Meta = dict[str, Any]
 
 # Where the model came from and where it runs: a difference is fine, or shows in the fingerprint.
-_FREE = {"model.class", "model.spec", "model.weights", "pool.path", "plan", "device", "threads"}
+_FREE = {"model.class", "model.spec", "model.weights", "model.weights_part", "pool.path", "plan", "device", "threads"}
 # Known only once the scorer has seen items.
 _AFTER_PREPARE = {"sites"}
 # Others compute the same scores up to their last bits.

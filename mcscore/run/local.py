@@ -20,7 +20,7 @@ from .feed import OnBadChunk, Skipped, Uploads, feed, readable
 from .identity import new_meta, pool_facts, refuse_difference, warn_of_other_bits
 from .journal import Journal, Record, Values
 from .lock import locked
-from .normalise import normalised
+from .normalise import own_scorer
 from .results import Run
 from .signals import StopRequest, stop_request
 from .spans import BLOCK_BYTES, default_block, default_span
@@ -57,6 +57,8 @@ def score_pool(
     on_bad_chunk: what becomes of items that cannot be read from the pool. "raise": an error names them, and what an earlier
         attempt skipped is tried again. "skip": they get NaN, are listed (``Run.unreadable``) and never selected.
     labelled: score and select labelled items too, as one who looks for wrong labels wants.
+    scorer: is only looked at: the run uses a copy of it, so that several threads may score pools with the same one. It gets the
+        plan of the run if it has none yet.
     span: items committed as one, which is what a kill can cost; default: about 1/50 of the pool or a few
         seconds of one core's work, 256 to 65,536.
     progress: called as progress(items done, items in the pool) before the first block and after every one.
@@ -76,12 +78,14 @@ def score_pool(
         raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
     if on_bad_chunk == "raise":
         pool.check_files()  # rather now than when the job comes to it, in days
-    with stop_request() as stop, normalised(scorer, pool):
+    own = own_scorer(scorer, pool)
+    with stop_request() as stop:
         begin = _continued if _is_run(path) else _begun
-        with begin(path, pool, scorer, span, labelled, on_bad_chunk) as job:
-            records = _score(job, pool, scorer, stop, progress or (lambda _done, _total: None))
+        with begin(path, pool, own, span, labelled, on_bad_chunk) as job:
+            records = _score(job, pool, own, stop, progress or (lambda _done, _total: None))
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in records), pool.n)
+    scorer.adopt(own)
     run = Run(job.journal, records, pool=pool, scorer=scorer)
     _tell_unscored(run)
     return run
@@ -173,8 +177,9 @@ def _continued(
         job = _Job.of(journal, records, Skipped(pool, labelled), on_bad_chunk)
         if not all(job.skipped.of(task).all() for task in job.tasks):
             _prepare(pool, scorer, job.skipped, on_bad_chunk, plan=journal.meta["plan"])
-            refuse_difference(path, journal.meta, pool, scorer.describe(), span, labelled, prepared=True)
-            warn_of_other_bits(path, journal.meta, scorer.describe())
+            described = scorer.describe()  # once: it reads the whole model for its fingerprint
+            refuse_difference(path, journal.meta, pool, described, span, labelled, prepared=True)
+            warn_of_other_bits(path, journal.meta, described)
         yield job
 
 

@@ -1,9 +1,7 @@
-"""A pool's mean and std, lent to a scorer."""
+"""A scorer of a run's own, which normalizes as the pool wants it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,14 +9,12 @@ if TYPE_CHECKING:
     from ..scorer import Scorer
 
 
-@contextlib.contextmanager
-def normalised(scorer: Scorer, pool: Pool) -> Iterator[None]:
-    """Let the scorer normalise with the pool's mean and std, unless it was told others or transforms its input."""
-    if pool.mean is None or scorer.transform is not None or scorer.describe()["normalise"] is not None:
-        yield
-        return
-    scorer.normalise(pool.mean, pool.std)
-    try:
-        yield
-    finally:
-        scorer.normalise(None, None)
+def own_scorer(scorer: Scorer, pool: Pool) -> Scorer:
+    """A copy of ``scorer`` with the pool's mean and std, unless it was told others or transforms its input.
+
+    A copy, because another thread may be using ``scorer`` for another pool.
+    """
+    own = scorer.copy()
+    if pool.mean is not None and own.transform is None and own.normalization is None:
+        own.normalise(pool.mean, pool.std)
+    return own

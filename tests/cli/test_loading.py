@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import textwrap
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
-from mcscore.loading import ModelError, load_model, read_weights
+from mcscore.loading import ModelError, load_model
+from mcscore.weights import read_weights
 
 SOURCE = """
     import neighbour_of_the_model
@@ -23,6 +27,9 @@ SOURCE = """
 
     def with_transform():
         return build(), lambda items: items.float() - 1
+
+    def normalized():
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
 
     class Tied(nn.Module):
         def __init__(self):
@@ -115,7 +122,7 @@ def test_model_file_does_not_replace_a_module_of_its_name(folder: Path) -> None:
             "broken.py:build",
             "broken.py failed when imported: ModuleNotFoundError: No module named 'a_module_that_is_not",
         ),
-        ("mlp.py:bild", "has no 'bild'; it defines build, with_transform, Tied, needs, pair, nothing and 1 more"),
+        ("mlp.py:bild", "has no 'bild'; it defines build, with_transform, normalized, Tied, needs, pair and 2 more"),
         ("mlp.py:needs", "called without arguments: missing a required argument: 'width'"),
         ("mlp.py:pair", "must return an nn.Module or (nn.Module, transform), but returned a tuple (int, int)"),
         ("mlp.py:nothing", "but returned None"),
@@ -144,11 +151,139 @@ def test_unfit_tensors_are_named_and_the_model_is_untouched(folder: Path) -> Non
     assert "0.bias (file int64 8, model float32 8)" in text
 
 
-def test_weights_saved_from_a_wrapper_are_recognised(folder: Path) -> None:
+def _checkpoints(state: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """File name: (content, what is told of it)."""
+
+    def behind(prefix: str) -> dict[str, Any]:
+        return {f"{prefix}{name}": value for name, value in state.items()}
+
+    lightning = {"epoch": 3, "global_step": 9, "hyper_parameters": {"lr": 0.1}, "optimizer_states": [{"state": {}}]}
+    optimizer = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(8, 4)}}, "param_groups": [{"lr": 0.1}]}
+    return {
+        "ddp.pt": (behind("module."), "without the prefix 'module.'"),
+        "compiled.pth": (behind("_orig_mod."), "without the prefix '_orig_mod.'"),
+        "compiled_ddp.pt": (behind("_orig_mod.module."), "without the prefix '_orig_mod.module.'"),
+        "last.ckpt": (
+            {**lightning, "state_dict": {**behind("model.net."), "criterion.weight": torch.ones(3)}},
+            "['state_dict'] without the prefix 'model.net.', leaving criterion.weight",
+        ),
+        "checkpoint.pth.tar": (
+            {"arch": "x", "best_acc1": torch.tensor(0.5), "state_dict": behind("module."), "optimizer": optimizer},
+            "['state_dict'] without the prefix 'module.'",
+        ),
+        "best.pth": ({"model": state, "optimizer": optimizer, "epoch": 1}, "['model']"),
+        "nested.pt": (
+            {"ema": {"decay": 0.9, "model": behind("module.")}},
+            "['ema']['model'] without the prefix 'module.'",
+        ),
+    }
+
+
+NAMES = list(_checkpoints({}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_as_people_have_them_load_and_what_was_taken_is_told(folder: Path, name: str) -> None:
+    content, told = _checkpoints(_weights(load_model("mlp.py:build").module, 2.0))[name]
+    torch.save(content, folder / name)
+    with pytest.warns(UserWarning, match="took the tensors") as caught:
+        loaded = load_model("mlp.py:build", folder / name)
+    assert [str(each.message) for each in caught] == [f"{folder / name}: took the tensors {told}"]
+    assert loaded.part == told.partition(", leaving")[0]
+    assert all(bool((tensor == 2.0).all()) for tensor in loaded.module.state_dict().values())
+
+
+def test_a_state_dict_in_a_bin_file_is_taken_as_it_is(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    torch.save(_weights(load_model("mlp.py:build").module, 2.0), folder / "pytorch_model.bin")
+    assert load_model("mlp.py:build", folder / "pytorch_model.bin").part is None
+    assert not recwarn.list
+
+
+def test_prefixed_safetensors_with_shared_tensors_load(folder: Path) -> None:
+    tied = load_model("mlp.py:Tied").module
+    nn.init.constant_(tied.a.weight, 5.0)
+    state = {f"model.{name}": tensor for name, tensor in tied.state_dict().items() if name != "b.weight"}
+    save_file(state, folder / "tied.safetensors")
+    with pytest.warns(UserWarning, match="without the prefix 'model.'"):
+        loaded = load_model("mlp.py:Tied", folder / "tied.safetensors").module
+    assert bool((loaded.b.weight == 5.0).all())
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (
+            ("state_dict", "state_dict_ema"),
+            "holds 2 sets of tensors that fit Sequential: ['state_dict']; ['state_dict_ema']. Save",
+        ),
+        (
+            ("model.", "model_ema."),
+            "fit Sequential: without the prefix 'model.'; without the prefix 'model_ema.'. Save",
+        ),
+    ],
+)
+def test_which_of_two_sets_is_meant_is_asked_and_the_advice_works(
+    folder: Path, keys: tuple[str, str], says: str
+) -> None:
     state = _weights(load_model("mlp.py:build").module, 1.0)
-    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, folder / "ddp.pt")
-    with pytest.raises(ModelError, match="without the DataParallel wrapper"):
-        load_model("mlp.py:build", folder / "ddp.pt")
+    content: dict[str, Any] = {}
+    for key in keys:
+        content |= {f"{key}{name}": tensor for name, tensor in state.items()} if key.endswith(".") else {key: state}
+    torch.save(content, folder / "two.pt")
+    with pytest.raises(ModelError) as caught:
+        load_model("mlp.py:build", folder / "two.pt")
+    assert says in str(caught.value)
+    if not keys[0].endswith("."):
+        assert "torch.save(torch.load('two.pt', weights_only=True)['state_dict_ema'], 'weights.pt')" in str(
+            caught.value
+        )
+        torch.save(torch.load("two.pt", weights_only=True)["state_dict_ema"], "weights.pt")
+        load_model("mlp.py:build", "weights.pt")
+
+
+def test_a_checkpoint_that_fits_in_no_way_is_told_with_what_it_holds(folder: Path) -> None:
+    state = _weights(load_model("mlp.py:build").module, 1.0)
+    state["3.weight"] = torch.ones(5, 8)
+    torch.save({"epoch": 3, "state_dict": {f"model.{k}": v for k, v in state.items()}}, folder / "other.ckpt")
+    with pytest.raises(ModelError) as caught:
+        load_model("mlp.py:build", folder / "other.ckpt")
+    text = str(caught.value)
+    assert "does not fit Sequential; mismatching: 3.weight (file float32 5×8, model float32 3×8)" in text
+    assert "closest of all was ['state_dict'] without the prefix 'model.'" in text
+    assert "the file holds 'epoch', 'state_dict' (a dict of 4 tensors)" in text
+    torch.save({"epoch": 3, "shadow": [torch.ones(3)]}, folder / "none.pt")
+    with pytest.raises(ModelError, match=r"holds no tensors by name, but 'epoch', 'shadow'; save the tensors alone"):
+        load_model("mlp.py:build", folder / "none.pt")
+
+
+def test_half_of_the_layers_of_a_model_is_not_the_model(folder: Path) -> None:
+    state = _weights(load_model("mlp.py:build").module, 1.0)
+    del state["3.bias"]
+    torch.save({f"model.{name}": tensor for name, tensor in state.items()}, folder / "half.pt")
+    with pytest.raises(ModelError, match=r"missing: 3\.bias"):
+        load_model("mlp.py:build", folder / "half.pt")
+
+
+def test_versions_of_layers_come_along_with_a_prefix(folder: Path) -> None:
+    """BatchNorm before version 2 had no num_batches_tracked: PyTorch fills it in by the version in the file."""
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = load_model("mlp.py:normalized").module
+
+    state = Wrapper().state_dict()
+    assert isinstance(state, OrderedDict)
+    torch.save(state, folder / "new.pt")
+    del state["model.1.num_batches_tracked"]
+    torch.save(state, folder / "lacks.pt")
+    with pytest.raises(ModelError, match=r"missing: 1\.num_batches_tracked"):
+        load_model("mlp.py:normalized", folder / "lacks.pt")
+    state._metadata["model.1"]["version"] = 1  # type: ignore[attr-defined]
+    torch.save(state, folder / "old.pt")
+    for name in ("new.pt", "old.pt"):
+        with pytest.warns(UserWarning, match="without the prefix 'model.'"):
+            load_model("mlp.py:normalized", folder / name)
 
 
 class _Trap:
@@ -167,7 +302,7 @@ def test_code_in_a_pt_file_is_not_run(folder: Path) -> None:
     ("name", "content", "says"),
     [
         ("absent.pt", None, "no such weights file"),
-        ("w.bin", b"x", "must be .safetensors, .pt or .pth, not '.bin'"),
+        ("w.onnx", b"x", "must be .safetensors, .pt, .pth, .ckpt, .bin or .tar, not '.onnx'"),
         ("w", b"x", "not 'a file without suffix'"),
         ("w.safetensors", b"hello" * 9, "not a readable safetensors file"),
         ("w.pt", b"", "not a readable torch file"),
@@ -183,11 +318,13 @@ def test_unreadable_weights_are_told_by_path(folder: Path, name: str, content: b
     assert says in str(caught.value)
 
 
-def test_checkpoint_with_more_than_a_state_dict_is_told_apart(folder: Path) -> None:
-    state = _weights(load_model("mlp.py:build").module, 1.0)
-    torch.save({"epoch": 3, "state_dict": state}, folder / "checkpoint.pt")
-    with pytest.raises(ModelError, match=r"other things beside tensors \(epoch, state_dict\)"):
-        read_weights(folder / "checkpoint.pt")
+def test_a_file_without_names_is_told(folder: Path) -> None:
     torch.save([1, 2], folder / "list.pt")
     with pytest.raises(ModelError, match="holds a list, not a state dict"):
         read_weights(folder / "list.pt")
+
+
+def test_classes_that_cannot_be_read_safely_are_named(folder: Path) -> None:
+    torch.save({"state_dict": {}, "args": argparse.Namespace(lr=1)}, folder / "args.ckpt")
+    with pytest.raises(ModelError, match=r"holds more than tensors \(argparse.Namespace\).*save the tensors alone"):
+        read_weights(folder / "args.ckpt")

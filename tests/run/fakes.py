@@ -3,6 +3,7 @@ together, as the last bits of matrix products do: a run that is not taken up exa
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,19 @@ class FakeScorer:
             else:
                 self.described[name] = value
         self.seen: list[int] = []
+
+    @property
+    def normalization(self) -> Any:
+        return self.described["normalise"]
+
+    def copy(self) -> FakeScorer:
+        """One that notes the items it has seen with this one."""
+        twin = copy.copy(self)
+        twin.described, twin.plan = dict(self.described), {}
+        return twin
+
+    def adopt(self, other: FakeScorer) -> None:
+        self.plan = self.plan or other.plan
 
     def describe(self) -> dict[str, Any]:
         sites = [{"index": 0, "name": "drop", "p": 0.5}] if self.plan else []
