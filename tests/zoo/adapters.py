@@ -92,6 +92,6 @@ ADAPTERS = [
         loralib(True),
         lambda n: torch.randn(n, 8),
         refused="lora_dropout",
-        note="merged weights have no dropout; build with merge_weights=False",
+        note="merged weights have no dropout; call model.train() before scoring, or build with merge_weights=False",
     ),
 ]
