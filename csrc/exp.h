@@ -78,6 +78,14 @@ MC_INLINE f32v log_positive(f32v x) {
     return l.k * kLn2High + (l.k * kLn2Low + l.log_m);
 }
 
+// log(1 + x) for x >= -1/2, within 4 ulp of itself however small x is: what y = 1 + x has rounded away comes back. (The term is
+// that over y, but where y is not near 1 it does not matter, and from 2 on it would be wrong.)
+MC_INLINE f32v log1p(f32v x) {
+    const f32v y = 1.0f + x, lost = x - (y - 1.0f);
+    const Log l = log_parts(y);
+    return l.k * kLn2High + (l.k * kLn2Low + (l.log_m + (y < 2.0f ? lost : f32v{})));
+}
+
 // x log x, 0 for x = 0.
 MC_INLINE f32v x_log_x(f32v x) { return x * log_positive(max(all(1e-37f), x)); }
 

@@ -20,7 +20,7 @@ template <Link L> static bool dropout_head_of(const Masks& m, const Head& f, con
     const size_t logits_bytes = 4 * (size_t)(block * group * f.C + W);  // a vector may be stored across the end
     char* const memory = (char*)__builtin_malloc(words_bytes + sums_bytes + logits_bytes + kTableBytes + 64);
     if (!memory) return false;
-    if (!sums.allocate(f.C, to.mean_std != nullptr, to.variation_ratio != nullptr)) {
+    if (!sums.allocate(f.C, to.mean_std != nullptr, to.variation_ratio != nullptr, L == Link::sigmoid)) {
         __builtin_free(memory);
         return false;
     }

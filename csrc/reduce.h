@@ -7,10 +7,13 @@ namespace mcscore {
 namespace MCSCORE_ISA {
 
 struct Results {  // of W items, or of one in lane 0
-    double entropy[W], deviation[W], doubt[W], minority[W];  // doubt: sum of min(p, 1 - p); minority: the same of the votes (sigmoid)
+    double entropy[W], deviation[W], minority[W];  // minority: sum over labels of the votes of fewer passes
+    double doubt[W];  // softmax: 1 - max p, as the sum of the others; sigmoid: sum of min(p, 1 - p)
     float best[W], second[W];
     int32_t most_votes[W], best_class[W];
 };
+
+constexpr double kBaldNoise = 0x1p-20;  // BALD_NOISE of acquisition.py
 
 // Mean probabilities as float32. Of up to 32 passes softmax takes them from the float32 sum; sigmoid subtracts them from 1.
 template <Link L> MC_INLINE void mean_of(Sums& sums, double T, float* mean, float* rest) {
@@ -26,33 +29,46 @@ template <Link L> MC_INLINE void mean_of(Sums& sums, double T, float* mean, floa
         for (int64_t i = 0; i < n; i++) rest[i] = (float)(1 - sums.p[i] * share);
 }
 
+// softmax: the term of the best class, p = 1 - q with q the sum of the others, to which it is exact where p is near 1.
+MC_INLINE void add_best(Results& out) {
+    const f32v best = load<f32v>(out.best);
+    f32v q;
+    for (int l = 0; l < W; l++) q[l] = (float)out.doubt[l];
+    const f32v near_1 = log1p(q < 0.5f ? -q : f32v{}), log_p = q < 0.5f ? near_1 : log_positive(max(all(1e-37f), best));
+    const f32v term = best * log_p;
+    for (int l = 0; l < W; l++) out.entropy[l] -= (double)term[l];
+}
+
 template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
     float* const mean = sums.part;
     float* const rest = sums.row(0);  // 1 - mean; softmax leaves rows alone, which must stay 0 beyond C
     mean_of<L>(sums, T, mean, rest);
     for (int l = 0; l < W; l++) out.entropy[l] = out.doubt[l] = out.deviation[l] = 0;
     i32v minority{}, most_votes{}, best_class{}, index = sums.items ? i32v{} : lane_numbers();
-    f32v best = all(-1.0f), second = all(-1.0f);
+    f32v best{}, second{};
     const int stride = sums.items ? 1 : W;
     constexpr int64_t run = 8;  // vectors per float32 sum
     for (int64_t begin = 0; begin < sums.steps; begin += run) {
         f32v entropies{}, doubts{};
         for (int64_t i = begin; i < least(begin + run, sums.steps); i++, index += stride) {
-            const f32v p = load<f32v>(mean + i * W);
-            entropies -= x_log_x(p);
+            f32v p = load<f32v>(mean + i * W), loser;
             if constexpr (L == Link::sigmoid) {
                 const f32v q = load<f32v>(rest + i * W);
-                entropies -= x_log_x(q);
-                doubts += p < q ? p : q;
+                loser = p < q ? p : q;
+                entropies -= max(p, q) * log1p(-loser);
+                p = load<i32v>(sums.turned + i * W) != 0 ? q : p;
+            } else {
+                loser = p < best ? p : best;  // the best so far, where p beats it: the best of all is left out
             }
+            entropies -= x_log_x(loser);
+            doubts += loser;
             const auto wins = p > best;
             second = wins ? best : max(p, second);
             best_class = wins ? index : best_class;
             best = max(p, best);
         }
         for (int l = 0; l < W; l++) out.entropy[l] += (double)entropies[l];
-        if constexpr (L == Link::sigmoid)
-            for (int l = 0; l < W; l++) out.doubt[l] += (double)doubts[l];
+        for (int l = 0; l < W; l++) out.doubt[l] += (double)doubts[l];
     }
     if (sums.votes)
         for (int64_t i = 0; i < sums.steps; i++) {
@@ -70,7 +86,17 @@ template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
     }
     for (int l = 0; l < W; l++) out.minority[l] = (double)minority[l];
     store(out.best, best), store(out.second, second), store(out.most_votes, most_votes), store(out.best_class, best_class);
-    if (sums.items) return;
+    if (sums.items) {
+        if constexpr (L == Link::softmax) add_best(out);
+        return;
+    }
+    if constexpr (L == Link::softmax) {  // the bests of lanes are losers, but for one
+        const f32v top = max_lanes(best);
+        i32v first = all(-1);
+        for (int l = W - 1; l >= 0; l--) first = best[l] == top[l] ? all(l) : first;
+        const f32v losers = lane_numbers() == first ? f32v{} : best, terms = x_log_x(losers);
+        for (int l = 0; l < W; l++) out.doubt[l] += (double)losers[l], out.entropy[l] -= (double)terms[l];
+    }
     for (int l = 1; l < W; l++) {
         out.entropy[0] += out.entropy[l], out.deviation[0] += out.deviation[l], out.doubt[0] += out.doubt[l], out.minority[0] += out.minority[l];
         out.most_votes[0] = most(out.most_votes[0], out.most_votes[l]);
@@ -78,6 +104,7 @@ template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
         if (out.best[l] > out.best[0] || (out.best[l] == out.best[0] && out.best_class[l] < out.best_class[0]))
             out.best[0] = out.best[l], out.best_class[0] = out.best_class[l];
     }
+    if constexpr (L == Link::softmax) add_best(out);
 }
 
 // The n <= W scores that `value` gives, as float32, NaN for bad items. Whole vectors are computed, so that they are vectors.
@@ -96,18 +123,21 @@ template <Link L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores
     sums.flush_entropies();
     reduce<L>(sums, T, r);
     double expected[W];
-    for (int l = 0; l < W; l++) expected[l] = sums.h[l] / T;
+    for (int l = 0; l < W; l++) expected[l] = sums.entropy_of_passes(l, L == Link::softmax ? r.doubt[l] * T : 0, T) / T;
     const auto put = [&](float* score, auto&& value) { write(score ? score + first : nullptr, n, sums.bad, value); };
     put(to.entropy, [&](int l) { return r.entropy[l]; });
     put(to.expected_entropy, [&](int l) { return expected[l]; });
-    put(to.bald, [&](int l) { return most(r.entropy[l] - expected[l], 0.0); });
+    put(to.bald, [&](int l) {  // at most the noise: 0, a tie
+        const double bald = r.entropy[l] - expected[l];
+        return bald > kBaldNoise * r.entropy[l] ? bald : 0.0;
+    });
     if constexpr (L == Link::sigmoid) {
         put(to.least_confidence, [&](int l) { return r.doubt[l]; });
         put(to.margin, [&](int l) { return 2 * r.doubt[l]; });
         put(to.variation_ratio, [&](int l) { return r.minority[l] / T; });
     } else {
-        put(to.least_confidence, [&](int l) { return 1 - (double)r.best[l]; });
-        put(to.margin, [&](int l) { return 1 - ((double)r.best[l] - (double)r.second[l]); });
+        put(to.least_confidence, [&](int l) { return r.doubt[l]; });
+        put(to.margin, [&](int l) { return r.doubt[l] + (double)r.second[l]; });
         put(to.variation_ratio, [&](int l) { return 1 - (double)r.most_votes[l] / T; });
     }
     put(to.mean_std, [&](int l) { return r.deviation[l] / (double)sums.C; });

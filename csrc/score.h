@@ -4,6 +4,10 @@
 //   softmax:  m = max x, e = exp(x - m), s = sum e, w = sum e (x - m):  p = e / s,  H = log s - w / s
 //   sigmoid:  a = |x|, e = exp(-a):  p = 1 / (1 + e) or e / (1 + e),  H = log(1 + e) + a e / (1 + e), summed over labels
 //
+// BALD is the difference of two entropies, and of a confident item both are small, so both keep their digits relative to
+// themselves: sums.h says how for softmax. sigmoid: what is summed is the probability that a label is not what pass 0 says,
+// and 16 labels share one log(1 + u), u <- u (1 + e) + e.
+//
 // C <= 64: lanes are items; C > 64: lanes are classes (rows.h). A row is read for its maximum and again, from cache, for its
 // exponentials; up to four passes are then added to the sums at once.
 #pragma once
@@ -13,7 +17,7 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-constexpr int64_t kRun = 1024;       // classes per float32 sum
+constexpr int64_t kRun = W < 8 ? 512 : 1024;  // classes per float32 sum
 constexpr int64_t kScratch = 98304;  // gathered logits at a time: 384 kB, which stay in L2
 
 // e = exp(x - m), s += e, w += e (x - m) for some vectors. next: what will be read next, wanted in cache by then; or null.
@@ -61,21 +65,23 @@ template <int R> MC_INLINE void softmax_items(Sums& sums, const f32v (&m)[R]) {
     for (int r = 0; r < R; r++) sums.end_pass(s[r], w[r]);
 }
 
-// The n sigmoids of consecutive vectors in place of their logits; returns the sum of their entropies, NaN for NaN or +inf.
-MC_INLINE f32v sigmoid(float* row, int64_t n) {
-    f32v h{}, product = all(1.0f), trouble{};
+// The n sigmoids of consecutive vectors, turned as Sums::turned says, in place of their logits; returns the sum of their entropies,
+// NaN for NaN or +inf.
+MC_INLINE f32v sigmoid(float* row, const int32_t* turned, int64_t n) {
+    f32v h{}, more{}, top = all(-kInf);
+    const i32v sign = all(INT32_MIN);
     for (int64_t c = 0; c < n; c++) {
         const f32v x = load<f32v>(row + c * W);
-        const auto negative = x < 0.0f;
-        trouble = x < kInf ? trouble : all(kNan);
-        f32v z = negative ? x : -x;
+        const auto negative = bits<f32v>(bits<i32v>(x) ^ load<i32v>(turned + c * W)) < 0.0f;
+        top = max(x, top);
+        f32v z = bits<f32v>(bits<i32v>(x) | sign);  // -|x|
         const f32v e = exp_nonpositive(z), one = 1.0f + e, larger = 1.0f / one, smaller = e * larger;
         store(row + c * W, negative ? smaller : larger);
         h -= z * smaller;
-        product *= one;  // one logarithm serves 16 labels
-        if (c % 16 == 15) h += log_positive(product), product = all(1.0f);
+        more = more * one + e;  // one logarithm serves 16 labels: 1 + more is the product of theirs
+        if (c % 16 == 15) h += log1p(more), more = f32v{};
     }
-    return h + log_positive(product) + trouble;
+    return h + log1p(more) + (top < kInf ? f32v{} : all(kNan));  // a NaN among the labels is in h
 }
 
 MC_INLINE void vote_labels(Sums& sums, const float* row) {  // before sigmoid() overwrites the logits
@@ -87,7 +93,8 @@ template <int R> MC_INLINE void sigmoid_items(Sums& sums) {
     f32v scale[R];
     for (int r = 0; r < R; r++) {
         if (sums.votes) vote_labels(sums, sums.row(r));
-        const f32v h = sigmoid(sums.row(r), sums.C), one = 1.0f + 0.0f * h;
+        if (!sums.aligned) sums.turn(sums.row(r));
+        const f32v h = sigmoid(sums.row(r), sums.turned, sums.C), one = 1.0f + 0.0f * h;
         scale[r] = all(1.0f);
         if (r + 1 == R) sums.add<R>(scale);
         sums.end_pass(one, -h);  // log 1 + h / 1
@@ -148,8 +155,9 @@ template <Type In, int R> MC_INLINE void sigmoid_classes(Sums& sums, const typen
         store(row + sums.C - W, last);
         for (int64_t i = sums.C; i < sums.steps * W; i++) row[i] = -kInf;
         if (sums.votes) vote_labels(sums, row);
+        if (!sums.aligned) sums.turn(row);
         double h = 0;
-        for (int64_t i = 0; i < sums.steps; i += run) h += (double)sum_lanes(sigmoid(row + i * W, least(run, sums.steps - i)))[0];
+        for (int64_t i = 0; i < sums.steps; i += run) h += (double)sum_lanes(sigmoid(row + i * W, sums.turned + i * W, least(run, sums.steps - i)))[0];
         sums.h[0] += h;
         scale[r] = all(1.0f);
         if (r + 1 == R) sums.add<R>(scale);
@@ -206,7 +214,7 @@ template <Type In, Link L> MC_INLINE void add_passes(const Logits& x, int64_t fi
 // Calls use(first, n, sums) for every group of items of the part, when all their passes have joined the sums.
 template <Type In, Link L, class Use> static bool for_groups(const Logits& x, bool squares, bool votes, Part part, Use&& use) {
     Sums sums;
-    if (!sums.allocate(x.C, squares, votes)) return false;
+    if (!sums.allocate(x.C, squares, votes, L == Link::sigmoid)) return false;
     const int64_t group = sums.items ? W : 1;
     const bool as_it_lies = x.stride_c == 1 || (sums.items && x.stride_b == 1);
     // Gathered a few passes at a time, a multiple of kTogether, so that the sums are those of the same logits laid out otherwise.
@@ -242,13 +250,20 @@ template <Type In, Link L> static bool accumulate_of(const Logits& x, const Stat
         sums.flush();
         for (int64_t l = 0; l < n; l++) {
             const int64_t first = sums.items ? l : 0, stride = sums.items ? W : 1, at = (b + l) * x.C;
+            const auto sum_p = [&](int64_t c) { return sums.p[first + c * stride]; };
+            const auto turned = [&](int64_t c) { return L == Link::sigmoid && sums.turned[first + c * stride]; };
             if (to.p_BC)
-                for (int64_t c = 0; c < x.C; c++) to.p_BC[at + c] += sums.p[first + c * stride];
+                for (int64_t c = 0; c < x.C; c++) to.p_BC[at + c] += turned(c) ? (double)x.T - sum_p(c) : sum_p(c);
             if (to.p2_BC)
-                for (int64_t c = 0; c < x.C; c++) to.p2_BC[at + c] += sums.p2[first + c * stride];
+                for (int64_t c = 0; c < x.C; c++)
+                    to.p2_BC[at + c] += (turned(c) ? (double)x.T - 2 * sum_p(c) : 0) + sums.p2[first + c * stride];
             if (to.votes_BC)
                 for (int64_t c = 0; c < x.C; c++) to.votes_BC[at + c] += sums.vote[first + c * stride];
-            if (to.h_B) to.h_B[b + l] += sums.h[l];
+            if (to.h_B) {
+                double others = 0, best = 0;  // sums of p
+                for (int64_t c = 0; c < x.C && L == Link::softmax; c++) others += least(best, sum_p(c)), best = most(best, sum_p(c));
+                to.h_B[b + l] += sums.entropy_of_passes(l, others, (double)x.T);
+            }
             if (to.bad_B) to.bad_B[b + l] |= sums.bad[l];
         }
     });

@@ -2,6 +2,11 @@
 //
 // Precision: sums over passes are float32 for at most 32 passes, then float64; sums over classes are float32 in lanes
 // for at most 1024 classes, then float64. p^2 goes to float64 at once, since a standard deviation subtracts two such sums.
+//
+// softmax: where a pass is confident, s = 1 + q / (1 - q) with q the sum of p over the others than the maximum, and a float32 s
+// has lost the digits of q. H = (log s - q) - w / s + q, in which the first term has the slope 0 at s = 1, and the sum of the last
+// over the passes is in the sums of p, with all its digits. This costs nothing per class (a sum over the others
+// beside s: 17 to 45 % of the time).
 #pragma once
 
 #include "exp.h"
@@ -22,19 +27,21 @@ struct Sums {  // arrays hold `steps` vectors
     float *rows, *part;  // passes being added, `row_stride` apart; the sum of p over the passes since the last flush
     int64_t together, row_stride;
     int32_t* vote;
+    int32_t* turned;  // sigmoid: the sign bit where pass 0 has the label, and 1 - p is summed in place of p; else 0
+    bool aligned;     // it is set
     float *s, *w;  // normalisers of the passes since the last flush: H = log s - w / s. Vectors over items, or scalars
-    double h[W];
+    double h[W], q[W];  // sums of H - q and of q = 1 - 1 / s
     bool bad[W];
     void* memory;
 
-    MC_INLINE bool allocate(int64_t classes, bool want_squares, bool want_votes) {
+    MC_INLINE bool allocate(int64_t classes, bool want_squares, bool want_votes, bool labels) {
         C = classes, items = C <= kLanesAreItems, squares = want_squares, votes = want_votes;
         steps = items ? C : (C + W - 1) / W, together = C < kLong ? kTogether : kTogether / 2;
         const size_t n = (size_t)(steps * W), line = 64;
         // Rows begin a few cache lines off a multiple of 4096 bytes from each other, or stores delay loads that seem to overlap.
         row_stride = (int64_t)((n + 15) / 16 * 16 + 80);
-        memory = __builtin_malloc(8 * n + (squares ? 8 * n : 0) + 4 * (size_t)(together * row_stride) + 4 * n + (votes ? 4 * n : 0) +
-                                  8 * kFlush * W + 8 * line);
+        memory = __builtin_malloc(8 * n + (squares ? 8 * n : 0) + 4 * (size_t)(together * row_stride) + 4 * n + (votes ? 4 * n : 0) + (labels ? 4 * n : 0) +
+                                  8 * kFlush * W + 9 * line);
         if (!memory) return false;
         char* at = (char*)memory;
         const auto take = [&](size_t bytes) {
@@ -45,6 +52,7 @@ struct Sums {  // arrays hold `steps` vectors
         p = (double*)take(8 * n), p2 = squares ? (double*)take(8 * n) : nullptr;
         rows = (float*)take(4 * (size_t)(together * row_stride)), part = (float*)take(4 * n);
         vote = votes ? (int32_t*)take(4 * n) : nullptr;
+        turned = labels ? (int32_t*)take(4 * n) : nullptr;
         s = (float*)take(4 * kFlush * W), w = (float*)take(4 * kFlush * W);
         __builtin_memset(rows, 0, 4 * (size_t)(together * row_stride));  // beyond C they stay 0
         return true;
@@ -54,10 +62,22 @@ struct Sums {  // arrays hold `steps` vectors
         __builtin_memset(part, 0, 4 * n);
         if (squares) __builtin_memset(p, 0, 8 * n), __builtin_memset(p2, 0, 8 * n);
         if (votes) __builtin_memset(vote, 0, 4 * n);
-        for (int l = 0; l < W; l++) h[l] = 0, bad[l] = false;
-        pending = 0, begun = squares;
+        for (int l = 0; l < W; l++) h[l] = q[l] = 0, bad[l] = false;
+        pending = 0, begun = squares, aligned = false;
     }
     MC_INLINE float* row(int r) const { return rows + r * row_stride; }
+
+    // The logits of pass 0 decide what is summed: a confident label's 1e-6 would be lost in a sum of 1 - 1e-6.
+    MC_INLINE void turn(const float* row) {
+        for (int64_t i = 0; i < steps * W; i += W) store(turned + i, load<f32v>(row + i) >= 0.0f ? all(INT32_MIN) : i32v{});
+        aligned = true;
+    }
+    // Sum of H over the passes of item l, when all are flushed. others: softmax: sum of p over all classes but the largest sum.
+    // Where the same class was the maximum of every pass, that is the sum of q, exact relative to itself; or else it is larger.
+    MC_INLINE double entropy_of_passes(int l, double others, double passes) const {
+        const double noise = 6e-8 * (double)(4 + least<int64_t>(steps, 1024 / W)) * passes, apart = others - q[l];  // the rounding of s
+        return h[l] + (others < passes / 16 && -noise < apart && apart < noise ? others : q[l]);
+    }
 
     // p of R passes = row r * scale[r] joins the sums.
     template <int R> MC_INLINE void add(const f32v (&scale)[R]) {
@@ -76,9 +96,9 @@ struct Sums {  // arrays hold `steps` vectors
         const float* from[R];
         for (int r = 0; r < R; r++) from[r] = row(r);
         const auto at = [&](int64_t i) {
-            f32v sum = load<f32v>(to + i);
-            for (int r = 0; r < R; r++) sum += load<f32v>(from[r] + i) * scale[r];
-            return sum;
+            f32v sum = load<f32v>(from[0] + i) * scale[0];  // of the passes first: fewer roundings of the large sum
+            for (int r = 1; r < R; r++) sum += load<f32v>(from[r] + i) * scale[r];
+            return load<f32v>(to + i) + sum;
         };
         const int64_t n = steps * W;
         int64_t i = 0;
@@ -111,16 +131,19 @@ struct Sums {  // arrays hold `steps` vectors
         const int64_t n = items ? pending * W : (pending + W - 1) / W * W;
         for (int64_t i = pending; i < n && !items; i++) s[i] = 1, w[i] = 0;
         // The whole part of log s apart from the rest, so that no float32 near log C is ever rounded.
-        f32v k{}, rest{}, health{};
+        f32v k{}, rest{}, others{}, health{};
         for (int64_t i = 0; i < n; i += W) {
             const f32v total = load<f32v>(s + i);
             const Log l = log_parts(total);
             k += l.k;
-            rest += l.log_m - load<f32v>(w + i) / total;
+            const f32v share = 1.0f / total, q_items = (total - 1.0f) * share;
+            rest += (l.log_m - q_items) - load<f32v>(w + i) * share;
+            others += q_items;
             health += total;
         }
         for (int l = 0; l < W; l++) {
             h[items ? l : 0] += (double)k[l] * 0.693147180559945309 + (double)rest[l];
+            q[items ? l : 0] += (double)others[l];
             bad[items ? l : 0] |= health[l] != health[l];
         }
         pending = 0;

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 LINKS = ("softmax", "sigmoid", "gaussian")
@@ -60,8 +61,24 @@ class GaussianSamples(NamedTuple):
         return self.mean_TB.new_full(self.mean_TB.shape[1:], self.noise_variance)
 
 
+BALD_NOISE = 2.0**-20
+"""The noise floor of BALD as a share of the entropy H[p̄], for links softmax and sigmoid: a smaller BALD is stored as 0, so such
+items are ties, broken by id.
+
+BALD is the difference of H[p̄] and mean_t H[p_t]. Every backend computes both to a few float32 roundings of themselves, however
+small they are, so below this share of H[p̄] what is left of the difference is noise: 7e-7 nats where two classes are equally
+probable, 1e-11 where one class has all but 6e-7. Outputs in float64 are computed in float64: ``bald_noise``.
+
+The Triton kernels sum in float32 throughout: there the floor is (1 + T / 32) times the sum of this share and TRITON_BALD_NOISE,
+nats per label (softmax: in all). In the interpreter equal passes gave up to 3.6e-6 at C = 10, T = 100, where the floor is 1.3e-5.
+"""
+LABEL_BALD_NOISE = (
+    2.0**-42
+)  # nats per label, beside BALD_NOISE: where float64 sums keep p near 1 of sigmoid, 1 - p ends at 1e-15
+TRITON_BALD_NOISE = {"softmax": 2.0**-20, "sigmoid": 2.0**-18}
+
 Samples = Any  # p_TBC float64 for softmax and sigmoid, GaussianSamples for gaussian
-Means = dict[str, Any]  # LINK_MOMENTS name -> Tensor
+Means = dict[str, Any]  # LINK_MOMENTS name -> Tensor; "bald_noise" -> float where it is not BALD_NOISE
 Oracle = Callable[[Samples, str], "Tensor"]
 Finish = Callable[[Means, str], "Tensor"]
 
@@ -99,7 +116,13 @@ def _classes(p: Tensor, link: str) -> Tensor:
 def _entropy(p: Tensor, link: str) -> Tensor:
     import torch
 
-    return torch.special.entr(_classes(p, link)).sum((-1, -2)).clamp_min(0.0)
+    k = _classes(p, link)
+    best, at = k.max(-1, keepdim=True)
+    others = k.scatter(-1, at, 0.0)
+    # Of an item that is given one class with 1 - 1e-9 no more of the 1e-9 is left in log p than in p: it is log1p of the others.
+    rest = others.sum(-1, keepdim=True)
+    log_best = torch.where(rest < 0.5, torch.log1p(-rest.clamp_max(0.5)), best.log())
+    return (torch.special.entr(others).sum(-1, keepdim=True) - best * log_best).sum((-1, -2)).clamp_min(0.0)
 
 
 def _bald_oracle(samples: Samples, link: str) -> Tensor:
@@ -110,7 +133,17 @@ def _bald_oracle(samples: Samples, link: str) -> Tensor:
         return 0.5 * torch.log1p(samples.mean_TB.var(0, correction=0) / samples.noise_B())
     p = _classes(samples, link)
     mean = p.mean(0)
-    return (torch.xlogy(p, p) - torch.xlogy(p, mean)).sum((-1, -2)).mean(0).clamp_min(0.0)
+    # As r log r - r + 1 >= 0 with r = p / p̄, which no rounding of the sums of p can make negative. 0 where p̄ is.
+    excess = torch.where(mean > 0, (p - mean) / mean.clamp_min(torch.finfo(mean.dtype).tiny), 0.0)
+    return (mean * _divergence(excess)).sum((-1, -2)).mean(0)
+
+
+def _divergence(x: Tensor) -> Tensor:
+    """(1 + x) log(1 + x) - x for x >= -1, to its last digits also where x is small and it is x² / 2."""
+    import torch
+
+    series = x * x * (1 / 2 - x * (1 / 6 - x * (1 / 12 - x * (1 / 20 - x * (1 / 30 - x / 42)))))
+    return torch.where(x.abs() < 2e-3, series, torch.xlogy(1 + x, 1 + x) - x)
 
 
 def _bald_finish(m: Means, link: str) -> Tensor:
@@ -118,7 +151,12 @@ def _bald_finish(m: Means, link: str) -> Tensor:
 
     if link == "gaussian":
         return 0.5 * torch.log1p(m["var"] / m["noise"])
-    return (_entropy(m["p"], link) - m["h"]).clamp_min(0.0)
+    entropy = _entropy(m["p"], link)
+    bald = entropy - m["h"]
+    noise = m.get("bald_noise", BALD_NOISE) * entropy
+    if link == "sigmoid":
+        noise = noise + m["p"].shape[-1] * LABEL_BALD_NOISE
+    return torch.where(bald > noise, bald, 0.0)
 
 
 def _least_confidence(p_BC: Tensor, link: str) -> Tensor:
@@ -306,6 +344,13 @@ def ok_outputs(outputs_TBC: Tensor, link: str, input: str = "logits") -> Tensor:
         return outputs_TBC.isfinite().all(-1).all(0)
     peak_TB = outputs_TBC.amax(-1)  # NaN if any is NaN
     return (peak_TB.isfinite() if link == "softmax" else peak_TB < math.inf).all(0)
+
+
+def bald_noise(dtype: torch.dtype) -> float:
+    """The noise floor of BALD as a share of H[p̄], of outputs of this type: BALD_NOISE, of float64 as much finer as its digits."""
+    import torch
+
+    return BALD_NOISE * 2.0**-29 if dtype == torch.float64 else BALD_NOISE
 
 
 def predict(mean: Tensor, link: str) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .acquisition import check_input, check_scores, reduction_share
+from .acquisition import bald_noise, check_input, check_scores, reduction_share
 from .kernels import eager
 from .kernels.score import accumulate, check_outputs, reduce_dense
 
@@ -39,6 +39,7 @@ class Moments:
         reduction_share(reduction)
         self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
         self.n = 0
+        self._bald_noise = 0.0  # of the coarsest passes so far
         self._shape: tuple[int, ...] | None = None  # of one pass: (B, C, *pixels)
         self._state: eager.State = {}
 
@@ -55,6 +56,7 @@ class Moments:
             state = self._state
         accumulate(logits_tBC, state, self.link, input=self.input)
         self._shape, self._state = shape, state
+        self._bald_noise = max(self._bald_noise, bald_noise(logits_tBC.dtype))
         self.n += len(logits_tBC)
         return self
 
@@ -66,6 +68,7 @@ class Moments:
                 raise ValueError(f"cannot merge moments whose {name} differ: {mine!r} and {theirs!r}")
         if other._shape is None:
             return self
+        self._bald_noise = max(self._bald_noise, other._bald_noise)
         if self._shape is None:
             self._shape, self.n = other._shape, other.n
             self._state = {name: sums.clone() for name, sums in other._state.items()}
@@ -79,7 +82,7 @@ class Moments:
         """The scores of the passes so far, as ``score_logits`` returns them. More passes may follow."""
         if self._shape is None:
             raise ValueError("no pass yet: call update(logits) before compute()")
-        results = eager.finish(self._state, self.scores, self.link, self.n, self.noise_variance)
+        results = eager.finish(self._state, self.scores, self.link, self.n, self.noise_variance, self._bald_noise)
         return reduce_dense(results, (self.n, *self._shape), self.link, self.reduction)
 
     def _check_same(self, shape: tuple[int, ...], device: torch.device) -> None:

@@ -34,6 +34,7 @@ from .moments import Moments
 from .montecarlo import Passes, discover, precision
 from .montecarlo.compiled import recorded
 from .montecarlo.embedding import embeddings
+from .montecarlo.errors import DrawError, SiteError
 from .montecarlo.exclusive import PREPARING, exclusive
 from .montecarlo.passes import first_line
 from .montecarlo.plan import MEMORY, Plan, explain, make_plan
@@ -215,14 +216,20 @@ class Scorer:
         if self.compile and len(ids) and recorded(self.model) != self._recorded:
             _, plan = self._ready()
             self._ready()[0].compile_for(plan.items, plan.passes)
-        parts: list[dict[str, Tensor]] = []
+        # Room for all results before the first step: kept one by one, the results of each would lie in blocks that its tensors left,
+        # and glibc gives a block with a hole to no tensor of the next step (16 MiB more with every step of an MLP).
+        results = self._empty(len(ids))
         lo = 0
         while lo < len(ids):
             _, plan = self._ready()
             try:
+                first = not self._live
                 part = self._step(self._inputs(items_B[lo : lo + plan.items]), ids[lo : lo + plan.items])
                 check_rows(self.model, len(part["prediction"]), len(ids[lo : lo + plan.items]))
-                parts.append(part)
+                if first:
+                    self._require_independence(items_B[lo : lo + plan.items], ids[lo : lo + plan.items], part)
+                for name, values in part.items():
+                    results[name][lo : lo + plan.items] = values
                 lo += plan.items
             except torch.OutOfMemoryError:
                 self._plan = plan.halved()
@@ -235,18 +242,16 @@ class Scorer:
                     f"{self.device} has no memory for {plan.items} items x {plan.passes} passes at a time; "
                     f"going on with {self._plan.items} x {self._plan.passes}, which may change the last bits of scores"
                 )
-        if not parts:
-            float_prediction = self.link == "gaussian"
-            empty = {name: torch.empty(0, device=self._device) for name in self.scores}
-            return {
-                **empty,
-                "prediction": torch.empty(
-                    0, dtype=torch.float32 if float_prediction else torch.int32, device=self._device
-                ),
-            }
-        if self.compile:  # as it is after the call: a model that counts its calls is not compiled for each
+        if self.compile and len(ids):  # as it is after the call: a model that counts its calls is not compiled for each
             self._recorded = recorded(self.model)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return results
+
+    def _empty(self, items: int) -> dict[str, Tensor]:
+        """Room for the results of so many items."""
+        results = {name: torch.empty(items, device=self._device) for name in self.scores}
+        kind = torch.float32 if self.link == "gaussian" else torch.int32
+        results["prediction"] = torch.empty(items, dtype=kind, device=self._device)
+        return results
 
     def _step(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
         passes, plan = self._ready()
@@ -255,7 +260,7 @@ class Scorer:
             end = passes.head(inputs, ids_B)
             if end is not None:
                 if not self._live:
-                    self._require_life(end.logits(passes_T[:64]), inputs)
+                    self._require_life(end.of_first(2).logits(passes_T[:64]), inputs)
                 return end.scores(passes_T, self.scores, self.link)
             backends.warn_once(
                 f"{type(self.model).__name__} does not end in dropout and Linear for all items as it did for the first: "
@@ -285,6 +290,30 @@ class Scorer:
         if not self._live:
             passes.require_difference(logits_tBC, inputs)
             self._live = True
+
+    def _require_independence(self, items_B: Items, ids_B: Tensor, scores: Mapping[str, Tensor]) -> None:
+        """SiteError unless two items of the first step get the same scores by themselves, from the transform on.
+
+        The probe saw three items. What shows in larger batches only: experts of limited capacity, cropping to the longest item.
+        """
+        n = len(ids_B)
+        if n < 3:
+            return
+        some = np.array([0, n - 1])
+        alone = self._step(self._inputs(items_B[some]), ids_B[some])
+        coarse = self._dtype in (torch.float16, torch.bfloat16) or self._ready()[0].lower is not None
+        for name in self.scores:
+            ours, theirs = alone[name], scores[name][some]
+            slack = 2.0 / self.passes if name == "variation_ratio" else 2e-2 if coarse else 1e-4
+            scale = float(scores[name].nan_to_num().abs().max().clamp(max=1.0))
+            if not torch.allclose(
+                ours, theirs, rtol=2e-2 if coarse else 2e-3, atol=slack * scale + 1e-6, equal_nan=True
+            ):
+                raise SiteError(
+                    f"{type(self.model).__name__}: {name} of items {ids_B[some].tolist()} is {ours.tolist()} by themselves and "
+                    f"{theirs.tolist()} in a batch of {n}: scores depend on the batch. Does the model or the transform look at other "
+                    "items (a crop to the longest, experts of limited capacity, statistics of the batch)?"
+                )
 
     # -- preparing
     # --------------------------------------------------------------------------------------------------------------------
@@ -392,11 +421,18 @@ class Scorer:
         """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
         check_items(items_B)
         step = 256
-        parts = [
-            embeddings(self.model, self._inputs(items_B[lo : lo + step]), self._embedding)
-            for lo in range(0, len(items_B), step)
-        ]
+        parts = [self._embeddings(items_B[lo : lo + step]) for lo in range(0, len(items_B), step)]
         return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+    def _embeddings(self, items_B: Items) -> npt.NDArray[np.float32]:
+        inputs = self._inputs(items_B)
+        if self._passes is None:
+            try:
+                return embeddings(self.model, inputs, self._embedding, None)
+            except DrawError:  # which constants its draws have when they are off is measured first
+                self.prepare(items_B, np.arange(len(items_B)))
+        found = self._ready()[0].found
+        return embeddings(self.model, inputs, self._embedding, found.quiet, found.written)
 
     # -- the record
     # -------------------------------------------------------------------------------------------------------------------

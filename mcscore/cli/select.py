@@ -67,9 +67,16 @@ def select(
     facts = {"run": str(path), "file": str(file), "by": by, "k": k, "diversity": chosen.method, "radius": chosen.radius}
     apart = f", further than {chosen.radius:.4g} apart" if chosen.radius is not None else ""
     best, least = chosen.scores.max(), chosen.scores.min()
+    told = {"at_noise_floor": chosen.ties_at_zero} if by == "bald" else {}
+    noise = (
+        [f"{count(chosen.ties_at_zero, 'item')} of them at the noise floor of BALD: stored as 0, ties chosen by id"]
+        if told.get("at_noise_floor")
+        else []
+    )
     answer(
-        {**facts, "ids": chosen.ids.tolist(), "scores": chosen.scores.tolist()},
+        {**facts, **told, "ids": chosen.ids.tolist(), "scores": chosen.scores.tolist()},
         f"{file}: {count(k, 'item')} by {by}, {best:.4g} down to {least:.4g}{apart}",
+        *noise,
         f"next: mcscore report {path}",
     )
 

@@ -18,7 +18,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..acquisition import LINK_MOMENTS, NO_NOISE, SCORES, TWO_NOISES, needed_moments, ok_outputs, predict
+from ..acquisition import (
+    BALD_NOISE,
+    LINK_MOMENTS,
+    NO_NOISE,
+    SCORES,
+    TWO_NOISES,
+    Means,
+    needed_moments,
+    ok_outputs,
+    predict,
+)
 
 State = dict[str, Tensor]
 
@@ -60,13 +70,13 @@ def _add(outputs_tBC: Tensor, state: State, link: str, input: str) -> None:
         _add_gaussian(outputs_tBC, state)
         return
     x = outputs_tBC if outputs_tBC.dtype == torch.float64 else outputs_tBC.float()
-    p, h_tBC = _softmax(x) if link == "softmax" else _sigmoid(x, input)
+    p, h_tB = _softmax(x) if link == "softmax" else _sigmoid(x, input, state["p"].dtype)
     real = state["p"].dtype
     state["p"] += p.sum(0, dtype=real)
     if "p2" in state:
         state["p2"] += p.to(real).square().sum(0)  # squared in float32, p2 - p^2 of equal passes would not be 0
     if "h" in state:
-        state["h"] += h_tBC.sum(-1).sum(0, dtype=real)
+        state["h"] += h_tB.sum(0, dtype=real)
     if "votes" in state and link == "sigmoid":
         # Not p >= 1/2 for logits: the sigmoid of -1e-9 rounds to 1/2.
         state["votes"] += (x >= 0 if input == "logits" else p >= 0.5).sum(0, dtype=torch.int32)
@@ -76,25 +86,37 @@ def _add(outputs_tBC: Tensor, state: State, link: str, input: str) -> None:
 
 
 def _softmax(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(p, -p log p) of each class."""
-    log_p = torch.log_softmax(x, -1)
-    p = log_p.exp()
-    return p, log_p.clamp_min_(_LOG_ZERO).mul_(p).neg_()
+    """(p, H[p])."""
+    # With e = exp(x - max x), u its sum over the others than the maximum and w = sum e (x - max x): H = log(1 + u) - w / (1 + u), all
+    # of one sign, while 1 + u has lost what u is where one class has nearly all.
+    peak, at = x.max(-1, keepdim=True)
+    z = (x - peak).clamp_min_(_LOG_ZERO)  # NaN where nothing is finite
+    e = z.exp().scatter_(-1, at, 0.0)
+    u = e.sum(-1, keepdim=True)
+    h = torch.log1p(u) - z.mul_(e).sum(-1, keepdim=True) / (1.0 + u)
+    return e.scatter_(-1, at, 1.0).div_(1.0 + u), h[..., 0]
 
 
-def _sigmoid(x: Tensor, input: str) -> tuple[Tensor, Tensor]:
-    """(p, entropy) of each label, as a Bernoulli variable."""
+def _sigmoid(x: Tensor, input: str, real: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(p of each label, sum over the labels of their entropies as Bernoulli variables).
+
+    p is of type ``real``: near 1 float32 has lost 1 - p.
+    """
     if input == "logits":
         # With a = |x| and q = sigmoid(-a), the smaller probability, H = log(1 + e^-a) + a q: a sum of positive terms. The
         # usual softplus(x) - x p subtracts two numbers near x and loses log2(x / H) bits.
         a = x.abs().clamp_max_(-_LOG_ZERO)
-        return torch.sigmoid(x), torch.log1p(torch.exp(-a)) + a * torch.sigmoid(-a)
+        q = torch.sigmoid(-a)
+        h = torch.log1p(torch.exp(-a)) + a * q
+        q = q.to(real)
+        return torch.where(x < 0, q, 1.0 - q), h.sum(-1)
     if input == "log_probs":
         log_p = x.clamp_max(0.0)
         p, q = log_p.exp(), -torch.expm1(log_p)
-        return p, torch.special.entr(q) - p * log_p.clamp_min(_LOG_ZERO)
+        h = torch.special.entr(q) - p * log_p.clamp_min(_LOG_ZERO)
+        return torch.where(q < p, 1.0 - q.to(real), p.to(real)), h.sum(-1)
     p = x.clamp(0.0, 1.0)
-    return p, torch.special.entr(p) + torch.special.entr(1.0 - p)
+    return p, (torch.special.entr(p) + torch.special.entr(1.0 - p)).sum(-1)
 
 
 def _add_gaussian(outputs_tBC: Tensor, state: State) -> None:
@@ -123,12 +145,21 @@ def merge(state: State, other: State, link: str) -> None:
 
 
 def finish(
-    state: State, scores: Sequence[str], link: str, passes: int, noise_variance: float | None = None
+    state: State,
+    scores: Sequence[str],
+    link: str,
+    passes: int,
+    noise_variance: float | None = None,
+    bald_noise: float = BALD_NOISE,
 ) -> dict[str, Tensor]:
-    """The scores (B,) float32 and "prediction" (B,), int32 or gaussian float32, of ``passes`` accumulated passes."""
+    """The scores (B,) float32 and "prediction" (B,), int32 or gaussian float32, of ``passes`` accumulated passes.
+
+    bald_noise: the share of H[p̄] at and below which BALD is 0, see ``acquisition.bald_noise``.
+    """
     main = LINK_MOMENTS[link][0]  # "p" or "mu"
     real = state[main].dtype
-    means = {name: state[name].to(real) / passes for name in LINK_MOMENTS[link] if name in state}
+    means: Means = {name: state[name].to(real) / passes for name in LINK_MOMENTS[link] if name in state}
+    means["bald_noise"] = bald_noise
     if link == "gaussian":
         means["mu"] = state["mu"]  # a mean already
         if "noise" not in means and noise_variance is not None:

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acquisition import check_input, check_scores, check_shape, reduce_pixels, reduce_predictions, reduction_share
+from ..acquisition import (
+    bald_noise,
+    check_input,
+    check_scores,
+    check_shape,
+    reduce_pixels,
+    reduce_predictions,
+    reduction_share,
+)
 from . import backends, eager
 
 _BLOCK_BYTES = {
@@ -51,7 +59,8 @@ def score_logits(
     Returns {name: (B,) float32} and "prediction" (B,): int32 argmax of the mean probability, ties to the smallest class;
     one sigmoid label: 1 if its mean probability >= ½; dense: the majority class; gaussian: the float32 mean. An item with
     NaN or +inf outputs, or a softmax row of all -inf, has NaN scores and prediction -1 (gaussian NaN). -inf logits are
-    probability 0. ValueError names what does not fit.
+    probability 0. BALD of at most 2^-20 of the entropy is noise, and 0 (``mcscore.acquisition.BALD_NOISE``). ValueError names
+    what does not fit.
     """
     names = check_scores(scores, link, noise_variance)
     check_outputs(logits_TBC, names, link, input, noise_variance)
@@ -66,7 +75,7 @@ def score_logits(
         if chosen == "eager":
             state = eager.new_state(names, link, outputs.shape[1], C, device)
             eager.accumulate(outputs, state, link, _kind(link, input))
-            block = eager.finish(state, names, link, T, noise_variance)
+            block = eager.finish(state, names, link, T, noise_variance, bald_noise(logits_TBC.dtype))
         else:
             block = _kernels(chosen).score(outputs, names, link)
         for name, values in block.items():

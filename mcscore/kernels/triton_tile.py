@@ -16,6 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..acquisition import BALD_NOISE, TRITON_BALD_NOISE
+
 # WANT has bit r set where row r of the result is asked for: rows are in the order of the catalogue, entropy first.
 NEEDS_H = tl.constexpr(1 << 1 | 1 << 2)  # expected_entropy, bald
 NEEDS_VOTES = tl.constexpr(1 << 5)  # variation_ratio
@@ -25,6 +27,11 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 TINY = tl.constexpr(1.2e-38)  # above the smallest normal float32: log2 of it is finite where denormals count as 0
 FAR = tl.constexpr(-1e4)  # exp(FAR) = 2^FAR = 0 in float32, and FAR * 0 = 0 where -inf * 0 would be NaN
+
+# At and below these BALD is noise, and 0. SFU logarithms and float32 sums over the passes are off by some 2^-22 each.
+BALD_SHARE = tl.constexpr(BALD_NOISE)
+SOFTMAX_NOISE = tl.constexpr(TRITON_BALD_NOISE["softmax"])
+SIGMOID_NOISE = tl.constexpr(TRITON_BALD_NOISE["sigmoid"])
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -250,7 +257,12 @@ def store_scores(
         variation = modal / T
     store_row(out, 0, item, ok, B, entropy, bad, WANT)
     store_row(out, 1, item, ok, B, expected, bad, WANT)
-    store_row(out, 2, item, ok, B, entropy - expected, bad, WANT)
+    bald = entropy - expected
+    if SOFTMAX:
+        noise = SOFTMAX_NOISE + BALD_SHARE * entropy  # of one pass; sums over the passes round T times
+    else:
+        noise = SIGMOID_NOISE * C + BALD_SHARE * entropy
+    store_row(out, 2, item, ok, B, tl.where(bald > noise * (1.0 + T / 32), bald, 0.0), bad, WANT)
     store_row(out, 3, item, ok, B, least, bad, WANT)
     store_row(out, 4, item, ok, B, margin, bad, WANT)
     store_row(out, 5, item, ok, B, variation, bad, WANT)

@@ -27,7 +27,7 @@ from ..kernels import backends
 from ..masks import MAX_SITES, rate
 from . import generators
 from .errors import SiteError
-from .intercept import Call, Interceptor, call_model, is_dense, is_normalization
+from .intercept import Call, Interceptor, call_model, is_normalization
 from .kinds import RECURRENT, WEIGHTS, AffineOf, Quiet
 from .state import Snapshot, contents, evaluating, private_copy, require_same
 
@@ -83,7 +83,7 @@ class Discovery:
     training: tuple[str, ...]  # modules that must be in training mode for their sites to be reached
     weight_p: float | None = None  # weights of Linear and convolution are dropped with this probability
     chosen: tuple[str | int, ...] | None = None  # the sites that the user asked for
-    quiet: Quiet = Quiet()  # what stands in for draws that are off
+    quiet: Quiet = field(default_factory=Quiet)  # what stands in for draws that are off
     written: tuple[str, ...] = ()  # buffers and attributes into which a forward pass writes
     batched: tuple[bool, ...] | None = None  # which leaves of the inputs hold the items in their first dimension
 
@@ -301,8 +301,9 @@ class _Tracer:
 
 def _reach(
     who: str, trace: _Tracer, inputs: Any, active: Mapping[str, _Signature], expected: _Seen
-) -> tuple[_Seen, _Seen, tuple[str, ...]]:
-    """(a pass in evaluation mode, one that meets every active site as training mode does, the modules in training mode for it).
+) -> tuple[_Seen, _Seen, tuple[str, ...], list[str]]:
+    """(a pass in evaluation mode, one that meets every active site as training mode does, the modules in training mode for it, the
+    sites that their owners' training mode alone did not reach).
 
     A draw may be made in evaluation too and only be heeded in training (LayerDrop), so its owner is always put in training mode.
     """
@@ -318,7 +319,8 @@ def _reach(
     owners = {s.owner for s in active.values()}
     training = drawing | {o for o in owners if _of_owner(quiet.live, o) != _of_owner(live, o)}
     seen = quiet if not training else trace(inputs, _allowed(named, training))
-    reach = {live[name].owner for name in missing(seen)}
+    climbed = missing(seen)
+    reach = {live[name].owner for name in climbed}
     while reach and missing(seen):  # the guard may stand in a parent: if self.training: x = self.drop(x)
         reach = {owner.rpartition(".")[0] for owner in reach}
         if reach <= training:
@@ -335,13 +337,17 @@ def _reach(
         norms = [live[name].owner for name in lost if is_normalization(named[live[name].owner])]
         if norms:
             raise SiteError(f"{who}: dropout inside normalization layers cannot be driven: {', '.join(norms)}")
-        listed = "; ".join(f"{name} ({live[name].function}{_with_number(live[name].p)})" for name in lost)
-        raise SiteError(
-            f"{who}: these sites drop in training mode but evaluation mode does not reach them in the same way: {listed}. "
-            "If only training has them (auxiliary heads), choose the others with sites=[...]. If a module's own train() does more "
-            "than set its flag (LoRA weights that it merges and takes apart), call model.train() before scoring"
-        )
-    return quiet, seen, _allowed(named, training)
+        raise _unreached(who, lost, live)
+    return quiet, seen, _allowed(named, training), climbed
+
+
+def _unreached(who: str, lost: Sequence[str], live: Mapping[str, _Signature]) -> SiteError:
+    listed = "; ".join(f"{name} ({live[name].function}{_with_number(live[name].p)})" for name in lost)
+    return SiteError(
+        f"{who}: these sites drop in training mode but evaluation mode does not reach them in the same way: {listed}. "
+        "If only training has them (auxiliary heads), choose the others with sites=[...]. If a module's own train() does more "
+        "than set its flag (LoRA weights that it merges and takes apart), call model.train() before scoring"
+    )
 
 
 def _with_number(p: float | None) -> str:
@@ -357,7 +363,14 @@ def _of_owner(calls: Mapping[str, _Signature], owner: str) -> dict[str, _Signatu
 
 
 def _find_quiet(
-    who: str, trace: _Tracer, inputs: Any, seen: _Seen, reference: Any, training: tuple[str, ...], drawing: set[str]
+    who: str,
+    trace: _Tracer,
+    inputs: Any,
+    seen: _Seen,
+    reference: Any,
+    training: tuple[str, ...],
+    drawing: set[str],
+    climbed: Sequence[str],
 ) -> tuple[Quiet | None, dict[str, float]]:
     """The constants for draws under which the driven model gives what it gives in evaluation, measured; None: there are none.
 
@@ -375,7 +388,7 @@ def _find_quiet(
                 output = trace(inputs, training, quiet).output
             except SiteError:
                 raise
-            except Exception:  # noqa: S112, BLE001 - constants that the model cannot run with are no candidates
+            except Exception:
                 continue
             if uniform is None:
                 distance[str(hit)] = _distance(output, reference)
@@ -386,6 +399,8 @@ def _find_quiet(
     if found is not None:
         return found, distance
     masks_only = tuple(name for name in training if name not in drawing)
+    if climbed and masks_only == training:
+        raise _unreached(who, climbed, seen.live)
     if masks_only == training or not _alike(trace(inputs, masks_only, _KEEP).output, reference):
         raise SiteError(
             f"{who} gives other outputs with all dropout off than in evaluation mode, when {', '.join(map(repr, masks_only or training))} "
@@ -467,14 +482,14 @@ def _discover(
         raise SiteError(f"{len(sites)} sites; the mask counter has room for {MAX_SITES}")
     sites = list(_choose(sites, chosen))
     active = {call_name(site.name): live[call_name(site.name)] for site in sites if site.active}
-    quiet, seen, training = _reach(who, trace, inputs_2, active, probed.seen)
+    quiet, seen, training, climbed = _reach(who, trace, inputs_2, active, probed.seen)
     if trace.moved:
         raise SiteError(
             f"{who} draws randomness that masks cannot drive while it is scored: {generators.join(trace.moved)}. Remove it"
         )
     _refuse_strangers(who, seen, probed.seen, training)
     drawing = {signature.owner for name, signature in active.items() if calls[name][0].kind.draws}  # type: ignore[union-attr]
-    off, distance = _find_quiet(who, trace, inputs_2, seen, quiet.output, training, drawing)
+    off, distance = _find_quiet(who, trace, inputs_2, seen, quiet.output, training, drawing, climbed)
     ends = probed.ends if off is None else (off, *probed.ends[1:])
     trace = _Tracer(model, weight_p, ends)
     seen, seen_3 = trace(inputs_2, training), trace(inputs_3, training)

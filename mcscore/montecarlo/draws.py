@@ -114,10 +114,12 @@ def _randint(call: Arguments, source: Source) -> Tensor:
 
 def _randint_like(call: Arguments, source: Source) -> Tensor:
     """torch.randint_like(x, [low,] high)."""
-    x, *bounds = (*call["args"], *(call["kwargs"][name] for name in ("low", "high") if name in call["kwargs"]))
+    x, kwargs = call["args"][0], call["kwargs"]
+    bounds = list(call["args"][1:])
+    bounds += [kwargs[name] for name in ("low", "high") if name in kwargs]
     low, high = bounds if len(bounds) == 2 else (0, bounds[0])
     u = source.draw(torch.empty_like(x, dtype=torch.float64), "uniform")
-    return _integers(u, low, high, call["kwargs"].get("dtype") or x.dtype)
+    return _integers(u, low, high, kwargs.get("dtype") or x.dtype)
 
 
 def _affine(z: Tensor, mean: Any, std: Any) -> Tensor:

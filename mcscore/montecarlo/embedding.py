@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .errors import DrawError
 from .intercept import Call, Interceptor, call_model
 from .kinds import Quiet
 from .passes import quietly
@@ -17,16 +18,19 @@ from .state import evaluating
 
 
 def embeddings(
-    model: nn.Module, inputs: Any, name: str | None, quiet: Quiet, written: Sequence[str] = ()
+    model: nn.Module, inputs: Any, name: str | None, quiet: Quiet | None, written: Sequence[str] = ()
 ) -> npt.NDArray[np.float32]:
     """(B, D) float32 from one deterministic pass: the input of the last Linear, or the output of the module ``name``.
 
-    Every site is off, also in a model that drops in evaluation. quiet: the constants in place of draws. written: see ``Snapshot``.
+    Every site is off, also in a model that drops in evaluation. quiet: the constants in place of draws; None: a draw raises DrawError.
+    written: see ``Snapshot``.
     """
     last: list[Tensor] = []
 
     def handler(call: Call) -> Any:
-        return quietly(call, quiet)
+        if quiet is None and call.kind is not None and call.kind.draws:
+            raise DrawError(f"{call.name} ({call.function.__name__}) draws random numbers in evaluation mode")
+        return quietly(call, quiet or Quiet())
 
     if name is not None:
         handle = dict(model.named_modules())[name].register_forward_hook(lambda _m, _i, out: last.append(out))

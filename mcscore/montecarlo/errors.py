@@ -9,3 +9,7 @@ class SiteError(ValueError):
 
 class RowsError(SiteError):
     """A tensor at a site does not hold the items as it did when the site was found."""
+
+
+class DrawError(SiteError):
+    """A model draws random numbers in evaluation mode, and which constants stand for them is not known yet."""

@@ -1,9 +1,10 @@
 """Dropout that waits to see who uses it: straight into a Linear, the pair becomes one operation.
 
-A site that may wait gives the model an alias of its input and a note that the dropout is still to come. Changes of shape that keep
-each item's values in order pass the note on, F.linear redeems it with the fused kernel, and anything else gets the dropped tensor it
-would have got, once. Where dropping replicates the batch, a question about the shape gets it too: the answer of the alias would be wrong. Sites whose output meets anything else are not made to wait again. As every way to run is compared with one pass
-at a time before it is used, a model that gets around the notes is found out.
+A site that may wait gives the model an alias of its input and a note that the dropout is still to come. Changes of shape that
+keep each item's values in order pass the note on, F.linear redeems it with the fused kernel, and anything else gets the dropped
+tensor it would have got, once. Where dropping replicates the batch, a question about the shape gets it too: the answer of the
+alias would be wrong. Sites whose output meets anything else are not made to wait again. As every way to run is compared with one
+pass at a time before it is used, a model that gets around the notes is found out.
 
 In-place dropout leaves a note on its input itself, where that cannot hold the results of several passes.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,11 @@ class Head:
 
     stream: Stream
     end: FusedLinear
+
+    def of_first(self, n: int) -> Head:
+        """The same of the first n items alone, for checks."""
+        few = dataclasses.replace(self.stream, ids_B=self.stream.ids_B[:n])
+        return Head(few, dataclasses.replace(self.end, x=self.end.x[:n], y=self.end.y[:n]))
 
     def logits(self, passes_t: Tensor) -> Tensor:
         """logits_tBC of some passes, for checks."""

@@ -31,6 +31,9 @@ _WORKING_SET = 64 << 20
 # Of those before the first site on a CPU: glibc maps every buffer above 32 MiB afresh, and each of its pages costs a fault. A model of
 # one cheap convolution did 25,500 items/s with steps of 32 MiB and 12,200 with 64.
 _PREFIX_SET = 28 << 20
+# Bytes of sums per output value, counted from kernels.eager and not measured: float64 p and p2 and int32 votes, and
+# two float64 means as they are finished.
+_SUMS = 36
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Plan:
     passes: int  # per chunk of a step; the prefix of a step runs once, whatever the number of chunks
     path: str  # how the passes run, see passes.PATHS
     threads: int  # of torch, when the plan was made
-    prefix_bytes: int  # peak activations of one item before the first site, estimated
+    prefix_bytes: (
+        int  # peak activations of one item before the first site, estimated; on path "head" with its logits of one pass
+    )
     tail_bytes: int  # and of one item and pass after it
     prefix_flops: int  # per item
     tail_flops: int  # per item and pass
@@ -47,11 +52,14 @@ class Plan:
     why: str = ""  # why faster paths were passed over
     lower: str = ""  # precision of products, if not the model's own: "bfloat16"
     precision: str = ""  # why that
+    sums_bytes: int = (
+        0  # per item, of sums over passes that come in chunks; counted, but steps are not made smaller for them
+    )
 
     @property
     def memory(self) -> int:
         """Estimated peak bytes of activations in one step."""
-        return self.items * (self.prefix_bytes + self.passes * self.tail_bytes)
+        return self.items * (self.prefix_bytes + self.sums_bytes + self.passes * self.tail_bytes)
 
     def halved(self) -> Plan | None:
         """The next smaller step: half the items, then half the passes; None if there is nothing left to halve."""
@@ -92,10 +100,13 @@ class _Meter(_Driven):
     def _note(self, result: Any) -> None:
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                sizes = self.largest[self.flops_at_site is not None]
-                sizes.append(leaf.numel() * leaf.element_size())
-                sizes.sort(reverse=True)
-                sizes.pop()
+                self.note_bytes(leaf.numel() * leaf.element_size())
+
+    def note_bytes(self, size: int) -> None:
+        sizes = self.largest[self.flops_at_site is not None]
+        sizes.append(size)
+        sizes.sort(reverse=True)
+        sizes.pop()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -115,9 +126,9 @@ class _Meter(_Driven):
 class _Flops(TorchDispatchMode):
     """PyTorch's count of products, without its tracking of modules: that fails on an expanded Parameter (a class token)."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Callable[[int], None]) -> None:
         super().__init__()
-        self.total = 0
+        self.total, self.scratch = 0, scratch
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -125,6 +136,8 @@ class _Flops(TorchDispatchMode):
         packet = func._overloadpacket
         if packet in _RECURRENT_FLOPS:
             self.total += _RECURRENT_FLOPS[packet](*args)
+            if packet is torch.ops.aten.mkldnn_rnn_layer:
+                self.scratch(_onednn_scratch(*args))
         elif packet in flop_registry:
             self.total += flop_registry[packet](*args, **kwargs, out_val=result)
         return result
@@ -133,6 +146,11 @@ class _Flops(TorchDispatchMode):
 def _onednn_flops(x: Tensor, w_ih: Tensor, w_hh: Tensor, *_args: Any) -> int:
     """Of one layer in one direction: a product with each weight matrix per time step and item."""
     return 2 * x[..., 0].numel() * (w_ih.numel() + w_hh.numel())
+
+
+def _onednn_scratch(x: Tensor, _w_ih: Tensor, w_hh: Tensor, *_args: Any) -> int:
+    """Bytes of the gates of all time steps, which no result shows: an LSTM's are four times its output."""
+    return x[..., 0].numel() * w_hh.shape[0] * x.element_size()
 
 
 def _cudnn_flops(x: Tensor, weights: list[Tensor], *_args: Any) -> int:
@@ -146,9 +164,20 @@ _RECURRENT_FLOPS: dict[Any, Callable[..., int]] = {
 }
 
 
-def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((prefix bytes per item, tail bytes per item and pass), (prefix FLOPs, tail FLOPs)) from one pass over a small
-    batch.
+@dataclass(frozen=True)
+class Measured:
+    """What one item costs, and one item and pass."""
+
+    prefix_bytes: int
+    tail_bytes: int
+    prefix_flops: int
+    tail_flops: int
+    output_values: int  # of an item in one pass
+    output_bytes: int
+
+
+def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> Measured:
+    """Bytes and FLOPs before and behind the first site, from one pass over a small batch.
 
     Peak activations are taken as the three largest results: the input, the output and one branch kept for later.
     """
@@ -157,30 +186,44 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> tuple[tuple[int, int]
     meter = _Meter(passes.model, passes.found, Rows(passes._stream(ids_B), first), None)
     inputs = tree_map_only(Tensor, torch.clone, inputs)
     meter._note(inputs)
-    with _Flops() as flops, evaluating(passes.model, passes.found.training, passes.found.written), meter:
+    evaluation = evaluating(passes.model, passes.found.training, passes.found.written)
+    with _Flops(meter.note_bytes) as flops, evaluation, meter:
         meter.flops = lambda: flops.total
-        call_model(passes.model, inputs)
+        output = meter.waiting.output(call_model(passes.model, inputs))
     at_site = meter.flops_at_site or 0
     prefix, tail = (sum(sizes) // B for sizes in meter.largest)
-    return (max(prefix, 1), max(tail, 1)), (at_site // B, (flops.total - at_site) // B)
+    values = output.numel() // B
+    return Measured(
+        max(prefix, 1),
+        max(tail, 1),
+        at_site // B,
+        (flops.total - at_site) // B,
+        values,
+        values * output.element_size(),
+    )
 
 
 def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memory: int) -> Plan:
     """Choose the path on a small batch, measure what an item costs there, and fill the working set with items and passes."""
     path, why = passes.choose_path(probe_inputs, probe_ids, T)
-    (prefix_bytes, tail_bytes), (prefix_flops, tail_flops) = measure(passes, probe_inputs, probe_ids)
+    one = measure(passes, probe_inputs, probe_ids)
+    prefix_bytes, tail_bytes = one.prefix_bytes, one.tail_bytes
     room, prefix_room = (
         (memory, memory) if probe_ids.device.type == "cuda" else (min(memory, _WORKING_SET), _PREFIX_SET)
     )
     if path == "head":
-        tail_bytes = 0  # neither dropped features nor logits exist
+        tail_bytes = 0  # no dropped features, and of the logits only those of the one forward pass
+        prefix_bytes += one.output_bytes
     t = 1 if path == "loop" else T
     if tail_bytes and t > 1:
         t = max(1, min(t, (room - prefix_bytes) // tail_bytes))  # all passes at once if they fit beside one item
         t = -(-T // -(-T // t))  # else chunks of one size, or one less at the end: 500 + 500, not 606 + 394
-    n = max(1, min(room // (prefix_bytes + t * tail_bytes), prefix_room // prefix_bytes))
+    n = max(1, min(room // (prefix_bytes + t * tail_bytes), prefix_room // one.prefix_bytes))
+    sums_bytes = _SUMS * one.output_values if t < T and path != "head" else 0
     fused = tuple(sorted(passes.fused))
-    return Plan(n, t, path, torch.get_num_threads(), prefix_bytes, tail_bytes, prefix_flops, tail_flops, fused, why)
+    flops = one.prefix_flops, one.tail_flops
+    threads = torch.get_num_threads()
+    return Plan(n, t, path, threads, prefix_bytes, tail_bytes, *flops, fused, why, sums_bytes=sums_bytes)
 
 
 _PATHS = {
@@ -199,8 +242,9 @@ def explain(plan: Plan, passes: Passes, T: int, compiled: bool) -> str:
         shape = "x".join(map(str, site.shape)) or "1"
         fires = "off" if not site.active else "inert" if site.name in passes.inert else "yes"
         fused = "  (one operation with the Linear behind it)" if site.name in plan.fused else ""
+        p = "-" if site.p is None else f"{site.p:.3g}"
         lines.append(
-            f"{site.index:>4}  {'-' if site.p is None else f'{site.p:.3g}':>5}  {fires:<5}  {shape:<16} {site.kind:<22} {site.name or 'the model'}{fused}"
+            f"{site.index:>4}  {p:>5}  {fires:<5}  {shape:<16} {site.kind:<22} {site.name or 'the model'}{fused}"
         )
     if passes.inert:
         lines.append("inert: the output for the first items does not change when everything there is dropped")

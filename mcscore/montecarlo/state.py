@@ -57,7 +57,7 @@ def _reachable(model: nn.Module) -> Iterator[Any]:
             stack.extend(value.values())
         elif isinstance(value, (list, tuple, set, frozenset)):
             stack.extend(value)
-        elif not isinstance(value, Tensor) and not callable(value) or isinstance(value, nn.Module):
+        elif (not isinstance(value, Tensor) and not callable(value)) or isinstance(value, nn.Module):
             stack.append(getattr(value, "__dict__", None))
 
 

@@ -185,9 +185,23 @@ def _warnings(shown: Shown) -> list[str]:
                 f"Every item has the same {title(name)} score, {number(spread.lo)}: there is nothing to choose by. "
                 "Does dropout reach the output, and does the model tell items apart?"
             )
+    told += _at_noise_floor(shown)
     if shown.chosen is None:
         told.append(f"No selection yet. To make one: mcscore select {run.path} -k 50 --by {shown.by}")
     return told
+
+
+def _at_noise_floor(shown: Shown) -> list[str]:
+    spread = shown.spreads.get("bald")
+    if spread is None or spread.flat or spread.lo > 0 or shown.regression:
+        return []
+    pool = sum(int((values == 0).sum()) for values in stream(shown.run, "bald")())
+    chosen = int((shown.selected["bald"] == 0).sum()) if shown.by == "bald" else 0
+    picked = f" {count(chosen, 'item')} of the selection {'is' if chosen == 1 else 'are'} among them." if chosen else ""
+    return [
+        f"BALD of {count(pool, 'item')} is below what rounding lets one tell, 2^-20 of the entropy (on a GPU more), and is stored as 0. "
+        f"Ties are ordered by id.{picked}"
+    ]
 
 
 def _chosen_text(shown: Shown) -> str:

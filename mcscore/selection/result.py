@@ -34,6 +34,11 @@ class Selection:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def ties_at_zero(self) -> int:
+        """How many chosen items have the score 0, as BALD has at its noise floor: these were chosen by id, not by score."""
+        return int((self.scores <= 0).sum())
+
     def to_table(self, columns: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Any:
         """A pyarrow.Table with columns id, rank, score, then ``columns`` (name -> k values: keys, predictions).
 

@@ -305,6 +305,18 @@ def test_items_without_a_finite_score_are_told_and_not_selected(mcscore: Command
     assert "which cannot be selected: 4, 40." in (project / "holes" / "report.html").read_text()
 
 
+def test_selected_ties_at_the_noise_floor_are_counted(mcscore: Command, project: Path) -> None:
+    np.save(project / "blank.npy", np.zeros((20, 1, 8, 8), np.float32))
+    assert mcscore("pool", "import", "blank.npy", "blank.zarr").exit_code == 0
+    same = mcscore("score", "blank.zarr", *MODEL, *FAST, "--passes", "1", "--out", "same")  # one pass cannot disagree
+    assert same.exit_code == 0, same.stderr
+    chosen = answer(mcscore("select", "same", "-k", 5, "--by", "bald", "--diversity", "none", "--json"))
+    assert chosen["at_noise_floor"] == 5
+    assert chosen["ids"] == [0, 1, 2, 3, 4]
+    said = mcscore("select", "same", "-k", 5, "--by", "bald", "--diversity", "none")
+    assert "5 items of them at the noise floor of BALD" in said.stdout + said.stderr
+
+
 def test_sites_and_their_p_can_be_chosen(mcscore: Command, pool: Path, project: Path) -> None:
     result = mcscore("score", pool, *MODEL, *FAST, "--sites", "5", "--p", "0.25", "--out", "one-site")
     assert result.exit_code == 0, result.stderr

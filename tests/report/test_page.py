@@ -170,6 +170,16 @@ def test_warnings_tell_what_a_reader_must_know(make_run: Make) -> None:
     assert "67% done" in page.text
 
 
+def test_ties_at_the_noise_floor_of_bald_are_told(make_run: Make) -> None:
+    bald = np.full(N, 0.25)
+    bald[[3, 8, 9]] = 0.0
+    run = make_run(np.zeros(N, np.int32), bald=bald, entropy=np.full(N, 0.5))
+    run.select([1, 8, 9], "bald")
+    text = _write(run, None).text
+    assert "BALD of 3 items is below what rounding lets one tell" in text
+    assert "2 items of the selection are among them." in text
+
+
 def test_run_without_trouble_warns_of_nothing(run: FakeRun, pool: FakePool) -> None:
     run.select([1], "bald")
     assert "warnings" not in [attrs.get("class") for _tag, attrs in _write(run, pool).tags]
