@@ -127,7 +127,7 @@ def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(name: st
     whole = run(passes, x, IDS, 6, path)
     alone = torch.cat([run(passes, rows(x, slice(i, i + 1)), IDS[i : i + 1], 6, path) for i in range(3)], dim=1)
 
-    allowed = max(1e-5 * float(whole.abs().max()), 4 * own_rounding)
+    allowed = max(1e-5 * float(whole.abs().max()), 8 * own_rounding)
     differ = float((alone - whole).abs().max())
     assert differ <= allowed, (
         f"batch and one by one differ by {differ:.1e}, path {path}, scale {float(whole.abs().max()):.1e}"
