@@ -423,6 +423,7 @@ class Passes:
     def _dependent(self, inputs: Any, ids_B: Tensor) -> list[Site]:
         """The active sites which, masked alone, let items see each other."""
         guilty = []
+        self.fused = frozenset()
         n = len(ids_B) - 1
         first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
         fewer = self._each_batch(inputs, n + 1, lambda x: x[:n])
