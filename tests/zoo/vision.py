@@ -139,7 +139,10 @@ TIMM = [
             "vit_tiny_patch16_224",
             32,
             {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "patch_drop_rate": 0.25},
-            {},
+            {
+                "refused": "patch_drop",
+                "note": "the numbers sort the patches, so no constant in their place keeps all; set patch_drop_rate=0",
+            },
         ),
         (
             "DeiT, distilled",
