@@ -239,7 +239,7 @@ def _probe(model: nn.Module, inputs: Any, weight_p: float | None) -> _Probed:
 
 
 def _fixed_draws(model: nn.Module, inputs: Any, weight_p: float | None) -> frozenset[str]:
-    """Draws for which the generator stands alike in two passes one after the other, though it began otherwise: it is seeded anew.
+    """Draws and dropout for which the generator stands alike in two passes one after the other, though it began otherwise: it is seeded anew.
 
     Raises SiteError if a draw is made in the first pass of a model alone.
     """
@@ -254,11 +254,11 @@ def _fixed_draws(model: nn.Module, inputs: Any, weight_p: float | None) -> froze
         def handler(call: Call, seen: dict[str, bytes] = seen, names: set[str] = names, quiet: Quiet = quiet) -> Any:
             if call.kind is None or not (call.live or call.kind.draws):
                 return call.execute()
-            if not call.kind.draws:
-                return call.kind.run(call.arguments, quiet)
             tensors = [x for x in tree_leaves((call.args, dict(call.kwargs))) if isinstance(x, Tensor)]
             device = torch.device(call.kwargs.get("device") or (tensors[0].device if tensors else "cpu"))
             seen[call.name] = generators.before_call(call.kwargs.get("generator"), device)
+            if not call.kind.draws:
+                return call.kind.run(call.arguments, quiet)
             names.add(call.name)
             call.execute()  # as the model has it, so that the generator moves; its numbers might decide which calls are made
             return call.kind.run(call.arguments, quiet)

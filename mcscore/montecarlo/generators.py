@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,7 +59,11 @@ class Watch:
         self._scripted: dict[str, str] = {}  # by the name of their parent
         self._known: dict[str, list[Any]] = {}
         self.settle()
+        self._profile: Any = None
+        self._innermost = ""
         self.moved: list[str] = []
+        self.made: list[tuple[str, Any]] = []  # (module, state) of instances of random.Random at their first use
+        self._used: list[random.Random] = [random._inst]  # type: ignore[attr-defined]
         self.outputs: list[tuple[str, list[float]]] = []
 
     def __enter__(self) -> Watch:
@@ -72,13 +77,28 @@ class Watch:
             self._handles.append(module.register_forward_pre_hook(self._before))
             self._handles.append(module.register_forward_hook(self._after))
         self.settle()
+        self._profile = sys.getprofile()
+        sys.setprofile(self._c_call)
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        sys.setprofile(self._profile)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._note("")
+
+    def _c_call(self, _frame: Any, event: str, function: Any) -> None:
+        """Generators made anew in the pass leave no trace but these calls: seeds from the operating system, and Python's own class."""
+        if event != "c_call":
+            return
+        name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
+        if name == "urandom":
+            where = self._innermost or type(self._model).__name__
+            self.moved.append(f"{where} (the operating system's random numbers)")
+        elif isinstance(owner, random.Random) and name != "seed" and not any(owner is known for known in self._used):
+            self._used.append(owner)
+            self.made.append((self._innermost, owner.getstate()))
 
     def settle(self) -> None:
         """Take the generators as they are now: what moved them has been named otherwise, or seeds them first."""
@@ -86,11 +106,13 @@ class Watch:
             self._known.setdefault(what, []).append(state)
 
     def _before(self, module: nn.Module, _inputs: Any) -> None:
+        self._innermost = self._names.get(id(module), "")
         self._note(self._names.get(id(module), "").rpartition(".")[0])
 
     def _after(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         name = self._names.get(id(module), "")
         self._note(name)
+        self._innermost = name.rpartition(".")[0]
         with torch._C.DisableTorchFunction():
             leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
             self.outputs.append((name, [float(t.detach().double().sum()) for t in leaves if t.layout == torch.strided]))
@@ -141,7 +163,10 @@ def before_call(generator: torch.Generator | None, device: torch.device) -> byte
 
 
 def first_difference(one: Watch, other: Watch) -> str | None:
-    """The first module whose output sums differ between two runs of equal copies; None if none does."""
+    """The first module whose output sums, or a generator that it makes, differ between two runs of equal copies; None if none does."""
+    for (name, ours), (_, theirs) in zip(one.made, other.made, strict=False):
+        if ours != theirs:
+            return name or "the model"
     for (name, ours), (_, theirs) in zip(one.outputs, other.outputs, strict=False):
         if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True) if len(ours) == len(theirs) else True:
             return name or "the model"

@@ -49,7 +49,9 @@ class Tape:
 
     def start(self) -> None:
         """Begin a forward pass. If a pass wrote in place into a tensor the tape keeps, its record is worthless: record anew."""
-        if self._sealed and any(isinstance(e.result, Tensor) and e.result._version != e.version for e in self._entries):
+        if self._sealed and any(
+            isinstance(e.result, Tensor) and _version(e.result) != e.version for e in self._entries
+        ):
             self._sealed = False
         if not self._sealed:
             self._entries.clear()
@@ -95,8 +97,13 @@ class Tape:
             else:
                 _hollow_if_unheld(slots, 0)
             entry.result = slots[0]
-            entry.version = entry.result._version if isinstance(entry.result, Tensor) else 0
+            entry.version = _version(entry.result) if isinstance(entry.result, Tensor) else 0
         self._sealed = True
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was written; those made in inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _hollow_if_unheld(slots: list[Any], i: int) -> None:

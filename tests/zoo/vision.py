@@ -139,10 +139,7 @@ TIMM = [
             "vit_tiny_patch16_224",
             32,
             {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "patch_drop_rate": 0.25},
-            {
-                "refused": "patch_drop",
-                "note": "the numbers sort the patches, so no constant in their place keeps all; set patch_drop_rate=0",
-            },
+            {},
         ),
         (
             "DeiT, distilled",
@@ -186,7 +183,7 @@ TIMM = [
             "ResNet, DropBlock",
             "resnet10t",
             64,
-            {"drop_block_rate": 0.5},
+            {"drop_block_rate": 0.5, "zero_init_last": False},
             {
                 "refused": "batch",
                 "note": "rescales by the share that the whole batch kept; set drop_block_rate=0 and use drop_rate",
