@@ -193,7 +193,7 @@ def _(self, h):
     return h * torch.empty(1).uniform_(0.0, 2.0).item()
 
 
-@layer("branch of one item by a drawn number", "driven")
+@layer("branch of one item by a drawn number", "either", says=(r"layer",))
 def _(self, h):
     return torch.stack([row * 2 if torch.rand(1) < 0.5 else row * 0 for row in h])
 
