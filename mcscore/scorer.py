@@ -279,13 +279,17 @@ class Scorer:
             self._require_life(logits_TBC, inputs)
             return score_logits(logits_TBC, self.scores, **settings)
         moments = Moments(self.scores, **settings)
+        firsts = []  # a pass of each chunk, until life has shown
         for logits_tBC in passes.chunks(inputs, ids_B, chunks, plan.path):
-            self._require_life(logits_tBC, inputs)
+            if not self._live:
+                firsts.append(logits_tBC[:, :2].clone())
             moments.update(logits_tBC)
+        if firsts:
+            self._require_life(torch.cat(firsts), inputs)
         return moments.compute()
 
     def _require_life(self, logits_tBC: Tensor, inputs: Any) -> None:
-        """The first logits of all must show that the masks reach the output."""
+        """The passes of the first step must show that the masks reach the output. logits_tBC may hold its first items alone."""
         passes, _ = self._ready()
         if not self._live:
             passes.require_difference(logits_tBC, inputs)
@@ -312,7 +316,8 @@ class Scorer:
                 raise SiteError(
                     f"{type(self.model).__name__}: {name} of items {ids_B[some].tolist()} is {ours.tolist()} by themselves and "
                     f"{theirs.tolist()} in a batch of {n}: scores depend on the batch. Does the model or the transform look at other "
-                    "items (a crop to the longest, experts of limited capacity, statistics of the batch)?"
+                    "items (a crop to the longest, experts of limited capacity, statistics of the batch, random numbers for whole "
+                    f"buffers)? Its sites: {', '.join(map(str, self._ready()[0].found.sites[:8]))}"
                 )
 
     # -- preparing

@@ -188,6 +188,18 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Redrawn(Rows):
+    """One pass in which one site takes its numbers from another pass."""
+
+    name: str
+    other: Tensor  # (1,), the index of that pass
+
+    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        passes = self.other if site.name == self.name else self.passes_t
+        return Rows(self.stream, passes).draw(site, like, law)
+
+
+@dataclass(frozen=True)
 class OnlySite:
     """One pass in which one site alone is random."""
 

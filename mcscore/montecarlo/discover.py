@@ -27,6 +27,7 @@ from ..kernels import backends
 from ..masks import MAX_SITES, rate
 from . import generators
 from .errors import SiteError
+from .exclusive import exclusive
 from .intercept import Call, Interceptor, call_model, is_normalization
 from .kinds import RECURRENT, WEIGHTS, AffineOf, Quiet
 from .state import Snapshot, contents, evaluating, private_copy, require_same
@@ -85,6 +86,7 @@ class Discovery:
     chosen: tuple[str | int, ...] | None = None  # the sites that the user asked for
     quiet: Quiet = field(default_factory=Quiet)  # what stands in for draws that are off
     written: tuple[str, ...] = ()  # buffers and attributes into which a forward pass writes
+    fixed: tuple[str, ...] = ()  # draws from a generator that the model seeds anew in every pass: no randomness
     batched: tuple[bool, ...] | None = None  # which leaves of the inputs hold the items in their first dimension
 
     def wants(self, name: str) -> bool:
@@ -160,13 +162,23 @@ class _Look:
 
 
 def _quiet_pass(
-    model: nn.Module, inputs: Any, quiet: Quiet, weight_p: float | None, watch: generators.Watch | None = None
+    model: nn.Module,
+    inputs: Any,
+    quiet: Quiet,
+    weight_p: float | None,
+    watch: generators.Watch | None = None,
+    fixed: Collection[str] = (),
 ) -> _Seen:
     """One forward pass of the model as its flags stand, in which nothing is random that mcscore can drive."""
     paths = {id(module): name for name, module in model.named_modules()}
     seen = _Seen()
 
     def handler(call: Call) -> Any:
+        if call.name in fixed:
+            result = call.execute()
+            if watch is not None:
+                watch.settle()
+            return result
         seen.calls[call.name] = (call, _Signature.of(call, paths))
         if call.kind is None:
             result = call.execute()
@@ -193,13 +205,15 @@ class _Probed:
     seen: _Seen
     unseen: tuple[str, ...]  # modules that are random in a way that no call shows
     ends: tuple[Quiet, ...]  # the constants for draws under which all calls were met
+    fixed: frozenset[str] = frozenset()  # see Discovery
 
 
 def _probe(model: nn.Module, inputs: Any, weight_p: float | None) -> _Probed:
     """Every stochastic call of training-mode passes, by name."""
     try:
-        first, watch = _training_pass(model, inputs, _KEEP, weight_p)
-        second, watch_2 = _training_pass(model, inputs, _KEEP, weight_p)
+        fixed = _fixed_draws(model, inputs, weight_p)
+        first, watch = _training_pass(model, inputs, _KEEP, weight_p, fixed)
+        second, watch_2 = _training_pass(model, inputs, _KEEP, weight_p, fixed)
         unseen = list(watch.moved)
         if not unseen and not first.undriven:
             differs = generators.first_difference(watch, watch_2)
@@ -217,25 +231,78 @@ def _probe(model: nn.Module, inputs: Any, weight_p: float | None) -> _Probed:
     ends = [_KEEP]
     if any(call.kind is not None and call.kind.draws for call, _ in first.calls.values()):
         with contextlib.suppress(Exception):  # dropping everything at once need not work, and then shows no calls
-            other, _ = _training_pass(model, inputs, _DROP, weight_p)
+            other, _ = _training_pass(model, inputs, _DROP, weight_p, fixed)
             if set(other.calls) - set(first.calls):
                 first.add(other)
                 ends.append(_DROP)
-    return _Probed(first, tuple(dict.fromkeys(unseen)), tuple(ends))
+    return _Probed(first, tuple(dict.fromkeys(unseen)), tuple(ends), fixed)
+
+
+def _fixed_draws(model: nn.Module, inputs: Any, weight_p: float | None) -> frozenset[str]:
+    """Draws for which the generator stands alike in two passes one after the other, though it began otherwise: it is seeded anew.
+
+    Raises SiteError if a draw is made in the first pass of a model alone.
+    """
+    twin = _in_training(private_copy(model))
+    states: list[dict[str, bytes]] = []
+    live: list[set[str]] = []
+    for run in range(2):
+        seen: dict[str, bytes] = {}
+        names: set[str] = set()
+        quiet = Quiet()
+
+        def handler(call: Call, seen: dict[str, bytes] = seen, names: set[str] = names, quiet: Quiet = quiet) -> Any:
+            if call.kind is None or not (call.live or call.kind.draws):
+                return call.execute()
+            if not call.kind.draws:
+                return call.kind.run(call.arguments, quiet)
+            tensors = [x for x in tree_leaves((call.args, dict(call.kwargs))) if isinstance(x, Tensor)]
+            device = torch.device(call.kwargs.get("device") or (tensors[0].device if tensors else "cpu"))
+            seen[call.name] = generators.before_call(call.kwargs.get("generator"), device)
+            names.add(call.name)
+            call.execute()  # as the model has it, so that the generator moves; its numbers might decide which calls are made
+            return call.kind.run(call.arguments, quiet)
+
+        torch.manual_seed(run)
+        with torch.no_grad(), Interceptor(twin, handler, weight_p):
+            call_model(twin, tree_map_only(Tensor, torch.clone, inputs))
+        states.append(seen)
+        live.append(names)
+    once = live[0] - live[1]
+    if once:
+        raise SiteError(
+            f"{type(model).__name__}: {', '.join(sorted(once))} is drawn in the first forward pass only, as an initialization is. Run the "
+            "model once on some items before it is scored"
+        )
+    return frozenset(name for name, state in states[0].items() if states[1].get(name) == state)
 
 
 def _training_pass(
-    model: nn.Module, inputs: Any, quiet: Quiet, weight_p: float | None
+    model: nn.Module, inputs: Any, quiet: Quiet, weight_p: float | None, fixed: Collection[str]
 ) -> tuple[_Seen, generators.Watch]:
-    twin = private_copy(model)
+    twin = _in_training(private_copy(model))
+    watch = generators.Watch(twin)
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for (
+            module,
+            _,
+        ) in flags:  # code that holds on to the original (a lambda made in __init__) must see training mode too
+            module.training = not is_normalization(module)
+        with torch.no_grad(), watch:
+            seen = _quiet_pass(twin, inputs, quiet, weight_p, watch, fixed)
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    return seen, watch
+
+
+def _in_training(twin: nn.Module) -> nn.Module:
     twin.train()
     for module in twin.modules():
         if is_normalization(module):
             module.training = False
-    watch = generators.Watch(twin)
-    with torch.no_grad(), watch:
-        seen = _quiet_pass(twin, inputs, quiet, weight_p, watch)
-    return seen, watch
+    return twin
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -264,8 +331,8 @@ def _alike(one: Any, other: Any) -> bool:
 class _Tracer:
     """Quiet passes of a private copy in evaluation mode but for some modules, as scoring will run the model."""
 
-    def __init__(self, model: nn.Module, weight_p: float | None, ends: Sequence[Quiet]) -> None:
-        self.twin, self._weight_p, self._ends = private_copy(model), weight_p, ends
+    def __init__(self, model: nn.Module, weight_p: float | None, ends: Sequence[Quiet], fixed: Collection[str]) -> None:
+        self.twin, self._weight_p, self._ends, self._fixed = private_copy(model), weight_p, ends, fixed
         self.moved: list[str] = []
         self.written: set[str] = set()
 
@@ -286,7 +353,7 @@ class _Tracer:
         kept = Snapshot(self.twin, None)
         watch = generators.Watch(self.twin)
         with evaluating(self.twin, training, None), watch:
-            seen = _quiet_pass(self.twin, inputs, quiet, self._weight_p, watch)
+            seen = _quiet_pass(self.twin, inputs, quiet, self._weight_p, watch, self._fixed)
             self.written.update(kept.written())
         self.moved = watch.moved
         changed = [name for name, checksum in contents(self.twin).items() if weights.get(name) != checksum]
@@ -442,7 +509,7 @@ def discover(
             forward pass changes.
     """
     before = contents(model)
-    with generators.kept(model):
+    with exclusive(model), generators.kept(model):
         found = _discover(model, inputs_2, inputs_3, chosen, p, weight_p)
     require_same(model, before, "the probe of its dropout sites")
     return found
@@ -459,7 +526,7 @@ def _discover(
     who = type(model).__name__
     probed = _probe(model, inputs_2, weight_p)
     calls, live = probed.seen.calls, probed.seen.live
-    trace = _Tracer(model, weight_p, probed.ends)
+    trace = _Tracer(model, weight_p, probed.ends, probed.fixed)
     _refuse_undriven(who, probed, trace, inputs_2, chosen)
     if not live:
         never = ", ".join(calls) or "none"
@@ -491,7 +558,7 @@ def _discover(
     drawing = {signature.owner for name, signature in active.items() if calls[name][0].kind.draws}  # type: ignore[union-attr]
     off, distance = _find_quiet(who, trace, inputs_2, seen, quiet.output, training, drawing, climbed)
     ends = probed.ends if off is None else (off, *probed.ends[1:])
-    trace = _Tracer(model, weight_p, ends)
+    trace = _Tracer(model, weight_p, ends, probed.fixed)
     seen, seen_3 = trace(inputs_2, training), trace(inputs_3, training)
     sites = [_measured(site, seen, seen_3, distance) for site in sites]
     if off is None:
@@ -518,6 +585,7 @@ def _discover(
         None if chosen is None else tuple(chosen),
         off or Quiet(),
         written,
+        tuple(sorted(probed.fixed)),
         batched,
     )
 
@@ -568,7 +636,8 @@ def _same_calls(who: str, two: _Seen, three: _Seen) -> None:
     if both:
         raise SiteError(
             f"{who}: {', '.join(sorted(both))} is called for two items and not for three, or the other way round; the number of dropout "
-            "calls must not depend on the batch. Pad all items to one length in the transform"
+            "calls must not depend on the batch. Draw for all items at once, pad them to one length in the transform, or leave it off by "
+            "choosing the others with sites=[...]"
         )
 
 

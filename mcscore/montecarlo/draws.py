@@ -183,6 +183,13 @@ def _probability(function: Any) -> Callable[[Arguments], float | None]:
     return probability
 
 
+def _covers(args: _Args, kwargs: _Kwargs) -> bool:
+    """Not into a given tensor, not with named dimensions, and no complex numbers."""
+    kinds = [kwargs.get("dtype"), *(x.dtype for x in args if isinstance(x, Tensor))]
+    plain = not any(isinstance(dtype, torch.dtype) and dtype.is_complex for dtype in kinds)
+    return plain and kwargs.get("out") is None and kwargs.get("names") is None
+
+
 def _live(function: Any) -> Callable[[Arguments], bool]:
     """Every draw is random, save a Bernoulli one whose probability is the number 0 or 1."""
     probability = _probability(function)
@@ -198,9 +205,9 @@ DRAWS: tuple[DrawKind, ...] = tuple(
         live=_live(functions[0]),
         run=run,
         masks="one drawn number",
-        covers=lambda args, kwargs: kwargs.get("out") is None and kwargs.get("names") is None,
+        covers=_covers,
         draws=True,
     )
     for law, functions, run in _LAWS
 )
-"""Recognized by function, as ``kinds.KINDS`` are. ``out=`` and named dimensions are not driven."""
+"""Recognized by function, as ``kinds.KINDS`` are."""

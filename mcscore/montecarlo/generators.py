@@ -55,7 +55,8 @@ class Watch:
             if isinstance(value, _OWN)
         ]
         self._handles: list[RemovableHandle] = []
-        self._states = self._read()
+        self._known: dict[str, list[Any]] = {}
+        self.settle()
         self.moved: list[str] = []
         self.outputs: list[tuple[str, list[float]]] = []
 
@@ -73,8 +74,9 @@ class Watch:
         self._note("")
 
     def settle(self) -> None:
-        """Take the generators as they are now: what moved them has been named otherwise."""
-        self._states = self._read()
+        """Take the generators as they are now: what moved them has been named otherwise, or seeds them first."""
+        for what, state in self._read().items():
+            self._known.setdefault(what, []).append(state)
 
     def _after(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         name = self._names.get(id(module), "")
@@ -84,11 +86,10 @@ class Watch:
             self.outputs.append((name, [float(t.detach().double().sum()) for t in leaves if t.layout == torch.strided]))
 
     def _note(self, name: str) -> None:
-        now = self._read()
-        changed = [what for what, state in now.items() if self._states.get(what) != state]
+        changed = [what for what, state in self._read().items() if state not in self._known[what]]
         if changed:  # a module's hook runs after those of its children, so what is still unnamed is its own
             self.moved.append(f"{name or type(self._model).__name__} ({', '.join(changed)})")
-        self._states = now
+            self.settle()
 
     def _read(self) -> dict[str, Any]:
         with torch._C.DisableTorchFunction():
@@ -117,6 +118,15 @@ def _state(generator: Any) -> Any:
 def _numpy_state(state: Any) -> str:
     with np.printoptions(threshold=2**30):
         return repr(state)
+
+
+def before_call(generator: torch.Generator | None, device: torch.device) -> bytes:
+    """The state of the generator from which a call on this device draws."""
+    if generator is None:
+        cuda = device.type == "cuda"
+        generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
+    with torch._C.DisableTorchFunction():
+        return generator.get_state().numpy().tobytes()
 
 
 def first_difference(one: Watch, other: Watch) -> str | None:

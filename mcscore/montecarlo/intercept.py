@@ -47,7 +47,8 @@ Handler = Callable[[Call], Any]
 
 def _without_dispatch(function: Any) -> Callable[..., Any]:
     """The same Python function with its own torch-function check switched off, so that a mode can stay active inside its body."""
-    namespace = {**function.__globals__, "has_torch_function": lambda _: False}
+    never = {f"has_torch_function{form}": lambda *_: False for form in ("", "_unary", "_variadic")}
+    namespace = {**function.__globals__, **never}
     twin = types.FunctionType(
         function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__
     )
@@ -69,7 +70,7 @@ def _with_aten(functions: Mapping[Any, Any]) -> dict[Any, Any]:
 
 BY_FUNCTION: dict[Any, Kind] = _with_aten({function: kind for kind in (*KINDS, *DRAWS) for function in kind.functions})
 """Recognized by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
-_UNDRIVEN = _with_aten(dict.fromkeys(UNDRIVEN))
+_UNDRIVEN = _with_aten(dict.fromkeys([*UNDRIVEN, *(function for kind in DRAWS for function in kind.functions)]))
 
 # PyTorch offers these to a mode as one call each; the randomness is inside.
 _COMPOSITE = {

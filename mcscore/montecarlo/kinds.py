@@ -308,11 +308,6 @@ WEIGHTS: dict[Any, Kind] = {
 
 UNDRIVEN: frozenset[Any] = frozenset(
     {
-        torch.bernoulli,  # these with out=, which the draws do not cover
-        torch.rand,
-        torch.randint,
-        torch.randn,
-        torch.normal,
         torch.randperm,
         torch.multinomial,
         torch.poisson,

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from ..kernels import backends
 from ..kernels.linear import fuses
-from .apply import Fixed, Masks, OnePass, OnlySite, Rows, Stream, check_shape
+from .apply import Fixed, Masks, OnePass, OnlySite, Redrawn, Rows, Stream, check_shape
 from .compiled import CompiledPasses
 from .discover import Discovery, Site, call_name, part_name
 from .errors import RowsError, SiteError
@@ -102,6 +102,8 @@ class _Driven(Interceptor):
 
     def stochastic(self, call: Call) -> Any:
         first = self._sites.get(call.name)
+        if call.name in self._found.fixed:
+            return self.other(call.function, call.args, call.kwargs)
         if first is None:
             return self._stranger(call)
         kind = call.kind
@@ -228,7 +230,7 @@ class Passes:
         """One pass with every dropout off."""
 
         def handler(call: Call) -> Any:
-            return quietly(call, self.found.quiet)
+            return call.execute() if call.name in self.found.fixed else quietly(call, self.found.quiet)
 
         with evaluating(self.model, (), self.found.written), Interceptor(self.model, handler, self.found.weight_p):
             return call_model(self.model, inputs)
@@ -270,6 +272,14 @@ class Passes:
                 )
                 tape = None
                 yield run(inputs, ids_B, passes_t, None)
+            except (RuntimeError, IndexError) as error:
+                if path not in ("fork", "repeat") or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                backends.warn_once(
+                    f"{type(self.model).__name__}: {len(ids_B)} items x {len(passes_t)} passes cannot run by {path!r} "
+                    f"({first_line(error)}): they run one pass at a time"
+                )
+                yield self._loop(inputs, ids_B, passes_t, None)
 
     def compile_for(self, items: int, passes: int) -> None:
         """Run the tail of steps of this size under torch.compile, from the next one on."""
@@ -464,7 +474,7 @@ class Passes:
                 if isinstance(error, (SiteError, OutputError)):
                     raise
                 continue  # a pass that fails with everything dropped there is one that looks at it
-            if output.shape == whole.shape and bool(((output == whole) | (output.isnan() & whole.isnan())).all()):
+            if _equal(output, whole) and not (site.draws and self._redraws(inputs, site)):
                 inert.append(site)
         self.inert = frozenset(site.name for site in inert)
         if not inert or whole is None or whole.isnan().all():
@@ -479,6 +489,18 @@ class Passes:
             f"{named}: the output for the first items does not change when everything there is dropped; the scores come from "
             "the other sites"
         )
+
+    def _redraws(self, inputs: Any, site: Site) -> bool:
+        """Does any of some other passes' numbers at this site change pass 0? Where an end of the law does not (argsort of a constant)."""
+        leaf = next(x for x in tree_leaves(self._each_batch(inputs, 3, lambda x: x)) if isinstance(x, Tensor))
+        ids_B = torch.arange(3, device=leaf.device)
+        first, stream = torch.zeros(1, dtype=torch.int64, device=leaf.device), self._stream(ids_B)
+        whole = self._forward(inputs, Rows(stream, first), None)
+        for other in range(1, 9):
+            output = self._forward(inputs, Redrawn(stream, first, site.name, first + other), None)
+            if not _equal(output, whole):
+                return True
+        return False
 
     def _moving(self, inputs: Any) -> set[str]:
         """Sites with a gradient of the output by a factor on their tensor: one pass instead of one per site."""
@@ -511,12 +533,20 @@ class Passes:
             same = torch.equal(other[: logits_TBC.shape[1]], logits_TBC[0])
         else:
             same = bool((logits_TBC[1:] == logits_TBC[:1]).all())
-        if same and logits_TBC.numel():
+        rare = any(
+            site.draws and site.active for site in self.found.sites
+        )  # LayerDrop with p = 0.05 leaves most passes alike
+        if same and logits_TBC.numel() and not rare:
             active = ", ".join(str(site) for site in self.found.sites if site.active)
             raise SiteError(
                 f"all {logits_TBC.shape[0]} passes of the first batch gave the same output although these sites fired: {active}. "
                 "Does what they drop reach the output, and is p large enough for the width of the layer?"
             )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """To the last bit, NaN being equal to NaN."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def quietly(call: Call, quiet: Quiet) -> Any:

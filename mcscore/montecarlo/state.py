@@ -70,10 +70,11 @@ class Snapshot:
     def __init__(self, model: nn.Module, contents: Sequence[str] | None) -> None:
         self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._members: list[tuple[Any, Any]] = []
-        self._contents: list[tuple[str, Tensor, Tensor]] = []
+        self._contents: list[tuple[str, Tensor, Tensor, tuple[int, int]]] = []
         self._others: list[tuple[str, Tensor, int, int]] = []
         for path, module in model.named_modules():
-            self._keep(path, module, contents)
+            if not isinstance(module, torch.jit.ScriptModule):  # keeps its state where Python cannot exchange it
+                self._keep(path, module, contents)
 
     def _keep(self, path: str, module: nn.Module, contents: Sequence[str] | None) -> None:
         attributes = module.__dict__
@@ -89,7 +90,7 @@ class Snapshot:
                 self._members.append((value, value.copy()))
             full = f"{path}.{name}" if path else name
             if isinstance(value, Tensor) and (contents is None or full in contents):
-                self._contents.append((full, value, value.detach().clone()))
+                self._contents.append((full, value, value.detach().clone(), _state(value)))
         for name, value in (*attributes.get("_parameters", {}).items(), *attributes.get("_buffers", {}).items()):
             full = f"{path}.{name}" if path else name
             if value is not None and contents is not None and full not in contents:
@@ -105,15 +106,15 @@ class Snapshot:
             if len(value) != len(before) or _differs(value, before):
                 value.clear()
                 value.extend(before) if isinstance(value, list) else value.update(before)
-        for _, tensor, content in self._contents:
+        for _, tensor, content, _state_before in self._contents:
             if not _same(tensor, content):
                 with torch.no_grad():
                     tensor.copy_(content)
         return [name for name, tensor, *state in self._others if list(_state(tensor)) != state]
 
     def written(self) -> list[str]:
-        """The names of the kept tensors whose content has changed."""
-        return [name for name, tensor, before in self._contents if not _same(tensor, before)]
+        """The names of the kept tensors that were written, be it with what they held."""
+        return [name for name, x, before, state in self._contents if _state(x) != state or not _same(x, before)]
 
 
 def _differs(value: Any, before: Any) -> bool:
@@ -130,6 +131,8 @@ def _state(tensor: Tensor) -> tuple[int, int]:
 
 
 def _same(tensor: Tensor, before: Tensor) -> bool:
+    if tensor.layout != torch.strided or before.layout != torch.strided:
+        tensor, before = (x.to_dense() if x.layout != torch.strided else x for x in (tensor, before))
     return tensor.shape == before.shape and torch.equal(
         tensor.nan_to_num() if tensor.is_floating_point() else tensor,
         before.nan_to_num() if before.is_floating_point() else before,
