@@ -1,6 +1,7 @@
 # make demo   set everything up in .venv and run the main job on real images
 # make test   set everything up in .venv, then lint, type-check and test
 # make sanitize  the C++ kernels' tests under the address and undefined-behaviour sanitizers; a part of make test
+# make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
 # make bench  measure (needs a quiet machine)
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test sanitize bench clean
+.PHONY: demo test test-zoo sanitize bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
@@ -27,6 +28,9 @@ sanitize: $(VENV)/installed
 	cd build/sanitized && LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 		$(abspath $(BIN))/python -m pytest -p no:cacheprovider -W ignore tests/kernels/test_native_*.py tests/kernels/test_topk.py
 
+test-zoo: $(VENV)/installed-zoo
+	$(BIN)/python -m pytest tests/zoo
+
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider
 
@@ -36,6 +40,11 @@ $(VENV)/installed: pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*.h csrc/
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+# torch is named again, so that torchvision adapts to it and not the other way round.
+$(VENV)/installed-zoo: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev,zoo]"
 	touch $@
 
 clean:

@@ -317,7 +317,8 @@ class Scorer:
                     f"{type(self.model).__name__}: {name} of items {ids_B[some].tolist()} is {ours.tolist()} by themselves and "
                     f"{theirs.tolist()} in a batch of {n}: scores depend on the batch. Does the model or the transform look at other "
                     "items (a crop to the longest, experts of limited capacity, statistics of the batch, random numbers for whole "
-                    f"buffers)? Its sites: {', '.join(map(str, self._ready()[0].found.sites[:8]))}"
+                    "buffers)? Leave the layer off by choosing the other sites with sites=[...]; there are "
+                    f"{', '.join(map(str, self._ready()[0].found.sites[:8]))}"
                 )
 
     # -- preparing

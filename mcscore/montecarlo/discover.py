@@ -353,7 +353,13 @@ class _Tracer:
         kept = Snapshot(self.twin, None)
         watch = generators.Watch(self.twin)
         with evaluating(self.twin, training, None), watch:
-            seen = _quiet_pass(self.twin, inputs, quiet, self._weight_p, watch, self._fixed)
+            try:
+                seen = _quiet_pass(self.twin, inputs, quiet, self._weight_p, watch, self._fixed)
+            except Exception as error:
+                raise SiteError(
+                    f"{type(self.twin).__name__} fails in evaluation mode with {', '.join(map(repr, training)) or 'nothing'} in training "
+                    f"mode: {type(error).__name__}: {error}. Choose other sites with sites=[...]"
+                ) from error
             self.written.update(kept.written())
         self.moved = watch.moved
         changed = [name for name, checksum in contents(self.twin).items() if weights.get(name) != checksum]

@@ -55,15 +55,22 @@ class Watch:
             if isinstance(value, _OWN)
         ]
         self._handles: list[RemovableHandle] = []
+        self._scripted: dict[str, str] = {}  # by the name of their parent
         self._known: dict[str, list[Any]] = {}
         self.settle()
         self.moved: list[str] = []
         self.outputs: list[tuple[str, list[float]]] = []
 
     def __enter__(self) -> Watch:
-        for module in self._model.modules():
-            with contextlib.suppress(RuntimeError):  # some scripted modules take no hooks: their parent is named
-                self._handles.append(module.register_forward_hook(self._after))
+        for name, module in self._model.named_modules():
+            if isinstance(
+                module, torch.jit.ScriptModule
+            ):  # runs no hooks; what moved is named before its parent's next child
+                parent = name.rpartition(".")[0]
+                self._scripted[parent] = f"{self._scripted[parent]}, {name}" if parent in self._scripted else name
+                continue
+            self._handles.append(module.register_forward_pre_hook(self._before))
+            self._handles.append(module.register_forward_hook(self._after))
         self.settle()
         return self
 
@@ -78,6 +85,9 @@ class Watch:
         for what, state in self._read().items():
             self._known.setdefault(what, []).append(state)
 
+    def _before(self, module: nn.Module, _inputs: Any) -> None:
+        self._note(self._names.get(id(module), "").rpartition(".")[0])
+
     def _after(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         name = self._names.get(id(module), "")
         self._note(name)
@@ -88,6 +98,7 @@ class Watch:
     def _note(self, name: str) -> None:
         changed = [what for what, state in self._read().items() if state not in self._known[what]]
         if changed:  # a module's hook runs after those of its children, so what is still unnamed is its own
+            name = self._scripted.get(name, name)
             self.moved.append(f"{name or type(self._model).__name__} ({', '.join(changed)})")
             self.settle()
 

@@ -507,15 +507,17 @@ class Passes:
         fixed = Fixed(self.found.quiet, scales={})
         assert fixed.scales is not None
         try:
-            output, _ = self._drive(inputs, fixed, None, grad=True)
-            scales = list(fixed.scales.items())
-            if not scales or not output.requires_grad:
-                return set()
-            weights = torch.linspace(1.0, 2.0, output.numel(), device=output.device).reshape(
-                output.shape
-            )  # no sums that cancel
-            total = (output.float() * weights).sum()
-            gradients = torch.autograd.grad(total, [scale for _, scale in scales], allow_unused=True)
+            # Backward too: what is computed again for it (checkpoints) must run in evaluation as well.
+            with evaluating(self.model, self.found.training, self.found.written, grad=True):
+                output, _ = self._drive(inputs, fixed, None, grad=True)
+                scales = list(fixed.scales.items())
+                if not scales or not output.requires_grad:
+                    return set()
+                weights = torch.linspace(1.0, 2.0, output.numel(), device=output.device).reshape(
+                    output.shape
+                )  # no sums that cancel
+                total = (output.float() * weights).sum()
+                gradients = torch.autograd.grad(total, [scale for _, scale in scales], allow_unused=True)
         except (SiteError, OutputError):
             raise
         except (RuntimeError, ValueError, TypeError, NotImplementedError):  # no gradient to be had: every site is tried

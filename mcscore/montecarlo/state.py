@@ -20,7 +20,7 @@ from .exclusive import exclusive
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 # What libraries call the switch of activation checkpointing, which is of no use without gradients and which vmap cannot enter.
-_CHECKPOINTING = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "with_cp")
+_CHECKPOINTING = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "with_cp", "memory_efficient")
 
 
 def private_copy(model: nn.Module) -> nn.Module:
@@ -79,9 +79,9 @@ class Snapshot:
     def _keep(self, path: str, module: nn.Module, contents: Sequence[str] | None) -> None:
         attributes = module.__dict__
         self._tables.append((attributes, dict(attributes)))
-        for table in _TABLES:
-            if attributes.get(table):
-                self._tables.append((attributes[table], dict(attributes[table])))
+        for name, table in attributes.items():
+            if name in _TABLES or (name.startswith("_") and "hook" in name and isinstance(table, dict)):
+                self._tables.append((table, dict(table)))
         values = {**attributes, **attributes.get("_buffers", {})}
         for name, value in values.items():
             if name in _TABLES or (name.startswith("_") and "hook" in name):

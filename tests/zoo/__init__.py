@@ -1,0 +1,1 @@
+"""Real architectures from the packages of the registry, against plain PyTorch: ``make test-zoo``."""
