@@ -31,7 +31,8 @@ class Case:
     arguments of Scorer that the refusal advises; they must work. reference: modules (shell patterns) that plain passes put
     in training mode, if not all. alone: plain passes see one item at a time, because the items of a batch share something
     there. fresh: every plain pass starts from the model as it was. process: may kill its process.
-    ignore: what may change in the model, as a regular expression.
+    ignore: what may change in the model, as a regular expression. warm: the model has run
+    with gradients before it is scored. training: it comes in training mode.
     """
 
     make: Callable[[], nn.Module]
@@ -46,6 +47,8 @@ class Case:
     fresh: bool = False
     process: bool = False
     ignore: str = ""
+    warm: bool = True
+    training: bool = False
 
 
 CASES: dict[str, Case] = {}
@@ -202,7 +205,7 @@ def made(case: Case) -> nn.Module:
     """The case's model, always with the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return case.make().eval()
+        return case.make().train(case.training)
 
 
 def plain_passes(case: Case, x: Tensor, T: int, only: Sequence[str] | None) -> Tensor:
@@ -329,9 +332,8 @@ def outcome(case: Case, options: Mapping[str, Any]) -> tuple[str, str]:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     net, x = made(case), case.data(ITEMS)
-    call(
-        net, case.transform(x[:3].clone()) if case.transform else x[:3].clone()
-    )  # caches and weights are as a user has them
+    if case.warm:  # caches and weights are as a user has them
+        call(net, case.transform(x[:3].clone()) if case.transform else x[:3].clone())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sites = options.get("sites")

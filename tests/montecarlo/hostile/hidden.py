@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
+import uuid
 
 import numpy as np
 import torch
@@ -53,6 +55,43 @@ def _(self, h):
 @layer("random.SystemRandom", "refused", **DROP)
 def _(self, h):
     return h * keep(random.SystemRandom().random() < 0.5)
+
+
+@layer("os.urandom, rarely", "refused", **DROP)
+def _(self, h):
+    return h * (os.urandom(1)[0] >= 25) * 1.1
+
+
+@layer("numpy default_rng made anew, rarely", "refused", **DROP)
+def _(self, h):
+    return h * float(np.random.default_rng().random() >= 0.1) * 1.1
+
+
+@layer("secrets, rarely", "refused", **DROP)
+def _(self, h):
+    return h * (secrets.randbelow(10) > 0) * 1.1
+
+
+@layer("uuid as noise, rarely", "refused", **DROP)
+def _(self, h):
+    return h * (uuid.uuid4().int % 10 > 0) * 1.1
+
+
+@layer("random.Random made anew, rarely", "refused", **DROP)
+def _(self, h):
+    return h * (random.Random().random() >= 0.1) * 1.1
+
+
+@layer("python random, rarely", "refused", **DROP)
+def _(self, h):
+    return h * (random.random() >= 0.05)
+
+
+@layer("torch.Generator made anew and seeded by chance, rarely", "either", **DROP)
+def _(self, h):
+    generator = torch.Generator()
+    generator.seed()
+    return h * (torch.rand(1, generator=generator) >= 0.1) * 1.1
 
 
 class OwnGenerator(nn.Module):

@@ -193,7 +193,7 @@ def _(self, h):
     return h * torch.empty(1).uniform_(0.0, 2.0).item()
 
 
-@layer("branch of one item by a drawn number", "driven")
+@layer("branch of one item by a drawn number", "either", says=(r"layer",))
 def _(self, h):
     return torch.stack([row * 2 if torch.rand(1) < 0.5 else row * 0 for row in h])
 
@@ -297,3 +297,69 @@ class FrozenTeacher(Base):
 
     def forward(self, x):
         return super().forward(x) + self.teacher[0](x)
+
+
+@model("fixed random features, drawn anew from a seeded generator", "either", says=(r"generator|randn",))
+class SeededProjection(Base):
+    """No randomness at all: the same numbers in every pass."""
+
+    def forward(self, x):
+        generator = torch.Generator().manual_seed(42)
+        return super().forward(x @ torch.randn(8, 8, generator=generator))
+
+
+@model("fixed random features under fork_rng and manual_seed", "either", says=(r"seed|randn",))
+class SeededGlobally(Base):
+    def forward(self, x):
+        with torch.random.fork_rng():
+            torch.manual_seed(42)
+            projection = torch.randn(8, 8)
+        return super().forward(x @ projection)
+
+
+@model("fixed random features, drawn once and kept", "either", says=(r"randn|attribute|features",))
+class DrawnOnce(Base):
+    """Lazy initialization: the first forward pass draws, all others read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = None
+
+    def forward(self, x):
+        if self.features is None:
+            self.features = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
+        return super().forward(x @ self.features)
+
+
+@model(
+    "lazy initialization that has not happened yet",
+    "either",
+    says=(r"randn|attribute|features|LazilyDrawn",),
+    warm=False,
+    reference=("drop",),
+)
+class LazilyDrawn(DrawnOnce):
+    """As before, and the first pass is that of the engine: each of its copies draws its own features."""
+
+
+@layer("law told by a lambda in the default arguments", "driven")
+def _(self, h, draw=torch.rand):
+    return h * (draw(h.shape) < 0.5) * 2
+
+
+draw_early = torch.rand_like
+
+
+@layer("function kept under another name", "driven")
+def _(self, h):
+    return h * (draw_early(h) < 0.5) * 2
+
+
+@layer("numbers of torch.rand kept for the next call", "either", says=(r"layer|rand",))
+def _(self, h):
+    """Antithetic pairs: the second pass uses 1 - u of the first."""
+    if getattr(self, "u", None) is None or len(self.u) != len(h):
+        self.u = torch.rand_like(h)
+        return h * (self.u < 0.5) * 2
+    u, self.u = 1 - self.u, None
+    return h * (u < 0.5) * 2

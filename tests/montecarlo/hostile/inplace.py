@@ -145,7 +145,7 @@ for name, draw in {
     "rand copied into a buffer": copy_rows,
     "uniform_ on a whole buffer, its first rows used": whole_buffer,
 }.items():
-    add(name, lambda draw=draw: Wrap(NoiseBuffer(draw)), vectors, "either", **DROP)
+    add(name, lambda draw=draw: Wrap(NoiseBuffer(draw)), vectors, "either", says=(r"layer|batch|noise",))
 
 
 @model("mask made once in __init__ and drawn anew in place", "either", says=(r"mask|layer|KeptMask",))

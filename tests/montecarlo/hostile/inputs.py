@@ -168,7 +168,7 @@ class AutocastAround(Base):
         return y.float()
 
 
-@model("inference mode inside forward", "driven")
+@model("inference mode inside forward", "driven", warm=False)
 class InferenceInside(Base):
     def forward(self, x):
         with torch.inference_mode():

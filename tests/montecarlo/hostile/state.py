@@ -96,7 +96,8 @@ class Momentum(Base):
         return self.b(self.drop(torch.tanh(self.a(x) + self.key(x))))
 
 
-@model("merge in train(), as loralib", "driven")
+@model("merge in train(), as loralib, advised to come in training mode", "driven", training=True)
+@model("merge in train(), as loralib", "either", says=(r"call model\.train\(\)",))
 class Lora(Base):
     """Weights are merged in evaluation and unmerged in training, in place."""
 
@@ -234,6 +235,7 @@ class OldSpectralNorm(Base):
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.utils.spectral_norm(self.a, n_power_iterations=20)
+        self(torch.zeros(2, 8))  # one training step, after which the iterations have converged
 
 
 @model("spectral_norm by parametrization", "driven")
