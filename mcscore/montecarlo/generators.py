@@ -63,7 +63,7 @@ class Watch:
         self._innermost = ""
         self.moved: list[str] = []
         self.made: list[tuple[str, Any]] = []  # (module, state) of instances of random.Random at their first use
-        self._used: list[random.Random] = [random._inst]  # type: ignore[attr-defined]
+        self._used: list[random.Random] = [random._inst]
         self.outputs: list[tuple[str, list[float]]] = []
 
     def __enter__(self) -> Watch:

@@ -1,0 +1,183 @@
+"""The trace: a model as it will be scored, on a copy, met with nothing random.
+
+In evaluation mode it must reach the calls that the probe met in training mode; the modules that must be in training mode for it are
+found, and with nothing dropped it must give what it gives in evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from . import generators
+from .errors import SiteError
+from .intercept import is_normalization
+from .kinds import Quiet
+from .probe import KEEP, Seen, Signature, alike, quiet_pass
+from .state import Snapshot, contents, evaluating, private_copy
+
+
+class Tracer:
+    """Quiet passes of a private copy in evaluation mode but for some modules, as scoring will run the model."""
+
+    def __init__(self, model: nn.Module, weight_p: float | None, ends: Sequence[Quiet], fixed: Collection[str]) -> None:
+        self.twin, self._weight_p, self._ends, self._fixed = private_copy(model), weight_p, ends, fixed
+        self.moved: list[str] = []
+        self.written: set[str] = set()
+
+    def __call__(self, inputs: Any, training: Sequence[str], quiet: Quiet | None = None) -> Seen:
+        """With ``quiet``, one pass; else one for each end of the draws, together."""
+        merged: Seen | None = None
+        for one in (quiet,) if quiet is not None else self._ends:
+            seen = self._pass(inputs, training, one)
+            if merged is None:
+                merged = seen
+            else:
+                merged.add(seen)
+        assert merged is not None
+        return merged
+
+    def _pass(self, inputs: Any, training: Sequence[str], quiet: Quiet) -> Seen:
+        weights = contents(self.twin)
+        kept = Snapshot(self.twin, None)
+        watch = generators.Watch(self.twin)
+        with evaluating(self.twin, training, None), watch:
+            try:
+                seen = quiet_pass(self.twin, inputs, quiet, self._weight_p, watch, self._fixed)
+            except Exception as error:
+                raise SiteError(
+                    f"{type(self.twin).__name__} fails in evaluation mode with {', '.join(map(repr, training)) or 'nothing'} in training "
+                    f"mode: {type(error).__name__}: {error}. Choose other sites with sites=[...]"
+                ) from error
+            self.written.update(kept.written())
+        self.moved = watch.moved
+        changed = [name for name, checksum in contents(self.twin).items() if weights.get(name) != checksum]
+        if changed:
+            raise SiteError(
+                f"{type(self.twin).__name__}: a forward pass writes into {', '.join(changed[:5])} (modules in training mode: "
+                f"{', '.join(map(repr, training)) or 'none'}). Scores would depend on what was scored before. Guard the update "
+                "with torch.is_grad_enabled(), which is off while scoring"
+            )
+        return seen
+
+
+def reach(
+    who: str, trace: Tracer, inputs: Any, active: Mapping[str, Signature], expected: Seen
+) -> tuple[Seen, Seen, tuple[str, ...], list[str]]:
+    """(a pass in evaluation mode, one that meets every active site as training mode does, the modules in training mode for it, the
+    sites that their owners' training mode alone did not reach).
+
+    A draw may be made in evaluation too and only be heeded in training (LayerDrop), so its owner is always put in training mode.
+    """
+    named = dict(trace.twin.named_modules())
+    quiet = trace(inputs, ())
+    live = expected.live
+
+    def missing(seen: Seen) -> list[str]:
+        return [name for name, s in active.items() if name not in seen.calls or seen.calls[name][1] != s]
+
+    drawing = {s.owner for name, s in active.items() if expected.calls[name][0].kind.draws}  # type: ignore[union-attr]
+    # Calls are counted per owner, so one that is missing would also shift the names of those after it: compare owner by owner.
+    owners = {s.owner for s in active.values()}
+    training = drawing | {o for o in owners if _of_owner(quiet.live, o) != _of_owner(live, o)}
+    seen = quiet if not training else trace(inputs, _allowed(named, training))
+    climbed = missing(seen)
+    reach = {live[name].owner for name in climbed}
+    while reach and missing(seen):  # the guard may stand in a parent: if self.training: x = self.drop(x)
+        reach = {owner.rpartition(".")[0] for owner in reach}
+        if reach <= training:
+            break
+        training |= reach
+        seen = trace(inputs, _allowed(named, training))
+        reach = {live[name].owner for name in missing(seen)} | (reach - {""})
+    if missing(seen):
+        everything = _allowed(named, named)
+        whole = trace(inputs, everything)
+        if not missing(whole):
+            seen, training = whole, set(everything)
+    if lost := missing(seen):
+        norms = [live[name].owner for name in lost if is_normalization(named[live[name].owner])]
+        if norms:
+            raise SiteError(f"{who}: dropout inside normalization layers cannot be driven: {', '.join(norms)}")
+        raise _unreached(who, lost, live)
+    return quiet, seen, _allowed(named, training), climbed
+
+
+def _unreached(who: str, lost: Sequence[str], live: Mapping[str, Signature]) -> SiteError:
+    listed = "; ".join(f"{name} ({live[name].function}{with_number(live[name].p)})" for name in lost)
+    return SiteError(
+        f"{who}: these sites drop in training mode but evaluation mode does not reach them in the same way: {listed}. "
+        "If only training has them (auxiliary heads), choose the others with sites=[...]. If a module's own train() does more "
+        "than set its flag (LoRA weights that it merges and takes apart), call model.train() before scoring"
+    )
+
+
+def with_number(p: float | None) -> str:
+    return "" if p is None else f", p={p:g}"
+
+
+def _allowed(named: Mapping[str, nn.Module], training: Collection[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in training if not is_normalization(named[name])))
+
+
+def _of_owner(calls: Mapping[str, Signature], owner: str) -> dict[str, Signature]:
+    return {name: signature for name, signature in calls.items() if signature.owner == owner}
+
+
+def find_quiet(
+    who: str,
+    trace: Tracer,
+    inputs: Any,
+    seen: Seen,
+    reference: Any,
+    training: tuple[str, ...],
+    drawing: set[str],
+    climbed: Sequence[str],
+) -> tuple[Quiet | None, dict[str, float]]:
+    """The constants for draws under which the driven model gives what it gives in evaluation, measured; None: there are none.
+
+    Also how far from it each constant of the Bernoulli draws leads, which tells whether 1 means keep or drop.
+    """
+    hits = (1.0, 0.0, None) if any(s.function.startswith("bernoulli") for s in seen.live.values()) else (1.0,)
+    draws = any(call.kind is not None and call.kind.draws for call, _ in seen.calls.values())
+    uniforms = (None, 0.0, 0.5) if draws else (None,)
+    distance: dict[str, float] = {}
+    found = None
+    for hit in hits:
+        for uniform in uniforms:
+            quiet = Quiet(uniform, hit)
+            try:
+                output = trace(inputs, training, quiet).output
+            except SiteError:
+                raise
+            except Exception:
+                continue
+            if uniform is None:
+                distance[str(hit)] = _distance(output, reference)
+            if found is None and alike(output, reference):
+                found = quiet
+        if found is not None and len(distance) >= min(2, len(hits)):
+            return found, distance
+    if found is not None:
+        return found, distance
+    masks_only = tuple(name for name in training if name not in drawing)
+    if climbed and masks_only == training:
+        raise _unreached(who, climbed, seen.live)
+    if masks_only == training or not alike(trace(inputs, masks_only, KEEP).output, reference):
+        raise SiteError(
+            f"{who} gives other outputs with all dropout off than in evaluation mode, when {', '.join(map(repr, masks_only or training))} "
+            "is in training mode so that its dropout is reached: something else there depends on self.training. "
+            "Give the dropout a module of its own, or choose other sites with sites=[...]"
+        )
+    return None, distance
+
+
+def _distance(output: Any, reference: Any) -> float:
+    ours = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    theirs = [t for t in tree_leaves(reference) if isinstance(t, Tensor) and t.is_floating_point()]
+    if len(ours) != len(theirs) or any(a.shape != b.shape for a, b in zip(ours, theirs, strict=True)):
+        return float("inf")
+    return sum(float((a - b).nan_to_num().abs().sum()) for a, b in zip(ours, theirs, strict=True))
