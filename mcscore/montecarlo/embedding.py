@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .driven import quietly
 from .errors import DrawError
 from .intercept import Call, Interceptor, call_model
 from .kinds import Quiet
-from .passes import quietly
 from .state import evaluating
 
 

@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from .apply import Rows
-from .discover import Site
+from .driven import Driven
 from .intercept import call_model
-from .passes import Passes, _Driven
+from .passes import Passes
+from .sites import Site
 from .state import evaluating
 
 MEMORY = 256 << 20  # bytes of activations per step, unless the caller says otherwise
@@ -83,7 +84,7 @@ class Plan:
         return Plan(**{**recorded, "fused": tuple(recorded["fused"])})
 
 
-class _Meter(_Driven):
+class _Meter(Driven):
     """Counts the bytes of results and the FLOPs before and after the first site fires."""
 
     def __init__(self, *args: Any) -> None:
