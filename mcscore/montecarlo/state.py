@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from .errors import SiteError
 from .exclusive import exclusive
 
-_TABLES = ("_parameters", "_buffers", "_modules")
+_TABLES = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+_CONTAINERS = (list, dict, set)
 # What libraries call the switch of activation checkpointing, which is of no use without gradients and which vmap cannot enter.
 _CHECKPOINTING = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "with_cp", "memory_efficient")
 
@@ -71,35 +81,38 @@ class Snapshot:
         self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._members: list[tuple[Any, Any]] = []
         self._contents: list[tuple[str, Tensor, Tensor, tuple[int, int]]] = []
-        self._others: list[tuple[str, Tensor, int, int]] = []
+        self._others: list[tuple[str, str, Tensor, tuple[int, int]]] = []
         for path, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):  # keeps its state where Python cannot exchange it
                 self._keep(path, module, contents)
 
     def _keep(self, path: str, module: nn.Module, contents: Sequence[str] | None) -> None:
         attributes = module.__dict__
-        self._tables.append((attributes, dict(attributes)))
-        for name, table in attributes.items():
-            if name in _TABLES or (name.startswith("_") and "hook" in name and isinstance(table, dict)):
-                self._tables.append((table, dict(table)))
-        values = {**attributes, **attributes.get("_buffers", {})}
-        for name, value in values.items():
-            if name in _TABLES or (name.startswith("_") and "hook" in name):
-                continue
-            if type(value) in (list, dict, set):
+        self._tables.append((attributes, attributes.copy()))
+        for name in _TABLES:
+            table = attributes.get(name)
+            if table is not None:
+                self._tables.append((table, table.copy()))
+        buffers, parameters = attributes.get("_buffers", {}), attributes.get("_parameters", {})
+        for name, value in attributes.items():
+            if type(value) in _CONTAINERS and name[0] != "_":
                 self._members.append((value, value.copy()))
-            full = f"{path}.{name}" if path else name
-            if isinstance(value, Tensor) and (contents is None or full in contents):
-                self._contents.append((full, value, value.detach().clone(), _state(value)))
-        for name, value in (*attributes.get("_parameters", {}).items(), *attributes.get("_buffers", {}).items()):
-            full = f"{path}.{name}" if path else name
-            if value is not None and contents is not None and full not in contents:
-                self._others.append((full, value, *_state(value)))
+        if contents is None or contents:
+            for name, value in (*attributes.items(), *buffers.items()):
+                full = f"{path}.{name}" if path else name
+                if isinstance(value, Tensor) and (contents is None or full in contents):
+                    self._contents.append((full, value, value.detach().clone(), _state(value)))
+        if contents is not None:
+            for table in (parameters, buffers):
+                for name, value in table.items():
+                    if value is not None and not (contents and f"{path}.{name}".lstrip(".") in contents):
+                        self._others.append((path, name, value, _state(value)))
 
     def restore(self) -> list[str]:
         """Put everything back. Returns the names of the parameters and buffers that were written and are not kept by content."""
         for table, before in self._tables:
-            if len(table) != len(before) or any(table.get(name, table) is not value for name, value in before.items()):
+            table.update(before)  # cheaper than to look for differences: 0.3 ms in all for 60 modules
+            if len(table) != len(before):
                 table.clear()
                 table.update(before)
         for value, before in self._members:
@@ -110,7 +123,7 @@ class Snapshot:
             if not _same(tensor, content):
                 with torch.no_grad():
                     tensor.copy_(content)
-        return [name for name, tensor, *state in self._others if list(_state(tensor)) != state]
+        return [f"{path}.{name}".lstrip(".") for path, name, tensor, state in self._others if _state(tensor) != state]
 
     def written(self) -> list[str]:
         """The names of the kept tensors that were written, be it with what they held."""

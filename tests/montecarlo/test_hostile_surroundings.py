@@ -166,14 +166,15 @@ class Checkpoints(nn.Module):
         return self.b(nn.functional.dropout(h, 0.2) if self.training else h)
 
 
-def test_gradient_checkpointing_changes_neither_path_nor_scores():
+def test_gradient_checkpointing_changes_no_score():
+    """Reentrant checkpoints are autograd functions that vmap cannot enter: the passes then run by fork, which is said."""
     torch.manual_seed(0)
     off = Checkpoints(False)
     on = copy.deepcopy(off)
     on.on = True
-    scorer_off, truth = scored(off, vectors(6))
+    _, truth = scored(off, vectors(6))
     scorer_on, ours = scored(on, vectors(6))
-    assert scorer_on.describe()["plan"]["path"] == scorer_off.describe()["plan"]["path"]
+    assert scorer_on.describe()["plan"]["path"] != "loop"
     assert distance(ours, truth) < 1e-5
 
 
