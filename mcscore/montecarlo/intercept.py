@@ -176,6 +176,8 @@ def plainly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     if flag is None:
         if func in RECURRENT:
             check_states(func, args)
+        if func is Tensor.requires_grad_ and not torch.is_grad_enabled():
+            return args[0]  # of no use without gradients, and vmap has none of it (Hugging Face's checkpointing hooks)
         return func(*args, **kwargs)
     names = func.__code__.co_varnames[: func.__code__.co_argcount]
     bound: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}

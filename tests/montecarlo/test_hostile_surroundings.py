@@ -273,3 +273,15 @@ def test_weights_that_change_between_calls_are_the_ones_that_count(write, dtype)
     assert distance(after, truth) < (1e-5 if dtype is None else 1e-3)
     assert distance(after, before) > 1e-2
     assert scorer.fingerprint != fingerprint
+
+
+def test_a_hook_that_asks_for_gradients_of_inputs_keeps_the_path():
+    """Hugging Face's enable_input_require_grads, which gradient checkpointing sets, registers such a hook."""
+    net = nn.Sequential(
+        nn.Linear(8, 16), nn.Dropout(0.3), nn.Tanh(), nn.Linear(16, 16), nn.Dropout(0.2), nn.Linear(16, 3)
+    )
+    truth = scored(net, vectors(6))[1]
+    net[0].register_forward_hook(lambda _module, _inputs, output: output.requires_grad_(True))
+    scorer, ours = scored(net, vectors(6))
+    assert scorer.describe()["plan"]["path"] == "vmap"
+    assert distance(ours, truth) == 0.0
