@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +113,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "chosen_text": _chosen_text(shown),
         "facts": [_what_ran(shown), _on_what(shown)],
         "sites": [
-            {**site, "p": f"{site['p']:g}", "shape": " × ".join(map(str, site["shape"]))} for site in run.meta["sites"]
+            {**site, "p": _rate(site), "shape": " × ".join(map(str, site["shape"]))} for site in run.meta["sites"]
         ],
         "version": __version__,
         "written": _moment(datetime.now(UTC).isoformat()),
@@ -131,10 +132,15 @@ def title(name: str) -> str:
 # ---- sentences and figures -------------------------------------------------------------------------------------------
 
 
+def _rate(site: Mapping[str, Any]) -> str:
+    """A site's drop probability; of random numbers that the model draws itself there is none."""
+    return "drawn" if site["p"] is None else f"{site['p']:g}"
+
+
 def _subtitle(shown: Shown) -> list[str]:
     meta, pool = shown.run.meta, shown.pool
     digest = meta["model"]["fingerprint"].removeprefix("sha256:")[:12]
-    rates = ", ".join(f"{site['p']:g}" for site in meta["sites"] if site["active"])
+    rates = ", ".join(_rate(site) for site in meta["sites"] if site["active"])
     sites = count(sum(site["active"] for site in meta["sites"]), "site")
     return [
         f"{meta['model']['class'].rpartition('.')[2]} {digest}, dropout at {sites} (p = {rates}), "

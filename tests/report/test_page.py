@@ -180,6 +180,14 @@ def test_ties_at_the_noise_floor_of_bald_are_told(make_run: Make) -> None:
     assert "2 items of the selection are among them." in text
 
 
+def test_sites_that_draw_random_numbers_have_no_p(run: FakeRun) -> None:
+    drawn = {"index": 0, "name": "rand", "kind": "uniform (rand)", "p": None, "shape": [1], "active": True}
+    run.meta["sites"] = [drawn]
+    page = _write(run, None)
+    assert "p = drawn" in page.text
+    assert "uniform (rand)" in page.text
+
+
 def test_run_without_trouble_warns_of_nothing(run: FakeRun, pool: FakePool) -> None:
     run.select([1], "bald")
     assert "warnings" not in [attrs.get("class") for _tag, attrs in _write(run, pool).tags]
