@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from .intercept import is_dense
+
 _OWN = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 
 
@@ -115,7 +117,7 @@ class Watch:
         self._innermost = name.rpartition(".")[0]
         with torch._C.DisableTorchFunction():
             leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-            self.outputs.append((name, [float(t.detach().double().sum()) for t in leaves if t.layout == torch.strided]))
+            self.outputs.append((name, [float(t.detach().double().sum()) for t in leaves if is_dense(t)]))
 
     def _note(self, name: str) -> None:
         changed = [what for what, state in self._read().items() if state not in self._known[what]]

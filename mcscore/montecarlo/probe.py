@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from . import generators
 from .errors import SiteError
-from .intercept import Call, Interceptor, call_model, is_normalization
+from .intercept import Call, Interceptor, call_model, is_dense, is_normalization
 from .kinds import AffineOf, Quiet
 from .sites import part_name
 from .state import private_copy
@@ -242,9 +242,9 @@ def alike(one: Any, other: Any) -> bool:
             return False
         if not isinstance(a, Tensor):
             continue
-        if a.shape != b.shape or a.layout != b.layout:
+        if is_dense(a) != is_dense(b) or (is_dense(a) and a.shape != b.shape):
             return False
-        if a.is_floating_point() and a.layout == torch.strided:
+        if a.is_floating_point() and is_dense(a):
             scale = float(a.detach().float().masked_fill(~a.isfinite(), 0.0).abs().amax()) if a.numel() else 0.0
             close = max(1e-5, 8 * torch.finfo(a.dtype).eps)
             if not torch.allclose(a, b, rtol=10 * close, atol=close * scale + 1e-7, equal_nan=True):

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from . import generators
 from .errors import SiteError
-from .intercept import is_normalization
+from .intercept import is_dense, is_normalization
 from .kinds import Quiet
 from .probe import KEEP, Seen, Signature, alike, quiet_pass
 from .state import Snapshot, contents, evaluating, private_copy
@@ -176,8 +176,8 @@ def find_quiet(
 
 
 def _distance(output: Any, reference: Any) -> float:
-    ours = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-    theirs = [t for t in tree_leaves(reference) if isinstance(t, Tensor) and t.is_floating_point()]
+    ours = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point() and is_dense(t)]
+    theirs = [t for t in tree_leaves(reference) if isinstance(t, Tensor) and t.is_floating_point() and is_dense(t)]
     if len(ours) != len(theirs) or any(a.shape != b.shape for a, b in zip(ours, theirs, strict=True)):
         return float("inf")
     return sum(float((a - b).nan_to_num().abs().sum()) for a, b in zip(ours, theirs, strict=True))
