@@ -55,18 +55,13 @@ class Stream:
         )  # expanded: kernels see that the masks are shared
 
 
-class _Drawn:
+def _below(u: Tensor, p: float | Tensor) -> Tensor:
     """Bernoulli draws by the uniform ones, as PyTorch has them: 1 where u < p."""
-
-    def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
-        return (self.draw(site, like, "uniform") < p).to(like.dtype)
-
-    def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
-        raise NotImplementedError
+    return (u < p).to(u.dtype)
 
 
 @dataclass(frozen=True)
-class OnePass(_Drawn):
+class OnePass:
     """Under vmap: ``index`` stands for every pass at once, and tensors look as they do in a single pass."""
 
     stream: Stream
@@ -86,6 +81,9 @@ class OnePass(_Drawn):
         copies_in(site, like, len(ids))
         return draw_op(like, self.index, ids, site.axis, seed, site.index, law)
 
+    def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        return _below(self.draw(site, like, "uniform"), p)
+
     def holds(self, site: Site, x: Tensor) -> bool:
         return False
 
@@ -98,7 +96,7 @@ class OnePass(_Drawn):
 
 
 @dataclass(frozen=True)
-class Rows(_Drawn):
+class Rows:
     """A batch of B rows, or t*B rows, pass after pass."""
 
     stream: Stream
@@ -134,6 +132,9 @@ class Rows(_Drawn):
         if site.axis is None:
             return z_t[0, 0]
         return z_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
+
+    def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        return _below(self.draw(site, like, "uniform"), p)
 
     def holds(self, site: Site, x: Tensor) -> bool:
         t = self.passes_t.numel()

@@ -11,5 +11,9 @@ class RowsError(SiteError):
     """A tensor at a site does not hold the items as it did when the site was found."""
 
 
+class PassError(SiteError):
+    """A model cannot run a forward pass in the configuration that is tried."""
+
+
 class DrawError(SiteError):
     """A model draws random numbers in evaluation mode, and which constants stand for them is not known yet."""

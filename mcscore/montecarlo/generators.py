@@ -70,9 +70,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         for name, module in self._model.named_modules():
-            if isinstance(
-                module, torch.jit.ScriptModule
-            ):  # runs no hooks; what moved is named before its parent's next child
+            # A scripted module runs no hooks; what it moved is named before its parent's next child.
+            if isinstance(module, torch.jit.ScriptModule):
                 parent = name.rpartition(".")[0]
                 self._scripted[parent] = f"{self._scripted[parent]}, {name}" if parent in self._scripted else name
                 continue
@@ -161,7 +160,7 @@ def before_call(generator: torch.Generator | None, device: torch.device) -> byte
         cuda = device.type == "cuda"
         generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
     with torch._C.DisableTorchFunction():
-        return generator.get_state().numpy().tobytes()
+        return _state(generator)
 
 
 def first_difference(one: Watch, other: Watch) -> str | None:

@@ -42,9 +42,8 @@ class Seen:
     """What one quiet forward pass met."""
 
     calls: dict[str, tuple[Call, Signature]] = field(default_factory=dict)
-    shapes: dict[str, tuple[tuple[int, ...], int]] = field(
-        default_factory=dict
-    )  # at each site: shape, rank of its mask
+    # At each site: shape, rank of its mask.
+    shapes: dict[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     output: Any = None
 
@@ -123,8 +122,8 @@ def quiet_pass(
     return seen
 
 
-KEEP, _DROP = Quiet(), Quiet(0.0, 0.0)
 # A draw may decide which calls are made (LayerDrop), so both ends of its range are tried.
+KEEP, _DROP = Quiet(), Quiet(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -211,10 +210,8 @@ def _training_pass(
     watch = generators.Watch(twin)
     flags = [(module, module.training) for module in model.modules()]
     try:
-        for (
-            module,
-            _,
-        ) in flags:  # code that holds on to the original (a lambda made in __init__) must see training mode too
+        # Code that holds on to the original (a lambda made in __init__) must see training mode too.
+        for module, _ in flags:
             module.training = not is_normalization(module)
         with torch.no_grad(), watch:
             seen = quiet_pass(twin, inputs, quiet, weight_p, watch, fixed)

@@ -155,10 +155,10 @@ def _same(tensor: Tensor, before: Tensor) -> bool:
 @contextlib.contextmanager
 def evaluating(
     model: nn.Module, training: Sequence[str] = (), written: Sequence[str] | None = (), *, grad: bool = False
-) -> Iterator[None]:
+) -> Iterator[Snapshot]:
     """Evaluation mode but for the named modules, no other thread in the model; afterwards it is as it was, also after an exception.
 
-    written: names of the buffers that a forward pass writes into, see ``Snapshot``; None: it is not known yet.
+    written: names of the buffers that a forward pass writes into, see ``Snapshot``; None: it is not known yet. Yields what is put back.
     Raises SiteError if the pass wrote into parameters.
     """
     with exclusive(model):
@@ -170,7 +170,7 @@ def evaluating(
                     if module.__dict__.get(switch) is True:
                         module.__dict__[switch] = False
             with torch.enable_grad() if grad else torch.no_grad():
-                yield
+                yield before
         finally:
             changed = before.restore()
     if changed:

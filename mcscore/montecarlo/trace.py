@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from . import generators
-from .errors import SiteError
+from .errors import PassError, SiteError
 from .intercept import is_dense, is_normalization
 from .kinds import Quiet
 from .probe import KEEP, Seen, Signature, alike, quiet_pass
-from .state import Snapshot, contents, evaluating, private_copy
+from .state import contents, evaluating, private_copy
 
 
 class Tracer:
@@ -25,6 +25,7 @@ class Tracer:
 
     def __init__(self, model: nn.Module, weight_p: float | None, ends: Sequence[Quiet], fixed: Collection[str]) -> None:
         self.twin, self._weight_p, self._ends, self._fixed = private_copy(model), weight_p, ends, fixed
+        self._weights = contents(self.twin)  # of which every pass must leave all as they are
         self.moved: list[str] = []
         self.written: set[str] = set()
 
@@ -41,20 +42,18 @@ class Tracer:
         return merged
 
     def _pass(self, inputs: Any, training: Sequence[str], quiet: Quiet) -> Seen:
-        weights = contents(self.twin)
-        kept = Snapshot(self.twin, None)
         watch = generators.Watch(self.twin)
-        with evaluating(self.twin, training, None), watch:
+        with evaluating(self.twin, training, None) as kept, watch:
             try:
                 seen = quiet_pass(self.twin, inputs, quiet, self._weight_p, watch, self._fixed)
             except Exception as error:
-                raise SiteError(
+                raise PassError(
                     f"{type(self.twin).__name__} fails in evaluation mode with {', '.join(map(repr, training)) or 'nothing'} in training "
                     f"mode: {type(error).__name__}: {error}. Choose other sites with sites=[...]"
                 ) from error
             self.written.update(kept.written())
         self.moved = watch.moved
-        changed = [name for name, checksum in contents(self.twin).items() if weights.get(name) != checksum]
+        changed = [name for name, checksum in contents(self.twin).items() if self._weights.get(name) != checksum]
         if changed:
             raise SiteError(
                 f"{type(self.twin).__name__}: a forward pass writes into {', '.join(changed[:5])} (modules in training mode: "
@@ -151,9 +150,7 @@ def find_quiet(
             quiet = Quiet(uniform, hit)
             try:
                 output = trace(inputs, training, quiet).output
-            except SiteError:
-                raise
-            except Exception:
+            except PassError:  # constants that the model cannot run with are no candidates
                 continue
             if uniform is None:
                 distance[str(hit)] = _distance(output, reference)
