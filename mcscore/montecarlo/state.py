@@ -95,7 +95,7 @@ class Snapshot:
                 self._tables.append((table, table.copy()))
         buffers, parameters = attributes.get("_buffers", {}), attributes.get("_parameters", {})
         for name, value in attributes.items():
-            if type(value) in _CONTAINERS and name[0] != "_":
+            if type(value) in _CONTAINERS and name not in _TABLES:  # _flat_weights of an LSTM too
                 self._members.append((value, value.copy()))
         if contents is None or contents:
             for name, value in (*attributes.items(), *buffers.items()):
