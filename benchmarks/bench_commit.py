@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mcscore.run import disk
+from mcscore import atomic as disk
 from mcscore.run.journal import Journal, Record
-from mcscore.run.results import Run
+from mcscore.run.run import Run
 from mcscore.selection import TopK
 
 ARRAYS = 3

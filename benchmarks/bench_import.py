@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcscore.pool import import_images
-from mcscore.pool.images import decode
+from mcscore.ingest import images as import_images
+from mcscore.store.decode import decode
 
 SIZE, IMAGES, DIFFERENT, ROUNDS = 224, 768, 64, 3
 WORKERS = os.cpu_count() or 1

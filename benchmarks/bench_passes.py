@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcscore import Scorer
-from mcscore.bench import plain
+from mcscore.bench import baselines as plain
 from mcscore.bench.clock import CpuClock, in_turns
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcscore.bench import plain
+from mcscore.bench import baselines as plain
 from mcscore.selection import TopK
 
 N = 50_000_000

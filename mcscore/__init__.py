@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .moments import Moments
     from .pool import Pool
     from .run import Run, score_pool
-    from .scorer import Scorer
+    from .scorer.scorer import Scorer
     from .selection import TopK, select
 
 

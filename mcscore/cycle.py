@@ -18,7 +18,7 @@ from torch import nn
 
 from .pool import Pool
 from .run import score_pool
-from .scorer import Scorer
+from .scorer.scorer import Scorer
 
 Ids = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Scorer
-from mcscore.arguments import require_one_device
-from mcscore.montecarlo.passes import OutputError
+from mcscore.errors import OutputError
+from mcscore.scorer.inputs import require_one_device
 
 from .montecarlo.zoo import ZOO
 

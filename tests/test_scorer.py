@@ -9,8 +9,7 @@ from torch import nn
 
 from mcscore import Scorer
 from mcscore.acquisition import oracle_scores
-from mcscore.montecarlo.discover import SiteError
-from mcscore.montecarlo.passes import OutputError
+from mcscore.errors import OutputError, SiteError
 
 from .montecarlo.zoo import ZOO, GalCNN, TwoHeads, UNet
 

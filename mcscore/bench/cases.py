@@ -20,7 +20,7 @@ from ..acquisition import oracle_scores
 from ..kernels import draws, dropout, head, linear, roofline
 from ..kernels.score import score_logits
 from ..moments import Moments
-from . import plain
+from . import baselines as plain
 from .shapes import Shape, Spec
 
 # Of what is read, per call: beyond the caches. PyTorch's temporaries of that size are fresh pages at every call; below 32 MiB

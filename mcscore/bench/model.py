@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..montecarlo.intercept import call_model
-from ..scorer import Scorer
-from . import plain
+from ..scorer.scorer import Scorer
+from . import baselines as plain
 from .clock import Clock, in_turns
 from .table import quantity
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from ..terminal import Verbs, flag
 from . import about, bench, pool, run, score, select
+from .terminal import Verbs, flag
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..terminal import answer, as_json
 from .options import PATH
+from .terminal import answer, as_json
 
 if TYPE_CHECKING:
     pass

@@ -14,9 +14,9 @@ import click
 from ..acquisition import LINKS
 from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
 from ..report.text import count
-from ..terminal import FAILED, SECONDS_PER_LINE, answer, as_json, end
 from .model import build_scorer
 from .options import COMMA, PATH, names
+from .terminal import FAILED, SECONDS_PER_LINE, answer, as_json, end
 
 if TYPE_CHECKING:
     import torch

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..scorer import Scorer
+    from ..scorer.scorer import Scorer
 
 
 def build_scorer(spec: str, weights: Path | None, *, device: str | None, **settings: Any) -> Scorer:
     """The model built and given to a Scorer; on the GPU where there is one and nothing else is asked."""
     import torch
 
-    from ..loading import load_model
-    from ..scorer import Scorer
+    from ..scorer.model_spec import load_model
+    from ..scorer.scorer import Scorer
 
     loaded = load_model(spec, weights)
     return Scorer(

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ..terminal import FAILED, answer, as_json, end, progress_line
 from .options import COMMA, PATH, POOL, names, numbers
+from .terminal import FAILED, answer, as_json, end, progress_line
 
 
 @click.group()
@@ -69,8 +69,8 @@ def pool_import(
     Images come from a folder, WebDataset tars ('train-{000..127}.tar') or Parquet. Killed, the same command goes on. What
     cannot be used is listed in DST.bad.csv.
     """
-    from ..pool.import_images import import_images
-    from ..pool.importers import import_array
+    from ..ingest.arrays import import_array
+    from ..ingest.images import import_images
 
     if size is not None:
         if arrays := [name for name in ("labels", "layout", "key") if options.pop(name) is not None]:
@@ -117,8 +117,9 @@ def pool_append(
     Ids stay, and a run over the pool goes on with just the new items. Killed, the same command goes on. Entries whose key
     POOL has already are listed in POOL.bad.csv, so a folder that has grown can be given again.
     """
-    from ..pool import Pool, append_array, append_images
-    from ..pool.sources import is_images
+    from ..ingest import append_array, append_images
+    from ..ingest.sources import is_images
+    from ..pool import Pool
 
     before = Pool.open(path).n
     if is_images(src):
@@ -203,7 +204,7 @@ def pool_verify(path: Path, quiet: bool) -> None:
 def pool_info(path: Path, contact_sheet: Path | None) -> None:
     """What POOL holds: items, labels, exclusions, classes, how and in how many bytes it is stored, fingerprint."""
     from ..pool import Pool
-    from ..pool.sheet import contact_sheet as write_sheet
+    from ..pool.contact_sheet import contact_sheet as write_sheet
 
     opened = Pool.open(path)
     facts = {**_pool_facts(opened), **_storage_facts(opened)}
@@ -247,7 +248,7 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
 
 
 def _storage_facts(pool: Any) -> dict[str, Any]:
-    from ..pool.files import size_of
+    from ..store.files import size_of
 
     arrays = {}
     for layout, _ in pool.arrays():

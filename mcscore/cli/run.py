@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..report.text import count, duration, size
-from ..terminal import FAILED, answer, as_json, end
 from .options import PATH
+from .terminal import FAILED, answer, as_json, end
 
 FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")  # the rows of mcscore.run.formats.FORMATS, unimported
 
 if TYPE_CHECKING:
     from ..run.journal import Damage
-    from ..run.lock import Holder
+    from ..store.lock import Holder
 
 _NAMED = 12  # ids that are named in words; --json has them all
 

@@ -9,13 +9,13 @@ import click
 
 from ..acquisition import INPUTS, LINKS, SCORES, check_scores
 from ..report.text import duration
-from ..terminal import RESUMABLE, answer, as_json, end, progress_line
 from .model import build_scorer
 from .options import COMMA, PATH, POOL, PROBABILITY, either, names
+from .terminal import RESUMABLE, answer, as_json, end, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
-    from ..run.local import OnBadChunk
+    from ..run.score import OnBadChunk
 
 
 @click.command()
@@ -115,8 +115,9 @@ def score(
         check_scores(settings["scores"], settings["link"], settings["noise_variance"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    from ..errors import Stopped
     from ..pool import Pool
-    from ..run import Stopped, score_pool
+    from ..run import score_pool
 
     try:
         opened = Pool.open(path)

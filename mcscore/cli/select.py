@@ -9,13 +9,13 @@ import click
 
 from ..acquisition import SCORES
 from ..report.text import count
-from ..terminal import answer, as_json
 from .model import build_scorer
 from .options import PATH, POOL
+from .terminal import answer, as_json
 
 if TYPE_CHECKING:
     from ..run import Run
-    from ..scorer import Scorer
+    from ..scorer.scorer import Scorer
 
 DIVERSITY = ("radius", "none")  # the rows of mcscore.selection.DIVERSITY, which needs NumPy and FAISS to import
 

@@ -40,7 +40,7 @@ def draw_passes(
 
         return native.draw(law, passes_t, ids_B, elements, seed, site, dtype)
     if chosen == "triton":
-        from . import triton_draws
+        from .triton import draws as triton_draws
 
         return triton_draws.draw(law, passes_t, ids_B, elements, seed, site, dtype, ids_B.device)
     return reference(law, passes_t, ids_B, elements, seed, site, dtype)

@@ -78,7 +78,7 @@ def masked_passes(
 
         return native.dropout(x_sBEI, passes_t, ids_B, seed, site, r, affine)
     if chosen == "triton":
-        from . import triton_dropout
+        from .triton import dropout as triton_dropout
 
         return triton_dropout.dropout(x_sBEI, passes_t, ids_B, seed, site, r, affine)
     return reference(x_sBEI, passes_t, ids_B, seed, site, r, affine)

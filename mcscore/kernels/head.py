@@ -51,7 +51,7 @@ def dropout_head(
         from . import native
 
         return native.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
-    from . import triton_head
+    from .triton import head as triton_head
 
     return triton_head.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
 

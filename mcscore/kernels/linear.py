@@ -47,7 +47,7 @@ def linear_passes(
             from . import native
 
             return native.dropout_linear(*operands)
-        from . import triton_head
+        from .triton import head as triton_head
 
         return triton_head.dropout_linear(*operands)
     return reference(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=seed, site=site, p=p)

@@ -218,6 +218,6 @@ def _kernels(backend: str) -> Any:
         from . import native
 
         return native
-    from . import triton_score
+    from .triton import score as triton_score
 
     return triton_score

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .extension import missing, native
+from .native.extension import missing, native
 
 if TYPE_CHECKING:
     from .roofline import Roofline

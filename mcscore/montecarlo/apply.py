@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import RowsError
 from ..kernels.draws import draw as draw_op
 from ..kernels.draws import draws
 from ..kernels.dropout import Affine, drop, signed
 from ..kernels.dropout import dropout as dropout_op
 from ..kernels.linear import dropout_linear, dropout_linears
 from .discover import Site
-from .errors import RowsError
-from .kinds import Quiet
+from .dropout_ops import Quiet
 
 
 class Masks(Protocol):

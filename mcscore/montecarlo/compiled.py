@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.split_module import split_module
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..kernels.kept import keeping_nothing
+from ..kernels.weight_cache import keeping_nothing
 
 Run = Callable[[Any, Tensor, Tensor], Tensor]
 """(inputs, ids_B, passes_t) -> logits_tBC"""

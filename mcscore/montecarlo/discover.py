@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..errors import SiteError
 from ..kernels import backends
 from ..masks import MAX_SITES
 from . import generators
-from .errors import SiteError
+from .dropout_ops import RECURRENT, WEIGHTS, Quiet
 from .exclusive import exclusive
 from .intercept import Call, is_dense
-from .kinds import RECURRENT, WEIGHTS, Quiet
 from .probe import Probed, Seen, probe
 from .sites import Discovery, Site, call_name, choose, part_name, with_p
 from .state import contents, evaluating, require_same

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import SiteError
 from ..kernels.linear import fuses
 from .apply import Masks, check_shape
-from .errors import SiteError
-from .fuse import Waiting, may_wait
+from .autocast import Lower
+from .deferred import Waiting, may_wait
+from .dropout_ops import AffineOf, Quiet
 from .intercept import Call, Interceptor, plainly
-from .kinds import AffineOf, Quiet
-from .precision import Lower
 from .sites import Discovery, Site, call_name, part_name
 from .tape import Tape
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..errors import DrawError
 from .driven import quietly
-from .errors import DrawError
+from .dropout_ops import Quiet
 from .intercept import Call, Interceptor, call_model
-from .kinds import Quiet
 from .state import evaluating
 
 

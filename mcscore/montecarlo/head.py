@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.head import dropout_head
 from .apply import Rows, Stream
-from .fuse import FusedLinear
+from .deferred import FusedLinear
 
 
 @dataclass(frozen=True)

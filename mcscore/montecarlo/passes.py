@@ -22,24 +22,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
+from ..errors import OutputError, RowsError, SiteError
 from ..kernels import backends
 from ..kernels.linear import fuses
 from .apply import Fixed, Masks, OnePass, OnlySite, Redrawn, Rows, Stream
+from .autocast import Lower
 from .compiled import CompiledPasses
 from .discover import Discovery, Site
 from .driven import Driven, quietly
-from .errors import RowsError, SiteError
 from .head import Head
 from .intercept import Call, Interceptor, call_model, is_dense
-from .precision import Lower
 from .state import evaluating
 from .tape import Tape, TapeError
 
 PATHS = ("head", "vmap", "fork", "repeat", "loop")
-
-
-class OutputError(ValueError):
-    """The model's output is not what the link needs. The message shows its shape."""
 
 
 class Passes:

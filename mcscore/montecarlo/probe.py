@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..errors import SiteError
 from . import generators
-from .errors import SiteError
+from .dropout_ops import AffineOf, Quiet
 from .intercept import Call, Interceptor, call_model, is_dense, is_normalization
-from .kinds import AffineOf, Quiet
 from .sites import part_name
 from .state import private_copy
 

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..errors import PassError, SiteError
 from . import generators
-from .errors import PassError, SiteError
+from .dropout_ops import Quiet
 from .intercept import is_dense, is_normalization
-from .kinds import Quiet
 from .probe import KEEP, Seen, Signature, alike, quiet_pass
 from .state import contents, evaluating, private_copy
 

@@ -14,20 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from .chunks import ChunkLayout, layout_of
-from .durable import DurableStore, new_directory
-from .format import (
-    COLUMN_CHUNK,
-    COLUMN_CHUNK_MIN,
-    ITEM_DTYPES,
-    UNLABELLED,
-    Facts,
-    Grid,
-    PoolError,
-    checked_facts,
-    plan_grid,
-)
-from .writer import ArrayWriter
+from ..errors import PoolError
+from ..store.chunks import ChunkLayout, layout_of
+from ..store.durable import DurableStore, new_directory
+from ..store.writer import ArrayWriter
+from .schema import COLUMN_CHUNK, COLUMN_CHUNK_MIN, ITEM_DTYPES, UNLABELLED, Facts, Grid, checked_facts, plan_grid
 
 COMPRESSIONS = ("none", "lz4", "zstd")
 _SLICE_BYTES = 16 << 20

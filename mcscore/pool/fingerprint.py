@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .chunks import ChunkLayout, ChunkReader, crc32c
-from .files import Place, size_of
-from .format import FORMAT, VERSION, ChunkError, Facts
+from ..errors import ChunkError
+from ..store.chunks import ChunkLayout, ChunkReader, crc32c
+from ..store.files import Place, size_of
+from .schema import FORMAT, VERSION, Facts
 
 _SAMPLED_CHUNKS = 1024
 _REQUESTS = 32  # at a time, of a pool at a URL

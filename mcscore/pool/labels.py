@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .format import UNLABELLED, PoolError
+from ..errors import PoolError
 from .pool import Pool
+from .schema import UNLABELLED
 
 _SHOWN = 5  # conflicts that an error names
 

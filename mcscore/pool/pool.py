@@ -11,17 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .buffers import Allocate, Buffers
-from .chunks import ChunkLayout, ChunkReader, layout_of
-from .column import Column
+from ..errors import ChunkError, PoolError
+from ..store.buffers import Allocate, Buffers
+from ..store.chunks import ChunkLayout, ChunkReader, layout_of
+from ..store.columns import Column
+from ..store.durable import locked, write_file
+from ..store.encoded import EncodedReader, blob_until
+from ..store.files import Place, local, place_of
+from ..store.writer import file_parts
 from .create import checked_labels, create
-from .durable import locked, write_file
-from .encoded import EncodedReader, blob_until
-from .files import Place, local, place_of
 from .fingerprint import fingerprint_of
-from .format import ChunkError, Facts, PoolError, check_is_pool, key_arrays
 from .prefetch import prefetch as read_ahead
-from .writer import file_parts
+from .schema import Facts, check_is_pool, key_arrays
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .chunks import ChunkLayout, ChunkReader
-from .encoded import items_of_bytes
-from .format import ChunkError
+from ..errors import ChunkError
+from ..store.chunks import ChunkLayout, ChunkReader
+from ..store.encoded import items_of_bytes
 from .pool import Pool
 
 

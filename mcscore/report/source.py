@@ -29,8 +29,9 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
-    from ..pool import Pool, PoolError
-    from ..run.choose import refuse_other_pool
+    from ..errors import PoolError
+    from ..pool import Pool
+    from ..run.select import refuse_other_pool
 
     recorded = run.meta["pool"]
     if pool is None:
@@ -46,7 +47,7 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
 def chosen_items(run: Run, path: str | os.PathLike[str] | None = None) -> Chosen | None:
     """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run."""
-    from ..run.choose import read_selection
+    from ..run.select import read_selection
 
     if path is None and not any(run.path.glob("selection-*.parquet")):
         return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .errors import RunError, Stopped
-from .local import score_pool
-from .results import Run
+from ..errors import RunError, Stopped
+from .run import Run
+from .score import score_pool
 
 __all__ = ["Run", "RunError", "Stopped", "score_pool"]

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import disk
-from .errors import RunError
-from .identity import Meta, read_meta
+from .. import atomic as disk
+from ..errors import RunError
+from .schema import Meta, read_meta
 from .spans import Span, cut
 
 Values = npt.NDArray[Any]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..store.lock import Holder, holder_of
 from .journal import Damage, Journal
-from .lock import Holder, holder_of
-from .results import Run
+from .run import Run
 from .tasks import runs_of
 
 

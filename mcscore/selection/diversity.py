@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .neighbours import any_within, nearest, norms, one_faiss_thread, pairs_within, squared_distances
+from .neighbors import any_within, nearest, norms, one_faiss_thread, pairs_within, squared_distances
 from .topk import best_first
 
 BLOCK = 256  # candidates per matrix product, fixed so that results do not depend on how many there are

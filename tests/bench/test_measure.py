@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from mcscore.acquisition import oracle_scores
-from mcscore.bench import cases, plain, table
+from mcscore.bench import baselines as plain
+from mcscore.bench import cases, table
 from mcscore.bench.clock import CpuClock
 from mcscore.bench.measure import Bench, Row, measure_ceilings
 from mcscore.bench.shapes import Spec, specs

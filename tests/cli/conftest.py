@@ -76,7 +76,7 @@ def mcscore(project: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 @pytest.fixture(scope="session")
 def pool(project: Path) -> Path:
     """The digits as a pool."""
-    from mcscore.pool.importers import import_array
+    from mcscore.ingest.arrays import import_array
 
     path = project / "pool.zarr"
     import_array(project / "digits.npy", path, labels=project / "labels.npy", layout="hw", classes=list("0123456789"))

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
-from mcscore.loading import ModelError, load_model
-from mcscore.weights import read_weights
+from mcscore.errors import ModelError
+from mcscore.scorer.model_spec import load_model
+from mcscore.scorer.weights import read_weights
 
 SOURCE = """
     import neighbour_of_the_model

@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mcscore import terminal
-from mcscore.terminal import Verbs, answer, as_json, progress_line
+from mcscore.cli import terminal
+from mcscore.cli.terminal import Verbs, answer, as_json, progress_line
 
 
 @click.group(cls=Verbs)

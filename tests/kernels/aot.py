@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mcscore.kernels.triton_launch import Launch
+from mcscore.kernels.triton.launch import Launch
 
 _POINTERS = {
     torch.float32: "*fp32",

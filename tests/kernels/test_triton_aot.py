@@ -24,11 +24,11 @@ import triton
 from aot import Machine, compiled
 from triton import knobs
 
-from mcscore.kernels.triton_draws import plan_draw
-from mcscore.kernels.triton_dropout import plan_dropout, plan_keep_mask
-from mcscore.kernels.triton_head import plan_head, plan_linear
-from mcscore.kernels.triton_launch import Launch
-from mcscore.kernels.triton_score import ROWS, plan
+from mcscore.kernels.triton.draws import plan_draw
+from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
+from mcscore.kernels.triton.head import plan_head, plan_linear
+from mcscore.kernels.triton.launch import Launch
+from mcscore.kernels.triton.score import ROWS, plan
 from mcscore.masks import rate
 
 pytestmark = pytest.mark.skipif(knobs.runtime.interpret, reason="this process interprets Triton kernels")

@@ -15,10 +15,11 @@ pytest.importorskip("triton")
 
 from mcscore import Scorer, masks
 from mcscore.acquisition import SCORES, oracle_scores
-from mcscore.kernels import backends, triton_chunks
-from mcscore.kernels.triton_chunks import Chunk, cut_head, share_masks
-from mcscore.kernels.triton_head import dropout_head, dropout_linear
-from mcscore.kernels.triton_score import ROWS
+from mcscore.kernels import backends
+from mcscore.kernels.triton import masked_gemm as triton_chunks
+from mcscore.kernels.triton.head import dropout_head, dropout_linear
+from mcscore.kernels.triton.masked_gemm import Chunk, cut_head, share_masks
+from mcscore.kernels.triton.score import ROWS
 from mcscore.masks import rate
 
 pytest_plugins = ("triton_places",)

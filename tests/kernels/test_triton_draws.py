@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from test_draws import IDS, PASSES, SEED, evens, normals, uniforms, words
 
-from mcscore.kernels.triton_draws import draw
+from mcscore.kernels.triton.draws import draw
 
 pytest_plugins = ("triton_places",)
 Call = Callable[..., Any]

@@ -13,7 +13,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from mcscore import masks
-from mcscore.kernels.triton_dropout import dropout, keep_mask, plan_dropout
+from mcscore.kernels.triton.dropout import dropout, keep_mask, plan_dropout
 from mcscore.masks import rate
 
 pytest_plugins = ("triton_places",)

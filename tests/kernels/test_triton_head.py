@@ -14,8 +14,8 @@ pytest.importorskip("triton")
 
 from mcscore import masks
 from mcscore.acquisition import oracle_scores
-from mcscore.kernels.triton_head import dropout_head, dropout_linear, plan_head, plan_linear
-from mcscore.kernels.triton_score import ROWS
+from mcscore.kernels.triton.head import dropout_head, dropout_linear, plan_head, plan_linear
+from mcscore.kernels.triton.score import ROWS
 from mcscore.masks import rate
 
 pytest_plugins = ("triton_places",)

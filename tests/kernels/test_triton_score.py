@@ -13,9 +13,9 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from mcscore.acquisition import SCORES, oracle_scores
-from mcscore.kernels import triton_score
 from mcscore.kernels.score import row_blocks
-from mcscore.kernels.triton_score import ROWS, plan, score, tiling
+from mcscore.kernels.triton import score as triton_score
+from mcscore.kernels.triton.score import ROWS, plan, score, tiling
 
 pytest_plugins = ("triton_places",)
 Call = Callable[..., Any]

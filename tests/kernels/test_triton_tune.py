@@ -11,10 +11,10 @@ pytest.importorskip("triton")
 
 from triton.runtime.errors import OutOfResources
 
-from mcscore.kernels import triton_tune
-from mcscore.kernels.triton_head import Block, plan_head, table_block
-from mcscore.kernels.triton_launch import Launch
-from mcscore.kernels.triton_tune import tuned
+from mcscore.kernels.triton import tune as triton_tune
+from mcscore.kernels.triton.head import Block, plan_head, table_block
+from mcscore.kernels.triton.launch import Launch
+from mcscore.kernels.triton.tune import tuned
 from mcscore.masks import rate
 
 GPU = torch.device("cuda", 0)
@@ -80,8 +80,8 @@ def test_the_table_has_a_block_for_every_width(itemsize: int, tiles: int) -> Non
 def test_a_search_on_the_device_keeps_the_scores(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mcscore.kernels.triton_head import dropout_head
-    from mcscore.kernels.triton_score import score
+    from mcscore.kernels.triton.head import dropout_head
+    from mcscore.kernels.triton.score import score
 
     x, weight = torch.randn(500, 256, device="cuda").half(), torch.randn(10, 256, device="cuda").half() / 16
     head = x, torch.arange(5, device="cuda"), torch.arange(500, device="cuda"), 0, 0, rate(0.5), weight, None

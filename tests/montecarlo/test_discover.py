@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mcscore.errors import SiteError
 from mcscore.montecarlo import discover
-from mcscore.montecarlo.discover import SiteError
-from mcscore.montecarlo.kinds import KINDS
+from mcscore.montecarlo.dropout_ops import KINDS
 
 from .zoo import ZOO, Guarded, ViT
 

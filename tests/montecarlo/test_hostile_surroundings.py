@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mcscore
-from mcscore.montecarlo.discover import SiteError
+from mcscore.errors import SiteError
 
 from .hostile.harness import IDS, contents, distance, generators, vectors
 

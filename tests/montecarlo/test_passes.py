@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcscore import masks
+from mcscore.errors import SiteError
 from mcscore.kernels.dropout import plain
 from mcscore.montecarlo import Passes, discover
-from mcscore.montecarlo.discover import SiteError
 from mcscore.montecarlo.passes import PATHS as ALL_PATHS
 
 from .zoo import ZOO, GalCNN, LSTMClassifier

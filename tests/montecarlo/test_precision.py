@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from mcscore import Scorer
-from mcscore.montecarlo import precision
+from mcscore.montecarlo import autocast as precision
 
 from .zoo import ZOO
 

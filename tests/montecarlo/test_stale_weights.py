@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mcscore import Scorer
 from mcscore.kernels import backends, native
-from mcscore.kernels.kept import keeping
+from mcscore.kernels.weight_cache import keeping
 from mcscore.masks import rate
 
 
@@ -119,7 +119,7 @@ def test_kernels_called_directly_keep_nothing() -> None:
 def test_within_a_call_a_counted_write_is_seen_and_another_thread_s_weights_are_not_shared() -> None:
     from threading import Thread
 
-    from mcscore.kernels.kept import made_from
+    from mcscore.kernels.weight_cache import made_from
 
     weight, made = torch.ones(3), []
 

@@ -16,7 +16,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcscore.pool import Pool, PoolError, append_array, append_blocks, append_images, import_array, import_images
+from mcscore.errors import PoolError
+from mcscore.ingest import append_array, append_blocks, append_images, import_array
+from mcscore.ingest import images as import_images
+from mcscore.pool import Pool
 
 from .helpers import Killed, chunk_files, failing, flip_bit, images, listing, small_pool
 from .test_images import bad_of, colour, folder, noise
@@ -195,7 +198,7 @@ def test_another_append_than_the_one_that_was_cut_short_is_refused(
     np.save(tmp_path / "a.npy", ALL[50:60])
     np.save(tmp_path / "b.npy", ALL[60:70])
     with monkeypatch.context() as patch:
-        patch.setattr("mcscore.pool.append._commit", failing(len, 1, Killed())[0])
+        patch.setattr("mcscore.ingest.append._commit", failing(len, 1, Killed())[0])
         with pytest.raises(Killed):
             append_array(tmp_path / "p", tmp_path / "a.npy")
     with pytest.raises(PoolError, match="had other source"):
@@ -209,7 +212,7 @@ def test_blocks_that_cannot_be_told_from_those_cut_short_are_not_added_twice(
 ) -> None:
     small_pool(tmp_path / "p")
     with monkeypatch.context() as patch:
-        patch.setattr("mcscore.pool.append._commit", failing(len, 1, Killed())[0])
+        patch.setattr("mcscore.ingest.append._commit", failing(len, 1, Killed())[0])
         with pytest.raises(Killed):
             append_blocks(tmp_path / "p", ALL[50:60])
     with pytest.raises(PoolError, match="was completed just now: it holds 60 items, and nothing else was added"):
@@ -262,11 +265,11 @@ def test_an_append_of_images_killed_anywhere_goes_on(
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from mcscore.pool.format import Grid
+    from mcscore.pool.schema import Grid
 
     from .test_images import MODULE
 
-    monkeypatch.setattr("mcscore.pool.intake.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr("mcscore.ingest.pipeline.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(MODULE, "plan_grid", lambda *_: Grid(3000 if keep else 5, None))
     for name, numbers in (("a", range(7)), ("b", range(7, 18))):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mcscore.pool import Pool
-from mcscore.pool.buffers import KEPT, Buffers
+from mcscore.store.buffers import KEPT, Buffers
 
 from .helpers import images, small_pool
 

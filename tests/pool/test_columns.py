@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.pool import PoolError
+from mcscore.errors import PoolError
 from mcscore.pool import create as creation
-from mcscore.pool.chunks import ChunkReader
+from mcscore.store.chunks import ChunkReader
 
 from .helpers import small_pool
 

@@ -19,8 +19,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcscore.pool import Pool, PoolError
-from mcscore.pool.format import CHUNK_BYTES, SHARD_BYTES, plan_grid
+from mcscore.errors import PoolError
+from mcscore.pool import Pool
+from mcscore.pool.schema import CHUNK_BYTES, SHARD_BYTES, plan_grid
 
 from .helpers import chunk_files, failing, images, listing, small_pool
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import zarr
 
-from mcscore.pool import ChunkError, Pool, PoolError, chunks
-from mcscore.pool.chunks import ChunkReader
+from mcscore.errors import ChunkError, PoolError
+from mcscore.pool import Pool
+from mcscore.store import chunks
+from mcscore.store.chunks import ChunkReader
 
 from .helpers import chunk_files, flip_bit, images, small_pool
 

@@ -20,15 +20,17 @@ import numpy as np
 import pytest
 import zarr
 
-from mcscore.pool import Pool, PoolError, import_images
-from mcscore.pool.format import Grid
-from mcscore.pool.images import BadImage, decode
-from mcscore.pool.sources import expand_braces, open_source
+from mcscore.errors import ImageError, PoolError
+from mcscore.ingest import images as import_images
+from mcscore.ingest.sources import expand_braces, open_source
+from mcscore.pool import Pool
+from mcscore.pool.schema import Grid
+from mcscore.store.decode import decode
 
 from .helpers import Killed, failing
 
 Image = pytest.importorskip("PIL.Image")
-MODULE = sys.modules["mcscore.pool.import_images"]  # its name in the package is the function's
+MODULE = sys.modules["mcscore.ingest.images"]  # its name in the package is the function's
 
 
 def encoded(image: object, kind: str = "PNG", **more: object) -> bytes:
@@ -86,7 +88,7 @@ JPEG = encoded(Image.effect_noise((64, 64), 90), "JPEG")
     ],
 )
 def test_what_is_no_image_is_refused(data: bytes, why: str) -> None:
-    with pytest.raises(BadImage, match=why):
+    with pytest.raises(ImageError, match=why):
         decode(data, 8)
 
 
@@ -98,7 +100,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
     bomb = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
     )
-    with pytest.raises(BadImage, match="pixels"):
+    with pytest.raises(ImageError, match="pixels"):
         decode(bomb, 8)
 
 
@@ -349,7 +351,7 @@ def test_an_import_killed_at_any_write_goes_on_to_the_same_pool(
     tmp_path: Path, mixed: Path, keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files of 5 images, or 3000 bytes; the n-th durable step is the last, for every n. Decoded in this process."""
-    monkeypatch.setattr("mcscore.pool.intake.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr("mcscore.ingest.pipeline.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of real ones take their time
     chunk = 3000 if keep else 5
     monkeypatch.setattr(MODULE, "plan_grid", lambda *_: Grid(chunk, None))

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import zarr
 
-from mcscore.pool import FORMATS, Pool, PoolError, import_array
-from mcscore.pool.importers import open_array
+from mcscore.errors import PoolError
+from mcscore.ingest import FORMATS, import_array
+from mcscore.ingest.arrays import open_array
+from mcscore.pool import Pool
 
 from .helpers import chunk_files, flip_bit, images, listing, small_pool
 
@@ -54,7 +56,7 @@ def test_every_format_of_the_table_is_tested() -> None:
 def test_a_saved_array_becomes_a_pool_of_equal_items(
     tmp_path: Path, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcscore.pool.importers._READ_BYTES", 1000)  # several blocks, the last one short
+    monkeypatch.setattr("mcscore.ingest.arrays._READ_BYTES", 1000)  # several blocks, the last one short
     items, labels = (PICTURES / 3).astype(dtype), np.arange(40, dtype=np.uint8)
     SAVE[name](tmp_path / "data", items)  # no suffix: the first bytes decide
     SAVE[name](tmp_path / "labels", labels)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.pool import Pool, PoolError
-from mcscore.pool import format as pool_format
+from mcscore.errors import PoolError
+from mcscore.pool import Pool
+from mcscore.pool import schema as pool_format
 
 from .helpers import chunk_files, failing, images, small_pool
 

@@ -11,9 +11,10 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.pool import Pool, PoolError
-from mcscore.pool.chunks import ChunkReader
+from mcscore.errors import PoolError
+from mcscore.pool import Pool
 from mcscore.pool.prefetch import prefetch
+from mcscore.store.chunks import ChunkReader
 
 from .helpers import images, small_pool
 

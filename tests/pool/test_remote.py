@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.pool import Pool, PoolError, append_blocks, import_images
+from mcscore.errors import PoolError
+from mcscore.ingest import append_blocks
+from mcscore.ingest import images as import_images
+from mcscore.pool import Pool
 from mcscore.pool.verify import verify
 
 from .helpers import chunk_files, flip_bit, images, small_pool

@@ -9,7 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mcscore.pool import Pool, PoolError, items_from, label_from
+from mcscore.errors import PoolError
+from mcscore.pool import Pool, items_from, label_from
 
 from .helpers import small_pool
 

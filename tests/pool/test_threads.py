@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.pool import ChunkError, Pool, chunks
+from mcscore.errors import ChunkError
+from mcscore.pool import Pool
+from mcscore.store import chunks
 
 from .helpers import chunk_files, flip_bit, images, small_pool
 

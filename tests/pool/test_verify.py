@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.pool import Pool, PoolError, append_blocks, import_images
-from mcscore.pool.sheet import GAP, SIDE, contact_sheet
+from mcscore.errors import PoolError
+from mcscore.ingest import append_blocks
+from mcscore.ingest import images as import_images
+from mcscore.pool import Pool
+from mcscore.pool.contact_sheet import GAP, SIDE, contact_sheet
 from mcscore.pool.verify import verify
 
 from .helpers import chunk_files, flip_bit, images, small_pool
@@ -46,7 +49,7 @@ def test_damage_is_listed_with_chunk_file_and_items(tmp_path: Path, array: str, 
 
 
 def test_damaged_bytes_of_encoded_images_are_told_as_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcscore.pool.format import Grid
+    from mcscore.pool.schema import Grid
 
     from .test_images import MODULE
 

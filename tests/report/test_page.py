@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mcscore import report
+from mcscore.errors import RunError
 from mcscore.report import write_report
 from mcscore.report.source import chosen_items
 from mcscore.report.text import duration, number
-from mcscore.run import RunError
 
 from .conftest import FakePool, FakeRun, Make
 

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcscore.pool import Batch, ChunkError
-from mcscore.run import disk, score_pool
-from mcscore.run.results import Run
+from mcscore import atomic as disk
+from mcscore.errors import ChunkError
+from mcscore.pool import Batch
+from mcscore.run import score_pool
+from mcscore.run.run import Run
 
 N, SPAN = 100, 40  # three spans, the last one partial; blocks of 16
 

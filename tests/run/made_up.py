@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Pool, Scorer
-from mcscore.pool.chunks import ChunkLayout
-from mcscore.pool.format import Facts
+from mcscore.pool.schema import Facts
+from mcscore.store.chunks import ChunkLayout
 
 CHUNK = 1 << 16
 LABELLED, EXCLUDED = 1000, 997  # every so many-th item is

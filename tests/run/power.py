@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mcscore.run import disk
+from mcscore import atomic as disk
 
 
 class Inode:
@@ -24,7 +24,7 @@ Tree = dict[Path, Inode | None]  # None: a directory
 
 
 class Disk:
-    """Follows the steps of mcscore.run.disk below ``root``, and calls ``after_step`` after each."""
+    """Follows the steps of mcscore.atomic below ``root``, and calls ``after_step`` after each."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, ignore_sync_of: str = "") -> None:
         self.root, self.ignore_sync_of = root, ignore_sync_of

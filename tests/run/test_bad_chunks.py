@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.pool import ChunkError, Pool
-from mcscore.run import Run, RunError, local, score_pool
+from mcscore.errors import ChunkError, RunError
+from mcscore.pool import Pool
+from mcscore.run import Run, score_pool
+from mcscore.run import score as local
 from mcscore.run.tasks import runs_of
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from mcscore.run import RunError, disk, score_pool
-from mcscore.run.results import Run
+from mcscore import atomic as disk
+from mcscore.errors import RunError
+from mcscore.run import score_pool
+from mcscore.run.run import Run
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, go_on, half
 from .power import Disk, lay_out

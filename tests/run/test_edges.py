@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcscore.errors import RunError
 from mcscore.pool import Pool
-from mcscore.run import Run, RunError, score_pool
+from mcscore.run import Run, score_pool
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, go_on
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Pool, Scorer, score_pool
-from mcscore.run import RunError
+from mcscore.errors import RunError
 
 
 class Net(nn.Module):

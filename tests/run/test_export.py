@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mcscore.errors import RunError
 from mcscore.pool import Pool
-from mcscore.run import Run, RunError, export, formats, score_pool
+from mcscore.run import Run, export, formats, score_pool
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 
@@ -233,7 +234,7 @@ def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_p
 
 
 def test_an_export_is_durable_before_it_has_its_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcscore.run import disk
+    from mcscore import atomic as disk
 
     steps: list[tuple[str, str]] = []
     for name in ("sync", "rename"):

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.pool import ChunkError, Pool
-from mcscore.run import local, score_pool
-from mcscore.run.feed import Skipped, feed
+from mcscore.errors import ChunkError
+from mcscore.pool import Pool
+from mcscore.run import score as local
+from mcscore.run import score_pool
+from mcscore.run.prefetch import Skipped, feed
 from mcscore.run.spans import cut
 from mcscore.run.tasks import Task
 

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import zarr
 
-from mcscore.pool import Pool, append_blocks
-from mcscore.run import Run, RunError, score_pool
+from mcscore.errors import RunError
+from mcscore.ingest import append_blocks
+from mcscore.pool import Pool
+from mcscore.run import Run, score_pool
 from mcscore.run.status import verify
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, fail_at, grown, half

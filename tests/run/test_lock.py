@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from mcscore.run import RunError, lock, score_pool
-from mcscore.run.lock import locked
+from mcscore.errors import RunError
+from mcscore.run import score_pool
+from mcscore.store import lock
+from mcscore.store.lock import locked
 
 from .fakes import FakePool, FakeScorer, begin, content, go_on
 

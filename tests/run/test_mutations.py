@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from mcscore.run import disk, journal, score_pool
+from mcscore import atomic as disk
+from mcscore.run import journal, score_pool
 from mcscore.run.journal import Journal
-from mcscore.run.results import Run
+from mcscore.run.run import Run
 
 from .fakes import SPAN, FakePool, FakeScorer, N, begin, content
 from .test_crash import cut_power_at_every_step

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcscore.run import RunError, score_pool
-from mcscore.run.results import Run
+from mcscore.errors import RunError
+from mcscore.run import score_pool
+from mcscore.run.run import Run
 
 from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, fail_at, go_on
 

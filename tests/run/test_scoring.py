@@ -10,8 +10,9 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.run import RunError, score_pool
-from mcscore.run.results import Run
+from mcscore.errors import RunError
+from mcscore.run import score_pool
+from mcscore.run.run import Run
 from mcscore.run.spans import Span, blocks_of, cut, default_block, default_span
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, fail_at, go_on

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mcscore.errors import RunError
 from mcscore.pool import Pool
-from mcscore.run import Run, RunError, choose, score_pool
+from mcscore.run import Run, score_pool
+from mcscore.run import select as choose
 
 from .fakes import Column, FakeScorer, fail_at
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.run import Run, RunError, Stopped, score_pool
+from mcscore.errors import RunError, Stopped
+from mcscore.run import Run, score_pool
 
 from .fakes import SPAN, FakePool, FakeScorer, begin, content, go_on
 

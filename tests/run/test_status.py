@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore.run import RunError, score_pool
-from mcscore.run.lock import locked
+from mcscore.errors import RunError
+from mcscore.run import score_pool
 from mcscore.run.status import info, verify
+from mcscore.store.lock import locked
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, fail_at, go_on
 from .test_resume import DAMAGE, chunk, flip, snapshot

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcscore.selection import select
 from mcscore.selection.diversity import BLOCK, DIVERSITY, radius
-from mcscore.selection.neighbours import any_within, pairs_within, squared_distances
+from mcscore.selection.neighbors import any_within, pairs_within, squared_distances
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

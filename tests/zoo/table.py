@@ -10,7 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from mcscore.montecarlo.discover import SiteError
+from mcscore.errors import SiteError
 
 from .entry import Entry
 from .models import MODELS

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from mcscore.errors import SiteError
 from mcscore.montecarlo import Passes
-from mcscore.montecarlo.discover import SiteError
 from mcscore.montecarlo.intercept import call_model
 
 from .entry import Entry, first, rows

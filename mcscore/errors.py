@@ -1,0 +1,70 @@
+"""Every error that mcscore raises, under one base; each is importable from the package itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Error(Exception):
+    """The base of all errors of mcscore. The message names the thing (item id, chunk, site, file) and says what to do."""
+
+
+class ModelError(Error, ValueError):
+    """The model cannot be built as asked, or its weights do not fit it."""
+
+
+class SiteError(Error, ValueError):
+    """A model's dropout is missing, cannot be driven, or did not fire. The message names the sites."""
+
+
+class RowsError(SiteError):
+    """A tensor at a site does not hold the items as it did when the site was found."""
+
+
+class PassError(SiteError):
+    """A model cannot run a forward pass in the configuration that is tried."""
+
+
+class DrawError(SiteError):
+    """A model draws random numbers in evaluation mode, and which constants stand for them is not known yet."""
+
+
+class OutputError(Error, ValueError):
+    """What a model returns is not logits for every item."""
+
+
+class PrecisionError(Error, RuntimeError):
+    """A model cannot run in the precision asked for."""
+
+
+class PoolError(Error, ValueError):
+    """Something is wrong with a pool on disk or with what should become one; the message says what, where, what to do."""
+
+
+class ChunkError(PoolError):
+    """Items start..stop-1 cannot be read: their chunk is missing, torn or changed."""
+
+    def __init__(self, message: str, start: int, stop: int, why: str = "") -> None:
+        super().__init__(message)
+        self.start, self.stop, self.why = start, stop, why
+
+
+class ImageError(Error, ValueError):
+    """Bytes that cannot become an item; the message says why."""
+
+
+class RunError(Error, ValueError):
+    """A run cannot be made, continued, read or selected from; the message says why and what to do."""
+
+
+class Stopped(Error, KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived: what was committed is kept, and scoring into the same directory continues from there.
+
+    A KeyboardInterrupt, so that most handlers of a long loop do not swallow it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, path: Path, done: int, total: int) -> None:
+        super().__init__(f"stopped; resumable: {done:,} of {total:,} items done in {path}")
+        self.path, self.done, self.total = path, done, total

@@ -1,0 +1,355 @@
+"""Dropout that goes straight into a Linear, and into the scores behind it, in Triton.
+
+    y[t, b, l, c] = bias[c] + sum_d W[c, d] * (kept(seed, site, passes[t], ids[b], l D + d) ? x[s, b, l, d] / (1 - p) : 0)
+
+``dropout_linear`` writes y; ``dropout_head`` (L = 1) reduces the rows y[t, b] to scores and writes 4 bytes per item and score.
+
+Two ways, chosen by shape. The kernels here apply masks to the features on their way into the tensor cores, and
+1 / (1 - p) when the product is done; a head's rows become scores in registers, so that neither T B D dropped features
+nor T B C logits exist. Drawing and applying a mask takes 10 to 15 instructions per 16-bit feature, counted in sm_90 code, so the
+masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
+parts). More outputs, which would draw the masks again for every 128, and masks that all items share, which need not be
+drawn per item, are for ``triton_chunks``: it masks first, in the L2 cache, and multiplies then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...acquisition import check_scores, check_shape
+from ...masks import Rate
+from . import masked_gemm as triton_chunks
+from .dropout import Indices, checked_counters
+from .launch import Launch, check_device, check_dtype
+from .philox import counter_args, tile_draws
+from .score import ROWS
+from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarise
+from .tune import tuned
+
+_MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
+MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
+_SHARED_ITEMS = 256  # from which masked weights, made once, are cheaper than masks in the product
+
+
+@triton.jit
+def _masked_product(
+    x, w, row, row_ok, first, item_id, column, site_pass, key_low, key_high, threshold,
+    C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """(ROWS, COLUMNS) float32: the kept features of these rows of x, times W^T; not yet divided by the keep rate."""
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    deep = tl.arange(0, DEPTH)
+    for k in range(0, D, DEPTH):
+        inside = deep + k < D
+        features = tl.load(x + row[:, None] * D + k + deep[None, :], mask=row_ok[:, None] & inside[None, :], other=0.0)
+        weights = tl.load(
+            w + column[None, :] * D + k + deep[:, None], mask=(column < C)[None, :] & inside[:, None], other=0.0
+        )
+        drawn = tile_draws(first + k, item_id, site_pass, key_low, key_high, ROWS, DEPTH, BITS)
+        kept = tl.where(drawn >= threshold, features, 0.0).to(features.dtype)
+        product = tl.dot(kept, weights, product, input_precision=PRECISION)
+    return product
+
+
+@triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold", "t", "rows"])
+def _dropout_linear(
+    x, w, bias, y, passes, ids, key_low, key_high, site, threshold, scale, t, rows,
+    L: tl.constexpr, C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, SHARED: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """One program: ROWS rows of one pass, COLUMNS outputs. Programs that share rows run together, so x stays in the L2."""
+    ACROSS: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
+    program = tl.program_id(0)
+    column = program % ACROSS * COLUMNS + tl.arange(0, COLUMNS)
+    k = program // ACROSS % t
+    row = (program // ACROSS // t).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < rows
+    item_id = tl.load(ids + row // L, mask=row_ok, other=0)
+    first = (row % L * D).to(tl.int32)
+    site_pass = site | tl.load(passes + k).to(tl.int32)
+    skip = k * tl.cast(rows, tl.int64)  # rows of earlier passes
+    if not SHARED:
+        x += skip * D
+    product = _masked_product(
+        x, w, row, row_ok, first, item_id, column, site_pass, key_low, key_high, threshold,
+        C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
+    )  # fmt: skip
+    out = product * scale + tl.load(bias + column, mask=column < C, other=0.0)[None, :]
+    at = y + (skip + row)[:, None] * C + column[None, :]
+    tl.store(at, out.to(y.dtype.element_ty), mask=row_ok[:, None] & (column < C)[None, :])
+
+
+@triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold"])
+def _dropout_head(
+    x, w, bias, out, prediction, passes, ids, key_low, key_high, site, threshold, scale, T, B,
+    C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    item = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    ok = item < B
+    item_id = tl.load(ids + item, mask=ok, other=0)
+    first = tl.zeros((ROWS,), tl.int32)
+    column = tl.arange(0, COLUMNS)
+    classes = column[None, :]
+    offset = tl.load(bias + column, mask=column < C, other=float("-inf"))[None, :]  # beyond C: probability 0
+    mean, m2, votes, h = new_sums(ROWS, COLUMNS, 1)
+    for t in range(T):
+        site_pass = site | tl.load(passes + t).to(tl.int32)
+        product = _masked_product(
+            x, w, item, ok, first, item_id, column, site_pass, key_low, key_high, threshold,
+            C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
+        logits = product * scale + offset
+        mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
+    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    store_scores(
+        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
+        entropy_bits(h), T,
+        C, SOFTMAX, WANT,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows, outputs and features that one program multiplies at a time, and how."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int = 8
+    stages: int = 3
+
+    @property
+    def meta(self) -> dict[str, int]:
+        return {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
+
+
+_BLOCKS = {
+    # bytes per feature, tiles: {columns: (rows, depth)}. The largest at which sm_80, sm_90 and sm_100 spill nothing (an address at
+    # most). Tiles are what is held of rows x columns float32: 1 is a product alone, 2 with the sums of bald and entropy,
+    # 5 with those of all scores.
+    (2, 1): {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (128, 64)},
+    (2, 2): {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (128, 32)},
+    (2, 5): {16: (128, 64), 32: (128, 64), 64: (64, 64), 128: (32, 64)},
+    (4, 1): {16: (128, 32), 32: (128, 32), 64: (128, 32), 128: (64, 32)},
+    (4, 2): {16: (128, 32), 32: (128, 32), 64: (128, 16), 128: (64, 16)},
+    (4, 5): {16: (128, 32), 32: (128, 16), 64: (64, 16), 128: (32, 16)},
+}
+
+
+def dropout_linear(
+    x_sBLD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None = None,
+) -> Tensor:
+    """y_tBLC, contiguous, in x's dtype: dropout and the Linear behind it, summed in float32.
+
+    x_sBLD: (s, B, L, D), s = 1 or t copies of B items of L rows of D features; weight_CD in the same dtype: float32, float16
+    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l. ids_B: a tensor expanded from one element says
+    that all items share their masks. float32 is multiplied as three TF32 products, or as one if
+    torch.set_float32_matmul_precision allows it; more than 256 outputs as PyTorch multiplies. ValueError for shapes that do
+    not fit, TypeError for other dtypes.
+    """
+    check_device("dropout_linear", x_sBLD.device)
+    inside = (
+        x_sBLD.shape[2:-1].numel() > 1 and x_sBLD.shape[-1] * rate.bits % 128 > 0
+    )  # rows start inside a Philox block
+    if inside or len(weight_CD) > _MAX_OUTPUTS:
+        x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
+        shared = triton_chunks.share_masks(ids_B)
+        return triton_chunks.linear(x, passes, ids, seed, site, rate, weight, bias, shared=shared)
+    launch, y_tBLC = plan_linear(x_sBLD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C)
+    launch.run()
+    return y_tBLC
+
+
+def dropout_head(
+    x_BD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str,
+) -> dict[str, Tensor]:
+    """Scores of B items whose logits are dropout and a Linear of x_BD, over all passes, as ``triton_score.score`` of them.
+
+    weight_CD: any number of classes or labels; logits of more than 128 are rounded to x's dtype, in which they wait for their
+    reduction. Other arguments and precision as ``dropout_linear``.
+    """
+    check_device("dropout_head", x_BD.device)
+    shared = triton_chunks.share_masks(ids_B)
+    if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
+        x, passes, ids, weight, bias = _head_operands(
+            x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link
+        )
+        return triton_chunks.head(x, passes, ids, seed, site, rate, weight, bias, scores, link, shared=shared)
+    launch, results = plan_head(x_BD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C, scores, link)
+    launch.run()
+    return results
+
+
+def plan_linear(
+    x_sBLD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+) -> tuple[Launch, Tensor]:
+    """The launch of the fused ``dropout_linear`` and the tensor that it fills."""
+    x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
+    s, B, L, D = x.shape
+    if L > 1 and D * rate.bits % 128:
+        raise ValueError(
+            f"dropout_linear: {L} rows of {D} features per item need D * bits divisible by 128, bits = {rate.bits}; "
+            "drop first, then multiply"
+        )
+    C, t = weight.shape[0], passes.numel()
+    y = torch.empty((t, B, L, C), dtype=x.dtype, device=x.device)
+    args = {
+        "x": x, "w": weight, "bias": bias, "y": y, **counter_args(seed, site, passes, ids), "threshold": rate.threshold,
+        "scale": 1.0 / rate.keep, "t": t, "rows": B * L,
+    }  # fmt: skip
+    meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision()}
+
+    def launch(block: Block) -> Launch:
+        programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
+        return Launch(_dropout_linear, (programs,), args, meta | block.meta, block.warps, block.stages)
+
+    table = table_block(C, x.element_size(), tiles=1)
+    shape = t, B, L, D, C, str(x.dtype), rate.bits
+    return launch(tuned("dropout_linear", shape, table, _variants(table), launch, x.device)), y
+
+
+def plan_head(
+    x_BD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    rate: Rate,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str,
+) -> tuple[Launch, dict[str, Tensor]]:
+    """The launch of the fused ``dropout_head`` and the tensors that it fills."""
+    x, passes, ids, weight, bias = _head_operands(x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link)
+    (B, D), C, T = x.shape, weight.shape[0], passes.numel()
+    if C > MAX_CLASSES:
+        raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
+    names = check_scores(scores, link)
+    want = sum(1 << ROWS.index(name) for name in names)
+    out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
+    prediction = torch.empty(B, dtype=torch.int32, device=x.device)
+    args = {
+        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, **counter_args(seed, site, passes, ids),
+        "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
+    }  # fmt: skip
+    meta = {
+        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": link == "softmax", "WANT": want,
+    }  # fmt: skip
+
+    def launch(block: Block) -> Launch:
+        grid = (triton.cdiv(B, block.rows),)
+        return Launch(_dropout_head, grid, args, meta | block.meta, block.warps, block.stages)
+
+    table = table_block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
+    shape = T, B, D, C, str(x.dtype), rate.bits, want
+    chosen = launch(tuned("dropout_head", shape, table, _variants(table), launch, x.device))
+    return chosen, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
+
+
+def table_block(C: int, itemsize: int, tiles: int) -> Block:
+    """The table's block for C outputs of features of ``itemsize`` bytes."""
+    columns = max(16, min(128, triton.next_power_of_2(C)))
+    rows, depth = _BLOCKS[itemsize, tiles][columns]
+    return Block(rows, columns, depth)
+
+
+def _variants(block: Block) -> list[Block]:
+    """What a search tries beside a block."""
+    return [
+        replace(block, rows=rows, depth=depth, warps=warps, stages=stages)
+        for rows in (block.rows // 2, block.rows)
+        for depth in (block.depth, block.depth * 2)
+        for warps in (4, 8)
+        for stages in (2, 3, 4)
+        if rows >= 16 * warps // 4
+    ]
+
+
+def _linear_operands(
+    x_sBLD: Tensor, passes_t: Indices, ids_B: Indices, seed: int, site: int, weight_CD: Tensor, bias_C: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features, passes, ids, weight and bias of a Linear, checked."""
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBLD.device)
+    x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
+    if x.ndim != 4 or ids.numel() != x.shape[1] or x.shape[0] not in (1, passes.numel()):
+        raise ValueError(
+            f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
+            f"({passes.numel()}) and B the number of ids ({ids.numel()})"
+        )
+    return x, passes, ids, weight, bias
+
+
+def _head_operands(
+    x_BD: Tensor,
+    passes_t: Indices,
+    ids_B: Indices,
+    seed: int,
+    site: int,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    link: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features, passes, ids, weight and bias of a head, checked."""
+    if link not in ("softmax", "sigmoid"):
+        raise ValueError(f"dropout_head: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
+    check_scores(scores, link)
+    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
+    x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
+    if x.ndim != 2 or ids.numel() != x.shape[0]:
+        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
+    check_shape((passes.numel(), len(x), len(weight)), link)
+    return x, passes, ids, weight, bias
+
+
+def _operands(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weight and float32 bias, contiguous on one device."""
+    check_dtype(what, x)
+    if weight_CD.dtype != x.dtype:
+        raise TypeError(f"{what}: features are {x.dtype} but the weight is {weight_CD.dtype}")
+    if weight_CD.ndim != 2 or weight_CD.shape[1] != x.shape[-1]:
+        raise ValueError(
+            f"{what}: weight {tuple(weight_CD.shape)} (C, D) does not fit features {tuple(x.shape)} (..., D)"
+        )
+    if bias_C is not None and bias_C.shape != weight_CD.shape[:1]:
+        raise ValueError(f"{what}: bias {tuple(bias_C.shape)} does not fit weight {tuple(weight_CD.shape)} (C, D)")
+    weight = weight_CD.to(x.device).contiguous()
+    bias = weight.new_zeros(weight.shape[0]) if bias_C is None else bias_C
+    return x.contiguous(), weight, bias.to(device=x.device, dtype=torch.float32).contiguous()
+
+
+def _precision() -> str:
+    """How float32 enters the tensor cores. (16-bit features ignore it.)"""
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

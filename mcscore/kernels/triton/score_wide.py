@@ -1,0 +1,242 @@
+"""Scores for more classes than one program can hold: two reads of the logits (softmax) or one (sigmoid).
+
+    1. row statistics   (t, b): max, 1 / sum exp(x - max), entropy, argmax, swept over the classes with running sums
+    2. class tiles      (b, 4096 classes): p_t from the statistics, summed over all passes in registers, then summarised
+    3. merge            (b): the summaries of the tiles -> scores
+
+Reads 2 T B C logits and about 16 T B + 36 B C / 4096 bytes of workspace; nothing of size B C exists. Softmax cannot do with
+one read: the weight of p_t in p̄ is known only when row t has been read whole. Labels of ``sigmoid`` are independent, so it
+skips step 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from .launch import Launch
+from .score import tiling, values_per_thread
+from .tile import (
+    FAR,
+    LOG2E,
+    NEEDS_H,
+    NEEDS_VOTES,
+    accumulate,
+    add_pass,
+    entropy_bits,
+    fold,
+    load_tile,
+    log2,
+    new_sums,
+    scale_of,
+    scaled_difference,
+    store_scores,
+    summarise,
+    tile_classes,
+)
+
+_TILE = 4096  # classes per program: 4 warps of 32 values per thread, small enough for many programs per multiprocessor
+_SUMMARIES = 8  # float32 rows of the workspace: total, entropy, top, second, doubt, spread, modal, h
+
+
+@triton.jit
+def _row_statistics(
+    x, top_out, inverse_out, h_out, vote_out, T, B, stride_t, stride_b,
+    C: tl.constexpr, VECTOR: tl.constexpr, WANT: tl.constexpr,
+    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SHARES: tl.constexpr,
+):  # fmt: skip
+    """One row: maximum m, sum s of e^(x-m) and w of e^(x-m) log2 e^(x-m), rescaled whenever a tile raises the maximum.
+
+    Every thread does so for the classes that it sees; threads meet only once, at the end of the row.
+    """
+    HELD: tl.constexpr = CHUNK * CHUNKS // SHARES
+    row = tl.program_id(0)
+    b = (row // T).to(tl.int64)
+    t = (row % T).to(tl.int64)
+    column = tl.arange(0, CHUNK)[None, :]
+    pointer = x + b * stride_b * VECTOR + t * stride_t * VECTOR + column
+    m = tl.full((1, SHARES), float("-inf"), tl.float32)
+    s = tl.zeros((1, SHARES), tl.float32)
+    w = tl.zeros((1, SHARES), tl.float32)
+    vote = tl.full((1, SHARES), C, tl.int32)
+    for start in range(0, C, CHUNK * CHUNKS):
+        tile = load_tile(pointer + start, column + start, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
+        tile = tl.reshape(tile, (1, SHARES, HELD))
+        peak = tl.max(tile, 2)
+        if NEEDS_VOTES & WANT:
+            classes = tl.reshape(tile_classes(start, CHUNK, CHUNKS), (1, SHARES, HELD))
+            best = tl.min(tl.where(tile == peak[:, :, None], classes, C), 2)
+            vote = tl.where(peak > m, best, vote)
+        higher = tl.maximum(m, peak)
+        origin = finite_origin(higher)
+        z = tl.maximum((tile - origin[:, :, None]) * LOG2E, FAR, propagate_nan=tl.PropagateNan.ALL)
+        e = tl.exp2(z)
+        fall, scale = rescale(m, origin)
+        w = fold(e, z, tl.reshape(scale * (w + fall * s), (1, SHARES, 1)))
+        w = tl.sum(w, 2)
+        s = scale * s + tl.sum(e, 2)
+        m = higher
+    top = tl.max(m, 1)
+    fall, scale = rescale(m, finite_origin(top)[:, None])
+    w = tl.sum(scale * (w + fall * s), 1)
+    s = tl.sum(scale * s, 1)
+    inverse = tl.where(top == float("-inf"), float("nan"), 1.0 / s)
+    at = t * B + b + tl.arange(0, 1)
+    tl.store(top_out + at, top)
+    tl.store(inverse_out + at, inverse)
+    if NEEDS_H & WANT:
+        tl.store(h_out + at, log2(s) - w * inverse)
+    if NEEDS_VOTES & WANT:
+        tl.store(vote_out + at, tl.min(tl.where(m == top[:, None], vote, C), 1))
+
+
+@triton.jit
+def finite_origin(top):
+    """What to subtract: nothing but -inf so far keeps the sums 0, not NaN."""
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def rescale(m, origin):
+    """log2 of the factor, and the factor, that sums relative to m take to be relative to origin >= m."""
+    fall = tl.maximum((m - origin) * LOG2E, FAR, propagate_nan=tl.PropagateNan.ALL)
+    return fall, tl.exp2(fall)
+
+
+@triton.jit
+def _class_tiles(
+    x, top_in, inverse_in, vote_in, parts, part_arg, T, B, stride_t, stride_b,
+    C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
+    TILES: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SHARES: tl.constexpr,
+):  # fmt: skip
+    b = (tl.program_id(0) // TILES).to(tl.int64)
+    tile = tl.program_id(0) % TILES
+    start = tile * (CHUNK * CHUNKS)
+    column = start + tl.arange(0, CHUNK)[None, :]
+    classes = tile_classes(start, CHUNK, CHUNKS)
+    pointer = x + b * stride_b * VECTOR + column
+    step = tl.cast(stride_t, tl.int64) * VECTOR
+    mean, m2, votes, h = new_sums(1, CHUNK * CHUNKS, SHARES)
+    at = b
+    for t in range(T):
+        row = load_tile(pointer, column, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
+        pointer += step
+        if SOFTMAX:
+            top_t = tl.load(top_in + at + tl.arange(0, 1))
+            c = scale_of(top_t)
+            origin = top_t * c
+            # The rounding of origin, which all classes share, is known exactly and taken out of the factor.
+            factor = tl.load(inverse_in + at + tl.arange(0, 1)) * tl.exp2(-scaled_difference(top_t, c, origin))
+            p = tl.exp2(scaled_difference(row, c[:, None], origin[:, None])) * factor[:, None]
+            if NEEDS_VOTES & WANT:
+                votes += (classes == tl.load(vote_in + at)).to(tl.int32)
+            mean, m2 = accumulate(mean, m2, p, t, WANT)
+        else:
+            mean, m2, votes, h = add_pass(mean, m2, votes, h, row, classes, t, C, SOFTMAX, WANT, SHARES)
+        at += B
+    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    size = B * tl.cast(TILES, tl.int64)
+    to = parts + b * TILES + tile + tl.arange(0, 1)
+    tl.store(to, total)
+    tl.store(to + size, entropy)
+    tl.store(to + 2 * size, top)
+    tl.store(to + 3 * size, second)
+    tl.store(to + 4 * size, doubt)
+    tl.store(to + 5 * size, spread)
+    tl.store(to + 6 * size, modal)
+    tl.store(to + 7 * size, entropy_bits(h))
+    tl.store(part_arg + b * TILES + tile + tl.arange(0, 1), arg)
+
+
+@triton.jit
+def _merge(
+    out, prediction, parts, part_arg, h_in, T, B,
+    C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """One item: sums of sums; the best class of all tiles; the runner-up, which is a tile's second only where the best is."""
+    item = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    tile = tl.arange(0, WIDTH)[None, :]
+    ok = tile < TILES
+    size = B * tl.cast(TILES, tl.int64)
+    at = parts + (item * TILES)[:, None] + tile
+    total = tl.sum(tl.load(at, mask=ok, other=0.0), 1)
+    entropy = tl.sum(tl.load(at + size, mask=ok, other=0.0), 1)
+    tops = tl.load(at + 2 * size, mask=ok, other=-1.0)
+    seconds = tl.load(at + 3 * size, mask=ok, other=-1.0)
+    doubt = tl.sum(tl.load(at + 4 * size, mask=ok, other=0.0), 1)
+    spread = tl.sum(tl.load(at + 5 * size, mask=ok, other=0.0), 1)
+    modals = tl.load(at + 6 * size, mask=ok, other=0.0)
+    args = tl.load(part_arg + (item * TILES)[:, None] + tile, mask=ok, other=C)
+    top = tl.max(tops, 1)
+    arg = tl.min(tl.where(tops == top[:, None], args, C), 1)
+    second = tl.max(tl.where(args == arg[:, None], seconds, tops), 1)
+    if SOFTMAX:
+        modal = tl.max(modals, 1)
+    else:
+        modal = tl.sum(modals, 1)
+    h = tl.sum(tl.load(at + 7 * size, mask=ok, other=0.0), 1)
+    if SOFTMAX and (NEEDS_H & WANT):
+        for t in range(T):
+            h += tl.load(h_in + t * tl.cast(B, tl.int64) + item)
+    store_scores(
+        out, prediction, item, item < B, B, total, entropy, top, arg, second, doubt, spread, modal, h, T, C, SOFTMAX, WANT
+    )  # fmt: skip
+
+
+def plan_wide(args: dict[str, Any], meta: dict[str, Any]) -> list[Launch]:
+    """Launches that fill the ``out`` and ``prediction`` of ``args``, which are those of the one-read kernel."""
+    x, T, B = args["x"], args["T"], args["B"]
+    strides = {name: args[name] for name in ("stride_t", "stride_b")}
+    C, vector, softmax, want = (meta[name] for name in ("C", "VECTOR", "SOFTMAX", "WANT"))
+    tiles = triton.cdiv(C, _TILE)
+    # Rows beyond what is asked for are never touched, but each is at most 4 bytes per row of C logits.
+    statistics = torch.empty((3, T, B), dtype=torch.float32, device=x.device)
+    votes = torch.empty((T, B), dtype=torch.int32, device=x.device)
+    parts = torch.empty((_SUMMARIES, B, tiles), dtype=torch.float32, device=x.device)
+    part_arg = torch.empty((B, tiles), dtype=torch.int32, device=x.device)
+    top, inverse, h = statistics
+    shape = {"T": T, "B": B}
+    row_tile = tiling(_TILE, vector, 32)
+    class_tile = tiling(_TILE, vector, values_per_thread(want, softmax))
+    assert row_tile is not None
+    assert class_tile is not None
+    pieces = {"CHUNK": class_tile.chunk, "CHUNKS": class_tile.chunks, "SHARES": class_tile.threads}
+    launches = [
+        Launch(
+            _class_tiles,
+            (B * tiles,),
+            {"x": x, "top_in": top, "inverse_in": inverse, "vote_in": votes, "parts": parts, "part_arg": part_arg}
+            | shape
+            | strides,
+            {"C": C, "VECTOR": vector, "SOFTMAX": softmax, "WANT": want, "TILES": tiles, **pieces},
+            class_tile.warps,
+        ),
+        Launch(
+            _merge,
+            (B,),
+            {"out": args["out"], "prediction": args["prediction"], "parts": parts, "part_arg": part_arg, "h_in": h}
+            | shape,
+            {"C": C, "SOFTMAX": softmax, "WANT": want, "TILES": tiles, "WIDTH": triton.next_power_of_2(tiles)},
+            1,
+        ),
+    ]
+    if softmax:
+        rows = Launch(
+            _row_statistics,
+            (T * B,),
+            {"x": x, "top_out": top, "inverse_out": inverse, "h_out": h, "vote_out": votes} | shape | strides,
+            {
+                "C": C,
+                "VECTOR": vector,
+                "WANT": want,
+                "CHUNK": row_tile.chunk,
+                "CHUNKS": row_tile.chunks,
+                "SHARES": row_tile.threads,
+            },
+            row_tile.warps,
+        )
+        launches.insert(0, rows)
+    return launches

@@ -1,0 +1,235 @@
+"""From the stored scores of a run to the k items that are to be labelled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RunError
+from .normalize import own_scorer
+from .prefetch import STRIDE, Skipped
+from .schema import holds_pool_of
+
+if TYPE_CHECKING:
+    from ..pool import Pool
+    from ..scorer.scorer import Scorer
+    from ..selection import Selection
+    from .run import Run
+
+CANDIDATES_PER_ITEM = 10
+# Labelled items that candidates are compared with. Their embeddings are computed anew for each selection, so beyond this
+# many an even sample of them stands for all; the file says how many were used.
+LABELLED_MAX = 10_000
+
+Embeddings = npt.NDArray[np.float32]
+
+
+def choose(
+    run: Run,
+    k: int,
+    *,
+    by: str,
+    diversity: str,
+    candidates: int | None,
+    radius: float | None,
+    scorer: Scorer | None,
+    pool: Pool | None,
+    partial: bool,
+) -> Selection:
+    """The work of Run.select, which documents it."""
+    from ..selection import DIVERSITY, select
+
+    if diversity not in DIVERSITY:
+        raise RunError(f"there is no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
+    if k < 1:
+        raise RunError(f"k must be at least 1, got {k}")
+    if candidates is not None and candidates < k:
+        raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
+    pool = pool_of(run, pool)
+    if not partial:
+        refuse_incomplete(run, pool)
+    # Of a run of labelled items these may be chosen like the others. Items added since have no scores yet.
+    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, Skipped(pool, run.meta["labelled"]))
+
+    embeddings = labelled_embeddings = None
+    labelled_items = 0 if run.meta["labelled"] else sum(map(len, _labelled(pool, run.n)))
+    labelled = np.empty(0, np.int64)
+    if DIVERSITY[diversity].needs_embeddings:
+        embed = _embedder(run, pool, _scorer_of(run, scorer))
+        labelled = _evenly(_labelled(pool, run.n), labelled_items, LABELLED_MAX)
+        embeddings, labelled_embeddings = embed(ids), embed(labelled) if len(labelled) else None
+    selection = select(
+        ids,
+        scores,
+        k,
+        diversity=diversity,
+        embeddings=embeddings,
+        radius=radius,
+        labelled_embeddings=labelled_embeddings,
+    )
+    how = {
+        "run": run.meta["id"],
+        "pool": run.meta["pool"]["fingerprint"],
+        "by": by,
+        "candidates": len(ids),
+        "labelled": labelled_items,
+        "labelled_compared": len(labelled),
+        "done": run.done,
+        "n": run.n,
+    }
+    _write(run, pool, selection, how)
+    return selection
+
+
+def _best(
+    run: Run, by: str, candidates: int, k: int, skipped: Skipped
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """(ids, scores) of the best ``candidates`` items that may be chosen; at least k, or RunError."""
+    from ..selection import TopK
+
+    best, left = TopK(min(candidates, run.n)), 0
+    for ids, scores in run.spans(by):
+        excluded = skipped[ids[0] : ids[-1] + 1]
+        left += int((np.isfinite(scores) & ~excluded).sum())
+        best.update(ids, scores, excluded)
+    if k > left:
+        raise RunError(
+            f"{k:,} items cannot be chosen: of {run.n:,} only {left:,} are left that have a finite {by} "
+            f"and are neither labelled nor excluded ({skipped.count(run.n):,} are)"
+        )
+    return best.result()
+
+
+def pool_of(run: Run, pool: Pool | None) -> Pool:
+    """The pool that ``run`` scored, given or where it was. RunError if it is not there, or is another one."""
+    from ..errors import PoolError
+    from ..pool import Pool
+
+    recorded = run.meta["pool"]
+    if pool is None:
+        try:
+            pool = Pool.open(recorded["path"])
+        except PoolError as error:
+            raise RunError(
+                f"the pool of {run.path} is not where it was: {error}. Pass pool=, opened where it is"
+            ) from error
+    refuse_other_pool(run, pool)
+    return pool
+
+
+def refuse_other_pool(run: Run, pool: Pool) -> None:
+    """RunError if ``pool`` is neither the one that ``run`` scored nor what that has become by appending."""
+    if not holds_pool_of(run.meta, pool):
+        pool.check_files()  # if it has lost a file, that is the error
+        raise RunError(
+            f"{pool.path} is not the pool that {run.path} scored: "
+            f"its fingerprint is {pool.fingerprint}, recorded is {run.meta['pool']['fingerprint']}"
+        )
+
+
+def refuse_incomplete(run: Run, pool: Pool | None) -> None:
+    """RunError if items of the run, or items that its pool has got since, are not scored."""
+    n = max(run.n, pool.n if pool is not None else 0)
+    if run.done < n:
+        grown = f" ({n - run.n:,} were appended to the pool since)" if n > run.n else ""
+        raise RunError(
+            f"{run.path} is incomplete: {n - run.done:,} of {n:,} items are not scored{grown}. Score the pool into it "
+            "again to complete it, or pass partial=True (--partial) to take what there is"
+        )
+
+
+def _scorer_of(run: Run, scorer: Scorer | None) -> Scorer:
+    if scorer is None:
+        raise RunError(
+            f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
+            "pass scorer=, a Scorer of the model that scored it, or diversity='none'"
+        )
+    recorded, given = run.meta["model"]["fingerprint"], scorer.describe()["model"]["fingerprint"]
+    if given != recorded:
+        raise RunError(f"this is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}")
+    return scorer
+
+
+def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:
+    """ids (n,) -> embeddings (n, D) in their order, computed in blocks of ascending ids: each pool chunk is read once."""
+    step, own = run.meta["block_items"], own_scorer(scorer, pool)
+
+    def embed(ids: npt.NDArray[np.int64]) -> Embeddings:
+        order = np.argsort(ids)
+        ascending = ids[order]
+        parts = [
+            own.embed(pool.take(ascending[at : at + step]), ascending[at : at + step])
+            for at in range(0, len(ids), step)
+        ]
+        embeddings = np.concatenate(parts)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return embeddings[back]
+
+    return embed
+
+
+def _labelled(pool: Pool, n: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The labelled ones of the first n ids, ascending, some at a time."""
+    labels = pool.column("labels")
+    for at in range(0, n, STRIDE):
+        yield at + np.flatnonzero(labels[at : min(at + STRIDE, n)] >= 0)
+
+
+def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> npt.NDArray[np.int64]:
+    """All ``count`` ids of the parts, or ``most`` of them at even distances."""
+    places = np.arange(min(count, most)) * max(count, most) // most
+    chosen, seen = [np.empty(0, np.int64)], 0
+    for ids in parts:
+        low, high = np.searchsorted(places, [seen, seen + len(ids)])
+        chosen.append(ids[places[low:high] - seen])
+        seen += len(ids)
+    return np.concatenate(chosen)
+
+
+def read_selection(run: Run, path: str | os.PathLike[str] | None = None) -> tuple[Path, Any, dict[str, Any]]:
+    """(file, pyarrow.Table, how it was chosen) of a selection file of ``run``; without a path of the newest in its directory.
+
+    Raises:
+        RunError: there is none, it cannot be read, or it was selected from another run.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    if path is None:
+        files = sorted(run.path.glob("selection-*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+        if not files:
+            raise RunError(f"there is no selection in {run.path}; `mcscore select` makes one")
+        path = files[-1]
+    try:
+        table = pyarrow.parquet.read_table(path)
+        how = json.loads((table.schema.metadata or {})[b"mcscore"])
+        table["id"], table["rank"]
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        raise RunError(f"{path} is not a selection made by mcscore: {error}") from error
+    if how["run"] != run.meta["id"]:
+        raise RunError(
+            f"{path} was selected from another run (id {how['run']}), not from {run.path} (id {run.meta['id']})"
+        )
+    return Path(path), table, how
+
+
+def _write(run: Run, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
+    ids = selection.ids
+    columns = {name: run.values(name, ids) for name in (*run.meta["scores"], "prediction")}
+    if (keys := pool.keys_of(ids)) is not None:
+        columns = {"key": keys, **columns}
+    path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"
+    try:
+        others = [file.stat().st_mtime_ns for file in run.path.glob("selection-*.parquet") if file != path]
+        selection.write_parquet(path, columns, how)
+        if others and path.stat().st_mtime_ns <= max(others):  # the clock went back: "newest" must not go with it
+            os.utime(path, ns=(max(others) + 1,) * 2)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error}") from error

@@ -1,0 +1,149 @@
+"""A user's model from two strings: where it is built (``net.py:build``) and where its weights lie.
+
+The two strings are written into run.json, so that a later command can build the same model again; both are kept with
+absolute paths, because that command may be given in another directory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from .weights import first_line, kind_of, load_weights, some
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SPEC_FORM = "FILE.py:NAME or package.module:NAME"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A module with its weights in place, its optional input transform, and the strings that lead to it again.
+
+    part: what was taken of the weights file, if it held more than the tensors of this module by their names.
+    """
+
+    module: nn.Module
+    transform: Callable[[Tensor], Tensor] | None
+    spec: str
+    weights: str | None
+    part: str | None = None
+
+
+def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> LoadedModel:
+    """Build the model that ``spec`` names and, if given, load ``weights`` into it.
+
+    ``spec`` is ``FILE.py:NAME`` or ``package.module:NAME``; NAME is called without arguments and returns an nn.Module,
+    or (nn.Module, transform) where transform maps a batch of pool items on the device to model input. ``weights`` is a
+    .safetensors file, or a state dict or checkpoint of PyTorch's, read with ``weights_only=True`` so that no code in it can
+    run; see ``weights``.
+
+    Raises ModelError, which names the file, the attribute or the tensors that are wrong.
+    """
+    spec, build = _find(spec)
+    module, transform = _build(spec, build)
+    if weights is not None:
+        path = Path(weights).absolute()
+        part = load_weights(module, path)
+        return LoadedModel(module, transform, spec, str(path), part)
+    return LoadedModel(module, transform, spec, None)
+
+
+def _find(spec: str) -> tuple[str, Callable[[], Any]]:
+    """The spec with an absolute path, and the callable it names."""
+    where, colon, name = spec.rpartition(":")
+    if not (colon and where and name):
+        raise ModelError(f"model {spec!r} is not of the form {SPEC_FORM}")
+    if where.endswith(".py"):
+        path = Path(where).absolute()
+        module = _import_file(path)
+        where = str(path)
+    else:
+        module = _import_module(where)
+    if not hasattr(module, name):
+        here = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        ]
+        raise ModelError(f"{where} has no {name!r}; it defines {some(here) if here else 'no function or class'}")
+    build = getattr(module, name)
+    spec = f"{where}:{name}"
+    import torch
+
+    if isinstance(build, torch.nn.Module):
+        raise ModelError(
+            f"{spec} is a ready module; name a function or class that builds it, such as `def build(): return {name}`"
+        )
+    if not callable(build):
+        raise ModelError(f"{spec} is {kind_of(build)}, not a function or class that builds the model")
+    return spec, build
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file")
+    # As `python FILE.py` would: the file's neighbours can be imported, now and from inside forward().
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    # Registered, because dataclasses and pickle look their module up there; under the name its neighbours import it by,
+    # unless that is taken: a model in torch.py must not replace torch.
+    taken = getattr(sys.modules.get(path.stem), "__file__", str(path)) != str(path)
+    name = f"mcscore_model_{path.stem}" if taken else path.stem
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise ModelError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ModelError(f"{path} failed when imported: {type(error).__name__}: {first_line(error)}") from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    # The console script's sys.path starts at its own directory; `python -m` would start at the current one.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        hint = "; a file is named with its .py: FILE.py:NAME" if error.name == name.partition(".")[0] else ""
+        raise ModelError(f"model module {name!r} cannot be imported: {error}{hint}") from error
+    except Exception as error:
+        raise ModelError(
+            f"model module {name!r} failed when imported: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _build(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
+    from torch import nn
+
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise ModelError(f"{spec} is called without arguments: {error}; give it defaults, or wrap it") from error
+    except ValueError:  # no signature to be had (built-in): the call itself will tell
+        pass
+    try:
+        built = build()
+    except Exception as error:
+        raise ModelError(f"{spec} failed when called: {type(error).__name__}: {first_line(error)}") from error
+    module, transform = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{spec} must return an nn.Module or (nn.Module, transform), but returned {kind_of(built)}")
+    if transform is not None and not callable(transform):
+        raise ModelError(f"{spec}: the transform it returned is {kind_of(transform)}, not callable")
+    return module, transform
