@@ -1,6 +1,6 @@
 # make demo   set everything up in .venv and run the main job on real images
 # make test   set everything up in .venv, then lint, type-check and test
-# make sanitize  the C++ kernels' tests under the address and undefined-behaviour sanitizers; a part of make test
+# make sanitize  the C++ kernels' tests under the address and undefined-behavior sanitizers; a part of make test
 # make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
 # make bench  measure (needs a quiet machine)
 
@@ -26,7 +26,7 @@ sanitize: $(VENV)/installed
 	MCSCORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitized --build-temp build/sanitize-objects
 	rm -rf build/sanitized/tests && cp -r pyproject.toml tests build/sanitized
 	cd build/sanitized && LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-		$(abspath $(BIN))/python -m pytest -p no:cacheprovider -W ignore tests/kernels/test_native_*.py tests/kernels/test_topk.py
+		$(abspath $(BIN))/python -m pytest -p no:cacheprovider -W ignore tests/kernels/native tests/kernels/test_topk.py
 
 test-zoo: $(VENV)/installed-zoo
 	$(BIN)/python -m pytest tests/zoo

@@ -34,11 +34,11 @@ def meta(n: int, span: int) -> dict[str, Any]:
         "id": "bench",
         "pool": pool,
         "grown": [],
-        "labelled": False,
+        "labeled": False,
         "model": {"fingerprint": "sha256:none"},
         "span": span,
         "scores": scores,
-        "link": "softmax",
+        "likelihood": "categorical",
     }
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcscore.ingest import images as import_images
+from mcscore.ingest import import_images
 from mcscore.store.decode import decode
 
 SIZE, IMAGES, DIFFERENT, ROUNDS = 224, 768, 64, 3

@@ -41,7 +41,7 @@ def pictures(side: int, blocks: int = 16) -> Iterator[np.ndarray]:
 
 
 class Grid(nn.Module):
-    """The colours at 8 x 8 points."""
+    """The colors at 8 x 8 points."""
 
     def forward(self, images: Tensor) -> Tensor:
         step = images.shape[-1] // 8

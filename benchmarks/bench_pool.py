@@ -29,7 +29,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def pictures(side: int) -> np.ndarray:
-    """Blocky colours, with a little noise but in their left third: lz4 makes them 1.4 times smaller."""
+    """Blocky colors, with a little noise but in their left third: lz4 makes them 1.4 times smaller."""
     n, rng = BYTES // (3 * side * side), np.random.default_rng(0)
     coarse = rng.integers(0, 256, (n, 3, side // 8, side // 8), dtype=np.uint8)
     noise = rng.integers(0, 4, (n, 3, side, side), dtype=np.uint8)

@@ -30,8 +30,8 @@ def candidates(m: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """scores (m,), embeddings (m, width), group of each."""
     rng = np.random.default_rng(0)
     groups = np.minimum(rng.zipf(1.2, m), 20 * K) - 1
-    centres = rng.normal(size=(20 * K, width)).astype(np.float32)
-    points = centres[groups]
+    centers = rng.normal(size=(20 * K, width)).astype(np.float32)
+    points = centers[groups]
     points += rng.normal(size=points.shape).astype(np.float32) * np.float32(0.3)
     scores = rng.random(m, np.float32) + np.float32(0.5) * rng.random(20 * K, np.float32)[groups]
     return scores, points, groups

@@ -130,7 +130,7 @@ def say(text: str) -> None:
 
 def gpu_test_files() -> list[Path]:
     """The test modules that have tests marked gpu. The others need not even import where only torch and pytest are."""
-    marked = re.compile(r"mark\.gpu|triton_places")
+    marked = re.compile(r"mark\.gpu|triton.places")
     return [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if marked.search(file.read_text())]
 
 

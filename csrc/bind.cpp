@@ -32,9 +32,9 @@ Type type_of(int code) {
     require(code >= 0 && code <= 2, "dtype codes are 0 float32, 1 float16, 2 bfloat16");
     return static_cast<Type>(code);
 }
-Link link_of(int code) {
-    require(code == 0 || code == 1, "link codes are 0 softmax, 1 sigmoid");
-    return static_cast<Link>(code);
+Likelihood likelihood_of(int code) {
+    require(code == 0 || code == 1, "likelihood codes are 0 categorical, 1 bernoulli");
+    return static_cast<Likelihood>(code);
 }
 
 Part part_of(Range items, int64_t B, Range passes, int64_t t) {
@@ -62,21 +62,21 @@ Scores scores_of(const Outputs& to) {
             at<float>(margin),  at<float>(variation_ratio), at<float>(mean_std), at<int32_t>(prediction)};
 }
 
-void score(Address x, int dtype, Shape3 shape, Shape3 strides, int link, const Outputs& to, Range items) {
+void score(Address x, int dtype, Shape3 shape, Shape3 strides, int likelihood, const Outputs& to, Range items) {
     const Logits logits = logits_of(x, dtype, shape, strides);
     const Scores out = scores_of(to);
     const Part part = part_of(items, logits.B, {0, logits.T}, logits.T);
-    const Link l = link_of(link);
+    const Likelihood l = likelihood_of(likelihood);
     const Kernels* k = active();
     nb::gil_scoped_release release;
     if (!k->score(logits, l, out, part)) throw std::bad_alloc();
 }
 
-void accumulate(Address x, int dtype, Shape3 shape, Shape3 strides, int link, Address p, Address p2, Address h, Address votes, Address bad, Range items) {
+void accumulate(Address x, int dtype, Shape3 shape, Shape3 strides, int likelihood, Address p, Address p2, Address h, Address votes, Address bad, Range items) {
     const Logits logits = logits_of(x, dtype, shape, strides);
     const State to{at<double>(p), at<double>(p2), at<double>(h), at<int32_t>(votes), at<bool>(bad)};
     const Part part = part_of(items, logits.B, {0, logits.T}, logits.T);
-    const Link l = link_of(link);
+    const Likelihood l = likelihood_of(likelihood);
     const Kernels* k = active();
     nb::gil_scoped_release release;
     if (!k->accumulate(logits, l, to, part)) throw std::bad_alloc();
@@ -149,7 +149,7 @@ void dropout_linear(const MaskArguments& masks, Address x_sBLD, Address packed, 
 }
 
 // shape: (D, C, padded C)
-void dropout_head(const MaskArguments& masks, Address x_BD, Address packed, Address bias_C, Shape3 shape, float a, int link, const Outputs& to,
+void dropout_head(const MaskArguments& masks, Address x_BD, Address packed, Address bias_C, Shape3 shape, float a, int likelihood, const Outputs& to,
                   Range items) {
     const Masks m = masks_of(masks);
     const auto [D, C, width] = shape;
@@ -158,7 +158,7 @@ void dropout_head(const MaskArguments& masks, Address x_BD, Address packed, Addr
     const Head f{at<float>(x_BD), at<float>(packed), at<float>(bias_C), D, C, width, a};
     const Scores out = scores_of(to);
     const Part part = part_of(items, m.B, {0, m.t}, m.t);
-    const Link l = link_of(link);
+    const Likelihood l = likelihood_of(likelihood);
     nb::gil_scoped_release release;
     if (!k->dropout_head(m, f, l, out, part)) throw std::bad_alloc();
 }

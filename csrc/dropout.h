@@ -48,7 +48,7 @@ template <int BITS, class Use> MC_INLINE void for_chunks(const Masks& m, int64_t
 }
 
 // One byte, 0 or 1, per element. Eight bits become eight bytes by two multiplications' worth of scalar work; the compilers
-// vectorise the comparisons.
+// vectorize the comparisons.
 template <int BITS> MC_INLINE void expand(const uint8_t* __restrict draws, int64_t n, uint32_t threshold, uint8_t* __restrict out) {
     if constexpr (BITS == 1) {
         int64_t e = 0;

@@ -13,14 +13,14 @@ namespace MCSCORE_ISA {
 
 constexpr int64_t kPassBlock = 128;  // a multiple of kFlush, so that sums over passes do not depend on it
 
-template <Link L> static bool dropout_head_of(const Masks& m, const Head& f, const Scores& to, Part part) {
+template <Likelihood L> static bool dropout_head_of(const Masks& m, const Head& f, const Scores& to, Part part) {
     Sums sums;
     const int64_t group = f.C <= kLanesAreItems ? W : 1, block = least(m.t, kPassBlock), stride = words_per_row(m);
     const size_t words_bytes = 8 * (size_t)(block * stride), sums_bytes = 4 * (size_t)(block * f.width);
     const size_t logits_bytes = 4 * (size_t)(block * group * f.C + W);  // a vector may be stored across the end
     char* const memory = (char*)__builtin_malloc(words_bytes + sums_bytes + logits_bytes + kTableBytes + 64);
     if (!memory) return false;
-    if (!sums.allocate(f.C, to.mean_std != nullptr, to.variation_ratio != nullptr, L == Link::sigmoid)) {
+    if (!sums.allocate(f.C, to.mean_std != nullptr, to.variation_ratio != nullptr, L == Likelihood::bernoulli)) {
         __builtin_free(memory);
         return false;
     }
@@ -51,8 +51,8 @@ template <Link L> static bool dropout_head_of(const Masks& m, const Head& f, con
     return true;
 }
 
-static bool dropout_head(const Masks& m, const Head& f, Link link, const Scores& to, Part part) {
-    return link == Link::softmax ? dropout_head_of<Link::softmax>(m, f, to, part) : dropout_head_of<Link::sigmoid>(m, f, to, part);
+static bool dropout_head(const Masks& m, const Head& f, Likelihood likelihood, const Scores& to, Part part) {
+    return likelihood == Likelihood::categorical ? dropout_head_of<Likelihood::categorical>(m, f, to, part) : dropout_head_of<Likelihood::bernoulli>(m, f, to, part);
 }
 
 }  // namespace MCSCORE_ISA

@@ -13,22 +13,22 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-template <Type In> static bool score_link(const Logits& x, Link link, const Scores& to, Part part) {
-    return link == Link::softmax ? score_of<In, Link::softmax>(x, to, part) : score_of<In, Link::sigmoid>(x, to, part);
+template <Type In> static bool score_rows_of(const Logits& x, Likelihood likelihood, const Scores& to, Part part) {
+    return likelihood == Likelihood::categorical ? score_of<In, Likelihood::categorical>(x, to, part) : score_of<In, Likelihood::bernoulli>(x, to, part);
 }
-static bool score(const Logits& x, Link link, const Scores& to, Part part) {
-    if (x.type == Type::f32) return score_link<Type::f32>(x, link, to, part);
-    if (x.type == Type::f16) return score_link<Type::f16>(x, link, to, part);
-    return score_link<Type::bf16>(x, link, to, part);
+static bool score(const Logits& x, Likelihood likelihood, const Scores& to, Part part) {
+    if (x.type == Type::f32) return score_rows_of<Type::f32>(x, likelihood, to, part);
+    if (x.type == Type::f16) return score_rows_of<Type::f16>(x, likelihood, to, part);
+    return score_rows_of<Type::bf16>(x, likelihood, to, part);
 }
 
-template <Type In> static bool accumulate_link(const Logits& x, Link link, const State& to, Part part) {
-    return link == Link::softmax ? accumulate_of<In, Link::softmax>(x, to, part) : accumulate_of<In, Link::sigmoid>(x, to, part);
+template <Type In> static bool accumulate_rows_of(const Logits& x, Likelihood likelihood, const State& to, Part part) {
+    return likelihood == Likelihood::categorical ? accumulate_of<In, Likelihood::categorical>(x, to, part) : accumulate_of<In, Likelihood::bernoulli>(x, to, part);
 }
-static bool accumulate(const Logits& x, Link link, const State& to, Part part) {
-    if (x.type == Type::f32) return accumulate_link<Type::f32>(x, link, to, part);
-    if (x.type == Type::f16) return accumulate_link<Type::f16>(x, link, to, part);
-    return accumulate_link<Type::bf16>(x, link, to, part);
+static bool accumulate(const Logits& x, Likelihood likelihood, const State& to, Part part) {
+    if (x.type == Type::f32) return accumulate_rows_of<Type::f32>(x, likelihood, to, part);
+    if (x.type == Type::f16) return accumulate_rows_of<Type::f16>(x, likelihood, to, part);
+    return accumulate_rows_of<Type::bf16>(x, likelihood, to, part);
 }
 
 static void exp(const float* x, float* y, int64_t n) {

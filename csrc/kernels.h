@@ -11,7 +11,7 @@
 namespace mcscore {
 
 enum class Type : int { f32, f16, bf16 };
-enum class Link : int { softmax, sigmoid };
+enum class Likelihood : int { categorical, bernoulli };
 
 struct Logits {  // (T, B, C); strides count elements
     const void* data;
@@ -95,13 +95,13 @@ struct Part {  // the share of one call: items [b0, b1), passes [t0, t1)
 struct Kernels {
     const char* isa;
     int lanes;  // float32 per vector: packings depend on it
-    bool (*score)(const Logits&, Link, const Scores&, Part);
-    bool (*accumulate)(const Logits&, Link, const State&, Part);
+    bool (*score)(const Logits&, Likelihood, const Scores&, Part);
+    bool (*accumulate)(const Logits&, Likelihood, const State&, Part);
     void (*keep_mask)(const Masks&, bool* keep_tBE, Part);
     void (*dropout)(const Masks&, const Dropout&, Part);
     void (*draw)(const Masks&, const Draw&, Part);
     bool (*dropout_linear)(const Masks&, const Linear&, Part);
-    bool (*dropout_head)(const Masks&, const Head&, Link, const Scores&, Part);
+    bool (*dropout_head)(const Masks&, const Head&, Likelihood, const Scores&, Part);
     int64_t (*panel_classes)(int64_t C);
     Sifted (*sift)(const Candidates&, uint64_t cut, uint64_t* keys, int64_t room);  // cut 0: none yet
     void (*exp)(const float* x, float* y, int64_t n);  // for tests: x <= 0

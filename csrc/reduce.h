@@ -16,16 +16,16 @@ struct Results {  // of W items, or of one in lane 0
 constexpr double kBaldNoise = 0x1p-20;  // BALD_NOISE of acquisition.py
 
 // Mean probabilities as float32. Of up to 32 passes softmax takes them from the float32 sum; sigmoid subtracts them from 1.
-template <Link L> MC_INLINE void mean_of(Sums& sums, double T, float* mean, float* rest) {
+template <Likelihood L> MC_INLINE void mean_of(Sums& sums, double T, float* mean, float* rest) {
     const int64_t n = sums.steps * W;
     const double share = 1 / T;
-    if (L == Link::softmax && !sums.begun) {
+    if (L == Likelihood::categorical && !sums.begun) {
         for (int64_t i = 0; i < n; i += W) store(mean + i, load<f32v>(sums.part + i) * (float)share);
         return;
     }
     sums.flush_p();
     for (int64_t i = 0; i < n; i++) mean[i] = (float)(sums.p[i] * share);
-    if constexpr (L == Link::sigmoid)
+    if constexpr (L == Likelihood::bernoulli)
         for (int64_t i = 0; i < n; i++) rest[i] = (float)(1 - sums.p[i] * share);
 }
 
@@ -39,7 +39,7 @@ MC_INLINE void add_best(Results& out) {
     for (int l = 0; l < W; l++) out.entropy[l] -= (double)term[l];
 }
 
-template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
+template <Likelihood L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
     float* const mean = sums.part;
     float* const rest = sums.row(0);  // 1 - mean; softmax leaves rows alone, which must stay 0 beyond C
     mean_of<L>(sums, T, mean, rest);
@@ -52,7 +52,7 @@ template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
         f32v entropies{}, doubts{};
         for (int64_t i = begin; i < least(begin + run, sums.steps); i++, index += stride) {
             f32v p = load<f32v>(mean + i * W), loser;
-            if constexpr (L == Link::sigmoid) {
+            if constexpr (L == Likelihood::bernoulli) {
                 const f32v q = load<f32v>(rest + i * W);
                 loser = p < q ? p : q;
                 entropies -= max(p, q) * log1p(-loser);
@@ -87,10 +87,10 @@ template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
     for (int l = 0; l < W; l++) out.minority[l] = (double)minority[l];
     store(out.best, best), store(out.second, second), store(out.most_votes, most_votes), store(out.best_class, best_class);
     if (sums.items) {
-        if constexpr (L == Link::softmax) add_best(out);
+        if constexpr (L == Likelihood::categorical) add_best(out);
         return;
     }
-    if constexpr (L == Link::softmax) {  // the bests of lanes are losers, but for one
+    if constexpr (L == Likelihood::categorical) {  // the bests of lanes are losers, but for one
         const f32v top = max_lanes(best);
         i32v first = all(-1);
         for (int l = W - 1; l >= 0; l--) first = best[l] == top[l] ? all(l) : first;
@@ -104,7 +104,7 @@ template <Link L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
         if (out.best[l] > out.best[0] || (out.best[l] == out.best[0] && out.best_class[l] < out.best_class[0]))
             out.best[0] = out.best[l], out.best_class[0] = out.best_class[l];
     }
-    if constexpr (L == Link::softmax) add_best(out);
+    if constexpr (L == Likelihood::categorical) add_best(out);
 }
 
 // The n <= W scores that `value` gives, as float32, NaN for bad items. Whole vectors are computed, so that they are vectors.
@@ -118,12 +118,12 @@ template <class Value> MC_INLINE void write(float* to, int64_t n, const bool* ba
 }
 
 // Scores of the items first..first + n, all of whose T passes have been added.
-template <Link L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores& to, int64_t first, int64_t n, double T) {
+template <Likelihood L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores& to, int64_t first, int64_t n, double T) {
     Results r;
     sums.flush_entropies();
     reduce<L>(sums, T, r);
     double expected[W];
-    for (int l = 0; l < W; l++) expected[l] = sums.entropy_of_passes(l, L == Link::softmax ? r.doubt[l] * T : 0, T) / T;
+    for (int l = 0; l < W; l++) expected[l] = sums.entropy_of_passes(l, L == Likelihood::categorical ? r.doubt[l] * T : 0, T) / T;
     const auto put = [&](float* score, auto&& value) { write(score ? score + first : nullptr, n, sums.bad, value); };
     put(to.entropy, [&](int l) { return r.entropy[l]; });
     put(to.expected_entropy, [&](int l) { return expected[l]; });
@@ -131,7 +131,7 @@ template <Link L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores
         const double bald = r.entropy[l] - expected[l];
         return bald > kBaldNoise * r.entropy[l] ? bald : 0.0;
     });
-    if constexpr (L == Link::sigmoid) {
+    if constexpr (L == Likelihood::bernoulli) {
         put(to.least_confidence, [&](int l) { return r.doubt[l]; });
         put(to.margin, [&](int l) { return 2 * r.doubt[l]; });
         put(to.variation_ratio, [&](int l) { return r.minority[l] / T; });
@@ -142,7 +142,7 @@ template <Link L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores
     }
     put(to.mean_std, [&](int l) { return r.deviation[l] / (double)sums.C; });
     for (int64_t l = 0; l < n && to.prediction; l++) {
-        const int32_t prediction = L == Link::sigmoid && sums.C == 1 ? (int32_t)(r.best[l] >= 0.5f) : r.best_class[l];
+        const int32_t prediction = L == Likelihood::bernoulli && sums.C == 1 ? (int32_t)(r.best[l] >= 0.5f) : r.best_class[l];
         to.prediction[first + l] = sums.bad[l] ? -1 : prediction;
     }
 }

@@ -1,6 +1,6 @@
 // (T, B, C) logits -> acquisition scores (B,), each logit read from main memory once.
 //
-//   p_t = link(x_t),  sums over t of p, H[p_t], p^2 and votes  ->  scores;   nothing of size T x C is ever kept.
+//   p_t = likelihood(x_t),  sums over t of p, H[p_t], p^2 and votes  ->  scores;   nothing of size T x C is ever kept.
 //   softmax:  m = max x, e = exp(x - m), s = sum e, w = sum e (x - m):  p = e / s,  H = log s - w / s
 //   sigmoid:  a = |x|, e = exp(-a):  p = 1 / (1 + e) or e / (1 + e),  H = log(1 + e) + a e / (1 + e), summed over labels
 //
@@ -173,14 +173,14 @@ template <class E> MC_INLINE const E* begin_of(const Logits& x, int64_t first, i
     return t < x.T && first < x.B ? (const E*)x.data + t * x.stride_t + first * x.stride_b : nullptr;
 }
 
-template <Type In, Link L, int R>
+template <Type In, Likelihood L, int R>
 static MC_NOINLINE void add_together(const Logits& x, int64_t first, int64_t n, int64_t t, Sums& sums) {
     typedef typename Element<In>::type E;
     const E* const pass = (const E*)x.data + t * x.stride_t + first * x.stride_b;
     if (!sums.items) {
         const E *rows[R], *next[R];
         for (int r = 0; r < R; r++) rows[r] = pass + r * x.stride_t, next[r] = begin_of<E>(x, first, n, t + R + r);
-        if constexpr (L == Link::softmax) softmax_classes<In, R>(sums, rows, next);
+        if constexpr (L == Likelihood::categorical) softmax_classes<In, R>(sums, rows, next);
         else sigmoid_classes<In, R>(sums, rows, next);
         return;
     }
@@ -199,12 +199,12 @@ static MC_NOINLINE void add_together(const Logits& x, int64_t first, int64_t n, 
             m[r] = load_class_major<In>(here, x.stride_c, n, x.C, sums.row(r));
         }
     }
-    if constexpr (L == Link::softmax) softmax_items<R>(sums, m);
+    if constexpr (L == Likelihood::categorical) softmax_items<R>(sums, m);
     else sigmoid_items<R>(sums);
 }
 
 // The passes of the items first..first + n (n <= W; 1 if lanes are classes) join the sums. Classes, or items, are contiguous.
-template <Type In, Link L> MC_INLINE void add_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
+template <Type In, Likelihood L> MC_INLINE void add_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
     int64_t t = 0;
     for (; t + 4 <= x.T && sums.together == 4; t += 4) add_together<In, L, 4>(x, first, n, t, sums);
     for (; t + 2 <= x.T; t += 2) add_together<In, L, 2>(x, first, n, t, sums);
@@ -212,9 +212,9 @@ template <Type In, Link L> MC_INLINE void add_passes(const Logits& x, int64_t fi
 }
 
 // Calls use(first, n, sums) for every group of items of the part, when all their passes have joined the sums.
-template <Type In, Link L, class Use> static bool for_groups(const Logits& x, bool squares, bool votes, Part part, Use&& use) {
+template <Type In, Likelihood L, class Use> static bool for_groups(const Logits& x, bool squares, bool votes, Part part, Use&& use) {
     Sums sums;
-    if (!sums.allocate(x.C, squares, votes, L == Link::sigmoid)) return false;
+    if (!sums.allocate(x.C, squares, votes, L == Likelihood::bernoulli)) return false;
     const int64_t group = sums.items ? W : 1;
     const bool as_it_lies = x.stride_c == 1 || (sums.items && x.stride_b == 1);
     // Gathered a few passes at a time, a multiple of kTogether, so that the sums are those of the same logits laid out otherwise.
@@ -240,18 +240,18 @@ template <Type In, Link L, class Use> static bool for_groups(const Logits& x, bo
     return true;
 }
 
-template <Type In, Link L> static bool score_of(const Logits& x, const Scores& to, Part part) {
+template <Type In, Likelihood L> static bool score_of(const Logits& x, const Scores& to, Part part) {
     return for_groups<In, L>(x, to.mean_std != nullptr, to.variation_ratio != nullptr, part,
                              [&](int64_t b, int64_t n, Sums& sums) { finish_scores<L>(sums, to, b, n, (double)x.T); });
 }
 
-template <Type In, Link L> static bool accumulate_of(const Logits& x, const State& to, Part part) {
+template <Type In, Likelihood L> static bool accumulate_of(const Logits& x, const State& to, Part part) {
     return for_groups<In, L>(x, to.p2_BC != nullptr, to.votes_BC != nullptr, part, [&](int64_t b, int64_t n, Sums& sums) {
         sums.flush();
         for (int64_t l = 0; l < n; l++) {
             const int64_t first = sums.items ? l : 0, stride = sums.items ? W : 1, at = (b + l) * x.C;
             const auto sum_p = [&](int64_t c) { return sums.p[first + c * stride]; };
-            const auto turned = [&](int64_t c) { return L == Link::sigmoid && sums.turned[first + c * stride]; };
+            const auto turned = [&](int64_t c) { return L == Likelihood::bernoulli && sums.turned[first + c * stride]; };
             if (to.p_BC)
                 for (int64_t c = 0; c < x.C; c++) to.p_BC[at + c] += turned(c) ? (double)x.T - sum_p(c) : sum_p(c);
             if (to.p2_BC)
@@ -261,7 +261,7 @@ template <Type In, Link L> static bool accumulate_of(const Logits& x, const Stat
                 for (int64_t c = 0; c < x.C; c++) to.votes_BC[at + c] += sums.vote[first + c * stride];
             if (to.h_B) {
                 double others = 0, best = 0;  // sums of p
-                for (int64_t c = 0; c < x.C && L == Link::softmax; c++) others += least(best, sum_p(c)), best = most(best, sum_p(c));
+                for (int64_t c = 0; c < x.C && L == Likelihood::categorical; c++) others += least(best, sum_p(c)), best = most(best, sum_p(c));
                 to.h_B[b + l] += sums.entropy_of_passes(l, others, (double)x.T);
             }
             if (to.bad_B) to.bad_B[b + l] |= sums.bad[l];

@@ -1,4 +1,4 @@
-"""mcscore: which items of a huge unlabelled pool should a human label next?
+"""mcscore: which items of a huge unlabeled pool should a human label next?
 
 The public names load on first use, so that ``import mcscore`` costs nothing and needs neither zarr nor faiss.
 """

@@ -1,10 +1,10 @@
-"""The acquisition catalogue: what every score is, in float64 PyTorch. One table, ``SCORES``; all else reads it.
+"""The acquisition catalog: what every score is, in float64 PyTorch. One table, ``SCORES``; all else reads it.
 
-Notation: p_t = link(output of pass t), p̄ = mean of p_t over the T passes, H[p] = -Σ_c p_c log p_c in nats, 0 log 0 = 0.
+Notation: p_t = likelihood(output of pass t), p̄ = mean of p_t over the T passes, H[p] = -Σ_c p_c log p_c in nats, 0 log 0 = 0.
 A score is higher where a label would tell the model more. Each is written twice: ``oracle`` straight from the p_t (the
 truth in tests) and ``finish`` from means over the passes (what the kernels and ``Moments`` keep).
 
-Links: ``softmax``, one of C classes; ``sigmoid``, C labels that may each be present (one label: binary), every one a
+Likelihoods: ``categorical``, one of C classes; ``bernoulli``, C labels that may each be present (one label: binary), every one a
 Bernoulli variable with its 1 - p part, scores summed over the labels; ``gaussian``, a mean, or a mean and a
 log-variance.
 An item with an output that is no distribution in any pass (``ok_outputs``) has NaN scores and prediction -1 (NaN if
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-LINKS = ("softmax", "sigmoid", "gaussian")
+LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
 INPUTS = ("logits", "log_probs", "probs")
 
-LINK_MOMENTS = {
-    "softmax": ("p", "p2", "h", "votes"),
-    "sigmoid": ("p", "p2", "h", "votes"),
+LIKELIHOOD_MOMENTS = {
+    "categorical": ("p", "p2", "h", "votes"),
+    "bernoulli": ("p", "p2", "h", "votes"),
     "gaussian": ("mu", "var", "noise"),
 }
-"""Means over the passes that a link can give, all float64:
+"""Means over the passes that a likelihood can give, all float64:
 
 p (B, C) mean probability; p2 (B, C) mean squared probability; h (B,) mean entropy of a pass; votes (B, C) share of the
 passes whose most probable class is c (sigmoid: that call label c present); mu (B,) mean of the predicted means; var
@@ -62,7 +62,7 @@ class GaussianSamples(NamedTuple):
 
 
 BALD_NOISE = 2.0**-20
-"""The noise floor of BALD as a share of the entropy H[p̄], for links softmax and sigmoid: a smaller BALD is stored as 0, so such
+"""The noise floor of BALD as a share of the entropy H[p̄], for likelihoods categorical and bernoulli: a smaller BALD is stored as 0, so such
 items are ties, broken by id.
 
 BALD is the difference of H[p̄] and mean_t H[p_t]. Every backend computes both to a few float32 roundings of themselves, however
@@ -75,27 +75,29 @@ nats per label (softmax: in all). In the interpreter equal passes gave up to 3.6
 LABEL_BALD_NOISE = (
     2.0**-42
 )  # nats per label, beside BALD_NOISE: where float64 sums keep p near 1 of sigmoid, 1 - p ends at 1e-15
-TRITON_BALD_NOISE = {"softmax": 2.0**-20, "sigmoid": 2.0**-18}
+TRITON_BALD_NOISE = {"categorical": 2.0**-20, "bernoulli": 2.0**-18}
 
 Samples = Any  # p_TBC float64 for softmax and sigmoid, GaussianSamples for gaussian
-Means = dict[str, Any]  # LINK_MOMENTS name -> Tensor; "bald_noise" -> float where it is not BALD_NOISE
+Means = dict[str, Any]  # LIKELIHOOD_MOMENTS name -> Tensor; "bald_noise" -> float where it is not BALD_NOISE
 Oracle = Callable[[Samples, str], "Tensor"]
 Finish = Callable[[Means, str], "Tensor"]
 
-NO_NOISE = "score 'bald' with link 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
+NO_NOISE = (
+    "score 'bald' with likelihood 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
+)
 TWO_NOISES = "the model predicts its noise (C = 2: mean, log-variance), so noise_variance must not be given too"
 
 
 @dataclass(frozen=True)
 class Score:
-    """One row of the catalogue.
+    """One row of the catalog.
 
-    links: where it is defined. moments: names from LINK_MOMENTS, over all its links. bounds(C, link): closed range.
-    oracle(samples, link): (B,) float64 from per-pass p_TBC or GaussianSamples. finish(moments, link): (B,) from means.
+    likelihoods: where it is defined. moments: names from LIKELIHOOD_MOMENTS, over all its likelihoods. bounds(C, likelihood): closed range.
+    oracle(samples, likelihood): (B,) float64 from per-pass p_TBC or GaussianSamples. finish(moments, likelihood): (B,) from means.
     """
 
     name: str
-    links: tuple[str, ...]
+    likelihoods: tuple[str, ...]
     moments: tuple[str, ...]
     bounds: Callable[[int, str], tuple[float, float]]
     oracle: Oracle
@@ -106,17 +108,17 @@ class Score:
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _classes(p: Tensor, link: str) -> Tensor:
+def _classes(p: Tensor, likelihood: str) -> Tensor:
     """(..., C) -> (..., L, K): L independent variables of K outcomes. softmax: L = 1, K = C. sigmoid: L = C, K = 2."""
     import torch
 
-    return p.unsqueeze(-2) if link == "softmax" else torch.stack((p, 1.0 - p), dim=-1)
+    return p.unsqueeze(-2) if likelihood == "categorical" else torch.stack((p, 1.0 - p), dim=-1)
 
 
-def _entropy(p: Tensor, link: str) -> Tensor:
+def _entropy(p: Tensor, likelihood: str) -> Tensor:
     import torch
 
-    k = _classes(p, link)
+    k = _classes(p, likelihood)
     best, at = k.max(-1, keepdim=True)
     others = k.scatter(-1, at, 0.0)
     # Of an item that is given one class with 1 - 1e-9 no more of the 1e-9 is left in log p than in p: it is log1p of the others.
@@ -125,13 +127,13 @@ def _entropy(p: Tensor, link: str) -> Tensor:
     return (torch.special.entr(others).sum(-1, keepdim=True) - best * log_best).sum((-1, -2)).clamp_min(0.0)
 
 
-def _bald_oracle(samples: Samples, link: str) -> Tensor:
+def _bald_oracle(samples: Samples, likelihood: str) -> Tensor:
     """mean_t KL(p_t || p̄): equal to H[p̄] - mean_t H[p_t], but keeps its digits where the two are nearly equal."""
     import torch
 
-    if link == "gaussian":
+    if likelihood == "gaussian":
         return 0.5 * torch.log1p(samples.mean_TB.var(0, correction=0) / samples.noise_B())
-    p = _classes(samples, link)
+    p = _classes(samples, likelihood)
     mean = p.mean(0)
     # As r log r - r + 1 >= 0 with r = p / p̄, which no rounding of the sums of p can make negative. 0 where p̄ is.
     excess = torch.where(mean > 0, (p - mean) / mean.clamp_min(torch.finfo(mean.dtype).tiny), 0.0)
@@ -146,63 +148,63 @@ def _divergence(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 2e-3, series, torch.xlogy(1 + x, 1 + x) - x)
 
 
-def _bald_finish(m: Means, link: str) -> Tensor:
+def _bald_finish(m: Means, likelihood: str) -> Tensor:
     import torch
 
-    if link == "gaussian":
+    if likelihood == "gaussian":
         return 0.5 * torch.log1p(m["var"] / m["noise"])
-    entropy = _entropy(m["p"], link)
+    entropy = _entropy(m["p"], likelihood)
     bald = entropy - m["h"]
     noise = m.get("bald_noise", BALD_NOISE) * entropy
-    if link == "sigmoid":
+    if likelihood == "bernoulli":
         noise = noise + m["p"].shape[-1] * LABEL_BALD_NOISE
     return torch.where(bald > noise, bald, 0.0)
 
 
-def _least_confidence(p_BC: Tensor, link: str) -> Tensor:
-    return (1.0 - _classes(p_BC, link).amax(-1)).sum(-1).clamp_min(0.0)
+def _least_confidence(p_BC: Tensor, likelihood: str) -> Tensor:
+    return (1.0 - _classes(p_BC, likelihood).amax(-1)).sum(-1).clamp_min(0.0)
 
 
-def _margin(p_BC: Tensor, link: str) -> Tensor:
-    top = _classes(p_BC, link).topk(2, dim=-1).values
+def _margin(p_BC: Tensor, likelihood: str) -> Tensor:
+    top = _classes(p_BC, likelihood).topk(2, dim=-1).values
     return (1.0 - (top[..., 0] - top[..., 1])).sum(-1)
 
 
-def _votes(p_TBC: Tensor, link: str) -> Tensor:
+def _votes(p_TBC: Tensor, likelihood: str) -> Tensor:
     import torch
 
-    if link == "sigmoid":
+    if likelihood == "bernoulli":
         return (p_TBC >= 0.5).double().mean(0)
     return torch.nn.functional.one_hot(p_TBC.argmax(-1), p_TBC.shape[-1]).double().mean(0)
 
 
-def _mean_std(m: Means, link: str) -> Tensor:
+def _mean_std(m: Means, likelihood: str) -> Tensor:
     return (m["p2"] - m["p"].square()).clamp_min(0.0).sqrt().mean(-1)
 
 
 def _of_mean(f: Callable[[Tensor, str], Tensor]) -> tuple[Oracle, Finish]:
     """(oracle, finish) of a score that is a function of p̄ alone."""
-    return lambda p, link: f(p.mean(0), link), lambda m, link: f(m["p"], link)
+    return lambda p, likelihood: f(p.mean(0), likelihood), lambda m, likelihood: f(m["p"], likelihood)
 
 
-def _outcomes(C: int, link: str) -> tuple[int, int]:
+def _outcomes(C: int, likelihood: str) -> tuple[int, int]:
     """(L, K) of ``_classes``."""
-    return (1, C) if link == "softmax" else (C, 2)
+    return (1, C) if likelihood == "categorical" else (C, 2)
 
 
-def _entropy_bounds(C: int, link: str) -> tuple[float, float]:
-    L, K = _outcomes(C, link)
-    return 0.0, math.inf if link == "gaussian" else L * math.log(K)
+def _entropy_bounds(C: int, likelihood: str) -> tuple[float, float]:
+    L, K = _outcomes(C, likelihood)
+    return 0.0, math.inf if likelihood == "gaussian" else L * math.log(K)
 
 
-def _confidence_bounds(C: int, link: str) -> tuple[float, float]:
-    L, K = _outcomes(C, link)
+def _confidence_bounds(C: int, likelihood: str) -> tuple[float, float]:
+    L, K = _outcomes(C, likelihood)
     return 0.0, L * (1.0 - 1.0 / K)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 
-_DISCRETE = ("softmax", "sigmoid")
+_DISCRETE = ("categorical", "bernoulli")
 
 SCORES: dict[str, Score] = {
     score.name: score
@@ -220,13 +222,13 @@ SCORES: dict[str, Score] = {
             _DISCRETE,
             ("h",),
             _entropy_bounds,
-            lambda p, link: _entropy(p, link).mean(0),
-            lambda m, link: m["h"].clamp_min(0.0),
+            lambda p, likelihood: _entropy(p, likelihood).mean(0),
+            lambda m, likelihood: m["h"].clamp_min(0.0),
             "mean_t H[p_t], the aleatoric part of the entropy (Houlsby 2011, second term)",
         ),
         Score(
             "bald",
-            LINKS,
+            LIKELIHOODS,
             ("p", "h", "var", "noise"),
             _entropy_bounds,
             _bald_oracle,
@@ -245,7 +247,7 @@ SCORES: dict[str, Score] = {
             "margin",
             _DISCRETE,
             ("p",),
-            lambda C, link: (0.0, float(_outcomes(C, link)[0])),
+            lambda C, likelihood: (0.0, float(_outcomes(C, likelihood)[0])),
             *_of_mean(_margin),
             "1 - (p̄_(1) - p̄_(2)), closeness of the two best classes (Scheffer 2001)",
         ),
@@ -254,16 +256,16 @@ SCORES: dict[str, Score] = {
             _DISCRETE,
             ("votes",),
             _confidence_bounds,
-            lambda p, link: _least_confidence(_votes(p, link), link),
-            lambda m, link: _least_confidence(m["votes"], link),
+            lambda p, likelihood: _least_confidence(_votes(p, likelihood), likelihood),
+            lambda m, likelihood: _least_confidence(m["votes"], likelihood),
             "1 - share of the passes that vote for the modal class (Freeman 1965)",
         ),
         Score(
             "mean_std",
             _DISCRETE,
             ("p", "p2"),
-            lambda C, link: (0.0, 0.5),
-            lambda p, link: p.std(0, correction=0).mean(-1),
+            lambda C, likelihood: (0.0, 0.5),
+            lambda p, likelihood: p.std(0, correction=0).mean(-1),
             _mean_std,
             "mean_c of the standard deviation of p_tc over the passes (Kampffmeyer 2016)",
         ),
@@ -271,9 +273,9 @@ SCORES: dict[str, Score] = {
             "variance",
             ("gaussian",),
             ("var",),
-            lambda C, link: (0.0, math.inf),
-            lambda samples, link: samples.mean_TB.var(0, correction=0),
-            lambda m, link: m["var"],
+            lambda C, likelihood: (0.0, math.inf),
+            lambda samples, likelihood: samples.mean_TB.var(0, correction=0),
+            lambda m, likelihood: m["var"],
             "variance over the passes of the predicted mean, the epistemic part (Kendall 2017)",
         ),
     )
@@ -283,48 +285,50 @@ SCORES: dict[str, Score] = {
 # ---- what may be asked, and of what ----------------------------------------------------------------------------------
 
 
-def check_scores(scores: Sequence[str], link: str, noise_variance: float | None = None) -> tuple[str, ...]:
-    """The asked names as a tuple, in the asked order. ValueError names what is unknown or does not fit the link.
+def check_scores(scores: Sequence[str], likelihood: str, noise_variance: float | None = None) -> tuple[str, ...]:
+    """The asked names as a tuple, in the asked order. ValueError names what is unknown or does not fit the likelihood.
 
-    noise_variance: the known variance of the observation noise, > 0 and finite; only with link "gaussian".
+    noise_variance: the known variance of the observation noise, > 0 and finite; only with likelihood "gaussian".
     """
-    if link not in LINKS:
-        raise ValueError(f"unknown link {link!r}; choose from {', '.join(LINKS)}")
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"unknown likelihood {likelihood!r}; choose from {', '.join(LIKELIHOODS)}")
     if isinstance(scores, str) or not scores:
         raise ValueError(f"scores must be a sequence of names such as ('bald', 'entropy'), got {scores!r}")
     names = tuple(scores)
-    fitting = [name for name, score in SCORES.items() if link in score.links]
+    fitting = [name for name, score in SCORES.items() if likelihood in score.likelihoods]
     for name in names:
         if name not in SCORES:
             raise ValueError(f"unknown score {name!r}; choose from {', '.join(fitting)}")
         if name not in fitting:
-            raise ValueError(f"score {name!r} is not defined for link {link!r}; choose from {', '.join(fitting)}")
+            raise ValueError(
+                f"score {name!r} is not defined for likelihood {likelihood!r}; choose from {', '.join(fitting)}"
+            )
         if names.count(name) > 1:
             raise ValueError(f"score {name!r} is asked for twice")
     if noise_variance is not None:
-        if link != "gaussian":
-            raise ValueError(f"noise_variance belongs to link 'gaussian', not {link!r}")
+        if likelihood != "gaussian":
+            raise ValueError(f"noise_variance belongs to likelihood 'gaussian', not {likelihood!r}")
         if not 0.0 < noise_variance < math.inf:
             raise ValueError(f"noise_variance must be positive and finite, got {noise_variance!r}")
     return names
 
 
-def needed_moments(scores: Sequence[str], link: str) -> tuple[str, ...]:
-    """Moments that the scores and the prediction are finished from, in the order of LINK_MOMENTS."""
+def needed_moments(scores: Sequence[str], likelihood: str) -> tuple[str, ...]:
+    """Moments that the scores and the prediction are finished from, in the order of LIKELIHOOD_MOMENTS."""
     asked = {"p", "mu"}.union(*(SCORES[name].moments for name in scores))
-    return tuple(name for name in LINK_MOMENTS[link] if name in asked)
+    return tuple(name for name in LIKELIHOOD_MOMENTS[likelihood] if name in asked)
 
 
-def check_input(input: str, link: str) -> None:
-    """ValueError unless outputs may be declared as ``input`` under this link."""
+def check_input(input: str, likelihood: str) -> None:
+    """ValueError unless outputs may be declared as ``input`` under this likelihood."""
     if input not in INPUTS:
         raise ValueError(f"unknown input {input!r}; choose from {', '.join(INPUTS)}")
-    if link == "gaussian" and input != "logits":
-        raise ValueError(f"link 'gaussian' has no probabilities: input must be 'logits', got {input!r}")
+    if likelihood == "gaussian" and input != "logits":
+        raise ValueError(f"likelihood 'gaussian' has no probabilities: input must be 'logits', got {input!r}")
 
 
-def check_shape(shape: Sequence[int], link: str) -> None:
-    """ValueError unless ``shape`` is (T, B, C) or dense (T, B, C, *pixels) with T >= 1 and a C that fits the link."""
+def check_shape(shape: Sequence[int], likelihood: str) -> None:
+    """ValueError unless ``shape`` is (T, B, C) or dense (T, B, C, *pixels) with T >= 1 and a C that fits the likelihood."""
     got = tuple(shape)
     if len(got) < 3:
         raise ValueError(f"outputs must have shape (T, B, C) or (T, B, C, *pixels), got {got}")
@@ -332,18 +336,22 @@ def check_shape(shape: Sequence[int], link: str) -> None:
         raise ValueError(f"outputs hold no pass: shape {got} has T = 0")
     if 0 in got[2:]:
         raise ValueError(f"outputs hold no {'class' if got[2] == 0 else 'pixel'}: shape {got} is (T, B, C, *pixels)")
-    if link == "softmax" and got[2] == 1:
-        raise ValueError(f"softmax over one class is always 1, shape {got}: use link='sigmoid' for a binary model")
-    if link == "gaussian" and got[2] > 2:
-        raise ValueError(f"link 'gaussian' takes C = 1 (mean) or 2 (mean, log-variance), got C = {got[2]}, shape {got}")
+    if likelihood == "categorical" and got[2] == 1:
+        raise ValueError(
+            f"softmax over one class is always 1, shape {got}: use likelihood='bernoulli' for a binary model"
+        )
+    if likelihood == "gaussian" and got[2] > 2:
+        raise ValueError(
+            f"likelihood 'gaussian' takes C = 1 (mean) or 2 (mean, log-variance), got C = {got[2]}, shape {got}"
+        )
 
 
-def ok_outputs(outputs_TBC: Tensor, link: str, input: str = "logits") -> Tensor:
+def ok_outputs(outputs_TBC: Tensor, likelihood: str, input: str = "logits") -> Tensor:
     """(B,) bool: the outputs of every pass make a distribution (see the module docstring)."""
-    if link == "gaussian" or input == "probs":
+    if likelihood == "gaussian" or input == "probs":
         return outputs_TBC.isfinite().all(-1).all(0)
     peak_TB = outputs_TBC.amax(-1)  # NaN if any is NaN
-    return (peak_TB.isfinite() if link == "softmax" else peak_TB < math.inf).all(0)
+    return (peak_TB.isfinite() if likelihood == "categorical" else peak_TB < math.inf).all(0)
 
 
 def bald_noise(dtype: torch.dtype) -> float:
@@ -353,11 +361,11 @@ def bald_noise(dtype: torch.dtype) -> float:
     return BALD_NOISE * 2.0**-29 if dtype == torch.float64 else BALD_NOISE
 
 
-def predict(mean: Tensor, link: str) -> Tensor:
+def predict(mean: Tensor, likelihood: str) -> Tensor:
     """(B, C) mean probability -> (B,) int32 class, ties to the smallest; one label: 1 if p̄ >= ½. gaussian: float32."""
-    if link == "gaussian":
+    if likelihood == "gaussian":
         return mean.float()
-    if link == "sigmoid" and mean.shape[-1] == 1:
+    if likelihood == "bernoulli" and mean.shape[-1] == 1:
         return (mean[..., 0] >= 0.5).int()
     return mean.argmax(-1).int()
 
@@ -381,11 +389,11 @@ def reduce_pixels(scores_BS: Tensor, reduction: str | float) -> Tensor:
     return scores_BS.topk(max(1, math.ceil(share * S)), dim=1).values.mean(1)
 
 
-def reduce_predictions(prediction_BS: Tensor, link: str, C: int) -> Tensor:
+def reduce_predictions(prediction_BS: Tensor, likelihood: str, C: int) -> Tensor:
     """(B, S) pixel predictions -> (B,): the majority class, ties to the smallest, -1 if any is. gaussian: the mean."""
     import torch
 
-    if link == "gaussian":
+    if likelihood == "gaussian":
         return prediction_BS.mean(1)
     counts = prediction_BS.new_zeros((len(prediction_BS), max(C, 2)))
     counts.scatter_add_(1, prediction_BS.clamp_min(0).long(), torch.ones_like(prediction_BS))
@@ -398,7 +406,7 @@ def reduce_predictions(prediction_BS: Tensor, link: str, C: int) -> Tensor:
 def oracle_scores(
     logits: Tensor,
     scores: Sequence[str],
-    link: str = "softmax",
+    likelihood: str = "categorical",
     input: str = "logits",
     noise_variance: float | None = None,
     reduction: str | float = "mean",
@@ -409,28 +417,28 @@ def oracle_scores(
     """
     import torch
 
-    names = check_scores(scores, link, noise_variance)
-    check_input(input, link)
-    check_shape(logits.shape, link)
+    names = check_scores(scores, likelihood, noise_variance)
+    check_input(input, likelihood)
+    check_shape(logits.shape, likelihood)
     B, C = logits.shape[1:3]
     outputs = logits.detach().movedim(2, -1).flatten(1, -2)  # (T, B * pixels, C)
-    ok = ok_outputs(outputs, link, input)
-    samples = _samples(outputs.double(), link, input, noise_variance)
-    results = {name: SCORES[name].oracle(samples, link) for name in names}
+    ok = ok_outputs(outputs, likelihood, input)
+    samples = _samples(outputs.double(), likelihood, input, noise_variance)
+    results = {name: SCORES[name].oracle(samples, likelihood) for name in names}
     results = {name: torch.where(ok & values.isfinite(), values, math.nan) for name, values in results.items()}
-    mean = samples.mean_TB.mean(0) if link == "gaussian" else samples.mean(0)
-    prediction = torch.where(ok, predict(mean, link), math.nan if link == "gaussian" else -1)
+    mean = samples.mean_TB.mean(0) if likelihood == "gaussian" else samples.mean(0)
+    prediction = torch.where(ok, predict(mean, likelihood), math.nan if likelihood == "gaussian" else -1)
     if logits.ndim > 3:
         S = math.prod(logits.shape[3:])
         results = {name: reduce_pixels(values.view(B, S), reduction) for name, values in results.items()}
-        prediction = reduce_predictions(prediction.view(B, S), link, C)
+        prediction = reduce_predictions(prediction.view(B, S), likelihood, C)
     return {**results, "prediction": prediction}
 
 
-def _samples(outputs_TBC: Tensor, link: str, input: str, noise_variance: float | None) -> Samples:
+def _samples(outputs_TBC: Tensor, likelihood: str, input: str, noise_variance: float | None) -> Samples:
     import torch
 
-    if link == "gaussian":
+    if likelihood == "gaussian":
         if outputs_TBC.shape[-1] == 1:
             return GaussianSamples(outputs_TBC[..., 0], None, noise_variance)
         if noise_variance is not None:
@@ -438,7 +446,7 @@ def _samples(outputs_TBC: Tensor, link: str, input: str, noise_variance: float |
         return GaussianSamples(outputs_TBC[..., 0], outputs_TBC[..., 1].exp(), None)
     if input == "probs":
         p_TBC = outputs_TBC.clamp(0.0, 1.0)
-        return p_TBC / p_TBC.sum(-1, keepdim=True) if link == "softmax" else p_TBC
-    if link == "softmax":
+        return p_TBC / p_TBC.sum(-1, keepdim=True) if likelihood == "categorical" else p_TBC
+    if likelihood == "categorical":
         return torch.softmax(outputs_TBC, -1)
     return outputs_TBC.clamp_max(0.0).exp() if input == "log_probs" else torch.sigmoid(outputs_TBC)

@@ -1,8 +1,8 @@
 """The active-learning cycle: train, score, select, label, and again.
 
-    labelled ids ──fit──▶ model ──score_pool──▶ run ──select──▶ ids ──oracle──▶ labels of the pool ──▶ labelled ids
+    labeled ids ──fit──▶ model ──score_pool──▶ run ──select──▶ ids ──oracle──▶ labels of the pool ──▶ labeled ids
 
-Training is the user's: ``fit`` gets the pool and the labelled ids and returns a model. Everything else is the engine.
+Training is the user's: ``fit`` gets the pool and the labeled ids and returns a model. Everything else is the engine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of the cycle: a model trained on what was labelled, and what was chosen to be labelled next."""
+    """One turn of the cycle: a model trained on what was labeled, and what was chosen to be labeled next."""
 
     index: int
     labels: int  # the model was trained on
@@ -54,16 +54,16 @@ def cycle(
     """Go ``rounds`` times through the cycle, acquiring ``k`` labels each time, and train once more at the end: yields
     rounds + 1 results.
 
-    fit(pool, labelled ids, seed): a model trained from scratch. evaluate(model): its accuracy on held-out data.
+    fit(pool, labeled ids, seed): a model trained from scratch. evaluate(model): its accuracy on held-out data.
     oracle(ids): the true labels, int. by: the score to select by, or None for the random baseline. out: where the run
     directories go, ``round-00`` and so on. The pool's labels are written as they are acquired.
     """
     for index in range(rounds + 1):
         start = time.perf_counter()
         labels = pool.labels
-        labelled = np.flatnonzero(labels >= 0)
-        progress(f"round {index}: train on {len(labelled)} labels")
-        model = fit(pool, labelled, seed * 1000 + index)
+        labeled = np.flatnonzero(labels >= 0)
+        progress(f"round {index}: train on {len(labeled)} labels")
+        model = fit(pool, labeled, seed * 1000 + index)
         accuracy = evaluate(model)
         chosen: Ids = np.empty(0, np.int64)
         where: Path | None = None
@@ -79,4 +79,4 @@ def cycle(
             chosen = np.asarray(run.select(k, by=by, diversity=diversity).ids)
         if len(chosen):
             pool.set_labels(chosen, oracle(chosen))
-        yield Round(index, len(labelled), accuracy, chosen, time.perf_counter() - start, where)
+        yield Round(index, len(labeled), accuracy, chosen, time.perf_counter() - start, where)

@@ -3,7 +3,7 @@ asked for.
 
 1,797 images of 8 x 8 pixels ship in scikit-learn's wheel (Alpaydin & Kaynak 1998), so nothing is downloaded. One fifth
 is held out for testing. A small Bayesian CNN starts from 20 labels; the pool is scored with Monte Carlo dropout, the
-most informative and diverse items are labelled, and it is trained again. Beside it, the same number of labels chosen at
+most informative and diverse items are labeled, and it is trained again. Beside it, the same number of labels chosen at
 random.
 """
 
@@ -72,9 +72,9 @@ def _as_input(images: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).float() / 255
 
 
-def fit(pool: Pool, labelled: npt.NDArray[np.int64], seed: int) -> BayesianCNN:
+def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> BayesianCNN:
     """Train from fresh weights: continuing from the last round's is known to hurt (it overfits the oldest labels)."""
-    images, labels = _as_input(pool.take(labelled)), torch.from_numpy(pool.labels[labelled]).long()
+    images, labels = _as_input(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on 32 images of 8 x 8 a second thread only waits; on a busy machine it costs up to 10x
     try:
@@ -212,11 +212,11 @@ def _draw(table: list[dict[str, float]], path: Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     labels = [row["labels"] for row in table]
-    for strategy, name, colour in (("bald", "BALD, diverse", "#2563eb"), ("random", "random", "#9ca3af")):
+    for strategy, name, color in (("bald", "BALD, diverse", "#2563eb"), ("random", "random", "#9ca3af")):
         mean = np.array([row[strategy] for row in table])
         std = np.array([row[f"{strategy}_std"] for row in table])
-        axes.plot(labels, mean, color=colour, label=name, marker="o", markersize=3)
-        axes.fill_between(labels, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(labels, mean, color=color, label=name, marker="o", markersize=3)
+        axes.fill_between(labels, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
     axes.set(xlabel="labels", ylabel="accuracy on held-out digits")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

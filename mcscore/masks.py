@@ -7,8 +7,8 @@ chunking of passes, worker, device or resume. Every generator (this one, native,
     counter = (block, id low 32 bits, id high 32 bits, site << 16 | pass)
     x0..x3  = Philox4x32 with 7 rounds (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011)
 
-Each element takes b bits: 1 if p = 1/2, 8 if 256 p is whole, else 16 (p is then realised to within 2^-17, and the
-rescale uses the realised rate). Element e lies in block e // (128 // b). The 128 bits of a block are its four words
+Each element takes b bits: 1 if p = 1/2, 8 if 256 p is whole, else 16 (p is then realized to within 2^-17, and the
+rescale uses the realized rate). Element e lies in block e // (128 // b). The 128 bits of a block are its four words
 laid out little-endian, x0 first; element e takes bits [b j, b j + b) of them, j = e mod (128 // b). It is kept if and
 only if that unsigned value is >= threshold. So a block reads as 128 bits, 16 bytes or 8 little-endian 16-bit words, in
 memory order, with no shuffle.
@@ -63,9 +63,9 @@ _32 = np.uint64(32)
 
 @dataclass(frozen=True)
 class Rate:
-    """A drop probability as the generators realise it: kept where a ``bits``-bit draw is >= ``threshold``."""
+    """A drop probability as the generators realize it: kept where a ``bits``-bit draw is >= ``threshold``."""
 
-    p: float  # realised: threshold / 2**bits
+    p: float  # realized: threshold / 2**bits
     bits: int  # 1, 8 or 16 random bits per element
     threshold: int
 
@@ -75,9 +75,9 @@ class Rate:
 
 
 def rate(p: float) -> Rate:
-    """The realisation of drop probability ``p``, 0 < p < 1: 1 bit if p = 1/2, 8 if 256 p is whole, else 16.
+    """The realization of drop probability ``p``, 0 < p < 1: 1 bit if p = 1/2, 8 if 256 p is whole, else 16.
 
-    The error of the realised ``Rate.p`` is 0 in the first two cases and at most 2^-17 in the third.
+    The error of the realized ``Rate.p`` is 0 in the first two cases and at most 2^-17 in the third.
     p = 0 and p = 1 need no random bits, so they (and what rounds to them) are a ValueError.
     """
     if not 0.0 < p < 1.0:

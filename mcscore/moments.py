@@ -11,7 +11,7 @@ from .acquisition import bald_noise, check_input, check_scores, reduction_share
 from .kernels import eager
 from .kernels.score import accumulate, check_outputs, reduce_dense
 
-_SETTINGS = ("scores", "link", "input", "noise_variance", "reduction")
+_SETTINGS = ("scores", "likelihood", "input", "noise_variance", "reduction")
 
 
 class Moments:
@@ -29,15 +29,15 @@ class Moments:
     def __init__(
         self,
         scores: Sequence[str] = ("bald", "entropy"),
-        link: str = "softmax",
+        likelihood: str = "categorical",
         input: str = "logits",
         noise_variance: float | None = None,
         reduction: str | float = "mean",
     ) -> None:
-        self.scores = check_scores(scores, link, noise_variance)
-        check_input(input, link)
+        self.scores = check_scores(scores, likelihood, noise_variance)
+        check_input(input, likelihood)
         reduction_share(reduction)
-        self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
+        self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
         self.n = 0
         self._bald_noise = 0.0  # of the coarsest passes so far
         self._shape: tuple[int, ...] | None = None  # of one pass: (B, C, *pixels)
@@ -45,16 +45,16 @@ class Moments:
 
     def update(self, logits_tBC: Tensor) -> Moments:
         """Add t >= 1 passes over the same B items. ValueError if their shape or device is not that of earlier passes."""
-        check_outputs(logits_tBC, self.scores, self.link, self.input, self.noise_variance)
+        check_outputs(logits_tBC, self.scores, self.likelihood, self.input, self.noise_variance)
         shape = tuple(logits_tBC.shape[1:])
         if self._shape is None:
             B, C, *pixels = shape
             rows = torch.Size((B, *pixels)).numel()
-            state = eager.new_state(self.scores, self.link, rows, C, logits_tBC.device)
+            state = eager.new_state(self.scores, self.likelihood, rows, C, logits_tBC.device)
         else:
             self._check_same(shape, logits_tBC.device)
             state = self._state
-        accumulate(logits_tBC, state, self.link, input=self.input)
+        accumulate(logits_tBC, state, self.likelihood, input=self.input)
         self._shape, self._state = shape, state
         self._bald_noise = max(self._bald_noise, bald_noise(logits_tBC.dtype))
         self.n += len(logits_tBC)
@@ -74,7 +74,7 @@ class Moments:
             self._state = {name: sums.clone() for name, sums in other._state.items()}
             return self
         self._check_same(other._shape, other._state["bad"].device)
-        eager.merge(self._state, other._state, self.link)
+        eager.merge(self._state, other._state, self.likelihood)
         self.n += other.n
         return self
 
@@ -82,8 +82,8 @@ class Moments:
         """The scores of the passes so far, as ``score_logits`` returns them. More passes may follow."""
         if self._shape is None:
             raise ValueError("no pass yet: call update(logits) before compute()")
-        results = eager.finish(self._state, self.scores, self.link, self.n, self.noise_variance, self._bald_noise)
-        return reduce_dense(results, (self.n, *self._shape), self.link, self.reduction)
+        results = eager.finish(self._state, self.scores, self.likelihood, self.n, self.noise_variance, self._bald_noise)
+        return reduce_dense(results, (self.n, *self._shape), self.likelihood, self.reduction)
 
     def _check_same(self, shape: tuple[int, ...], device: torch.device) -> None:
         if shape != self._shape:

@@ -1,4 +1,4 @@
-"""The catalogue says what its sources say: closed forms, a second writing in plain Python, and ``finish`` against ``oracle``."""
+"""The catalog says what its sources say: closed forms, a second writing in plain Python, and ``finish`` against ``oracle``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcscore.acquisition import (
-    LINK_MOMENTS,
+    LIKELIHOOD_MOMENTS,
     SCORES,
     check_input,
     check_scores,
@@ -27,7 +27,7 @@ from mcscore.acquisition import (
 )
 
 LOG2 = math.log(2)
-SOFTMAX = tuple(name for name, score in SCORES.items() if "softmax" in score.links)
+SOFTMAX = tuple(name for name, score in SCORES.items() if "categorical" in score.likelihoods)
 
 
 def probabilities(*passes: list[float]) -> torch.Tensor:
@@ -36,7 +36,7 @@ def probabilities(*passes: list[float]) -> torch.Tensor:
 
 
 def in_plain_python(p_tc: list[list[float]]) -> dict[str, float]:
-    """The formulas of the catalogue for one item, one class at a time."""
+    """The formulas of the catalog for one item, one class at a time."""
 
     def entropy(p: list[float]) -> float:
         return -sum(q * math.log(q) for q in p if q > 0)
@@ -96,9 +96,10 @@ def test_softmax_oracle_agrees_with_plain_python(T: int, C: int, scale: float, s
 @given(T=st.integers(1, 6), C=st.integers(1, 5), scale=st.sampled_from([0.1, 1.0, 8.0]), seed=st.integers(0, 10**6))
 def test_sigmoid_labels_are_two_class_variables_summed(T: int, C: int, scale: float, seed: int) -> None:
     logits = scale * torch.randn(T, 3, C, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    got = oracle_scores(logits, SOFTMAX, link="sigmoid")
+    got = oracle_scores(logits, SOFTMAX, likelihood="bernoulli")
     labels = [
-        oracle_scores(torch.stack((logits[..., c], torch.zeros(T, 3)), -1), SOFTMAX, link="softmax") for c in range(C)
+        oracle_scores(torch.stack((logits[..., c], torch.zeros(T, 3)), -1), SOFTMAX, likelihood="categorical")
+        for c in range(C)
     ]
     for name in SOFTMAX:
         total = sum(label[name] for label in labels)
@@ -106,12 +107,14 @@ def test_sigmoid_labels_are_two_class_variables_summed(T: int, C: int, scale: fl
 
 
 def test_binary_model_has_uncertainty_and_a_prediction() -> None:
-    got = oracle_scores(torch.tensor([[[4.0], [0.0], [-4.0]], [[-4.0], [0.0], [-4.0]]]), SOFTMAX, link="sigmoid")
+    got = oracle_scores(
+        torch.tensor([[[4.0], [0.0], [-4.0]], [[-4.0], [0.0], [-4.0]]]), SOFTMAX, likelihood="bernoulli"
+    )
     assert got["entropy"][0].item() == pytest.approx(LOG2)
     assert got["bald"][0] > 0.5
     assert got["prediction"].tolist() == [1, 1, 0]  # p̄ = 1/2 counts as present
     assert got["variation_ratio"].tolist() == [0.5, 0.0, 0.0]
-    half = oracle_scores(torch.tensor([[[0.0]], [[-4.0]]]), ("variation_ratio",), link="sigmoid")
+    half = oracle_scores(torch.tensor([[[0.0]], [[-4.0]]]), ("variation_ratio",), likelihood="bernoulli")
     assert half["variation_ratio"].item() == 0.5  # so does p = 1/2 as a vote
 
 
@@ -132,67 +135,67 @@ def test_oracle_of_bald_keeps_its_digits_where_it_is_small(distance: float) -> N
 def test_gaussian_scores() -> None:
     means = torch.tensor([[1.0, 5.0], [3.0, 5.0]], dtype=torch.float64)
     variances = torch.tensor([[0.2, 1.0], [0.3, 1.0]], dtype=torch.float64)
-    both = oracle_scores(torch.stack((means, variances.log()), -1), ("variance", "bald"), link="gaussian")
+    both = oracle_scores(torch.stack((means, variances.log()), -1), ("variance", "bald"), likelihood="gaussian")
     assert both["variance"].tolist() == [1.0, 0.0]
     torch.testing.assert_close(both["bald"], torch.tensor([0.5 * math.log(1 + 1 / 0.25), 0.0], dtype=torch.float64))
     assert both["prediction"].tolist() == [2.0, 5.0]
-    known = oracle_scores(means[..., None], ("bald",), link="gaussian", noise_variance=0.5)
+    known = oracle_scores(means[..., None], ("bald",), likelihood="gaussian", noise_variance=0.5)
     assert known["bald"].tolist() == [0.5 * math.log(3), 0.0]
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
-def test_finish_from_means_agrees_with_the_oracle(link: str) -> None:
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_finish_from_means_agrees_with_the_oracle(likelihood: str) -> None:
     p = torch.softmax(3 * torch.randn(9, 40, 6, dtype=torch.float64), -1)
-    votes = (p >= 0.5) if link == "sigmoid" else torch.nn.functional.one_hot(p.argmax(-1), 6)
-    pairs = torch.stack((p, 1 - p), -1) if link == "sigmoid" else p[..., None]
+    votes = (p >= 0.5) if likelihood == "bernoulli" else torch.nn.functional.one_hot(p.argmax(-1), 6)
+    pairs = torch.stack((p, 1 - p), -1) if likelihood == "bernoulli" else p[..., None]
     means = {
         "p": p.mean(0),
         "p2": p.square().mean(0),
         "h": torch.special.entr(pairs).sum((-1, -2)).mean(0),
         "votes": votes.double().mean(0),
     }
-    assert set(means) == set(LINK_MOMENTS[link])
-    expected = oracle_scores(p, SOFTMAX, link=link, input="probs")
+    assert set(means) == set(LIKELIHOOD_MOMENTS[likelihood])
+    expected = oracle_scores(p, SOFTMAX, likelihood=likelihood, input="probs")
     for name in SOFTMAX:
         needed = {key: means[key] for key in SCORES[name].moments if key in means}
-        torch.testing.assert_close(SCORES[name].finish(needed, link), expected[name], atol=1e-12, rtol=0)
+        torch.testing.assert_close(SCORES[name].finish(needed, likelihood), expected[name], atol=1e-12, rtol=0)
 
 
 def test_finish_from_gaussian_means_agrees_with_the_oracle() -> None:
     outputs = torch.randn(9, 40, 2, dtype=torch.float64)
     mu, noise = outputs[..., 0], outputs[..., 1].exp()
     means = {"mu": mu.mean(0), "var": mu.var(0, correction=0), "noise": noise.mean(0)}
-    expected = oracle_scores(outputs, ("variance", "bald"), link="gaussian")
+    expected = oracle_scores(outputs, ("variance", "bald"), likelihood="gaussian")
     for name in ("variance", "bald"):
         torch.testing.assert_close(SCORES[name].finish(means, "gaussian"), expected[name])
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("C", [2, 5])
-def test_bounds_are_reached(link: str, C: int) -> None:
-    uniform = torch.full((C, 1, C), 1 / C if link == "softmax" else 0.5, dtype=torch.float64)
-    if link == "softmax":
+def test_bounds_are_reached(likelihood: str, C: int) -> None:
+    uniform = torch.full((C, 1, C), 1 / C if likelihood == "categorical" else 0.5, dtype=torch.float64)
+    if likelihood == "categorical":
         certain = torch.eye(C, dtype=torch.float64)[:, None]  # pass c is sure of class c
     else:
         certain = torch.tensor([[[1.0] * C], [[0.0] * C]], dtype=torch.float64)
     high = {"expected_entropy": uniform}
     for name in SOFTMAX:
-        low, up = SCORES[name].bounds(C, link)
-        sure = oracle_scores(certain[:1], [name], link=link, input="probs")[name].item()
+        low, up = SCORES[name].bounds(C, likelihood)
+        sure = oracle_scores(certain[:1], [name], likelihood=likelihood, input="probs")[name].item()
         assert sure == pytest.approx(low, abs=1e-14), name
-        top = oracle_scores(high.get(name, certain), [name], link=link, input="probs")[name].item()
-        if name == "mean_std" and link == "softmax":  # classes compete: 0.5 is reached by two only
+        top = oracle_scores(high.get(name, certain), [name], likelihood=likelihood, input="probs")[name].item()
+        if name == "mean_std" and likelihood == "categorical":  # classes compete: 0.5 is reached by two only
             up = math.sqrt((1 / C) * (1 - 1 / C))
         assert top == pytest.approx(up, abs=1e-14), name
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
-def test_all_kinds_of_input_say_the_same(link: str) -> None:
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_all_kinds_of_input_say_the_same(likelihood: str) -> None:
     logits = torch.randn(5, 8, 4, dtype=torch.float64)
-    p = torch.softmax(logits, -1) if link == "softmax" else torch.sigmoid(logits)
-    expected = oracle_scores(logits, SOFTMAX, link=link)
+    p = torch.softmax(logits, -1) if likelihood == "categorical" else torch.sigmoid(logits)
+    expected = oracle_scores(logits, SOFTMAX, likelihood=likelihood)
     for input, outputs in (("probs", p), ("log_probs", p.log())):
-        got = oracle_scores(outputs, SOFTMAX, link=link, input=input)
+        got = oracle_scores(outputs, SOFTMAX, likelihood=likelihood, input=input)
         for name in (*SOFTMAX, "prediction"):
             torch.testing.assert_close(got[name], expected[name])
 
@@ -201,12 +204,12 @@ def test_an_item_without_a_distribution_is_nan_and_no_other() -> None:
     nan, inf = math.nan, math.inf
     logits = torch.tensor([[[0.0, 1], [nan, 1], [inf, 1], [-inf, 1], [-inf, -inf]], [[1.0, 2]] * 5])
     softmax = oracle_scores(logits, SOFTMAX)
-    sigmoid = oracle_scores(logits, SOFTMAX, link="sigmoid")
+    sigmoid = oracle_scores(logits, SOFTMAX, likelihood="bernoulli")
     for name in SOFTMAX:
         assert softmax[name].isnan().tolist() == [False, True, True, False, True], name
         assert sigmoid[name].isnan().tolist() == [False, True, True, False, False], name
     assert softmax["prediction"].tolist() == [1, -1, -1, 1, -1]
-    gaussian = oracle_scores(logits, ("bald",), link="gaussian")
+    gaussian = oracle_scores(logits, ("bald",), likelihood="gaussian")
     assert gaussian["bald"].isnan().tolist() == [False, True, True, True, True]
     assert gaussian["prediction"].isnan().tolist() == [False, True, True, True, True]
 
@@ -240,12 +243,12 @@ def test_pixel_reductions_by_hand() -> None:
     for reduction in ("mean", "max", 0.25, 0.9):
         assert reduce_pixels(scores, reduction)[1].isnan()
     classes = torch.tensor([[2, 1, 1, 2], [0, 0, -1, 0]], dtype=torch.int32)
-    assert reduce_predictions(classes, "softmax", 3).tolist() == [1, -1]  # a tie goes to the smallest class
+    assert reduce_predictions(classes, "categorical", 3).tolist() == [1, -1]  # a tie goes to the smallest class
 
 
 def test_prediction_ties_go_to_the_smallest_class() -> None:
-    assert predict(torch.tensor([[0.25, 0.375, 0.375]]), "softmax").tolist() == [1]
-    assert predict(torch.tensor([[0.5], [0.49]]), "sigmoid").tolist() == [1, 0]
+    assert predict(torch.tensor([[0.25, 0.375, 0.375]]), "categorical").tolist() == [1]
+    assert predict(torch.tensor([[0.5], [0.49]]), "bernoulli").tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("reduction", ["median", 0.0, 1.5, -1, None])
@@ -255,44 +258,56 @@ def test_unknown_reductions_are_refused(reduction: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "link", "noise", "message"),
+    ("scores", "likelihood", "noise", "message"),
     [
-        (["bald"], "probit", None, "unknown link 'probit'; choose from softmax, sigmoid, gaussian"),
-        (["bold"], "softmax", None, "unknown score 'bold'; choose from entropy, .*, mean_std$"),
-        (["variance"], "softmax", None, "'variance' is not defined for link 'softmax'; choose from entropy"),
-        (["entropy"], "gaussian", None, "'entropy' is not defined for link 'gaussian'; choose from bald, variance"),
-        ("bald", "softmax", None, r"a sequence of names such as \('bald', 'entropy'\), got 'bald'"),
-        ([], "softmax", None, "a sequence of names"),
-        (["bald", "bald"], "softmax", None, "'bald' is asked for twice"),
-        (["bald"], "softmax", 1.0, "noise_variance belongs to link 'gaussian', not 'softmax'"),
+        (["bald"], "probit", None, "unknown likelihood 'probit'; choose from categorical, bernoulli, gaussian"),
+        (["bold"], "categorical", None, "unknown score 'bold'; choose from entropy, .*, mean_std$"),
+        (
+            ["variance"],
+            "categorical",
+            None,
+            "'variance' is not defined for likelihood 'categorical'; choose from entropy",
+        ),
+        (
+            ["entropy"],
+            "gaussian",
+            None,
+            "'entropy' is not defined for likelihood 'gaussian'; choose from bald, variance",
+        ),
+        ("bald", "categorical", None, r"a sequence of names such as \('bald', 'entropy'\), got 'bald'"),
+        ([], "categorical", None, "a sequence of names"),
+        (["bald", "bald"], "categorical", None, "'bald' is asked for twice"),
+        (["bald"], "categorical", 1.0, "noise_variance belongs to likelihood 'gaussian', not 'categorical'"),
         (["bald"], "gaussian", 0.0, "noise_variance must be positive and finite, got 0.0"),
     ],
 )
-def test_what_cannot_be_asked_is_named(scores: object, link: str, noise: float | None, message: str) -> None:
+def test_what_cannot_be_asked_is_named(scores: object, likelihood: str, noise: float | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_scores(scores, link, noise)  # type: ignore[arg-type]
+        check_scores(scores, likelihood, noise)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("shape", "link", "message"),
+    ("shape", "likelihood", "message"),
     [
-        ((4, 5), "softmax", r"shape \(T, B, C\) or .*, got \(4, 5\)"),
-        ((0, 5, 3), "softmax", r"no pass: shape \(0, 5, 3\) has T = 0"),
-        ((4, 5, 1), "softmax", "use link='sigmoid'"),
-        ((4, 5, 0), "sigmoid", r"no class: shape \(4, 5, 0\)"),
-        ((4, 5, 3, 0, 7), "softmax", r"no pixel: shape \(4, 5, 3, 0, 7\)"),
+        ((4, 5), "categorical", r"shape \(T, B, C\) or .*, got \(4, 5\)"),
+        ((0, 5, 3), "categorical", r"no pass: shape \(0, 5, 3\) has T = 0"),
+        ((4, 5, 1), "categorical", "use likelihood='bernoulli'"),
+        ((4, 5, 0), "bernoulli", r"no class: shape \(4, 5, 0\)"),
+        ((4, 5, 3, 0, 7), "categorical", r"no pixel: shape \(4, 5, 3, 0, 7\)"),
         ((4, 5, 3), "gaussian", "got C = 3"),
     ],
 )
-def test_shapes_that_fit_no_link_are_refused(shape: tuple[int, ...], link: str, message: str) -> None:
+def test_shapes_that_fit_no_likelihood_are_refused(shape: tuple[int, ...], likelihood: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_shape(shape, link)
+        check_shape(shape, likelihood)
 
 
 def test_kinds_of_input_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown input 'odds'; choose from logits, log_probs, probs"):
-        check_input("odds", "softmax")
-    with pytest.raises(ValueError, match="link 'gaussian' has no probabilities: input must be 'logits', got 'probs'"):
+        check_input("odds", "categorical")
+    with pytest.raises(
+        ValueError, match="likelihood 'gaussian' has no probabilities: input must be 'logits', got 'probs'"
+    ):
         check_input("probs", "gaussian")
 
 
@@ -300,23 +315,23 @@ def test_kinds_of_input_that_do_not_exist_are_refused() -> None:
 def test_gaussian_bald_wants_exactly_one_noise(noise: float | None) -> None:
     width = 1 if noise is None else 2
     with pytest.raises(ValueError, match="noise_variance"):
-        oracle_scores(torch.zeros(3, 2, width), ["bald"], link="gaussian", noise_variance=noise)
+        oracle_scores(torch.zeros(3, 2, width), ["bald"], likelihood="gaussian", noise_variance=noise)
 
 
-def test_the_catalogue_is_complete() -> None:
+def test_the_catalog_is_complete() -> None:
     assert " ".join(SCORES) == (
         "entropy expected_entropy bald least_confidence margin variation_ratio mean_std variance"
     )
     for name, score in SCORES.items():
         assert score.name == name
         assert re.search(r"\(.*\d{4}.*\)$", score.text), f"{name} names no source"
-        for link in score.links:
-            assert set(needed_moments([name], link)) <= set(LINK_MOMENTS[link])
-    assert needed_moments(["bald"], "softmax") == ("p", "h")
+        for likelihood in score.likelihoods:
+            assert set(needed_moments([name], likelihood)) <= set(LIKELIHOOD_MOMENTS[likelihood])
+    assert needed_moments(["bald"], "categorical") == ("p", "h")
     assert needed_moments(["bald"], "gaussian") == ("mu", "var", "noise")
     assert needed_moments(["variance"], "gaussian") == ("mu", "var")
 
 
 def test_naming_scores_needs_no_torch() -> None:
-    code = "import sys; from mcscore.acquisition import SCORES, check_scores; check_scores(SCORES.keys() - {'variance'}, 'softmax')"
+    code = "import sys; from mcscore.acquisition import SCORES, check_scores; check_scores(SCORES.keys() - {'variance'}, 'categorical')"
     subprocess.run([sys.executable, "-c", code + "; assert 'torch' not in sys.modules"], check=True)

@@ -14,7 +14,7 @@ from mcscore.cycle import cycle
 from mcscore.demo import load_digits, main
 
 
-def small(pool: Pool, labelled: np.ndarray, seed: int) -> nn.Module:
+def small(pool: Pool, labeled: np.ndarray, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(16, 3))
 

@@ -112,14 +112,14 @@ def test_bits_do_not_depend_on_passes_items_or_elements_asked_together(p: float)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.25, 0.3, 0.1, 0.05, 0.9])
-def test_drop_rate_is_the_realised_one(p: float) -> None:
+def test_drop_rate_is_the_realized_one(p: float) -> None:
     r = rate(p)
     dropped = 1.0 - keep_mask(11, 0, range(4), np.arange(64), 8192, r).mean()  # 2.1e6 draws: sd below 0.04 %
     assert abs(dropped - r.p) < 0.006 * r.p
 
 
 @pytest.mark.parametrize("p", RATES)
-@pytest.mark.parametrize("axis", ["pass", "item", "site", "seed", "neighbour element", "next block"])
+@pytest.mark.parametrize("axis", ["pass", "item", "site", "seed", "neighbor element", "next block"])
 def test_bits_are_independent_across(axis: str, p: float) -> None:
     n, r = 1 << 18, rate(p)
     block = 128 // r.bits
@@ -129,7 +129,7 @@ def test_bits_are_independent_across(axis: str, p: float) -> None:
         "item": keep_mask(5, 1, [0], [1], n, r),
         "site": keep_mask(5, 2, [0], [0], n, r),
         "seed": keep_mask(6, 1, [0], [0], n, r),
-        "neighbour element": np.roll(a, 1),
+        "neighbor element": np.roll(a, 1),
         "next block": np.roll(a, block),
     }[axis]
     correlation = np.corrcoef(a.ravel(), b.ravel())[0, 1]
@@ -164,13 +164,13 @@ def test_rate_takes_the_fewest_bits(p: float, expected: Rate) -> None:
 
 
 @given(st.floats(2**-16, 1 - 2**-16))
-def test_realised_rate_is_within_half_a_sixteen_bit_step(p: float) -> None:
+def test_realized_rate_is_within_half_a_sixteen_bit_step(p: float) -> None:
     assert abs(rate(p).p - p) <= 2**-17
     assert rate(p).threshold == rate(p).p * 2 ** rate(p).bits
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.1, 1.5, float("nan"), 1e-9, 1 - 1e-9])
-def test_rates_that_need_no_mask_or_cannot_be_realised_are_refused(p: float) -> None:
+def test_rates_that_need_no_mask_or_cannot_be_realized_are_refused(p: float) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(p))):
         rate(p)
 

@@ -14,70 +14,72 @@ from mcscore.kernels import eager, native
 from mcscore.kernels.score import accumulate, score_logits
 from mcscore.moments import Moments
 
-DISCRETE = tuple(name for name, score in SCORES.items() if "softmax" in score.links)
-BY_LINK = {"softmax": DISCRETE, "sigmoid": DISCRETE, "gaussian": ("variance", "bald")}
+DISCRETE = tuple(name for name, score in SCORES.items() if "categorical" in score.likelihoods)
+BY_LINK = {"categorical": DISCRETE, "bernoulli": DISCRETE, "gaussian": ("variance", "bald")}
 
-every_link = pytest.mark.parametrize("link", BY_LINK)
+every_likelihood = pytest.mark.parametrize("likelihood", BY_LINK)
 
 
-def outputs_for(link: str, T: int, B: int = 23, C: int = 7) -> torch.Tensor:
-    outputs = 2 * torch.randn(T, B, 2 if link == "gaussian" else C)
-    if link == "gaussian":
+def outputs_for(likelihood: str, T: int, B: int = 23, C: int = 7) -> torch.Tensor:
+    outputs = 2 * torch.randn(T, B, 2 if likelihood == "gaussian" else C)
+    if likelihood == "gaussian":
         outputs[..., 0] += 1000.0  # sums of squares would lose the variance
     return outputs
 
 
-def assert_equal_scores(got: dict, expected: dict, link: str, C: int = 7) -> None:
+def assert_equal_scores(got: dict, expected: dict, likelihood: str, C: int = 7) -> None:
     assert list(got) == list(expected)
     for name, values in got.items():
         assert values.dtype == expected[name].dtype
-        if name == "prediction" and link != "gaussian":
+        if name == "prediction" and likelihood != "gaussian":
             assert torch.equal(values, expected[name])
             continue
-        scale = SCORES[name].bounds(C, link)[1] if name in SCORES else 1.0
+        scale = SCORES[name].bounds(C, likelihood)[1] if name in SCORES else 1.0
         atol = 1e-6 * max(1.0, scale if math.isfinite(scale) else 1.0)
-        rtol = 1e-6 if link == "gaussian" else 0.0
+        rtol = 1e-6 if likelihood == "gaussian" else 0.0
         torch.testing.assert_close(values, expected[name], atol=atol, rtol=rtol, equal_nan=True)
 
 
-@every_link
+@every_likelihood
 @settings(max_examples=20)
 @given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=6))
-def test_any_split_of_the_passes_gives_the_scores_of_one_shot(link: str, cuts: list[int]) -> None:
-    outputs = outputs_for(link, sum(cuts))
-    moments = Moments(BY_LINK[link], link=link)
+def test_any_split_of_the_passes_gives_the_scores_of_one_shot(likelihood: str, cuts: list[int]) -> None:
+    outputs = outputs_for(likelihood, sum(cuts))
+    moments = Moments(BY_LINK[likelihood], likelihood=likelihood)
     for part in outputs.split(cuts):
         assert moments.update(part) is moments
     assert moments.n == sum(cuts)
-    assert_equal_scores(moments.compute(), score_logits(outputs, BY_LINK[link], link=link), link)
+    assert_equal_scores(
+        moments.compute(), score_logits(outputs, BY_LINK[likelihood], likelihood=likelihood), likelihood
+    )
 
 
-@every_link
-def test_scores_agree_with_float64(link: str) -> None:
-    outputs = outputs_for(link, 100)
-    moments = Moments(BY_LINK[link], link=link)
+@every_likelihood
+def test_scores_agree_with_float64(likelihood: str) -> None:
+    outputs = outputs_for(likelihood, 100)
+    moments = Moments(BY_LINK[likelihood], likelihood=likelihood)
     for part in outputs.split(7):
         moments.update(part)
-    truth = oracle_scores(outputs, BY_LINK[link], link)
+    truth = oracle_scores(outputs, BY_LINK[likelihood], likelihood)
     got = moments.compute()
-    assert_equal_scores(got, {name: truth[name].to(values.dtype) for name, values in got.items()}, link)
+    assert_equal_scores(got, {name: truth[name].to(values.dtype) for name, values in got.items()}, likelihood)
 
 
-@every_link
-def test_merge_is_associative_and_leaves_the_other_as_it_was(link: str) -> None:
-    parts = outputs_for(link, 24).split([1, 8, 15])
+@every_likelihood
+def test_merge_is_associative_and_leaves_the_other_as_it_was(likelihood: str) -> None:
+    parts = outputs_for(likelihood, 24).split([1, 8, 15])
 
     def of(part: torch.Tensor) -> Moments:
-        return Moments(BY_LINK[link], link=link).update(part)
+        return Moments(BY_LINK[likelihood], likelihood=likelihood).update(part)
 
     left = of(parts[0]).merge(of(parts[1])).merge(of(parts[2]))
     tail = of(parts[1]).merge(of(parts[2]))
     before = {name: values.clone() for name, values in tail.compute().items()}
     right = of(parts[0]).merge(tail)
-    expected = score_logits(torch.cat(parts), BY_LINK[link], link=link)
+    expected = score_logits(torch.cat(parts), BY_LINK[likelihood], likelihood=likelihood)
     assert left.n == right.n == 24
-    assert_equal_scores(left.compute(), expected, link)
-    assert_equal_scores(right.compute(), expected, link)
+    assert_equal_scores(left.compute(), expected, likelihood)
+    assert_equal_scores(right.compute(), expected, likelihood)
     assert tail.n == 23
     assert all(torch.equal(values, before[name]) for name, values in tail.compute().items())
 
@@ -93,23 +95,25 @@ def test_merging_with_nothing_changes_nothing() -> None:
     assert all(torch.equal(values, expected[name]) for name, values in source.compute().items())
 
 
-@every_link
-def test_a_pass_without_a_distribution_spoils_its_item_for_good(link: str) -> None:
-    outputs = outputs_for(link, 6)
+@every_likelihood
+def test_a_pass_without_a_distribution_spoils_its_item_for_good(likelihood: str) -> None:
+    outputs = outputs_for(likelihood, 6)
     outputs[2, 4, 0] = math.nan
-    moments = Moments(BY_LINK[link], link=link)
+    moments = Moments(BY_LINK[likelihood], likelihood=likelihood)
     for part in outputs.split(1):
         moments.update(part)
     merged = (
-        Moments(BY_LINK[link], link=link)
+        Moments(BY_LINK[likelihood], likelihood=likelihood)
         .update(outputs[:3])
-        .merge(Moments(BY_LINK[link], link=link).update(outputs[3:]))
+        .merge(Moments(BY_LINK[likelihood], likelihood=likelihood).update(outputs[3:]))
     )
     for got in (moments.compute(), merged.compute()):
-        for name in BY_LINK[link]:
+        for name in BY_LINK[likelihood]:
             assert got[name].isnan().nonzero().flatten().tolist() == [4]
         assert got["prediction"][4] == -1 or got["prediction"][4].isnan()
-    assert_equal_scores(moments.compute(), score_logits(outputs, BY_LINK[link], link=link), link)
+    assert_equal_scores(
+        moments.compute(), score_logits(outputs, BY_LINK[likelihood], likelihood=likelihood), likelihood
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "max", 0.25])
@@ -126,15 +130,15 @@ def test_dense_passes_are_reduced_after_the_last(reduction: str | float) -> None
 
 
 @pytest.mark.parametrize("input", ["probs", "log_probs"])
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
-def test_declared_probabilities_stream_too(link: str, input: str) -> None:
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_declared_probabilities_stream_too(likelihood: str, input: str) -> None:
     logits = torch.randn(8, 9, 4)
-    p = torch.softmax(logits, -1) if link == "softmax" else torch.sigmoid(logits)
+    p = torch.softmax(logits, -1) if likelihood == "categorical" else torch.sigmoid(logits)
     outputs = p if input == "probs" else p.log()
-    moments = Moments(DISCRETE, link=link, input=input)
+    moments = Moments(DISCRETE, likelihood=likelihood, input=input)
     for part in outputs.split(3):
         moments.update(part)
-    assert_equal_scores(moments.compute(), score_logits(logits, DISCRETE, link=link), link, C=4)
+    assert_equal_scores(moments.compute(), score_logits(logits, DISCRETE, likelihood=likelihood), likelihood, C=4)
 
 
 def test_a_refused_update_changes_nothing() -> None:
@@ -151,13 +155,13 @@ def test_a_refused_update_changes_nothing() -> None:
 def test_compute_may_be_called_between_updates() -> None:
     outputs = torch.randn(6, 5, 3)
     moments = Moments().update(outputs[:2])
-    assert_equal_scores(moments.compute(), score_logits(outputs[:2]), "softmax", C=3)
-    assert_equal_scores(moments.update(outputs[2:]).compute(), score_logits(outputs), "softmax", C=3)
+    assert_equal_scores(moments.compute(), score_logits(outputs[:2]), "categorical", C=3)
+    assert_equal_scores(moments.update(outputs[2:]).compute(), score_logits(outputs), "categorical", C=3)
 
 
 def test_gaussian_noise_may_be_known() -> None:
     means = torch.randn(12, 6, 1) + 50
-    moments = Moments(("bald", "variance"), link="gaussian", noise_variance=0.3)
+    moments = Moments(("bald", "variance"), likelihood="gaussian", noise_variance=0.3)
     for part in means.split(5):
         moments.update(part)
     truth = oracle_scores(means, ("bald", "variance"), "gaussian", noise_variance=0.3)
@@ -166,10 +170,10 @@ def test_gaussian_noise_may_be_known() -> None:
         torch.testing.assert_close(got[name].double(), truth[name], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("shape", [(5, 40, 10), (40, 3, 10), (3, 5, 130), (2, 2, 1500)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_native_and_pytorch_sums_agree(link: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+def test_native_and_pytorch_sums_agree(likelihood: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     if not native.available()[0]:
         pytest.skip(native.available()[1])
     logits = (3 * torch.randn(shape)).to(dtype)
@@ -177,14 +181,14 @@ def test_native_and_pytorch_sums_agree(link: str, shape: tuple[int, int, int], d
     logits[0, 1, 1] = -math.inf
     states = {}
     for backend in ("native", "eager"):
-        states[backend] = eager.new_state(DISCRETE, link, shape[1], shape[2], logits.device)
+        states[backend] = eager.new_state(DISCRETE, likelihood, shape[1], shape[2], logits.device)
         for part in logits.split([1, shape[0] - 1]):
-            accumulate(part, states[backend], link, backend=backend)
+            accumulate(part, states[backend], likelihood, backend=backend)
     ok = ~states["eager"]["bad"]
     assert ok.tolist() == [False] + [True] * (shape[1] - 1)
     assert torch.equal(states["native"]["bad"], ~ok)
     for name in ("p", "p2", "h"):
-        scale = shape[0] * (shape[2] if name == "h" and link == "sigmoid" else 1)
+        scale = shape[0] * (shape[2] if name == "h" and likelihood == "bernoulli" else 1)
         torch.testing.assert_close(states["native"][name][ok], states["eager"][name][ok], atol=5e-7 * scale, rtol=0)
     assert torch.equal(states["native"]["votes"][ok], states["eager"]["votes"][ok])
 
@@ -202,7 +206,7 @@ def test_memory_does_not_grow_with_the_passes() -> None:
     ("other", "field"),
     [
         ({"scores": ("entropy",)}, "scores"),
-        ({"link": "sigmoid"}, "link"),
+        ({"likelihood": "bernoulli"}, "likelihood"),
         ({"input": "log_probs"}, "input"),
         ({"reduction": "max"}, "reduction"),
     ],
@@ -214,7 +218,7 @@ def test_moments_of_other_settings_refuse_to_merge(other: dict, field: str) -> N
 
 
 def test_gaussian_moments_of_other_noise_refuse_to_merge() -> None:
-    a, b = (Moments(("bald",), link="gaussian", noise_variance=noise) for noise in (1.0, 2.0))
+    a, b = (Moments(("bald",), likelihood="gaussian", noise_variance=noise) for noise in (1.0, 2.0))
     with pytest.raises(ValueError, match=r"noise_variance differ: 1\.0 and 2\.0"):
         a.merge(b)
 
@@ -240,7 +244,7 @@ def test_nothing_can_be_computed_from_no_pass() -> None:
     ("settings", "message"),
     [
         ({"scores": ("bold",)}, "unknown score 'bold'"),
-        ({"link": "probit"}, "unknown link"),
+        ({"likelihood": "probit"}, "unknown likelihood"),
         ({"reduction": "median"}, "reduction must be"),
         ({"input": "odds"}, "unknown input 'odds'"),
     ],

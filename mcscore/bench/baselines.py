@@ -69,11 +69,11 @@ def count_above(scores_N: np.ndarray, threshold: float, block: int = 1 << 16) ->
 # ---- models -------------------------------------------------------------------------------------------------------
 
 
-def disagreement(outputs_TBC: Tensor, link: str) -> Tensor:
-    """What the passes disagree on, (B,): BALD; for link gaussian the variance of the mean. Pixels are averaged."""
-    if link == "gaussian":
+def disagreement(outputs_TBC: Tensor, likelihood: str) -> Tensor:
+    """What the passes disagree on, (B,): BALD; for likelihood gaussian the variance of the mean. Pixels are averaged."""
+    if likelihood == "gaussian":
         found = outputs_TBC[:, :, 0].float().var(0, correction=0)
-    elif link == "softmax":
+    elif likelihood == "categorical":
         p = torch.softmax(outputs_TBC, 2, dtype=torch.float32)
         found = torch.special.entr(p.mean(0)).sum(1) - torch.special.entr(p).sum(2).mean(0)
     else:
@@ -86,8 +86,8 @@ def _bernoulli(p: Tensor) -> Tensor:
     return torch.special.entr(p) + torch.special.entr(1 - p)
 
 
-def loop(model: nn.Module, forward: Callable[[], Tensor], T: int, link: str = "softmax") -> Tensor:
-    """``disagreement`` (B,) by T forward passes with dropout on and normalisation in evaluation, as everybody writes it.
+def loop(model: nn.Module, forward: Callable[[], Tensor], T: int, likelihood: str = "categorical") -> Tensor:
+    """``disagreement`` (B,) by T forward passes with dropout on and normalization in evaluation, as everybody writes it.
 
     forward() runs ``model`` on its batch. Training flags are put back as they were.
     """
@@ -98,7 +98,7 @@ def loop(model: nn.Module, forward: Callable[[], Tensor], T: int, link: str = "s
             module.eval()
     try:
         with torch.no_grad():
-            return disagreement(torch.stack([forward() for _ in range(T)]), link)
+            return disagreement(torch.stack([forward() for _ in range(T)]), likelihood)
     finally:
         for module, training in was.items():
             module.training = training

@@ -225,11 +225,13 @@ def _dropout_head(spec: Spec, device: torch.device) -> Case:
     weight, bias = _weights(C, D, dtype, device)
     inputs = _tensors((B, D), dtype, device)
     passes, ids, some = torch.arange(t, device=device), _ids(B, shared, device), _some(B, t * max(C, D))
-    if not head.fits(inputs[0][0], weight, p, "softmax", "logits"):
+    if not head.fits(inputs[0][0], weight, p, "categorical", "logits"):
         raise NoKernel(f"dropout_head of {spec.dtype} features to {C} classes has no kernel on {device.type}")
 
     def ours(x_BD: Tensor) -> dict[str, Tensor]:
-        return head.dropout_head(x_BD, passes, ids, weight, bias, SCORES, link="softmax", seed=SEED, site=0, p=p)
+        return head.dropout_head(
+            x_BD, passes, ids, weight, bias, SCORES, likelihood="categorical", seed=SEED, site=0, p=p
+        )
 
     def error() -> float:
         x = inputs[0][0]

@@ -76,7 +76,7 @@ def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Cal
         return scorer(items_B, ids)[score]
 
     def loop() -> Tensor:
-        return plain.loop(model, lambda: call_model(model, inputs), T, scorer.link)
+        return plain.loop(model, lambda: call_model(model, inputs), T, scorer.likelihood)
 
     def forward() -> Tensor:
         with torch.no_grad():

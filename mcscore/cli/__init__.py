@@ -1,6 +1,6 @@
 """The command line: import a pool, score it, select from the scores, report. Each verb is a thin call of the library.
 
-Only click and the catalogue of names are imported up front: `--help` answers without torch. Exit codes: 0 done, 1 failed,
+Only click and the catalog of names are imported up front: `--help` answers without torch. Exit codes: 0 done, 1 failed,
 2 wrong usage, 3 stopped but resumable.
 """
 
@@ -17,7 +17,7 @@ from .terminal import Verbs, flag
 @click.version_option(__version__, prog_name="mcscore")
 @flag("traceback", "Show the Python traceback of an error (as MCSCORE_TRACEBACK=1 does).")
 def main() -> None:
-    """Which items of a huge unlabelled pool should a human label next?
+    """Which items of a huge unlabeled pool should a human label next?
 
     \b
     mcscore pool import images.npy pool.zarr

@@ -35,7 +35,7 @@ def env() -> None:
     help="Where to write; a former demo there is replaced.",
 )
 @click.option("--seeds", type=click.IntRange(1), help="How many times from other first labels.")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds of labelling.")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of labeling.")
 @click.option("--passes", type=click.IntRange(1, 65536), help="Stochastic forward passes per item.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @as_json

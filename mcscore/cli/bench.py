@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import LINKS
+from ..acquisition import LIKELIHOODS
 from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
 from ..report.text import count
 from .model import build_scorer
@@ -131,7 +131,9 @@ def _sizes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
 @click.option("--passes", type=click.IntRange(1, 65536), default=100, show_default=True, help="As for `score`.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Items scored at a time.")
 @click.option("--item-shape", callback=_sizes, metavar="3x224x224", help="Without POOL: random items of this shape.")
-@click.option("--link", type=click.Choice(LINKS), default="softmax", show_default=True, help="As for `score`.")
+@click.option(
+    "--likelihood", type=click.Choice(LIKELIHOODS), default="categorical", show_default=True, help="As for `score`."
+)
 @click.option("--dtype", type=click.Choice(["bfloat16", "auto"]), help="As for `score`; the loop keeps the model's.")
 @click.option("--channels-last", is_flag=True, help="As for `score`.")
 @click.option("--compile", is_flag=True, help="As for `score`; the loop is not compiled.")
@@ -168,10 +170,10 @@ def model(
 
         opened = None if path is None else Pool.open(path)
         items: Any = torch.rand(batch, *item_shape or ()) if opened is None else opened.read(0, min(batch, opened.n))
-        score = "variance" if settings["link"] == "gaussian" else "bald"
+        score = "variance" if settings["likelihood"] == "gaussian" else "bald"
         scorer = build_scorer(spec, weights, scores=(score,), **settings)
         if opened is not None:
-            scorer.normalise(opened.mean, opened.std)
+            scorer.normalize(opened.mean, opened.std)
         device = torch.device(scorer.device)
         found = compare(scorer, items, clock_for(device), seconds, say)
         say("")

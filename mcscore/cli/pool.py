@@ -26,9 +26,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--max-bad", type=click.IntRange(0), help="Of images: stop when more than this cannot be used."),
         click.option("--workers", type=click.IntRange(1), help="Of images: decoding processes; default one per core."),
         click.option("--quiet", is_flag=True, help="No progress on stderr."),
-        click.option(
-            "--labels", type=PATH, help="Of an array: labels, -1 where unlabelled: a .npy, .npz or idx array."
-        ),
+        click.option("--labels", type=PATH, help="Of an array: labels, -1 where unlabeled: a .npy, .npz or idx array."),
         click.option("--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Of an array: axes of an image in SRC."),
         click.option("--key", help="Of an .npz: which array holds the items."),
     ):
@@ -42,7 +40,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--size", type=click.IntRange(1), help="Of images (a folder, tars, Parquet): pixels per side to resize to."
 )
-@click.option("--grey", is_flag=True, help="Of images: one channel instead of three.")
+@click.option("--gray", is_flag=True, help="Of images: one channel instead of three.")
 @click.option(
     "--keep-encoded", is_flag=True, help="Of images: store them as they are, decode and resize while scoring."
 )
@@ -55,7 +53,7 @@ def pool_import(
     src: Path,
     dst: Path,
     size: int | None,
-    grey: bool,
+    gray: bool,
     keep_encoded: bool,
     source_labels: bool,
     column: str | None,
@@ -80,7 +78,7 @@ def pool_import(
                 src,
                 dst,
                 size=size,
-                channels=1 if grey else 3,
+                channels=1 if gray else 3,
                 keep_encoded=keep_encoded,
                 labels=source_labels,
                 column=column,
@@ -89,12 +87,12 @@ def pool_import(
                 progress=progress,
                 **options,
             )
-    elif grey or keep_encoded or source_labels or column or max_bad is not None or workers:
+    elif gray or keep_encoded or source_labels or column or max_bad is not None or workers:
         raise click.UsageError("options for images need --size")
     else:
         made = import_array(src, dst, **options)
     facts = _pool_facts(made)
-    answer(facts, f"{dst}: {made.n:,} items of {facts['dtype']} {facts['item_shape']}, {facts['labelled']:,} labelled")
+    answer(facts, f"{dst}: {made.n:,} items of {facts['dtype']} {facts['item_shape']}, {facts['labeled']:,} labeled")
 
 
 @pool.command("append")
@@ -151,9 +149,9 @@ def pool_label(path: Path, table: Path, overwrite: bool) -> None:
 
     opened = Pool.open(path)
     changed = label_from(opened, table, overwrite=overwrite)
-    labelled = int((opened.labels >= 0).sum())
-    facts = {"path": str(path), "changed": changed, "labelled": labelled, "items": opened.n}
-    answer(facts, f"{path}: {changed:,} labels set, {labelled:,} of {opened.n:,} items are labelled")
+    labeled = int((opened.labels >= 0).sum())
+    facts = {"path": str(path), "changed": changed, "labeled": labeled, "items": opened.n}
+    answer(facts, f"{path}: {changed:,} labels set, {labeled:,} of {opened.n:,} items are labeled")
 
 
 @pool.command("exclude")
@@ -236,7 +234,7 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
         "items": pool.n,
         "item_shape": list(pool.item_shape),
         "dtype": str(pool.dtype),
-        "labelled": int((pool.labels >= 0).sum()),
+        "labeled": int((pool.labels >= 0).sum()),
         "excluded": int(pool.excluded.sum()),
         "keys": pool.keys is not None,
         "classes": pool.classes,
@@ -267,7 +265,7 @@ def _storage_facts(pool: Any) -> dict[str, Any]:
         }
     share = float((pool.labels >= 0).mean()) if pool.n else 0.0
     return {
-        "labelled_share": round(share, 6),
+        "labeled_share": round(share, 6),
         "created": pool.created,
         "bytes": sum(array["bytes"] for array in arrays.values()),
         "arrays": arrays,

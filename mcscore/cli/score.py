@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import INPUTS, LINKS, SCORES, check_scores
+from ..acquisition import INPUTS, LIKELIHOODS, SCORES, check_scores
 from ..report.text import duration
 from .model import build_scorer
 from .options import COMMA, PATH, POOL, PROBABILITY, either, names
@@ -55,7 +55,11 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of the dropout masks."
 )
 @click.option(
-    "--link", type=click.Choice(LINKS), default="softmax", show_default=True, help="How outputs become a distribution."
+    "--likelihood",
+    type=click.Choice(LIKELIHOODS),
+    default="categorical",
+    show_default=True,
+    help="How outputs become a distribution.",
 )
 @click.option(
     "--input", type=click.Choice(INPUTS), default="logits", show_default=True, help="What the model's outputs are."
@@ -70,7 +74,7 @@ if TYPE_CHECKING:
 @click.option("--sites", callback=names, metavar=COMMA, help="Dropout sites to use, by name; default: all.")
 @click.option("--p", type=PROBABILITY, help="A drop probability for all sites, instead of the model's own.")
 @click.option("--weight-dropout", type=PROBABILITY, help="For a model without dropout: drop its weights instead.")
-@click.option("--noise-variance", type=float, help="Known variance of the noise, for --link gaussian.")
+@click.option("--noise-variance", type=float, help="Known variance of the noise, for --likelihood gaussian.")
 @click.option(
     "--reduction",
     callback=either,
@@ -87,7 +91,7 @@ if TYPE_CHECKING:
 @click.option("--compile", is_flag=True, help="Run what comes behind the first dropout under torch.compile.")
 @click.option("--device", help="Such as cpu or cuda:0; default: cuda if there is one.")
 @click.option("--span", type=click.IntRange(1), help="Items scored and committed as one unit; default: chosen for you.")
-@click.option("--labelled", is_flag=True, help="Score labelled items too, to look for wrong labels.")
+@click.option("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
 @click.option(
     "--on-bad-chunk",
     type=click.Choice(["raise", "skip"]),
@@ -105,14 +109,14 @@ def score(
     weights: Path | None,
     out: Path,
     span: int | None,
-    labelled: bool,
+    labeled: bool,
     on_bad_chunk: OnBadChunk,
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Score the unlabelled items of POOL with a model that has dropout. Ctrl-C stops; the same command goes on."""
+    """Score the unlabeled items of POOL with a model that has dropout. Ctrl-C stops; the same command goes on."""
     try:
-        check_scores(settings["scores"], settings["link"], settings["noise_variance"])
+        check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     from ..errors import Stopped
@@ -124,7 +128,7 @@ def score(
         scorer = build_scorer(spec, weights, **settings)
         with progress_line(scorer.passes, quiet) as progress:
             run = score_pool(
-                opened, scorer, out, span=span, labelled=labelled, on_bad_chunk=on_bad_chunk, progress=progress
+                opened, scorer, out, span=span, labeled=labeled, on_bad_chunk=on_bad_chunk, progress=progress
             )
     except Stopped as stop:
         end(ctx, RESUMABLE, f"{stop}; the same command goes on", "Stopped", done=stop.done, items=stop.total)
@@ -149,7 +153,7 @@ def score(
 @click.option("--p", type=PROBABILITY, help="As for `score`.")
 @click.option("--weight-dropout", type=PROBABILITY, help="As for `score`.")
 @click.option("--masks", type=click.Choice(["independent", "shared"]), default="independent", help="As for `score`.")
-@click.option("--link", type=click.Choice(LINKS), default="softmax", help="As for `score`.")
+@click.option("--likelihood", type=click.Choice(LIKELIHOODS), default="categorical", help="As for `score`.")
 @click.option("--input", type=click.Choice(INPUTS), default="logits", help="As for `score`.")
 @click.option(
     "--scores", callback=names, default=None, metavar=COMMA, help="As for `score`; default: entropy or variance."
@@ -165,9 +169,9 @@ def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
 
     opened = Pool.open(path)
     if settings["scores"] is None:
-        settings["scores"] = ("variance",) if settings["link"] == "gaussian" else ("entropy",)
+        settings["scores"] = ("variance",) if settings["likelihood"] == "gaussian" else ("entropy",)
     scorer = build_scorer(spec, weights, **settings)
-    scorer.normalise(opened.mean, opened.std)
+    scorer.normalize(opened.mean, opened.std)
     text = scorer.plan(opened.read(0, min(opened.n, 256)))
     described = scorer.describe()
     answer({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)

@@ -5,7 +5,7 @@ filled file; then ``ready.json``, and only then is the pool touched, in this ord
 
 1. The files take their places by renames. A reader of the pool as it was finds the same items in the file that was
    replaced, and does not look beyond its n.
-2. labels, excluded and offsets are extended (under the lock that labelling takes, so no label is lost); the new keys become
+2. labels, excluded and offsets are extended (under the lock that labeling takes, so no label is lost); the new keys become
    an array of their own.
 3. zarr.json of each array says the new length, for other Zarr readers.
 4. zarr.json of the pool says the new n. Until here the pool is the old one; from here on it is the new one.
@@ -27,7 +27,7 @@ import numpy as np
 from ..errors import PoolError
 from ..pool.create import as_blocks, checked_blocks, checked_labels, column, encoded_keys
 from ..pool.pool import Pool
-from ..pool.schema import UNLABELLED, Facts, Grid
+from ..pool.schema import UNLABELED, Facts, Grid
 from ..store.chunks import ChunkReader, layout_of
 from ..store.decode import require_decoder
 from ..store.durable import DurableStore, locked, sync_directory, write_file
@@ -166,7 +166,7 @@ def append_blocks(
                 count = writer.n - pool.n
                 if n is not None and count != n:
                     raise PoolError(f"{n} items were announced, {count} came")
-                given = np.full(count, UNLABELLED) if labels is None else labels
+                given = np.full(count, UNLABELED) if labels is None else labels
                 given = checked_labels(given, count, pool.classes)
                 named = None if keys is None else encoded_keys(keys, count)
                 _refuse_known(pool, keys)
@@ -193,7 +193,7 @@ def _class_numbers(pool: Pool, classes: list[str] | None) -> dict[int, int]:
             f"{pool.path} has no class {unknown[0]!r}; its classes are {', '.join(pool.classes or ['none'])}"
         )
     assert pool.classes is not None
-    return {UNLABELLED: UNLABELLED, **{i: pool.classes.index(name) for i, name in enumerate(classes)}}
+    return {UNLABELED: UNLABELED, **{i: pool.classes.index(name) for i, name in enumerate(classes)}}
 
 
 def _refuse_known(pool: Pool, keys: Any) -> None:

@@ -1,4 +1,4 @@
-"""Arrays in files become pools: .npy, .npz, idx and idx.gz, recognised by their first bytes, and Zarr arrays, which are
+"""Arrays in files become pools: .npy, .npz, idx and idx.gz, recognized by their first bytes, and Zarr arrays, which are
 folders (a.zarr, or a.zarr::name in a group); all read in bounded memory.
 
 FORMATS is the whole list; a further format is one row and one function that gives an ArrayFile.

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import PoolError
-from ..pool.schema import UNLABELLED
+from ..pool.schema import UNLABELED
 from ..store.decode import SUFFIXES
 
 Place = tuple[int, int]  # number of the file, number of the entry in it
@@ -111,7 +111,7 @@ def _folder(root: Path, labels: bool) -> Source:
 
     def entries(start: Place) -> Iterator[Entry]:
         for i, name in enumerate(names[start[1] :], start[1]):
-            label = number.get(name.split(os.sep)[0], UNLABELLED) if os.sep in name else UNLABELLED
+            label = number.get(name.split(os.sep)[0], UNLABELED) if os.sep in name else UNLABELED
             yield Entry((0, i), PurePosixPath(*name.split(os.sep)).as_posix(), label, root / name)
 
     return Source("folder", len(names), _identity([root / name for name in names]), classes, entries)
@@ -132,7 +132,7 @@ def _tar_entries(number: int, file: Path, labels: bool, skip: int) -> Iterator[E
     The bytes of the first ``skip`` entries are not read. Damage is the last entry: what follows it in the file is lost.
     """
     held: Entry | None = None
-    label, sample, count = UNLABELLED, None, 0
+    label, sample, count = UNLABELED, None, 0
     damage = ""
     try:
         with tarfile.open(file, "r:*") as archive:
@@ -145,20 +145,20 @@ def _tar_entries(number: int, file: Path, labels: bool, skip: int) -> Iterator[E
                 if key != sample:
                     if held:
                         yield replace(held, label=label)
-                    held, label, sample = None, UNLABELLED, key
+                    held, label, sample = None, UNLABELED, key
                 why = _refused(member)
                 if why:
-                    yield Entry((number, count), member.name, UNLABELLED, None, why)
+                    yield Entry((number, count), member.name, UNLABELED, None, why)
                     count += 1
                 elif f".{suffix.lower()}".endswith(SUFFIXES):
                     if held:
                         yield held
                     held = None
-                    held = Entry((number, count), key, UNLABELLED, b"" if count < skip else _content(archive, member))
+                    held = Entry((number, count), key, UNLABELED, b"" if count < skip else _content(archive, member))
                     count += 1
                 elif labels and suffix == "cls":
                     said = _content(archive, member).strip()
-                    label = int(said) if said.isdigit() and len(said) < 10 else UNLABELLED
+                    label = int(said) if said.isdigit() and len(said) < 10 else UNLABELED
             assert archive.fileobj is not None
             archive.fileobj.seek(archive.offset)  # tarfile takes a header that is no header for the end: zeros are
             if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
@@ -169,7 +169,7 @@ def _tar_entries(number: int, file: Path, labels: bool, skip: int) -> Iterator[E
         yield replace(held, label=label)
     if damage:
         why = f"the tar is damaged or cut off, what it holds from here on is lost: {damage}"
-        yield Entry((number, count), str(file), UNLABELLED, None, why)
+        yield Entry((number, count), str(file), UNLABELED, None, why)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -228,11 +228,11 @@ def _rows(number: int, file: Path, name: str, with_labels: bool, skip: int) -> I
                 said = batch.column("label").to_pylist() if with_labels else [None] * len(values)
                 for value, label in zip(values, said, strict=True):
                     if row >= skip:
-                        yield _row((number, row), value, UNLABELLED if label is None else int(label), file)
+                        yield _row((number, row), value, UNLABELED if label is None else int(label), file)
                     row += 1
     except (OSError, pyarrow.ArrowException) as error:
         why = f"the file is damaged, what it holds from row {row} on is lost: {error}"
-        yield Entry((number, row), str(file), UNLABELLED, None, why)
+        yield Entry((number, row), str(file), UNLABELED, None, why)
 
 
 def _class_names(schema: Any) -> list[str] | None:

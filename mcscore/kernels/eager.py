@@ -2,7 +2,7 @@
 
 State of B items (pixels, where the output is dense); only what the asked scores need is kept, nothing of size T exists:
 
-    softmax, sigmoid   p (B, C), p2 (B, C), h (B,), votes (B, C) int32: sums over the passes of acquisition.LINK_MOMENTS
+    softmax, sigmoid   p (B, C), p2 (B, C), h (B,), votes (B, C) int32: sums over the passes of acquisition.LIKELIHOOD_MOMENTS
     gaussian           n (B,) passes, mu (B,) their mean, var (B,) sum of squared deviations from it, noise (B,) sum
     all                bad (B,) bool: some pass was no distribution
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..acquisition import (
     BALD_NOISE,
-    LINK_MOMENTS,
+    LIKELIHOOD_MOMENTS,
     NO_NOISE,
     SCORES,
     TWO_NOISES,
@@ -40,11 +40,11 @@ STEP = 1 << 18
 _LOG_ZERO = -1000.0
 
 
-def new_state(scores: Sequence[str], link: str, items: int, C: int, device: torch.device) -> State:
+def new_state(scores: Sequence[str], likelihood: str, items: int, C: int, device: torch.device) -> State:
     """Zero sums of everything that the scores and the prediction are finished from."""
     real = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
-    names = needed_moments(scores, link)
-    if link == "gaussian":
+    names = needed_moments(scores, likelihood)
+    if likelihood == "gaussian":
         names = ("n", "mu", "var", "noise") if "noise" in names and C == 2 else ("n", "mu", "var")
     state = {"bad": torch.zeros(items, dtype=torch.bool, device=device)}
     for name in names:
@@ -53,7 +53,7 @@ def new_state(scores: Sequence[str], link: str, items: int, C: int, device: torc
     return state
 
 
-def accumulate(outputs_tBC: Tensor, state: State, link: str, input: str = "logits") -> None:
+def accumulate(outputs_tBC: Tensor, state: State, likelihood: str, input: str = "logits") -> None:
     """Add t passes to ``state`` in place, a step of items and passes at a time, so that temporaries stay near 10 MB."""
     t, B, C = outputs_tBC.shape
     passes = min(t, max(1, STEP // C))
@@ -61,23 +61,23 @@ def accumulate(outputs_tBC: Tensor, state: State, link: str, input: str = "logit
     for b in range(0, B, items):
         part = {name: sums[b : b + items] for name, sums in state.items()}
         for first in range(0, t, passes):
-            _add(outputs_tBC[first : first + passes, b : b + items], part, link, input)
+            _add(outputs_tBC[first : first + passes, b : b + items], part, likelihood, input)
 
 
-def _add(outputs_tBC: Tensor, state: State, link: str, input: str) -> None:
-    state["bad"] |= ~ok_outputs(outputs_tBC, link, input)
-    if link == "gaussian":
+def _add(outputs_tBC: Tensor, state: State, likelihood: str, input: str) -> None:
+    state["bad"] |= ~ok_outputs(outputs_tBC, likelihood, input)
+    if likelihood == "gaussian":
         _add_gaussian(outputs_tBC, state)
         return
     x = outputs_tBC if outputs_tBC.dtype == torch.float64 else outputs_tBC.float()
-    p, h_tB = _softmax(x) if link == "softmax" else _sigmoid(x, input, state["p"].dtype)
+    p, h_tB = _softmax(x) if likelihood == "categorical" else _sigmoid(x, input, state["p"].dtype)
     real = state["p"].dtype
     state["p"] += p.sum(0, dtype=real)
     if "p2" in state:
         state["p2"] += p.to(real).square().sum(0)  # squared in float32, p2 - p^2 of equal passes would not be 0
     if "h" in state:
         state["h"] += h_tB.sum(0, dtype=real)
-    if "votes" in state and link == "sigmoid":
+    if "votes" in state and likelihood == "bernoulli":
         # Not p >= 1/2 for logits: the sigmoid of -1e-9 rounds to 1/2.
         state["votes"] += (x >= 0 if input == "logits" else p >= 0.5).sum(0, dtype=torch.int32)
     elif "votes" in state:
@@ -129,9 +129,9 @@ def _add_gaussian(outputs_tBC: Tensor, state: State) -> None:
     merge(state, other, "gaussian")
 
 
-def merge(state: State, other: State, link: str) -> None:
+def merge(state: State, other: State, likelihood: str) -> None:
     """Add the sums of other passes over the same items to ``state``, in place. ``other`` may leave out "bad"."""
-    if link == "gaussian":  # Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm, 1979
+    if likelihood == "gaussian":  # Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm, 1979
         n = state["n"] + other["n"]
         delta = other["mu"] - state["mu"]
         state["mu"] += delta * (other["n"] / n)
@@ -147,7 +147,7 @@ def merge(state: State, other: State, link: str) -> None:
 def finish(
     state: State,
     scores: Sequence[str],
-    link: str,
+    likelihood: str,
     passes: int,
     noise_variance: float | None = None,
     bald_noise: float = BALD_NOISE,
@@ -156,27 +156,27 @@ def finish(
 
     bald_noise: the share of H[p̄] at and below which BALD is 0, see ``acquisition.bald_noise``.
     """
-    main = LINK_MOMENTS[link][0]  # "p" or "mu"
+    main = LIKELIHOOD_MOMENTS[likelihood][0]  # "p" or "mu"
     real = state[main].dtype
-    means: Means = {name: state[name].to(real) / passes for name in LINK_MOMENTS[link] if name in state}
+    means: Means = {name: state[name].to(real) / passes for name in LIKELIHOOD_MOMENTS[likelihood] if name in state}
     means["bald_noise"] = bald_noise
-    if link == "gaussian":
+    if likelihood == "gaussian":
         means["mu"] = state["mu"]  # a mean already
         if "noise" not in means and noise_variance is not None:
             means["noise"] = torch.full_like(means["mu"], noise_variance)
     ok = ~state["bad"]
     results = {}
     for name in scores:
-        values = SCORES[name].finish(means, link)
+        values = SCORES[name].finish(means, likelihood)
         results[name] = torch.where(ok & values.isfinite(), values, math.nan).float()
-    prediction = predict(means[main], link)
-    results["prediction"] = torch.where(ok, prediction, math.nan if link == "gaussian" else -1)
+    prediction = predict(means[main], likelihood)
+    results["prediction"] = torch.where(ok, prediction, math.nan if likelihood == "gaussian" else -1)
     return results
 
 
-def check_noise(scores: Sequence[str], link: str, C: int, noise_variance: float | None) -> None:
+def check_noise(scores: Sequence[str], likelihood: str, C: int, noise_variance: float | None) -> None:
     """ValueError unless a gaussian output of width ``C`` has exactly one source of noise where "bald" needs it."""
-    if link == "gaussian" and C == 2 and noise_variance is not None:
+    if likelihood == "gaussian" and C == 2 and noise_variance is not None:
         raise ValueError(TWO_NOISES)
-    if link == "gaussian" and C == 1 and noise_variance is None and "bald" in scores:
+    if likelihood == "gaussian" and C == 1 and noise_variance is None and "bald" in scores:
         raise ValueError(NO_NOISE)

@@ -21,9 +21,9 @@ from .score import score_logits
 _NATIVE = (torch.float32, torch.bfloat16)  # computed in float32
 
 
-def fits(x: Tensor, weight_CD: Tensor, p: float, link: str, input: str) -> bool:
+def fits(x: Tensor, weight_CD: Tensor, p: float, likelihood: str, input: str) -> bool:
     """Is there a kernel for these operands? Without one the logits of a few passes at a time are written and reduced."""
-    if link not in ("softmax", "sigmoid") or input != "logits" or x.ndim != 2 or not 0.0 < p < 1.0:
+    if likelihood not in ("categorical", "bernoulli") or input != "logits" or x.ndim != 2 or not 0.0 < p < 1.0:
         return False
     chosen = backends.select(x.device)
     if chosen == "native":
@@ -41,7 +41,7 @@ def dropout_head(
     bias_C: Tensor | None,
     scores: Sequence[str],
     *,
-    link: str,
+    likelihood: str,
     seed: int,
     site: int,
     p: float,
@@ -50,10 +50,10 @@ def dropout_head(
     if backends.select(x_BD.device) == "native":
         from . import native
 
-        return native.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
+        return native.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, likelihood)
     from .triton import head as triton_head
 
-    return triton_head.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, link)
+    return triton_head.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, likelihood)
 
 
 def reference(
@@ -64,7 +64,7 @@ def reference(
     bias_C: Tensor | None,
     scores: Sequence[str],
     *,
-    link: str,
+    likelihood: str,
     seed: int,
     site: int,
     p: float,
@@ -72,4 +72,4 @@ def reference(
     """``dropout_head`` by its definition."""
     x_sBLD = x_BD[None, :, None]
     logits_TBLC = linear_reference(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=seed, site=site, p=p)
-    return score_logits(logits_TBLC[:, :, 0], scores, link=link)
+    return score_logits(logits_TBLC[:, :, 0], scores, likelihood=likelihood)

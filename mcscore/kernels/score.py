@@ -38,7 +38,7 @@ def score_logits(
     logits_TBC: Tensor,
     scores: Sequence[str] = ("bald", "entropy"),
     *,
-    link: str = "softmax",
+    likelihood: str = "categorical",
     input: str = "logits",
     noise_variance: float | None = None,
     reduction: str | float = "mean",
@@ -50,9 +50,9 @@ def score_logits(
         T >= 1, B may be 0. C >= 2 classes for softmax, C >= 1 labels for sigmoid, for gaussian C = 1 (mean) or C = 2
         (mean, log-variance).
     scores: names from ``mcscore.SCORES``, where formulas, ranges and sources stand.
-    link, input: what the outputs are; never guessed. input: "logits", "log_probs" or "probs".
+    likelihood, input: what the outputs are; never guessed. input: "logits", "log_probs" or "probs".
     noise_variance: gaussian with C = 1, "bald": the variance of the observation noise.
-    reduction: dense outputs are scored per pixel, then averaged ("mean"), maximised ("max"), or a share in (0, 1] of the
+    reduction: dense outputs are scored per pixel, then averaged ("mean"), maximized ("max"), or a share in (0, 1] of the
         pixels, the highest, is averaged.
     backend: "native", "triton" or "eager" instead of the automatic choice; a ValueError if it cannot serve the call.
 
@@ -62,73 +62,75 @@ def score_logits(
     probability 0. BALD of at most 2^-20 of the entropy is noise, and 0 (``mcscore.acquisition.BALD_NOISE``). ValueError names
     what does not fit.
     """
-    names = check_scores(scores, link, noise_variance)
-    check_outputs(logits_TBC, names, link, input, noise_variance)
+    names = check_scores(scores, likelihood, noise_variance)
+    check_outputs(logits_TBC, names, likelihood, input, noise_variance)
     reduction_share(reduction)
     T, B, C = logits_TBC.shape[:3]
     device = logits_TBC.device
-    chosen = choose(logits_TBC, link, input, backend)
+    chosen = choose(logits_TBC, likelihood, input, backend)
     rows = math.prod((B, *logits_TBC.shape[3:]))
     results = {name: torch.empty(rows, dtype=torch.float32, device=device) for name in names}
-    results["prediction"] = torch.empty(rows, dtype=torch.float32 if link == "gaussian" else torch.int32, device=device)
-    for first, outputs in row_blocks(logits_TBC, link, input, chosen):
+    results["prediction"] = torch.empty(
+        rows, dtype=torch.float32 if likelihood == "gaussian" else torch.int32, device=device
+    )
+    for first, outputs in row_blocks(logits_TBC, likelihood, input, chosen):
         if chosen == "eager":
-            state = eager.new_state(names, link, outputs.shape[1], C, device)
-            eager.accumulate(outputs, state, link, _kind(link, input))
-            block = eager.finish(state, names, link, T, noise_variance, bald_noise(logits_TBC.dtype))
+            state = eager.new_state(names, likelihood, outputs.shape[1], C, device)
+            eager.accumulate(outputs, state, likelihood, _kind(likelihood, input))
+            block = eager.finish(state, names, likelihood, T, noise_variance, bald_noise(logits_TBC.dtype))
         else:
-            block = _kernels(chosen).score(outputs, names, link)
+            block = _kernels(chosen).score(outputs, names, likelihood)
         for name, values in block.items():
             results[name][first : first + len(values)] = values
-    return reduce_dense(results, logits_TBC.shape, link, reduction)
+    return reduce_dense(results, logits_TBC.shape, likelihood, reduction)
 
 
 def accumulate(
-    logits_tBC: Tensor, state: eager.State, link: str, *, input: str = "logits", backend: str | None = None
+    logits_tBC: Tensor, state: eager.State, likelihood: str, *, input: str = "logits", backend: str | None = None
 ) -> None:
     """Add t passes to ``state`` (see ``kernels.eager``) in place. logits_tBC: (t, B, C) or dense, as in ``score_logits``.
 
     The caller has checked shapes and settings; ``state`` holds one row per item, or per pixel in item-major order.
     """
-    chosen = choose(logits_tBC, link, input, backend)
-    for first, outputs in row_blocks(logits_tBC, link, input, chosen):
+    chosen = choose(logits_tBC, likelihood, input, backend)
+    for first, outputs in row_blocks(logits_tBC, likelihood, input, chosen):
         part = {name: sums[first : first + outputs.shape[1]] for name, sums in state.items()}
         if chosen == "native":
-            _kernels(chosen).accumulate(outputs, part, link)
+            _kernels(chosen).accumulate(outputs, part, likelihood)
         else:  # no Triton kernel adds to float64 sums
-            eager.accumulate(outputs, part, link, _kind(link, input))
+            eager.accumulate(outputs, part, likelihood, _kind(likelihood, input))
 
 
 def check_outputs(
-    outputs: Tensor, scores: Sequence[str], link: str, input: str, noise_variance: float | None = None
+    outputs: Tensor, scores: Sequence[str], likelihood: str, input: str, noise_variance: float | None = None
 ) -> None:
     """ValueError unless shape, dtype, settings and, for (log-)probabilities, the values fit. Logits are not read."""
     kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
     if kind not in (*backends.KERNEL_DTYPES, torch.float64):
         raise ValueError(f"outputs must be a tensor of float16, bfloat16, float32 or float64, got {kind}")
-    check_input(input, link)
-    check_shape(outputs.shape, link)
-    eager.check_noise(scores, link, outputs.shape[2], noise_variance)
+    check_input(input, likelihood)
+    check_shape(outputs.shape, likelihood)
+    eager.check_noise(scores, likelihood, outputs.shape[2], noise_variance)
     # A constant added to a row changes no softmax, so any finite logits will do as softmax log-probabilities.
-    if input == "logits" or (link == "softmax" and input == "log_probs"):
+    if input == "logits" or (likelihood == "categorical" and input == "log_probs"):
         return
     pixels = math.prod(outputs.shape[3:])
-    for first, block in row_blocks(outputs, link, input, "eager", as_logits=False):
-        _check_range(block, link, input, first, pixels)
+    for first, block in row_blocks(outputs, likelihood, input, "eager", as_logits=False):
+        _check_range(block, likelihood, input, first, pixels)
 
 
-def choose(outputs: Tensor, link: str, input: str, backend: str | None = None) -> str:
+def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = None) -> str:
     """The backend that serves these outputs. Where a kernel exists but cannot serve them, that is announced once."""
     if backend is not None and backend not in backends.BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(backends.BACKENDS)}")
     if backend == "eager":
         return "eager"
-    if link == "gaussian":
-        obstacle = "link 'gaussian' has no kernel: one or two numbers per item and pass need none"
+    if likelihood == "gaussian":
+        obstacle = "likelihood 'gaussian' has no kernel: one or two numbers per item and pass need none"
     elif outputs.dtype not in backends.KERNEL_DTYPES:
         obstacle = f"{outputs.dtype} outputs have no kernel; float32, float16 and bfloat16 have"
-    elif link == "sigmoid" and input != "logits":
-        obstacle = f"link 'sigmoid' with input={input!r} has no kernel; input='logits' has"
+    elif likelihood == "bernoulli" and input != "logits":
+        obstacle = f"likelihood 'bernoulli' with input={input!r} has no kernel; input='logits' has"
     elif backend is not None:
         backends.require(backend, outputs.device)
         return backend
@@ -136,13 +138,13 @@ def choose(outputs: Tensor, link: str, input: str, backend: str | None = None) -
         return backends.select(outputs.device)
     if backend is not None:
         raise ValueError(f"backend {backend!r} cannot serve this call: {obstacle}")
-    if link != "gaussian" and outputs.device.type in ("cpu", "cuda"):
+    if likelihood != "gaussian" and outputs.device.type in ("cpu", "cuda"):
         backends.warn_once(f"{obstacle}; mcscore takes the slower PyTorch path")
     return "eager"
 
 
 def row_blocks(
-    outputs: Tensor, link: str, input: str, backend: str, *, as_logits: bool = True
+    outputs: Tensor, likelihood: str, input: str, backend: str, *, as_logits: bool = True
 ) -> Iterator[tuple[int, Tensor]]:
     """Cut (T, B, C) or (T, B, C, *pixels) into (first row, (T, rows, C)) blocks; a row is an item or one of its pixels.
 
@@ -151,7 +153,7 @@ def row_blocks(
     outputs = outputs.detach()
     T, B, C, *pixels = outputs.shape
     S = math.prod(pixels)
-    raw = input == "logits" or (link == "softmax" and input == "log_probs")
+    raw = input == "logits" or (likelihood == "categorical" and input == "log_probs")
     if raw and not pixels and backend != "eager":
         yield 0, outputs
         return
@@ -167,31 +169,31 @@ def row_blocks(
         for s in range(0, S, rows):
             block = part[..., s : s + rows].transpose(2, 3).flatten(1, 2)  # (T, rows, C), item-major
             first = b * S + s
-            if as_logits and input == "probs" and link == "softmax":
+            if as_logits and input == "probs" and likelihood == "categorical":
                 block = (block if block.dtype == torch.float64 else block.float()).clamp_min(0.0).log()
             yield first, block
 
 
-def _kind(link: str, input: str) -> str:
+def _kind(likelihood: str, input: str) -> str:
     """What ``row_blocks`` makes of the input: softmax takes logits only."""
-    return "logits" if link == "softmax" else input
+    return "logits" if likelihood == "categorical" else input
 
 
 def reduce_dense(
-    results: dict[str, Tensor], shape: Sequence[int], link: str, reduction: str | float
+    results: dict[str, Tensor], shape: Sequence[int], likelihood: str, reduction: str | float
 ) -> dict[str, Tensor]:
     """Per-row results -> per-item results of outputs of this shape; the results themselves where it is (T, B, C)."""
     if len(shape) == 3:
         return results
     pixels = {name: values.view(shape[1], math.prod(shape[3:])) for name, values in results.items()}
     reduced = {name: reduce_pixels(values, reduction) for name, values in pixels.items() if name != "prediction"}
-    return {**reduced, "prediction": reduce_predictions(pixels["prediction"], link, shape[2])}
+    return {**reduced, "prediction": reduce_predictions(pixels["prediction"], likelihood, shape[2])}
 
 
-def _check_range(outputs_TnC: Tensor, link: str, input: str, first_row: int, pixels: int) -> None:
+def _check_range(outputs_TnC: Tensor, likelihood: str, input: str, first_row: int, pixels: int) -> None:
     """ValueError if finite ``outputs`` are no (log-)probabilities, as declared: probably logits that were misdeclared.
 
-    Tolerates two roundings of the dtype, at least 1e-4; softmax probabilities are normalised later.
+    Tolerates two roundings of the dtype, at least 1e-4; softmax probabilities are normalized later.
     """
     slack = max(1e-4, 2 * torch.finfo(outputs_TnC.dtype).eps)
     x = outputs_TnC if outputs_TnC.dtype == torch.float64 else outputs_TnC.float()
@@ -203,7 +205,7 @@ def _check_range(outputs_TnC: Tensor, link: str, input: str, first_row: int, pix
         t, n, c = wrong_TnC.nonzero()[0].tolist()
         item = (first_row + n) // pixels
         raise ValueError(f"input={input!r}, but pass {t}, item {item}, class {c} holds {float(x[t, n, c]):.6g}: {rule}")
-    if input == "probs" and link == "softmax":
+    if input == "probs" and likelihood == "categorical":
         sums_Tn = x.sum(-1)
         wrong_Tn = ((sums_Tn - 1).abs() > slack) & sums_Tn.isfinite()
         if wrong_Tn.any():
@@ -213,7 +215,7 @@ def _check_range(outputs_TnC: Tensor, link: str, input: str, first_row: int, pix
 
 
 def _kernels(backend: str) -> Any:
-    """The module of a kernel backend: ``score(logits, names, link)``; native also ``accumulate(logits, state, link)``."""
+    """The module of a kernel backend: ``score(logits, names, likelihood)``; native also ``accumulate(logits, state, likelihood)``."""
     if backend == "native":
         from . import native
 

@@ -236,7 +236,7 @@ def _check_order(sites: Sequence[Site], before: Mapping[str, Tensor], after: Map
     """Swapping the two items of the input must swap them in every site's tensor, and change nothing else.
 
     Otherwise the rows are in another order than the items (sorted by length, patch after patch), or one item's values
-    depend on its neighbours: masks and scores would depend on the batch.
+    depend on its neighbors: masks and scores would depend on the batch.
     """
     for site in sites:
         if (

@@ -1,4 +1,4 @@
-"""The kinds of call that make a forward pass stochastic: how each is recognised, what it masks and how it is driven.
+"""The kinds of call that make a forward pass stochastic: how each is recognized, what it masks and how it is driven.
 
 One table, ``KINDS``, read by discovery, by the passes and by the tests. A kind's ``run`` computes what the call would
 return in training, but takes its masks from ``source(tensor, mask_rank, affine)``: the first ``mask_rank`` dimensions
@@ -270,7 +270,7 @@ KINDS: tuple[Kind, ...] = (
         for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
     ),
 )
-"""Recognised by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
+"""Recognized by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
 
 
 def _weights(function: Callable[..., Any]) -> Callable[[Arguments, Source], Any]:

@@ -30,7 +30,7 @@ class Head:
         y_tBC = Rows(self.stream, passes_t).linear(self.end.site, self.end.x, self.end.weight, self.end.bias)
         return y_tBC.unflatten(0, (len(passes_t), -1))
 
-    def scores(self, passes_t: Tensor, scores: Sequence[str], link: str) -> dict[str, Tensor]:
+    def scores(self, passes_t: Tensor, scores: Sequence[str], likelihood: str) -> dict[str, Tensor]:
         """Scores and prediction (B,) over these passes."""
         site = self.end.site
         return dropout_head(
@@ -40,7 +40,7 @@ class Head:
             self.end.weight,
             self.end.bias,
             scores,
-            link=link,
+            likelihood=likelihood,
             seed=self.stream.seed,
             site=site.index,
             p=site.drop_p,

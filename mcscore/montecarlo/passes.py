@@ -412,7 +412,7 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
     if output.ndim < 2:
         raise OutputError(
             f"{type(model).__name__} returned shape {tuple(output.shape)}, expected (B, C) or dense (B, C, H, W); "
-            "for one output per item return (B, 1), e.g. x.unsqueeze(-1), with link sigmoid or gaussian"
+            "for one output per item return (B, 1), e.g. x.unsqueeze(-1), with likelihood bernoulli or gaussian"
         )
     return output
 

@@ -156,7 +156,7 @@ def _same(tensor: Tensor, before: Tensor) -> bool:
 def evaluating(
     model: nn.Module, training: Sequence[str] = (), written: Sequence[str] | None = (), *, grad: bool = False
 ) -> Iterator[Snapshot]:
-    """Evaluation mode but for the named modules, no other thread in the model; afterwards it is as it was, also after an exception.
+    """Evaluation mode but for the named modules, no other thread in the model; afterward it is as it was, also after an exception.
 
     written: names of the buffers that a forward pass writes into, see ``Snapshot``; None: it is not known yet. Yields what is put back.
     Raises SiteError if the pass wrote into parameters.

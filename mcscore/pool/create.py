@@ -18,7 +18,7 @@ from ..errors import PoolError
 from ..store.chunks import ChunkLayout, layout_of
 from ..store.durable import DurableStore, new_directory
 from ..store.writer import ArrayWriter
-from .schema import COLUMN_CHUNK, COLUMN_CHUNK_MIN, ITEM_DTYPES, UNLABELLED, Facts, Grid, checked_facts, plan_grid
+from .schema import COLUMN_CHUNK, COLUMN_CHUNK_MIN, ITEM_DTYPES, UNLABELED, Facts, Grid, checked_facts, plan_grid
 
 COMPRESSIONS = ("none", "lz4", "zstd")
 _SLICE_BYTES = 16 << 20
@@ -234,8 +234,8 @@ def column(group: Any, name: str, values: np.ndarray, fill: Any, compressors: li
 def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: list[str] | None) -> None:
     from zarr.codecs import ZstdCodec
 
-    given = np.full(n, UNLABELLED, np.int32) if labels is None else checked_labels(labels, n, classes)
-    column(group, "labels", given, UNLABELLED, [])
+    given = np.full(n, UNLABELED, np.int32) if labels is None else checked_labels(labels, n, classes)
+    column(group, "labels", given, UNLABELED, [])
     column(group, "excluded", np.zeros(n, bool), False, [])
     if keys is not None:
         column(group, "keys", encoded_keys(keys, n), 0, [ZstdCodec(level=3)])
@@ -245,15 +245,15 @@ def checked_labels(labels: Any, n: int, classes: list[str] | None) -> np.ndarray
     """labels as int32 (n,).
 
     Raises:
-        PoolError: another length or rank; not integers; below -1 (unlabelled); beyond the class names, if there are any.
+        PoolError: another length or rank; not integers; below -1 (unlabeled); beyond the class names, if there are any.
     """
     given = np.asarray(labels)
     if given.shape != (n,):
         raise PoolError(f"labels have shape {given.shape} for {n} items; one integer per item is needed, ({n},)")
     if given.dtype.kind not in "iu" and n:
-        raise PoolError(f"labels are {given.dtype}; they must be integers (-1: unlabelled)")
+        raise PoolError(f"labels are {given.dtype}; they must be integers (-1: unlabeled)")
     highest = len(classes) - 1 if classes is not None else np.iinfo(np.int32).max
-    wrong = np.flatnonzero((given < UNLABELLED) | (given > highest))
+    wrong = np.flatnonzero((given < UNLABELED) | (given > highest))
     if len(wrong):
         at = wrong[0]
         raise PoolError(f"label {given[at]} at position {at} is outside [-1, {highest}] ({len(wrong)} such labels)")

@@ -5,10 +5,10 @@ they were written; the size of every chunk or shard file; the crc32c stored with
 them in a pool of up to 4 GiB).
 
 So it changes when a pool is made anew from other data (or the same in another order), when a file is truncated, lost or
-exchanged, when a chunk is rewritten (beyond 4 GiB: if it is among the 1024), and when the normalisation changes. It does
+exchanged, when a chunk is rewritten (beyond 4 GiB: if it is among the 1024), and when the normalization changes. It does
 not see bytes that flip on disk: the crc32c of each chunk finds those, whenever the chunk is read. A pool that has lost a
 file has a fingerprint too, another one: what is left of it can be scored, if that is asked for. Labels, exclusion flags,
-keys, class names, source and date are left out on purpose: labelling must not end a run, a copy is the same pool.
+keys, class names, source and date are left out on purpose: labeling must not end a run, a copy is the same pool.
 
 A pool that has grown still has the fingerprint of what it was: only items below n enter. The file in which the first n
 end is rewritten by an append, so of the last chunk only the items count, and of the last shard the chunks.

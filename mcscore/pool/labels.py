@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import PoolError
 from .pool import Pool
-from .schema import UNLABELLED
+from .schema import UNLABELED
 
 _SHOWN = 5  # conflicts that an error names
 
@@ -42,9 +42,9 @@ def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = F
     had = pool.labels[ids]
     changed = had != labels
     if not overwrite:
-        other = np.flatnonzero(changed & (had != UNLABELLED))
+        other = np.flatnonzero(changed & (had != UNLABELED))
         conflicts += [
-            f"item {ids[i]} is labelled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other
+            f"item {ids[i]} is labeled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other
         ]
     _refuse(conflicts, table)
     pool.set_labels(ids[changed], labels[changed])
@@ -140,7 +140,7 @@ def find_items(pool: Pool, columns: dict[str, list[str]], table: Any) -> tuple[n
 def _number(text: str, pool: Pool, table: Any) -> int:
     if pool.classes and text in pool.classes:
         return pool.classes.index(text)
-    if text.removeprefix("-").isdigit() and UNLABELLED <= int(text) < (len(pool.classes) if pool.classes else 2**31):
+    if text.removeprefix("-").isdigit() and UNLABELED <= int(text) < (len(pool.classes) if pool.classes else 2**31):
         return int(text)
     choices = f"a class ({', '.join(pool.classes)}) or its number" if pool.classes else "a number from 0 on"
     raise PoolError(f"{table} has the label {text!r}, which is not {choices}, nor -1")

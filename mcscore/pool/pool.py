@@ -1,4 +1,4 @@
-"""Pool: the unlabelled data on disk, read in blocks; its labels, changed durably."""
+"""Pool: the unlabeled data on disk, read in blocks; its labels, changed durably."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Pool:
             items: (N, ...) array-like (ndarray, memmap, tensor, Zarr array), or an iterator of blocks (n, ...) of any
                 sizes; uint8, float16, float32 or float64.
             n: how many items an iterator will give, if known; checked.
-            labels: (N,) integers, -1 = unlabelled (default).
+            labels: (N,) integers, -1 = unlabeled (default).
             keys: (N,) the user's names of the items (path, URL).
             mean, std: per channel (first axis of an item), or one value, of the items as float (uint8 / 255).
             classes: names of the labels 0, 1, ...
@@ -293,7 +293,7 @@ class Pool:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int32, -1 = unlabelled; a copy."""
+        """(N,) int32, -1 = unlabeled; a copy."""
         return Column(self._columns["labels"])[:]
 
     @property

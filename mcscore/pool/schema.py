@@ -5,7 +5,7 @@ pool.zarr/         Zarr v3 group; attrs: format, version, created, item_shape, n
     or, when images are kept encoded (attribute encoded, item_shape is what they are decoded to):
   blob/            (bytes,) uint8: JPEG, PNG, WebP, ..., one after another
   offsets/         (N + 1,) int64: item i is blob[offsets[i]:offsets[i + 1]]
-  labels/          (N,) int32, -1 = unlabelled
+  labels/          (N,) int32, -1 = unlabeled
   excluded/        (N,) bool
   keys/            (N, width) uint8: UTF-8 names, padded with zero bytes; optional
   keys-<n>/        the same for the items that were appended when the pool held n
@@ -27,7 +27,7 @@ from ..errors import PoolError
 
 FORMAT = "mcscore-pool"
 VERSION = 1
-UNLABELLED = -1
+UNLABELED = -1
 ITEM_DTYPES = ("uint8", "float16", "float32", "float64")
 
 # A chunk is the unit of decoding: the greatest power of two of items in at most 4 MiB. One item per chunk cost 30 times

@@ -38,7 +38,7 @@ class Theme:
     ramp: tuple[str, str, str]
 
 
-# Blue and orange differ in lightness as well as in hue: they stay apart for the colour-blind and in grey print.
+# Blue and orange differ in lightness as well as in hue: they stay apart for the color-blind and in gray print.
 LIGHT = Theme("#1f2733", "#66707f", "#e4e8ee", "#7d9cc9", "#d9480f", "#ffffff", ("#dbe6f5", "#6f94c9", "#1d3f72"))
 DARK = Theme("#e6eaf0", "#98a3b3", "#2a323d", "#5d82b8", "#ff8a4c", "#161b22", ("#22344f", "#5d8ccb", "#d6e6ff"))
 

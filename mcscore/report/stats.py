@@ -42,7 +42,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Two quantities of every scored item: each item a point (``weights`` None), or cell centres and their counts."""
+    """Two quantities of every scored item: each item a point (``weights`` None), or cell centers and their counts."""
 
     x: np.ndarray
     y: np.ndarray

@@ -59,7 +59,7 @@ class Shown:
 
     @property
     def regression(self) -> bool:
-        return bool(self.run.meta["link"] == "gaussian")
+        return bool(self.run.meta["likelihood"] == "gaussian")
 
     def class_name(self, index: int) -> str:
         if index < 0:
@@ -159,7 +159,7 @@ def _tiles(shown: Shown) -> list[dict[str, str]]:
         (f"{rate:,.0f}", "items per second"),
     ]
     if shown.labels_N is not None:
-        tiles.append((f"{int((shown.labels_N >= 0).sum()):,}", "labelled by now"))
+        tiles.append((f"{int((shown.labels_N >= 0).sum()):,}", "labeled by now"))
     tiles.append((f"{len(shown.ids):,}", "selected"))
     return [{"value": value, "what": what} for value, what in tiles]
 
@@ -235,7 +235,7 @@ def _what_ran(shown: Shown) -> list[tuple[str, str]]:
         ("passes T", f"{meta['passes']:,}"),
         ("seed", str(meta["seed"])),
         ("masks", meta["masks"]),
-        ("link", f"{meta['link']} of {meta['input'].replace('_', '-')}"),
+        ("likelihood", f"{meta['likelihood']} of {meta['input'].replace('_', '-')}"),
     ]
 
 
@@ -272,16 +272,16 @@ def _score(shown: Shown, name: str, spread: stats.Spread) -> dict[str, Any]:
     cells = [spread.lo, spread.mean, *spread.quantiles.values(), spread.hi]
     return {
         "title": title(name),
-        "text": _formula(name, shown.run.meta["link"]),
+        "text": _formula(name, shown.run.meta["likelihood"]),
         "plot": histogram(spread, picked, cut, title(name)),
         "row": [number(float(cell)) for cell in [*cells, *([picked.mean()] if len(picked) else [])]],
     }
 
 
-def _formula(name: str, link: str) -> str:
-    """The catalogue's line, without the variant of another link."""
+def _formula(name: str, likelihood: str) -> str:
+    """The catalog's line, without the variant of another likelihood."""
     text, _, gaussian = SCORES[name].text.partition("; gaussian: ")
-    return gaussian if gaussian and link == "gaussian" else text
+    return gaussian if gaussian and likelihood == "gaussian" else text
 
 
 def _decomposition(shown: Shown) -> dict[str, Any] | None:

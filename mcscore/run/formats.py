@@ -81,7 +81,7 @@ def _label_studio(file: BinaryIO, tables: Tables, about: About) -> None:
 
     Label Studio's uncertainty sampling (and sorting by prediction score) takes the LOWEST prediction score first. So it gets
     1 / (1 + score): in (0, 1], falling as the score rises, whatever the range of the score (below 1e-15 all are 1).
-    ``result`` is empty, for what could stand there must fit the labelling configuration of the project.
+    ``result`` is empty, for what could stand there must fit the labeling configuration of the project.
     """
     names, before = None, "[\n"
     for table in tables:

@@ -44,7 +44,7 @@ class Record:
     """What a commit record says: this span is scored, these are the checksums of its chunks."""
 
     span: Span  # shorter than the run's span of this index if the pool has grown since
-    scored: int  # the others were labelled, excluded or unreadable
+    scored: int  # the others were labeled, excluded or unreadable
     crc32: Mapping[str, int]  # by score, of the span's values as stored
     nonfinite_ids: tuple[int, ...]  # scored, but without a finite score
     unreadable: tuple[
@@ -245,7 +245,7 @@ class Journal:
 
     def _kind(self, name: str) -> tuple[np.dtype[Any], float]:
         """dtype and fill value. Classes are integers; what regression predicts is not."""
-        if name == "prediction" and self.meta["link"] != "gaussian":
+        if name == "prediction" and self.meta["likelihood"] != "gaussian":
             return np.dtype("<i4"), -1
         return np.dtype("<f4"), float("nan")
 

@@ -16,5 +16,5 @@ def own_scorer(scorer: Scorer, pool: Pool) -> Scorer:
     """
     own = scorer.copy()
     if pool.mean is not None and own.transform is None and own.normalization is None:
-        own.normalise(pool.mean, pool.std)
+        own.normalize(pool.mean, pool.std)
     return own

@@ -28,15 +28,15 @@ STRIDE = 1 << 16  # items whose labels and flags are looked at at a time
 
 
 class Skipped:
-    """Which items are not to be scored: the excluded ones and, unless they are asked for, the labelled ones.
+    """Which items are not to be scored: the excluded ones and, unless they are asked for, the labeled ones.
 
     ``skipped[start:stop]`` is read from the pool as far as that, so that it costs no memory per item.
     """
 
-    def __init__(self, pool: Pool, labelled: bool) -> None:
+    def __init__(self, pool: Pool, labeled: bool) -> None:
         self._n = pool.n
         self._excluded = pool.column("excluded")
-        self._labels = None if labelled else pool.column("labels")
+        self._labels = None if labeled else pool.column("labels")
 
     def __getitem__(self, part: slice) -> Mask:
         excluded = self._excluded[part]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Run:
     """A run directory: scores of the items of a pool, as far as they are committed.
 
-    What is not committed, labelled, excluded, or without a finite score reads NaN (predictions of classes: -1). Values
+    What is not committed, labeled, excluded, or without a finite score reads NaN (predictions of classes: -1). Values
     are checked against their checksums whenever they are read: RunError names a damaged file.
     """
 
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def done(self) -> int:
-        """Items in committed spans, with those that were skipped there because they were labelled or excluded."""
+        """Items in committed spans, with those that were skipped there because they were labeled or excluded."""
         return sum(record.span.n for record in self._records)
 
     @property
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def prediction(self) -> Values:
-        """(N,) int32 classes, -1 where there is none; for link gaussian float32 means, NaN where there is none."""
+        """(N,) int32 classes, -1 where there is none; for likelihood gaussian float32 means, NaN where there is none."""
         return self._values("prediction")
 
     def scores(self, name: str) -> npt.NDArray[np.float32]:
@@ -129,7 +129,7 @@ class Run:
         scorer: computes the embeddings, if the method needs them; must hold the model that scored. pool: where it is not
         at its recorded place. Both default to what ``score_pool`` was given. partial: choose from an incomplete run.
 
-        Items that are labelled or excluded by now are left out, and with a radius those near labelled ones are too.
+        Items that are labeled or excluded by now are left out, and with a radius those near labeled ones are too.
         The file has columns id, rank, score, key (if the pool has keys), one per score of the run, prediction; how they
         were chosen is in its metadata under "mcscore".
 

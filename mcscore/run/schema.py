@@ -1,7 +1,7 @@
 """run.json: what was scored with what. A run goes on only with exactly the same.
 
 The file holds ``Scorer.describe()`` as it is, beside ``format``, ``version``, ``id``, ``created``, ``pool``, ``grown``
-(number of items and fingerprint of what the pool was before it was appended to), ``labelled``, ``span``, ``block_items`` and
+(number of items and fingerprint of what the pool was before it was appended to), ``labeled``, ``span``, ``block_items`` and
 ``versions``.
 """
 
@@ -34,7 +34,7 @@ _AFTER_PREPARE = {"sites"}
 _SAME_BITS = ("device", "versions")  # and threads, of which the scorer warns when it adopts a plan
 
 
-def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: int, labelled: bool) -> Meta:
+def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: int, labeled: bool) -> Meta:
     """The content of a new run's run.json; ``described`` is a prepared scorer's ``describe()``."""
     return _as_json(
         {
@@ -45,7 +45,7 @@ def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: i
             "pool": pool_facts(pool),
             "grown": [],
             **described,
-            "labelled": labelled,
+            "labeled": labeled,
             "span": span,
             "block_items": block_items,
             "versions": _versions(),
@@ -80,7 +80,7 @@ def refuse_difference(
     pool: Pool,
     described: Mapping[str, Any],
     span: int | None,
-    labelled: bool,
+    labeled: bool,
     *,
     prepared: bool,
 ) -> None:
@@ -99,7 +99,7 @@ def refuse_difference(
     if not same_pool:
         pool.check_files()
     now = _as_json(
-        {"pool": meta["pool"] if same_pool else pool_facts(pool), **described, "span": span, "labelled": labelled}
+        {"pool": meta["pool"] if same_pool else pool_facts(pool), **described, "span": span, "labeled": labeled}
     )
     free = _FREE if prepared else _FREE | _AFTER_PREPARE
     recorded_fields, fields = dict(_fields(meta)), dict(_fields(now))

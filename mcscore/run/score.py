@@ -44,11 +44,11 @@ def score_pool(
     out: str | Path,
     *,
     span: int | None = None,
-    labelled: bool = False,
+    labeled: bool = False,
     on_bad_chunk: OnBadChunk = "raise",
     progress: Progress | None = None,
 ) -> Run:
-    """Score every item of ``pool`` that is neither labelled nor excluded, into the run directory ``out``.
+    """Score every item of ``pool`` that is neither labeled nor excluded, into the run directory ``out``.
 
     If ``out`` is a run, it goes on where it stopped, as if it had never stopped: the scores are the same to the last bit
     on the same machine, provided the pool's labels are. What is damaged in it is scored again. If the pool has been appended
@@ -56,7 +56,7 @@ def score_pool(
 
     on_bad_chunk: what becomes of items that cannot be read from the pool. "raise": an error names them, and what an earlier
         attempt skipped is tried again. "skip": they get NaN, are listed (``Run.unreadable``) and never selected.
-    labelled: score and select labelled items too, as one who looks for wrong labels wants.
+    labeled: score and select labeled items too, as one who looks for wrong labels wants.
     scorer: is only looked at: the run uses a copy of it, so that several threads may score pools with the same one. It gets the
         plan of the run if it has none yet.
     span: items committed as one, which is what a kill can cost; default: about 1/50 of the pool or a few
@@ -81,7 +81,7 @@ def score_pool(
     own = own_scorer(scorer, pool)
     with stop_request() as stop:
         begin = _continued if _is_run(path) else _begun
-        with begin(path, pool, own, span, labelled, on_bad_chunk) as job:
+        with begin(path, pool, own, span, labeled, on_bad_chunk) as job:
             records = _score(job, pool, own, stop, progress or (lambda _done, _total: None))
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in records), pool.n)
@@ -133,21 +133,21 @@ def _require_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def _begun(
-    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool, on_bad_chunk: OnBadChunk
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labeled: bool, on_bad_chunk: OnBadChunk
 ) -> Iterator[_Job]:
     """A new run, locked. The model is tried before anything is written."""
-    skipped = Skipped(pool, labelled)
+    skipped = Skipped(pool, labeled)
     if skipped.first_kept() is None:
         raise RunError(
-            f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labelled or excluded; "
-            "labelled=True (--labelled) scores the labelled ones too"
+            f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
+            "labeled=True (--labeled) scores the labeled ones too"
         )
     _prepare(pool, scorer, skipped, on_bad_chunk)
     described = scorer.describe()
     plan, item_bytes = described["plan"], _item_bytes(pool)
     step, flops = plan["items"], plan["prefix_flops"] + described["passes"] * plan["tail_flops"]
     size = min(span, pool.n) if span is not None else default_span(pool.n, step, flops, item_bytes)
-    meta = new_meta(pool, described, size, default_block(size, step, item_bytes), labelled)
+    meta = new_meta(pool, described, size, default_block(size, step, item_bytes), labeled)
     made = not path.exists()
     with _writing(f"{path} could not be made a run"):
         disk.create_directory(path)
@@ -164,21 +164,21 @@ def _begun(
 
 @contextlib.contextmanager
 def _continued(
-    path: Path, pool: Pool, scorer: Scorer, span: int | None, labelled: bool, on_bad_chunk: OnBadChunk
+    path: Path, pool: Pool, scorer: Scorer, span: int | None, labeled: bool, on_bad_chunk: OnBadChunk
 ) -> Iterator[_Job]:
     """An existing run, locked and checked, with the records that hold; the scorer has adopted its plan if it is needed."""
     with _locked(path):
         journal = Journal.open(path)
-        refuse_difference(path, journal.meta, pool, scorer.describe(), span, labelled, prepared=False)
+        refuse_difference(path, journal.meta, pool, scorer.describe(), span, labeled, prepared=False)
         with _writing(f"{path} cannot be gone on with"):
             if pool.n > journal.meta["pool"]["n"]:
                 journal = journal.grow(pool_facts(pool))
             records = journal.repair()
-        job = _Job.of(journal, records, Skipped(pool, labelled), on_bad_chunk)
+        job = _Job.of(journal, records, Skipped(pool, labeled), on_bad_chunk)
         if not all(job.skipped.of(task).all() for task in job.tasks):
             _prepare(pool, scorer, job.skipped, on_bad_chunk, plan=journal.meta["plan"])
             described = scorer.describe()  # once: it reads the whole model for its fingerprint
-            refuse_difference(path, journal.meta, pool, described, span, labelled, prepared=True)
+            refuse_difference(path, journal.meta, pool, described, span, labeled, prepared=True)
             warn_of_other_bits(path, journal.meta, described)
         yield job
 

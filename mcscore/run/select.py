@@ -1,4 +1,4 @@
-"""From the stored scores of a run to the k items that are to be labelled."""
+"""From the stored scores of a run to the k items that are to be labeled."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .run import Run
 
 CANDIDATES_PER_ITEM = 10
-# Labelled items that candidates are compared with. Their embeddings are computed anew for each selection, so beyond this
+# Labeled items that candidates are compared with. Their embeddings are computed anew for each selection, so beyond this
 # many an even sample of them stands for all; the file says how many were used.
-LABELLED_MAX = 10_000
+LABELED_MAX = 10_000
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -54,16 +54,16 @@ def choose(
     pool = pool_of(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
-    # Of a run of labelled items these may be chosen like the others. Items added since have no scores yet.
-    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, Skipped(pool, run.meta["labelled"]))
+    # Of a run of labeled items these may be chosen like the others. Items added since have no scores yet.
+    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, Skipped(pool, run.meta["labeled"]))
 
-    embeddings = labelled_embeddings = None
-    labelled_items = 0 if run.meta["labelled"] else sum(map(len, _labelled(pool, run.n)))
-    labelled = np.empty(0, np.int64)
+    embeddings = labeled_embeddings = None
+    labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
+    labeled = np.empty(0, np.int64)
     if DIVERSITY[diversity].needs_embeddings:
         embed = _embedder(run, pool, _scorer_of(run, scorer))
-        labelled = _evenly(_labelled(pool, run.n), labelled_items, LABELLED_MAX)
-        embeddings, labelled_embeddings = embed(ids), embed(labelled) if len(labelled) else None
+        labeled = _evenly(_labeled(pool, run.n), labeled_items, LABELED_MAX)
+        embeddings, labeled_embeddings = embed(ids), embed(labeled) if len(labeled) else None
     selection = select(
         ids,
         scores,
@@ -71,15 +71,15 @@ def choose(
         diversity=diversity,
         embeddings=embeddings,
         radius=radius,
-        labelled_embeddings=labelled_embeddings,
+        labeled_embeddings=labeled_embeddings,
     )
     how = {
         "run": run.meta["id"],
         "pool": run.meta["pool"]["fingerprint"],
         "by": by,
         "candidates": len(ids),
-        "labelled": labelled_items,
-        "labelled_compared": len(labelled),
+        "labeled": labeled_items,
+        "labeled_compared": len(labeled),
         "done": run.done,
         "n": run.n,
     }
@@ -101,7 +101,7 @@ def _best(
     if k > left:
         raise RunError(
             f"{k:,} items cannot be chosen: of {run.n:,} only {left:,} are left that have a finite {by} "
-            f"and are neither labelled nor excluded ({skipped.count(run.n):,} are)"
+            f"and are neither labeled nor excluded ({skipped.count(run.n):,} are)"
         )
     return best.result()
 
@@ -175,8 +175,8 @@ def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.
     return embed
 
 
-def _labelled(pool: Pool, n: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The labelled ones of the first n ids, ascending, some at a time."""
+def _labeled(pool: Pool, n: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The labeled ones of the first n ids, ascending, some at a time."""
     labels = pool.column("labels")
     for at in range(0, n, STRIDE):
         yield at + np.flatnonzero(labels[at : min(at + STRIDE, n)] >= 0)

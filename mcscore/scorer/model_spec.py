@@ -93,10 +93,10 @@ def _find(spec: str) -> tuple[str, Callable[[], Any]]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{path}: no such model file")
-    # As `python FILE.py` would: the file's neighbours can be imported, now and from inside forward().
+    # As `python FILE.py` would: the file's neighbors can be imported, now and from inside forward().
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    # Registered, because dataclasses and pickle look their module up there; under the name its neighbours import it by,
+    # Registered, because dataclasses and pickle look their module up there; under the name its neighbors import it by,
     # unless that is taken: a model in torch.py must not replace torch.
     taken = getattr(sys.modules.get(path.stem), "__file__", str(path)) != str(path)
     name = f"mcscore_model_{path.stem}" if taken else path.stem

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map_only
 
-from ..acquisition import INPUTS, LINKS, check_scores
+from ..acquisition import INPUTS, LIKELIHOODS, check_scores
 from ..errors import DrawError, SiteError
 from ..kernels import backends, head
 from ..kernels.score import score_logits
@@ -59,17 +59,17 @@ class Scorer:
     """Acquisition scores of a batch from T stochastic passes of ``model`` (Gal & Ghahramani 2016).
 
     model: any nn.Module with dropout; left exactly as it was after every call, also after an exception. Never in
-    training mode. passes: T, 1 to 65536. scores: names from ``mcscore.SCORES``. link, input: what the model's output
+    training mode. passes: T, 1 to 65536. scores: names from ``mcscore.SCORES``. likelihood, input: what the model's output
     is, see ``acquisition``. seed: of the masks, 0 <= seed < 2^64. masks: "independent" (each item its own) or "shared"
     (pass t uses one mask for all items). transform: maps a batch (Tensor on the device, as stored in the pool) to the
     model's input: a tensor, or a tuple or dict of
-        arguments. Without one, uint8 becomes float / 255, normalised if ``normalise`` was called; anything else goes in
+        arguments. Without one, uint8 becomes float / 255, normalized if ``normalize`` was called; anything else goes in
         as it is, floats in the dtype of the model's parameters.
     device: where to run; default: where the model's first parameter is.
     sites: names (shell patterns) or indices of the dropout sites to use; default all. p: a drop probability for all of
         them, or by name or index, instead of the model's own. weight_dropout: for a model without dropout, drop weights of
         Linear and convolution layers with this probability (DropConnect), one mask per pass for all items.
-    noise_variance, reduction: for link gaussian and for dense outputs, see ``score_logits``.
+    noise_variance, reduction: for likelihood gaussian and for dense outputs, see ``score_logits``.
     memory: bytes of activations a step may use.
     dtype: None runs the model as it is, "bfloat16" computes products in it, as torch.autocast would. "auto" takes bfloat16
         where the hardware is fast at it and the first batch keeps its ranking (Spearman of its scores against float32 at
@@ -89,7 +89,7 @@ class Scorer:
         passes: int = 100,
         scores: Sequence[str] = ("bald", "entropy"),
         *,
-        link: str = "softmax",
+        likelihood: str = "categorical",
         input: str = "logits",
         seed: int = 0,
         masks: str = "independent",
@@ -124,8 +124,8 @@ class Scorer:
             raise ValueError(f"seed must fit 64 bits, got {seed}")
         if masks not in ("independent", "shared"):
             raise ValueError(f"masks must be 'independent' or 'shared', got {masks!r}")
-        if link not in LINKS:
-            raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
         if input not in INPUTS:
             raise ValueError(f"input must be one of {', '.join(INPUTS)}, got {input!r}")
         if dtype not in (None, "bfloat16", "auto"):
@@ -134,8 +134,8 @@ class Scorer:
             raise ValueError(f"embedding: the model has no module named {embedding!r}")
         self.model = model
         self.passes, self.seed, self.masks = int(passes), int(seed), masks
-        self.scores = check_scores(tuple(scores), link, noise_variance)
-        self.link, self.input, self.noise_variance, self.reduction = link, input, noise_variance, reduction
+        self.scores = check_scores(tuple(scores), likelihood, noise_variance)
+        self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
         self.transform, self.memory = transform, memory
         self.dtype, self.channels_last, self.compile = dtype, channels_last, compile
         self.spec, self.weights, self.weights_part = spec, weights, weights_part
@@ -193,7 +193,7 @@ class Scorer:
 
     @_in_turn()
     def __call__(self, items_B: Items, ids_B: npt.ArrayLike | Tensor) -> dict[str, Tensor]:
-        """Scores (B,) float32 by name, and "prediction" (int32; float32 for link gaussian), on the model's device.
+        """Scores (B,) float32 by name, and "prediction" (int32; float32 for likelihood gaussian), on the model's device.
 
         items_B: (B, ...) as the pool stores them; ids_B: their int64 ids, 0 <= id < 2^63. NaN scores mark items whose
         logits were not finite. SiteError and OutputError explain what is wrong with the model; ValueError what is wrong
@@ -243,7 +243,7 @@ class Scorer:
     def _empty(self, items: int) -> dict[str, Tensor]:
         """Room for the results of so many items."""
         results = {name: torch.empty(items, device=self._device) for name in self.scores}
-        kind = torch.float32 if self.link == "gaussian" else torch.int32
+        kind = torch.float32 if self.likelihood == "gaussian" else torch.int32
         results["prediction"] = torch.empty(items, dtype=kind, device=self._device)
         return results
 
@@ -255,7 +255,7 @@ class Scorer:
             if end is not None:
                 if not self._live:
                     self._require_life(end.of_first(2).logits(passes_T[:64]), inputs)
-                return end.scores(passes_T, self.scores, self.link)
+                return end.scores(passes_T, self.scores, self.likelihood)
             backends.warn_once(
                 f"{type(self.model).__name__} does not end in dropout and Linear for all items as it did for the first: "
                 "batches where it does not are scored one pass at a time"
@@ -263,7 +263,7 @@ class Scorer:
             plan = dataclasses.replace(plan, path="loop", passes=1)
         chunks = list(passes_T.split(plan.passes))
         settings: dict[str, Any] = {
-            "link": self.link,
+            "likelihood": self.likelihood,
             "input": self.input,
             "noise_variance": self.noise_variance,
             "reduction": self.reduction,
@@ -337,7 +337,7 @@ class Scorer:
         found = discover(self.model, two, three, self._sites, self._p, self._weight_dropout)
         if not any(site.active for site in found.sites):
             raise ValueError("sites: no dropout site is left on")
-        reduces = functools.partial(head.fits, link=self.link, input=self.input)
+        reduces = functools.partial(head.fits, likelihood=self.likelihood, input=self.input)
         self._passes = Passes(self.model, found, seed=self.seed, shared=self.masks == "shared", reduces=reduces)
         self._live = False
         self._passes.require_reach(three)
@@ -402,7 +402,7 @@ class Scorer:
         passes, plan = self._ready()
         return explain(plan, passes, self.passes, self.compile)
 
-    def normalise(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    def normalize(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Per-channel mean and std, in units of [0, 1], for uint8 items when there is no transform. None, None: off."""
         if (mean is None) != (std is None):
             raise ValueError("give both mean and std, or neither")
@@ -410,7 +410,7 @@ class Scorer:
 
     @property
     def normalization(self) -> MeanStd | None:
-        """The mean and std that ``normalise`` was given."""
+        """The mean and std that ``normalize`` was given."""
         return self._mean_std
 
     # -- embeddings
@@ -464,7 +464,7 @@ class Scorer:
             "seed": self.seed,
             "masks": self.masks,
             "scores": list(self.scores),
-            "link": self.link,
+            "likelihood": self.likelihood,
             "input": self.input,
             "noise_variance": self.noise_variance,
             "reduction": self.reduction,
@@ -479,7 +479,7 @@ class Scorer:
             "channels_last": self.channels_last,
             "compile": self.compile,
             "threads": torch.get_num_threads(),
-            "normalise": [list(part) for part in self._mean_std] if self._mean_std else None,
+            "normalize": [list(part) for part in self._mean_std] if self._mean_std else None,
             "plan": self._plan.to_dict() if self._plan is not None else {},
         }
 

@@ -21,9 +21,9 @@ def select(
     diversity: str = "radius",
     embeddings: Any = None,
     radius: float | None = None,
-    labelled_embeddings: Any = None,
+    labeled_embeddings: Any = None,
 ) -> Selection:
-    """Choose k of M candidates: high scores, and (with diversity "radius") not near each other or labelled items.
+    """Choose k of M candidates: high scores, and (with diversity "radius") not near each other or labeled items.
 
     >>> select([4, 8, 6], [0.1, 0.3, 0.3], 2, diversity="none").ids
     array([6, 8])
@@ -35,14 +35,14 @@ def select(
         diversity: a name in DIVERSITY.
         embeddings: (M, D) float, in the order of ids; needed unless diversity is "none".
         radius: distance within which candidates count as repeats; default: the greatest that leaves k.
-        labelled_embeddings: (L, D) float: candidates within the radius of one of these are left out.
+        labeled_embeddings: (L, D) float: candidates within the radius of one of these are left out.
 
     Raises:
         ValueError: an unknown method; shapes that do not match; fewer than k candidates left, and how many.
     """
     if diversity not in DIVERSITY:
         raise ValueError(f"diversity {diversity!r} is unknown; choose from {', '.join(DIVERSITY)}")
-    picks = DIVERSITY[diversity].pick(ids, scores, embeddings, k, radius, labelled_embeddings)
+    picks = DIVERSITY[diversity].pick(ids, scores, embeddings, k, radius, labeled_embeddings)
     ids_M, scores_M = np.asarray(ids), np.asarray(scores, dtype=np.float32)
     rank_M = np.empty(len(ids_M), np.int64)
     order = best_first(ids_M, scores_M)

@@ -1,6 +1,6 @@
 """Choosing k of the candidates so that they do not repeat each other. DIVERSITY is the list of methods.
 
-`radius`: go down in score order and skip what lies within r of an item kept before (or of a labelled one). Kept items are
+`radius`: go down in score order and skip what lies within r of an item kept before (or of a labeled one). Kept items are
 pairwise further apart than r, and every skipped one has a kept item of at least its score within r. In tests on grouped
 data it kept the quality of maximal marginal relevance at a thirtieth of the time (100 000 candidates), since it is
 matrix products of a block against the kept, and ends when k are kept.
@@ -31,14 +31,14 @@ class Picks:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to choose: ``pick(ids, scores, embeddings, k, r, labelled_embeddings) -> Picks``."""
+    """One way to choose: ``pick(ids, scores, embeddings, k, r, labeled_embeddings) -> Picks``."""
 
     pick: Callable[..., Picks]
     needs_embeddings: bool
     text: str
 
 
-def none(ids: Any, scores: Any, embeddings: Any, k: int, r: Any = None, labelled_embeddings: Any = None) -> Picks:
+def none(ids: Any, scores: Any, embeddings: Any, k: int, r: Any = None, labeled_embeddings: Any = None) -> Picks:
     """The k best by score, whatever they resemble."""
     if r is not None:
         raise ValueError(f"diversity 'none' has no radius (radius={r} was given): choose 'radius', or leave it out")
@@ -46,7 +46,7 @@ def none(ids: Any, scores: Any, embeddings: Any, k: int, r: Any = None, labelled
 
 
 def radius(
-    ids: Any, scores: Any, embeddings: Any, k: int, r: float | None = None, labelled_embeddings: Any = None
+    ids: Any, scores: Any, embeddings: Any, k: int, r: float | None = None, labeled_embeddings: Any = None
 ) -> Picks:
     """k candidates pairwise further apart than r, greedily from the best.
 
@@ -55,7 +55,7 @@ def radius(
         embeddings: (M, D) float, Euclidean.
         r: the radius >= 0. None: searched by bisection, to a thousandth, so that k remain. (The number that remains is
             not strictly falling in r, so what is found is a radius that yields k while one 0.1 % greater yields fewer.)
-        labelled_embeddings: (L, D): candidates within r of one of these are left out too.
+        labeled_embeddings: (L, D): candidates within r of one of these are left out too.
 
     Raises:
         ValueError: shapes that do not match; embeddings that are not finite; fewer than k candidates, or fewer than k
@@ -63,11 +63,11 @@ def radius(
     """
     order = _ranked(ids, scores, k)
     points_MD = _points("embeddings", embeddings, np.asarray(ids))[order]
-    labelled_LD = None if labelled_embeddings is None else _points("labelled_embeddings", labelled_embeddings)
-    if labelled_LD is not None and len(labelled_LD) and labelled_LD.shape[1] != points_MD.shape[1]:
-        raise ValueError(f"labelled_embeddings {labelled_LD.shape} and embeddings {points_MD.shape} differ in width")
+    labeled_LD = None if labeled_embeddings is None else _points("labeled_embeddings", labeled_embeddings)
+    if labeled_LD is not None and len(labeled_LD) and labeled_LD.shape[1] != points_MD.shape[1]:
+        raise ValueError(f"labeled_embeddings {labeled_LD.shape} and embeddings {points_MD.shape} differ in width")
     with one_faiss_thread():
-        pool = _Candidates(points_MD, labelled_LD)
+        pool = _Candidates(points_MD, labeled_LD)
         if r is None:
             kept, r = _widest(pool, k)
         else:
@@ -77,7 +77,7 @@ def radius(
     if len(kept) < k:
         raise ValueError(
             f"k = {k}, but only {len(kept)} of {len(order)} candidates remain at radius {r:g}: the others lie that close "
-            f"to better or labelled ones. Take a smaller k or radius, more candidates, or diversity 'none'"
+            f"to better or labeled ones. Take a smaller k or radius, more candidates, or diversity 'none'"
         )
     return Picks(order[kept], float(r))
 
@@ -103,14 +103,14 @@ def _widest(pool: _Candidates, k: int) -> tuple[np.ndarray, float]:
 class _Candidates:
     """Points in score order, with what does not depend on the radius computed once."""
 
-    def __init__(self, points_MD: np.ndarray, labelled_LD: np.ndarray | None) -> None:
+    def __init__(self, points_MD: np.ndarray, labeled_LD: np.ndarray | None) -> None:
         self.points_MD = points_MD
         self.norm = float(norms(points_MD).max(initial=0.0))
-        self.labelled_LD = labelled_LD if labelled_LD is not None and len(labelled_LD) else None
-        if self.labelled_LD is not None and len(points_MD):
-            self.labelled_norm = float(norms(self.labelled_LD).max())
+        self.labeled_LD = labeled_LD if labeled_LD is not None and len(labeled_LD) else None
+        if self.labeled_LD is not None and len(points_MD):
+            self.labeled_norm = float(norms(self.labeled_LD).max())
             blocks = range(0, len(points_MD), BLOCK)
-            self.to_labelled_M = np.concatenate([nearest(points_MD[b : b + BLOCK], self.labelled_LD) for b in blocks])
+            self.to_labeled_M = np.concatenate([nearest(points_MD[b : b + BLOCK], self.labeled_LD) for b in blocks])
 
     @property
     def diameter_bound(self) -> float:
@@ -126,9 +126,9 @@ class _Candidates:
                 break
             block_BD = points_MD[start : start + BLOCK]
             free = np.arange(len(block_BD))
-            if self.labelled_LD is not None:
-                known = self.to_labelled_M[start : start + BLOCK]
-                free = free[~any_within(block_BD, self.labelled_LD, r, self.labelled_norm, known)]
+            if self.labeled_LD is not None:
+                known = self.to_labeled_M[start : start + BLOCK]
+                free = free[~any_within(block_BD, self.labeled_LD, r, self.labeled_norm, known)]
             if count and len(free):
                 free = free[~any_within(block_BD[free], kept_KD[:count], r, self.norm)]
             if not len(free):

@@ -31,7 +31,7 @@ def require_decoder() -> None:
 def decode(data: bytes, size: int, channels: int = 3) -> np.ndarray:
     """(channels, size, size) uint8: upright (EXIF), shorter side resized to ``size``, the middle cut out.
 
-    CMYK, palette and grey images are converted, 16-bit ones keep their high byte, transparency is dropped, of several
+    CMYK, palette and gray images are converted, 16-bit ones keep their high byte, transparency is dropped, of several
     frames the first is taken.
 
     Raises:

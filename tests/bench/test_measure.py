@@ -153,13 +153,13 @@ def test_plain_scores_are_the_oracle_s() -> None:
     torch.testing.assert_close(streamed.double(), truth["bald"], atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid", "gaussian"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian"])
 @pytest.mark.parametrize("pixels", [(), (3, 2)])
-def test_plain_disagreement_is_the_oracle_s(link: str, pixels: tuple[int, ...]) -> None:
-    outputs = 2 * torch.randn(6, 5, 1 if link == "gaussian" else 4, *pixels)
-    name = "variance" if link == "gaussian" else "bald"
-    truth = oracle_scores(outputs, (name,), link)[name]
-    torch.testing.assert_close(plain.disagreement(outputs, link).double(), truth, atol=1e-6, rtol=1e-5)
+def test_plain_disagreement_is_the_oracle_s(likelihood: str, pixels: tuple[int, ...]) -> None:
+    outputs = 2 * torch.randn(6, 5, 1 if likelihood == "gaussian" else 4, *pixels)
+    name = "variance" if likelihood == "gaussian" else "bald"
+    truth = oracle_scores(outputs, (name,), likelihood)[name]
+    torch.testing.assert_close(plain.disagreement(outputs, likelihood).double(), truth, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])

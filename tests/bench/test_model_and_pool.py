@@ -32,10 +32,11 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("link", "score", "outputs"), [("softmax", "bald", 4), ("sigmoid", "bald", 3), ("gaussian", "variance", 1)]
+    ("likelihood", "score", "outputs"),
+    [("categorical", "bald", 4), ("bernoulli", "bald", 3), ("gaussian", "variance", 1)],
 )
-def test_the_loop_and_mcscore_do_the_same_work(link: str, score: str, outputs: int) -> None:
-    scorer = Scorer(Net(outputs=outputs), passes=40, scores=(score,), link=link)
+def test_the_loop_and_mcscore_do_the_same_work(likelihood: str, score: str, outputs: int) -> None:
+    scorer = Scorer(Net(outputs=outputs), passes=40, scores=(score,), likelihood=likelihood)
     found = compare(scorer, torch.randn(24, 8), CpuClock(least=1e-4), 0.01, lambda _: None)
     assert found.same
     assert found.seed_difference > 0

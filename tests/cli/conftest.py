@@ -23,7 +23,7 @@ NET = """
             nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 16), nn.Dropout(0.5), nn.Linear(16, 10)
         )
 """
-ITEMS, LABELLED = 500, 40
+ITEMS, LABELED = 500, 40
 
 
 def _trained(net: torch.nn.Module, images: np.ndarray, labels: np.ndarray) -> torch.nn.Module:
@@ -42,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     images = np.rint(digits.images[:ITEMS] * (255 / 16)).astype(np.uint8)
     labels = np.full(ITEMS, -1, np.int32)
-    labels[:LABELLED] = digits.target[:LABELLED]
+    labels[:LABELED] = digits.target[:LABELED]
     folder = tmp_path_factory.mktemp("project")
     np.save(folder / "digits.npy", images)
     np.save(folder / "labels.npy", labels)
@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names: dict[str, Any] = {}
     exec(compile(textwrap.dedent(NET), "net.py", "exec"), names)
     torch.manual_seed(0)
-    net = _trained(names["build"](), images[:LABELLED], labels[:LABELLED])
+    net = _trained(names["build"](), images[:LABELED], labels[:LABELED])
     save_model(net, str(folder / "net.safetensors"))
     torch.save(net.state_dict(), folder / "net.pt")
     return folder

@@ -28,7 +28,7 @@ class _Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.seen.add(tag)
-        if tag not in ("meta", "img", "source", "rect", "polyline", "link", "br", "input"):
+        if tag not in ("meta", "img", "source", "rect", "polyline", "likelihood", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -41,7 +41,7 @@ def test_four_commands_lead_from_an_array_to_a_report(mcscore: Command, project:
     assert made.exit_code == 0, made.stderr
     assert answer(made)["items"] == 500
     assert answer(made)["item_shape"] == [1, 8, 8]
-    assert answer(made)["labelled"] == 40
+    assert answer(made)["labeled"] == 40
 
     scored = mcscore("score", "four.zarr", *MODEL, *FAST, "--scores", "bald,entropy", "--out", "four", "--json")
     assert scored.exit_code == 0, scored.stderr
@@ -52,7 +52,7 @@ def test_four_commands_lead_from_an_array_to_a_report(mcscore: Command, project:
     assert selected.exit_code == 0, selected.stderr
     chosen = answer(selected)
     assert len(set(chosen["ids"])) == 20
-    assert min(chosen["ids"]) >= 40  # the first 40 are labelled
+    assert min(chosen["ids"]) >= 40  # the first 40 are labeled
     assert chosen["scores"] == sorted(chosen["scores"], reverse=True)
     assert Path(chosen["file"]).exists()
 
@@ -108,16 +108,16 @@ def test_select_refuses_a_model_with_other_weights(mcscore: Command, pool: Path)
 
 def test_pool_info_tells_what_import_stored(mcscore: Command, project: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
-    np.savez(project / "colour.npz", x=images, other=images[:2])
+    np.savez(project / "color.npz", x=images, other=images[:2])
     words = ("--key", "x", "--layout", "hwc", "--mean", "0.5,0.4,0.3", "--std", "0.2,0.2,0.1", "--classes", "cat,dog")
-    made = mcscore("pool", "import", "colour.npz", "colour.zarr", *words)
+    made = mcscore("pool", "import", "color.npz", "color.zarr", *words)
     assert made.exit_code == 0, made.stderr
-    facts = answer(mcscore("pool", "info", "colour.zarr", "--json"))
+    facts = answer(mcscore("pool", "info", "color.zarr", "--json"))
     assert facts["item_shape"] == [3, 5, 4]
     assert facts["classes"] == ["cat", "dog"]
     assert facts["mean"] == pytest.approx([0.5, 0.4, 0.3])
     assert facts["std"] == pytest.approx([0.2, 0.2, 0.1])
-    text = mcscore("pool", "info", "colour.zarr").stdout
+    text = mcscore("pool", "info", "color.zarr").stdout
     assert facts["fingerprint"] in text
 
 
@@ -126,7 +126,10 @@ def test_pool_info_tells_what_import_stored(mcscore: Command, project: Path) -> 
     [
         (("score", "pool.zarr", "--out", "x"), "--model"),
         (("score", "pool.zarr", *MODEL, "--out", "x", "--scores", "bold"), "unknown score 'bold'; choose from entropy"),
-        (("score", "pool.zarr", *MODEL, "--out", "x", "--link", "gaussian"), "not defined for link 'gaussian'"),
+        (
+            ("score", "pool.zarr", *MODEL, "--out", "x", "--likelihood", "gaussian"),
+            "not defined for likelihood 'gaussian'",
+        ),
         (("score", "pool.zarr", *MODEL, "--out", "x", "--passes", "0"), "--passes"),
         (("score", "pool.zarr", *MODEL, "--out", "x", "--reduction", "most"), "neither mean nor max"),
         (("pool", "import", "digits.npy", "y.zarr", "--mean", "a,b"), "not a list of numbers"),
@@ -257,7 +260,7 @@ def build():
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while len(list((project / "slow" / "commits").glob("*.json"))) < 5:  # the first three spans hold labelled items
+    while len(list((project / "slow" / "commits").glob("*.json"))) < 5:  # the first three spans hold labeled items
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -328,24 +331,24 @@ def test_sites_and_their_p_can_be_chosen(mcscore: Command, pool: Path, project: 
 # -- pools -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_pool_is_labelled_excluded_appended_to_and_verified(mcscore: Command, project: Path) -> None:
+def test_a_pool_is_labeled_excluded_appended_to_and_verified(mcscore: Command, project: Path) -> None:
     made = answer(mcscore("pool", "import", "digits.npy", "grow.zarr", "--layout", "hw", "--classes", "a,b", "--json"))
     n = made["items"]
     (project / "labels.csv").write_text("id,label\n0,a\n1,b\n")
     said = answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--json"))
-    assert (said["changed"], said["labelled"]) == (2, 2)
+    assert (said["changed"], said["labeled"]) == (2, 2)
     (project / "labels.csv").write_text("id,label\n0,b\n")
     refused = mcscore("pool", "label", "grow.zarr", "labels.csv")
     assert refused.exit_code == 1
-    assert "item 0 is labelled 0 and would become 1" in refused.stderr
+    assert "item 0 is labeled 0 and would become 1" in refused.stderr
     assert answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--overwrite", "--json"))["changed"] == 1
     assert answer(mcscore("pool", "exclude", "grow.zarr", "3,5-6", "--json"))["excluded"] == 3
     assert answer(mcscore("pool", "exclude", "grow.zarr", "5", "--readmit", "--json"))["excluded"] == 2
     grown = answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))
-    assert (grown["added"], grown["items"], grown["labelled"], grown["excluded"]) == (n, 2 * n, 2, 2)
+    assert (grown["added"], grown["items"], grown["labeled"], grown["excluded"]) == (n, 2 * n, 2, 2)
     assert answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))["added"] == 0
     info = answer(mcscore("pool", "info", "grow.zarr", "--contact-sheet", "sheet.png", "--json"))
-    assert info["labelled_share"] == round(2 / (2 * n), 6)
+    assert info["labeled_share"] == round(2 / (2 * n), 6)
     files = (project / "grow.zarr").rglob("c.*")
     assert info["bytes"] == sum(file.stat().st_size for file in files)
     assert info["arrays"]["items"]["codecs"] == ["bytes", "crc32c"]

@@ -13,27 +13,34 @@ from mcscore.kernels.score import score_logits
 from mcscore.masks import rate
 
 SCORES = ("bald", "entropy", "expected_entropy")
-SHAPES = [("softmax", 2), ("softmax", 10), ("softmax", 100), ("softmax", 1000), ("sigmoid", 1), ("sigmoid", 100)]
+SHAPES = [
+    ("categorical", 2),
+    ("categorical", 10),
+    ("categorical", 100),
+    ("categorical", 1000),
+    ("bernoulli", 1),
+    ("bernoulli", 100),
+]
 BACKENDS = ["eager", "moments", *native.available_isas()] if native.available()[0] else ["eager", "moments"]
 
 
-def scored(logits: Tensor, link: str, backend: str) -> dict[str, Tensor]:
+def scored(logits: Tensor, likelihood: str, backend: str) -> dict[str, Tensor]:
     if backend == "moments":
-        moments = Moments(SCORES, link=link)
+        moments = Moments(SCORES, likelihood=likelihood)
         for part in logits.split(3):
             moments.update(part)
         return moments.compute()
     if backend == "eager":
-        return score_logits(logits, SCORES, link=link, backend="eager")
+        return score_logits(logits, SCORES, likelihood=likelihood, backend="eager")
     with native.use_isa(backend):
-        return score_logits(logits, SCORES, link=link, backend="native")
+        return score_logits(logits, SCORES, likelihood=likelihood, backend="native")
 
 
-def confident(T: int, B: int, C: int, link: str) -> Tensor:
+def confident(T: int, B: int, C: int, likelihood: str) -> Tensor:
     """Logits of items that leave e^-1 to e^-26 to all but one class, and whose passes differ by 0.05 to 1.5 in each logit."""
     rows = torch.arange(B)
     gap_B = 1 + 25 * torch.rand(B)
-    if link == "softmax":
+    if likelihood == "categorical":
         logits_BC = torch.randn(B, C)
         logits_BC[rows, torch.randint(0, C, (B,))] = logits_BC.logsumexp(-1) + gap_B
     else:
@@ -46,14 +53,14 @@ def ranks(values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("link", "C"), SHAPES)
+@pytest.mark.parametrize(("likelihood", "C"), SHAPES)
 @pytest.mark.parametrize("T", [20, 100])
-def test_small_bald_ranks_as_in_float64_in_every_decade(backend: str, link: str, C: int, T: int) -> None:
-    logits = confident(T, 200 if C == 1000 else 600, C, link)
-    truth, got = oracle_scores(logits, SCORES, link), scored(logits, link, backend)
+def test_small_bald_ranks_as_in_float64_in_every_decade(backend: str, likelihood: str, C: int, T: int) -> None:
+    logits = confident(T, 200 if C == 1000 else 600, C, likelihood)
+    truth, got = oracle_scores(logits, SCORES, likelihood), scored(logits, likelihood, backend)
     decades = 0
     for power in range(-12, -2):
-        if link == "sigmoid" and 10.0**power < 4 * C * LABEL_BALD_NOISE:
+        if likelihood == "bernoulli" and 10.0**power < 4 * C * LABEL_BALD_NOISE:
             continue
         inside = (truth["bald"] >= 10.0**power) & (truth["bald"] < 10.0 ** (power + 1))
         if inside.sum() >= 10:
@@ -64,21 +71,21 @@ def test_small_bald_ranks_as_in_float64_in_every_decade(backend: str, link: str,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("link", "C"), SHAPES)
+@pytest.mark.parametrize(("likelihood", "C"), SHAPES)
 @pytest.mark.parametrize("T", [2, 20, 100, 500])
-def test_equal_passes_have_no_bald(backend: str, link: str, C: int, T: int) -> None:
+def test_equal_passes_have_no_bald(backend: str, likelihood: str, C: int, T: int) -> None:
     items = (0.1 * 200 ** torch.rand(200, 1)) * torch.randn(200, C)
-    got = scored(items.expand(T, 200, C), link, backend)
+    got = scored(items.expand(T, 200, C), likelihood, backend)
     assert (got["bald"] == 0).all()
     assert (got["entropy"] > 0).any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("link", "C"), SHAPES)
-def test_the_error_of_bald_is_below_the_noise_floor(backend: str, link: str, C: int) -> None:
+@pytest.mark.parametrize(("likelihood", "C"), SHAPES)
+def test_the_error_of_bald_is_below_the_noise_floor(backend: str, likelihood: str, C: int) -> None:
     near = torch.randn(200, C) + (1e-5 * 1e4 ** torch.rand(200, 1)) * torch.randn(50, 200, C)
-    for logits in (confident(50, 200, C, link), near):
-        truth, got = oracle_scores(logits, SCORES, link), scored(logits, link, backend)
+    for logits in (confident(50, 200, C, likelihood), near):
+        truth, got = oracle_scores(logits, SCORES, likelihood), scored(logits, likelihood, backend)
         error = (got["bald"].double() - truth["bald"]).abs()
         noise = BALD_NOISE * truth["entropy"] + C * 3e-13
         kept = got["bald"] > 0
@@ -86,16 +93,16 @@ def test_the_error_of_bald_is_below_the_noise_floor(backend: str, link: str, C: 
         assert (truth["bald"][~kept] <= 2 * noise[~kept]).all()
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("C", [10, 100])
-def test_a_confident_head_ranks_as_its_logits_do(link: str, C: int) -> None:
+def test_a_confident_head_ranks_as_its_logits_do(likelihood: str, C: int) -> None:
     if not native.available()[0]:
         pytest.skip(native.available()[1])
     weight, x = 3 * torch.randn(C, 64) / 8, 4 * torch.rand(1, 300, 1, 1) * torch.randn(1, 300, 1, 64)
     which = torch.arange(30), torch.arange(300), 1, 0, rate(0.1)
-    got = native.dropout_head(x[0, :, 0], *which, weight, None, SCORES, link)
+    got = native.dropout_head(x[0, :, 0], *which, weight, None, SCORES, likelihood)
     logits = native.dropout_linear(x, *which, weight)[:, :, 0]
-    truth = oracle_scores(logits, SCORES, link)
+    truth = oracle_scores(logits, SCORES, likelihood)
     assert ((got["bald"].double() - truth["bald"]).abs() <= 2e-6 * truth["entropy"] + C * 3e-13).all()
 
 
@@ -104,4 +111,4 @@ def test_logits_far_below_the_others_leave_the_oracle_finite(backend: str) -> No
     logits = torch.tensor([[0.0, -745.0], [0.0, -750.0], [0.0, -800.0]])[:, None]
     truth = oracle_scores(logits, SCORES)
     assert truth["bald"].isfinite().all()
-    assert torch.equal(scored(logits, "softmax", backend)["bald"].double(), torch.zeros(1).double())
+    assert torch.equal(scored(logits, "categorical", backend)["bald"].double(), torch.zeros(1).double())

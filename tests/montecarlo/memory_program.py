@@ -98,7 +98,7 @@ SHAPES: dict[str, tuple[Any, tuple[int, ...], int, dict[str, Any]]] = {
     "ViT": (ViT, (16, 48), 100, {}),
     "LSTM": (LSTM, (20,), 50, {}),
     "U-Net": (UNet, (3, 64, 64), 20, {}),
-    "many labels": (lambda: mlp(64, 128, 5000), (64,), 2, {"link": "sigmoid", "input": "logits"}),
+    "many labels": (lambda: mlp(64, 128, 5000), (64,), 2, {"likelihood": "bernoulli", "input": "logits"}),
     "shared masks": (lambda: mlp(256, 1024, 1024, 10), (256,), 100, {"masks": "shared"}),
     "chunks of passes": (
         lambda: nn.Sequential(*conv(3, 32), nn.Dropout(0.2), *conv(32, 32), nn.Flatten(), nn.Linear(32768, 10)),
@@ -108,7 +108,7 @@ SHAPES: dict[str, tuple[Any, tuple[int, ...], int, dict[str, Any]]] = {
     ),
     "many classes, head": (lambda: mlp(64, 256, 20000), (64,), 2, {}),
     "many classes, deep": (lambda: mlp(64, 256, 256, 20000), (64,), 20, {}),
-    "gaussian": (lambda: mlp(64, 256, 256, 2), (64,), 20, {"link": "gaussian", "scores": ("variance",)}),
+    "gaussian": (lambda: mlp(64, 256, 256, 2), (64,), 20, {"likelihood": "gaussian", "scores": ("variance",)}),
     "probabilities": (lambda: nn.Sequential(mlp(64, 256, 256, 500), nn.Softmax(-1)), (64,), 20, {"input": "probs"}),
 }
 

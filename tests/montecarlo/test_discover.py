@@ -49,7 +49,7 @@ EXPECTED = {
     ],
     "unet": [("drop", "dropout2d", 0.4, (8, 4, 4), 0)],
     "branching": [("drop", "dropout", 0.3, (16,), 0), ("drop#2", "dropout", 0.3, (16,), 0)],
-    "self-normalising": [
+    "self-normalizing": [
         ("channel", "dropout1d", 0.25, (6, 7), 0),
         ("feature", "feature_alpha_dropout", 0.3, (6, 7), 0),
         ("alpha", "alpha_dropout", 0.2, (12,), 0),
@@ -204,8 +204,8 @@ def test_items_that_change_places_are_refused():
         found(Sorts(), torch.randn(3, 6))
 
 
-def test_items_that_look_at_their_neighbours_are_refused():
-    class Centres(nn.Module):
+def test_items_that_look_at_their_neighbors_are_refused():
+    class Centers(nn.Module):
         def __init__(self):
             super().__init__()
             self.drop, self.fc = nn.Dropout(0.5), nn.Linear(6, 3)
@@ -214,7 +214,7 @@ def test_items_that_look_at_their_neighbours_are_refused():
             return self.fc(self.drop(x - x.detach()[:1]))
 
     with pytest.raises(SiteError, match=r"independent of each other"):
-        found(Centres(), torch.randn(3, 6))
+        found(Centers(), torch.randn(3, 6))
 
 
 @pytest.mark.parametrize("where", [0, 2])

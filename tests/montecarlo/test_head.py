@@ -37,17 +37,18 @@ def oracle(scorer, x, ids, **settings):
 
 
 @pytest.mark.parametrize(
-    ("classes", "link"), [(2, "softmax"), (5, "softmax"), (33, "softmax"), (1, "sigmoid"), (7, "sigmoid")]
+    ("classes", "likelihood"),
+    [(2, "categorical"), (5, "categorical"), (33, "categorical"), (1, "bernoulli"), (7, "bernoulli")],
 )
 @pytest.mark.parametrize("masks", ["independent", "shared"])
 @pytest.mark.parametrize("T", [1, 70, 300])
-def test_scores_are_those_of_one_pass_after_another(classes, link, masks, T):
+def test_scores_are_those_of_one_pass_after_another(classes, likelihood, masks, T):
     torch.manual_seed(0)
-    scores = ("entropy", "bald") if link == "sigmoid" else ALL
+    scores = ("entropy", "bald") if likelihood == "bernoulli" else ALL
     x = torch.randn(9, 6)
-    scorer, got, ids = scored(Net(classes), x, T, masks=masks, link=link, scores=scores)
+    scorer, got, ids = scored(Net(classes), x, T, masks=masks, likelihood=likelihood, scores=scores)
     assert scorer.describe()["plan"]["path"] == "head"
-    expected = oracle(scorer, x, ids, link=link)
+    expected = oracle(scorer, x, ids, likelihood=likelihood)
     for name in scores:
         torch.testing.assert_close(got[name].double(), expected[name], rtol=0, atol=3e-6)
     if T > 1:
@@ -59,7 +60,7 @@ def test_scores_are_those_of_one_pass_after_another(classes, link, masks, T):
     [
         (Net(after=lambda y: 2 * y), {}),
         (Net(after=lambda y: torch.log_softmax(y, -1)), {"input": "log_probs"}),
-        (Net(2), {"link": "gaussian", "scores": ("variance",)}),
+        (Net(2), {"likelihood": "gaussian", "scores": ("variance",)}),
         (nn.Sequential(nn.Dropout(0.2), nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)), {}),
         (nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 3)), {}),
     ],
@@ -114,7 +115,7 @@ def test_the_reference_is_the_kernel():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(7, 33), torch.randn(4, 33), torch.randn(4)
     arguments = x, torch.arange(20), torch.arange(7), weight, bias, ALL
-    settings = {"link": "softmax", "seed": 2**64 - 1, "site": 3, "p": 0.3}
+    settings = {"likelihood": "categorical", "seed": 2**64 - 1, "site": 3, "p": 0.3}
     ours, truth = head.dropout_head(*arguments, **settings), head.reference(*arguments, **settings)
     for name in ALL:
         torch.testing.assert_close(ours[name], truth[name], rtol=0, atol=3e-6)
@@ -134,5 +135,5 @@ def test_on_a_gpu_only_what_its_kernel_takes_is_given_to_it(monkeypatch, classes
     pytest.importorskip("triton")
     monkeypatch.setattr(head.backends, "select", lambda _device: "triton")
     x, weight = torch.zeros(2, 8, dtype=dtypes[0]), torch.zeros(classes, 8, dtype=dtypes[1])
-    assert head.fits(x, weight, 0.5, "softmax", "logits") is expected
+    assert head.fits(x, weight, 0.5, "categorical", "logits") is expected
     assert head.fits(x, weight, 0.5, "gaussian", "logits") is False

@@ -35,7 +35,7 @@ def run(passes, x, ids, T, path, chunk=None):
 
 
 def plain_passes(model, x, T):
-    """The baseline everybody writes: dropout left on, normalisation in evaluation, one pass after another."""
+    """The baseline everybody writes: dropout left on, normalization in evaluation, one pass after another."""
     model = copy.deepcopy(model).train()
     for module in model.modules():
         if hasattr(module, "running_mean"):
@@ -60,8 +60,8 @@ def test_mean_and_variance_match_plain_pytorch(name):
     assert ((ours.mean(0) - theirs.mean(0)).abs() <= 5 * standard_error + 1e-6).all()
 
     def error_of_variance(samples):  # (mu_4 - sigma^4) / T
-        centred = samples - samples.mean(0)
-        return ((centred**4).mean(0) - centred.var(0) ** 2).clamp_min(0) / T
+        centered = samples - samples.mean(0)
+        return ((centered**4).mean(0) - centered.var(0) ** 2).clamp_min(0) / T
 
     standard_error = (error_of_variance(ours) + error_of_variance(theirs)).sqrt()
     assert ((ours.var(0) - theirs.var(0)).abs() <= 5 * standard_error + 1e-6).all()
@@ -410,7 +410,7 @@ def test_in_place_dropout_before_a_linear_waits_too(later):
 
         def forward(self, x):
             h = torch.tanh(self.a(x))
-            return later(h, self.b(self.drop(h)))  # h is the dropped one afterwards
+            return later(h, self.b(self.drop(h)))  # h is the dropped one afterward
 
     torch.manual_seed(0)
     model, x = InPlace().eval(), torch.randn(4, 4)

@@ -60,9 +60,9 @@ def test_an_image_model_with_a_class_token_is_planned():
 @pytest.mark.parametrize("name", ZOO)
 def test_the_plan_of_every_model_reads_well(name):
     make, data = ZOO[name]
-    link = "gaussian" if name == "two-heads" else "softmax"
+    likelihood = "gaussian" if name == "two-heads" else "categorical"
     score = "variance" if name == "two-heads" else "entropy"
-    scorer = Scorer(make().eval(), 50, (score,), link=link, compile=True)
+    scorer = Scorer(make().eval(), 50, (score,), likelihood=likelihood, compile=True)
     text = scorer.plan(data(5))
     for site in scorer._passes.found.sites:
         (line,) = (line for line in text.splitlines() if line.split()[:1] == [str(site.index)])

@@ -192,7 +192,7 @@ class Branching(nn.Module):
         return self.b(self.drop(h))
 
 
-class SelfNormalising(nn.Module):
+class SelfNormalizing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.dense, self.out = nn.Conv1d(2, 6, 3), nn.Linear(6, 12), nn.Linear(12, 3)
@@ -295,7 +295,7 @@ class Decoder(nn.Module):
 
 
 class MultiLabel(nn.Module):
-    """One logit per label (link sigmoid), dropout between two layers that share a trunk with a gate."""
+    """One logit per label (likelihood bernoulli), dropout between two layers that share a trunk with a gate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ ZOO = {
     "unet": (UNet, lambda n: torch.randn(n, 1, 8, 8)),
     "two-heads": (TwoHeads, lambda n: torch.randn(n, 4)),
     "branching": (Branching, lambda n: torch.randn(n, 8)),
-    "self-normalising": (SelfNormalising, lambda n: torch.randn(n, 2, 9)),
+    "self-normalizing": (SelfNormalizing, lambda n: torch.randn(n, 2, 9)),
     "volume": (Volume, lambda n: torch.randn(n, 1, 6, 6, 6)),
     "stochastic-depth": (StochasticDepth, lambda n: torch.randn(n, 8)),
     "guarded": (Guarded, lambda n: torch.randn(n, 8)),

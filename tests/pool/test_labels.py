@@ -93,7 +93,7 @@ def test_a_crash_at_any_step_leaves_old_or_new_chunks_and_repeating_completes(
         assert n > 7, call
 
 
-def test_sigkill_while_labelling_leaves_one_state_or_the_next(tmp_path: Path) -> None:
+def test_sigkill_while_labeling_leaves_one_state_or_the_next(tmp_path: Path) -> None:
     code = """
 import sys
 import numpy as np

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from mcscore.errors import PoolError
-from mcscore.ingest import append_blocks
-from mcscore.ingest import images as import_images
+from mcscore.ingest import append_blocks, import_images
 from mcscore.pool import Pool
 from mcscore.pool.verify import verify
 
+from ..ingest.test_images import folder
 from .helpers import chunk_files, flip_bit, images, small_pool
-from .test_images import folder
 
 Publish = Callable[[Path], str]  # make a pool readable at a URL
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from mcscore.errors import PoolError
-from mcscore.ingest import append_blocks
-from mcscore.ingest import images as import_images
+from mcscore.ingest import append_blocks, import_images
 from mcscore.pool import Pool
 from mcscore.pool.contact_sheet import GAP, SIDE, contact_sheet
 from mcscore.pool.verify import verify
 
+from ..ingest.test_images import folder, noise
 from .helpers import chunk_files, flip_bit, images, small_pool
-from .test_images import folder, noise
 
 
 def test_a_sound_pool_has_nothing_to_tell(tmp_path: Path) -> None:
@@ -51,7 +50,7 @@ def test_damage_is_listed_with_chunk_file_and_items(tmp_path: Path, array: str, 
 def test_damaged_bytes_of_encoded_images_are_told_as_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mcscore.pool.schema import Grid
 
-    from .test_images import MODULE
+    from ..ingest.test_images import MODULE
 
     monkeypatch.setattr(MODULE, "plan_grid", lambda *_: Grid(3000, None))
     src = tmp_path / "src"
@@ -80,7 +79,7 @@ def test_the_contact_sheet_shows_the_items(tmp_path: Path) -> None:
     assert np.array_equal(middles.reshape(6, 3), pool.read(0, 6)[:, :, 0, 0])
     floats = Pool.create(tmp_path / "f", np.linspace(-3, 5, 64).reshape(1, 1, 8, 8))
     contact_sheet(floats, tmp_path / "sheet.png")
-    grey = np.asarray(image.open(tmp_path / "sheet.png"))
-    assert (grey.min(), grey.max()) == (0, 255)
+    gray = np.asarray(image.open(tmp_path / "sheet.png"))
+    assert (gray.min(), gray.max()) == (0, 255)
     with pytest.raises(PoolError, match="are no images"):
         contact_sheet(small_pool(tmp_path / "q"), tmp_path / "sheet.png")

@@ -93,7 +93,7 @@ def make_run(tmp_path: Path) -> Make:
     """make_run(bald=..., entropy=..., prediction=..., **fields of run.json)."""
 
     def make(
-        prediction: np.ndarray, *, done: int | None = None, link: str = "softmax", **scores: np.ndarray
+        prediction: np.ndarray, *, done: int | None = None, likelihood: str = "categorical", **scores: np.ndarray
     ) -> FakeRun:
         meta = {
             "id": "r1",
@@ -103,7 +103,7 @@ def make_run(tmp_path: Path) -> Make:
             "sites": [{"index": 0, "name": "body.drop", "kind": "dropout", "p": 0.25, "shape": [8, 8], "active": True}],
             "plan": {"items": 32, "passes": 50, "path": "vmap"},
             "versions": {"mcscore": "0.1.0", "torch": "2.13.0"},
-            "passes": 50, "seed": 7, "masks": "independent", "link": link, "input": "logits", "device": "cpu",
+            "passes": 50, "seed": 7, "masks": "independent", "likelihood": likelihood, "input": "logits", "device": "cpu",
             "dtype": "float32", "threads": 2, "scores": list(scores),
         }  # fmt: skip
         columns = {name: np.asarray(values, np.float32) for name, values in scores.items()}

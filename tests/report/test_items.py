@@ -19,12 +19,12 @@ def _pixels(picture: Picture) -> np.ndarray:
 
 
 def test_small_images_keep_every_pixel() -> None:
-    grey = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 9), dtype=np.uint8)
-    colour = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 9), dtype=np.uint8)
-    for i, picture in enumerate(pictures(grey)):
-        np.testing.assert_array_equal(_pixels(picture), grey[i, 0])
-    for i, picture in enumerate(pictures(colour)):
-        np.testing.assert_array_equal(_pixels(picture), colour[i].transpose(1, 2, 0))
+    gray = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 9), dtype=np.uint8)
+    color = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 9), dtype=np.uint8)
+    for i, picture in enumerate(pictures(gray)):
+        np.testing.assert_array_equal(_pixels(picture), gray[i, 0])
+    for i, picture in enumerate(pictures(color)):
+        np.testing.assert_array_equal(_pixels(picture), color[i].transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(2, slice(0, 1)), (4, slice(0, 3))])

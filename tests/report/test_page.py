@@ -106,7 +106,7 @@ def test_page_needs_no_network_and_tells_every_picture_in_words(run: FakeRun, po
     page = _write(run, pool)
     assert "http" not in page.source
     for tag, attrs in page.tags:
-        assert tag not in ("script", "link", "iframe")
+        assert tag not in ("script", "likelihood", "iframe")
         for name in ("src", "srcset", "href"):
             assert (attrs.get(name) or "data:image/").startswith("data:image/")
         if tag == "img":
@@ -205,7 +205,7 @@ def test_items_of_any_shape_are_shown(run: FakeRun, pool: FakePool, shape: tuple
 def test_regression_shows_numbers_for_predictions(make_run: Make, pool: FakePool) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=N).astype(np.float32)
-    run = make_run(values, link="gaussian", variance=rng.gamma(1.0, 1.0, N), bald=rng.gamma(1.0, 1.0, N))
+    run = make_run(values, likelihood="gaussian", variance=rng.gamma(1.0, 1.0, N), bald=rng.gamma(1.0, 1.0, N))
     run.select([9], "variance")
     page = _write(run, pool)
     assert f"predicts {number(float(values[9]))}" in page.text

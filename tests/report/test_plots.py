@@ -14,14 +14,14 @@ from mcscore.report.stats import Cloud, spread
 Image = pytest.importorskip("PIL.Image")
 
 
-def _coloured(plot: Plot, light: str, dark: str) -> tuple[int, int]:
-    """How many pixels of the light and of the dark picture have these colours."""
+def _colored(plot: Plot, light: str, dark: str) -> tuple[int, int]:
+    """How many pixels of the light and of the dark picture have these colors."""
     found = []
-    for uri, colour in ((plot.light, light), (plot.dark, dark)):
+    for uri, color in ((plot.light, light), (plot.dark, dark)):
         image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
         pixels = np.asarray(image)[..., :3].reshape(-1, 3)
         assert image.size == (2 * plot.width, 2 * plot.height)
-        found.append(int((np.abs(pixels.astype(int) - list(bytes.fromhex(colour[1:]))) <= 2).all(axis=1).sum()))
+        found.append(int((np.abs(pixels.astype(int) - list(bytes.fromhex(color[1:]))) <= 2).all(axis=1).sum()))
     return found[0], found[1]
 
 
@@ -37,10 +37,10 @@ def test_histogram_marks_the_selection_and_says_where_it_begins() -> None:
         "Histogram of BALD over 101 items, 3 of them selected: from 0 to 1.000, median 0.500; "
         "the lowest selected score is 0.700."
     )
-    assert min(_coloured(plot, *CHOSEN)) > 100
+    assert min(_colored(plot, *CHOSEN)) > 100
     none = histogram(found, values[:0], None, "BALD")
     assert "selected" not in none.alt
-    assert _coloured(none, *CHOSEN) == (0, 0)
+    assert _colored(none, *CHOSEN) == (0, 0)
 
 
 @pytest.mark.parametrize("weights", [None, np.array([1, 30, 5])])
@@ -49,7 +49,7 @@ def test_plane_marks_the_selection_among_points_and_hexagons(weights: np.ndarray
     cloud = Cloud(np.array([0.1, 0.4, 0.5]), np.array([0.3, 0.2, 0.0]), weights, 36)
     plot = plane(cloud, np.array([0.4]), np.array([0.2]), ("noise", "doubt"), corners)
     assert plot.alt.endswith("36 items by noise (across) and doubt (up), with 1 selected item marked.")
-    assert min(_coloured(plot, *CHOSEN)) > 20
+    assert min(_colored(plot, *CHOSEN)) > 20
 
 
 @pytest.mark.parametrize("value", [0.0, 1e6])
@@ -64,4 +64,4 @@ def test_scores_that_are_all_equal_can_be_drawn(value: float) -> None:
 def test_class_mix_tells_both_shares() -> None:
     plot = class_mix(["cat", "a dog with a very long name indeed"], np.array([0.75, 0.25]), np.array([0.0, 1.0]))
     assert "cat: 75%, selection 0%; a dog with a very long name indeed: 25%, selection 100%." in plot.alt
-    assert min(_coloured(plot, *CHOSEN)) > 100
+    assert min(_colored(plot, *CHOSEN)) > 100

@@ -105,12 +105,12 @@ class FakeScorer:
             "seed": 0,
             "masks": "independent",
             "scores": ["bald", "entropy"],
-            "link": "softmax",
+            "likelihood": "categorical",
             "input": "logits",
             "dtype": "float32",
             "device": "cpu",
             "threads": 1,
-            "normalise": None,
+            "normalize": None,
         }
         for name, value in changes.items():
             if name == "model":
@@ -121,7 +121,7 @@ class FakeScorer:
 
     @property
     def normalization(self) -> Any:
-        return self.described["normalise"]
+        return self.described["normalize"]
 
     def copy(self) -> FakeScorer:
         """One that notes the items it has seen with this one."""
@@ -150,7 +150,7 @@ class FakeScorer:
         scores = {
             name: (np.sin(ids + i) + 2 + bits).astype(np.float32) for i, name in enumerate(self.described["scores"])
         }
-        scores["prediction"] = ids.astype(np.float32 if self.described["link"] == "gaussian" else np.int32) % 10
+        scores["prediction"] = ids.astype(np.float32 if self.described["likelihood"] == "gaussian" else np.int32) % 10
         return {name: Column(values) for name, values in scores.items()}
 
 

@@ -19,7 +19,7 @@ from mcscore.pool.schema import Facts
 from mcscore.store.chunks import ChunkLayout
 
 CHUNK = 1 << 16
-LABELLED, EXCLUDED = 1000, 997  # every so many-th item is
+LABELED, EXCLUDED = 1000, 997  # every so many-th item is
 
 
 class MadeUp:
@@ -42,7 +42,7 @@ def items_of(ids: np.ndarray) -> np.ndarray:
 
 
 def labels_of(ids: np.ndarray) -> np.ndarray:
-    return np.where(ids % np.uint64(LABELLED) == 0, 0, -1).astype(np.int32)
+    return np.where(ids % np.uint64(LABELED) == 0, 0, -1).astype(np.int32)
 
 
 def excluded_of(ids: np.ndarray) -> np.ndarray:

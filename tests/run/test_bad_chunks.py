@@ -142,7 +142,7 @@ def test_a_failure_at_any_step_of_that_loses_nothing(pool: Pool, tmp_path: Path)
         assert np.isfinite(run.scores("bald")).all()
 
 
-def test_labelled_items_are_not_missed(pool: Pool, out: Path) -> None:
+def test_labeled_items_are_not_missed(pool: Pool, out: Path) -> None:
     pool.set_labels(np.arange(52, 57), np.zeros(5, int))
     flip(file(pool, 5))
     with pytest.warns(UserWarning, match=r"5 of 100 items could not be read from the pool \(ids 50\.\.51, 57\.\.59\)"):

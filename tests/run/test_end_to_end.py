@@ -41,7 +41,7 @@ def test_a_run_equals_the_scorer_on_the_items(pool: Pool, model: Net, out: Path)
     run = score_pool(pool, Scorer(model, passes=10), out)
     ids = np.flatnonzero(pool.labels < 0)
     scorer = Scorer(model, passes=10)
-    scorer.normalise(pool.mean, pool.std)
+    scorer.normalize(pool.mean, pool.std)
     direct = scorer(pool.take(ids), ids)
     for name in ("bald", "entropy"):
         np.testing.assert_allclose(run.scores(name)[ids], direct[name].numpy(), atol=1e-5)

@@ -23,7 +23,7 @@ from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 
 N = 100
 KEYS = [f'cats/{i}, the "good" 100%.png' if i == 7 else f"cats/ü{i}.png" for i in range(N)]
-SKIPPED = {3, 50}  # labelled, excluded
+SKIPPED = {3, 50}  # labeled, excluded
 
 
 class Scorer(FakeScorer):
@@ -159,7 +159,7 @@ def test_fiftyone_gets_paths_labels_and_scores(run: Run, tmp_path: Path) -> None
 
 
 def test_regression_is_exported_as_numbers(pool: Pool, out: Path, tmp_path: Path) -> None:
-    run = score_pool(pool, FakeScorer(link="gaussian", scores=["variance"]), out, span=SPAN)
+    run = score_pool(pool, FakeScorer(likelihood="gaussian", scores=["variance"]), out, span=SPAN)
     rows = READ["jsonl"](run.export("jsonl", tmp_path / "a"))
     assert bits([row["prediction"] for row in rows]) == run.prediction.tobytes()
     assert json.loads(run.export("label-studio", tmp_path / "b").read_text())[0]["data"]["prediction"] == "0"

@@ -95,7 +95,7 @@ def test_a_pool_may_grow_again_and_again(out: Path) -> None:
     assert score(out, 200, *sizes[:-1], scorer=FakeScorer()).complete  # and nothing is left to do
 
 
-def test_labelled_and_lost_items_of_the_old_part_stay_as_they_were(out: Path) -> None:
+def test_labeled_and_lost_items_of_the_old_part_stay_as_they_were(out: Path) -> None:
     pool = grown(N)
     pool.fingerprint, pool.bad = "sha256:pool", [(84, 88)]
     pool.labels[90] = 1

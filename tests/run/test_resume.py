@@ -56,11 +56,11 @@ def test_blocks_are_those_that_were_recorded(done: Path) -> None:
         ({"seed": 1}, "other seed: 0 there, 1 now"),
         ({"masks": "shared"}, 'other masks: "independent" there, "shared" now'),
         ({"scores": ["bald"]}, r'other scores: \["bald", "entropy"\] there, \["bald"\] now'),
-        ({"link": "sigmoid"}, 'other link: "softmax" there, "sigmoid" now'),
+        ({"likelihood": "bernoulli"}, 'other likelihood: "categorical" there, "bernoulli" now'),
         ({"input": "probs"}, 'other input: "logits" there, "probs" now'),
         ({"dtype": "bfloat16"}, 'other dtype: "float32" there, "bfloat16" now'),
         ({"model": "sha256:other"}, 'other model fingerprint: "sha256:model" there, "sha256:other" now'),
-        ({"normalise": [[0.1], [0.2]]}, "other normalise"),
+        ({"normalize": [[0.1], [0.2]]}, "other normalize"),
         ({"temperature": 2.0}, "other temperature: null there, 2.0 now"),
     ],
 )

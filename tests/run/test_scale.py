@@ -15,7 +15,7 @@ import torch
 
 from mcscore.run import Run, score_pool
 
-from .made_up import EXCLUDED, LABELLED, items_of, made_up_pool, tiny_scorer
+from .made_up import EXCLUDED, LABELED, items_of, made_up_pool, tiny_scorer
 
 SMALL, LARGE = 3 * 10**5, 10**6  # several chunks of the pool even in the small one
 MEMORY = 2 << 20  # per step of the model: many steps even in the small pool
@@ -69,7 +69,7 @@ def test_a_large_run_is_what_the_scorer_gives(large: tuple[Path, int]) -> None:
         atol=1e-6,
     )
     every = np.arange(LARGE)
-    skipped = (every % LABELLED == 0) | (every % EXCLUDED == 0)
+    skipped = (every % LABELED == 0) | (every % EXCLUDED == 0)
     assert np.array_equal(np.isnan(run.scores("bald")), skipped)
     assert run.scored == LARGE - skipped.sum()
 

@@ -59,7 +59,7 @@ def test_an_opened_run_says_the_same_as_the_one_scored(out: Path, undisturbed: d
     assert opened.items_per_second == pytest.approx(N / opened.seconds)
 
 
-def test_labelled_and_excluded_items_are_not_scored(out: Path) -> None:
+def test_labeled_and_excluded_items_are_not_scored(out: Path) -> None:
     pool, scorer = FakePool(), FakeScorer()
     pool.labels[[0, 41]] = 3
     pool.excluded[42] = True
@@ -92,7 +92,7 @@ def test_items_without_a_finite_score_are_named_and_the_run_goes_on(out: Path) -
 
 
 def test_regression_predicts_floats(out: Path) -> None:
-    run = begin(out, link="gaussian", scores=["variance"])
+    run = begin(out, likelihood="gaussian", scores=["variance"])
     assert run.prediction.dtype == np.float32
     np.testing.assert_array_equal(run.prediction, np.arange(N) % 10)
     assert zarr.open_group(out / "scores.zarr", mode="r")["prediction"].dtype == np.float32
@@ -164,14 +164,14 @@ def test_nothing_to_score_is_an_error(out: Path) -> None:
     assert not out.exists()
 
 
-def test_labelled_items_are_scored_and_selected_where_that_is_asked_for(out: Path) -> None:
+def test_labeled_items_are_scored_and_selected_where_that_is_asked_for(out: Path) -> None:
     pool, scorer = FakePool(), FakeScorer()
     pool.labels[:] = 1
     pool.excluded[3] = True
-    run = score_pool(pool, scorer, out, span=SPAN, labelled=True)
+    run = score_pool(pool, scorer, out, span=SPAN, labeled=True)
     assert np.flatnonzero(np.isnan(run.scores("bald"))).tolist() == [3]
     assert len(run.select(k=99, by="bald", diversity="none", pool=pool).ids) == N - 1
-    with pytest.raises(RunError, match="other labelled: true there, false now"):
+    with pytest.raises(RunError, match="other labeled: true there, false now"):
         score_pool(pool, scorer, out)
 
 
@@ -205,18 +205,18 @@ def test_a_span_must_hold_items(out: Path) -> None:
         score_pool(FakePool(), FakeScorer(), out, span=0)
 
 
-def test_the_pool_s_normalisation_is_lent_to_the_scorer(out: Path) -> None:
-    class Normalising(FakeScorer):
-        def normalise(self, mean: object, std: object) -> None:
-            self.described["normalise"] = None if mean is None else [list(mean), list(std)]  # type: ignore[call-overload]
+def test_the_pool_s_normalization_is_lent_to_the_scorer(out: Path) -> None:
+    class Normalizing(FakeScorer):
+        def normalize(self, mean: object, std: object) -> None:
+            self.described["normalize"] = None if mean is None else [list(mean), list(std)]  # type: ignore[call-overload]
 
-    pool, scorer = FakePool(), Normalising()
+    pool, scorer = FakePool(), Normalizing()
     pool.mean, pool.std = (0.5,), (0.25,)  # type: ignore[assignment]
     run = score_pool(pool, scorer, out)
-    assert run.meta["normalise"] == [[0.5], [0.25]]
-    assert scorer.describe()["normalise"] is None
+    assert run.meta["normalize"] == [[0.5], [0.25]]
+    assert scorer.describe()["normalize"] is None
     scorer.transform = lambda x: x  # type: ignore[assignment]
-    with pytest.raises(RunError, match="other normalise"):
+    with pytest.raises(RunError, match="other normalize"):
         score_pool(pool, scorer, out)
 
 

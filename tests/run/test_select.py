@@ -62,7 +62,7 @@ def test_a_radius_keeps_one_of_each_group(run: Run) -> None:
         run.select(4, by="bald", radius=1.0, candidates=8)
 
 
-def test_labelled_and_excluded_items_and_neighbours_of_labelled_ones_are_left_out(run: Run, pool: Pool) -> None:
+def test_labeled_and_excluded_items_and_neighbors_of_labeled_ones_are_left_out(run: Run, pool: Pool) -> None:
     pool.set_labels(np.array([0, 12]), np.array([1, 1]))  # after scoring
     pool.set_excluded(np.array([5, 15]))
     assert run.select(6, by="bald", diversity="none").ids.tolist() == [1, 2, 3, 4, 6, 7]
@@ -92,8 +92,8 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
         "method": "radius",
         "radius": 1.0,
         "candidates": 40,
-        "labelled": 1,
-        "labelled_compared": 1,
+        "labeled": 1,
+        "labeled_compared": 1,
         "done": N,
         "n": N,
     }
@@ -105,16 +105,16 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
     ]
 
 
-def test_more_labelled_items_than_can_be_compared_are_sampled_evenly(
+def test_more_labeled_items_than_can_be_compared_are_sampled_evenly(
     run: Run, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "LABELLED_MAX", 3)
+    monkeypatch.setattr(choose, "LABELED_MAX", 3)
     pool.set_labels(np.arange(30, 60), np.zeros(30, int))
     scorer = Scorer()
     run.select(2, by="bald", scorer=scorer, candidates=5)
     assert scorer.seen == [0, 1, 2, 3, 4, 30, 40, 50]
     how = json.loads(pq.read_schema(run.path / "selection-bald-2.parquet").metadata[b"mcscore"])
-    assert (how["labelled"], how["labelled_compared"]) == (30, 3)
+    assert (how["labeled"], how["labeled_compared"]) == (30, 3)
 
 
 def test_k_beyond_what_is_left_says_how_many(run: Run, pool: Pool) -> None:

@@ -17,10 +17,10 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(-1))
 
 
-def greedy(scores: np.ndarray, points: np.ndarray, k: int, r: float, labelled: np.ndarray | None = None) -> list[int]:
+def greedy(scores: np.ndarray, points: np.ndarray, k: int, r: float, labeled: np.ndarray | None = None) -> list[int]:
     """The definition, one point at a time; ids are positions."""
     close = distances(points, points) <= r
-    blocked = np.zeros(len(points), bool) if labelled is None else (distances(points, labelled) <= r).any(1)
+    blocked = np.zeros(len(points), bool) if labeled is None else (distances(points, labeled) <= r).any(1)
     kept: list[int] = []
     for i in np.lexsort((np.arange(len(scores)), -scores)):
         if not blocked[i] and len(kept) < k:
@@ -30,29 +30,29 @@ def greedy(scores: np.ndarray, points: np.ndarray, k: int, r: float, labelled: n
 
 
 def clouds(rng: np.random.Generator, groups: int, each: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    centres = rng.normal(size=(groups, width)) * 10
-    points = (centres.repeat(each, 0) + rng.normal(size=(groups * each, width)) * 0.1).astype(np.float32)
+    centers = rng.normal(size=(groups, width)) * 10
+    points = (centers.repeat(each, 0) + rng.normal(size=(groups * each, width)) * 0.1).astype(np.float32)
     return rng.random(len(points)).astype(np.float32), points
 
 
 @given(st.integers(0, 10**6), st.integers(1, 700), st.integers(1, 5), st.floats(0, 6), st.booleans())
 def test_kept_are_apart_and_what_was_skipped_is_near_a_better_one(
-    seed: int, n: int, width: int, r: float, with_labelled: bool
+    seed: int, n: int, width: int, r: float, with_labeled: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     points = rng.integers(-4, 5, (n, width)).astype(np.float32)  # a lattice: repeats and distances of exactly r abound
     scores = rng.integers(0, 20, n).astype(np.float32)
-    labelled = rng.integers(-4, 5, (7, width)).astype(np.float32) if with_labelled else None
-    want = greedy(scores, points, n, r, labelled)
-    picks = radius(np.arange(n), scores, points, len(want), r, labelled)
+    labeled = rng.integers(-4, 5, (7, width)).astype(np.float32) if with_labeled else None
+    want = greedy(scores, points, n, r, labeled)
+    picks = radius(np.arange(n), scores, points, len(want), r, labeled)
     assert picks.positions.tolist() == want
     assert picks.radius == r
     apart = distances(points[want], points[want])
     assert (apart[~np.eye(len(want), dtype=bool)] > r).all()
     near_better = (distances(points, points[want]) <= r) & (scores[want] >= scores[:, None])
-    near_labelled = np.zeros(n, bool) if labelled is None else (distances(points, labelled) <= r).any(1)
+    near_labeled = np.zeros(n, bool) if labeled is None else (distances(points, labeled) <= r).any(1)
     skipped = np.setdiff1d(np.arange(n), want)
-    assert (near_better.any(1) | near_labelled)[skipped].all()
+    assert (near_better.any(1) | near_labeled)[skipped].all()
 
 
 @pytest.mark.parametrize("width", [16, 600])
@@ -68,7 +68,7 @@ def test_a_distance_of_exactly_r_is_within_wherever_the_points_lie(offset: float
 
 
 @pytest.mark.parametrize("width", [32, 600])  # FAISS 1.15 takes differences at 128, products at 512
-def test_neighbour_decisions_equal_float64_ones(width: int) -> None:
+def test_neighbor_decisions_equal_float64_ones(width: int) -> None:
     rng = np.random.default_rng(3)
     points = (rng.normal(size=(BLOCK, width)) * 1e-3 + 50).astype(np.float32)
     others = np.concatenate([points[::7], (rng.normal(size=(40, width)) * 1e-3 + 50).astype(np.float32)])
@@ -98,16 +98,16 @@ def test_near_duplicates_fall_out() -> None:
     assert sorted(at_three.positions.tolist()) == best  # groups are 30 apart and 1 wide: of each the best
 
 
-def test_candidates_near_labelled_items_fall_out() -> None:
+def test_candidates_near_labeled_items_fall_out() -> None:
     scores, points = clouds(np.random.default_rng(2), groups=10, each=20, width=8)
-    labelled = points[[0, 21, 42]]
-    picks = radius(np.arange(len(scores)), scores, points, 7, r=3.0, labelled_embeddings=labelled)
+    labeled = points[[0, 21, 42]]
+    picks = radius(np.arange(len(scores)), scores, points, 7, r=3.0, labeled_embeddings=labeled)
     assert sorted(picks.positions // 20) == list(range(3, 10))
-    searched = radius(np.arange(len(scores)), scores, points, 7, labelled_embeddings=labelled)
+    searched = radius(np.arange(len(scores)), scores, points, 7, labeled_embeddings=labeled)
     assert sorted(searched.positions // 20) == list(range(3, 10))
-    none_labelled = radius(np.arange(len(scores)), scores, points, 7, r=3.0, labelled_embeddings=labelled[:0])
+    none_labeled = radius(np.arange(len(scores)), scores, points, 7, r=3.0, labeled_embeddings=labeled[:0])
     assert (
-        none_labelled.positions.tolist() == radius(np.arange(len(scores)), scores, points, 7, r=3.0).positions.tolist()
+        none_labeled.positions.tolist() == radius(np.arange(len(scores)), scores, points, 7, r=3.0).positions.tolist()
     )
 
 
@@ -170,7 +170,7 @@ def test_errors_say_what_remains_and_what_to_do() -> None:
     with pytest.raises(ValueError, match="radius must be finite and >= 0, not -1"):
         select(ids, scores, 2, embeddings=np.ones((10, 2)), radius=-1)
     with pytest.raises(ValueError, match="differ in width"):
-        select(ids, scores, 2, embeddings=np.ones((10, 2)), labelled_embeddings=np.ones((1, 3)))
+        select(ids, scores, 2, embeddings=np.ones((10, 2)), labeled_embeddings=np.ones((1, 3)))
     with pytest.raises(ValueError, match="id 7 is a candidate more than once"):
         select([7, 7], [1.0, 2.0], 1, diversity="none")
     with pytest.raises(ValueError, match="'farthest' is unknown; choose from radius, none"):

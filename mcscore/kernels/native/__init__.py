@@ -20,7 +20,7 @@ from .extension import missing as _missing
 from .extension import native as _native
 from .threads import split
 
-LINKS = ("softmax", "sigmoid")
+LIKELIHOODS = ("categorical", "bernoulli")
 SCORES = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -64,24 +64,26 @@ def _extension() -> Any:
 # ---- scores -------------------------------------------------------------------------------------------------------
 
 
-def score(logits_TBC: Tensor, scores: Sequence[str], link: str = "softmax") -> dict[str, Tensor]:
+def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str = "categorical") -> dict[str, Tensor]:
     """Scores of (T, B, C) logits, each (B,) float32, and "prediction" (B,) int32; see ``mcscore.acquisition``.
 
     logits_TBC: float32, float16 or bfloat16, T >= 1, C >= 1 (softmax: C >= 2), any strides. Items with NaN or +inf logits
     (softmax: also a row of nothing but -inf) get NaN scores and the prediction -1.
     """
-    x = _logits(logits_TBC, link)
+    x = _logits(logits_TBC, likelihood)
     T, B, C = x.shape
-    out, to = _outputs(scores, B, link)
-    split(B, T * C, lambda *items: _native.score(*_described(x), LINKS.index(link), to, items))
+    out, to = _outputs(scores, B, likelihood)
+    split(B, T * C, lambda *items: _native.score(*_described(x), LIKELIHOODS.index(likelihood), to, items))
     return out
 
 
-def _outputs(scores: Sequence[str], B: int, link: str) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+def _outputs(scores: Sequence[str], B: int, likelihood: str) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     """The arrays to fill, and their addresses in the order of struct Scores of csrc/kernels.h, 0 = not asked for."""
     unknown = [name for name in scores if name not in SCORES]
     if unknown:
-        raise ValueError(f"unknown score {unknown[0]!r} for link {link!r}; the native kernel has {', '.join(SCORES)}")
+        raise ValueError(
+            f"unknown score {unknown[0]!r} for likelihood {likelihood!r}; the native kernel has {', '.join(SCORES)}"
+        )
     out = {name: torch.empty(B, dtype=torch.float32) for name in scores}
     out["prediction"] = torch.empty(B, dtype=torch.int32)
     return out, tuple(out[name].data_ptr() if name in out else 0 for name in (*SCORES, "prediction"))
@@ -90,13 +92,13 @@ def _outputs(scores: Sequence[str], B: int, link: str) -> tuple[dict[str, Tensor
 _STATE = {"p": torch.float64, "p2": torch.float64, "h": torch.float64, "votes": torch.int32, "bad": torch.bool}
 
 
-def accumulate(logits_tBC: Tensor, state: dict[str, Tensor], link: str = "softmax") -> None:
+def accumulate(logits_tBC: Tensor, state: dict[str, Tensor], likelihood: str = "categorical") -> None:
     """Add the passes of (t, B, C) logits to ``state`` in place.
 
     state: any of "p", "p2" float64 (B, C) (sums of p and p^2), "h" float64 (B,) (entropies), "votes" int32 (B, C) (argmax of each
     pass; sigmoid: p >= 1/2), "bad" bool (B,) (set for items with non-finite logits, whose other sums are then meaningless).
     """
-    x = _logits(logits_tBC, link)
+    x = _logits(logits_tBC, likelihood)
     t, B, C = x.shape
     for name, value in state.items():
         if name not in _STATE:
@@ -113,23 +115,25 @@ def accumulate(logits_tBC: Tensor, state: dict[str, Tensor], link: str = "softma
                 f"got {value.dtype} {tuple(value.shape)} on {value.device}"
             )
     to = [state[name].data_ptr() if name in state else 0 for name in _STATE]
-    split(B, t * C, lambda *items: _native.accumulate(*_described(x), LINKS.index(link), *to, items))
+    split(B, t * C, lambda *items: _native.accumulate(*_described(x), LIKELIHOODS.index(likelihood), *to, items))
 
 
-def _logits(logits_TBC: Tensor, link: str) -> Tensor:
+def _logits(logits_TBC: Tensor, likelihood: str) -> Tensor:
     _extension()
     x = _cpu(logits_TBC, "logits")
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[2] < 1:
         raise ValueError(f"logits must be (T, B, C) with T >= 1 and C >= 1, got {tuple(x.shape)}")
-    _check_link(link, x.shape[2])
+    _check_likelihood(likelihood, x.shape[2])
     return x
 
 
-def _check_link(link: str, C: int) -> None:
-    if link not in LINKS:
-        raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
-    if link == "softmax" and C == 1:
-        raise ValueError("softmax over one class is always 1; for a binary output with C = 1 use link='sigmoid'")
+def _check_likelihood(likelihood: str, C: int) -> None:
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
+    if likelihood == "categorical" and C == 1:
+        raise ValueError(
+            "softmax over one class is always 1; for a binary output with C = 1 use likelihood='bernoulli'"
+        )
 
 
 def _described(x: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
@@ -242,9 +246,9 @@ def dropout_head(
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
-    link: str = "softmax",
+    likelihood: str = "categorical",
 ) -> dict[str, Tensor]:
-    """``score(dropout_linear(x, ...), scores, link)`` of a model that ends in dropout and Linear, without its logits.
+    """``score(dropout_linear(x, ...), scores, likelihood)`` of a model that ends in dropout and Linear, without its logits.
 
     x_BD: float32 or bfloat16 features, all passes read the same; weight_CD, bias_C: float32 or bfloat16; computed in float32.
     Returns scores (B,) and "prediction" as ``score`` does. Only they are written: neither t B D features nor t B C logits.
@@ -253,15 +257,15 @@ def dropout_head(
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or weight.shape[0] < 1:
         raise ValueError(f"features (B, D) {tuple(x.shape)} do not fit weight (C, D) {tuple(weight.shape)}")
     (B, D), C = x.shape, weight.shape[0]
-    _check_link(link, C)
+    _check_likelihood(likelihood, C)
     masks = _Masks(seed, site, passes_t, ids_B, D, rate)
     if masks.B != B or masks.t < 1:
         raise ValueError(f"features {tuple(x.shape)} (B, D) do not fit {masks.t} passes and {masks.B} ids")
     bias = _bias(bias_C, C)
     packed, _, width = _packed(weight_CD, weight, _SUBSET)
-    out, to = _outputs(scores, B, link)
+    out, to = _outputs(scores, B, likelihood)
     arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()
-    what = (D, C, width), 1.0 / rate.keep, LINKS.index(link), to
+    what = (D, C, width), 1.0 / rate.keep, LIKELIHOODS.index(likelihood), to
     split(B, masks.t * D * max(1, C // 8), lambda *items: _native.dropout_head(masks.described, *arrays, *what, items))
     return out
 

@@ -29,7 +29,7 @@ from .dropout import Indices, checked_counters
 from .launch import Launch, check_device, check_dtype
 from .philox import counter_args, tile_draws
 from .score import ROWS
-from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarise
+from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarize
 from .tune import tuned
 
 _MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
@@ -108,7 +108,7 @@ def _dropout_head(
         )  # fmt: skip
         logits = product * scale + offset
         mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
-    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    total, entropy, top, arg, second, doubt, spread, modal = summarize(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
         out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
         entropy_bits(h), T,
@@ -185,7 +185,7 @@ def dropout_head(
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
-    link: str,
+    likelihood: str,
 ) -> dict[str, Tensor]:
     """Scores of B items whose logits are dropout and a Linear of x_BD, over all passes, as ``triton_score.score`` of them.
 
@@ -196,10 +196,10 @@ def dropout_head(
     shared = triton_chunks.share_masks(ids_B)
     if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
         x, passes, ids, weight, bias = _head_operands(
-            x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link
+            x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, likelihood
         )
-        return triton_chunks.head(x, passes, ids, seed, site, rate, weight, bias, scores, link, shared=shared)
-    launch, results = plan_head(x_BD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C, scores, link)
+        return triton_chunks.head(x, passes, ids, seed, site, rate, weight, bias, scores, likelihood, shared=shared)
+    launch, results = plan_head(x_BD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C, scores, likelihood)
     launch.run()
     return results
 
@@ -249,14 +249,16 @@ def plan_head(
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
-    link: str,
+    likelihood: str,
 ) -> tuple[Launch, dict[str, Tensor]]:
     """The launch of the fused ``dropout_head`` and the tensors that it fills."""
-    x, passes, ids, weight, bias = _head_operands(x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, link)
+    x, passes, ids, weight, bias = _head_operands(
+        x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, likelihood
+    )
     (B, D), C, T = x.shape, weight.shape[0], passes.numel()
     if C > MAX_CLASSES:
         raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
-    names = check_scores(scores, link)
+    names = check_scores(scores, likelihood)
     want = sum(1 << ROWS.index(name) for name in names)
     out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
     prediction = torch.empty(B, dtype=torch.int32, device=x.device)
@@ -265,7 +267,7 @@ def plan_head(
         "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
     }  # fmt: skip
     meta = {
-        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": link == "softmax", "WANT": want,
+        "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": likelihood == "categorical", "WANT": want,
     }  # fmt: skip
 
     def launch(block: Block) -> Launch:
@@ -320,17 +322,19 @@ def _head_operands(
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
-    link: str,
+    likelihood: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features, passes, ids, weight and bias of a head, checked."""
-    if link not in ("softmax", "sigmoid"):
-        raise ValueError(f"dropout_head: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
-    check_scores(scores, link)
+    if likelihood not in ("categorical", "bernoulli"):
+        raise ValueError(
+            f"dropout_head: the Triton kernel knows likelihoods 'categorical' and 'bernoulli', got {likelihood!r}"
+        )
+    check_scores(scores, likelihood)
     passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
     x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
     if x.ndim != 2 or ids.numel() != x.shape[0]:
         raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
-    check_shape((passes.numel(), len(x), len(weight)), link)
+    check_shape((passes.numel(), len(x), len(weight)), likelihood)
     return x, passes, ids, weight, bias
 
 

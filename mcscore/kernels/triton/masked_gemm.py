@@ -82,7 +82,7 @@ def head(
     weight_CD: Tensor,
     bias_C: Tensor,
     scores: Sequence[str],
-    link: str,
+    likelihood: str,
     *,
     shared: bool,
     cache: int | None = None,
@@ -117,7 +117,7 @@ def head(
             logits = workspace[: T * len(x) * wide].view(-1, wide)
             multiply(dropout(x[None, :, :, None], passes_t, ids, *masks).view(-1, D), weight, bias, rate, logits)
             logits_TBC = logits.view(T, len(x), wide)
-        parts.append(score(logits_TBC[:, :, :C], scores, link))
+        parts.append(score(logits_TBC[:, :, :C], scores, likelihood))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -3,7 +3,7 @@
 A thread that owns V consecutive elements of an item (V = one 16-byte load, at most 16) computes the one 128-bit block
 that they lie in and cuts its words with shifts known at compile time: 28 integer instructions and V cuts, nothing
 crosses lanes and nothing goes through shared memory. Where V elements are less than a block (8 of 16 at 8 bits, 8 of
-128 at 1 bit), neighbouring threads compute the same block again. That is cheaper than passing it on: at V = 8 the
+128 at 1 bit), neighboring threads compute the same block again. That is cheaper than passing it on: at V = 8 the
 generator costs 3.5 instructions per element, where writing one bfloat16 at full memory speed allows about 14.
 """
 

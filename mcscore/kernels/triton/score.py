@@ -1,6 +1,6 @@
 """Scores from the logits of all passes in Triton: logits (T, B, C) -> scores and prediction (B,).
 
-For each item b: p_t = link(x[t, b]), p̄ = mean of p_t, and from these the scores of the ``acquisition`` catalogue.
+For each item b: p_t = likelihood(x[t, b]), p̄ = mean of p_t, and from these the scores of the ``acquisition`` catalog.
 Reads T B C logits once and writes 4 bytes per item and score: the memory's speed is the limit. No T x C is ever held:
 when row t is complete its normaliser is known, so p_t joins p̄ at once, and the state is one row and one C-wide sum in
 registers. Only what is asked for is computed; WANT is known at compile time.
@@ -13,7 +13,7 @@ before this one is worked on (not with 16 values: twice the work per value hides
 Beyond 16 warps a row no longer fits: ``triton_score_wide`` reads twice.
 
 Rows of up to 32 classes: one thread per item, whose loads lie a row apart. The L1 cache stages them: a warp's rows are
-neighbours, so every sector is fetched once, and at C = 10 the five loads of a bfloat16 row touch 25 lines for 640 bytes, 25 bytes
+neighbors, so every sector is fetched once, and at C = 10 the five loads of a bfloat16 row touch 25 lines for 640 bytes, 25 bytes
 per cycle where the memory of an H200 delivers 19 per multiprocessor (calculated). Class-major logits need no staging.
 """
 
@@ -37,7 +37,7 @@ from .tile import (
     load_tile,
     new_sums,
     store_scores,
-    summarise,
+    summarize,
     tile_classes,
 )
 from .tune import tuned
@@ -53,7 +53,7 @@ def _score_columns(
     x, out, prediction, T, B, stride_t, stride_c,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, ITEMS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Class-major logits, item b of class c at b + c stride_c: VECTOR neighbouring items per thread, nothing crosses lanes.
+    """Class-major logits, item b of class c at b + c stride_c: VECTOR neighboring items per thread, nothing crosses lanes.
 
     The strides count vectors, and that is all the compiler may know of them: knowing more, it would load more items at once
     than a thread has registers for, and share their classes out among lanes.
@@ -68,7 +68,7 @@ def _score_columns(
         tile = tl.load(pointer, mask=inside, other=float("-inf")).to(tl.float32)
         pointer += tl.cast(stride_t, tl.int64) * VECTOR
         mean, m2, votes, h = add_pass(mean, m2, votes, h, tile, classes, t, C, SOFTMAX, WANT, 1)
-    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    total, entropy, top, arg, second, doubt, spread, modal = summarize(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
         out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, entropy_bits(h), T, C, SOFTMAX, WANT
     )  # fmt: skip
@@ -103,7 +103,7 @@ def _score_rows(
             row = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
             x += step
         mean, m2, votes, h = add_pass(mean, m2, votes, h, row, classes, t, C, SOFTMAX, WANT, SHARES)
-    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    total, entropy, top, arg, second, doubt, spread, modal = summarize(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     store_scores(
         out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
         entropy_bits(h), T,
@@ -116,7 +116,7 @@ class Tiling:
     """How rows of C classes are spread over threads: see ``triton_tile``."""
 
     items: int  # per program
-    chunk: int  # neighbouring classes of one piece
+    chunk: int  # neighboring classes of one piece
     chunks: int  # pieces
     threads: int  # per item
     warps: int
@@ -142,30 +142,32 @@ def tiling(C: int, vector: int, values: int) -> Tiling | None:
     return Tiling(max(1, 32 // threads), chunk, block // chunk, threads, warps=max(1, threads // 32))
 
 
-def score(logits_TBC: Tensor, scores: Sequence[str], link: str) -> dict[str, Tensor]:
+def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> dict[str, Tensor]:
     """Scores of B items from the logits of T passes: {name: (B,) float32, ..., "prediction": (B,) int32}.
 
     logits_TBC: (T, B, C) float32, float16 or bfloat16; T >= 1, B >= 0; any strides over passes and items. Classes must
-    be neighbours in memory, or items if there are at most 32 classes (class-major, as the pixels of a dense output are);
-    else the logits are copied first. scores: names for link "softmax" or "sigmoid".
+    be neighbors in memory, or items if there are at most 32 classes (class-major, as the pixels of a dense output are);
+    else the logits are copied first. scores: names for likelihood "categorical" or "bernoulli".
     Accumulates in float32. An item with NaN or +inf in any pass (softmax: or a row of -inf) gets NaN and prediction -1.
-    ValueError for other shapes, scores, links or devices; TypeError for other dtypes.
+    ValueError for other shapes, scores, likelihoods or devices; TypeError for other dtypes.
     """
     check_device("score", logits_TBC.device)
-    launches, results = plan(logits_TBC, scores, link)
+    launches, results = plan(logits_TBC, scores, likelihood)
     for launch in launches:
         launch.run()
     return results
 
 
-def plan(logits_TBC: Tensor, scores: Sequence[str], link: str) -> tuple[list[Launch], dict[str, Tensor]]:
+def plan(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> tuple[list[Launch], dict[str, Tensor]]:
     """The launches of ``score``, to be run in order, and the tensors that they fill."""
-    if link not in ("softmax", "sigmoid"):
-        raise ValueError(f"score: the Triton kernel knows links 'softmax' and 'sigmoid', got {link!r}")
-    names = check_scores(scores, link)
+    if likelihood not in ("categorical", "bernoulli"):
+        raise ValueError(
+            f"score: the Triton kernel knows likelihoods 'categorical' and 'bernoulli', got {likelihood!r}"
+        )
+    names = check_scores(scores, likelihood)
     if logits_TBC.ndim != 3:
         raise ValueError(f"score: logits must be (T, B, C), got shape {tuple(logits_TBC.shape)}")
-    check_shape(logits_TBC.shape, link)
+    check_shape(logits_TBC.shape, likelihood)
     check_dtype("score", logits_TBC)
     T, B, C = logits_TBC.shape
     columns = logits_TBC.stride(1) == 1 and logits_TBC.stride(2) != 1 and 1 < C <= _MAX_COLUMNS
@@ -175,8 +177,8 @@ def plan(logits_TBC: Tensor, scores: Sequence[str], link: str) -> tuple[list[Lau
     want = sum(1 << ROWS.index(name) for name in names)
     results = {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
     args = {"x": x, "out": out, "prediction": prediction, "T": T, "B": B}
-    values = values_per_thread(want, link == "softmax")
-    meta = {"C": C, "SOFTMAX": link == "softmax", "WANT": want}
+    values = values_per_thread(want, likelihood == "categorical")
+    meta = {"C": C, "SOFTMAX": likelihood == "categorical", "WANT": want}
     if columns:
         width = triton.next_power_of_2(C)
         vector = min(alignment(x, x.stride(0), x.stride(2)), max(1, values // width))
@@ -200,5 +202,5 @@ def plan(logits_TBC: Tensor, scores: Sequence[str], link: str) -> tuple[list[Lau
     table = tiles, tiles.warps >= _PREFETCH_WARPS and values == 32
     other_tiles = filter(None, (tiling(C, vector, held) for held in (8, 16, 32)))
     others = ((other, prefetch) for other in other_tiles for prefetch in (False, True))
-    shape = T, B, C, str(x.dtype), vector, link, want
+    shape = T, B, C, str(x.dtype), vector, likelihood, want
     return [launch(tuned("score", shape, table, others, launch, x.device))], results

@@ -1,7 +1,7 @@
 """Scores for more classes than one program can hold: two reads of the logits (softmax) or one (sigmoid).
 
     1. row statistics   (t, b): max, 1 / sum exp(x - max), entropy, argmax, swept over the classes with running sums
-    2. class tiles      (b, 4096 classes): p_t from the statistics, summed over all passes in registers, then summarised
+    2. class tiles      (b, 4096 classes): p_t from the statistics, summed over all passes in registers, then summarized
     3. merge            (b): the summaries of the tiles -> scores
 
 Reads 2 T B C logits and about 16 T B + 36 B C / 4096 bytes of workspace; nothing of size B C exists. Softmax cannot do with
@@ -34,7 +34,7 @@ from .tile import (
     scale_of,
     scaled_difference,
     store_scores,
-    summarise,
+    summarize,
     tile_classes,
 )
 
@@ -137,7 +137,7 @@ def _class_tiles(
         else:
             mean, m2, votes, h = add_pass(mean, m2, votes, h, row, classes, t, C, SOFTMAX, WANT, SHARES)
         at += B
-    total, entropy, top, arg, second, doubt, spread, modal = summarise(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    total, entropy, top, arg, second, doubt, spread, modal = summarize(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
     size = B * tl.cast(TILES, tl.int64)
     to = parts + b * TILES + tile + tl.arange(0, 1)
     tl.store(to, total)

@@ -1,6 +1,6 @@
-"""What the Triton score kernels do to a tile of logits, (items, classes): load, link, accumulate, summarise, store.
+"""What the Triton score kernels do to a tile of logits, (items, classes): load, likelihood, accumulate, summarize, store.
 
-A tile is loaded in CHUNKS pieces of CHUNK neighbouring classes, joined so that a thread holds its values of every piece.
+A tile is loaded in CHUNKS pieces of CHUNK neighboring classes, joined so that a thread holds its values of every piece.
 With CHUNK = (values of one 16-byte load) x (threads per item) the number of threads that share an item is free: one for
 C <= 32, up to 32 for C = 1024, each with 32 values. Sums over classes are then mostly sums within a thread. Left to itself
 Triton spreads a row over as many lanes as it can: counted in sm_90 code, per bfloat16 logit and pass, that is 42
@@ -18,7 +18,7 @@ import triton.language as tl
 
 from ...acquisition import BALD_NOISE, TRITON_BALD_NOISE
 
-# WANT has bit r set where row r of the result is asked for: rows are in the order of the catalogue, entropy first.
+# WANT has bit r set where row r of the result is asked for: rows are in the order of the catalog, entropy first.
 NEEDS_H = tl.constexpr(1 << 1 | 1 << 2)  # expected_entropy, bald
 NEEDS_VOTES = tl.constexpr(1 << 5)  # variation_ratio
 NEEDS_STD = tl.constexpr(1 << 6)  # mean_std
@@ -30,8 +30,8 @@ FAR = tl.constexpr(-1e4)  # exp(FAR) = 2^FAR = 0 in float32, and FAR * 0 = 0 whe
 
 # At and below these BALD is noise, and 0. SFU logarithms and float32 sums over the passes are off by some 2^-22 each.
 BALD_SHARE = tl.constexpr(BALD_NOISE)
-SOFTMAX_NOISE = tl.constexpr(TRITON_BALD_NOISE["softmax"])
-SIGMOID_NOISE = tl.constexpr(TRITON_BALD_NOISE["sigmoid"])
+SOFTMAX_NOISE = tl.constexpr(TRITON_BALD_NOISE["categorical"])
+SIGMOID_NOISE = tl.constexpr(TRITON_BALD_NOISE["bernoulli"])
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -211,7 +211,7 @@ def accumulate(mean, m2, p, t, WANT: tl.constexpr):
 
 
 @triton.jit
-def summarise(mean, m2, votes, classes, T, C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr):
+def summarize(mean, m2, votes, classes, T, C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr):
     """One tile after all passes -> eight values per item that merge over tiles: see ``merge``.
 
     total = sum p (NaN if a pass was no distribution), entropy, top, arg (class of top, the smallest if several), second

@@ -180,7 +180,7 @@ def generators() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def untouched(net: nn.Module, what: str, ignore: str = "") -> Iterator[None]:
-    """Raise unless the model and the global generators are the same afterwards, also after an exception."""
+    """Raise unless the model and the global generators are the same afterward, also after an exception."""
     before, random_before = contents(net), generators()
     try:
         yield

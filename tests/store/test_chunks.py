@@ -11,7 +11,7 @@ from mcscore.errors import ChunkError
 from mcscore.pool import Pool
 from mcscore.store import chunks
 
-from .helpers import chunk_files, flip_bit, images, small_pool
+from ..pool.helpers import chunk_files, flip_bit, images, small_pool
 
 N = 50
 

@@ -22,7 +22,7 @@ from mcscore.kernels.triton.masked_gemm import Chunk, cut_head, share_masks
 from mcscore.kernels.triton.score import ROWS
 from mcscore.masks import rate
 
-pytest_plugins = ("triton_places",)
+pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
 
 SEED, SITE = 0xFEDCBA9876543210, 5
@@ -43,7 +43,14 @@ def keep_tBE(passes: Tensor, ids: Tensor, elements: int, p: float) -> Tensor:
 
 
 def check_scores(
-    got: dict[str, Tensor], x: Tensor, weight: Tensor, bias: Tensor, passes: Tensor, ids: Tensor, p: float, link: str
+    got: dict[str, Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    passes: Tensor,
+    ids: Tensor,
+    p: float,
+    likelihood: str,
 ) -> None:
     """Error at most twice that of the same steps in the same dtype, plus 2e-6 of the largest possible value."""
     keep = keep_tBE(passes, ids, x.shape[1], p)
@@ -52,7 +59,7 @@ def check_scores(
     truth_TBC = (torch.where(keep, x.double(), 0.0) * scale) @ weight.double().T + bias.double()
     naive_TBC = F.linear(torch.where(keep, x, 0.0) * scale, weight, bias)
     names = tuple(name for name in got if name != "prediction")
-    truth, naive = (oracle_scores(logits.double(), names, link) for logits in (truth_TBC, naive_TBC))
+    truth, naive = (oracle_scores(logits.double(), names, likelihood) for logits in (truth_TBC, naive_TBC))
     for name in names:
         assert got[name].dtype == torch.float32
         assert torch.equal(got[name].isnan(), truth[name].isnan()), name
@@ -61,7 +68,7 @@ def check_scores(
             continue
         error = (got[name] - truth[name])[ok].abs().max().item()
         yardstick = (naive[name] - truth[name])[ok].abs().max().item()
-        largest = max(1.0, SCORES["entropy" if name == "bald" else name].bounds(len(weight), link)[1])
+        largest = max(1.0, SCORES["entropy" if name == "bald" else name].bounds(len(weight), likelihood)[1])
         assert error <= 2 * yardstick + 2e-6 * largest, f"{name}: error {error:.2g}, naive {yardstick:.2g}"
     assert torch.equal(got["prediction"] == -1, truth["prediction"] == -1)
 
@@ -73,30 +80,32 @@ def test_scores_are_those_of_the_logits(
     triton_call: Call, triton_place: str, B: int, C: int, shared: bool, dtype: torch.dtype
 ) -> None:
     if triton_place == "interpreter" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter rounds bfloat16 towards zero")
+        pytest.skip("the interpreter rounds bfloat16 toward zero")
     x, weight, bias = operands(B, 72, C, dtype)
     passes, ids = torch.tensor([0, 7, 65535]), ids_of(B, shared)
     got = triton_call(
-        _head, x, passes, ids, SEED, SITE, rate(0.25), weight, bias, LIGHT, "softmax", shared=shared, cache=200_000
+        _head, x, passes, ids, SEED, SITE, rate(0.25), weight, bias, LIGHT, "categorical", shared=shared, cache=200_000
     )
-    check_scores(got, x, weight, bias, passes, ids, 0.25, "softmax")
+    check_scores(got, x, weight, bias, passes, ids, 0.25, "categorical")
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
-@pytest.mark.parametrize(("C", "link"), [(1, "sigmoid"), (2, "softmax"), (10, "sigmoid"), (130, "softmax")])
+@pytest.mark.parametrize(
+    ("C", "likelihood"), [(1, "bernoulli"), (2, "categorical"), (10, "bernoulli"), (130, "categorical")]
+)
 @pytest.mark.parametrize("p", [0.5, 0.3])
-def test_every_score_and_link(triton_call: Call, C: int, link: str, p: float, shared: bool) -> None:
+def test_every_score_and_likelihood(triton_call: Call, C: int, likelihood: str, p: float, shared: bool) -> None:
     x, weight, bias = operands(21, 40, C, torch.float32)
     passes, ids = torch.arange(4), ids_of(21, shared)
-    args = x, passes, ids, SEED, SITE, rate(p), weight, bias, ROWS, link
-    check_scores(triton_call(_head, *args, shared=shared, cache=20_000), x, weight, bias, passes, ids, p, link)
+    args = x, passes, ids, SEED, SITE, rate(p), weight, bias, ROWS, likelihood
+    check_scores(triton_call(_head, *args, shared=shared, cache=20_000), x, weight, bias, passes, ids, p, likelihood)
 
 
 def test_more_classes_than_one_program_holds(triton_call: Call) -> None:
     x, weight, bias = operands(2, 24, 20_000, torch.float16)
     passes, ids = torch.arange(2), ids_of(2, False)
-    got = triton_call(dropout_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "softmax")
-    check_scores(got, x, weight, bias, passes, ids, 0.5, "softmax")
+    got = triton_call(dropout_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "categorical")
+    check_scores(got, x, weight, bias, passes, ids, 0.5, "categorical")
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
@@ -105,8 +114,8 @@ def test_features_that_are_not_finite_mark_their_item_and_no_other(triton_call: 
     bias[3] = -math.inf  # a class that never is: legal
     x[1], x[2], x[259] = math.nan, math.inf, -math.inf
     passes, ids = torch.arange(3), ids_of(260, shared)
-    got = triton_call(_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "softmax", shared=shared)
-    check_scores(got, x, weight, bias, passes, ids, 0.5, "softmax")
+    got = triton_call(_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "categorical", shared=shared)
+    check_scores(got, x, weight, bias, passes, ids, 0.5, "categorical")
     assert got["bald"].isnan().nonzero()[:, 0].tolist() == [1, 2, 259]
 
 
@@ -114,7 +123,7 @@ def test_a_lone_bad_feature_of_shared_masks_marks_its_item(triton_call: Call) ->
     x, weight, bias = operands(300, 40, 33, torch.float32)
     x[7, 11] = math.nan
     got = triton_call(
-        dropout_head, x, torch.arange(3), ids_of(300, True), SEED, SITE, rate(0.5), weight, bias, LIGHT, "softmax"
+        dropout_head, x, torch.arange(3), ids_of(300, True), SEED, SITE, rate(0.5), weight, bias, LIGHT, "categorical"
     )
     assert got["entropy"].isnan().nonzero()[:, 0].tolist() == [7]
 
@@ -122,7 +131,7 @@ def test_a_lone_bad_feature_of_shared_masks_marks_its_item(triton_call: Call) ->
 @pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
 def test_the_chunks_do_not_show(triton_call: Call, shared: bool) -> None:
     x, weight, bias = operands(300, 40, 20, torch.float32)
-    args = x, torch.arange(5), ids_of(300, shared), SEED, SITE, rate(0.25), weight, bias, LIGHT, "softmax"
+    args = x, torch.arange(5), ids_of(300, shared), SEED, SITE, rate(0.25), weight, bias, LIGHT, "categorical"
     whole = triton_call(_head, *args, shared=shared)
     for name, values in triton_call(_head, *args, shared=shared, cache=1).items():
         torch.testing.assert_close(values, whole[name], rtol=0, atol=2e-6)
@@ -131,7 +140,7 @@ def test_the_chunks_do_not_show(triton_call: Call, shared: bool) -> None:
 def test_shared_masks_are_the_masks_of_each_item(triton_call: Call) -> None:
     """Masked weights (told by the stride of the ids) and masks drawn in the product agree."""
     x, weight, bias = operands(300, 64, 10, torch.float32)
-    tail = torch.arange(6), SEED, SITE, rate(0.3), weight, bias, LIGHT, "softmax"
+    tail = torch.arange(6), SEED, SITE, rate(0.3), weight, bias, LIGHT, "categorical"
     expanded, listed = ids_of(300, True), torch.full((300,), -1)
     assert share_masks(expanded)
     assert not share_masks(listed)
@@ -143,10 +152,10 @@ def test_shared_masks_are_the_masks_of_each_item(triton_call: Call) -> None:
 def test_operands_in_any_order_in_memory(triton_call: Call) -> None:
     x, weight, bias = operands(9, 40, 140, torch.float32)
     args = torch.arange(3), torch.arange(9), SEED, SITE, rate(0.5)
-    whole = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "softmax")
+    whole = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "categorical")
     spread = torch.full((18, 80), math.nan)[::2, ::2]
     spread.copy_(x)
-    got = triton_call(dropout_head, spread, *args, weight.T.contiguous().T, bias, LIGHT, "softmax")
+    got = triton_call(dropout_head, spread, *args, weight.T.contiguous().T, bias, LIGHT, "categorical")
     for name, values in whole.items():
         assert torch.equal(got[name], values), name
 
@@ -154,7 +163,7 @@ def test_operands_in_any_order_in_memory(triton_call: Call) -> None:
 def test_no_items_and_no_passes(triton_call: Call) -> None:
     x, weight, bias = operands(0, 40, 140, torch.float32)
     args = torch.arange(3), torch.arange(0), SEED, SITE, rate(0.5)
-    got = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "softmax")
+    got = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "categorical")
     assert {name: tuple(v.shape) for name, v in got.items()} == dict.fromkeys((*LIGHT, "prediction"), (0,))
     y = triton_call(dropout_linear, x[None, :, None], *args, weight.repeat(2, 1))
     assert y.shape == (3, 0, 1, 280)
@@ -168,7 +177,7 @@ def test_linear_of_dropout_in_chunks(
     triton_call: Call, triton_place: str, L: int, D: int, C: int, cache: int, copies: int, dtype: torch.dtype
 ) -> None:
     if triton_place == "interpreter" and dtype == torch.bfloat16:
-        pytest.skip("the interpreter rounds bfloat16 towards zero")
+        pytest.skip("the interpreter rounds bfloat16 toward zero")
     passes, ids = torch.tensor([0, 7, 65535]), ids_of(5, False)
     x_sBLD = torch.randn(copies, 5, L, D).to(dtype)
     _, weight, bias = operands(1, D, C, dtype)

@@ -34,7 +34,7 @@ def logits64(x, weight, bias, ids, passes, rate):
     return F.linear(x.double() * keep / rate.keep, weight.double(), None if bias is None else bias.double())
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize(
     ("B", "D", "C", "p", "t"),
     [
@@ -54,20 +54,20 @@ def logits64(x, weight, bias, ids, passes, rate):
         (2, 77, 1000, 0.3, 5),
     ],
 )
-def test_scores_are_those_of_the_three_parts(isa, B, D, C, p, t, link):
+def test_scores_are_those_of_the_three_parts(isa, B, D, C, p, t, likelihood):
     rate = masks.rate(p)
     x, weight, bias, ids, passes = operands(B, D, C, t)
-    got = native.dropout_head(x, passes, ids, SEED, SITE, rate, weight, bias, native.SCORES, link)
+    got = native.dropout_head(x, passes, ids, SEED, SITE, rate, weight, bias, native.SCORES, likelihood)
     logits = logits64(x, weight, bias, ids, passes, rate)
-    naive = oracle_scores(logits.float(), native.SCORES, link=link)  # the same formulas on rounded logits
-    truth = oracle_scores(logits, native.SCORES, link=link)
+    naive = oracle_scores(logits.float(), native.SCORES, likelihood=likelihood)  # the same formulas on rounded logits
+    truth = oracle_scores(logits, native.SCORES, likelihood=likelihood)
     for name in native.SCORES:
         rounding = (naive[name] - truth[name]).abs().max()
         limit = 8 * rounding + 4e-6 + 3e-7 * truth["entropy" if name == "bald" else name].abs()
         if name == "variation_ratio":
             limit = limit + 1.01 / t  # a vote may go the other way where two logits agree to float32
         assert ((got[name] - truth[name]).abs() <= limit).all(), name
-    if C > 1 or link == "sigmoid":
+    if C > 1 or likelihood == "bernoulli":
         differs = got["prediction"] != truth["prediction"]
         assert differs.sum() <= 0.1 * B
 
@@ -135,7 +135,7 @@ def test_empty_batches_give_empty_scores():
         ({"weight_CD": torch.zeros(3, 9)}, r"\(2, 8\) do not fit weight \(C, D\) \(3, 9\)"),
         ({"ids_B": [1]}, "do not fit 2 passes and 1 ids"),
         ({"passes_t": []}, "do not fit 0 passes"),
-        ({"weight_CD": torch.zeros(1, 8), "bias_C": None}, "use link='sigmoid'"),
+        ({"weight_CD": torch.zeros(1, 8), "bias_C": None}, "use likelihood='bernoulli'"),
         ({"bias_C": torch.zeros(2)}, r"bias must have shape \(3,\), got \(2,\)"),
         ({"scores": ("bold",)}, "unknown score 'bold'"),
     ],

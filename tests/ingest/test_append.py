@@ -17,12 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcscore.errors import PoolError
-from mcscore.ingest import append_array, append_blocks, append_images, import_array
-from mcscore.ingest import images as import_images
+from mcscore.ingest import append_array, append_blocks, append_images, import_array, import_images
 from mcscore.pool import Pool
 
-from .helpers import Killed, chunk_files, failing, flip_bit, images, listing, small_pool
-from .test_images import bad_of, colour, folder, noise
+from ..pool.helpers import Killed, chunk_files, failing, flip_bit, images, listing, small_pool
+from .test_images import bad_of, color, folder, noise
 
 ALL = images(200)
 KINDS = pytest.mark.parametrize(
@@ -241,7 +240,7 @@ def test_a_pool_of_other_software_that_says_no_n_can_grow(tmp_path: Path) -> Non
 def test_a_folder_that_has_grown_gives_only_what_is_new(tmp_path: Path, keep: bool) -> None:
     src = folder(tmp_path / "src", 4)
     before = import_images(src, tmp_path / "p", size=4, labels=True, workers=1, keep_encoded=keep)
-    (src / "cat" / "a much longer name.png").write_bytes(colour(77))
+    (src / "cat" / "a much longer name.png").write_bytes(color(77))
     pool = append_images(tmp_path / "p", src, labels=True, workers=1)
     assert pool.n == 5
     assert pool.read(0, 5)[:, 0, 0, 0].tolist() == [1, 3, 0, 2, 77]
@@ -254,7 +253,7 @@ def test_a_folder_that_has_grown_gives_only_what_is_new(tmp_path: Path, keep: bo
     with pytest.raises(PoolError, match=r"none of the 5 entries of .* can be added"):
         append_images(tmp_path / "p", src, workers=1)
     (src / "bird").mkdir()
-    (src / "bird" / "0.png").write_bytes(colour(1))
+    (src / "bird" / "0.png").write_bytes(color(1))
     with pytest.raises(PoolError, match="has no class 'bird'; its classes are cat, dog"):
         append_images(tmp_path / "p", src, labels=True, workers=1)
 

@@ -21,13 +21,13 @@ import pytest
 import zarr
 
 from mcscore.errors import ImageError, PoolError
-from mcscore.ingest import images as import_images
+from mcscore.ingest import import_images
 from mcscore.ingest.sources import expand_braces, open_source
 from mcscore.pool import Pool
 from mcscore.pool.schema import Grid
 from mcscore.store.decode import decode
 
-from .helpers import Killed, failing
+from ..pool.helpers import Killed, failing
 
 Image = pytest.importorskip("PIL.Image")
 MODULE = sys.modules["mcscore.ingest.images"]  # its name in the package is the function's
@@ -39,7 +39,7 @@ def encoded(image: object, kind: str = "PNG", **more: object) -> bytes:
     return out.getvalue()
 
 
-def colour(red: int, mode: str = "RGB") -> bytes:
+def color(red: int, mode: str = "RGB") -> bytes:
     return encoded(Image.new(mode, (8, 8), (red, 10, 20)))
 
 
@@ -48,7 +48,7 @@ def bad_of(pool: Path) -> dict[str, str]:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_colours_and_layout_survive_decoding() -> None:
+def test_colors_and_layout_survive_decoding() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(decode(encoded(Image.fromarray(pixels)), 8), np.moveaxis(pixels, -1, 0))
 
@@ -83,7 +83,7 @@ JPEG = encoded(Image.effect_noise((64, 64), 90), "JPEG")
     [
         (b"", "empty"),
         (b"GARBAGE" * 9, "cannot identify"),
-        (colour(1)[:-30], "truncated|broken|Truncated"),
+        (color(1)[:-30], "truncated|broken|Truncated"),
         (JPEG[: len(JPEG) // 2], "truncated"),
     ],
 )
@@ -108,7 +108,7 @@ def folder(root: Path, n: int = 6) -> Path:
     for i in range(n):
         place = root / ("cat" if i % 2 else "dog")
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{i:05d}.png").write_bytes(colour(i))
+        (place / f"{i:05d}.png").write_bytes(color(i))
     return root
 
 
@@ -158,7 +158,7 @@ def test_tars_give_labels_and_refuse_names_that_lead_out(tmp_path: Path) -> None
     for part in range(2):
         with tarfile.open(tmp_path / f"t-{part:02d}.tar", "w") as archive:
             for name, data in [
-                (f"a{part}.png", colour(7 + part)), (f"a{part}.cls", b"3"), ("../out.png", colour(1)), ("twice.png", colour(9)),
+                (f"a{part}.png", color(7 + part)), (f"a{part}.cls", b"3"), ("../out.png", color(1)), ("twice.png", color(9)),
             ]:  # fmt: skip
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
@@ -176,7 +176,7 @@ def tar_of(path: Path, names: list[str], kind: str = "w") -> Path:
     with tarfile.open(path, kind) as archive:  # type: ignore[call-overload]
         for i, name in enumerate(names):
             info = tarfile.TarInfo(name)
-            data = colour(i)
+            data = color(i)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return path
@@ -216,9 +216,9 @@ def test_parquet_with_an_image_column(tmp_path: Path) -> None:
     import pyarrow.parquet
 
     rows = [
-        {"bytes": colour(5), "path": "x.png"},
+        {"bytes": color(5), "path": "x.png"},
         {"bytes": None, "path": "/etc/hostname"},
-        {"bytes": colour(6), "path": None},
+        {"bytes": color(6), "path": None},
     ]
     pyarrow.parquet.write_table(pyarrow.table({"image": rows, "label": [1, 1, 0]}), tmp_path / "d.parquet")
     pool = import_images(tmp_path / "*.parquet", tmp_path / "p", size=4, labels=True, workers=1)
@@ -240,11 +240,11 @@ def test_paths_of_rows_are_followed_within_the_folder_of_the_file_only(tmp_path:
 
     home = tmp_path / "set"
     (home / "img").mkdir(parents=True)
-    (home / "img" / "a.png").write_bytes(colour(8))
-    (tmp_path / "secret.png").write_bytes(colour(9))
+    (home / "img" / "a.png").write_bytes(color(8))
+    (tmp_path / "secret.png").write_bytes(color(9))
     (home / "link.png").symlink_to(tmp_path / "secret.png")
     paths = ["img/a.png", "../secret.png", str(tmp_path / "secret.png"), "link.png", "img/none.png", None]
-    rows = [{"bytes": None, "path": path} for path in paths] + [{"bytes": colour(3), "path": "z.png"}]
+    rows = [{"bytes": None, "path": path} for path in paths] + [{"bytes": color(3), "path": "z.png"}]
     said = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     table = pyarrow.table({"image": rows, "label": [1, 1, 1, 1, 1, 1, 0]})
     table = table.replace_schema_metadata({"huggingface": json.dumps(said)})
@@ -265,7 +265,7 @@ def test_a_source_starts_at_any_entry(tmp_path: Path, mixed: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    rows = [{"bytes": colour(i), "path": str(i)} for i in range(9)]
+    rows = [{"bytes": color(i), "path": str(i)} for i in range(9)]
     for part in range(2):
         pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / f"{part}.parquet", row_group_size=4)
     folder(tmp_path / "src")

@@ -53,7 +53,7 @@ def test_scores_do_not_depend_on_batch_size(batch):
         )
 
 
-def test_scores_do_not_depend_on_order_or_on_neighbours():
+def test_scores_do_not_depend_on_order_or_on_neighbors():
     model, items = gal()
     ids = np.arange(len(items))
     order = np.random.default_rng(1).permutation(len(items))
@@ -142,9 +142,9 @@ def test_models_of_other_precisions_are_scored(dtype):
 def test_regression_with_predicted_noise():
     torch.manual_seed(0)
     model, x, ids = TwoHeads(), torch.randn(30, 4), np.arange(30)
-    scorer = Scorer(model, passes=25, scores=("variance", "bald"), link="gaussian")
+    scorer = Scorer(model, passes=25, scores=("variance", "bald"), likelihood="gaussian")
     scores = scorer(x, ids)
-    expected = oracle_scores(logits_of(scorer, x, ids).double(), ("variance", "bald"), link="gaussian")
+    expected = oracle_scores(logits_of(scorer, x, ids).double(), ("variance", "bald"), likelihood="gaussian")
     for name in ("variance", "bald", "prediction"):
         np.testing.assert_allclose(scores[name].numpy(), expected[name].numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -216,7 +216,7 @@ def test_scripted_and_exported_models_are_refused_and_compiled_ones_unwrapped():
 
 
 def test_softmax_with_one_class_suggests_sigmoid():
-    with pytest.raises(ValueError, match="sigmoid"):
+    with pytest.raises(ValueError, match="bernoulli"):
         Scorer(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 1)), passes=4)(torch.randn(5, 4), np.arange(5))
 
 
@@ -226,7 +226,7 @@ def test_softmax_with_one_class_suggests_sigmoid():
         ({"passes": 0}, r"passes must lie in 1\.\.65536, got 0"),
         ({"seed": -1}, "seed must fit 64 bits"),
         ({"masks": "both"}, "masks must be 'independent' or 'shared', got 'both'"),
-        ({"link": "probit"}, "link must be one of softmax, sigmoid, gaussian, got 'probit'"),
+        ({"likelihood": "probit"}, "likelihood must be one of categorical, bernoulli, gaussian, got 'probit'"),
         ({"scores": ("bold",)}, "bold"),
         ({"embedding": "neck"}, "no module named 'neck'"),
     ],
@@ -250,10 +250,10 @@ def test_an_empty_batch_gives_empty_scores():
     assert {name: tuple(s.shape) for name, s in scores.items()} == {"bald": (0,), "entropy": (0,), "prediction": (0,)}
 
 
-def test_uint8_items_are_scaled_and_normalised():
+def test_uint8_items_are_scaled_and_normalized():
     model, items = gal()
     scorer = Scorer(model, passes=2)
-    scorer.normalise((0.5,), (0.25,))
+    scorer.normalize((0.5,), (0.25,))
     expected = (torch.from_numpy(items[:3]).float() / 255 - 0.5) / 0.25
     torch.testing.assert_close(scorer._inputs(items[:3]), expected)
     own = Scorer(model, passes=2, transform=lambda x: x.float() * 2)

@@ -16,7 +16,7 @@ from mcscore import masks
 from mcscore.kernels.triton.dropout import dropout, keep_mask, plan_dropout
 from mcscore.masks import rate
 
-pytest_plugins = ("triton_places",)
+pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
 
 SEED = 0x0123456789ABCDEF
@@ -34,7 +34,7 @@ def masked(x_sBEI: Tensor, passes: list[int], ids: list[int], site: int, p: floa
 
 
 def assert_masked(y: Tensor, expected: Tensor, triton_place: str) -> None:
-    """Equal; the interpreter rounds bfloat16 towards zero, so there one unit in the last place may differ."""
+    """Equal; the interpreter rounds bfloat16 toward zero, so there one unit in the last place may differ."""
     assert y.dtype == expected.dtype
     assert y.is_contiguous()
     rounding = 2**-7 if triton_place == "interpreter" and y.dtype == torch.bfloat16 else 0.0

@@ -102,7 +102,7 @@ def test_one_scorer_scores_two_pools_at_once(model: Net, pools: list[Pool], tmp_
         outs = [tmp_path / f"run{n}-{i}" for i in range(2)]
         runs = at_once(*(partial(score_pool, pool, scorer, to, span=64) for pool, to in zip(pools, outs, strict=True)))
         for run, expected in zip(runs, alone, strict=True):
-            assert run.meta["normalise"] == expected.meta["normalise"]
+            assert run.meta["normalize"] == expected.meta["normalize"]
             assert run.scores("bald").tobytes() == expected.scores("bald").tobytes()
     assert scorer.normalization is None
     assert scorer.describe()["plan"]["path"] == alone[0].meta["plan"]["path"]

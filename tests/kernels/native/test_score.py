@@ -24,18 +24,18 @@ def isa(request):
         yield request.param
 
 
-def formulas(logits: Tensor, link: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The catalogue as one writes it in PyTorch: the truth in float64, naive code in float32."""
+def formulas(logits: Tensor, likelihood: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The catalog as one writes it in PyTorch: the truth in float64, naive code in float32."""
     x = logits.to(dtype)
-    p = x.softmax(-1) if link == "softmax" else x.sigmoid()
-    k = p[..., None, :] if link == "softmax" else torch.stack((p, 1 - p), -1)  # (T, B, variables, outcomes)
+    p = x.softmax(-1) if likelihood == "categorical" else x.sigmoid()
+    k = p[..., None, :] if likelihood == "categorical" else torch.stack((p, 1 - p), -1)  # (T, B, variables, outcomes)
     mean = k.mean(0)
 
     def entropy(q: Tensor) -> Tensor:
         return torch.special.entr(q).sum((-1, -2))
 
     top = mean.topk(2, -1).values
-    if link == "softmax":
+    if likelihood == "categorical":
         votes = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1])[..., None, :]
     else:
         votes = torch.stack((logits >= 0, logits < 0), -1)
@@ -50,21 +50,21 @@ def formulas(logits: Tensor, link: str, dtype: torch.dtype) -> dict[str, Tensor]
     }
 
 
-def assert_accurate(logits: Tensor, link: str = "softmax") -> None:
+def assert_accurate(logits: Tensor, likelihood: str = "categorical") -> None:
     """Within twice the error of naive float32, plus 1e-6 and one float32 rounding of the value (BALD: of its minuend)."""
-    truth, naive = formulas(logits, link, torch.float64), formulas(logits, link, torch.float32)
-    got = native.score(logits, SCORES, link)
+    truth, naive = formulas(logits, likelihood, torch.float64), formulas(logits, likelihood, torch.float32)
+    got = native.score(logits, SCORES, likelihood)
     for name in SCORES:
         error = (got[name].double() - truth[name]).abs()
         rounding = 6e-8 * truth["entropy" if name == "bald" else name].abs()
         allowed = 2 * (naive[name].double() - truth[name]).abs().max() + 1e-6 + rounding
         assert (error <= allowed).all(), f"{name}: error {error.max():.2e}, naive float32 allows {allowed.max():.2e}"
-    assert_predicted(got["prediction"], logits, link)
+    assert_predicted(got["prediction"], logits, likelihood)
 
 
-def assert_predicted(prediction: Tensor, logits: Tensor, link: str) -> None:
+def assert_predicted(prediction: Tensor, logits: Tensor, likelihood: str) -> None:
     x = logits.double()
-    mean = (x.softmax(-1) if link == "softmax" else x.sigmoid()).mean(0)
+    mean = (x.softmax(-1) if likelihood == "categorical" else x.sigmoid()).mean(0)
     if mean.shape[-1] == 1:
         assert torch.equal(prediction, (mean[:, 0] >= 0.5).int())
         return
@@ -72,7 +72,7 @@ def assert_predicted(prediction: Tensor, logits: Tensor, link: str) -> None:
     assert (mean.amax(-1) - chosen <= 1e-7).all()  # the best class, up to float32 ties
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize(
     ("T", "B", "C"),
     [
@@ -94,32 +94,32 @@ def assert_predicted(prediction: Tensor, logits: Tensor, link: str) -> None:
         (1000, 2, 100),
     ],
 )
-def test_scores_are_as_accurate_as_float32_allows(isa, T, B, C, link):
-    assert_accurate(3 * torch.randn(T, B, C), link)
+def test_scores_are_as_accurate_as_float32_allows(isa, T, B, C, likelihood):
+    assert_accurate(3 * torch.randn(T, B, C), likelihood)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 30.0, 1000.0])
 @pytest.mark.parametrize("C", [3, 10, 300])
 def test_flat_and_peaked_distributions(isa, C, scale):
-    for link in ("softmax", "sigmoid"):
-        assert_accurate(scale * torch.randn(20, 11, C), link)
+    for likelihood in ("categorical", "bernoulli"):
+        assert_accurate(scale * torch.randn(20, 11, C), likelihood)
 
 
 @pytest.mark.parametrize("B", [0, 1, 7, 8, 9, 199])
 def test_one_sigmoid_label(isa, B):
     logits = 2 * torch.randn(20, B, 1)
     if B:
-        assert_accurate(logits, "sigmoid")
+        assert_accurate(logits, "bernoulli")
     else:
-        assert all(values.shape == (0,) for values in native.score(logits, SCORES, "sigmoid").values())
+        assert all(values.shape == (0,) for values in native.score(logits, SCORES, "bernoulli").values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("C", [2, 10, 64, 65, 507, 2000])
 def test_half_precision_logits_are_scored_as_the_float32_numbers_they_are(isa, C, dtype):
     logits = (3 * torch.randn(20, 13, C)).to(dtype)
-    for link in ("softmax", "sigmoid"):
-        got, want = native.score(logits, SCORES, link), native.score(logits.float(), SCORES, link)
+    for likelihood in ("categorical", "bernoulli"):
+        got, want = native.score(logits, SCORES, likelihood), native.score(logits.float(), SCORES, likelihood)
         assert all(torch.equal(got[name], want[name]) for name in want)
 
 
@@ -130,24 +130,24 @@ def test_minus_infinity_is_probability_zero(isa, C):
     logits[..., 1] = torch.randn(20, 30)
     if C > 2048:
         logits[:, :, 1024:2048] = -torch.inf  # nothing at all in one tile
-    for link in ("softmax", "sigmoid"):
-        assert_accurate(logits, link)
+    for likelihood in ("categorical", "bernoulli"):
+        assert_accurate(logits, likelihood)
 
 
 @pytest.mark.parametrize("C", [2, 10, 64, 65, 1000, 3000])
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
-def test_non_finite_items_are_nan_and_touch_no_other(isa, C, link):
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_non_finite_items_are_nan_and_touch_no_other(isa, C, likelihood):
     logits = torch.randn(40, 21, C)
-    clean = native.score(logits, SCORES, link)
+    clean = native.score(logits, SCORES, likelihood)
     spoiled = logits.clone()
     spoiled[3, 2, C - 1] = torch.nan
     spoiled[35, 5, 0] = torch.inf
     spoiled[0, 20, :] = torch.nan
     bad = [2, 5, 20]
-    if link == "softmax":
+    if likelihood == "categorical":
         spoiled[39, 9, :] = -torch.inf
         bad.append(9)
-    got = native.score(spoiled, SCORES, link)
+    got = native.score(spoiled, SCORES, likelihood)
     is_bad = torch.zeros(21, dtype=torch.bool)
     is_bad[bad] = True
     for name in SCORES:
@@ -193,20 +193,20 @@ def test_any_strides_are_taken(isa):
 @pytest.mark.parametrize(
     ("T", "B", "C"), [(1, 9, 2), (20, 17, 10), (7, 5, 64), (19, 3, 65), (8, 4, 130), (33, 2, 1000), (5, 1, 20_000)]
 )
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
-def test_no_layout_changes_a_bit_of_the_scores(isa, T, B, C, link, dtype):
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_no_layout_changes_a_bit_of_the_scores(isa, T, B, C, likelihood, dtype):
     """(B, T, C), (B, C, T), (T, C, B) and (C, T, B) in memory, seen as (T, B, C)."""
     logits = (3 * torch.randn(T, B, C)).to(dtype)
     logits[0, 0, 1] = -torch.inf
-    want = native.score(logits, SCORES, link)
+    want = native.score(logits, SCORES, likelihood)
     for order in [(1, 0, 2), (1, 2, 0), (0, 2, 1), (2, 0, 1)]:
         view = logits.permute(order).contiguous().permute([order.index(axis) for axis in range(3)])
         assert view.shape == logits.shape
-        got = native.score(view, SCORES, link)
+        got = native.score(view, SCORES, likelihood)
         assert all(torch.equal(got[name], want[name]) for name in want), order
         state, expected = new_state(B, C), new_state(B, C)
-        native.accumulate(view, state, link)
-        native.accumulate(logits, expected, link)
+        native.accumulate(view, state, likelihood)
+        native.accumulate(logits, expected, likelihood)
         assert all(torch.equal(state[name], expected[name]) for name in expected), order
 
 
@@ -244,7 +244,7 @@ def test_exp_keeps_its_stated_error(isa):
 @pytest.mark.parametrize(("C", "floor"), [(1000, 1e-6), (20_000, 3e-6)])
 def test_the_error_over_many_classes_stays_small(isa, C, floor):
     logits = 2 * torch.randn(20, 8, C)
-    truth, got = formulas(logits, "softmax", torch.float64), native.score(logits, SCORES)
+    truth, got = formulas(logits, "categorical", torch.float64), native.score(logits, SCORES)
     for name in ("entropy", "expected_entropy", "bald"):
         assert (got[name].double() - truth[name]).abs().max() <= floor, name
 
@@ -266,7 +266,7 @@ def test_nothing_is_read_beyond_the_last_row(isa):
                 floats = torch.frombuffer(memory, dtype=dtype, count=2 * page // dtype.itemsize)
                 logits = floats[floats.numel() - rows * C :].view(1, rows, C)
                 logits.normal_()
-                native.score(logits, SCORES, "sigmoid")
+                native.score(logits, SCORES, "bernoulli")
     finally:
         libc.mprotect(ctypes.c_void_p(address + 2 * page), page, 3)
 
@@ -283,7 +283,7 @@ def test_scores_obey_their_laws(T, B, C, seed, data):
 
     order = torch.randperm(B)
     permuted = native.score(logits[:, order], SCORES)
-    assert all(torch.equal(permuted[name], got[name][order]) for name in got)  # an item's neighbours change no bit
+    assert all(torch.equal(permuted[name], got[name][order]) for name in got)  # an item's neighbors change no bit
     # Order of passes and a constant per row change roundings only.
     changed = native.score(logits[torch.randperm(T)] + 3 * torch.randn(T, B, 1), SCORES)
     for name in SCORES:
@@ -306,20 +306,20 @@ def new_state(B: int, C: int) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize("C", [2, 10, 65, 1500])
-def test_accumulate_adds_the_sums_of_its_passes(isa, C, link):
+def test_accumulate_adds_the_sums_of_its_passes(isa, C, likelihood):
     logits = 3 * torch.randn(50, 11, C)
     x = logits.double()
-    p = x.softmax(-1) if link == "softmax" else x.sigmoid()
-    k = p[..., None, :] if link == "softmax" else torch.stack((p, 1 - p), -1)
-    if link == "softmax":
+    p = x.softmax(-1) if likelihood == "categorical" else x.sigmoid()
+    k = p[..., None, :] if likelihood == "categorical" else torch.stack((p, 1 - p), -1)
+    if likelihood == "categorical":
         votes = torch.nn.functional.one_hot(logits.argmax(-1), C).sum(0)
     else:
         votes = (logits >= 0).sum(0)
     state = new_state(11, C)
     for part in logits.split([1, 32, 7, 10]):
-        native.accumulate(part, state, link)
+        native.accumulate(part, state, likelihood)
     torch.testing.assert_close(state["p"], p.sum(0), rtol=2e-6, atol=1e-7)
     torch.testing.assert_close(state["p2"], p.square().sum(0), rtol=2e-6, atol=1e-7)
     torch.testing.assert_close(state["h"], torch.special.entr(k).sum((0, -1, -2)), rtol=2e-6, atol=1e-5)
@@ -378,19 +378,19 @@ def test_gradients_and_no_grad_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("logits", "scores", "link", "error", "message"),
+    ("logits", "scores", "likelihood", "error", "message"),
     [
-        (torch.zeros(3, 4, 1), ("bald",), "softmax", ValueError, "use link='sigmoid'"),
-        (torch.zeros(3, 4, 2), ("bold",), "softmax", ValueError, "unknown score 'bold'"),
-        (torch.zeros(3, 4, 2), ("bald",), "gaussian", ValueError, "link must be one of softmax, sigmoid"),
-        (torch.zeros(0, 4, 2), ("bald",), "softmax", ValueError, "T >= 1"),
-        (torch.zeros(4, 2), ("bald",), "softmax", ValueError, r"\(T, B, C\)"),
-        (torch.zeros(3, 4, 2).double(), ("bald",), "softmax", TypeError, "float64"),
+        (torch.zeros(3, 4, 1), ("bald",), "categorical", ValueError, "use likelihood='bernoulli'"),
+        (torch.zeros(3, 4, 2), ("bold",), "categorical", ValueError, "unknown score 'bold'"),
+        (torch.zeros(3, 4, 2), ("bald",), "gaussian", ValueError, "likelihood must be one of softmax, sigmoid"),
+        (torch.zeros(0, 4, 2), ("bald",), "categorical", ValueError, "T >= 1"),
+        (torch.zeros(4, 2), ("bald",), "categorical", ValueError, r"\(T, B, C\)"),
+        (torch.zeros(3, 4, 2).double(), ("bald",), "categorical", TypeError, "float64"),
     ],
 )
-def test_errors_name_what_was_wrong(logits, scores, link, error, message):
+def test_errors_name_what_was_wrong(logits, scores, likelihood, error, message):
     with pytest.raises(error, match=message):
-        native.score(logits, scores, link)
+        native.score(logits, scores, likelihood)
 
 
 def test_a_state_that_does_not_fit_is_refused():

@@ -15,7 +15,7 @@ import torch
 from mcscore.pool import Pool
 from mcscore.store.buffers import KEPT, Buffers
 
-from .helpers import images, small_pool
+from ..pool.helpers import images, small_pool
 
 BYTE = np.dtype(np.uint8)
 

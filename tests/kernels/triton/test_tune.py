@@ -37,7 +37,7 @@ def test_the_table_is_used_as_it_is_unless_a_search_is_asked_for(monkeypatch: py
     monkeypatch.setenv(
         "MCSCORE_AUTOTUNE", "1"
     )  # no GPU, no search: the meta device stands for machines that are not there
-    launch, _ = plan_head(x, range(20), range(4096), 0, 0, rate(0.5), weight, None, ("bald",), "softmax")
+    launch, _ = plan_head(x, range(20), range(4096), 0, 0, rate(0.5), weight, None, ("bald",), "categorical")
     assert {name: launch.meta[name] for name in ("ROWS", "COLUMNS", "DEPTH")} == table_block(10, 4, 2).meta
 
 
@@ -86,9 +86,9 @@ def test_a_search_on_the_device_keeps_the_scores(
     x, weight = torch.randn(500, 256, device="cuda").half(), torch.randn(10, 256, device="cuda").half() / 16
     head = x, torch.arange(5, device="cuda"), torch.arange(500, device="cuda"), 0, 0, rate(0.5), weight, None
     logits = torch.randn(5, 300, 1000, device="cuda")
-    before = dropout_head(*head, ("bald",), "softmax")["bald"], score(logits, ("bald",), "softmax")["bald"]
+    before = dropout_head(*head, ("bald",), "categorical")["bald"], score(logits, ("bald",), "categorical")["bald"]
     monkeypatch.setenv("MCSCORE_AUTOTUNE", "1")
-    after = dropout_head(*head, ("bald",), "softmax")["bald"], score(logits, ("bald",), "softmax")["bald"]
+    after = dropout_head(*head, ("bald",), "categorical")["bald"], score(logits, ("bald",), "categorical")["bald"]
     assert capsys.readouterr().out.count("mcscore: ") == 2
     for ours, table in zip(after, before, strict=True):
         torch.testing.assert_close(ours, table, rtol=0, atol=1e-5)

@@ -74,10 +74,10 @@ def test_labels_flags_and_what_is_committed_are_left_out(tmp_path: Path) -> None
     pool = FakePool()
     pool.labels[[3, 50]] = 1
     pool.excluded[4] = True
-    without, with_labelled = Skipped(pool, labelled=False), Skipped(pool, labelled=True)
+    without, with_labeled = Skipped(pool, labeled=False), Skipped(pool, labeled=True)
     assert np.flatnonzero(without[0:100]).tolist() == [3, 4, 50]
-    assert np.flatnonzero(with_labelled[0:100]).tolist() == [4]
-    assert (without.count(100), without.count(50), with_labelled.count(100)) == (3, 2, 1)
+    assert np.flatnonzero(with_labeled[0:100]).tolist() == [4]
+    assert (without.count(100), without.count(50), with_labeled.count(100)) == (3, 2, 1)
     assert without.first_kept() == 0
     pool.excluded[:77] = True
     assert without.first_kept() == 77
@@ -89,7 +89,7 @@ def test_a_chunk_that_cannot_be_read_is_told_in_its_place(pool: Pool, tmp_path: 
     items = pool.read(0, M)
     broken = Pool.create(tmp_path / "p", items, chunk_items=8)
     (broken.path / "items" / "c.5.0").write_bytes(b"")
-    skipped = Skipped(broken, labelled=False)
+    skipped = Skipped(broken, labeled=False)
     blocks = feed(broken, tasks_of(M, 100), skipped, 20, "raise")
     assert [next(blocks).stop for _ in range(2)] == [20, 40]
     with pytest.raises(ChunkError, match=r"items 40\.\.47 cannot be read"):

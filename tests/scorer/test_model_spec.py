@@ -19,7 +19,7 @@ from mcscore.scorer.model_spec import load_model
 from mcscore.scorer.weights import read_weights
 
 SOURCE = """
-    import neighbour_of_the_model
+    import neighbor_of_the_model
     import torch
     from torch import nn
 
@@ -58,11 +58,11 @@ SOURCE = """
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mlp.py").write_text(textwrap.dedent(SOURCE))
-    (tmp_path / "neighbour_of_the_model.py").write_text("")
+    (tmp_path / "neighbor_of_the_model.py").write_text("")
     (tmp_path / "broken.py").write_text("import a_module_that_is_not_there\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("mlp", "neighbour_of_the_model"):
+    for name in ("mlp", "neighbor_of_the_model"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 

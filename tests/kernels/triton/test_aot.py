@@ -3,8 +3,8 @@
 No GPU is needed: the launches are those of the hosts, on tensors of the meta device, and the machine code is read.
 
 Another Triton than the installed one:  pip install --no-deps --target DIR triton==3.6.0
-                                        PYTHONPATH=DIR python -m pytest tests/kernels/test_triton_aot.py
-The figures as a table:                 [PYTHONPATH=DIR] python tests/kernels/test_triton_aot.py
+                                        PYTHONPATH=DIR python -m pytest tests/kernels/triton/test_aot.py
+The figures as a table:                 [PYTHONPATH=DIR] python tests/kernels/triton/test_aot.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 pytest.importorskip("triton")
 
 import triton
-from aot import Machine, compiled
 from triton import knobs
 
 from mcscore.kernels.triton.draws import plan_draw
@@ -31,18 +30,20 @@ from mcscore.kernels.triton.launch import Launch
 from mcscore.kernels.triton.score import ROWS, plan
 from mcscore.masks import rate
 
+from .aot import Machine, compiled
+
 pytestmark = pytest.mark.skipif(knobs.runtime.interpret, reason="this process interprets Triton kernels")
 
 CAPABILITIES = (80, 90, 100)
 LIGHT = ("bald", "entropy")
 
 
-def _score(C: int, dtype: torch.dtype, scores: tuple[str, ...], link: str, step: int = 0) -> Launch:
-    return plan(torch.empty(20, 64, C, dtype=dtype, device="meta"), scores, link)[0][step]
+def _score(C: int, dtype: torch.dtype, scores: tuple[str, ...], likelihood: str, step: int = 0) -> Launch:
+    return plan(torch.empty(20, 64, C, dtype=dtype, device="meta"), scores, likelihood)[0][step]
 
 
 def _score_columns(C: int, dtype: torch.dtype) -> Launch:
-    return plan(torch.empty(20, C, 4096, dtype=dtype, device="meta").transpose(1, 2), LIGHT, "softmax")[0][0]
+    return plan(torch.empty(20, C, 4096, dtype=dtype, device="meta").transpose(1, 2), LIGHT, "categorical")[0][0]
 
 
 def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launch:
@@ -64,7 +65,7 @@ def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
 def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...]) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_BD, weight_CD = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (4096, C))
-    return plan_head(x_BD, passes, ids, 9, 3, rate(p), weight_CD, None, scores, "softmax")[0]
+    return plan_head(x_BD, passes, ids, 9, 3, rate(p), weight_CD, None, scores, "categorical")[0]
 
 
 def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
@@ -76,30 +77,30 @@ def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
 
 case = functools.partial
 CASES: dict[str, Callable[[], Launch]] = {
-    "10 classes": case(_score, 10, torch.bfloat16, LIGHT, "softmax"),
+    "10 classes": case(_score, 10, torch.bfloat16, LIGHT, "categorical"),
     "10 classes, class-major": case(_score_columns, 10, torch.bfloat16),
     "32 classes, class-major": case(_score_columns, 32, torch.float32),
-    "100 classes, all scores": case(_score, 100, torch.float32, ROWS, "softmax"),
-    "507 classes, odd rows": case(_score, 507, torch.float16, ROWS, "softmax"),
-    "1000 classes": case(_score, 1000, torch.bfloat16, LIGHT, "softmax"),
-    "8192 classes, all scores": case(_score, 8192, torch.float32, ROWS, "softmax"),
-    "50000 classes, rows, all scores": case(_score, 50000, torch.bfloat16, ROWS, "softmax", 0),
-    "50000 classes, tiles, all scores": case(_score, 50000, torch.bfloat16, ROWS, "softmax", 1),
-    "50000 classes, merge": case(_score, 50000, torch.bfloat16, ROWS, "softmax", 2),
+    "100 classes, all scores": case(_score, 100, torch.float32, ROWS, "categorical"),
+    "507 classes, odd rows": case(_score, 507, torch.float16, ROWS, "categorical"),
+    "1000 classes": case(_score, 1000, torch.bfloat16, LIGHT, "categorical"),
+    "8192 classes, all scores": case(_score, 8192, torch.float32, ROWS, "categorical"),
+    "50000 classes, rows, all scores": case(_score, 50000, torch.bfloat16, ROWS, "categorical", 0),
+    "50000 classes, tiles, all scores": case(_score, 50000, torch.bfloat16, ROWS, "categorical", 1),
+    "50000 classes, merge": case(_score, 50000, torch.bfloat16, ROWS, "categorical", 2),
     **{
-        f"{C} classes, {str(dtype)[6:]}": case(_score, C, dtype, LIGHT, "softmax")
+        f"{C} classes, {str(dtype)[6:]}": case(_score, C, dtype, LIGHT, "categorical")
         for C in (1024, 4096, 8192, 16384)
         for dtype in (torch.bfloat16, torch.float32)
     },
     **{
         f"50000 classes, {'tiles' if step else 'rows'}, {str(dtype)[6:]}": case(
-            _score, 50000, dtype, LIGHT, "softmax", step
+            _score, 50000, dtype, LIGHT, "categorical", step
         )
         for step in (0, 1)
         for dtype in (torch.bfloat16, torch.float32)
     },
-    "1000 labels": case(_score, 1000, torch.bfloat16, LIGHT, "sigmoid"),
-    "8192 labels, all scores": case(_score, 8192, torch.float32, ROWS, "sigmoid"),
+    "1000 labels": case(_score, 1000, torch.bfloat16, LIGHT, "bernoulli"),
+    "8192 labels, all scores": case(_score, 8192, torch.float32, ROWS, "bernoulli"),
     "dropout, 1 bit": case(_dropout, torch.bfloat16, 0.5, 1, 512, 1),
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),

@@ -18,7 +18,7 @@ from mcscore.kernels.triton.head import dropout_head, dropout_linear, plan_head,
 from mcscore.kernels.triton.score import ROWS
 from mcscore.masks import rate
 
-pytest_plugins = ("triton_places",)
+pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
 
 SEED = 0x0123456789ABCDEF
@@ -79,15 +79,15 @@ def test_rows_copies_and_outputs_of_any_number_fit(triton_call: Call, L: int, D:
     assert_close(y, expected(x, weight, None, 1, 0.25))
 
 
-@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
 @pytest.mark.parametrize(("names", "C"), [(("bald", "entropy"), 10), (ROWS, 10), (("bald",), 100), (ROWS, 3)])
 def test_scores_of_a_head_are_the_scores_of_its_logits(
-    triton_call: Call, names: tuple[str, ...], C: int, link: str
+    triton_call: Call, names: tuple[str, ...], C: int, likelihood: str
 ) -> None:
     x, weight, bias = operands(1, 1, 72, C, torch.float32)
     weight *= 4
-    got = triton_call(dropout_head, x[0, :, 0], PASSES, IDS, SEED, 2, rate(0.5), weight, bias, names, link)
-    truth = oracle_scores(expected(x, weight, bias, 2, 0.5)[:, :, 0], names, link)
+    got = triton_call(dropout_head, x[0, :, 0], PASSES, IDS, SEED, 2, rate(0.5), weight, bias, names, likelihood)
+    truth = oracle_scores(expected(x, weight, bias, 2, 0.5)[:, :, 0], names, likelihood)
     assert list(got) == [*names, "prediction"]
     for name in names:  # logits of size 10 are right to 4e-6, so are probabilities, and a score of C labels to C times
         torch.testing.assert_close(got[name].double(), truth[name], rtol=2e-5, atol=1e-5)
@@ -97,7 +97,9 @@ def test_scores_of_a_head_are_the_scores_of_its_logits(
 def test_a_head_in_half_precision_scores_many_items(triton_call: Call) -> None:
     ids = torch.arange(150)
     x, weight = torch.randn(150, 64).half(), (torch.randn(10, 64) / 4).half()
-    got = triton_call(dropout_head, x, PASSES, ids, SEED, 0, rate(0.25), weight, None, ("bald", "entropy"), "softmax")
+    got = triton_call(
+        dropout_head, x, PASSES, ids, SEED, 0, rate(0.25), weight, None, ("bald", "entropy"), "categorical"
+    )
     keep = torch.from_numpy(masks.keep_mask(SEED, 0, PASSES, ids, 64, rate(0.25)))
     truth = oracle_scores((x.double() * keep / 0.75) @ weight.double().T, ("bald", "entropy"))
     for name in ("bald", "entropy"):
@@ -110,7 +112,7 @@ def test_items_with_bad_features_get_nan(triton_call: Call) -> None:
     features = x[0, :, 0]
     features[1] = float("nan")
     got = triton_call(
-        dropout_head, features, PASSES, IDS, SEED, 2, rate(0.5), weight, bias, ("bald", "entropy"), "softmax"
+        dropout_head, features, PASSES, IDS, SEED, 2, rate(0.5), weight, bias, ("bald", "entropy"), "categorical"
     )
     assert got["bald"].isnan().tolist() == [False, True, False, False, False]
     assert got["prediction"][1] == -1
@@ -129,6 +131,8 @@ def test_errors_say_what_was_wrong() -> None:
     with pytest.raises(ValueError, match=re.escape("expected (s, B, L, D) with s = 1 or the number of passes (3)")):
         plan_linear(x.expand(2, 5, 4, 200), PASSES, IDS, SEED, 0, r, weight, None)
     with pytest.raises(ValueError, match="holds at most 128 classes, got 300"):
-        plan_head(x[0, :, 0], PASSES, IDS, SEED, 0, r, torch.empty(300, 200, device="meta"), None, ("bald",), "softmax")
+        plan_head(
+            x[0, :, 0], PASSES, IDS, SEED, 0, r, torch.empty(300, 200, device="meta"), None, ("bald",), "categorical"
+        )
     with pytest.raises(ValueError, match="expected \\(B, D\\) with B = 5"):
-        plan_head(x[0], PASSES, IDS, SEED, 0, r, weight, None, ("bald",), "softmax")
+        plan_head(x[0], PASSES, IDS, SEED, 0, r, weight, None, ("bald",), "categorical")

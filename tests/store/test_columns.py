@@ -11,7 +11,7 @@ from mcscore.errors import PoolError
 from mcscore.pool import create as creation
 from mcscore.store.chunks import ChunkReader
 
-from .helpers import small_pool
+from ..pool.helpers import small_pool
 
 N = 50
 

@@ -32,9 +32,9 @@ def test_every_model_runs_in_bfloat16_and_keeps_its_ranking(name):
     make, data = ZOO[name]
     torch.manual_seed(0)
     model, x = make().eval(), data(48)
-    link = "gaussian" if name == "two-heads" else "softmax"
-    exact = Scorer(model, 20, ("bald",), link=link)(x, np.arange(48))["bald"]
-    scorer = Scorer(model, 20, ("bald",), link=link, dtype="bfloat16")
+    likelihood = "gaussian" if name == "two-heads" else "categorical"
+    exact = Scorer(model, 20, ("bald",), likelihood=likelihood)(x, np.arange(48))["bald"]
+    scorer = Scorer(model, 20, ("bald",), likelihood=likelihood, dtype="bfloat16")
     rounded = scorer(x, np.arange(48))["bald"]
     assert not torch.equal(rounded, exact)
     # resnet-blocks is made with random weights whose BALD of 3e-6 is itself a rounding

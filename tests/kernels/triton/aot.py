@@ -62,7 +62,7 @@ class Machine:
 
 def compiled(launch: Launch, capability: int) -> Machine:
     """The machine code of a launch on sm_<capability>."""
-    signature, attrs, constants = _specialised(launch)
+    signature, attrs, constants = _specialized(launch)
     source = ASTSource(launch.kernel, signature, constants, attrs)
     kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -82,7 +82,7 @@ def _loops(instructions: list[tuple[int, str, str]]) -> Iterator[Counter[str]]:
             yield Counter(opcode for where, opcode, _ in instructions if int(target[1], 16) <= where <= at)
 
 
-def _specialised(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], Any], dict[str, Any]]:
+def _specialized(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], Any], dict[str, Any]]:
     """Signature, attributes and constants as Triton's launcher derives them: 1 is a constant, multiples of 16 are known."""
     position = {param.name: i for i, param in enumerate(launch.kernel.params)}
     plain = {param.name for param in launch.kernel.params if param.do_not_specialize}

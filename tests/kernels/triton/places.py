@@ -2,9 +2,9 @@
 
 Triton decides when it is imported whether kernels are compiled or interpreted, so one process cannot do both. The
 interpreter lives in a worker that is started with TRITON_INTERPRET=1; tests send it functions and CPU tensors. Its limits:
-bfloat16 is rounded towards zero when stored, tl.dot on bfloat16 is wrong, and neither layouts nor races are exercised.
+bfloat16 is rounded toward zero when stored, tl.dot on bfloat16 is wrong, and neither layouts nor races are exercised.
 
-A pytest plugin: a test module that says ``pytest_plugins = ("triton_places",)`` gets the fixtures.
+A pytest plugin: a test module that says ``pytest_plugins = ("tests.kernels.triton.places",)`` gets the fixtures.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mcscore.ingest import FORMATS, import_array
 from mcscore.ingest.arrays import open_array
 from mcscore.pool import Pool
 
-from .helpers import chunk_files, flip_bit, images, listing, small_pool
+from ..pool.helpers import chunk_files, flip_bit, images, listing, small_pool
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 

@@ -10,11 +10,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from test_draws import IDS, PASSES, SEED, evens, normals, uniforms, words
-
 from mcscore.kernels.triton.draws import draw
 
-pytest_plugins = ("triton_places",)
+from ..test_draws import IDS, PASSES, SEED, evens, normals, uniforms, words
+
+pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -40,7 +40,7 @@ def test_uniform_numbers_equal_the_specification_bit_for_bit(
 def test_normal_numbers_equal_the_specification_within_a_few_ulp(
     triton_call: Call, device: str, dtype: torch.dtype, elements: int
 ) -> None:
-    """Within 6 units in the last place of float32, and one of a narrower dtype, which the interpreter rounds towards zero."""
+    """Within 6 units in the last place of float32, and one of a narrower dtype, which the interpreter rounds toward zero."""
     got = triton_call(draw, "normal", PASSES, IDS, elements, SEED, 9, dtype, device)
     expected = torch.from_numpy(normals(words(evens(elements)), single=True))[..., :elements]
     relative = 6 * 2**-23 + (0 if dtype == torch.float32 else torch.finfo(dtype).eps)
