@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcscore import Pool, Scorer, score_pool
+from mcscore import Execution, Pool, Scorer, score_pool
 
 POOL_BYTES = 1 << 30
 PASSES = 20
@@ -54,7 +54,7 @@ def model() -> nn.Module:
 
 
 def scorer() -> Scorer:
-    return Scorer(model(), passes=PASSES, memory=STEP)
+    return Scorer(model(), passes=PASSES, execution=Execution(memory=STEP))
 
 
 def streamed(pool: Pool, out: Path) -> tuple[float, float, int]:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcscore import Scorer
+from mcscore import Execution, Scorer
 from mcscore.bench import baselines as plain
 from mcscore.bench.clock import CpuClock, in_turns
 
@@ -106,7 +106,7 @@ def report(benchmark: Any, title: str, **figures: float) -> None:
 def test_gal_cnn(benchmark: Any, dtype: str | None) -> None:
     torch.manual_seed(0)
     model, x, T = GalCNN().eval(), torch.rand(128, 1, 28, 28), 100
-    scorer = Scorer(model, passes=T, scores=("bald",), dtype=dtype)
+    scorer = Scorer(model, passes=T, scores=("bald",), execution=Execution(dtype=dtype))
     scorer.prepare(x, np.arange(128))
     ours, loop = turns(lambda: scorer(x, np.arange(128)), lambda: plain_loop(model, x[:8], T))
     report(
@@ -139,7 +139,7 @@ def test_resnet_head_costs_one_forward(benchmark: Any, T: int) -> None:
 def test_vit(benchmark: Any, compiled: bool) -> None:
     torch.manual_seed(0)
     model, x, ids, T = ViT().eval(), torch.rand(8, 3, 32, 32), np.arange(8), 20
-    scorer = Scorer(model, passes=T, scores=("bald",), compile=compiled, memory=32 << 20)
+    scorer = Scorer(model, passes=T, scores=("bald",), execution=Execution(compile=compiled, memory=32 << 20))
     scorer.prepare(x, ids)
     ours, loop = turns(lambda: scorer(x, ids), lambda: plain_loop(model, x, T))
     report(benchmark, f"ViT, T = 20{', compiled' if compiled else ''}", items_per_s=8 / ours, times=loop / ours)

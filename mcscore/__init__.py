@@ -14,22 +14,69 @@ _HOME = {
     "SCORES": "acquisition",
     "score_logits": "kernels.score",
     "Moments": "moments",
+    "Error": "errors",
+    "ModelError": "errors",
+    "SiteError": "errors",
+    "OutputError": "errors",
+    "PrecisionError": "errors",
+    "PoolError": "errors",
+    "ChunkError": "errors",
+    "ImageError": "errors",
+    "RunError": "errors",
+    "Stopped": "errors",
     "Scorer": "scorer",
+    "Dropout": "scorer",
+    "Execution": "scorer",
     "Pool": "pool",
     "TopK": "selection",
     "select": "selection",
     "Run": "run",
     "score_pool": "run",
 }
-__all__ = ["SCORES", "Moments", "Pool", "Run", "Scorer", "TopK", "__version__", "score_logits", "score_pool", "select"]
+__all__ = [
+    "SCORES",
+    "ChunkError",
+    "Dropout",
+    "Error",
+    "Execution",
+    "ImageError",
+    "ModelError",
+    "Moments",
+    "OutputError",
+    "Pool",
+    "PoolError",
+    "PrecisionError",
+    "Run",
+    "RunError",
+    "Scorer",
+    "SiteError",
+    "Stopped",
+    "TopK",
+    "__version__",
+    "score_logits",
+    "score_pool",
+    "select",
+]
 
 if TYPE_CHECKING:
     from .acquisition import SCORES
+    from .errors import (
+        ChunkError,
+        Error,
+        ImageError,
+        ModelError,
+        OutputError,
+        PoolError,
+        PrecisionError,
+        RunError,
+        SiteError,
+        Stopped,
+    )
     from .kernels.score import score_logits
     from .moments import Moments
     from .pool import Pool
     from .run import Run, score_pool
-    from .scorer.scorer import Scorer
+    from .scorer import Dropout, Execution, Scorer
     from .selection import TopK, select
 
 

@@ -27,7 +27,7 @@ def add_passes(logits_tBC: Tensor, p_BC: Tensor, h_B: Tensor) -> None:
 # Replicated, not looped over: on one core 1.0 to 1.2 times as fast as F.dropout and F.linear of one pass after the other,
 # and one graph for torch.compile instead of T.
 def dropout(x_sBEI: Tensor, t: int, p: float) -> Tensor:
-    """t copies with masks of their own; a mask element covers the I values of a channel."""
+    """T copies with masks of their own; a mask element covers the I values of a channel."""
     copies = x_sBEI.expand(t, *x_sBEI.shape[1:])
     if x_sBEI.shape[3] == 1:
         return F.dropout(copies, p)

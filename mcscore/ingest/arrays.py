@@ -52,9 +52,8 @@ class Format:
 
 
 def open_array(path: str | os.PathLike[str], key: str | None = None) -> tuple[Format, ArrayFile]:
-    """
-    Raises:
-        PoolError: no such file; none of the formats; a damaged or truncated file; the key of an .npz missing or unknown.
+    """Raises:
+    PoolError: no such file; none of the formats; a damaged or truncated file; the key of an .npz missing or unknown.
     """
     where = Path(path)
     if where.is_dir() or "::" in where.name:
@@ -313,7 +312,7 @@ def _streamed(
 
 
 def _read_fully(file: BinaryIO, count: int, path: Path) -> bytes:
-    """count bytes, or fewer at the end of the file."""
+    """Count bytes, or fewer at the end of the file."""
     try:
         return file.read(count)
     except _DAMAGE as error:

@@ -49,8 +49,7 @@ class Source:
 
 
 def open_source(where: str | os.PathLike[str], labels: bool = False, column: str | None = None) -> Source:
-    """
-    Args:
+    """Args:
         where: a folder of images, tars (a glob, or {000..127}), or Parquet files (the same).
         labels: take labels from class folders, ``.cls`` members, or the column "label".
         column: the Parquet column of images; default: the one that has structs of {bytes, path}.

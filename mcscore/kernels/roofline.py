@@ -42,7 +42,7 @@ def score_logits(T: int, B: int, C: int, dtype: torch.dtype, results: int = 3) -
 
 
 def moments(t: int, B: int, C: int, dtype: torch.dtype) -> Roofline:
-    """t passes of (t, B, C) logits into the float64 sums of p (B, C) and h (B,), which are read and written once."""
+    """T passes of (t, B, C) logits into the float64 sums of p (B, C) and h (B,), which are read and written once."""
     return Roofline(bytes=t * B * C * dtype.itemsize + 16 * B * (C + 1), flops=8 * t * B * C)
 
 

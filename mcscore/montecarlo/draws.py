@@ -96,7 +96,7 @@ def _normal(call: Arguments, source: Source) -> Tensor:
 
 
 def _integers(u: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
-    """low + floor(u (high - low)) for u in [0, 1) with 32 random bits."""
+    """Low + floor(u (high - low)) for u in [0, 1) with 32 random bits."""
     return (low + (u * (high - low)).floor()).clamp_(max=high - 1).to(dtype)
 
 

@@ -347,7 +347,8 @@ def undriven_is_live(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 def check_states(func: Any, args: tuple[Any, ...]) -> None:
     """RuntimeError if a recurrent call has states for another number of items than its input: PyTorch does not check, and
-    reads beyond them."""
+    reads beyond them.
+    """
     if (
         func not in RECURRENT or len(args) < 9 or isinstance(args[3], (list, tuple))
     ):  # packed: PyTorch made the states itself

@@ -242,7 +242,7 @@ def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: list[str]
 
 
 def checked_labels(labels: Any, n: int, classes: list[str] | None) -> np.ndarray:
-    """labels as int32 (n,).
+    """Labels as int32 (n,).
 
     Raises:
         PoolError: another length or rank; not integers; below -1 (unlabeled); beyond the class names, if there are any.

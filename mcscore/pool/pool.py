@@ -401,7 +401,7 @@ class Pool:
 
 
 def _reading_pipeline() -> Any:
-    """zarr's configuration for arrays that only zarr can decode: the Rust pipeline where it is installed.
+    """Zarr's configuration for arrays that only zarr can decode: the Rust pipeline where it is installed.
 
     Reading only: killed while writing, it leaves torn chunks that are visible.
     """

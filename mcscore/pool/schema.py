@@ -71,7 +71,8 @@ class Facts:
     """The attributes of a pool. mean and std are per channel (or of length 1), in units of the stored items as floats,
     where uint8 counts as value / 255. n is None in pools of other makers: as many as the array of items has. content is a
     hash of all items, taken as they were written; earlier has (n, content) as they were before each append; appended tells
-    the source of the last append from others."""
+    the source of the last append from others.
+    """
 
     item_shape: tuple[int, ...]
     created: str = ""
@@ -144,9 +145,8 @@ def _floats(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float,
 
 
 def check_is_pool(path: Any) -> None:
-    """
-    Raises:
-        PoolError: the path is missing, a file, no Zarr v3 group, a group of something else, or a pool of a newer version.
+    """Raises:
+    PoolError: the path is missing, a file, no Zarr v3 group, a group of something else, or a pool of a newer version.
     """
 
     def no(why: str) -> PoolError:

@@ -92,7 +92,7 @@ class Journal:
         return Journal(path, read_meta(path))
 
     def empty(self, name: str, n: int) -> Values:
-        """n values of a score that mean "not scored"."""
+        """N values of a score that mean "not scored"."""
         dtype, fill = self._kind(name)
         return np.full(n, fill, dtype)
 
@@ -244,7 +244,7 @@ class Journal:
     # -- names and formats -----------------------------------------------------------------------------------------------
 
     def _kind(self, name: str) -> tuple[np.dtype[Any], float]:
-        """dtype and fill value. Classes are integers; what regression predicts is not."""
+        """Dtype and fill value. Classes are integers; what regression predicts is not."""
         if name == "prediction" and self.meta["likelihood"] != "gaussian":
             return np.dtype("<i4"), -1
         return np.dtype("<f4"), float("nan")

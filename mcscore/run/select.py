@@ -157,7 +157,7 @@ def _scorer_of(run: Run, scorer: Scorer | None) -> Scorer:
 
 
 def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:
-    """ids (n,) -> embeddings (n, D) in their order, computed in blocks of ascending ids: each pool chunk is read once."""
+    """Ids (n,) -> embeddings (n, D) in their order, computed in blocks of ascending ids: each pool chunk is read once."""
     step, own = run.meta["block_items"], own_scorer(scorer, pool)
 
     def embed(ids: npt.NDArray[np.int64]) -> Embeddings:

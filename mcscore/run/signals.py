@@ -12,7 +12,8 @@ from typing import Any
 
 class StopRequest:
     """``made`` is True once a signal has come. A second signal does what it would have done without us: stop at once,
-    which a run survives like any kill."""
+    which a run survives like any kill.
+    """
 
     def __init__(self) -> None:
         self.made = False

@@ -29,9 +29,10 @@ from ..montecarlo.compiled import recorded
 from ..montecarlo.embedding import embeddings
 from ..montecarlo.exclusive import PREPARING, exclusive
 from ..montecarlo.passes import first_line
-from ..montecarlo.plan import MEMORY, Plan, explain, make_plan
+from ..montecarlo.plan import Plan, explain, make_plan
 from .fingerprint import fingerprint
 from .inputs import check_items, check_rows, check_transformed, ordinary, require_one_device, require_weights
+from .options import Dropout, Execution
 
 Items = npt.NDArray[Any] | Tensor
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -60,23 +61,14 @@ class Scorer:
 
     model: any nn.Module with dropout; left exactly as it was after every call, also after an exception. Never in
     training mode. passes: T, 1 to 65536. scores: names from ``mcscore.SCORES``. likelihood, input: what the model's output
-    is, see ``acquisition``. seed: of the masks, 0 <= seed < 2^64. masks: "independent" (each item its own) or "shared"
-    (pass t uses one mask for all items). transform: maps a batch (Tensor on the device, as stored in the pool) to the
-    model's input: a tensor, or a tuple or dict of
-        arguments. Without one, uint8 becomes float / 255, normalized if ``normalize`` was called; anything else goes in
-        as it is, floats in the dtype of the model's parameters.
+    is, see ``acquisition``. seed: of the masks, 0 <= seed < 2^64. transform: maps a batch (Tensor on the
+    device, as stored in the pool) to the model's input: a tensor, or a tuple or dict of arguments. Without one, uint8 becomes
+        float / 255, normalized if ``normalize`` was called; anything else goes in as it is, floats in the dtype of the model's
+        parameters.
     device: where to run; default: where the model's first parameter is.
-    sites: names (shell patterns) or indices of the dropout sites to use; default all. p: a drop probability for all of
-        them, or by name or index, instead of the model's own. weight_dropout: for a model without dropout, drop weights of
-        Linear and convolution layers with this probability (DropConnect), one mask per pass for all items.
+    dropout: which sites act, how strongly, and whether items share masks, see ``Dropout``.
     noise_variance, reduction: for likelihood gaussian and for dense outputs, see ``score_logits``.
-    memory: bytes of activations a step may use.
-    dtype: None runs the model as it is, "bfloat16" computes products in it, as torch.autocast would. "auto" takes bfloat16
-        where the hardware is fast at it and the first batch keeps its ranking (Spearman of its scores against float32 at
-        least 0.99), and says what it did.
-    channels_last: give images to the model in this memory format; it lasts until the first site.
-    compile: run what comes behind the first site under torch.compile, for batches as large as a step (see ``plan``); smaller
-        ones run without.
+    execution: memory of a step, dtype, memory format, torch.compile, see ``Execution``.
     embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
     spec, weights, weights_part: where the model came from, kept for the record.
 
@@ -92,18 +84,12 @@ class Scorer:
         likelihood: str = "categorical",
         input: str = "logits",
         seed: int = 0,
-        masks: str = "independent",
         transform: Callable[[Tensor], Any] | None = None,
         device: str | torch.device | None = None,
-        sites: Sequence[str | int] | None = None,
-        p: float | Mapping[str | int, float] | None = None,
-        weight_dropout: float | None = None,
         noise_variance: float | None = None,
         reduction: str | float = "mean",
-        memory: int = MEMORY,
-        dtype: str | None = None,
-        channels_last: bool = False,
-        compile: bool = False,
+        dropout: Dropout = Dropout(),  # noqa: B008  (frozen)
+        execution: Execution = Execution(),  # noqa: B008
         embedding: str | None = None,
         spec: str | None = None,
         weights: str | None = None,
@@ -122,22 +108,18 @@ class Scorer:
             raise ValueError(f"passes must lie in 1..{MAX_PASSES}, got {passes}")
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must fit 64 bits, got {seed}")
-        if masks not in ("independent", "shared"):
-            raise ValueError(f"masks must be 'independent' or 'shared', got {masks!r}")
         if likelihood not in LIKELIHOODS:
             raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
         if input not in INPUTS:
             raise ValueError(f"input must be one of {', '.join(INPUTS)}, got {input!r}")
-        if dtype not in (None, "bfloat16", "auto"):
-            raise ValueError(f"dtype must be None (the model's own), 'bfloat16' or 'auto', got {dtype!r}")
         if embedding is not None and embedding not in dict(model.named_modules()):
             raise ValueError(f"embedding: the model has no module named {embedding!r}")
         self.model = model
-        self.passes, self.seed, self.masks = int(passes), int(seed), masks
+        self.passes, self.seed = int(passes), int(seed)
+        self.dropout, self.execution = dropout, execution
         self.scores = check_scores(tuple(scores), likelihood, noise_variance)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
-        self.transform, self.memory = transform, memory
-        self.dtype, self.channels_last, self.compile = dtype, channels_last, compile
+        self.transform = transform
         self.spec, self.weights, self.weights_part = spec, weights, weights_part
         parameter = next(model.parameters(), None)
         require_weights(model)
@@ -152,7 +134,7 @@ class Scorer:
             model.to(self._device)
         require_one_device(model)
         self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-        self._sites, self._p, self._weight_dropout, self._embedding = sites, p, weight_dropout, embedding
+        self._embedding = embedding
         self._mean_std: MeanStd | None = None
         self._passes: Passes | None = None
         self._plan: Plan | None = None
@@ -182,7 +164,7 @@ class Scorer:
                 if torch.is_autocast_enabled(kind):
                     backends.warn_once(
                         f"torch.autocast on {kind} is switched off while mcscore scores: a score must not depend on where "
-                        "it is asked for. For lower precision use Scorer(..., dtype='bfloat16')"
+                        "it is asked for. For lower precision use Scorer(..., execution=Execution(dtype='bfloat16'))"
                     )
                     stack.enter_context(torch.autocast(kind, enabled=False))
             stack.enter_context(torch.no_grad())
@@ -202,12 +184,12 @@ class Scorer:
         ids = self._check_ids(items_B, ids_B)
         if self._plan is None and len(ids):
             self.prepare(items_B, ids_B)
-        if self.compile and 0 < len(ids) < self._ready()[1].items:
+        if self.execution.compile and 0 < len(ids) < self._ready()[1].items:
             backends.warn_once(
                 f"compile=True compiles steps of {self._ready()[1].items} items; batches of {len(ids)} run without. "
                 "Give larger batches, or a smaller memory="
             )
-        if self.compile and len(ids) and recorded(self.model) != self._recorded:
+        if self.execution.compile and len(ids) and recorded(self.model) != self._recorded:
             _, plan = self._ready()
             self._ready()[0].compile_for(plan.items, plan.passes)
         # Room for all results before the first step: kept one by one, the results of each would lie in blocks that its tensors left,
@@ -229,14 +211,16 @@ class Scorer:
                 self._plan = plan.halved()
                 if self._plan is None:
                     raise
-                if self.compile:
+                if self.execution.compile:
                     self._ready()[0].compile_for(self._plan.items, self._plan.passes)
                 torch.cuda.empty_cache()
                 backends.warn_once(
                     f"{self.device} has no memory for {plan.items} items x {plan.passes} passes at a time; "
                     f"going on with {self._plan.items} x {self._plan.passes}, which may change the last bits of scores"
                 )
-        if self.compile and len(ids):  # as it is after the call: a model that counts its calls is not compiled for each
+        if self.execution.compile and len(
+            ids
+        ):  # as it is after the call: a model that counts its calls is not compiled for each
             self._recorded = recorded(self.model)
         return results
 
@@ -334,11 +318,11 @@ class Scorer:
         probe_items = items_B[np.unique(spread)] if B >= 3 else items_B[np.resize(np.arange(B), 3)]
         three = self._inputs(probe_items)
         two = self._inputs(probe_items[:2])
-        found = discover(self.model, two, three, self._sites, self._p, self._weight_dropout)
+        found = discover(self.model, two, three, self.dropout.sites, self.dropout.p, self.dropout.weights)
         if not any(site.active for site in found.sites):
             raise ValueError("sites: no dropout site is left on")
         reduces = functools.partial(head.fits, likelihood=self.likelihood, input=self.input)
-        self._passes = Passes(self.model, found, seed=self.seed, shared=self.masks == "shared", reduces=reduces)
+        self._passes = Passes(self.model, found, seed=self.seed, shared=self.dropout.masks == "shared", reduces=reduces)
         self._live = False
         self._passes.require_reach(three)
         if plan is not None:
@@ -351,9 +335,9 @@ class Scorer:
                 )
         else:
             probe_ids = torch.arange(3, device=self._device)
-            self._plan = make_plan(self._passes, three, probe_ids, self.passes, self.memory)
+            self._plan = make_plan(self._passes, three, probe_ids, self.passes, self.execution.memory)
         self._choose_precision(items_B, ids_B, recorded=plan is not None)
-        if self.compile:
+        if self.execution.compile:
             self._passes.compile_for(self._plan.items, self._plan.passes)
         if self._plan.path not in ("head", "vmap"):
             backends.warn_once(
@@ -364,9 +348,9 @@ class Scorer:
     def _choose_precision(self, items_B: Items, ids_B: npt.ArrayLike | Tensor, *, recorded: bool) -> None:
         """Which precision the plan has: the recorded one, the one asked for, or what ``auto`` finds."""
         passes, plan = self._ready()
-        if not recorded and self.dtype is not None:
+        if not recorded and self.execution.dtype is not None:
             lower, why = "bfloat16", "asked for"
-            if self.dtype == "auto":
+            if self.execution.dtype == "auto":
                 measured = self.scores[0] if "bald" not in self.scores else "bald"
                 lower, why = precision.choose(
                     self._device, lambda rounded: self._first_scores(items_B, ids_B, measured, rounded)
@@ -400,7 +384,7 @@ class Scorer:
         if self._plan is None:
             self.prepare(items_B, np.arange(len(items_B)) if ids_B is None else ids_B)
         passes, plan = self._ready()
-        return explain(plan, passes, self.passes, self.compile)
+        return explain(plan, passes, self.passes, self.execution.compile)
 
     def normalize(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Per-channel mean and std, in units of [0, 1], for uint8 items when there is no transform. None, None: off."""
@@ -462,22 +446,22 @@ class Scorer:
             },
             "passes": self.passes,
             "seed": self.seed,
-            "masks": self.masks,
+            "masks": self.dropout.masks,
             "scores": list(self.scores),
             "likelihood": self.likelihood,
             "input": self.input,
             "noise_variance": self.noise_variance,
             "reduction": self.reduction,
-            "weight_dropout": self._weight_dropout,
+            "weight_dropout": self.dropout.weights,
             "sites": [
                 {"index": s.index, "name": s.name, "kind": s.kind, "p": s.p, "shape": list(s.shape), "active": s.active}
                 for s in sites
             ],
             "device": self.device,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "precision": self.dtype,
-            "channels_last": self.channels_last,
-            "compile": self.compile,
+            "precision": self.execution.dtype,
+            "channels_last": self.execution.channels_last,
+            "compile": self.execution.compile,
             "threads": torch.get_num_threads(),
             "normalize": [list(part) for part in self._mean_std] if self._mean_std else None,
             "plan": self._plan.to_dict() if self._plan is not None else {},
@@ -502,7 +486,7 @@ class Scorer:
 
     def _inputs(self, items_B: Items) -> Any:
         inputs = self._transformed(items_B)
-        if not self.channels_last:
+        if not self.execution.channels_last:
             return inputs
         return tree_map_only(
             Tensor, lambda v: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v, inputs

@@ -48,7 +48,7 @@ def none(ids: Any, scores: Any, embeddings: Any, k: int, r: Any = None, labeled_
 def radius(
     ids: Any, scores: Any, embeddings: Any, k: int, r: float | None = None, labeled_embeddings: Any = None
 ) -> Picks:
-    """k candidates pairwise further apart than r, greedily from the best.
+    """K candidates pairwise further apart than r, greedily from the best.
 
     Args:
         ids, scores: (M,), any order; NaN scores are left out.

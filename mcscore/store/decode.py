@@ -18,9 +18,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 def require_decoder() -> None:
-    """
-    Raises:
-        PoolError: Pillow is not installed.
+    """Raises:
+    PoolError: Pillow is not installed.
     """
     try:
         import PIL  # noqa: F401

@@ -142,9 +142,8 @@ def place_of(where: str | os.PathLike[str]) -> Place:
 
 
 def local(place: Place, what: str) -> Path:
-    """
-    Raises:
-        PoolError: it is at a URL, where ``what`` is not done.
+    """Raises:
+    PoolError: it is at a URL, where ``what`` is not done.
     """
     if isinstance(place, Path):
         return place
@@ -157,17 +156,15 @@ def location(place: Place) -> str:
 
 
 def open_file(place: Place) -> File:
-    """
-    Raises:
-        FileNotFoundError: it is missing.
+    """Raises:
+    FileNotFoundError: it is missing.
     """
     return LocalFile(place) if isinstance(place, Path) else RemoteFile(place)
 
 
 def size_of(place: Place) -> int:
-    """
-    Raises:
-        FileNotFoundError: it is missing.
+    """Raises:
+    FileNotFoundError: it is missing.
     """
     return os.stat(place).st_size if isinstance(place, Path) else place.size()
 

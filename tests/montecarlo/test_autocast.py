@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from mcscore import Scorer
+from mcscore import Execution, Scorer
 from mcscore.montecarlo import autocast as precision
 
 from .zoo import ZOO
@@ -34,7 +34,7 @@ def test_every_model_runs_in_bfloat16_and_keeps_its_ranking(name):
     model, x = make().eval(), data(48)
     likelihood = "gaussian" if name == "two-heads" else "categorical"
     exact = Scorer(model, 20, ("bald",), likelihood=likelihood)(x, np.arange(48))["bald"]
-    scorer = Scorer(model, 20, ("bald",), likelihood=likelihood, dtype="bfloat16")
+    scorer = Scorer(model, 20, ("bald",), likelihood=likelihood, execution=Execution(dtype="bfloat16"))
     rounded = scorer(x, np.arange(48))["bald"]
     assert not torch.equal(rounded, exact)
     # resnet-blocks is made with random weights whose BALD of 3e-6 is itself a rounding
@@ -48,15 +48,15 @@ def test_auto_takes_bfloat16_where_it_is_fast_and_says_what_it_measured(monkeypa
     make, data = ZOO["gal-cnn"]
     torch.manual_seed(0)
     model, x = make().eval(), data(64)
-    scorer = Scorer(model, 20, dtype="auto")
+    scorer = Scorer(model, 20, execution=Execution(dtype="auto"))
     with pytest.warns(
         UserWarning, match=r"dtype='auto' takes bfloat16: Spearman .* against float32 0\.99\d\d on the first 64 items"
     ):
         scores = scorer(x, np.arange(64))
     assert "precision: bfloat16 (Spearman" in scorer.plan(x)
-    asked = Scorer(model, 20, dtype="bfloat16")(x, np.arange(64))
+    asked = Scorer(model, 20, execution=Execution(dtype="bfloat16"))(x, np.arange(64))
     assert torch.equal(scores["bald"], asked["bald"])
-    again = Scorer(model, 20, dtype="auto")
+    again = Scorer(model, 20, execution=Execution(dtype="auto"))
     again.prepare(x[:3], np.arange(3), plan=scorer.describe()["plan"])  # a recorded choice is not made again
     assert torch.equal(again(x, np.arange(64))["bald"], asked["bald"])
 
@@ -77,11 +77,11 @@ def test_auto_keeps_float32_where_the_ranking_would_go(monkeypatch):
     torch.manual_seed(0)
     model, x = LargeLogits().eval(), torch.randn(64, 6)
     exact = Scorer(model, 20)(x, np.arange(64))
-    scorer = Scorer(model, 20, dtype="auto")
+    scorer = Scorer(model, 20, execution=Execution(dtype="auto"))
     with pytest.warns(UserWarning, match=r"takes float32: Spearman .*, under 0\.99"):
         scores = scorer(x, np.arange(64))
     assert torch.equal(scores["bald"], exact["bald"])
-    few = Scorer(model, 20, dtype="auto")
+    few = Scorer(model, 20, execution=Execution(dtype="auto"))
     with pytest.warns(UserWarning, match="takes float32: the ranking of 5 items says too little"):
         few(x[:5], np.arange(5))
 
@@ -112,12 +112,12 @@ def test_a_model_that_cannot_is_named(monkeypatch):
     with pytest.raises(
         precision.PrecisionError, match=r"OnlyFloat32 does not run in bfloat16 on cpu .*no kernel for this dtype"
     ):
-        Scorer(model, 20, dtype="bfloat16")(x, np.arange(64))
+        Scorer(model, 20, execution=Execution(dtype="bfloat16"))(x, np.arange(64))
     monkeypatch.setattr(precision, "_fast_bfloat16", lambda _device: (True, ""))
     with pytest.warns(UserWarning, match="takes float32: OnlyFloat32 does not run"):
-        Scorer(model, 20, dtype="auto")(x, np.arange(64))
+        Scorer(model, 20, execution=Execution(dtype="auto"))(x, np.arange(64))
     with pytest.raises(ValueError, match="dtype must be None"):
-        Scorer(model, dtype="float8")
+        Scorer(model, execution=Execution(dtype="float8"))
 
 
 def test_channels_last_changes_the_format_and_not_the_scores():
@@ -129,7 +129,7 @@ def test_channels_last_changes_the_format_and_not_the_scores():
     model.conv1.register_forward_hook(
         lambda _m, inputs, _o: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
-    scores = Scorer(model, 20, channels_last=True)(x, np.arange(8))
+    scores = Scorer(model, 20, execution=Execution(channels_last=True))(x, np.arange(8))
     assert all(seen)
     expected = Scorer(model, 20)(x, np.arange(8))
     assert not seen[-1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcscore import Scorer
+from mcscore import Execution, Scorer
 
 from .zoo import ZOO
 
@@ -27,11 +27,11 @@ def test_scores_are_those_without(name):
     make, data = ZOO[name]
     torch.manual_seed(0)
     model, x, ids = make().eval(), data(24), np.arange(24)
-    plain = Scorer(model, 10, memory=1)  # one item and one pass at a time
+    plain = Scorer(model, 10, execution=Execution(memory=1))  # one item and one pass at a time
     plain.prepare(x, ids)
     step = {**plain.describe()["plan"], "items": 8, "passes": 4}  # chunks of 4, 4 and 2 passes
     plain.prepare(x, ids, plan=step)
-    compiled = Scorer(model, 10, compile=True)
+    compiled = Scorer(model, 10, execution=Execution(compile=True))
     compiled.prepare(x, ids, plan=step)
     got, expected = compiled(x, ids), plain(x, ids)
     assert compiled._passes._compiled is not None
@@ -66,7 +66,7 @@ def test_a_model_that_cannot_be_compiled_is_scored_without():
     plain = Scorer(model, 10)
     expected = plain(x, ids)
     step = {**plain.describe()["plan"], "items": 8}
-    compiled = Scorer(model, 10, compile=True)
+    compiled = Scorer(model, 10, execution=Execution(compile=True))
     compiled.prepare(x, ids, plan=step)
     with pytest.warns(UserWarning, match="Asks runs without torch.compile"):
         got = compiled(x, ids)
@@ -76,4 +76,4 @@ def test_a_model_that_cannot_be_compiled_is_scored_without():
 def test_batches_below_a_step_are_said_to_run_without():
     make, data = ZOO["mlp"]
     with pytest.warns(UserWarning, match=r"compile=True compiles steps of \d+ items; batches of 5 run without"):
-        Scorer(make().eval(), 10, compile=True)(data(5), np.arange(5))
+        Scorer(make().eval(), 10, execution=Execution(compile=True))(data(5), np.arange(5))

@@ -11,6 +11,8 @@ from mcscore import Scorer
 from mcscore.acquisition import oracle_scores
 from mcscore.kernels import head, native
 
+from ..options import grouped
+
 ALL = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 pytestmark = pytest.mark.skipif(not native.available()[0], reason="the native extension is not built")
 
@@ -26,7 +28,7 @@ class Net(nn.Module):
 
 
 def scored(model, x, T=70, ids=None, **settings):
-    scorer = Scorer(model.eval(), T, **{"scores": ALL, **settings})
+    scorer = Scorer(model.eval(), T, **grouped(**{"scores": ALL, **settings}))
     ids = np.arange(len(x)) * 3 + 2**40 if ids is None else ids
     return scorer, scorer(x, ids), torch.as_tensor(ids)
 

@@ -15,13 +15,14 @@ from torch.utils.checkpoint import checkpoint
 import mcscore
 from mcscore.errors import SiteError
 
+from ..options import grouped
 from .hostile.harness import IDS, contents, distance, generators, vectors
 
 NAMES = ("entropy", "bald", "mean_std")
 
 
 def scored(net, x, **options):
-    scorer = mcscore.Scorer(net, 12, NAMES, **options)
+    scorer = mcscore.Scorer(net, 12, NAMES, **grouped(**options))
     return scorer, scorer(x, IDS[: len(x)])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcscore import Scorer
+from mcscore import Execution, Scorer
 from mcscore.montecarlo import Passes, discover
 from mcscore.montecarlo.plan import make_plan
 
@@ -62,7 +62,7 @@ def test_the_plan_of_every_model_reads_well(name):
     make, data = ZOO[name]
     likelihood = "gaussian" if name == "two-heads" else "categorical"
     score = "variance" if name == "two-heads" else "entropy"
-    scorer = Scorer(make().eval(), 50, (score,), likelihood=likelihood, compile=True)
+    scorer = Scorer(make().eval(), 50, (score,), likelihood=likelihood, execution=Execution(compile=True))
     text = scorer.plan(data(5))
     for site in scorer._passes.found.sites:
         (line,) = (line for line in text.splitlines() if line.split()[:1] == [str(site.index)])

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mcscore import Scorer
+from mcscore import Execution, Scorer
 from mcscore.kernels import backends, native
 from mcscore.kernels.weight_cache import keeping
 from mcscore.masks import rate
+
+from ..options import grouped
 
 
 def by_data(model: nn.Module) -> None:
@@ -77,7 +79,7 @@ def test_scores_after_a_write_are_those_of_a_fresh_scorer(case: str, write: Call
         _require_compiler()
     torch.manual_seed(0)
     model, x, ids = make().eval(), torch.randn(24, 12), np.arange(24)
-    scorer = Scorer(model, 10, **settings)
+    scorer = Scorer(model, 10, **grouped(**settings))
     scorer.prepare(x, ids)
     plan = {**scorer.describe()["plan"], "items": 24}
     scorer.prepare(x, ids, plan=plan)
@@ -162,7 +164,7 @@ def test_a_changed_value_is_compiled_anew_and_a_count_of_calls_is_not() -> None:
 
     torch.manual_seed(0)
     model, x, ids = Scaled().eval(), torch.randn(24, 12), np.arange(24)
-    scorer = Scorer(model, 10, compile=True)
+    scorer = Scorer(model, 10, execution=Execution(compile=True))
     scorer.prepare(x, ids)
     scorer.prepare(x, ids, plan={**scorer.describe()["plan"], "items": 24})
     before = scorer(x, ids)["bald"]

@@ -18,6 +18,8 @@ from mcscore import Pool, Scorer
 from mcscore.pool.schema import Facts
 from mcscore.store.chunks import ChunkLayout
 
+from ..options import grouped
+
 CHUNK = 1 << 16
 LABELED, EXCLUDED = 1000, 997  # every so many-th item is
 
@@ -72,4 +74,4 @@ def tiny_scorer(**how: Any) -> Scorer:
             return self.out(self.drop(self.hidden(x).relu()))
 
     torch.manual_seed(0)
-    return Scorer(Net(), passes=10, **how)
+    return Scorer(Net(), passes=10, **grouped(**how))

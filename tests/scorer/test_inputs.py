@@ -14,7 +14,8 @@ from mcscore import Scorer
 from mcscore.errors import OutputError
 from mcscore.scorer.inputs import require_one_device
 
-from .montecarlo.zoo import ZOO
+from ..montecarlo.zoo import ZOO
+from ..options import grouped
 
 
 def small() -> nn.Module:
@@ -23,7 +24,7 @@ def small() -> nn.Module:
 
 
 def scored(model: nn.Module, x: Any, **settings: Any) -> tuple[dict[str, Tensor], str]:
-    scorer = Scorer(model, 8, **settings)
+    scorer = Scorer(model, 8, **grouped(**settings))
     return scorer(x, np.arange(len(x))), scorer.describe()["plan"]["path"]
 
 
@@ -69,7 +70,7 @@ def test_weights_that_are_not_there_are_named() -> None:
         model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
     for settings in ({}, {"device": "cpu"}):
         with pytest.raises(ValueError, match=r"^0\.weight of Sequential is on the meta device.*to_empty"):
-            Scorer(model, **settings)
+            Scorer(model, **grouped(**settings))
     model.to_empty(device="cpu")  # as advised
     model.load_state_dict(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).state_dict())
     assert scored(model, torch.randn(5, 6))[0]["bald"].isfinite().all()

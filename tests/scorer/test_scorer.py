@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from mcscore import Scorer
+from mcscore import Execution, Scorer
 from mcscore.acquisition import oracle_scores
 from mcscore.errors import OutputError, SiteError
 
-from .montecarlo.zoo import ZOO, GalCNN, TwoHeads, UNet
+from ..montecarlo.zoo import ZOO, GalCNN, TwoHeads, UNet
 
 ALL = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 
@@ -86,7 +86,10 @@ def test_chunks_of_passes_give_the_same_scores():
     """A small memory budget splits the passes; the scores stay."""
     model, items = gal()
     ids = np.arange(40)
-    whole, split = Scorer(model, passes=50, scores=ALL), Scorer(model, passes=50, scores=ALL, memory=30_000)
+    whole, split = (
+        Scorer(model, passes=50, scores=ALL),
+        Scorer(model, passes=50, scores=ALL, execution=Execution(memory=30_000)),
+    )
     expected, scores = whole(items[:40], ids), split(items[:40], ids)
     assert split.describe()["plan"]["passes"] < 50 <= whole.describe()["plan"]["passes"]
     for name in ALL:

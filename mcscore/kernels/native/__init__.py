@@ -160,7 +160,7 @@ def dropout(
     rate: Rate,
     affine: tuple[float, float, float],
 ) -> Tensor:
-    """y (t, B, E, I) = a x + b where element (t, b, e) is kept, else d; float32 inside, x's dtype in and out.
+    """Y (t, B, E, I) = a x + b where element (t, b, e) is kept, else d; float32 inside, x's dtype in and out.
 
     x_sBEI: float32, float16 or bfloat16; s = 1 (every pass reads the same x) or s = t. The I values of an element share its fate.
     passes_t, ids_B: int64 (ids -1 = the shared mask). affine: (a, b, d). Memory moved: s B E I + t B E I values.
@@ -202,7 +202,7 @@ def dropout_linear(
     weight_CD: Tensor,
     bias_C: Tensor | None = None,
 ) -> Tensor:
-    """y (t, B, L, C) = bias + W (keep x) / (1 - p), float32: dropout and the Linear behind it, without a dropped copy of x.
+    """Y (t, B, L, C) = bias + W (keep x) / (1 - p), float32: dropout and the Linear behind it, without a dropped copy of x.
 
     x_sBLD: s = 1 or t copies of B items of L rows of D features; element l D + d of an item's mask belongs to feature d of row l.
     Results do not depend on the batch, the chunk of passes or the threads, to the last bit, save that a chunk of a single

@@ -62,7 +62,8 @@ def share_masks(ids_B: Indices) -> bool:
 
 def cut_head(T: int, B: int, C: int, D: int, itemsize: int, shared: bool, cache: int) -> Chunk:
     """The largest chunk whose logits, and dropped features if there are any, fill half of the cache; more if that is too few
-    rows for a product, up to 256 MB."""
+    rows for a product, up to 256 MB.
+    """
     weights = shared and B > C and T * C * D * itemsize <= _WORKSPACE
     held = T * C * itemsize if weights else T * (C + D) * itemsize  # of one item
     rows = 1 if weights else T  # of the product, per item
@@ -157,7 +158,7 @@ def linear(
 
 
 def multiply(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor, rate: Rate, out_NC: Tensor) -> None:
-    """out = bias + x W^T / (1 - p), rounded once; float32 at the precision that PyTorch is set to."""
+    """Out = bias + x W^T / (1 - p), rounded once; float32 at the precision that PyTorch is set to."""
     torch.addmm(bias_C, x_ND, weight_CD.T, alpha=1.0 / rate.keep, out=out_NC)
 
 

@@ -80,7 +80,7 @@ def load_tile(
 
 @triton.jit
 def scaled_difference(x, c, origin):
-    """x c - origin, rounded once. The interpreter has no fused multiply-add: there the product is exact in float64."""
+    """X c - origin, rounded once. The interpreter has no fused multiply-add: there the product is exact in float64."""
     if INTERPRETED:
         return (x.to(tl.float64) * c - origin.to(tl.float64)).to(tl.float32)
     else:
@@ -91,13 +91,14 @@ def scaled_difference(x, c, origin):
 def scale_of(top):
     """log2(e), to turn logits into exponents of 2. From 2^29 on the rounding of top log2(e) could exceed 32, and shift 2^z
     out of range: float32 values there are at least 32 apart, so what is not the maximum has no weight in any base, and
-    1 makes the product exact."""
+    1 makes the product exact.
+    """
     return tl.where(tl.abs(top) < 536870912.0, LOG2E, 1.0)
 
 
 @triton.jit
 def fold(a, b, sums):
-    """sums (items, shares, n) + the products a b, (items, shares, n 2^k), by multiply-adds alone.
+    """Sums (items, shares, n) + the products a b, (items, shares, n 2^k), by multiply-adds alone.
 
     Left to tl.sum, half of the products are multiplications whose results are then added: 1.5 instructions each, not 1.
     """
@@ -191,7 +192,7 @@ def add_pass(
 
 @triton.jit
 def entropy_bits(h):
-    """h of ``new_sums`` added up: (items,)"""
+    """H of ``new_sums`` added up: (items,)"""
     return tl.sum(tl.sum(h, 2), 1)
 
 

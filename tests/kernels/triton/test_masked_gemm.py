@@ -13,7 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from mcscore import Scorer, masks
+from mcscore import Dropout, Scorer, masks
 from mcscore.acquisition import SCORES, oracle_scores
 from mcscore.kernels import backends
 from mcscore.kernels.triton import masked_gemm as triton_chunks
@@ -260,7 +260,7 @@ def _scored(model: torch.nn.Module, items: Tensor, shared: str, device: str) -> 
     """The path and the scores of a Scorer whose device has the Triton kernels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backends, "select", lambda _device: "triton")
-        scorer = Scorer(model, 5, masks=shared, device=device)
+        scorer = Scorer(model, 5, device=device, dropout=Dropout(masks=shared))
         got = scorer(items, torch.arange(len(items)))
         return scorer.describe()["plan"]["path"], {name: values.cpu() for name, values in got.items()}
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import mcscore
 from mcscore.montecarlo import Passes, discover
 
+from ...options import grouped
+
 ITEMS = 6
 IDS = np.array([12, 5, 2**40 + 1, 7, 0, 99])
 Batch = Callable[[int], Tensor]
@@ -308,7 +310,7 @@ def score(case: Case, net: nn.Module, x: Tensor, options: Mapping[str, Any]) -> 
     settings = {"transform": case.transform, **case.options, **options}
 
     def scorer(masks: str = "independent") -> mcscore.Scorer:
-        return mcscore.Scorer(net, 12, ("entropy", "bald", "mean_std"), masks=masks, **settings)
+        return mcscore.Scorer(net, 12, ("entropy", "bald", "mean_std"), **grouped(masks=masks, **settings))
 
     for masks in ("shared", "independent"):
         with untouched(net, f"scoring with {masks} masks", case.ignore):
