@@ -1,6 +1,9 @@
 # make demo   set everything up in .venv and run the main job on real images
 # make test   set everything up in .venv, then lint, type-check and test
 # make sanitize  the C++ kernels' tests under the address and undefined-behavior sanitizers; a part of make test
+# make docs   the documentation as a site, in build/site
+# make wheel  build the wheel, install it into an empty environment, and score with it
+# make test-all  the tests on every Python found, with and without the C++ kernels, lowest and newest dependencies (an hour or more)
 # make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
 # make bench  measure (needs a quiet machine)
 
@@ -8,8 +11,9 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+WORKERS ?= 2# processes of pytest; each with one thread, so that they do not wait for each other
 
-.PHONY: demo test test-zoo sanitize bench clean
+.PHONY: demo test docs wheel test-all test-zoo sanitize bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
@@ -18,8 +22,9 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
-	$(MAKE) sanitize
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules mcscore --ignore=mcscore/cli/__main__.py
+	$(MAKE) docs sanitize
 
 # A copy of package and tests with a build of its own. The sanitizer's library must be loaded before Python.
 sanitize: $(VENV)/installed
@@ -27,6 +32,19 @@ sanitize: $(VENV)/installed
 	rm -rf build/sanitized/tests && cp -r pyproject.toml tests build/sanitized
 	cd build/sanitized && LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 		$(abspath $(BIN))/python -m pytest -p no:cacheprovider -W ignore tests/kernels/native tests/kernels/test_topk.py
+
+docs: $(VENV)/installed
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+wheel: $(VENV)/installed
+	rm -rf dist build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet "$(TORCH)" dist/mcscore-*.whl
+	cd build/wheel && bin/python $(abspath tests/check_wheel.py)
+
+test-all: $(VENV)/installed
+	$(BIN)/python tests/every_python.py --torch "$(TORCH)"
 
 test-zoo: $(VENV)/installed-zoo
 	$(BIN)/python -m pytest tests/zoo
@@ -48,4 +66,4 @@ $(VENV)/installed-zoo: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo-out *.egg-info mcscore/*.so
+	rm -rf $(VENV) build dist demo-out *.egg-info mcscore/*.so
