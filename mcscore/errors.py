@@ -1,4 +1,4 @@
-"""Every error that mcscore raises, under one base; each is importable from the package itself."""
+"""Every error that mcscore raises about models, pools and runs, under one base; each is importable from the package itself."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
 
 
-class Stopped(Error, KeyboardInterrupt):
+class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived: what was committed is kept, and scoring into the same directory continues from there.
 
-    A KeyboardInterrupt, so that most handlers of a long loop do not swallow it.
+    A KeyboardInterrupt and no ``Error``, so that ``except Exception`` around a long loop does not swallow it.
     """
 
     exit_code = 3

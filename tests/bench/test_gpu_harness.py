@@ -165,13 +165,13 @@ def test_the_gpu_tests_are_all_in_the_files_that_it_runs(request: pytest.Fixture
     """Of all tests that this session has collected."""
     marked = {item.path for item in request.session.items if item.get_closest_marker("gpu")}
     assert marked <= set(gpu.gpu_test_files())
-    assert gpu.ROOT / "tests" / "kernels" / "test_triton_head.py" in gpu.gpu_test_files()
+    assert gpu.ROOT / "tests" / "kernels" / "triton" / "test_head.py" in gpu.gpu_test_files()
 
 
 def test_where_every_gpu_test_is_skipped_nothing_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    monkeypatch.setattr(gpu, "gpu_test_files", lambda: [gpu.ROOT / "tests" / "kernels" / "test_triton_head.py"])
+    monkeypatch.setattr(gpu, "gpu_test_files", lambda: [gpu.ROOT / "tests" / "kernels" / "triton" / "test_head.py"])
     found = gpu.run_tests(limit=250.0)
     assert found.finished
     assert found.failed == ()

@@ -261,7 +261,7 @@ import resource, sys
 import numpy as np
 from mcscore.pool import Pool
 from mcscore.run.journal import Journal
-from mcscore.run.results import Run
+from mcscore.run.run import Run
 from benchmarks.bench_commit import fill
 from pathlib import Path
 n, out = int(sys.argv[1]), Path(sys.argv[2])

@@ -12,6 +12,7 @@ from mcscore.acquisition import oracle_scores
 from mcscore.errors import OutputError, SiteError
 
 from ..montecarlo.zoo import ZOO, GalCNN, TwoHeads, UNet
+from ..options import grouped
 
 ALL = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 
@@ -236,7 +237,7 @@ def test_softmax_with_one_class_suggests_sigmoid():
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Scorer(GalCNN(), **arguments)
+        Scorer(GalCNN(), **grouped(**arguments))
 
 
 def test_ids_must_fit_the_items():

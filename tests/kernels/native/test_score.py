@@ -382,7 +382,7 @@ def test_gradients_and_no_grad_are_left_alone():
     [
         (torch.zeros(3, 4, 1), ("bald",), "categorical", ValueError, "use likelihood='bernoulli'"),
         (torch.zeros(3, 4, 2), ("bold",), "categorical", ValueError, "unknown score 'bold'"),
-        (torch.zeros(3, 4, 2), ("bald",), "gaussian", ValueError, "likelihood must be one of softmax, sigmoid"),
+        (torch.zeros(3, 4, 2), ("bald",), "gaussian", ValueError, "likelihood must be one of categorical, bernoulli"),
         (torch.zeros(0, 4, 2), ("bald",), "categorical", ValueError, "T >= 1"),
         (torch.zeros(4, 2), ("bald",), "categorical", ValueError, r"\(T, B, C\)"),
         (torch.zeros(3, 4, 2).double(), ("bald",), "categorical", TypeError, "float64"),
