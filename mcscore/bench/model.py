@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..montecarlo.intercept import call_model
+from ..montecarlo.ops.intercept import call_model
 from ..scorer.scorer import Scorer
 from . import baselines as plain
 from .clock import Clock, in_turns

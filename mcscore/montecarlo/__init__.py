@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .discover import Site, discover
+from .discovery import Site, discover
 from .passes import Passes
 
 __all__ = ["Passes", "Site", "discover"]

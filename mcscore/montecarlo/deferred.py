@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..kernels.linear import fuses
 from .autocast import Lower
-from .discover import Site
+from .discovery.sites import Site
 
 _RESHAPES = {Tensor.flatten, torch.flatten, Tensor.reshape, torch.reshape, Tensor.view, Tensor.contiguous}
 # Of these the answer or the result does not name the number of rows, unless flatten begins at dimension 0 (then they clash).

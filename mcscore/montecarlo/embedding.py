@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DrawError
-from .driven import quietly
-from .dropout_ops import Quiet
-from .intercept import Call, Interceptor, call_model
-from .state import evaluating
+from .guard.state import evaluating
+from .masked_forward import quietly
+from .ops.dropout import Quiet
+from .ops.intercept import Call, Interceptor, call_model
 
 
 def embeddings(

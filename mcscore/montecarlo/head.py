@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels.head import dropout_head
-from .apply import Rows, Stream
+from .apply_masks import Rows, Stream
 from .deferred import FusedLinear
 
 

@@ -25,14 +25,14 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_u
 from ..errors import OutputError, RowsError, SiteError
 from ..kernels import backends
 from ..kernels.linear import fuses
-from .apply import Fixed, Masks, OnePass, OnlySite, Redrawn, Rows, Stream
+from .apply_masks import Fixed, Masks, OnePass, OnlySite, Redrawn, Rows, Stream
 from .autocast import Lower
 from .compiled import CompiledPasses
-from .discover import Discovery, Site
-from .driven import Driven, quietly
+from .discovery.sites import Discovery, Site
+from .guard.state import evaluating
 from .head import Head
-from .intercept import Call, Interceptor, call_model, is_dense
-from .state import evaluating
+from .masked_forward import Driven, quietly
+from .ops.intercept import Call, Interceptor, call_model, is_dense
 from .tape import Tape, TapeError
 
 PATHS = ("head", "vmap", "fork", "repeat", "loop")

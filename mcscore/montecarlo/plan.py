@@ -18,12 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from .apply import Rows
-from .driven import Driven
-from .intercept import call_model
+from .apply_masks import Rows
+from .discovery.sites import Site
+from .guard.state import evaluating
+from .masked_forward import Driven
+from .ops.intercept import call_model
 from .passes import Passes
-from .sites import Site
-from .state import evaluating
 
 MEMORY = 256 << 20  # bytes of activations per step, unless the caller says otherwise
 # Bytes of activations per step on a CPU. Measured on one core with 512 kB L2 and 32 MB L3: a ViT (0.6 MB per item and pass) does

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..errors import OutputError
-from ..montecarlo.intercept import is_dense
+from ..montecarlo.ops.intercept import is_dense
 
 
 def require_weights(model: nn.Module) -> None:

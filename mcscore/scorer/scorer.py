@@ -23,11 +23,12 @@ from ..kernels.score import score_logits
 from ..kernels.weight_cache import keeping
 from ..masks import MAX_PASSES
 from ..moments import Moments
-from ..montecarlo import Passes, discover
+from ..montecarlo import Passes
+from ..montecarlo.discovery import discover
 from ..montecarlo import autocast as precision
 from ..montecarlo.compiled import recorded
 from ..montecarlo.embedding import embeddings
-from ..montecarlo.exclusive import PREPARING, exclusive
+from ..montecarlo.guard.exclusive import PREPARING, exclusive
 from ..montecarlo.passes import first_line
 from ..montecarlo.plan import Plan, explain, make_plan
 from .fingerprint import fingerprint

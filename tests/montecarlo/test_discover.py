@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mcscore.errors import SiteError
-from mcscore.montecarlo import discover
-from mcscore.montecarlo.dropout_ops import KINDS
+from mcscore.montecarlo.discovery import discover
+from mcscore.montecarlo.ops.dropout import KINDS
 
 from .zoo import ZOO, Guarded, ViT
 

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mcscore import masks
 from mcscore.errors import SiteError
 from mcscore.kernels.dropout import plain
-from mcscore.montecarlo import Passes, discover
+from mcscore.montecarlo import Passes
+from mcscore.montecarlo.discovery import discover
 from mcscore.montecarlo.passes import PATHS as ALL_PATHS
 
 from .zoo import ZOO, GalCNN, LSTMClassifier

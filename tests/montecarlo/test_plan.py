@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mcscore import Execution, Scorer
-from mcscore.montecarlo import Passes, discover
+from mcscore.montecarlo import Passes
+from mcscore.montecarlo.discovery import discover
 from mcscore.montecarlo.plan import make_plan
 
 from .zoo import ZOO

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Pool, Scorer, score_pool
-from mcscore.montecarlo import exclusive as who_waits
-from mcscore.montecarlo.exclusive import exclusive
+from mcscore.montecarlo.guard import exclusive as who_waits
+from mcscore.montecarlo.guard.exclusive import exclusive
 
 TIMES = 12
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcscore.montecarlo import Passes, discover
-from mcscore.montecarlo.intercept import call_model
+from mcscore.montecarlo import Passes
+from mcscore.montecarlo.discovery import discover
+from mcscore.montecarlo.ops.intercept import call_model
 
 SEED = 11  # of the masks
 CHOICE_PASSES = 4  # enough for every path to be tried

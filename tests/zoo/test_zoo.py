@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from mcscore.errors import SiteError
 from mcscore.montecarlo import Passes
-from mcscore.montecarlo.intercept import call_model
+from mcscore.montecarlo.ops.intercept import call_model
 
 from .entry import Entry, first, rows
 from .models import MODELS

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import mcscore
-from mcscore.montecarlo import Passes, discover
+from mcscore.montecarlo import Passes
+from mcscore.montecarlo.discovery import discover
 
 from ...options import grouped
 

@@ -14,8 +14,8 @@ from ..kernels.draws import draws
 from ..kernels.dropout import Affine, drop, signed
 from ..kernels.dropout import dropout as dropout_op
 from ..kernels.linear import dropout_linear, dropout_linears
-from .discover import Site
-from .dropout_ops import Quiet
+from .discovery.sites import Site
+from .ops.dropout import Quiet
 
 
 class Masks(Protocol):

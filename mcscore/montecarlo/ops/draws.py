@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dropout_ops import Arguments, Kind, Source
+from .dropout import Arguments, Kind, Source
 
 _Args = tuple[Any, ...]
 _Kwargs = Mapping[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SiteError
+from ...errors import SiteError
 from .exclusive import exclusive
 
 _TABLES = (

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .draws import DRAWS
-from .dropout_ops import KINDS, RECURRENT, UNDRIVEN, WEIGHTS, Kind, check_states, undriven_is_live
+from .dropout import KINDS, RECURRENT, UNDRIVEN, WEIGHTS, Kind, check_states, undriven_is_live
 
 
 @dataclass(frozen=True)

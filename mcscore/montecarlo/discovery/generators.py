@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from .intercept import is_dense
+from ..ops.intercept import is_dense
 
 _OWN = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 

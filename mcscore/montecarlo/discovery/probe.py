@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..errors import SiteError
+from ...errors import SiteError
+from ..guard.state import private_copy
+from ..ops.dropout import AffineOf, Quiet
+from ..ops.intercept import Call, Interceptor, call_model, is_dense, is_normalization
 from . import generators
-from .dropout_ops import AffineOf, Quiet
-from .intercept import Call, Interceptor, call_model, is_dense, is_normalization
 from .sites import part_name
-from .state import private_copy
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from ..errors import SiteError
-from ..masks import rate
-from .dropout_ops import Quiet
+from ...errors import SiteError
+from ...masks import rate
+from ..ops.dropout import Quiet
 
 
 @dataclass(frozen=True)

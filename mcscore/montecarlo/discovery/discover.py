@@ -21,19 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..errors import SiteError
-from ..kernels import backends
-from ..masks import MAX_SITES
+from ...errors import SiteError
+from ...kernels import backends
+from ...masks import MAX_SITES
+from ..guard.exclusive import exclusive
+from ..guard.state import contents, evaluating, require_same
+from ..ops.dropout import RECURRENT, WEIGHTS, Quiet
+from ..ops.intercept import Call, is_dense
 from . import generators
-from .dropout_ops import RECURRENT, WEIGHTS, Quiet
-from .exclusive import exclusive
-from .intercept import Call, is_dense
 from .probe import Probed, Seen, probe
 from .sites import Discovery, Site, call_name, choose, part_name, with_p
-from .state import contents, evaluating, require_same
 from .trace import Tracer, find_quiet, reach, with_number
 
-__all__ = ["Discovery", "Site", "SiteError", "call_name", "discover", "evaluating", "part_name"]
 
 
 def discover(

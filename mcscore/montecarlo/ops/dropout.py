@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.dropout import Affine, alpha, indicator, plain
+from ...kernels.dropout import Affine, alpha, indicator, plain
 
 AffineOf = Callable[[float], Affine]
 

@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import PassError, SiteError
+from ...errors import PassError, SiteError
+from ..guard.state import contents, evaluating, private_copy
+from ..ops.dropout import Quiet
+from ..ops.intercept import is_dense, is_normalization
 from . import generators
-from .dropout_ops import Quiet
-from .intercept import is_dense, is_normalization
 from .probe import KEEP, Seen, Signature, alike, quiet_pass
-from .state import contents, evaluating, private_copy
 
 
 class Tracer:

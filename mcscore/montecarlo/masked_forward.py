@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ..errors import SiteError
 from ..kernels.linear import fuses
-from .apply import Masks, check_shape
+from .apply_masks import Masks, check_shape
 from .autocast import Lower
 from .deferred import Waiting, may_wait
-from .dropout_ops import AffineOf, Quiet
-from .intercept import Call, Interceptor, plainly
-from .sites import Discovery, Site, call_name, part_name
+from .discovery.sites import Discovery, Site, call_name, part_name
+from .ops.dropout import AffineOf, Quiet
+from .ops.intercept import Call, Interceptor, plainly
 from .tape import Tape
 
 _READS = {
