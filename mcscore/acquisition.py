@@ -435,8 +435,21 @@ def oracle_scores(
     return {**results, "prediction": prediction}
 
 
-def _samples(outputs_TBC: Tensor, likelihood: str, input: str, noise_variance: float | None) -> Samples:
+def probabilities(outputs_TBC: Tensor, likelihood: str, input: str) -> Tensor:
+    """Of every pass: class or label probabilities, (T, B, C); for likelihood gaussian the means (T, B)."""
     import torch
+
+    if likelihood == "gaussian":
+        return outputs_TBC[:, :, 0]
+    if input == "probs":
+        p_TBC = outputs_TBC.clamp(0.0, 1.0)
+        return p_TBC / p_TBC.sum(2, keepdim=True) if likelihood == "categorical" else p_TBC
+    if likelihood == "categorical":
+        return torch.softmax(outputs_TBC, 2)
+    return outputs_TBC.clamp_max(0.0).exp() if input == "log_probs" else torch.sigmoid(outputs_TBC)
+
+
+def _samples(outputs_TBC: Tensor, likelihood: str, input: str, noise_variance: float | None) -> Samples:
 
     if likelihood == "gaussian":
         if outputs_TBC.shape[-1] == 1:
@@ -444,9 +457,4 @@ def _samples(outputs_TBC: Tensor, likelihood: str, input: str, noise_variance: f
         if noise_variance is not None:
             raise ValueError(TWO_NOISES)
         return GaussianSamples(outputs_TBC[..., 0], outputs_TBC[..., 1].exp(), None)
-    if input == "probs":
-        p_TBC = outputs_TBC.clamp(0.0, 1.0)
-        return p_TBC / p_TBC.sum(-1, keepdim=True) if likelihood == "categorical" else p_TBC
-    if likelihood == "categorical":
-        return torch.softmax(outputs_TBC, -1)
-    return outputs_TBC.clamp_max(0.0).exp() if input == "log_probs" else torch.sigmoid(outputs_TBC)
+    return probabilities(outputs_TBC, likelihood, input)

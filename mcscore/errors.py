@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """The kind of an error and the first line of its message, cut at a word."""
+    lines = str(error).strip().splitlines()
+    return textwrap.shorten(f"{type(error).__name__}: {lines[0] if lines else ''}".strip(), limit, placeholder=" ...")
 
 
 class Error(Exception):

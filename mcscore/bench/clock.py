@@ -1,4 +1,4 @@
-"""Time and memory of calls, measured so that other load, heat and caches hit all candidates alike.
+"""Time and memory of calls, measured so that other load, heat and caches hit all candidates outputs_close.
 
 Candidates take turns in one process. A turn repeats the call until it lasts long enough for the clock. On a CPU the best
 turn counts: other load only ever adds. On a GPU the median counts: a clock that was boosted for one turn is no result.

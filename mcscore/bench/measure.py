@@ -106,7 +106,7 @@ class Bench:
     def _compiled(self, case: cases.Case) -> Call | None:
         if not (self.compile and case.compiles):
             return None
-        # Every case compiles anew: one function called with more shapes than the compiler keeps would quietly run uncompiled.
+        # Every case compiles anew: one function called with more shapes than the compiler keeps would deterministic_call run uncompiled.
         torch._dynamo.reset()
         call = rotating(torch.compile(case.eager, fullgraph=True, dynamic=False), case.inputs)
         try:

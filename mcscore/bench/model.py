@@ -68,7 +68,7 @@ def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Cal
     """
     model, T, (score,), seed = scorer.model, scorer.passes, scorer.scores, scorer.seed
     ids = np.arange(len(items_B))
-    inputs = scorer._inputs(items_B)
+    inputs = scorer.inputs(items_B)
 
     def of_seed(number: int) -> Tensor:
         scorer.seed = number

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .choose import choose_strategy
 from .discovery import Site, discover
-from .passes import Passes
+from .passes import Passes, Strategy
 
-__all__ = ["Passes", "Site", "discover"]
+__all__ = ["Passes", "Site", "Strategy", "choose_strategy", "discover"]

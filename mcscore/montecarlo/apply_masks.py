@@ -15,7 +15,7 @@ from ..kernels.dropout import Affine, drop, signed
 from ..kernels.dropout import dropout as dropout_op
 from ..kernels.linear import dropout_linear, dropout_linears
 from .discovery.sites import Site
-from .ops.dropout import Quiet
+from .ops.dropout import ConstantSource
 
 
 class Masks(Protocol):
@@ -39,7 +39,7 @@ class Masks(Protocol):
 
 
 @dataclass(frozen=True)
-class Stream:
+class MaskStream:
     """Whose masks: the seed, and the ids of the items (all -1 if every item shares the mask of a pass)."""
 
     seed: int
@@ -61,24 +61,24 @@ def _below(u: Tensor, p: float | Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OnePass:
+class VmapMasks:
     """Under vmap: ``index`` stands for every pass at once, and tensors look as they do in a single pass."""
 
-    stream: Stream
+    stream: MaskStream
     index: Tensor
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         ids, seed = self.stream.ids(site), signed(self.stream.seed)
         if site.axis is None:
             return dropout_op(x[None], self.index, ids, 0, mask_rank + 1, seed, site.index, site.drop_p, affine)[0]
-        copies_in(site, x, len(ids))
+        batch_copies(site, x, len(ids))
         return dropout_op(x, self.index, ids, site.axis, mask_rank, seed, site.index, site.drop_p, affine)
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
         ids, seed = self.stream.ids(site), signed(self.stream.seed)
         if site.axis is None:
             return draw_op(like[None], self.index, ids, 0, seed, site.index, law)[0]
-        copies_in(site, like, len(ids))
+        batch_copies(site, like, len(ids))
         return draw_op(like, self.index, ids, site.axis, seed, site.index, law)
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
@@ -96,10 +96,10 @@ class OnePass:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchedMasks:
     """A batch of B rows, or t*B rows, pass after pass."""
 
-    stream: Stream
+    stream: MaskStream
     passes_t: Tensor
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
@@ -110,7 +110,7 @@ class Rows:
                 raise RowsError(f"{site} has no batch dimension to hold several passes")
             y = drop(x[None, None], self.passes_t, ids, copies=1, axis=0, mask_rank=mask_rank + 1, **settings)[0, 0]
         else:
-            copies = copies_in(site, x, len(ids), t)
+            copies = batch_copies(site, x, len(ids), t)
             rest = [n for d, n in enumerate(x.shape) if d != site.axis]
             stacked = x.movedim(site.axis, 0).reshape(copies, len(ids) * site.rows, *rest).movedim(1, site.axis + 1)
             y_t = drop(stacked, self.passes_t, ids, copies=copies, axis=site.axis, mask_rank=mask_rank, **settings)
@@ -125,7 +125,7 @@ class Rows:
                 raise RowsError(f"{site} has no batch dimension to hold several passes")
             shape = [1, *shape]
         else:
-            copies_in(site, like, len(ids), t)
+            batch_copies(site, like, len(ids), t)
             shape[site.axis] = len(ids) * site.rows
         settings: dict[str, Any] = {"axis": site.axis or 0, "seed": self.stream.seed, "site": site.index, "law": law}
         z_t = draws(shape, self.passes_t, ids, **settings, dtype=like.dtype, device=like.device)
@@ -138,27 +138,27 @@ class Rows:
 
     def holds(self, site: Site, x: Tensor) -> bool:
         t = self.passes_t.numel()
-        return site.axis is None or t == 1 or copies_in(site, x, len(self.stream.ids_B), t) == t
+        return site.axis is None or t == 1 or batch_copies(site, x, len(self.stream.ids_B), t) == t
 
     def replicates(self, site: Site, x: Tensor) -> bool:
         return not self.holds(site, x)
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ids, t = self.stream.ids(site), self.passes_t.numel()
-        copies = copies_in(site, x, len(ids), t)
+        copies = batch_copies(site, x, len(ids), t)
         x_s = x.reshape(copies, len(ids), *x.shape[1:])
         y_t = dropout_linears(x_s, self.passes_t, ids, weight, bias, signed(self.stream.seed), site.index, site.drop_p)
         return y_t.flatten(0, 1)
 
 
 @dataclass(frozen=True)
-class Fixed:
+class ZeroSite:
     """One pass in which nothing is random, but one site (None: no site) is at its other end: drops everything, or draws otherwise.
 
     With ``scales`` each masked tensor is multiplied by a number of its own, so that gradients tell which sites matter.
     """
 
-    quiet: Quiet
+    constants: ConstantSource
     name: str | None = None
     scales: dict[str, Tensor] | None = None
 
@@ -171,11 +171,11 @@ class Fixed:
         return x.zero_() if inplace else torch.zeros_like(x)
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
-        z = self.quiet.draw(like, law)
+        z = self.constants.draw(like, law)
         return z if site.name != self.name else 1.0 - z
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
-        z = self.quiet.bernoulli(like, p)
+        z = self.constants.bernoulli(like, p)
         return z if site.name != self.name else (z < 0.5).to(z.dtype)
 
     def holds(self, site: Site, x: Tensor) -> bool:
@@ -189,7 +189,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Redrawn(Rows):
+class RedrawnSite(BatchedMasks):
     """One pass in which one site takes its numbers from another pass."""
 
     name: str
@@ -197,25 +197,25 @@ class Redrawn(Rows):
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
         passes = self.other if site.name == self.name else self.passes_t
-        return Rows(self.stream, passes).draw(site, like, law)
+        return BatchedMasks(self.stream, passes).draw(site, like, law)
 
 
 @dataclass(frozen=True)
-class OnlySite:
+class SingleSite:
     """One pass in which one site alone is random."""
 
-    rows: Rows
+    rows: BatchedMasks
     name: str
-    quiet: Quiet
+    constants: ConstantSource
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         return self.rows.drop(site, x, mask_rank, affine, inplace) if site.name == self.name else x
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
-        return self.rows.draw(site, like, law) if site.name == self.name else self.quiet.draw(like, law)
+        return self.rows.draw(site, like, law) if site.name == self.name else self.constants.draw(like, law)
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
-        return self.rows.bernoulli(site, like, p) if site.name == self.name else self.quiet.bernoulli(like, p)
+        return self.rows.bernoulli(site, like, p) if site.name == self.name else self.constants.bernoulli(like, p)
 
     def holds(self, site: Site, x: Tensor) -> bool:
         return True
@@ -227,7 +227,7 @@ class OnlySite:
         raise AssertionError("no site waits for its Linear in this pass")
 
 
-def copies_in(site: Site, x: Tensor, B: int, t: int = 1) -> int:
+def batch_copies(site: Site, x: Tensor, B: int, t: int = 1) -> int:
     """How many copies of the batch x holds (1 or t); anything else is a model that changes its batch on the way."""
     assert site.axis is not None
     n = x.shape[site.axis]
@@ -240,7 +240,7 @@ def copies_in(site: Site, x: Tensor, B: int, t: int = 1) -> int:
     )
 
 
-def check_shape(site: Site, x: Tensor) -> None:
+def check_item_shape(site: Site, x: Tensor) -> None:
     """RowsError unless an item's values at the site have the shape with which their mask elements were numbered."""
     if tuple(n for d, n in enumerate(x.shape) if d != site.axis) != site.item_shape:
         raise RowsError(

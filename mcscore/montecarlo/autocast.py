@@ -85,7 +85,7 @@ _FLOAT32 = {
 """As torch.autocast has them, but for the recurrent layers, which have no bfloat16 on many processors."""
 
 
-class Lower:
+class Autocast:
     """Runs operations in bfloat16 or float32 as autocast would. Weights are converted once per scoring call."""
 
     def operands(self, func: Callable[..., Any], values: Any) -> Any:

@@ -12,25 +12,25 @@ from torch import Tensor, nn
 
 from ..errors import DrawError
 from .guard.state import evaluating
-from .masked_forward import quietly
-from .ops.dropout import Quiet
+from .masked_forward import deterministic_call
+from .ops.dropout import ConstantSource
 from .ops.intercept import Call, Interceptor, call_model
 
 
 def embeddings(
-    model: nn.Module, inputs: Any, name: str | None, quiet: Quiet | None, written: Sequence[str] = ()
+    model: nn.Module, inputs: Any, name: str | None, constants: ConstantSource | None, written: Sequence[str] = ()
 ) -> npt.NDArray[np.float32]:
     """(B, D) float32 from one deterministic pass: the input of the last Linear, or the output of the module ``name``.
 
-    Every site is off, also in a model that drops in evaluation. quiet: the constants in place of draws; None: a draw raises DrawError.
+    Every site is off, also in a model that drops in evaluation. constants: the constants in place of draws; None: a draw raises DrawError.
     written: see ``Snapshot``.
     """
     last: list[Tensor] = []
 
     def handler(call: Call) -> Any:
-        if quiet is None and call.kind is not None and call.kind.draws:
+        if constants is None and call.op is not None and call.op.draws:
             raise DrawError(f"{call.name} ({call.function.__name__}) draws random numbers in evaluation mode")
-        return quietly(call, quiet or Quiet())
+        return deterministic_call(call, constants or ConstantSource())
 
     if name is not None:
         handle = dict(model.named_modules())[name].register_forward_hook(lambda _m, _i, out: last.append(out))

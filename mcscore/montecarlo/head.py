@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels.head import dropout_head
-from .apply_masks import Rows, Stream
+from .apply_masks import BatchedMasks, MaskStream
 from .deferred import FusedLinear
 
 
@@ -17,7 +17,7 @@ from .deferred import FusedLinear
 class Head:
     """The last features of a batch, the same for every pass, and the dropout and Linear that follow them."""
 
-    stream: Stream
+    stream: MaskStream
     end: FusedLinear
 
     def of_first(self, n: int) -> Head:
@@ -27,7 +27,7 @@ class Head:
 
     def logits(self, passes_t: Tensor) -> Tensor:
         """logits_tBC of some passes, for checks."""
-        y_tBC = Rows(self.stream, passes_t).linear(self.end.site, self.end.x, self.end.weight, self.end.bias)
+        y_tBC = BatchedMasks(self.stream, passes_t).linear(self.end.site, self.end.x, self.end.weight, self.end.bias)
         return y_tBC.unflatten(0, (len(passes_t), -1))
 
     def scores(self, passes_t: Tensor, scores: Sequence[str], likelihood: str) -> dict[str, Tensor]:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ..errors import SiteError
 from ..kernels.linear import fuses
-from .apply_masks import Masks, check_shape
-from .autocast import Lower
-from .deferred import Waiting, may_wait
+from .apply_masks import Masks, check_item_shape
+from .autocast import Autocast
+from .deferred import Deferred, can_defer
 from .discovery.sites import Discovery, Site, call_name, part_name
-from .ops.dropout import AffineOf, Quiet
-from .ops.intercept import Call, Interceptor, plainly
+from .ops.dropout import AffineOf, ConstantSource
+from .ops.intercept import Call, Interceptor, execute_plain
 from .tape import Tape
 
 _READS = {
@@ -39,7 +39,7 @@ _READS = {
 """Tensors become Python values here, and a model may branch on them."""
 
 
-class Driven(Interceptor):
+class MaskedForward(Interceptor):
     """One forward pass (or t at once) with the masks in place."""
 
     def __init__(
@@ -50,61 +50,61 @@ class Driven(Interceptor):
         tape: Tape | None,
         fused: Collection[str] = (),
         fuses: Callable[[Tensor, Tensor, float], bool] = fuses,
-        lower: Lower | None = None,
+        autocast: Autocast | None = None,
     ) -> None:
         super().__init__(model, None, found.weight_p)
         sites = {site.name: site for site in found.sites}
         self._sites, self._masks, self._tape, self._fused = sites, masks, tape, fused
         self._active = {call_name(name) for name, site in sites.items() if site.active}
         self._found, self._model = found, model
-        self._lower = lower
-        self.waiting = Waiting(masks.linear, fuses, lower)
+        self._autocast = autocast
+        self.deferred = Deferred(masks.linear, fuses, autocast)
         self.fired: set[str] = set()
         self.reads: set[str] = set()  # places where Python looked at values that masks have touched
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if self.fired and func in _READS:
             self.reads.add(f"Tensor.{func.__name__} in {self._owner()[1] or 'the model'}")
-        return self.waiting.call(func, args, kwargs, self._execute)
+        return self.deferred.call(func, args, kwargs, self._execute)
 
     def _execute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         def execute() -> Any:
-            if self._lower is None:
-                return plainly(func, args, kwargs)
-            lowered, named = self._lower.operands(func, (args, dict(kwargs)))
-            return plainly(func, lowered, named)
+            if self._autocast is None:
+                return execute_plain(func, args, kwargs)
+            lowered, named = self._autocast.operands(func, (args, dict(kwargs)))
+            return execute_plain(func, lowered, named)
 
         return execute() if self._tape is None else self._tape.call(func, args, kwargs, execute)
 
     def stochastic(self, call: Call) -> Any:
         first = self._sites.get(call.name)
-        if call.name in self._found.fixed:
+        if call.name in self._found.reseeded:
             return self.other(call.function, call.args, call.kwargs)
         if first is None:
-            return self._stranger(call)
-        kind = call.kind
-        if kind is None:
+            return self._unprobed_call(call)
+        op = call.op
+        if op is None:
             raise SiteError(f"{first} was called in a form that masks cannot drive ({call.function.__name__})")
-        arguments = self.waiting.redeem_arguments(call.arguments)
-        if self._lower is not None:
-            arguments = self._lower.operands(call.function, dict(arguments))
+        arguments = self.deferred.materialize_arguments(call.arguments)
+        if self._autocast is not None:
+            arguments = self._autocast.operands(call.function, dict(arguments))
         if call.name not in self._active:
-            return self.other(kind.quietly, (arguments, self._found.quiet), {})
-        if (p := kind.probability(call.arguments)) != first.model_p:
+            return self.other(op.run_constant, (arguments, self._found.constants), {})
+        if (p := op.probability(call.arguments)) != first.model_p:
             raise SiteError(f"{first} was called with p={p} in scoring, with {first.model_p} when the sites were found")
-        return kind.run(arguments, _Driver(self, call))
+        return op.run(arguments, _SiteSource(self, call))
 
-    def _stranger(self, call: Call) -> Any:
+    def _unprobed_call(self, call: Call) -> Any:
         """A call that the probe did not meet. It is never left undropped in silence."""
-        kind = call.kind
-        if kind is None:
-            drops = call.live
+        op = call.op
+        if op is None:
+            drops = call.is_random
         else:
-            p = kind.probability(call.arguments)
-            drops = call.name not in self._found.idle and (kind.draws or call.live or bool(p))
+            p = op.probability(call.arguments)
+            drops = call.name not in self._found.idle and (op.draws or call.is_random or bool(p))
             if drops and not self._found.wants(call.name):  # the user left it off
-                return self.other(kind.quietly, (call.arguments, self._found.quiet), {})
-        if drops or (call.name in self._found.idle and call.live):
+                return self.other(op.run_constant, (call.arguments, self._found.constants), {})
+        if drops or (call.name in self._found.idle and call.is_random):
             raise SiteError(
                 f"{call.name} ({call.function.__name__}) would drop, but the first items did not reach it: which dropout a model calls "
                 "must not depend on its items (loops over the items' own lengths, experts that only some items reach). Pad all items to "
@@ -117,46 +117,46 @@ class Driven(Interceptor):
         if self._tape is not None:
             self._tape.site()
 
-    def check(self, model: nn.Module) -> None:
+    def check_all_fired(self, model: nn.Module) -> None:
         """SiteError if a site did not fire, unless the model decided so by a number that was drawn (LayerDrop)."""
         if self.reads and any(site.draws and site.active for site in self._sites.values()):
             return
         silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
         if silent:
             raise SiteError(
-                f"{', '.join(silent)} of {type(model).__name__} never fired in scoring. Its passes would be too much alike; "
+                f"{', '.join(silent)} of {type(model).__name__} never fired in scoring. Its passes would be too much outputs_close; "
                 "is the module skipped for some inputs, or replaced by a fused or compiled version?"
             )
 
 
-class _Driver:
+class _SiteSource:
     """The source of one call: the masks and draws of its sites."""
 
-    def __init__(self, driven: Driven, call: Call) -> None:
+    def __init__(self, driven: MaskedForward, call: Call) -> None:
         self._driven, self._call = driven, call
 
     def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
-        driven, kind = self._driven, self._call.kind
-        assert kind is not None
+        driven, op = self._driven, self._call.op
+        assert op is not None
         site = driven._sites[part_name(self._call.name, part)]
         if not site.active:
             return x
         assert site.p is not None
-        check_shape(site, x)
+        check_item_shape(site, x)
         driven._fire(site)
         drop = functools.partial(driven._masks.drop, site, x, mask_rank, affine(site.p))
-        fusable = site.name in driven._fused and kind.may_wait and may_wait(site, x)
+        fusable = site.name in driven._fused and op.can_defer and can_defer(site, x)
         if inplace and driven._masks.holds(site, x):
             return drop(inplace=True)
         if inplace or fusable:
             replicates = driven._masks.replicates(site, x)
             later = functools.partial(drop, inplace=False)
-            return driven.waiting.wait(site, x, later, inplace=inplace, fusable=fusable, replicates=replicates)
+            return driven.deferred.defer(site, x, later, inplace=inplace, fusable=fusable, replicates=replicates)
         return drop(inplace=False)
 
     def _drawn(self, like: Tensor) -> Site:
         site = self._driven._sites[self._call.name]
-        check_shape(site, like)
+        check_item_shape(site, like)
         self._driven._fire(site)
         return site
 
@@ -173,17 +173,17 @@ class _Driver:
         if x._base is not None or any(x is tensor for tensor in driven._model.buffers()):
             raise RuntimeError(f"{site} fills a part of another tensor in place, which holds one pass at a time")
         replicates = driven._masks.replicates(site, x)
-        return driven.waiting.wait(site, x, lambda: value, inplace=True, fusable=False, replicates=replicates)
+        return driven.deferred.defer(site, x, lambda: value, inplace=True, fusable=False, replicates=replicates)
 
 
-def quietly(call: Call, quiet: Quiet) -> Any:
+def deterministic_call(call: Call, constants: ConstantSource) -> Any:
     """What a stochastic call gives when every site is off. SiteError if it is random in a way that cannot be switched off."""
-    if call.kind is None:
-        if call.live:
+    if call.op is None:
+        if call.is_random:
             raise SiteError(
                 f"{call.name} ({call.function.__name__}) is random in evaluation mode, and masks cannot drive it"
             )
         return call.execute()
-    if call.live or call.kind.draws:
-        return call.kind.quietly(call.arguments, quiet)
+    if call.is_random or call.op.draws:
+        return call.op.run_constant(call.arguments, constants)
     return call.execute()

@@ -8,7 +8,7 @@ one. A run records its plan, and a resumed run adopts it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from .apply_masks import Rows
+from .apply_masks import BatchedMasks
+from .choose import choose_strategy
 from .discovery.sites import Site
 from .guard.state import evaluating
-from .masked_forward import Driven
+from .masked_forward import MaskedForward
 from .ops.intercept import call_model
-from .passes import Passes
+from .passes import Passes, Strategy
 
 MEMORY = 256 << 20  # bytes of activations per step, unless the caller says otherwise
 # Bytes of activations per step on a CPU. Measured on one core with 512 kB L2 and 32 MB L3: a ViT (0.6 MB per item and pass) does
@@ -51,7 +52,7 @@ class Plan:
     tail_flops: int  # per item and pass
     fused: tuple[str, ...] = ()  # sites that run as one operation with the Linear behind them
     why: str = ""  # why faster paths were passed over
-    lower: str = ""  # precision of products, if not the model's own: "bfloat16"
+    autocast: str = ""  # precision of products, if not the model's own: "bfloat16"
     precision: str = ""  # why that
     sums_bytes: int = (
         0  # per item, of sums over passes that come in chunks; counted, but steps are not made smaller for them
@@ -61,6 +62,11 @@ class Plan:
     def memory(self) -> int:
         """Estimated peak bytes of activations in one step."""
         return self.items * (self.prefix_bytes + self.sums_bytes + self.passes * self.tail_bytes)
+
+    @property
+    def strategy(self) -> Strategy:
+        """How its passes run."""
+        return Strategy(self.path, frozenset(self.fused), self.why)
 
     def halved(self) -> Plan | None:
         """The next smaller step: half the items, then half the passes; None if there is nothing left to halve."""
@@ -84,7 +90,7 @@ class Plan:
         return Plan(**{**recorded, "fused": tuple(recorded["fused"])})
 
 
-class _Meter(Driven):
+class _Meter(MaskedForward):
     """Counts the bytes of results and the FLOPs before and after the first site fires."""
 
     def __init__(self, *args: Any) -> None:
@@ -184,13 +190,13 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> Measured:
     """
     B = ids_B.numel()
     first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
-    meter = _Meter(passes.model, passes.found, Rows(passes._stream(ids_B), first), None)
+    meter = _Meter(passes.model, passes.found, BatchedMasks(passes.stream(ids_B), first), None)
     inputs = tree_map_only(Tensor, torch.clone, inputs)
     meter._note(inputs)
     evaluation = evaluating(passes.model, passes.found.training, passes.found.written)
     with _Flops(meter.note_bytes) as flops, evaluation, meter:
         meter.flops = lambda: flops.total
-        output = meter.waiting.output(call_model(passes.model, inputs))
+        output = meter.deferred.materialize_output(call_model(passes.model, inputs))
     at_site = meter.flops_at_site or 0
     prefix, tail = (sum(sizes) // B for sizes in meter.largest)
     values = output.numel() // B
@@ -206,7 +212,8 @@ def measure(passes: Passes, inputs: Any, ids_B: Tensor) -> Measured:
 
 def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memory: int) -> Plan:
     """Choose the path on a small batch, measure what an item costs there, and fill the working set with items and passes."""
-    path, why = passes.choose_path(probe_inputs, probe_ids, T)
+    strategy = choose_strategy(passes, probe_inputs, probe_ids, T)
+    path = strategy.path
     one = measure(passes, probe_inputs, probe_ids)
     prefix_bytes, tail_bytes = one.prefix_bytes, one.tail_bytes
     room, prefix_room = (
@@ -221,10 +228,10 @@ def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memo
         t = -(-T // -(-T // t))  # else chunks of one size, or one less at the end: 500 + 500, not 606 + 394
     n = max(1, min(room // (prefix_bytes + t * tail_bytes), prefix_room // one.prefix_bytes))
     sums_bytes = _SUMS * one.output_values if t < T and path != "head" else 0
-    fused = tuple(sorted(passes.fused))
+    fused = tuple(sorted(strategy.fused))
     flops = one.prefix_flops, one.tail_flops
     threads = torch.get_num_threads()
-    return Plan(n, t, path, threads, prefix_bytes, tail_bytes, *flops, fused, why, sums_bytes=sums_bytes)
+    return Plan(n, t, path, threads, prefix_bytes, tail_bytes, *flops, fused, strategy.why, sums_bytes=sums_bytes)
 
 
 _PATHS = {
@@ -236,18 +243,18 @@ _PATHS = {
 }
 
 
-def explain(plan: Plan, passes: Passes, T: int, compiled: bool) -> str:
+def explain(plan: Plan, passes: Passes, T: int, compiled: bool, inert: Collection[str] = ()) -> str:
     """The plan as a person reads it."""
     lines = [f"{'site':>4}  {'p':>5}  {'fires':<5}  {'masked per item':<16} {'kind':<22} where"]
     for site in passes.found.sites:
         shape = "x".join(map(str, site.shape)) or "1"
-        fires = "off" if not site.active else "inert" if site.name in passes.inert else "yes"
+        fires = "off" if not site.active else "inert" if site.name in inert else "yes"
         fused = "  (one operation with the Linear behind it)" if site.name in plan.fused else ""
         p = "-" if site.p is None else f"{site.p:.3g}"
         lines.append(
             f"{site.index:>4}  {p:>5}  {fires:<5}  {shape:<16} {site.kind:<22} {site.name or 'the model'}{fused}"
         )
-    if passes.inert:
+    if inert:
         lines.append("inert: the output for the first items does not change when everything there is dropped")
     if passes.found.idle:
         lines.append(f"never drop (p = 0, or training=False): {', '.join(passes.found.idle)}")
@@ -263,7 +270,7 @@ def explain(plan: Plan, passes: Passes, T: int, compiled: bool) -> str:
         in_vain = {"head": "nothing is left to compile", "loop": "not for a loop over passes"}
         lines.append(f"torch.compile: {in_vain.get(plan.path, 'what is behind the first site, for full steps')}")
     if plan.precision:
-        lines.append(f"precision: {plan.lower or 'as the model is'} ({plan.precision})")
+        lines.append(f"precision: {plan.autocast or 'as the model is'} ({plan.precision})")
     lines += [
         f"step: {plan.items} items x {plan.passes} passes, {plan.threads} thread(s)",
         f"memory: about {plan.memory / 2**20:.0f} MiB of activations per step ({plan.prefix_bytes / 2**10:.3g} KiB per item"

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
-from .weights import first_line, kind_of, load_weights, some
+from ..errors import ModelError, first_line
+from .checkpoint import kind_of, load_weights, some
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,7 +109,7 @@ def _import_file(path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ModelError(f"{path} failed when imported: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelError(f"{path} failed when imported: {first_line(error)}") from error
     return module
 
 
@@ -123,9 +123,7 @@ def _import_module(name: str) -> ModuleType:
         hint = "; a file is named with its .py: FILE.py:NAME" if error.name == name.partition(".")[0] else ""
         raise ModelError(f"model module {name!r} cannot be imported: {error}{hint}") from error
     except Exception as error:
-        raise ModelError(
-            f"model module {name!r} failed when imported: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise ModelError(f"model module {name!r} failed when imported: {first_line(error)}") from error
 
 
 def _build(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
@@ -140,7 +138,7 @@ def _build(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Te
     try:
         built = build()
     except Exception as error:
-        raise ModelError(f"{spec} failed when called: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelError(f"{spec} failed when called: {first_line(error)}") from error
     module, transform = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec} must return an nn.Module or (nn.Module, transform), but returned {kind_of(built)}")

@@ -134,7 +134,7 @@ def measured(name: str, path: str | None = None) -> dict[str, Any]:
     kind = torch.zeros(1, dtype=torch.int64) if name == "LSTM" else torch.rand(1)
     few = kind.expand(3, *shape) if name == "LSTM" else torch.rand(3, *shape)
     plan = scorer.prepare(few, np.arange(3))
-    plan = scorer._plan
+    plan = scorer.steps.plan
     n = plan.items
     x = torch.zeros(n, *shape, dtype=torch.int64) if name == "LSTM" else torch.rand(n, *shape)
     ids = np.arange(n)

@@ -39,7 +39,7 @@ def test_every_model_runs_in_bfloat16_and_keeps_its_ranking(name):
     assert not torch.equal(rounded, exact)
     # resnet-blocks is made with random weights whose BALD of 3e-6 is itself a rounding
     assert precision.spearman(exact, rounded) > (0.9 if name == "resnet-blocks" else 0.99)
-    assert scorer.describe()["plan"]["lower"] == "bfloat16"
+    assert scorer.describe()["plan"]["autocast"] == "bfloat16"
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 

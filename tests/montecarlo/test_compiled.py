@@ -34,7 +34,7 @@ def test_scores_are_those_without(name):
     compiled = Scorer(model, 10, execution=Execution(compile=True))
     compiled.prepare(x, ids, plan=step)
     got, expected = compiled(x, ids), plain(x, ids)
-    assert compiled._passes._compiled is not None
+    assert compiled.steps.passes._compiled is not None
     for key in got:
         torch.testing.assert_close(got[key], expected[key], rtol=1e-4, atol=2e-6)
     other = compiled(x.flip(0), ids + 100)

@@ -9,7 +9,7 @@ from torch import nn
 
 from mcscore.errors import SiteError
 from mcscore.montecarlo.discovery import discover
-from mcscore.montecarlo.ops.dropout import KINDS
+from mcscore.montecarlo.ops.dropout import DROPOUT_OPS
 
 from .zoo import ZOO, Guarded, ViT
 
@@ -75,7 +75,7 @@ def test_every_kind_of_the_table_is_met_by_a_model():
     """A row of the table without a model that uses it would be untested."""
     met = {site.kind for make, data in ZOO.values() for site in found(make(), data(3)).sites}
     functional = {"feature_dropout", "gru dropout", "rnn_tanh dropout", "rnn_relu dropout"}
-    assert {kind.name for kind in KINDS} - met <= functional
+    assert {kind.name for kind in DROPOUT_OPS} - met <= functional
 
 
 @pytest.mark.parametrize(

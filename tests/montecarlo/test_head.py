@@ -10,6 +10,7 @@ from torch import nn
 from mcscore import Scorer
 from mcscore.acquisition import oracle_scores
 from mcscore.kernels import head, native
+from mcscore.montecarlo import Strategy
 
 from ..options import grouped
 
@@ -34,7 +35,7 @@ def scored(model, x, T=70, ids=None, **settings):
 
 
 def oracle(scorer, x, ids, **settings):
-    logits_TBC = torch.cat(list(scorer._passes.chunks(x, ids, [torch.arange(scorer.passes)], "loop")))
+    logits_TBC = torch.cat(list(scorer.steps.passes.chunks(x, ids, [torch.arange(scorer.passes)], Strategy("loop"))))
     return oracle_scores(logits_TBC.double(), scorer.scores, **settings)
 
 

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mcscore import masks
 from mcscore.errors import SiteError
 from mcscore.kernels.dropout import plain
-from mcscore.montecarlo import Passes
+from mcscore.montecarlo import Passes, Strategy, choose_strategy
+from mcscore.montecarlo.checks import require_different_passes, require_effect
 from mcscore.montecarlo.discovery import discover
 from mcscore.montecarlo.passes import PATHS as ALL_PATHS
 
@@ -32,7 +33,8 @@ def prepared(name, seed=3, shared=False, **kwargs):
 
 
 def run(passes, x, ids, T, path, chunk=None):
-    return torch.cat(list(passes.chunks(x, ids, list(torch.arange(T).split(chunk or T)), path)))
+    strategy = path if isinstance(path, Strategy) else Strategy(path)
+    return torch.cat(list(passes.chunks(x, ids, list(torch.arange(T).split(chunk or T)), strategy)))
 
 
 def plain_passes(model, x, T):
@@ -54,7 +56,7 @@ def test_mean_and_variance_match_plain_pytorch(name):
     """
     T = 1500
     model, x, passes = prepared(name)
-    path, _ = passes.choose_path(x[:3], torch.arange(3), T)
+    path = choose_strategy(passes, x[:3], torch.arange(3), T)
     ours = run(passes, x[:3], IDS[:3], T, path, 500).double()
     theirs = plain_passes(model, x[:3], T).double()
     standard_error = ((ours.var(0) + theirs.var(0)) / T).sqrt()
@@ -73,9 +75,9 @@ def test_mean_and_variance_match_plain_pytorch(name):
 def test_every_path_gives_what_one_pass_at_a_time_gives(name):
     _, x, passes = prepared(name)
     truth = run(passes, x, IDS, 7, "loop")
-    chosen, _ = passes.choose_path(x[:3], torch.arange(3), 7)
-    for path in PATHS[PATHS.index(chosen) :]:
-        if path == "fork" and chosen != "fork":
+    chosen = choose_strategy(passes, x[:3], torch.arange(3), 7)
+    for path in PATHS[PATHS.index(chosen.path) :]:
+        if path == "fork" and chosen.path != "fork":
             continue  # not promised: only used where it was compared
         torch.testing.assert_close(run(passes, x, IDS, 7, path), truth, rtol=1e-4, atol=1e-5)
 
@@ -83,7 +85,7 @@ def test_every_path_gives_what_one_pass_at_a_time_gives(name):
 @pytest.mark.parametrize("name", ZOO)
 def test_a_pass_does_not_depend_on_batch_order_or_chunks(name):
     _, x, passes = prepared(name)
-    path, _ = passes.choose_path(x[:3], torch.arange(3), 6)
+    path = choose_strategy(passes, x[:3], torch.arange(3), 6)
     whole = run(passes, x, IDS, 6, path)
     for chunk in (1, 2, 4):
         torch.testing.assert_close(run(passes, x, IDS, 6, path, chunk), whole, rtol=1e-4, atol=1e-5)
@@ -162,7 +164,7 @@ def test_the_tape_keeps_branches_that_are_needed_later():
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
     truth = torch.cat(
         [run(passes, x, IDS, 1, "loop")]
-        + [torch.cat(list(passes.chunks(x, IDS, [torch.tensor([t])], "loop"))) for t in range(1, 6)]
+        + [torch.cat(list(passes.chunks(x, IDS, [torch.tensor([t])], Strategy("loop")))) for t in range(1, 6)]
     )
     for path in ("vmap", "loop"):
         torch.testing.assert_close(run(passes, x, IDS, 6, path, 2), truth)
@@ -180,7 +182,7 @@ def test_work_in_place_on_a_kept_branch_is_not_repeated():
     torch.manual_seed(0)
     model, x = WritesIntoItsBranch(), torch.randn(4, 6)
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
-    truth = torch.cat([torch.cat(list(passes.chunks(x, IDS, [torch.tensor([t])], "loop"))) for t in range(6)])
+    truth = torch.cat([torch.cat(list(passes.chunks(x, IDS, [torch.tensor([t])], Strategy("loop")))) for t in range(6)])
     for path in ("vmap", "loop"):
         torch.testing.assert_close(run(passes, x, IDS, 6, path, 2), truth)
 
@@ -195,7 +197,7 @@ def test_the_model_and_the_random_state_stay_as_they_were():
         state = {k: v.clone() for k, v in model.state_dict().items()}
         inputs, rng = x.clone(), torch.get_rng_state()
         passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
-        path, _ = passes.choose_path(x[:3], torch.arange(3), 4)
+        path = choose_strategy(passes, x[:3], torch.arange(3), 4)
         run(passes, x, IDS, 4, path, 2)
         assert {n: m.training for n, m in model.named_modules()} == modes, name
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()), name
@@ -256,7 +258,7 @@ def test_passes_that_do_not_differ_are_an_error():
     model, x = Useless(), torch.randn(4, 4)
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
     with pytest.raises(SiteError, match=r"same output although these sites fired: site 0 \(drop"):
-        passes.require_difference(run(passes, x, IDS, 9, "vmap"), x)
+        require_different_passes(passes, run(passes, x, IDS, 9, "vmap"), x)
 
 
 def test_a_site_switched_off_drops_nothing():
@@ -301,8 +303,8 @@ def test_dropped_weights_are_those_of_the_specification():
             for first, second in zip(weights(0, model[0]), weights(1, model[2]), strict=True)
         ]
     )
-    path, _ = passes.choose_path(x[:3], torch.arange(3), 5)
-    assert path == "vmap"
+    path = choose_strategy(passes, x[:3], torch.arange(3), 5)
+    assert path.path == "vmap"
     for path in ("vmap", "loop"):
         torch.testing.assert_close(run(passes, x, IDS, 5, path), expected, rtol=1e-5, atol=1e-6)
 
@@ -332,9 +334,9 @@ def test_a_model_that_branches_on_dropped_values_runs_one_pass_at_a_time():
     torch.manual_seed(0)
     model, x = BranchesOnDroppedValues().eval(), torch.randn(4, 4)
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
-    path, why = passes.choose_path(x[:3], torch.arange(3), 9)
-    assert path == "loop"
-    assert "repeat: Tensor.__bool__ in the model looks at values that masks have touched" in why
+    path = choose_strategy(passes, x[:3], torch.arange(3), 9)
+    assert path.path == "loop"
+    assert "repeat: Tensor.__bool__ in the model looks at values that masks have touched" in path.why
     logits = run(passes, x, IDS, 9, path)
     keep = torch.from_numpy(masks.keep_mask(0, 0, range(9), IDS.numpy(), 8, masks.rate(0.5)))
     with torch.no_grad():
@@ -363,12 +365,11 @@ def test_a_site_that_does_not_reach_the_output_is_named():
     with pytest.warns(
         UserWarning, match=r"^site 1 \(second: dropout, p=0.25\) of DeadBranch: the output .* does not change"
     ):
-        passes.require_reach(x)
-    assert passes.inert == {"second"}
+        inert = require_effect(passes, x)
+    assert inert == {"second"}
     alive = DeadBranch(1e-3)
     passes = Passes(alive, discover(alive, x[:2], x[:3]), seed=0, shared=False)
-    passes.require_reach(x)
-    assert not passes.inert
+    assert not require_effect(passes, x)
 
 
 def test_sites_of_which_none_reaches_the_output_are_an_error():
@@ -377,14 +378,13 @@ def test_sites_of_which_none_reaches_the_output_are_an_error():
         model[0].weight.fill_(-1.0)
         model[0].bias.zero_()  # all zero behind the ReLU
     with pytest.raises(SiteError, match=r"site 0 \(2: dropout, p=0.5\) of Sequential: the output .* does not change"):
-        Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False).require_reach(x)
+        require_effect(Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False), x)
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_site_of_every_model_reaches_its_output(name):
     _, x, passes = prepared(name)
-    passes.require_reach(x[:3])
-    assert not passes.inert
+    assert not require_effect(passes, x[:3])
 
 
 def test_all_64_bits_of_the_seed_count():
@@ -394,7 +394,7 @@ def test_all_64_bits_of_the_seed_count():
     results = {}
     for seed in (0, 2**63 - 1, 2**63, 2**64 - 1):
         passes = Passes(model, found, seed=seed, shared=False)
-        assert passes.choose_path(x[:3], torch.arange(3), 4)[0] == "vmap"
+        assert choose_strategy(passes, x[:3], torch.arange(3), 4).path == "vmap"
         results[seed] = run(passes, x, IDS, 4, "vmap")
         torch.testing.assert_close(results[seed], run(passes, x, IDS, 4, "loop"), rtol=1e-4, atol=1e-5)
     assert not any(torch.equal(results[a], results[b]) for a in results for b in results if a < b)
@@ -416,8 +416,8 @@ def test_in_place_dropout_before_a_linear_waits_too(later):
     torch.manual_seed(0)
     model, x = InPlace().eval(), torch.randn(4, 4)
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
-    path, _ = passes.choose_path(x[:3], torch.arange(3), 9)
-    assert path == "vmap"
+    path = choose_strategy(passes, x[:3], torch.arange(3), 9)
+    assert path.path == "vmap"
     keep = torch.from_numpy(masks.keep_mask(0, 0, range(9), IDS.numpy(), 8, masks.rate(0.5)))
     with torch.no_grad():
         h = torch.tanh(model.a(x)) * keep * 2.0

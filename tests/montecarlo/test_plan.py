@@ -65,7 +65,7 @@ def test_the_plan_of_every_model_reads_well(name):
     score = "variance" if name == "two-heads" else "entropy"
     scorer = Scorer(make().eval(), 50, (score,), likelihood=likelihood, execution=Execution(compile=True))
     text = scorer.plan(data(5))
-    for site in scorer._passes.found.sites:
+    for site in scorer.steps.passes.found.sites:
         (line,) = (line for line in text.splitlines() if line.split()[:1] == [str(site.index)])
         assert f"{site.p:.3g}" in line
         assert " yes " in line
@@ -74,5 +74,5 @@ def test_the_plan_of_every_model_reads_well(name):
     assert "path: " in text
     assert "torch.compile: " in text
     assert "MiB of activations per step" in text
-    if scorer._passes.found.idle:
+    if scorer.steps.passes.found.idle:
         assert "never drop (p = 0, or training=False): " in text

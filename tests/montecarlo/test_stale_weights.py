@@ -85,7 +85,7 @@ def test_scores_after_a_write_are_those_of_a_fresh_scorer(case: str, write: Call
     scorer.prepare(x, ids, plan=plan)
     before, was = scorer(x, ids), scorer.fingerprint
     if "compile" in settings:
-        assert scorer._passes._compiled is not None
+        assert scorer.steps.passes._compiled is not None
     write(model)
     after = scorer(x, ids)
     fresh = Scorer(copy.deepcopy(model), 10, **settings)  # parameters of its own: nothing kept for these is for them
@@ -168,9 +168,9 @@ def test_a_changed_value_is_compiled_anew_and_a_count_of_calls_is_not() -> None:
     scorer.prepare(x, ids)
     scorer.prepare(x, ids, plan={**scorer.describe()["plan"], "items": 24})
     before = scorer(x, ids)["bald"]
-    compiled = scorer._passes._compiled
+    compiled = scorer.steps.passes._compiled
     assert torch.equal(scorer(x, ids)["bald"], before)
-    assert scorer._passes._compiled is compiled is not None
+    assert scorer.steps.passes._compiled is compiled is not None
     model.scale = 3.0
     torch.testing.assert_close(scorer(x, ids)["bald"], Scorer(model, 10)(x, ids)["bald"], rtol=1e-4, atol=2e-6)
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from mcscore.errors import ModelError
+from mcscore.scorer.checkpoint import read_weights
 from mcscore.scorer.model_spec import load_model
-from mcscore.scorer.weights import read_weights
 
 SOURCE = """
     import neighbor_of_the_model

@@ -10,6 +10,8 @@ from torch import nn
 from mcscore import Execution, Scorer
 from mcscore.acquisition import oracle_scores
 from mcscore.errors import OutputError, SiteError
+from mcscore.montecarlo import Strategy
+from mcscore.scorer.steps import Steps
 
 from ..montecarlo.zoo import ZOO, GalCNN, TwoHeads, UNet
 from ..options import grouped
@@ -24,8 +26,10 @@ def gal():
 
 def logits_of(scorer, items, ids):
     """All passes at once, one by one: the readable way to the same logits."""
-    inputs = scorer._inputs(items)
-    (logits_TBC,) = scorer._passes.chunks(inputs, torch.as_tensor(ids), [torch.arange(scorer.passes)], "loop")
+    inputs = scorer.inputs(items)
+    (logits_TBC,) = scorer.steps.passes.chunks(
+        inputs, torch.as_tensor(ids), [torch.arange(scorer.passes)], Strategy("loop")
+    )
     return logits_TBC
 
 
@@ -103,7 +107,7 @@ def test_a_device_without_enough_memory_gets_smaller_steps(monkeypatch):
     expected = Scorer(model, passes=20)(items[:40], ids)
     scorer, tried = Scorer(model, passes=20), []
     scorer.prepare(items, np.arange(200))
-    step = Scorer._step
+    step = Steps.scores
 
     def small_device(self, inputs, ids_B):
         tried.append(len(ids_B))
@@ -111,13 +115,13 @@ def test_a_device_without_enough_memory_gets_smaller_steps(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return step(self, inputs, ids_B)
 
-    monkeypatch.setattr(Scorer, "_step", small_device)
+    monkeypatch.setattr(Steps, "scores", small_device)
     with pytest.warns(UserWarning, match="has no memory for .* items x 20 passes at a time"):
         scores = scorer(items[:40], ids)
     assert max(tried) == 40
     np.testing.assert_allclose(scores["bald"].numpy(), expected["bald"].numpy(), atol=2e-6)
 
-    monkeypatch.setattr(Scorer, "_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(Steps, "scores", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(torch.OutOfMemoryError):
         scorer(items[:40], ids)
 
@@ -259,9 +263,9 @@ def test_uint8_items_are_scaled_and_normalized():
     scorer = Scorer(model, passes=2)
     scorer.normalize((0.5,), (0.25,))
     expected = (torch.from_numpy(items[:3]).float() / 255 - 0.5) / 0.25
-    torch.testing.assert_close(scorer._inputs(items[:3]), expected)
+    torch.testing.assert_close(scorer.inputs(items[:3]), expected)
     own = Scorer(model, passes=2, transform=lambda x: x.float() * 2)
-    torch.testing.assert_close(own._inputs(items[:3]), torch.from_numpy(items[:3]).float() * 2)
+    torch.testing.assert_close(own.inputs(items[:3]), torch.from_numpy(items[:3]).float() * 2)
 
 
 def test_embeddings_are_the_input_of_the_last_linear():
@@ -270,7 +274,7 @@ def test_embeddings_are_the_input_of_the_last_linear():
     seen = []
     handle = model.dense2.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
     with torch.no_grad():
-        model(scorer._inputs(items[:5]))
+        model(scorer.inputs(items[:5]))
     handle.remove()
     np.testing.assert_array_equal(scorer.embed(items[:5], np.arange(5)), seen[0].numpy())
     named = Scorer(model, passes=2, embedding="conv1")

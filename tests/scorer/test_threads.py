@@ -88,7 +88,7 @@ def content(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def require_same(model: nn.Module, before: dict[str, Tensor]) -> None:
+def require_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
     assert all(module.training for module in model.modules())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -106,7 +106,7 @@ def test_one_scorer_scores_two_pools_at_once(model: Net, pools: list[Pool], tmp_
             assert run.scores("bald").tobytes() == expected.scores("bald").tobytes()
     assert scorer.normalization is None
     assert scorer.describe()["plan"]["path"] == alone[0].meta["plan"]["path"]
-    require_same(model, before)
+    require_unchanged(model, before)
 
 
 def test_two_scorers_of_one_model_in_training_mode(model: Net) -> None:
@@ -118,7 +118,7 @@ def test_two_scorers_of_one_model_in_training_mode(model: Net) -> None:
         for parts, expected in zip(got, alone, strict=True):
             for part in parts:
                 assert torch.equal(part, expected)
-        require_same(model, before)
+        require_unchanged(model, before)
 
 
 def test_two_models_that_share_a_backbone(model: Net) -> None:
@@ -129,7 +129,7 @@ def test_two_models_that_share_a_backbone(model: Net) -> None:
         got = at_once(*(partial(Scorer(each, 8), x, ids) for each in models))
         assert all(torch.equal(a["bald"], b) for a, b in zip(got, alone, strict=True))
     assert all(module.training for each in models for module in each.modules())
-    require_same(model, before)
+    require_unchanged(model, before)
 
 
 def test_two_threads_share_a_scorer(model: Net) -> None:
@@ -148,7 +148,7 @@ def test_two_threads_share_a_scorer(model: Net) -> None:
         for values, want in zip(got, expected, strict=False):
             for value in values:
                 torch.testing.assert_close(value, want, rtol=0, atol=2e-6)  # a step may be planned on either part
-    require_same(model, before)
+    require_unchanged(model, before)
 
 
 @pytest.mark.parametrize("embedding", [None, "first"])

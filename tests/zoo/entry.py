@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcscore.montecarlo import Passes
+from mcscore.montecarlo import Passes, Strategy, choose_strategy
+from mcscore.montecarlo.checks import require_effect
 from mcscore.montecarlo.discovery import discover
 from mcscore.montecarlo.ops.intercept import call_model
 
@@ -46,13 +47,13 @@ class Entry:
         torch.manual_seed(1)
         return model, self.data(items)
 
-    def prepare(self, model: nn.Module, inputs: Any) -> tuple[Passes, str, str]:
+    def prepare(self, model: nn.Module, inputs: Any) -> tuple[Passes, Strategy]:
         """Find the sites with the first three of the items and choose a path, as the first batch of a Scorer does."""
         three = first(inputs, 3)
         passes = Passes(model, discover(model, first(inputs, 2), three, self.sites), seed=SEED, shared=False)
-        passes.require_reach(three)
-        path, why = passes.choose_path(three, torch.arange(3), CHOICE_PASSES)
-        return passes, path, why
+        require_effect(passes, three)
+        strategy = choose_strategy(passes, three, torch.arange(3), CHOICE_PASSES)
+        return passes, strategy
 
 
 @torch.no_grad()

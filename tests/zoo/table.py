@@ -31,7 +31,8 @@ def row(entry: Entry) -> str:
     note = f"; {entry.note}" if entry.note else ""
     model, x = entry.build(3)
     try:
-        passes, path, _ = entry.prepare(model, x)
+        passes, strategy = entry.prepare(model, x)
+        path = strategy.path
     except SiteError as error:
         said = str(error).replace("|", "\\|").replace("\n", " ")
         sites, path, fate = "", "", f"refused{note}. The error: {said}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from mcscore.errors import SiteError
-from mcscore.montecarlo import Passes
+from mcscore.montecarlo import Passes, Strategy
 from mcscore.montecarlo.ops.intercept import call_model
 
 from .entry import Entry, first, rows
@@ -41,8 +41,8 @@ def entry_of(name: str) -> Entry:
     return entry
 
 
-def run(passes: Passes, inputs: Any, ids: Tensor, T: int, path: str, chunk: int = 50) -> Tensor:
-    return torch.cat(list(passes.chunks(inputs, ids, list(torch.arange(T).split(chunk)), path)))
+def run(passes: Passes, inputs: Any, ids: Tensor, T: int, strategy: Strategy, chunk: int = 50) -> Tensor:
+    return torch.cat(list(passes.chunks(inputs, ids, list(torch.arange(T).split(chunk)), strategy)))
 
 
 def plain_passes(entry: Entry, model: nn.Module, inputs: Any, T: int) -> Tensor:
@@ -95,8 +95,8 @@ def test_driven_models_have_the_statistics_of_plain_pytorch(name: str) -> None:
     """
     entry = entry_of(name)
     model, x = entry.build(3)
-    passes, path, _ = entry.prepare(model, x)
-    ours = few(run(passes, x, IDS, PASSES, path))
+    passes, strategy = entry.prepare(model, x)
+    ours = few(run(passes, x, IDS, PASSES, strategy))
     theirs = few(plain_passes(entry, model, x, PASSES))
     assert ours.isfinite().all()
     assert (ours.std(0) > 0).any()
@@ -107,8 +107,8 @@ def test_driven_models_have_the_statistics_of_plain_pytorch(name: str) -> None:
         variance_error(ours) + variance_error(theirs),
         rounding * float(theirs.std(0).max()),
     )
-    assert mean < 4, f"mean: |z| = {mean:.1f} on path {path}"
-    assert variance < 4, f"variance: |z| = {variance:.1f} on path {path}"
+    assert mean < 4, f"mean: |z| = {mean:.1f} on path {strategy.path}"
+    assert variance < 4, f"variance: |z| = {variance:.1f} on path {strategy.path}"
 
 
 @pytest.mark.parametrize("name", DRIVEN)
@@ -123,14 +123,14 @@ def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(name: st
     hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
     random_states = states()
 
-    passes, path, _ = entry.prepare(model, x)
-    whole = run(passes, x, IDS, 6, path)
-    alone = torch.cat([run(passes, rows(x, slice(i, i + 1)), IDS[i : i + 1], 6, path) for i in range(3)], dim=1)
+    passes, strategy = entry.prepare(model, x)
+    whole = run(passes, x, IDS, 6, strategy)
+    alone = torch.cat([run(passes, rows(x, slice(i, i + 1)), IDS[i : i + 1], 6, strategy) for i in range(3)], dim=1)
 
     allowed = max(1e-5 * float(whole.abs().max()), 8 * own_rounding)
     differ = float((alone - whole).abs().max())
     assert differ <= allowed, (
-        f"batch and one by one differ by {differ:.1e}, path {path}, scale {float(whole.abs().max()):.1e}"
+        f"batch and one by one differ by {differ:.1e}, path {strategy.path}, scale {float(whole.abs().max()):.1e}"
     )
     after = dict((*model.named_parameters(), *model.named_buffers()))
     assert after.keys() == before.keys()

@@ -117,7 +117,7 @@ def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr, SHARES: tl.con
     The last two are 0 if not needed. H = log2 s - sum(e z) / s with z = (x - max) log2(e), e = 2^z, s = sum e.
     NaN, +inf and rows of -inf make z, hence p, NaN.
 
-    z is one multiply-add, x log2(e) - m with m the rounded max log2(e). That rounding shifts all z of a row alike, which
+    z is one multiply-add, x log2(e) - m with m the rounded max log2(e). That rounding shifts all z of a row outputs_close, which
     changes neither p nor H.
     """
     top = tl.max(x, 1)

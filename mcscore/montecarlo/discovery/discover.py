@@ -4,7 +4,7 @@
    with every stochastic call intercepted. What would drop or draw there is the list of sites. This finds what lists of module
    classes miss: functional dropout, ``dropout_p=self.p if self.training else 0``, attention dropout, stochastic depth.
    Masks keep everything and draws are constants meanwhile, so every generator must stay where it was, and a second run must
-   end alike: else something is random that is not seen.
+   end outputs_close: else something is random that is not seen.
 2. *Trace.* Another copy in evaluation mode must reach the same calls. Where one hides behind ``if self.training``, its owner, then
    the owner's parents are put in training mode for the length of a forward pass (never a normalization layer). With nothing
    dropped, the model must then give what it gives in evaluation.
@@ -25,14 +25,13 @@ from ...errors import SiteError
 from ...kernels import backends
 from ...masks import MAX_SITES
 from ..guard.exclusive import exclusive
-from ..guard.state import contents, evaluating, require_same
-from ..ops.dropout import RECURRENT, WEIGHTS, Quiet
+from ..guard.state import checksums, require_unchanged
+from ..ops.dropout import RECURRENT, WEIGHT_OPS, ConstantSource
 from ..ops.intercept import Call, is_dense
 from . import generators
-from .probe import Probed, Seen, probe
-from .sites import Discovery, Site, call_name, choose, part_name, with_p
-from .trace import Tracer, find_quiet, reach, with_number
-
+from .probe import PassRecord, ProbeResult, probe
+from .sites import Discovery, Site, call_name, choose, with_p
+from .trace import Tracer, find_constants, probability_text, reach_sites
 
 
 def discover(
@@ -55,10 +54,10 @@ def discover(
             tensor holds the items in a way that cannot be followed, a name that matches nothing, a model that a copy's
             forward pass changes.
     """
-    before = contents(model)
-    with exclusive(model), generators.kept(model):
+    before = checksums(model)
+    with exclusive(model), generators.preserved(model):
         found = _discover(model, inputs_2, inputs_3, chosen, p, weight_p)
-    require_same(model, before, "the probe of its dropout sites")
+    require_unchanged(model, before, "the probe of its dropout sites")
     return found
 
 
@@ -72,40 +71,39 @@ def _discover(
 ) -> Discovery:
     who = type(model).__name__
     probed = probe(model, inputs_2, weight_p)
-    calls, live = probed.seen.calls, probed.seen.live
-    trace = Tracer(model, weight_p, probed.ends, probed.fixed)
-    _refuse_undriven(who, probed, trace, inputs_2, chosen)
-    if not live:
+    calls, random_calls = probed.seen.calls, probed.seen.random_calls
+    trace = Tracer(model, weight_p, probed.extremes, probed.reseeded)
+    _refuse_unsupported(who, probed, trace, inputs_2, chosen)
+    if not random_calls:
         never = ", ".join(calls) or "none"
         raise SiteError(
             f"{who} has no live dropout: all passes would be equal (stochastic calls that do nothing: {never}). Score a model "
             "that was trained with dropout, set p > 0 on its dropout layers, drop weights instead with weight_dropout=0.1, "
             "or feed passes of another posterior (an ensemble, Laplace samples) to mcscore.Moments"
         )
-    own = [name for name, (call, _) in calls.items() if name in live and call.function not in WEIGHTS]
+    own = [name for name, (call, _) in calls.items() if name in random_calls and call.function not in WEIGHT_OPS]
     if weight_p is not None and own:
         raise SiteError(f"weight_dropout is for models without dropout; {who} has {', '.join(own)}")
     sites: list[Site] = []
     for name, (shape, mask_rank) in probed.seen.shapes.items():
-        kind = calls[call_name(name)][0].kind
-        assert kind is not None
-        number = live[call_name(name)].p
+        op = calls[call_name(name)][0].op
+        assert op is not None
+        number = random_calls[call_name(name)].p
         guess = shape[1:] if shape[:1] == (2,) else shape
-        sites.append(Site(len(sites), name, kind.name, number, number, guess, None, 1, mask_rank, draws=kind.draws))
+        sites.append(Site(len(sites), name, op.name, number, number, guess, None, 1, mask_rank, draws=op.draws))
     if len(sites) > MAX_SITES:
         raise SiteError(f"{len(sites)} sites; the mask counter has room for {MAX_SITES}")
     sites = list(choose(sites, chosen))
-    active = {call_name(site.name): live[call_name(site.name)] for site in sites if site.active}
-    quiet, seen, training, climbed = reach(who, trace, inputs_2, active, probed.seen)
+    active = {call_name(site.name): random_calls[call_name(site.name)] for site in sites if site.active}
+    in_evaluation, seen, training, climbed, drawing = reach_sites(who, trace, inputs_2, active, probed.seen)
     if trace.moved:
         raise SiteError(
             f"{who} draws randomness that masks cannot drive while it is scored: {generators.join(trace.moved)}. Remove it"
         )
-    _refuse_strangers(who, seen, probed.seen, training)
-    drawing = {signature.owner for name, signature in active.items() if calls[name][0].kind.draws}  # type: ignore[union-attr]
-    off, distance = find_quiet(who, trace, inputs_2, seen, quiet.output, training, drawing, climbed)
-    ends = probed.ends if off is None else (off, *probed.ends[1:])
-    trace = Tracer(model, weight_p, ends, probed.fixed)
+    _refuse_new_calls(who, seen, probed.seen, training)
+    off, distance = find_constants(who, trace, inputs_2, seen, in_evaluation.output, training, drawing, climbed)
+    extremes = probed.extremes if off is None else (off, *probed.extremes[1:])
+    trace = Tracer(model, weight_p, extremes, probed.reseeded)
     seen, seen_3 = trace(inputs_2, training), trace(inputs_3, training)
     sites = [_measured(site, seen, seen_3, distance) for site in sites]
     if off is None:
@@ -120,7 +118,7 @@ def _discover(
         swapped = tree_map_only(Tensor, lambda x: x.flip(0) if x.ndim and x.shape[0] == 2 else x, inputs_2)
         _check_order(sites, seen.tensors, trace(swapped, training).tensors)
     _check_independence(who, sites, seen, seen_3)
-    idle = tuple(name for name in calls if name not in live)
+    idle = tuple(name for name in calls if name not in random_calls)
     leaves = zip(tree_leaves(inputs_2), tree_leaves(inputs_3), strict=False)
     batched = tuple(isinstance(a, Tensor) and a.ndim > 0 and (len(a), len(b)) == (2, 3) for a, b in leaves)
     written = tuple(sorted(trace.written))
@@ -130,28 +128,32 @@ def _discover(
         training,
         weight_p,
         None if chosen is None else tuple(chosen),
-        off or Quiet(),
+        off or ConstantSource(),
         written,
-        tuple(sorted(probed.fixed)),
+        tuple(sorted(probed.reseeded)),
         batched,
     )
 
 
-def _refuse_undriven(who: str, probed: Probed, trace: Tracer, inputs: Any, chosen: Sequence[str | int] | None) -> None:
+def _refuse_unsupported(
+    who: str, probed: ProbeResult, trace: Tracer, inputs: Any, chosen: Sequence[str | int] | None
+) -> None:
     """SiteError if something is random that masks cannot drive, unless the user chose sites and it can be left off."""
-    undriven = [f"{name} ({_described(call)})" for name, call in probed.seen.undriven.items()] + list(probed.unseen)
-    if not undriven or (chosen is not None and probed.seen.live):
+    unsupported = [f"{name} ({_described(call)})" for name, call in probed.seen.unsupported.items()] + list(
+        probed.hidden
+    )
+    if not unsupported or (chosen is not None and probed.seen.random_calls):
         return
     at_rest = trace(inputs, ())
-    if at_rest.undriven or trace.moved:
+    if at_rest.unsupported or trace.moved:
         advice = "It is random in evaluation mode too, so it cannot be left off: remove it"
-    elif probed.seen.live:
-        some = next(iter(probed.seen.live))
+    elif probed.seen.random_calls:
+        some = next(iter(probed.seen.random_calls))
         advice = f"Remove it, or leave it off and choose the dropout sites to use: sites=[{some!r}, ...]"
     else:
         advice = "Write it with torch.rand, torch.randn, torch.bernoulli or nn.Dropout, which can be driven"
     raise SiteError(
-        f"{who} draws randomness in training mode that masks cannot drive: {generators.join(undriven)}. {advice}"
+        f"{who} draws randomness in training mode that masks cannot drive: {generators.join(unsupported)}. {advice}"
     )
 
 
@@ -161,23 +163,27 @@ def _described(call: Call) -> str:
     return str(getattr(call.function, "__name__", call.function))
 
 
-def _refuse_strangers(who: str, seen: Seen, expected: Seen, training: tuple[str, ...]) -> None:
+def _refuse_new_calls(who: str, seen: PassRecord, expected: PassRecord, training: tuple[str, ...]) -> None:
     """SiteError if the model as it will be scored is random where its training-mode pass was not."""
-    strangers = [f"{name} ({_described(call)})" for name, call in seen.undriven.items()]
+    strangers = [f"{name} ({_described(call)})" for name, call in seen.unsupported.items()]
     if strangers:
         raise SiteError(
             f"{who}: {'; '.join(strangers)} cannot be left off: it is random while the chosen sites are reached (modules in training "
             f"mode: {', '.join(map(repr, training)) or 'none'}). Remove it, or give it a module of its own"
         )
-    new = [f"{name} ({s.function}{with_number(s.p)})" for name, s in seen.live.items() if name not in expected.calls]
+    new = [
+        f"{name} ({s.function}{probability_text(s.p)})"
+        for name, s in seen.random_calls.items()
+        if name not in expected.calls
+    ]
     if new:
         raise SiteError(
             f"{who} drops in evaluation mode where it does not in training mode: {'; '.join(new)}. Drop in both, or in training mode alone"
         )
 
 
-def _same_calls(who: str, two: Seen, three: Seen) -> None:
-    both = set(two.live) ^ set(three.live)
+def _same_calls(who: str, two: PassRecord, three: PassRecord) -> None:
+    both = set(two.random_calls) ^ set(three.random_calls)
     if both:
         raise SiteError(
             f"{who}: {', '.join(sorted(both))} is called for two items and not for three, or the other way round; the number of dropout "
@@ -186,7 +192,7 @@ def _same_calls(who: str, two: Seen, three: Seen) -> None:
         )
 
 
-def _measured(site: Site, seen: Seen, seen_3: Seen, distance: Mapping[str, float]) -> Site:
+def _measured(site: Site, seen: PassRecord, seen_3: PassRecord, distance: Mapping[str, float]) -> Site:
     """The site with the shape, item axis and polarity that were found."""
     p = site.p
     if site.draws and p is not None:
@@ -247,7 +253,7 @@ def _check_order(sites: Sequence[Site], before: Mapping[str, Tensor], after: Map
         if torch.equal(first, swapped):
             if site.rows > 1:
                 backends.warn_once(
-                    f"{site}: the two probe items look alike, so the order of its {site.rows} rows per item could not be verified"
+                    f"{site}: the two probe items look outputs_close, so the order of its {site.rows} rows per item could not be verified"
                 )
         elif not torch.allclose(swapped, second, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise SiteError(
@@ -256,7 +262,7 @@ def _check_order(sites: Sequence[Site], before: Mapping[str, Tensor], after: Map
             )
 
 
-def _check_independence(who: str, sites: Sequence[Site], two: Seen, three: Seen) -> None:
+def _check_independence(who: str, sites: Sequence[Site], two: PassRecord, three: PassRecord) -> None:
     """A third item must not change what becomes of the first two: batch statistics in evaluation, attention across items."""
     pairs = [
         (str(site), two.tensors[site.name].movedim(site.axis, 0), three.tensors[site.name].movedim(site.axis, 0))

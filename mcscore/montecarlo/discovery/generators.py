@@ -29,7 +29,7 @@ def cuda_devices(model: nn.Module) -> list[int]:
 
 
 @contextlib.contextmanager
-def kept(model: nn.Module) -> Iterator[None]:
+def preserved(model: nn.Module) -> Iterator[None]:
     """Put the generators of torch, Python and NumPy back at the end, also after an exception."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -40,7 +40,7 @@ def kept(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-class Watch:
+class GeneratorWatch:
     """Names the modules of ``model`` in whose forward pass a generator moves. A context manager around forward passes.
 
     ``moved`` holds "module (whose generator)" in the order of events; ``outputs`` the sums of every module's output, by which two
@@ -68,7 +68,7 @@ class Watch:
         self._used: list[random.Random] = [random._inst]
         self.outputs: list[tuple[str, list[float]]] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> GeneratorWatch:
         for name, module in self._model.named_modules():
             # A scripted module runs no hooks; what it moved is named before its parent's next child.
             if isinstance(module, torch.jit.ScriptModule):
@@ -163,7 +163,7 @@ def before_call(generator: torch.Generator | None, device: torch.device) -> byte
         return _state(generator)
 
 
-def first_difference(one: Watch, other: Watch) -> str | None:
+def first_difference(one: GeneratorWatch, other: GeneratorWatch) -> str | None:
     """The first module whose output sums, or a generator that it makes, differ between two runs of equal copies; None if none does."""
     for (name, ours), (_, theirs) in zip(one.made, other.made, strict=False):
         if ours != theirs:

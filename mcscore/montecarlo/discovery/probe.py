@@ -1,6 +1,6 @@
 """The probe: what a model calls at random in training mode, on copies of it, with nothing random that mcscore can drive.
 
-Masks keep everything and draws are constants meanwhile, so every generator must stay where it was, and a second run must end alike:
+Masks keep everything and draws are constants meanwhile, so every generator must stay where it was, and a second run must end outputs_close:
 else something is random that is not seen.
 """
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...errors import SiteError
 from ..guard.state import private_copy
-from ..ops.dropout import AffineOf, Quiet
+from ..ops.dropout import AffineOf, ConstantSource
 from ..ops.intercept import Call, Interceptor, call_model, is_dense, is_normalization
 from . import generators
 from .sites import part_name
@@ -33,13 +33,13 @@ class Signature:
 
     @staticmethod
     def of(call: Call, paths: Mapping[int, str]) -> Signature:
-        p = call.kind.probability(call.arguments) if call.kind is not None else 0.0
+        p = call.op.probability(call.arguments) if call.op is not None else 0.0
         return Signature(call.function.__name__, p, paths.get(id(call.owner), ""))
 
 
 @dataclass
-class Seen:
-    """What one quiet forward pass met."""
+class PassRecord:
+    """What one constants forward pass met."""
 
     calls: dict[str, tuple[Call, Signature]] = field(default_factory=dict)
     # At each site: shape, rank of its mask.
@@ -48,25 +48,25 @@ class Seen:
     output: Any = None
 
     @property
-    def live(self) -> dict[str, Signature]:
-        return {name: s for name, (call, s) in self.calls.items() if call.live and call.kind is not None}
+    def random_calls(self) -> dict[str, Signature]:
+        return {name: s for name, (call, s) in self.calls.items() if call.is_random and call.op is not None}
 
     @property
-    def undriven(self) -> dict[str, Call]:
-        return {name: call for name, (call, _) in self.calls.items() if call.live and call.kind is None}
+    def unsupported(self) -> dict[str, Call]:
+        return {name: call for name, (call, _) in self.calls.items() if call.is_random and call.op is None}
 
-    def add(self, other: Seen) -> None:
+    def add(self, other: PassRecord) -> None:
         """What another pass met and this one did not."""
         self.calls = {**other.calls, **self.calls}
         self.shapes = {**self.shapes, **{n: v for n, v in other.shapes.items() if n not in self.shapes}}
         self.tensors = {**other.tensors, **self.tensors}
 
 
-class _Look:
-    """The source of one call in a quiet pass: keeps shapes and tensors of the sites as they are met."""
+class _RecordingSource:
+    """The source of one call in a constants pass: keeps shapes and tensors of the sites as they are met."""
 
-    def __init__(self, call: Call, seen: Seen, quiet: Quiet) -> None:
-        self._call, self._seen, self._quiet = call, seen, quiet
+    def __init__(self, call: Call, seen: PassRecord, constants: ConstantSource) -> None:
+        self._call, self._seen, self._constants = call, seen, constants
 
     def _note(self, x: Tensor, mask_rank: int, part: int = 0) -> None:
         name = part_name(self._call.name, part)
@@ -75,78 +75,80 @@ class _Look:
 
     def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
         self._note(x, mask_rank, part)
-        return self._quiet(x, mask_rank, affine, inplace, part)
+        return self._constants(x, mask_rank, affine, inplace, part)
 
     def draw(self, like: Tensor, law: str) -> Tensor:
         self._note(like, like.ndim)
-        return self._quiet.draw(like, law)
+        return self._constants.draw(like, law)
 
     def bernoulli(self, like: Tensor, p: float | Tensor) -> Tensor:
         self._note(like, like.ndim)
-        return self._quiet.bernoulli(like, p)
+        return self._constants.bernoulli(like, p)
 
     def fill(self, x: Tensor, value: Tensor) -> Tensor:
-        return self._quiet.fill(x, value)
+        return self._constants.fill(x, value)
 
 
-def quiet_pass(
+def constant_pass(
     model: nn.Module,
     inputs: Any,
-    quiet: Quiet,
+    constants: ConstantSource,
     weight_p: float | None,
-    watch: generators.Watch | None = None,
-    fixed: Collection[str] = (),
-) -> Seen:
+    watch: generators.GeneratorWatch | None = None,
+    reseeded: Collection[str] = (),
+) -> PassRecord:
     """One forward pass of the model as its flags stand, in which nothing is random that mcscore can drive."""
     paths = {id(module): name for name, module in model.named_modules()}
-    seen = Seen()
+    seen = PassRecord()
 
     def handler(call: Call) -> Any:
-        if call.name in fixed:
+        if call.name in reseeded:
             result = call.execute()
             if watch is not None:
                 watch.settle()
             return result
         seen.calls[call.name] = (call, Signature.of(call, paths))
-        if call.kind is None:
+        if call.op is None:
             result = call.execute()
-            if watch is not None and call.live:
+            if watch is not None and call.is_random:
                 watch.settle()  # it is named already
             return result
-        if not call.live and not call.kind.draws:
+        if not call.is_random and not call.op.draws:
             return call.execute()
-        return call.kind.run(call.arguments, _Look(call, seen, quiet))
+        return call.op.run(call.arguments, _RecordingSource(call, seen, constants))
 
     with Interceptor(model, handler, weight_p):
         seen.output = call_model(model, tree_map_only(Tensor, torch.clone, inputs))
     return seen
 
 
-# A draw may decide which calls are made (LayerDrop), so both ends of its range are tried.
-KEEP, _DROP = Quiet(), Quiet(0.0, 0.0)
+# A draw may decide which calls are made (LayerDrop), so both extremes of its range are tried.
+KEEP, _DROP = ConstantSource(), ConstantSource(0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Probed:
-    seen: Seen
-    unseen: tuple[str, ...]  # modules that are random in a way that no call shows
-    ends: tuple[Quiet, ...]  # the constants for draws under which all calls were met
-    fixed: frozenset[str] = frozenset()  # see Discovery
+class ProbeResult:
+    seen: PassRecord
+    hidden: tuple[str, ...]  # modules that are random in a way that no call shows
+    extremes: tuple[ConstantSource, ...]  # the constants for draws under which all calls were met
+    reseeded: frozenset[str] = frozenset()  # see Discovery
 
 
-def probe(model: nn.Module, inputs: Any, weight_p: float | None) -> Probed:
+def probe(model: nn.Module, inputs: Any, weight_p: float | None) -> ProbeResult:
     """Every stochastic call of training-mode passes, by name."""
     try:
-        fixed = _fixed_draws(model, inputs, weight_p)
-        first, watch = _training_pass(model, inputs, KEEP, weight_p, fixed)
-        second, watch_2 = _training_pass(model, inputs, KEEP, weight_p, fixed)
-        unseen = list(watch.moved)
-        if not unseen and not first.undriven:
+        reseeded = _reseeded_draws(model, inputs, weight_p)
+        first, watch = _training_pass(model, inputs, KEEP, weight_p, reseeded)
+        second, watch_2 = _training_pass(model, inputs, KEEP, weight_p, reseeded)
+        hidden = list(watch.moved)
+        if not hidden and not first.unsupported:
             differs = generators.first_difference(watch, watch_2)
-            if differs is None and (list(first.calls) != list(second.calls) or not alike(first.output, second.output)):
+            if differs is None and (
+                list(first.calls) != list(second.calls) or not outputs_close(first.output, second.output)
+            ):
                 differs = type(model).__name__
             if differs is not None:
-                unseen.append(f"{differs} (two passes of equal copies differ)")
+                hidden.append(f"{differs} (two passes of equal copies differ)")
     except Exception as error:
         if isinstance(error, SiteError):
             raise
@@ -154,47 +156,49 @@ def probe(model: nn.Module, inputs: Any, weight_p: float | None) -> Probed:
             f"{type(model).__name__} failed in the training-mode probe that finds its dropout sites: {type(error).__name__}: {error}. "
             "If its forward needs targets in training mode, wrap it in a module that scores without them"
         ) from error
-    ends = [KEEP]
-    if any(call.kind is not None and call.kind.draws for call, _ in first.calls.values()):
+    extremes = [KEEP]
+    if any(call.op is not None and call.op.draws for call, _ in first.calls.values()):
         with contextlib.suppress(Exception):  # dropping everything at once need not work, and then shows no calls
-            other, _ = _training_pass(model, inputs, _DROP, weight_p, fixed)
+            other, _ = _training_pass(model, inputs, _DROP, weight_p, reseeded)
             if set(other.calls) - set(first.calls):
                 first.add(other)
-                ends.append(_DROP)
-    return Probed(first, tuple(dict.fromkeys(unseen)), tuple(ends), fixed)
+                extremes.append(_DROP)
+    return ProbeResult(first, tuple(dict.fromkeys(hidden)), tuple(extremes), reseeded)
 
 
-def _fixed_draws(model: nn.Module, inputs: Any, weight_p: float | None) -> frozenset[str]:
-    """Draws and dropout for which the generator stands alike in two passes though it began otherwise: the model seeds it anew.
+def _reseeded_draws(model: nn.Module, inputs: Any, weight_p: float | None) -> frozenset[str]:
+    """Draws and dropout for which the generator stands outputs_close in two passes though it began otherwise: the model seeds it anew.
 
     Raises SiteError if a draw is made in the first pass of a model alone.
     """
     twin = _in_training(private_copy(model))
     states: list[dict[str, bytes]] = []
-    live: list[set[str]] = []
+    drawn: list[set[str]] = []
     for run in range(2):
         seen: dict[str, bytes] = {}
         names: set[str] = set()
-        quiet = Quiet()
+        constants = ConstantSource()
 
-        def handler(call: Call, seen: dict[str, bytes] = seen, names: set[str] = names, quiet: Quiet = quiet) -> Any:
-            if call.kind is None or not (call.live or call.kind.draws):
+        def handler(
+            call: Call, seen: dict[str, bytes] = seen, names: set[str] = names, constants: ConstantSource = constants
+        ) -> Any:
+            if call.op is None or not (call.is_random or call.op.draws):
                 return call.execute()
             tensors = [x for x in tree_leaves((call.args, dict(call.kwargs))) if isinstance(x, Tensor)]
             device = torch.device(call.kwargs.get("device") or (tensors[0].device if tensors else "cpu"))
             seen[call.name] = generators.before_call(call.kwargs.get("generator"), device)
-            if not call.kind.draws:
-                return call.kind.run(call.arguments, quiet)
+            if not call.op.draws:
+                return call.op.run(call.arguments, constants)
             names.add(call.name)
             call.execute()  # as the model has it, so that the generator moves; its numbers might decide which calls are made
-            return call.kind.run(call.arguments, quiet)
+            return call.op.run(call.arguments, constants)
 
         torch.manual_seed(run)
         with torch.no_grad(), Interceptor(twin, handler, weight_p):
             call_model(twin, tree_map_only(Tensor, torch.clone, inputs))
         states.append(seen)
-        live.append(names)
-    once = live[0] - live[1]
+        drawn.append(names)
+    once = drawn[0] - drawn[1]
     if once:
         raise SiteError(
             f"{type(model).__name__}: {', '.join(sorted(once))} is drawn in the first forward pass only, as an initialization is. Run the "
@@ -204,17 +208,17 @@ def _fixed_draws(model: nn.Module, inputs: Any, weight_p: float | None) -> froze
 
 
 def _training_pass(
-    model: nn.Module, inputs: Any, quiet: Quiet, weight_p: float | None, fixed: Collection[str]
-) -> tuple[Seen, generators.Watch]:
+    model: nn.Module, inputs: Any, constants: ConstantSource, weight_p: float | None, reseeded: Collection[str]
+) -> tuple[PassRecord, generators.GeneratorWatch]:
     twin = _in_training(private_copy(model))
-    watch = generators.Watch(twin)
+    watch = generators.GeneratorWatch(twin)
     flags = [(module, module.training) for module in model.modules()]
     try:
         # Code that holds on to the original (a lambda made in __init__) must see training mode too.
         for module, _ in flags:
             module.training = not is_normalization(module)
         with torch.no_grad(), watch:
-            seen = quiet_pass(twin, inputs, quiet, weight_p, watch, fixed)
+            seen = constant_pass(twin, inputs, constants, weight_p, watch, reseeded)
     finally:
         for module, flag in flags:
             module.training = flag
@@ -229,7 +233,7 @@ def _in_training(twin: nn.Module) -> nn.Module:
     return twin
 
 
-def alike(one: Any, other: Any) -> bool:
+def outputs_close(one: Any, other: Any) -> bool:
     """Whether two outputs are equal up to rounding."""
     ours, theirs = tree_leaves(one), tree_leaves(other)
     if len(ours) != len(theirs):

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from ...errors import SiteError
 from ...masks import rate
-from ..ops.dropout import Quiet
+from ..ops.dropout import ConstantSource
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Discovery:
     training: tuple[str, ...]  # modules that must be in training mode for their sites to be reached
     weight_p: float | None = None  # weights of Linear and convolution are dropped with this probability
     chosen: tuple[str | int, ...] | None = None  # the sites that the user asked for
-    quiet: Quiet = field(default_factory=Quiet)  # what stands in for draws that are off
+    constants: ConstantSource = field(default_factory=ConstantSource)  # what stands in for draws that are off
     written: tuple[str, ...] = ()  # buffers and attributes into which a forward pass writes
-    fixed: tuple[str, ...] = ()  # draws from a generator that the model seeds anew in every pass: no randomness
+    reseeded: tuple[str, ...] = ()  # draws from a generator that the model seeds anew in every pass: no randomness
     batched: tuple[bool, ...] | None = None  # which leaves of the inputs hold the items in their first dimension
 
     def wants(self, name: str) -> bool:

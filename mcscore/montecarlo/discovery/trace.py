@@ -13,26 +13,28 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...errors import PassError, SiteError
-from ..guard.state import contents, evaluating, private_copy
-from ..ops.dropout import Quiet
+from ..guard.state import checksums, evaluating, private_copy
+from ..ops.dropout import ConstantSource
 from ..ops.intercept import is_dense, is_normalization
 from . import generators
-from .probe import KEEP, Seen, Signature, alike, quiet_pass
+from .probe import KEEP, PassRecord, Signature, constant_pass, outputs_close
 
 
 class Tracer:
-    """Quiet passes of a private copy in evaluation mode but for some modules, as scoring will run the model."""
+    """Passes with constants for randomness, on a private copy in evaluation mode but for some modules, as scoring will run the model."""
 
-    def __init__(self, model: nn.Module, weight_p: float | None, ends: Sequence[Quiet], fixed: Collection[str]) -> None:
-        self.twin, self._weight_p, self._ends, self._fixed = private_copy(model), weight_p, ends, fixed
-        self._weights = contents(self.twin)  # of which every pass must leave all as they are
+    def __init__(
+        self, model: nn.Module, weight_p: float | None, extremes: Sequence[ConstantSource], reseeded: Collection[str]
+    ) -> None:
+        self.twin, self._weight_p, self._extremes, self._reseeded = private_copy(model), weight_p, extremes, reseeded
+        self._weights = checksums(self.twin)  # of which every pass must leave all as they are
         self.moved: list[str] = []
         self.written: set[str] = set()
 
-    def __call__(self, inputs: Any, training: Sequence[str], quiet: Quiet | None = None) -> Seen:
-        """With ``quiet``, one pass; else one for each end of the draws, together."""
-        merged: Seen | None = None
-        for one in (quiet,) if quiet is not None else self._ends:
+    def __call__(self, inputs: Any, training: Sequence[str], constants: ConstantSource | None = None) -> PassRecord:
+        """With ``constants``, one pass; else one for each end of the draws, together."""
+        merged: PassRecord | None = None
+        for one in (constants,) if constants is not None else self._extremes:
             seen = self._pass(inputs, training, one)
             if merged is None:
                 merged = seen
@@ -41,11 +43,11 @@ class Tracer:
         assert merged is not None
         return merged
 
-    def _pass(self, inputs: Any, training: Sequence[str], quiet: Quiet) -> Seen:
-        watch = generators.Watch(self.twin)
+    def _pass(self, inputs: Any, training: Sequence[str], constants: ConstantSource) -> PassRecord:
+        watch = generators.GeneratorWatch(self.twin)
         with evaluating(self.twin, training, None) as kept, watch:
             try:
-                seen = quiet_pass(self.twin, inputs, quiet, self._weight_p, watch, self._fixed)
+                seen = constant_pass(self.twin, inputs, constants, self._weight_p, watch, self._reseeded)
             except Exception as error:
                 raise PassError(
                     f"{type(self.twin).__name__} fails in evaluation mode with {', '.join(map(repr, training)) or 'nothing'} in training "
@@ -53,7 +55,7 @@ class Tracer:
                 ) from error
             self.written.update(kept.written())
         self.moved = watch.moved
-        changed = [name for name, checksum in contents(self.twin).items() if self._weights.get(name) != checksum]
+        changed = [name for name, checksum in checksums(self.twin).items() if self._weights.get(name) != checksum]
         if changed:
             raise SiteError(
                 f"{type(self.twin).__name__}: a forward pass writes into {', '.join(changed[:5])} (modules in training mode: "
@@ -63,50 +65,55 @@ class Tracer:
         return seen
 
 
-def reach(
-    who: str, trace: Tracer, inputs: Any, active: Mapping[str, Signature], expected: Seen
-) -> tuple[Seen, Seen, tuple[str, ...], list[str]]:
+def reach_sites(
+    who: str, trace: Tracer, inputs: Any, active: Mapping[str, Signature], expected: PassRecord
+) -> tuple[PassRecord, PassRecord, tuple[str, ...], list[str], set[str]]:
     """(a pass in evaluation mode, one that meets every active site as training mode does, the modules in training mode for it, the
-    sites that their owners' training mode alone did not reach).
+    sites that their owners' training mode alone did not reach, the owners of calls that draw).
 
     A draw may be made in evaluation too and only be heeded in training (LayerDrop), so its owner is always put in training mode.
     """
     named = dict(trace.twin.named_modules())
-    quiet = trace(inputs, ())
-    live = expected.live
+    in_evaluation = trace(inputs, ())
+    random_calls = expected.random_calls
 
-    def missing(seen: Seen) -> list[str]:
+    def missing(seen: PassRecord) -> list[str]:
         return [name for name, s in active.items() if name not in seen.calls or seen.calls[name][1] != s]
 
-    drawing = {s.owner for name, s in active.items() if expected.calls[name][0].kind.draws}  # type: ignore[union-attr]
+    ops = {name: expected.calls[name][0].op for name in active}
+    drawing = {s.owner for name, s in active.items() if (op := ops[name]) is not None and op.draws}
     # Calls are counted per owner, so one that is missing would also shift the names of those after it: compare owner by owner.
     owners = {s.owner for s in active.values()}
-    training = drawing | {o for o in owners if _of_owner(quiet.live, o) != _of_owner(live, o)}
-    seen = quiet if not training else trace(inputs, _allowed(named, training))
+    training = drawing | {
+        o for o in owners if _calls_of_owner(in_evaluation.random_calls, o) != _calls_of_owner(random_calls, o)
+    }
+    seen = in_evaluation if not training else trace(inputs, _without_normalization(named, training))
     climbed = missing(seen)
-    reach = {live[name].owner for name in climbed}
-    while reach and missing(seen):  # the guard may stand in a parent: if self.training: x = self.drop(x)
-        reach = {owner.rpartition(".")[0] for owner in reach}
-        if reach <= training:
+    owners_to_reach = {random_calls[name].owner for name in climbed}
+    while owners_to_reach and missing(seen):  # the guard may stand in a parent: if self.training: x = self.drop(x)
+        owners_to_reach = {owner.rpartition(".")[0] for owner in owners_to_reach}
+        if owners_to_reach <= training:
             break
-        training |= reach
-        seen = trace(inputs, _allowed(named, training))
-        reach = {live[name].owner for name in missing(seen)} | (reach - {""})
+        training |= owners_to_reach
+        seen = trace(inputs, _without_normalization(named, training))
+        owners_to_reach = {random_calls[name].owner for name in missing(seen)} | (owners_to_reach - {""})
     if missing(seen):
-        everything = _allowed(named, named)
+        everything = _without_normalization(named, named)
         whole = trace(inputs, everything)
         if not missing(whole):
             seen, training = whole, set(everything)
     if lost := missing(seen):
-        norms = [live[name].owner for name in lost if is_normalization(named[live[name].owner])]
+        norms = [random_calls[name].owner for name in lost if is_normalization(named[random_calls[name].owner])]
         if norms:
             raise SiteError(f"{who}: dropout inside normalization layers cannot be driven: {', '.join(norms)}")
-        raise _unreached(who, lost, live)
-    return quiet, seen, _allowed(named, training), climbed
+        raise _unreached(who, lost, random_calls)
+    return in_evaluation, seen, _without_normalization(named, training), climbed, drawing
 
 
-def _unreached(who: str, lost: Sequence[str], live: Mapping[str, Signature]) -> SiteError:
-    listed = "; ".join(f"{name} ({live[name].function}{with_number(live[name].p)})" for name in lost)
+def _unreached(who: str, lost: Sequence[str], random_calls: Mapping[str, Signature]) -> SiteError:
+    listed = "; ".join(
+        f"{name} ({random_calls[name].function}{probability_text(random_calls[name].p)})" for name in lost
+    )
     return SiteError(
         f"{who}: these sites drop in training mode but evaluation mode does not reach them in the same way: {listed}. "
         "If only training has them (auxiliary heads), choose the others with sites=[...]. If a module's own train() does more "
@@ -114,56 +121,56 @@ def _unreached(who: str, lost: Sequence[str], live: Mapping[str, Signature]) -> 
     )
 
 
-def with_number(p: float | None) -> str:
+def probability_text(p: float | None) -> str:
     return "" if p is None else f", p={p:g}"
 
 
-def _allowed(named: Mapping[str, nn.Module], training: Collection[str]) -> tuple[str, ...]:
+def _without_normalization(named: Mapping[str, nn.Module], training: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in training if not is_normalization(named[name])))
 
 
-def _of_owner(calls: Mapping[str, Signature], owner: str) -> dict[str, Signature]:
+def _calls_of_owner(calls: Mapping[str, Signature], owner: str) -> dict[str, Signature]:
     return {name: signature for name, signature in calls.items() if signature.owner == owner}
 
 
-def find_quiet(
+def find_constants(
     who: str,
     trace: Tracer,
     inputs: Any,
-    seen: Seen,
+    seen: PassRecord,
     reference: Any,
     training: tuple[str, ...],
     drawing: set[str],
     climbed: Sequence[str],
-) -> tuple[Quiet | None, dict[str, float]]:
+) -> tuple[ConstantSource | None, dict[str, float]]:
     """The constants for draws under which the driven model gives what it gives in evaluation, measured; None: there are none.
 
     Also how far from it each constant of the Bernoulli draws leads, which tells whether 1 means keep or drop.
     """
-    hits = (1.0, 0.0, None) if any(s.function.startswith("bernoulli") for s in seen.live.values()) else (1.0,)
-    draws = any(call.kind is not None and call.kind.draws for call, _ in seen.calls.values())
+    hits = (1.0, 0.0, None) if any(s.function.startswith("bernoulli") for s in seen.random_calls.values()) else (1.0,)
+    draws = any(call.op is not None and call.op.draws for call, _ in seen.calls.values())
     uniforms = (None, 0.0, 0.5) if draws else (None,)
     distance: dict[str, float] = {}
     found = None
     for hit in hits:
         for uniform in uniforms:
-            quiet = Quiet(uniform, hit)
+            constants = ConstantSource(uniform, hit)
             try:
-                output = trace(inputs, training, quiet).output
+                output = trace(inputs, training, constants).output
             except PassError:  # constants that the model cannot run with are no candidates
                 continue
             if uniform is None:
                 distance[str(hit)] = _distance(output, reference)
-            if found is None and alike(output, reference):
-                found = quiet
+            if found is None and outputs_close(output, reference):
+                found = constants
         if found is not None and len(distance) >= min(2, len(hits)):
             return found, distance
     if found is not None:
         return found, distance
     masks_only = tuple(name for name in training if name not in drawing)
     if climbed and masks_only == training:
-        raise _unreached(who, climbed, seen.live)
-    if masks_only == training or not alike(trace(inputs, masks_only, KEEP).output, reference):
+        raise _unreached(who, climbed, seen.random_calls)
+    if masks_only == training or not outputs_close(trace(inputs, masks_only, KEEP).output, reference):
         raise SiteError(
             f"{who} gives other outputs with all dropout off than in evaluation mode, when {', '.join(map(repr, masks_only or training))} "
             "is in training mode so that its dropout is reached: something else there depends on self.training. "

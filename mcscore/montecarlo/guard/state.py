@@ -181,7 +181,7 @@ def evaluating(
         )
 
 
-def contents(model: nn.Module) -> dict[str, Any]:
+def checksums(model: nn.Module) -> dict[str, Any]:
     """A checksum of every parameter and buffer, by name."""
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     with torch.no_grad():
@@ -203,9 +203,9 @@ def _checksum(tensor: Tensor) -> Any:
     return int(whole.sum()), int((whole * places).sum()), int(raw[whole.numel() * 8 :].sum())
 
 
-def require_same(model: nn.Module, before: dict[str, Any], during: str) -> None:
+def require_unchanged(model: nn.Module, before: dict[str, Any], during: str) -> None:
     """SiteError if the content of a parameter or buffer is not what ``contents`` found before."""
-    now = contents(model)
+    now = checksums(model)
     changed = [name for name in before if now.get(name) != before[name]]
     if changed:
         raise SiteError(

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dropout import Arguments, Kind, Source
+from .dropout import Arguments, DropoutOp, RandomSource
 
 _Args = tuple[Any, ...]
 _Kwargs = Mapping[str, Any]
 
 
-class DrawKind(Kind):
-    """A kind whose ``run`` takes random numbers from ``source.draw`` and ``source.bernoulli`` instead of masks."""
+class DrawOp(DropoutOp):
+    """An op whose ``run`` takes random numbers from ``source.draw`` and ``source.bernoulli`` instead of masks."""
 
     def bind(self, args: _Args, kwargs: _Kwargs) -> dict[str, Any]:
         """The call as it stands: the signatures of these functions have too many forms for one list of names."""
@@ -37,10 +37,10 @@ def _given(call: Arguments, place: int, name: str, default: Any = None) -> Any:
     return args[place] if len(args) > place else kwargs.get(name, default)
 
 
-def _creation(create: Callable[..., Tensor], law: str) -> Callable[[Arguments, Source], Tensor]:
+def _creation(create: Callable[..., Tensor], law: str) -> Callable[[Arguments, RandomSource], Tensor]:
     """rand, randn and their _like: ``create`` (empty, empty_like) makes the tensor that the numbers fill."""
 
-    def run(call: Arguments, source: Source) -> Tensor:
+    def run(call: Arguments, source: RandomSource) -> Tensor:
         kwargs = {name: value for name, value in call["kwargs"].items() if name not in ("generator", "requires_grad")}
         return source.draw(create(*call["args"], **kwargs), law)
 
@@ -49,10 +49,10 @@ def _creation(create: Callable[..., Tensor], law: str) -> Callable[[Arguments, S
 
 def _filling(
     law: str, finish: Callable[[Tensor, float, float], Tensor], *parameters: tuple[str, float]
-) -> Callable[[Arguments, Source], Tensor]:
+) -> Callable[[Arguments, RandomSource], Tensor]:
     """x.uniform_(a, b), x.normal_(mean, std) and their like: ``finish`` makes the law with these parameters of standard numbers."""
 
-    def run(call: Arguments, source: Source) -> Tensor:
+    def run(call: Arguments, source: RandomSource) -> Tensor:
         x = call["args"][0]
         values = [_given(call, place, name, default) for place, (name, default) in enumerate(parameters, 1)]
         z = source.draw(torch.empty_like(x, dtype=_real(x.dtype)), law)
@@ -66,7 +66,7 @@ def _real(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _bernoulli(call: Arguments, source: Source) -> Tensor:
+def _bernoulli(call: Arguments, source: RandomSource) -> Tensor:
     """torch.bernoulli(p_tensor) and Tensor.bernoulli; with a second argument that is the probability, and the tensor only a shape."""
     x = call["args"][0] if call["args"] else call["kwargs"]["input"]
     p = _given(call, 1, "p")
@@ -74,13 +74,13 @@ def _bernoulli(call: Arguments, source: Source) -> Tensor:
     return source.bernoulli(like, x if p is None else p).to(x.dtype)
 
 
-def _bernoulli_(call: Arguments, source: Source) -> Tensor:
+def _bernoulli_(call: Arguments, source: RandomSource) -> Tensor:
     x = call["args"][0]
     like = torch.empty_like(x, dtype=_real(x.dtype))
     return source.fill(x, source.bernoulli(like, _given(call, 1, "p", 0.5)).to(x.dtype))
 
 
-def _normal(call: Arguments, source: Source) -> Tensor:
+def _normal(call: Arguments, source: RandomSource) -> Tensor:
     """torch.normal(mean, std) of tensors or numbers, or with a size."""
     mean, std, size = _given(call, 0, "mean", 0.0), _given(call, 1, "std", 1.0), _given(call, 2, "size")
     tensors = [value for value in (mean, std) if isinstance(value, Tensor)]
@@ -100,7 +100,7 @@ def _integers(u: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
     return (low + (u * (high - low)).floor()).clamp_(max=high - 1).to(dtype)
 
 
-def _randint(call: Arguments, source: Source) -> Tensor:
+def _randint(call: Arguments, source: RandomSource) -> Tensor:
     """torch.randint([low,] high, size)."""
     args, kwargs = list(call["args"]), dict(call["kwargs"])
     kwargs.pop("generator", None)
@@ -112,7 +112,7 @@ def _randint(call: Arguments, source: Source) -> Tensor:
     return _integers(source.draw(torch.empty(size, dtype=torch.float64, **kwargs), "uniform"), low, high, dtype)
 
 
-def _randint_like(call: Arguments, source: Source) -> Tensor:
+def _randint_like(call: Arguments, source: RandomSource) -> Tensor:
     """torch.randint_like(x, [low,] high)."""
     x, kwargs = call["args"][0], call["kwargs"]
     bounds = list(call["args"][1:])
@@ -130,7 +130,7 @@ def _exponential(u: Tensor, rate: float) -> Tensor:
     return torch.log1p(-u).neg_().div_(rate).clamp_(min=torch.finfo(u.dtype).tiny)  # as PyTorch's: never 0
 
 
-_LAWS: tuple[tuple[str, tuple[Any, ...], Callable[[Arguments, Source], Tensor]], ...] = (
+_LAWS: tuple[tuple[str, tuple[Any, ...], Callable[[Arguments, RandomSource], Tensor]], ...] = (
     ("uniform", (torch.rand,), _creation(torch.empty, "uniform")),
     ("uniform", (torch.rand_like,), _creation(torch.empty_like, "uniform")),
     ("normal", (torch.randn,), _creation(torch.empty, "normal")),
@@ -190,19 +190,19 @@ def _covers(args: _Args, kwargs: _Kwargs) -> bool:
     return plain and kwargs.get("out") is None and kwargs.get("names") is None
 
 
-def _live(function: Any) -> Callable[[Arguments], bool]:
+def _is_random(function: Any) -> Callable[[Arguments], bool]:
     """Every draw is random, save a Bernoulli one whose probability is the number 0 or 1."""
     probability = _probability(function)
     return lambda call: probability(call) not in (0.0, 1.0)
 
 
-DRAWS: tuple[DrawKind, ...] = tuple(
-    DrawKind(
+DRAW_OPS: tuple[DrawOp, ...] = tuple(
+    DrawOp(
         name=f"{law} ({functions[0].__name__})",
         functions=functions,
         parameters=(),
         probability=_probability(functions[0]),
-        live=_live(functions[0]),
+        is_random=_is_random(functions[0]),
         run=run,
         masks="one drawn number",
         covers=_covers,
@@ -210,4 +210,4 @@ DRAWS: tuple[DrawKind, ...] = tuple(
     )
     for law, functions, run in _LAWS
 )
-"""Recognized by function, as ``kinds.KINDS`` are."""
+"""Recognized by function, as ``kinds.DROPOUT_OPS`` are."""

@@ -1,6 +1,6 @@
 """The kinds of call that make a forward pass stochastic: how each is recognized, what it masks and how it is driven.
 
-One table, ``KINDS``, read by discovery, by the passes and by the tests. A kind's ``run`` computes what the call would
+One table, ``DROPOUT_OPS``, read by discovery, by the passes and by the tests. An op's ``run`` computes what the call would
 return in training, but takes its masks from ``source(tensor, mask_rank, affine)``: the first ``mask_rank`` dimensions
 of the tensor have mask elements of their own, the others share them. Discovery passes a source that only looks;
 scoring passes one that drops. Calls that draw their random numbers by hand are in ``draws``.
@@ -23,7 +23,7 @@ from ...kernels.dropout import Affine, alpha, indicator, plain
 AffineOf = Callable[[float], Affine]
 
 
-class Source(Protocol):
+class RandomSource(Protocol):
     """Where a call takes its randomness from."""
 
     def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
@@ -39,7 +39,7 @@ class Source(Protocol):
         """``x`` after ``value`` was written into it."""
 
 
-class Quiet:
+class ConstantSource:
     """The source of a pass in which nothing is random: masks keep everything, and each draw is a constant.
 
     uniform: the constant of uniform draws; None: the largest number below 1. hit: that of Bernoulli draws; None: their mean.
@@ -69,15 +69,15 @@ Arguments = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Kind:
+class DropoutOp:
     name: str
     functions: tuple[Callable[..., Any], ...]
     parameters: tuple[tuple[str, Any], ...]  # names and defaults, in the order of the function's own signature
     probability: Callable[[Arguments], float | None]  # of dropping; of drawing 1; None: not one number
-    live: Callable[[Arguments], bool]  # would the call, as it stands, drop anything?
-    run: Callable[[Arguments, Source], Any]
+    is_random: Callable[[Arguments], bool]  # would the call, as it stands, drop anything?
+    run: Callable[[Arguments, RandomSource], Any]
     masks: str  # what one mask element covers, for people
-    may_wait: bool = False  # run ends in the mask of single values, so a Linear that follows could take it over
+    can_defer: bool = False  # run ends in the mask of single values, so a Linear that follows could take it over
     # False: a form of the call that is not driven
     covers: Callable[[tuple[Any, ...], Mapping[str, Any]], bool] = lambda _args, _kwargs: True
     draws: bool = False  # random numbers drawn by hand (``draws``), not masks
@@ -88,9 +88,9 @@ class Kind:
         bound.update(kwargs)
         return bound
 
-    def quietly(self, call: Arguments, quiet: Quiet) -> Any:
+    def run_constant(self, call: Arguments, constants: ConstantSource) -> Any:
         """What the call gives when nothing is random."""
-        return self.run(call, quiet)
+        return self.run(call, constants)
 
 
 _REQUIRED: Any = object()
@@ -100,37 +100,37 @@ def _training(call: Arguments) -> bool:
     return bool(call.get("training", call.get("train"))) and call["p"] > 0.0
 
 
-def _elementwise(call: Arguments, source: Source) -> Tensor:
+def _elementwise(call: Arguments, source: RandomSource) -> Tensor:
     x = call["input"]
     return source(x, x.ndim, plain, call.get("inplace", False))
 
 
-def _channelwise(unbatched_rank: int) -> Callable[[Arguments, Source], Tensor]:
+def _channelwise(unbatched_rank: int) -> Callable[[Arguments, RandomSource], Tensor]:
     """Feature dropout masks (N, C); of the rank that PyTorch reads as one unbatched item, (C, ...), the first dimension alone."""
 
-    def run(call: Arguments, source: Source) -> Tensor:
+    def run(call: Arguments, source: RandomSource) -> Tensor:
         x = call["input"]
         return source(x, 1 if x.ndim == unbatched_rank else 2, plain, call.get("inplace", False))
 
     return run
 
 
-def _alpha(mask_rank: int | None) -> Callable[[Arguments, Source], Tensor]:
-    def run(call: Arguments, source: Source) -> Tensor:
+def _alpha(mask_rank: int | None) -> Callable[[Arguments, RandomSource], Tensor]:
+    def run(call: Arguments, source: RandomSource) -> Tensor:
         x = call["input"]
         return source(x, mask_rank or x.ndim, alpha, call.get("inplace", False))
 
     return run
 
 
-def _native(call: Arguments, source: Source) -> tuple[Tensor, Tensor]:
+def _native(call: Arguments, source: RandomSource) -> tuple[Tensor, Tensor]:
     """torch.native_dropout also returns which values it kept."""
     x = call["input"]
     keep = source(torch.ones_like(x), x.ndim, indicator)
     return x * keep * plain(call["p"])[0], keep.bool()
 
 
-def _attention(call: Arguments, source: Source) -> Tensor:
+def _attention(call: Arguments, source: RandomSource) -> Tensor:
     """scaled_dot_product_attention by its definition, so that the weights (..., L, S) exist to be masked."""
     q, k, v = call["query"], call["key"], call["value"]
     if call["enable_gqa"]:
@@ -148,10 +148,10 @@ def _attention(call: Arguments, source: Source) -> Tensor:
     return source(weights, weights.ndim, plain) @ v
 
 
-def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, Source], Any]:
+def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, RandomSource], Any]:
     """A stack of recurrent layers one at a time, with the dropout between them where masks can reach it."""
 
-    def run(call: Arguments, source: Source) -> Any:
+    def run(call: Arguments, source: RandomSource) -> Any:
         layers, directions = call["num_layers"], 1 + call["bidirectional"]
         states = [call["hx"]] if isinstance(call["hx"], Tensor) else list(call["hx"])
         per_layer = len(call["params"]) // layers
@@ -190,17 +190,17 @@ def _not_packed(args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> bool:
     return len(args) > 2 and isinstance(args[2], (list, tuple)) and not isinstance(args[3], (list, tuple))
 
 
-def _dropout_like(name: str, functions: tuple[Any, ...], training: bool, run: Any, masks: str) -> Kind:
+def _dropout_like(name: str, functions: tuple[Any, ...], training: bool, run: Any, masks: str) -> DropoutOp:
     parameters = (("input", _REQUIRED), ("p", 0.5), ("training", training), ("inplace", False))
-    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks, run is _elementwise)
+    return DropoutOp(name, functions, parameters, lambda call: call["p"], _training, run, masks, run is _elementwise)
 
 
-def _aten_like(name: str, functions: tuple[Any, ...], run: Any, masks: str) -> Kind:
+def _aten_like(name: str, functions: tuple[Any, ...], run: Any, masks: str) -> DropoutOp:
     parameters = (("input", _REQUIRED), ("p", _REQUIRED), ("train", _REQUIRED))
-    return Kind(name, functions, parameters, lambda call: call["p"], _training, run, masks, run is _elementwise)
+    return DropoutOp(name, functions, parameters, lambda call: call["p"], _training, run, masks, run is _elementwise)
 
 
-def _aten_inplace(run: Callable[[Arguments, Source], Any]) -> Callable[[Arguments, Source], Any]:
+def _aten_inplace(run: Callable[[Arguments, RandomSource], Any]) -> Callable[[Arguments, RandomSource], Any]:
     return lambda call, source: run({**call, "inplace": True}, source)
 
 
@@ -216,7 +216,7 @@ _RECURRENT_PARAMETERS = (
     "batch_first",
 )
 
-KINDS: tuple[Kind, ...] = (
+DROPOUT_OPS: tuple[DropoutOp, ...] = (
     _dropout_like("dropout", (F.dropout,), True, _elementwise, "one value"),
     _dropout_like("dropout1d", (F.dropout1d,), True, _channelwise(2), "one channel"),
     _dropout_like("dropout2d", (F.dropout2d,), True, _channelwise(-1), "one channel"),
@@ -229,7 +229,7 @@ KINDS: tuple[Kind, ...] = (
     _aten_like("feature_dropout", (torch.feature_dropout_,), _aten_inplace(_channelwise(-1)), "one channel"),
     _aten_like("alpha_dropout", (torch.alpha_dropout,), _alpha(None), "one value"),
     _aten_like("feature_alpha_dropout", (torch.feature_alpha_dropout,), _alpha(2), "one channel"),
-    Kind(
+    DropoutOp(
         "attention dropout",
         (F.scaled_dot_product_attention,),
         (
@@ -247,7 +247,7 @@ KINDS: tuple[Kind, ...] = (
         _attention,
         "one attention weight",
     ),
-    Kind(
+    DropoutOp(
         "dropout",
         (torch.native_dropout,),
         (("input", _REQUIRED), ("p", _REQUIRED), ("train", _REQUIRED)),
@@ -257,7 +257,7 @@ KINDS: tuple[Kind, ...] = (
         "one value",
     ),
     *(
-        Kind(
+        DropoutOp(
             f"{function.__name__} dropout",
             (function,),
             tuple((name, _REQUIRED) for name in _RECURRENT_PARAMETERS),
@@ -273,8 +273,8 @@ KINDS: tuple[Kind, ...] = (
 """Recognized by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
 
 
-def _weights(function: Callable[..., Any]) -> Callable[[Arguments, Source], Any]:
-    def run(call: Arguments, source: Source) -> Any:
+def _weights(function: Callable[..., Any]) -> Callable[[Arguments, RandomSource], Any]:
+    def run(call: Arguments, source: RandomSource) -> Any:
         weight = source(call["weight"], call["weight"].ndim, plain)
         rest = {name: value for name, value in call.items() if name not in ("input", "weight", "p")}
         return function(call["input"], weight, **rest)
@@ -282,13 +282,13 @@ def _weights(function: Callable[..., Any]) -> Callable[[Arguments, Source], Any]
     return run
 
 
-def _weight_kind(function: Callable[..., Any], names: tuple[str, ...]) -> Kind:
+def _weight_op(function: Callable[..., Any], names: tuple[str, ...]) -> DropoutOp:
     parameters = (
         ("input", _REQUIRED),
         ("weight", _REQUIRED),
         *((name, default) for name, default in _CONVOLUTION if name in names),
     )
-    return Kind(
+    return DropoutOp(
         "weight dropout",
         (function,),
         parameters,
@@ -300,13 +300,13 @@ def _weight_kind(function: Callable[..., Any], names: tuple[str, ...]) -> Kind:
 
 
 _CONVOLUTION = (("bias", None), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
-WEIGHTS: dict[Any, Kind] = {
-    F.linear: _weight_kind(F.linear, ("bias",)),
-    **{f: _weight_kind(f, tuple(name for name, _ in _CONVOLUTION)) for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
+WEIGHT_OPS: dict[Any, DropoutOp] = {
+    F.linear: _weight_op(F.linear, ("bias",)),
+    **{f: _weight_op(f, tuple(name for name, _ in _CONVOLUTION)) for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
 }
 """DropConnect (Wan et al. 2013), for models without any dropout: p comes from the user, one mask of weights per pass."""
 
-UNDRIVEN: frozenset[Any] = frozenset(
+UNSUPPORTED_RANDOM: frozenset[Any] = frozenset(
     {
         torch.randperm,
         torch.multinomial,
@@ -332,7 +332,7 @@ lacks is found because the generators have moved (``generators``)."""
 RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 
 
-def undriven_is_live(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def unsupported_is_random(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether the call is random as it stands: a recurrent net without dropout or out of training, an rrelu out of training, are not."""
     if func in RECURRENT:
         # (input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first), packed: (data,

@@ -1,7 +1,7 @@
 """Seeing every stochastic call of a forward pass, whoever makes it: a module, a functional call or the user's own code.
 
 PyTorch offers each Python-level operation to the active torch-function mode, so one mode meets ``nn.Dropout`` and
-``F.dropout`` alike, in eval mode too (where they would do nothing). As a side effect the fused inference path of
+``F.dropout`` outputs_close, in eval mode too (where they would do nothing). As a side effect the fused inference path of
 ``nn.TransformerEncoderLayer``, which ignores dropout, steps aside while a mode is active.
 """
 
@@ -19,8 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .draws import DRAWS
-from .dropout import KINDS, RECURRENT, UNDRIVEN, WEIGHTS, Kind, check_states, undriven_is_live
+from .draws import DRAW_OPS
+from .dropout import (
+    DROPOUT_OPS,
+    RECURRENT,
+    UNSUPPORTED_RANDOM,
+    WEIGHT_OPS,
+    DropoutOp,
+    check_states,
+    unsupported_is_random,
+)
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,9 @@ class Call:
     name: str  # where: the owner's path, the function if it is not the owner's whole purpose, and #n for the n-th time in this forward
     owner: nn.Module | None
     function: Callable[..., Any]
-    kind: Kind | None  # None: randomness that no kind covers
+    op: DropoutOp | None  # None: randomness that no op covers
     arguments: Mapping[str, Any]
-    live: bool  # would it drop anything as it stands?
+    is_random: bool  # would it drop anything as it stands?
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
@@ -45,7 +53,7 @@ Handler = Callable[[Call], Any]
 """Given the call, returns what the model shall see."""
 
 
-def _without_dispatch(function: Any) -> Callable[..., Any]:
+def _without_torch_function(function: Any) -> Callable[..., Any]:
     """The same Python function with its own torch-function check switched off, so that a mode can stay active inside its body."""
     never = {f"has_torch_function{form}": lambda *_: False for form in ("", "_unary", "_variadic")}
     namespace = {**function.__globals__, **never}
@@ -68,14 +76,18 @@ def _with_aten(functions: Mapping[Any, Any]) -> dict[Any, Any]:
     return both
 
 
-BY_FUNCTION: dict[Any, Kind] = _with_aten({function: kind for kind in (*KINDS, *DRAWS) for function in kind.functions})
+OP_OF_FUNCTION: dict[Any, DropoutOp] = _with_aten(
+    {function: op for op in (*DROPOUT_OPS, *DRAW_OPS) for function in op.functions}
+)
 """Recognized by the function that PyTorch dispatches, so modules, functional calls and user code all meet in one place."""
-_UNDRIVEN = _with_aten(dict.fromkeys([*UNDRIVEN, *(function for kind in DRAWS for function in kind.functions)]))
+_UNSUPPORTED = _with_aten(
+    dict.fromkeys([*UNSUPPORTED_RANDOM, *(function for op in DRAW_OPS for function in op.functions)])
+)
 
 # PyTorch offers these to a mode as one call each; the randomness is inside.
 _COMPOSITE = {
-    F.multi_head_attention_forward: _without_dispatch(F.multi_head_attention_forward),
-    F.gumbel_softmax: _without_dispatch(F.gumbel_softmax),
+    F.multi_head_attention_forward: _without_torch_function(F.multi_head_attention_forward),
+    F.gumbel_softmax: _without_torch_function(F.gumbel_softmax),
     nn.init.uniform_: nn.init._no_grad_uniform_,
     nn.init.normal_: nn.init._no_grad_normal_,
 }
@@ -107,20 +119,22 @@ class Interceptor(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = {} if kwargs is None else kwargs
-        kind = BY_FUNCTION.get(func)
-        if kind is not None and kind.covers(args, kwargs):
-            arguments = kind.bind(args, kwargs)
-            return self.stochastic(self._call(func, kind, arguments, kind.live(arguments), args, kwargs))
-        if self._weight_p is not None and func in WEIGHTS:
-            kind = WEIGHTS[func]
+        op = OP_OF_FUNCTION.get(func)
+        if op is not None and op.covers(args, kwargs):
+            arguments = op.bind(args, kwargs)
+            return self.stochastic(self._call(func, op, arguments, op.is_random(arguments), args, kwargs))
+        if self._weight_p is not None and func in WEIGHT_OPS:
+            op = WEIGHT_OPS[func]
             return self.stochastic(
-                self._call(func, kind, {**kind.bind(args, kwargs), "p": self._weight_p}, True, args, kwargs)
+                self._call(func, op, {**op.bind(args, kwargs), "p": self._weight_p}, True, args, kwargs)
             )
         if func in _COMPOSITE:
             with self:
                 return _COMPOSITE[func](*args, **kwargs)
-        if func in _UNDRIVEN:
-            return self.stochastic(self._call(func, None, kwargs, undriven_is_live(func, args, kwargs), args, kwargs))
+        if func in _UNSUPPORTED:
+            return self.stochastic(
+                self._call(func, None, kwargs, unsupported_is_random(func, args, kwargs), args, kwargs)
+            )
         return self.other(func, args, kwargs)
 
     def stochastic(self, call: Call) -> Any:
@@ -130,14 +144,14 @@ class Interceptor(TorchFunctionMode):
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Everything that is not stochastic."""
-        return plainly(func, args, kwargs)
+        return execute_plain(func, args, kwargs)
 
     def _call(
         self,
         func: Callable[..., Any],
-        kind: Kind | None,
+        op: DropoutOp | None,
         arguments: Mapping[str, Any],
-        live: bool,
+        is_random: bool,
         args: Any,
         kwargs: Any,
     ) -> Call:
@@ -147,7 +161,7 @@ class Interceptor(TorchFunctionMode):
             label = f"{path}:{func.__name__}" if path else func.__name__
         self._seen[label] += 1
         name = label if self._seen[label] == 1 else f"{label}#{self._seen[label]}"
-        return Call(name, owner, func, kind, arguments, live, args, kwargs)
+        return Call(name, owner, func, op, arguments, is_random, args, kwargs)
 
     def _owner(self) -> tuple[nn.Module | None, str]:
         """The innermost module of the model whose method is running, found on the Python stack: no hook has to be planted in the model."""
@@ -170,7 +184,7 @@ _SINGLE_PURPOSE = (
 )
 
 
-def plainly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def execute_plain(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Execute ``func``; a functional normalization with running statistics is kept in evaluation, so no statistic moves."""
     flag = _NORMALIZATION.get(func)
     if flag is None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import mcscore
-from mcscore.montecarlo import Passes
+from mcscore.montecarlo import Passes, Strategy, choose_strategy
 from mcscore.montecarlo.discovery import discover
 
 from ...options import grouped
@@ -234,31 +234,33 @@ def call(net: nn.Module, inputs: Any) -> Tensor:
     return net(*inputs) if isinstance(inputs, (tuple, list)) else net(inputs)
 
 
-def engine(case: Case, net: nn.Module, x: Tensor, seed: int, sites: Any) -> tuple[Passes, str]:
-    """Passes whose sites were found on the first three items, and the path they choose there."""
+def engine(case: Case, net: nn.Module, x: Tensor, seed: int, sites: Any) -> tuple[Passes, Strategy]:
+    """Passes whose sites were found on the first three items, and the strategy chosen there."""
     inputs_of = case.transform or (lambda items: items)
     found = discover(net, inputs_of(x[:2]), inputs_of(x[:3]), chosen=sites)
     passes = Passes(net, found, seed=seed, shared=False)
-    path, _ = passes.choose_path(inputs_of(x[:3]), torch.arange(3), 400)
-    return passes, path
+    return passes, choose_strategy(passes, inputs_of(x[:3]), torch.arange(3), 400)
 
 
-def logits(case: Case, passes: Passes, x: Tensor, chunks: Sequence[Tensor], path: str) -> Tensor:
+def logits(case: Case, passes: Passes, x: Tensor, chunks: Sequence[Tensor], strategy: Strategy) -> Tensor:
     inputs_of = case.transform or (lambda items: items)
-    return torch.cat(list(passes.chunks(inputs_of(x), torch.from_numpy(IDS[: len(x)]), chunks, path))).double()
+    return torch.cat(list(passes.chunks(inputs_of(x), torch.from_numpy(IDS[: len(x)]), chunks, strategy))).double()
 
 
 def check_chunks(case: Case, net: nn.Module, x: Tensor, sites: Any) -> None:
     """Passes in chunks, and one at a time, are those of one go."""
-    passes, path = engine(case, net, x, 0, sites)
-    whole = logits(case, passes, x, [torch.arange(4)], path)
+    passes, strategy = engine(case, net, x, 0, sites)
+    whole = logits(case, passes, x, [torch.arange(4)], strategy)
     if not whole.isfinite().all():
         raise Wrong("SILENT, not finite")
     scale = float(whole.abs().max())
-    for how, chunks, other in (("chunks of 2", torch.arange(4).split(2), path), ("loop", [torch.arange(4)], "loop")):
+    for how, chunks, other in (
+        ("chunks of 2", torch.arange(4).split(2), strategy),
+        ("loop", [torch.arange(4)], Strategy("loop")),
+    ):
         difference = float((logits(case, passes, x, list(chunks), other) - whole).abs().max()) / scale
         if not difference < 1e-4:
-            raise Wrong(f"PATHS DIFFER: {path} against {how} {difference:.1e}")
+            raise Wrong(f"PATHS DIFFER: {strategy.path} against {how} {difference:.1e}")
 
 
 def largest_z(ours: Tensor, theirs: Tensor) -> tuple[float, str]:
@@ -290,8 +292,8 @@ def check_statistics(case: Case, net: nn.Module, x: Tensor, sites: Any) -> None:
         torch.manual_seed(100 + attempt)
         random.seed(100 + attempt)
         np.random.seed(100 + attempt)  # noqa: NPY002
-        passes, path = engine(case, net, x, 3 + attempt, sites)
-        ours = logits(case, passes, x, [torch.arange(T)], path)
+        passes, strategy = engine(case, net, x, 3 + attempt, sites)
+        ours = logits(case, passes, x, [torch.arange(T)], strategy)
         z, text = largest_z(ours, plain_passes(case, x, T, case.reference if sites is None else sites))
         if z < 4:
             return

@@ -1,4 +1,4 @@
-"""Driven by law, where the random tensor is a scalar, a patch, a weight or an edge rather than the layer's own shape."""
+"""MaskedForward by law, where the random tensor is a scalar, a patch, a weight or an edge rather than the layer's own shape."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,7 +100,7 @@ def read_weights(path: Path) -> Mapping[Any, Any]:
             f"{path} is damaged, or holds more than tensors{_unsafe(path)}, which could run code when read; {RESAVE}"
         ) from error
     except Exception as error:  # torch's reader raises KeyError, EOFError, RuntimeError and others on a damaged file
-        raise ModelError(f"{path} is not a readable torch file: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelError(f"{path} is not a readable torch file: {first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds {kind_of(content)}, not a state dict; {RESAVE}")
     return content
@@ -276,7 +276,3 @@ def kind_of(value: Any) -> str:
         return f"a tuple ({', '.join(type(part).__name__ for part in value)})"
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")

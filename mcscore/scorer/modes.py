@@ -1,0 +1,54 @@
+"""The modes of PyTorch and the threads in which a Scorer's methods run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import torch
+
+from ..kernels import backends
+from ..kernels.weight_cache import keeping
+from ..montecarlo.guard.exclusive import exclusive
+
+if TYPE_CHECKING:
+    from .scorer import Scorer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def one_at_a_time(
+    *holding: Callable[[Scorer], object],
+) -> Callable[[Callable[Concatenate[Scorer, P], R]], Callable[Concatenate[Scorer, P], R]]:
+    """Make a method of a Scorer run for one thread at a time, which also holds these things, in the modes that scores need."""
+
+    def decorate(method: Callable[Concatenate[Scorer, P], R]) -> Callable[Concatenate[Scorer, P], R]:
+        @functools.wraps(method)
+        def alone(scorer: Scorer, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            held = exclusive(scorer, *(each(scorer) for each in holding))
+            with held, _scoring_modes(torch.device(scorer.device)), keeping():
+                return method(scorer, *args, **kwargs)
+
+        return alone
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _scoring_modes(device: torch.device) -> Iterator[None]:
+    """Neither inference mode, under which no tensor tells that it was changed, nor autocast, nor gradients."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                backends.warn_once(
+                    f"torch.autocast on {kind} is switched off while mcscore scores: a score must not depend on where "
+                    "it is asked for. For lower precision use Scorer(..., execution=Execution(dtype='bfloat16'))"
+                )
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.no_grad())
+        yield

@@ -1,0 +1,107 @@
+"""From a model and its first batch to steps: sites, strategy, plan and precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import PrecisionError, first_line
+from ..kernels import backends
+from ..kernels import head as head_kernel
+from ..montecarlo import Passes, discover
+from ..montecarlo import autocast as bfloat16
+from ..montecarlo.checks import require_effect
+from ..montecarlo.plan import Plan, make_plan
+from .inputs import Items, ModelInputs
+from .options import Dropout, Execution
+from .steps import Reduction, Steps
+
+
+def prepare(
+    model: nn.Module,
+    inputs: ModelInputs,
+    dropout: Dropout,
+    execution: Execution,
+    reduction: Reduction,
+    seed: int,
+    items_B: Items,
+    recorded: Mapping[str, Any] | None,
+) -> Steps:
+    """Find the sites, choose how to run, and plan the steps on a first batch; or adopt a recorded plan.
+
+    Raises:
+        SiteError: the model has no dropout that can be driven.
+        OutputError: the model does not return logits.
+        PrecisionError: it does not run in the precision asked for.
+        ValueError: no item, or no site is left on.
+    """
+    B = len(items_B)
+    if B == 0:
+        raise ValueError("prepare needs at least one item")
+    three_items = items_B[np.unique([0, B // 2, B - 1])] if B >= 3 else items_B[np.resize(np.arange(B), 3)]
+    three, two = inputs(three_items), inputs(three_items[:2])
+    found = discover(model, two, three, dropout.sites, dropout.p, dropout.weights)
+    if not any(site.active for site in found.sites):
+        raise ValueError("sites: no dropout site is left on")
+    reduces = functools.partial(head_kernel.fits, likelihood=reduction.likelihood, input=reduction.input)
+    passes = Passes(model, found, seed=seed, shared=dropout.masks == "shared", reduces=reduces)
+    inert = require_effect(passes, three)
+    if recorded is None:
+        plan = make_plan(passes, three, torch.arange(3, device=inputs.device), reduction.passes, execution.memory)
+        plan = _with_precision(plan, passes, reduction, execution, inputs, items_B)
+    else:
+        plan = Plan.from_dict(recorded)
+        if plan.threads != torch.get_num_threads():
+            backends.warn_once(
+                f"the recorded plan was made with {plan.threads} torch thread(s), now there are {torch.get_num_threads()}: "
+                "the last bits of scores may differ (set OMP_NUM_THREADS to repeat them exactly)"
+            )
+    if plan.autocast:
+        passes = passes.in_precision(bfloat16.Autocast())
+    if plan.path not in ("head", "vmap"):
+        backends.warn_once(f"{type(model).__name__}: passes run by {plan.path!r}, not vmap ({plan.why})")
+    return Steps(passes, plan, reduction, inert, execution.compile)
+
+
+def _with_precision(
+    plan: Plan, passes: Passes, reduction: Reduction, execution: Execution, inputs: ModelInputs, items_B: Items
+) -> Plan:
+    """The plan with the precision that was asked for, or with what ``auto`` finds."""
+    if execution.dtype is None:
+        return plan
+    if execution.dtype == "bfloat16":
+        _trial(plan, passes, reduction, inputs, items_B[:2], True)
+        return dataclasses.replace(plan, autocast="bfloat16", precision="asked for")
+    name = "bald" if "bald" in reduction.scores else reduction.scores[0]
+    first = items_B[: bfloat16.ITEMS]
+    taken, why = bfloat16.choose(
+        inputs.device, lambda rounded: _trial(plan, passes, reduction, inputs, first, rounded)[name]
+    )
+    backends.warn_once(f"dtype='auto' takes {taken or str(inputs.dtype).removeprefix('torch.')}: {why}")
+    return dataclasses.replace(plan, autocast=taken, precision=why)
+
+
+def _trial(
+    plan: Plan, passes: Passes, reduction: Reduction, inputs: ModelInputs, items_B: Items, rounded: bool
+) -> dict[str, Tensor]:
+    """Scores of the first items, step by step. PrecisionError if the model does not run in bfloat16."""
+    steps = Steps(passes.in_precision(bfloat16.Autocast() if rounded else None), plan, reduction, frozenset(), False)
+    ids = torch.arange(len(items_B), device=inputs.device)
+    try:
+        parts = [
+            steps.scores(inputs(items_B[lo : lo + plan.items]), ids[lo : lo + plan.items])
+            for lo in range(0, len(items_B), plan.items)
+        ]
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if not rounded or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise PrecisionError(
+            f"{type(passes.model).__name__} does not run in bfloat16 on {inputs.device} ({first_line(error)})"
+        ) from error
+    return {name: torch.cat([part[name] for part in parts]) for name in reduction.scores}

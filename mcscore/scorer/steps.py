@@ -1,0 +1,172 @@
+"""Scores of one step: as many items as the plan allows, all passes, in one or several chunks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SiteError
+from ..kernels import backends
+from ..kernels.score import score_logits
+from ..moments import Moments
+from ..montecarlo import Passes
+from ..montecarlo.checks import require_different_passes
+from ..montecarlo.compiled import recorded
+from ..montecarlo.plan import Plan
+
+_HEAD_PASSES = 64  # whose logits a head gives at a time: all of them would be T x C
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the logits of T passes become scores."""
+
+    passes: int
+    scores: tuple[str, ...]
+    likelihood: str
+    input: str
+    noise_variance: float | None
+    reduction: str | float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments of ``score_logits`` and ``Moments``."""
+        return {
+            "likelihood": self.likelihood,
+            "input": self.input,
+            "noise_variance": self.noise_variance,
+            "reduction": self.reduction,
+        }
+
+    def empty(self, items: int, device: torch.device) -> dict[str, Tensor]:
+        """Room for the results of so many items."""
+        results = {name: torch.empty(items, device=device) for name in self.scores}
+        dtype = torch.float32 if self.likelihood == "gaussian" else torch.int32
+        results["prediction"] = torch.empty(items, dtype=dtype, device=device)
+        return results
+
+
+class Steps:
+    """The prepared passes of a model, the plan they run by, and what has been checked of them so far.
+
+    inert: names of active sites that changed nothing for the first items.
+    """
+
+    def __init__(self, passes: Passes, plan: Plan, reduction: Reduction, inert: frozenset[str], compile: bool) -> None:
+        self.passes, self.plan, self.reduction, self.inert = passes, plan, reduction, inert
+        self.differ = False  # passes of a first step were seen to differ
+        self._compile = compile
+        self._recorded: Hashable = ()  # the model as it was when its passes were compiled
+        if compile:
+            passes.compile_for(plan.items, plan.passes)
+
+    def scores(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
+        """Scores and prediction (B,). The passes of the first step must differ: SiteError if they do not."""
+        passes_T = torch.arange(self.reduction.passes, device=ids_B.device)
+        plan = self.plan
+        if plan.path == "head":
+            head = self.passes.head(inputs, ids_B)
+            if head is not None:
+                if not self.differ:
+                    self._check_first_logits(head.of_first(2).logits(passes_T[:_HEAD_PASSES]), inputs)
+                return head.scores(passes_T, self.reduction.scores, self.reduction.likelihood)
+            backends.warn_once(
+                f"{type(self.passes.model).__name__} does not end in dropout and Linear for all items as it did for the first: "
+                "batches where it does not are scored one pass at a time"
+            )
+            plan = dataclasses.replace(plan, path="loop", passes=1)
+        chunks = list(torch.split(passes_T, plan.passes))
+        if len(chunks) == 1:
+            (logits_TBC,) = self.passes.chunks(inputs, ids_B, chunks, plan.strategy)
+            self._check_first_logits(logits_TBC, inputs)
+            return score_logits(logits_TBC, self.reduction.scores, **self.reduction.settings)
+        moments = Moments(self.reduction.scores, **self.reduction.settings)
+        firsts = []  # two items of each chunk, until passes were seen to differ
+        for logits_tBC in self.passes.chunks(inputs, ids_B, chunks, plan.strategy):
+            if not self.differ:
+                firsts.append(logits_tBC[:, :2].clone())
+            moments.update(logits_tBC)
+        if firsts:
+            self._check_first_logits(torch.cat(firsts), inputs)
+        return moments.compute()
+
+    def logits(self, inputs: Any, ids_B: Tensor) -> Tensor:
+        """logits_TBC of all passes."""
+        return torch.cat(list(self.chunks(inputs, ids_B)))
+
+    def chunks(self, inputs: Any, ids_B: Tensor) -> Iterator[Tensor]:
+        """logits_tBC of all passes, chunk by chunk; of a model with a head of as many passes as their features allow."""
+        strategy, t = self.plan.strategy, self.plan.passes
+        if strategy.path == "head":
+            head = self.passes.head(inputs, ids_B)
+            if head is not None:
+                passes_T = torch.arange(self.reduction.passes, device=ids_B.device)
+                yield from map(head.logits, torch.split(passes_T, _HEAD_PASSES))
+                return
+            strategy, t = dataclasses.replace(strategy, path="loop"), 1
+        passes_T = torch.arange(self.reduction.passes, device=ids_B.device)
+        yield from self.passes.chunks(inputs, ids_B, torch.split(passes_T, t), strategy)
+
+    def _check_first_logits(self, logits_tBC: Tensor, inputs: Any) -> None:
+        """The passes of the first step must show that the masks reach the output. logits_tBC may hold its first items alone."""
+        if not self.differ:
+            require_different_passes(self.passes, logits_tBC, inputs)
+            self.differ = True
+
+    def require_independence(
+        self, alone: Mapping[str, Tensor], together: Mapping[str, Tensor], ids: Sequence[int], B: int, coarse: bool
+    ) -> None:
+        """SiteError unless items got the same scores by themselves, from the transform on, as in a first batch of B.
+
+        The probe saw three items. What shows in larger batches only: experts of limited capacity, cropping to the longest item.
+        """
+        for name in self.reduction.scores:
+            ours, theirs = alone[name], together[name]
+            slack = 2.0 / self.reduction.passes if name == "variation_ratio" else 2e-2 if coarse else 1e-4
+            scale = float(theirs.nan_to_num().abs().max().clamp(max=1.0))
+            close = {"rtol": 2e-2 if coarse else 2e-3, "atol": slack * scale + 1e-6}
+            if not torch.allclose(ours, theirs, **close, equal_nan=True):
+                raise SiteError(
+                    f"{type(self.passes.model).__name__}: {name} of items {list(ids)} is {ours.tolist()} by themselves and "
+                    f"{theirs.tolist()} in a batch of {B}: scores depend on the batch. Does the model or the transform look at other "
+                    "items (a crop to the longest, experts of limited capacity, statistics of the batch, random numbers for whole "
+                    "buffers)? Leave the layer off by choosing the other sites with sites=[...]; there are "
+                    f"{', '.join(map(str, self.passes.found.sites[:8]))}"
+                )
+
+    def halve(self, device: torch.device) -> bool:
+        """Go on with half the items, then half the passes, after an out-of-memory; False if nothing is left to halve."""
+        before, after = self.plan, self.plan.halved()
+        if after is None:
+            return False
+        self.plan = after
+        if self._compile:
+            self.passes.compile_for(after.items, after.passes)
+        torch.cuda.empty_cache()
+        backends.warn_once(
+            f"{device} has no memory for {before.items} items x {before.passes} passes at a time; "
+            f"going on with {after.items} x {after.passes}, which may change the last bits of scores"
+        )
+        return True
+
+    def before_batch(self, items: int) -> None:
+        """Compile anew if the model is another than was compiled; warn of batches smaller than a compiled step."""
+        if not self._compile:
+            return
+        if items < self.plan.items:
+            backends.warn_once(
+                f"compile=True compiles steps of {self.plan.items} items; batches of {items} run without. "
+                "Give larger batches, or a smaller memory="
+            )
+        if recorded(self.passes.model) != self._recorded:
+            self.passes.compile_for(self.plan.items, self.plan.passes)
+
+    def after_batch(self) -> None:
+        """Note the model as it is after the call: a model that counts its calls is not compiled for each."""
+        if self._compile:
+            self._recorded = recorded(self.passes.model)
