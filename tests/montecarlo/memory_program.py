@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from mcscore import Scorer
 
+from ..options import grouped
+
 
 def conv(i: int, o: int, stride: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(i, o, 3, padding=1, stride=stride), nn.ReLU()]
@@ -130,7 +132,7 @@ def growth(step: Any) -> float:
 def measured(name: str, path: str | None = None) -> dict[str, Any]:
     make, shape, T, settings = SHAPES[name]
     torch.manual_seed(0)
-    scorer = Scorer(make().eval(), T, **settings)
+    scorer = Scorer(make().eval(), T, **grouped(**settings))
     kind = torch.zeros(1, dtype=torch.int64) if name == "LSTM" else torch.rand(1)
     few = kind.expand(3, *shape) if name == "LSTM" else torch.rand(3, *shape)
     plan = scorer.prepare(few, np.arange(3))
