@@ -17,27 +17,28 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import atomic
 from ..errors import PoolError
 from ..pool.create import as_blocks, checked_blocks, checked_labels, column, encoded_keys
 from ..pool.pool import Pool
 from ..pool.schema import UNLABELED, Facts, Grid
 from ..store.chunks import ChunkReader, layout_of
 from ..store.decode import require_decoder
-from ..store.durable import DurableStore, locked, sync_directory, write_file
 from ..store.files import local
+from ..store.lock import locked_in_turn
 from ..store.writer import ArrayWriter, file_parts
+from ..store.zarr_store import AtomicStore
 from .arrays import read_source
 from .images import write_bad
 from .pipeline import How, Journal, Progress, take_in
 from .sources import open_source
-from .staging import discard, move_files, stage_of, staged
+from .staging import stage_of, staged
 
 
 def append_images(
@@ -77,7 +78,7 @@ def append_images(
             if done:
                 return pool
             _check_base(stage, pool)
-            (stage / "files").mkdir(exist_ok=True)
+            atomic.create_directory(stage / "files")
             journal = Journal(stage / "journal", pool._layout.n, pool._facts.content)
             writer = _writer(pool, stage, journal)
             known = () if pool.keys is None else pool.keys.tolist()
@@ -88,7 +89,7 @@ def append_images(
             taken = journal.taken
             write_bad(where, taken.bad)
             if not taken.keys:
-                discard(stage)
+                atomic.discard_directory(stage)
                 raise PoolError(
                     f"none of the {len(taken.bad)} entries of {src} can be added; {pool.path.name}.bad.csv says why"
                 )
@@ -152,8 +153,8 @@ def append_blocks(
                     f"an append to {path} that had been cut short was completed just now: it holds {pool.n} items, and "
                     "nothing else was added. Append what is not among them"
                 )
-            shutil.rmtree(stage / "files", ignore_errors=True)  # of an earlier call that was killed
-            (stage / "files").mkdir()
+            atomic.remove_tree(stage / "files")  # of an earlier call that was killed
+            atomic.create_directory(stage / "files")
             try:
                 writer = _writer(pool, stage, None)
                 for block in checked_blocks(blocks):
@@ -172,7 +173,7 @@ def append_blocks(
                 _refuse_known(pool, keys)
                 _make_ready(stage, pool, identity, writer.content, given, named, None)
             except PoolError:
-                discard(stage)  # what was given is wrong: nobody will go on with it
+                atomic.discard_directory(stage)  # what was given is wrong: nobody will go on with it
                 raise
             return _commit(where, stage)
     except OSError as error:
@@ -236,10 +237,9 @@ def _make_ready(
 ) -> None:
     for name, values in (("labels", labels), ("keys", keys), ("offsets", offsets)):
         if values is not None:
-            np.save(stage / f"{name}.npy", values)
-            with (stage / f"{name}.npy").open("rb") as file:
-                os.fsync(file.fileno())
-    sync_directory(stage / "files")
+            with atomic.replaced(stage / f"{name}.npy") as file:
+                np.save(file, values)
+    atomic.sync(stage / "files")
     said = {
         "from": pool.n,
         "base": pool._facts.content,
@@ -247,14 +247,14 @@ def _make_ready(
         "content": content,
         "source": identity,
     }
-    write_file(stage / "ready.json", json.dumps(said).encode())
+    atomic.replace_file(stage / "ready.json", json.dumps(said).encode())
 
 
 def _check_base(stage: Path, pool: Pool) -> None:
     """What is staged follows on one state of the pool."""
     file, now = stage / "base.json", [pool.n, pool._facts.content]
     if not file.exists():
-        write_file(file, json.dumps(now).encode())
+        atomic.replace_file(file, json.dumps(now).encode())
     if json.loads(file.read_bytes()) != now:
         raise PoolError(f"{pool.path} has changed since the append in {stage} was begun: remove that directory")
 
@@ -265,7 +265,7 @@ def _completed(path: Path, stage: Path, identity: str) -> tuple[Pool, bool]:
         return _commit(path, stage), True
     pool = Pool.open(path)
     if identity and pool._facts.appended == identity:
-        discard(stage)
+        atomic.discard_directory(stage)
         return pool, True
     return pool, False
 
@@ -284,12 +284,12 @@ def _commit(path: Path, stage: Path) -> Pool:
     if (pool.n, facts.content) != (ready["n"], ready["content"]):
         if (pool.n, facts.content) != (ready["from"], ready["base"]):
             raise PoolError(f"{path} has changed since the append in {stage} was made ready: remove that directory")
-        group: Any = zarr.open_group(DurableStore(path), mode="r+", zarr_format=3, use_consolidated=False)
+        group: Any = zarr.open_group(AtomicStore(path), mode="r+", zarr_format=3, use_consolidated=False)
         if facts.n is None:  # made by other software: from now on its n is said
             facts = replace(facts, n=pool.n)
             group.update_attributes(facts.to_attrs())
         values = {file.stem: np.load(file) for file in stage.glob("*.npy")}
-        move_files(stage / "files", path / pool._layout.folder.name)
+        atomic.move_files(stage / "files", path / pool._layout.folder.name)
         rows = ready["n"]
         if "offsets" in values:
             _extend(group, path, "offsets", pool.n + 1, values["offsets"])
@@ -300,7 +300,7 @@ def _commit(path: Path, stage: Path) -> Pool:
             _write_keys(group, path, f"keys-{pool.n}", values["keys"])
         group[pool._layout.folder.name].resize((rows, *pool._layout.item_shape))
         _say(group, facts, ready)
-    discard(stage)
+    atomic.discard_directory(stage)
     return Pool.open(path)
 
 
@@ -309,7 +309,8 @@ def _extend(group: Any, path: Path, name: str, start: int, values: np.ndarray) -
     array = group[name]
     layout = layout_of(array, path / name)
     stop = start + len(values)
-    with locked(path / name):
+    with locked_in_turn(path / name):
+        atomic.discard_temporaries(path / name, "*")
         for number in range(start // layout.chunk, -(-stop // layout.chunk)):
             first = number * layout.chunk
             chunk = np.zeros(layout.chunk, array.dtype)
@@ -318,14 +319,14 @@ def _extend(group: Any, path: Path, name: str, start: int, values: np.ndarray) -
                     reader.decode(number, chunk)
             low, high = max(first, start), min(first + layout.chunk, stop)
             chunk[low - first : high - first] = values[low - start : high - start]
-            write_file(path / name / layout.name.format(number), *file_parts(layout, chunk, len(chunk)))
+            atomic.replace_file(path / name / layout.name.format(number), *file_parts(layout, chunk, len(chunk)))
     array.resize((stop,))
 
 
 def _write_keys(group: Any, path: Path, name: str, keys: np.ndarray) -> None:
     from zarr.codecs import ZstdCodec
 
-    shutil.rmtree(path / name, ignore_errors=True)  # of an earlier call that was killed
+    atomic.remove_tree(path / name)  # of an earlier call that was killed
     column(group, name, keys, 0, [ZstdCodec(level=3)])
 
 

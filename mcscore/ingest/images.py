@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from .. import atomic
 from ..errors import PoolError
 from ..pool.create import finish_pool, planned_layout
 from ..pool.pool import Pool
 from ..pool.schema import Grid, checked_facts, plan_grid
 from ..store.chunks import ChunkLayout
 from ..store.decode import require_decoder
-from ..store.durable import sync_directory, write_file
 from ..store.writer import ArrayWriter
 from .pipeline import How, Journal, Progress, take_in
 from .sources import Source, open_source
-from .staging import check_same, discard, stage_of, staged
+from .staging import check_same, stage_of, staged
 
 
 def import_images(
@@ -73,19 +73,19 @@ def import_images(
     }
     if path.exists() and stage.exists():  # killed between the last two steps
         check_same(stage, settings)
-        discard(stage)
+        atomic.discard_directory(stage)
         return Pool.open(path)
     try:
         refuse_existing(path)
         with staged(stage, settings):
             refuse_existing(path)
-            (stage / "pool").mkdir(exist_ok=True)
+            atomic.create_directory(stage / "pool")
             journal = Journal(stage / "journal")
             layout = _take_in_all(source, how, stage / "pool", journal, compression, max_bad, workers, progress)
             taken = journal.taken
             write_bad(path, taken.bad)
             if not taken.keys:
-                discard(stage)  # what is found wrong may be put right, and then the source is another
+                atomic.discard_directory(stage)  # what is found wrong may be put right, and then the source is another
                 raise PoolError(
                     f"none of the {len(taken.bad)} entries of {src} can be used; {path.name}.bad.csv says why"
                 )
@@ -93,10 +93,9 @@ def import_images(
             offsets = np.array([*taken.starts, layout.n], np.int64) if how.keep else None
             labels_N = np.array(taken.labels, np.int32)
             finish_pool(stage / "pool", facts, layout, compression, labels_N, taken.keys, offsets)
-            sync_directory(stage / "pool")
-            os.rename(stage / "pool", path)
-            sync_directory(path.parent)
-            discard(stage)
+            atomic.sync(stage / "pool")
+            atomic.move(stage / "pool", path)
+            atomic.discard_directory(stage)
             return Pool.open(path)
     except OSError as error:
         raise PoolError(f"{path} could not be imported: {error}. The same call goes on where it stopped") from error
@@ -112,7 +111,7 @@ def write_bad(path: Path, bad: list[list[str]]) -> None:
     if bad:
         text = io.StringIO()
         csv.writer(text).writerows([["path", "reason"], *bad])
-        write_file(path.with_name(f"{path.name}.bad.csv"), text.getvalue().encode("utf-8", "surrogateescape"))
+        atomic.replace_file(path.with_name(f"{path.name}.bad.csv"), text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _take_in_all(
@@ -129,7 +128,7 @@ def _take_in_all(
     item_shape = () if how.keep else (how.channels, how.size, how.size)
     item_bytes = int(np.prod(item_shape))
     folder = where / ("blob" if how.keep else "items")
-    folder.mkdir(exist_ok=True)
+    atomic.create_directory(folder)
 
     def layout_for(grid: Grid) -> ChunkLayout:
         return planned_layout(grid, item_shape, np.dtype(np.uint8), compression)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic import replace_file
 from ..errors import PoolError
 from ..store.decode import require_decoder
-from ..store.durable import write_file
 from .pool import Pool
 
 SIDE, GAP = 96, 2  # pixels of a tile, and between tiles
@@ -46,7 +46,7 @@ def contact_sheet(pool: Pool, path: Path, count: int = 64) -> int:
         sheet.paste(tile, place)
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
-    write_file(path, out.getvalue())
+    replace_file(path, out.getvalue())
     return len(pixels)
 
 

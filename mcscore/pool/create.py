@@ -6,7 +6,6 @@ import datetime
 import itertools
 import math
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import atomic
 from ..errors import PoolError
 from ..store.chunks import ChunkLayout, layout_of
-from ..store.durable import DurableStore, new_directory
 from ..store.writer import ArrayWriter
+from ..store.zarr_store import AtomicStore
 from .schema import COLUMN_CHUNK, COLUMN_CHUNK_MIN, ITEM_DTYPES, UNLABELED, Facts, Grid, checked_facts, plan_grid
 
 COMPRESSIONS = ("none", "lz4", "zstd")
@@ -44,11 +44,11 @@ def create(
         raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
     blocks, n = as_blocks(items, n)
     try:
-        with new_directory(path) as partial:
+        with atomic.new_directory(path) as partial:
             grid, first, blocks = _begun(checked_blocks(blocks), n, chunk_items, shard_items)
             facts = checked_facts(first.shape[1:], mean, std, classes, source)
             writer = ArrayWriter(planned_layout(grid, first.shape[1:], first.dtype, compression), partial / "items")
-            (partial / "items").mkdir()
+            atomic.create_directory(partial / "items")
             for block in blocks:
                 if n is not None and writer.n + len(block) > n:
                     raise PoolError(f"{n} items were announced, more came")
@@ -93,12 +93,12 @@ def finish_pool(
 
     for leftover in where.iterdir():  # of an earlier call that was killed
         if leftover.name in ("labels", "excluded", "keys", "offsets"):
-            shutil.rmtree(leftover)
+            atomic.remove_tree(leftover)
         elif leftover.is_dir():
-            (leftover / "zarr.json").unlink(missing_ok=True)
+            atomic.remove(leftover / "zarr.json")
         else:
-            leftover.unlink()
-    group = zarr.create_group(DurableStore(where), zarr_format=3)
+            atomic.remove(leftover)
+    group = zarr.create_group(AtomicStore(where), zarr_format=3)
     shape = (layout.n, *layout.item_shape)
     name = "items" if offsets is None else "blob"
     n = layout.n if offsets is None else len(offsets) - 1

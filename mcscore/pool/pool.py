@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..atomic import discard_temporaries, replace_file
 from ..errors import ChunkError, PoolError
 from ..store.buffers import Allocate, Buffers
 from ..store.chunks import ChunkLayout, ChunkReader, layout_of
 from ..store.columns import Column
-from ..store.durable import locked, write_file
 from ..store.encoded import EncodedReader, blob_until
 from ..store.files import Place, local, place_of
+from ..store.lock import locked_in_turn
 from ..store.writer import file_parts
 from .create import checked_labels, create
 from .fingerprint import fingerprint_of
@@ -362,7 +363,8 @@ class Pool:
         layout = self._columns[name]
         folder = local(layout.folder, f"change {name}")
         chunk = np.empty(layout.chunk, layout.array.dtype)
-        with locked(folder):
+        with locked_in_turn(folder):
+            discard_temporaries(folder, "*")
             for number in np.unique(ids // layout.chunk):
                 start = int(number) * layout.chunk
                 low, high = np.searchsorted(ids, [start, start + layout.chunk])
@@ -371,7 +373,7 @@ class Pool:
                 chunk[ids[low:high] - start] = values[low:high]
                 file = folder / layout.name.format(int(number))
                 try:
-                    write_file(file, *file_parts(layout, chunk, len(chunk)))
+                    replace_file(file, *file_parts(layout, chunk, len(chunk)))
                 except OSError as error:
                     raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import create_directory, replace_file
 from ..errors import PoolError
 from .chunks import ABSENT, CRC_BYTES, ChunkLayout, crc32c
-from .durable import write_file
 
 
 class ArrayWriter:
@@ -79,8 +79,8 @@ class ArrayWriter:
         digest = hashlib.sha256(self.content.encode())
         digest.update(self._buffer[self._fresh : self._used].data)
         file = self.folder / self.layout.name.format((self.n - 1) // self._unit)
-        file.parent.mkdir(parents=True, exist_ok=True)  # other software names chunks c/0/0/0
-        write_file(file, *file_parts(self.layout, self._buffer, self._used))
+        create_directory(file.parent)  # other software names chunks c/0/0/0
+        replace_file(file, *file_parts(self.layout, self._buffer, self._used))
         self.content = f"sha256:{digest.hexdigest()}"
 
 
