@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ChunkError, PoolError
-from .labels import items_from, label_from
 from .pool import Batch, Pool
+from .tables import items_from, label_from
 
 __all__ = ["Batch", "ChunkError", "Pool", "PoolError", "items_from", "label_from"]
