@@ -185,8 +185,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     """Make a directory to fill that becomes ``path`` at the end, or vanishes on any exception.
 
     It is filled under a hidden name beside ``path``, so a half-made directory never has the final name. Whatever is put
-    into it must be durable, but for its own names. A SIGKILL leaves the hidden directory behind; its maker holds a lock on it while it lives,
-    so the next call with the same ``path`` removes the ones whose maker died.
+    into it must be durable, except for the names directly in it, which are synced here. A SIGKILL leaves the hidden
+    directory behind. Its maker holds a lock on it while it lives, so the next call with the same ``path`` removes the
+    ones whose maker died.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a"

@@ -76,7 +76,9 @@ CASES = {
         {**without("folder"), **at(target__folder=None, target__folder__a=b"a")}
         | at(target__folder__deep=None, target__folder__deep__b=b"b"),
     ),
-    "move_files": Case(lambda root: atomic.move_files(root / "folder", root / "target"), {**without("folder"), **MOVED}),
+    "move_files": Case(
+        lambda root: atomic.move_files(root / "folder", root / "target"), {**without("folder"), **MOVED}
+    ),
     "discard_directory": Case(lambda root: atomic.discard_directory(root / "folder"), without("folder")),
 }
 EACH = pytest.mark.parametrize("name", CASES)

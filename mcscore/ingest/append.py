@@ -25,12 +25,14 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
-from ..pool.create import as_blocks, checked_blocks, checked_labels, column, encoded_keys
+from ..pool.create import as_blocks, checked_blocks, write_column
+from ..pool.decode import require_decoder
+from ..pool.labels import checked_labels, encoded_keys
 from ..pool.pool import Pool
-from ..pool.schema import UNLABELED, Facts, Grid
-from ..store.chunks import ChunkReader, layout_of
-from ..store.decode import require_decoder
+from ..pool.schema import UNLABELED, Attributes, Grid
+from ..store.chunks import ChunkReader
 from ..store.files import local
+from ..store.layout import layout_of
 from ..store.lock import locked_in_turn
 from ..store.writer import ArrayWriter, file_parts
 from ..store.zarr_store import AtomicStore
@@ -62,7 +64,7 @@ def append_images(
     """
     require_decoder()
     pool, source = Pool.open(path), open_source(src, labels, column)
-    how = How(pool.item_shape[-1], pool.item_shape[0], bool(pool._facts.encoded))
+    how = How(pool.item_shape[-1], pool.item_shape[0], bool(pool.storage.attributes.encoded))
     if pool.dtype != np.uint8 or pool.item_shape not in ((1, how.size, how.size), (3, how.size, how.size)):
         raise PoolError(
             f"{path} holds {pool.dtype} items of shape {pool.item_shape}; images become uint8 (1 or 3, S, S)"
@@ -79,7 +81,7 @@ def append_images(
                 return pool
             _check_base(stage, pool)
             atomic.create_directory(stage / "files")
-            journal = Journal(stage / "journal", pool._layout.n, pool._facts.content)
+            journal = Journal(stage / "journal", pool.storage.rows.n, pool.storage.attributes.content)
             writer = _writer(pool, stage, journal)
             known = () if pool.keys is None else pool.keys.tolist()
             if not journal.ended:
@@ -138,7 +140,7 @@ def append_blocks(
             short; disk full. The pool is as it was then.
     """
     pool = Pool.open(path)
-    if pool._facts.encoded:
+    if pool.storage.attributes.encoded:
         raise PoolError(f"{path} keeps encoded images: append images to it, not an array")
     blocks, n = as_blocks(items, n)
     where = local(pool.path, "append")
@@ -181,7 +183,7 @@ def append_blocks(
 
 
 def _grid(pool: Pool) -> Grid:
-    return Grid(pool._layout.chunk, pool._layout.shard)
+    return Grid(pool.storage.rows.chunk, pool.storage.rows.shard)
 
 
 def _class_numbers(pool: Pool, classes: list[str] | None) -> dict[int, int]:
@@ -208,20 +210,20 @@ def _refuse_known(pool: Pool, keys: Any) -> None:
 
 def _writer(pool: Pool, stage: Path, journal: Journal | None) -> ArrayWriter:
     """One that goes on behind the pool's last row, or behind what the journal says."""
-    start = pool._layout.n if journal is None else journal.n
+    start = pool.storage.rows.n if journal is None else journal.n
     begin = start - start % _grid(pool).unit
-    tail = np.empty((start - begin, *pool._layout.item_shape), pool.dtype)
+    tail = np.empty((start - begin, *pool.storage.rows.row_shape), pool.dtype)
     if (
-        len(tail) and start == pool._layout.n
+        len(tail) and start == pool.storage.rows.n
     ):  # otherwise a journal stands at the end of a file, or at that of all of them
-        with ChunkReader(pool._layout) as reader:
+        with ChunkReader(pool.storage.rows) as reader:
             reader.read(begin, tail)
     return ArrayWriter(
-        pool._layout,
+        pool.storage.rows,
         stage / "files",
         start=start,
         tail=tail,
-        content=pool._facts.content if journal is None else journal.content,
+        content=pool.storage.attributes.content if journal is None else journal.content,
         on_file=None if journal is None else lambda n, content: journal.commit(n, content, _grid(pool)),
     )
 
@@ -242,7 +244,7 @@ def _make_ready(
     atomic.sync(stage / "files")
     said = {
         "from": pool.n,
-        "base": pool._facts.content,
+        "base": pool.storage.attributes.content,
         "n": pool.n + len(labels),
         "content": content,
         "source": identity,
@@ -252,7 +254,7 @@ def _make_ready(
 
 def _check_base(stage: Path, pool: Pool) -> None:
     """What is staged follows on one state of the pool."""
-    file, now = stage / "base.json", [pool.n, pool._facts.content]
+    file, now = stage / "base.json", [pool.n, pool.storage.attributes.content]
     if not file.exists():
         atomic.replace_file(file, json.dumps(now).encode())
     if json.loads(file.read_bytes()) != now:
@@ -264,7 +266,7 @@ def _completed(path: Path, stage: Path, identity: str) -> tuple[Pool, bool]:
     if (stage / "ready.json").exists():
         return _commit(path, stage), True
     pool = Pool.open(path)
-    if identity and pool._facts.appended == identity:
+    if identity and pool.storage.attributes.appended == identity:
         atomic.discard_directory(stage)
         return pool, True
     return pool, False
@@ -280,16 +282,16 @@ def _commit(path: Path, stage: Path) -> Pool:
 
     ready = json.loads((stage / "ready.json").read_bytes())
     pool = Pool.open(path)
-    facts = pool._facts
+    facts = pool.storage.attributes
     if (pool.n, facts.content) != (ready["n"], ready["content"]):
         if (pool.n, facts.content) != (ready["from"], ready["base"]):
             raise PoolError(f"{path} has changed since the append in {stage} was made ready: remove that directory")
         group: Any = zarr.open_group(AtomicStore(path), mode="r+", zarr_format=3, use_consolidated=False)
         if facts.n is None:  # made by other software: from now on its n is said
             facts = replace(facts, n=pool.n)
-            group.update_attributes(facts.to_attrs())
+            group.update_attributes(facts.to_json())
         values = {file.stem: np.load(file) for file in stage.glob("*.npy")}
-        atomic.move_files(stage / "files", path / pool._layout.folder.name)
+        atomic.move_files(stage / "files", path / pool.storage.rows.folder.name)
         rows = ready["n"]
         if "offsets" in values:
             _extend(group, path, "offsets", pool.n + 1, values["offsets"])
@@ -298,7 +300,7 @@ def _commit(path: Path, stage: Path) -> Pool:
         _extend(group, path, "excluded", pool.n, np.zeros(len(values["labels"]), bool))
         if "keys" in values:
             _write_keys(group, path, f"keys-{pool.n}", values["keys"])
-        group[pool._layout.folder.name].resize((rows, *pool._layout.item_shape))
+        group[pool.storage.rows.folder.name].resize((rows, *pool.storage.rows.row_shape))
         _say(group, facts, ready)
     atomic.discard_directory(stage)
     return Pool.open(path)
@@ -327,10 +329,10 @@ def _write_keys(group: Any, path: Path, name: str, keys: np.ndarray) -> None:
     from zarr.codecs import ZstdCodec
 
     atomic.remove_tree(path / name)  # of an earlier call that was killed
-    column(group, name, keys, 0, [ZstdCodec(level=3)])
+    write_column(group, name, keys, 0, [ZstdCodec(level=3)])
 
 
-def _say(group: Any, facts: Facts, ready: dict[str, Any]) -> None:
+def _say(group: Any, facts: Attributes, ready: dict[str, Any]) -> None:
     earlier = (*facts.earlier, (ready["from"], ready["base"]))
     facts = replace(facts, n=ready["n"], content=ready["content"], earlier=earlier, appended=ready["source"] or None)
-    group.update_attributes({"appended": None, **facts.to_attrs()})
+    group.update_attributes(facts.to_json())

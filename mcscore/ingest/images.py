@@ -18,10 +18,10 @@ import numpy as np
 from .. import atomic
 from ..errors import PoolError
 from ..pool.create import finish_pool, planned_layout
+from ..pool.decode import require_decoder
 from ..pool.pool import Pool
-from ..pool.schema import Grid, checked_facts, plan_grid
-from ..store.chunks import ChunkLayout
-from ..store.decode import require_decoder
+from ..pool.schema import Grid, checked_attributes, plan_grid
+from ..store.layout import ChunkLayout
 from ..store.writer import ArrayWriter
 from .pipeline import How, Journal, Progress, take_in
 from .sources import Source, open_source
@@ -62,7 +62,7 @@ def import_images(
     if size < 1 or channels not in (1, 3):
         raise PoolError(f"size must be at least 1 and channels 1 or 3, not {size} and {channels}")
     path, source, how = Path(dst), open_source(src, labels, column), How(size, channels, keep_encoded)
-    facts = checked_facts((channels, size, size), mean, std, classes or source.classes, Path(os.fspath(src)).name)
+    facts = checked_attributes((channels, size, size), mean, std, classes or source.classes, Path(os.fspath(src)).name)
     stage = stage_of(path, "import")
     settings = {
         "source": source.identity,
@@ -89,7 +89,7 @@ def import_images(
                 raise PoolError(
                     f"none of the {len(taken.bad)} entries of {src} can be used; {path.name}.bad.csv says why"
                 )
-            facts = replace(facts, encoded=how.keep or None, content=journal.content)
+            facts = replace(facts, encoded=how.keep, content=journal.content)
             offsets = np.array([*taken.starts, layout.n], np.int64) if how.keep else None
             labels_N = np.array(taken.labels, np.int32)
             finish_pool(stage / "pool", facts, layout, compression, labels_N, taken.keys, offsets)

@@ -23,7 +23,7 @@ import numpy as np
 from ..atomic import create_directory, replace_file
 from ..errors import ImageError, PoolError
 from ..pool.schema import Grid
-from ..store.decode import decode
+from ..pool.decode import decode
 from ..store.writer import ArrayWriter
 from .sources import Entry, Place, Source
 

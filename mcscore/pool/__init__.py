@@ -1,4 +1,4 @@
-"""The pool: unlabeled items on disk (Zarr v3), read in blocks, and their labels. Knows nothing of models."""
+"""Unlabeled items on disk (Zarr v3), read in blocks, and their labels. Knows nothing of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels and choices of items from tables: CSV or Parquet with a column ``id`` or ``key``, and ``label``."""
+"""Labels, and choices of items, from tables: CSV or Parquet with a column ``id`` or ``key``, and ``label``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,25 @@ _SHOWN = 5  # conflicts that an error names
 
 
 def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = False) -> int:
-    """Set the labels that a table gives, all or none; returns how many changed. Rows without a label are passed over.
+    r"""Set the labels that a table gives, all or none; returns how many changed.
 
-    Labels are the pool's class names or numbers (-1 takes a label away).
+    Args:
+        pool: the pool.
+        table: a CSV or Parquet file with a column ``id`` or ``key``, and ``label``: the pool's class names, or numbers (-1
+            takes a label away). Rows without a label are left out.
+        overwrite: replace labels that items have already.
 
     Raises:
-        PoolError: no such table or columns; a label that is neither; and as conflicts, naming them: ids or keys that the
-            pool does not have, items that are given two labels, and, unless ``overwrite``, items that have another one.
+        PoolError: no such table or columns; a label that is neither a class name nor a number of one; and as conflicts,
+            naming them: ids or keys that the pool does not have, items that are given two labels, and, unless
+            ``overwrite``, items that have another label.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> pool = Pool.create(folder / "p", np.zeros((3, 2), np.uint8), classes=["cat", "dog"])
+    >>> _ = (folder / "labels.csv").write_text("id,label\n0,dog\n2,cat\n")
+    >>> label_from(pool, folder / "labels.csv"), pool.labels.tolist()
+    (2, [1, -1, 0])
     """
     columns = read_table(Path(table))
     if "label" not in columns:
@@ -52,10 +64,20 @@ def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = F
 
 
 def items_from(pool: Pool, text: str) -> np.ndarray:
-    """Ids that are listed ("3,17,20-29"), or that a file names: CSV or Parquet as for labels, else one id or key a line.
+    """Return the ids that are listed ("3,17,20-29"), or that a file names.
+
+    Args:
+        pool: the pool.
+        text: ids and ranges; or a path: CSV or Parquet with a column ``id`` or ``key``, else a file with one id or key a
+            line.
 
     Raises:
-        PoolError: neither; ids or keys that the pool does not have.
+        PoolError: ``text`` is neither; ids or keys that the pool does not have.
+
+    >>> import tempfile
+    >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((9, 2), np.uint8))
+    >>> items_from(pool, "7,2-4").tolist()
+    [2, 3, 4, 7]
     """
     path = Path(text)
     if path.is_file():
@@ -77,7 +99,7 @@ def items_from(pool: Pool, text: str) -> np.ndarray:
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
-    """Columns as text, "" where a row has nothing.
+    """Read the columns of a table as text, "" where a row has no value.
 
     Raises:
         PoolError: it cannot be read; it is neither .csv nor .parquet.
@@ -91,7 +113,7 @@ def read_table(path: Path) -> dict[str, list[str]]:
             table = pyarrow.parquet.read_table(path)
         elif path.suffix == ".csv":
             names = pyarrow.csv.open_csv(path).schema.names
-            # Everything as text: a key 007 is no number.
+            # Everything as text: a key 007 is not the number 7.
             as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
             table = pyarrow.csv.read_csv(path, convert_options=as_text)
         else:
@@ -105,10 +127,10 @@ def read_table(path: Path) -> dict[str, list[str]]:
 
 
 def find_items(pool: Pool, columns: dict[str, list[str]], table: Any) -> tuple[np.ndarray, list[str]]:
-    """(ids, -1 where there is none; what is wrong) of the rows of a table. With id and key, they must be the same item.
+    """Return (ids, -1 where there is none; conflicts) of the rows of a table. An id and a key must name the same item.
 
     Raises:
-        PoolError: neither column; keys, and the pool has none.
+        PoolError: there is neither column; or only keys, and the pool has none.
     """
     keys = pool.keys if "key" in columns else None
     if "id" not in columns and "key" not in columns:
@@ -119,18 +141,18 @@ def find_items(pool: Pool, columns: dict[str, list[str]], table: Any) -> tuple[n
     if "id" in columns:
         ids = np.array([int(text) if text.isdigit() and len(text) < 19 else -1 for text in columns["id"]], np.int64)
         ids[ids >= pool.n] = -1
-        wrong += [f"{columns['id'][i] or 'an empty id'} is no id of this pool" for i in np.flatnonzero(ids < 0)]
+        wrong += [f"{columns['id'][i] or 'an empty id'} is not an id of this pool" for i in np.flatnonzero(ids < 0)]
         if keys is not None:
             other = [i for i in np.flatnonzero(ids >= 0) if columns["key"][i] != keys[ids[i]]]
             wrong += [f"item {ids[i]} has the key {str(keys[ids[i]])!r}, not {columns['key'][i]!r}" for i in other]
         return ids, wrong
     assert keys is not None
-    place: dict[str, int] = {}
+    item_of: dict[str, int] = {}
     twice = set()
     for i in np.flatnonzero(np.isin(keys, np.array(columns["key"] or [""]))).tolist():
-        twice.update([keys[i]] if keys[i] in place else [])
-        place[keys[i]] = i
-    ids = np.array([-1 if key in twice else place.get(key, -1) for key in columns["key"]], np.int64)
+        twice.update([keys[i]] if keys[i] in item_of else [])
+        item_of[keys[i]] = i
+    ids = np.array([-1 if key in twice else item_of.get(key, -1) for key in columns["key"]], np.int64)
     for i in np.flatnonzero(ids < 0).tolist():
         key = columns["key"][i]
         wrong.append(f"key {key!r} names several items: use ids" if key in twice else f"key {key!r} is unknown")

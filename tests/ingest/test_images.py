@@ -25,7 +25,7 @@ from mcscore.ingest import import_images
 from mcscore.ingest.sources import expand_braces, open_source
 from mcscore.pool import Pool
 from mcscore.pool.schema import Grid
-from mcscore.store.decode import decode
+from mcscore.pool.decode import decode
 
 from ..pool.helpers import Killed, failing
 

@@ -170,7 +170,9 @@ def test_a_power_cut_at_any_step_leaves_no_pool_or_all_of_it(
         disk = Disk(root, patch)
 
         def note() -> None:
-            trees.extend([disk.after_cut(names_kept=False), disk.after_cut(names_kept=True), disk.after_random_cut(rng)])
+            trees.extend(
+                [disk.after_cut(names_kept=False), disk.after_cut(names_kept=True), disk.after_random_cut(rng)]
+            )
 
         disk.after_step = note  # type: ignore[method-assign]
         small_pool(root / "p", n=10, keys=keys)
