@@ -44,9 +44,9 @@ def _parts(layout: ChunkLayout) -> Iterator[bytes]:
         "shape": (layout.n, *layout.row_shape),
         "dtype": str(layout.dtype),
         "chunks": [layout.chunk, layout.shard],
-        "codecs": layout.array.metadata.to_dict()["codecs"],
+        "codecs": layout.codecs,  # their names: what zarr says of their options may change with its version
     }
-    yield json.dumps(described, sort_keys=True, default=str).encode()
+    yield json.dumps(described, sort_keys=True).encode()
     per_file = layout.rows_per_file
     whole = layout.n // layout.chunk
     with ThreadPoolExecutor(1 if isinstance(layout.folder, Path) else _REQUESTS) as threads:

@@ -30,7 +30,7 @@ class MadeUp:
 
     def __init__(self, n: int, item: tuple[int, ...], dtype: str, make: Callable[[np.ndarray], np.ndarray]) -> None:
         self.shape, self.dtype, self._make = (n, *item), np.dtype(dtype), make
-        self.metadata = SimpleNamespace(to_dict=lambda: {"codecs": []})
+        self.metadata = SimpleNamespace(to_dict=lambda: {"codecs": [{"name": "bytes"}]})
 
     def __getitem__(self, part: slice) -> np.ndarray:
         return self._make(np.arange(part.start, part.stop, dtype=np.uint64))
