@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
+import zarr
 
 from mcscore.ingest import append_blocks
 from mcscore.pool import Pool
@@ -56,6 +60,41 @@ def test_keys_classes_and_normalization_are_as_they_were() -> None:
     assert encoded.keys is not None
     assert encoded.keys.tolist() == [f"{i}.png" for i in range(6)]
     assert encoded.classes == CLASSES
+
+
+@EACH
+def test_every_zarr_reader_reads_them(name: str) -> None:
+    group = zarr.open_group(GOLDEN / f"pool-v2-{name}", mode="r")
+    n = group.attrs["n"]
+    if name == "encoded":
+        image = pytest.importorskip("PIL.Image")
+        blob, offsets = group["blob"][:].tobytes(), group["offsets"][:]
+        pictures = [np.asarray(image.open(io.BytesIO(blob[offsets[i] : offsets[i + 1]]))) for i in range(n)]
+        assert np.array_equal(pictures, VALUES[name].transpose(0, 2, 3, 1))
+    else:
+        assert np.array_equal(group["items"][:n], VALUES[name])
+        assert np.array_equal(group["labels"][:n], labels(n))
+    assert np.flatnonzero(group["excluded"][:n]).tolist() == [1, 4]
+
+
+def test_the_fingerprint_is_what_the_page_of_the_format_says() -> None:
+    """Of 10 items in chunks of 4, each a file: two full ones, and 2 items in a third that an append has rewritten."""
+    path, values = GOLDEN / "pool-v2-plain", VALUES["plain"]
+    content = ""
+    for rows in (values[:4], values[4:8], values[8:10]):
+        content = f"sha256:{hashlib.sha256(content.encode() + rows.tobytes()).hexdigest()}"
+    header = {"content": content, "format": ["mcscore-pool", 2], "item_shape": [2, 3, 4], "mean": [0.5, 0.25]}
+    array = {"chunks": [4, None], "codecs": ["bytes", "crc32c"], "dtype": "uint8", "shape": [10, 2, 3, 4]}
+    files = [(path / "items" / f"c.{i}.0.0.0").read_bytes() for i in range(2)]
+    parts = [
+        json.dumps({**header, "std": [0.125, 1.0]}, sort_keys=True).encode(),
+        json.dumps(array, sort_keys=True).encode(),
+        b"100\n100\n",
+        google_crc32c.value(values[8:10].tobytes()).to_bytes(4, "little"),
+        files[0][-4:],
+        files[1][-4:],
+    ]
+    assert PRINTS["plain"]["10"] == f"sha256:{hashlib.sha256(b''.join(parts)).hexdigest()}"
 
 
 @EACH
