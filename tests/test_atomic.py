@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import random
@@ -261,3 +262,42 @@ def test_what_a_killed_discard_left_is_cleared(tmp_path: Path) -> None:
     assert seen_of(tree_of(tmp_path / "r")) == without("folder") != tree_of(tmp_path / "r")
     atomic.discard_leftovers(tmp_path / "r" / "folder")
     assert tree_of(tmp_path / "r") == without("folder")
+
+
+# -- the only one ------------------------------------------------------------------------------------------------------
+
+PACKAGE = Path(atomic.__file__).parent
+WRITES = {
+    "write_text", "write_bytes", "mkdir", "makedirs", "touch", "symlink_to", "hardlink_to",
+    "os.replace", "os.rename", "os.link", "os.fsync", "os.mkdir", "shutil.move", "shutil.copy", "tempfile.mkstemp",
+}  # fmt: skip
+# The demo's chart can be drawn anew; clock.py writes to /proc.
+ELSEWHERE = {"atomic.py", "demo.py", "bench/clock.py"}
+
+
+def is_write(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    if name in WRITES or name.rpartition(".")[2] in WRITES:
+        return True
+    modes = [*call.args[:2], *(word.value for word in call.keywords if word.arg == "mode")]
+    if name.rpartition(".")[2] != "open":
+        return False
+    return any(isinstance(mode, ast.Constant) and str(mode.value).strip("bt+") in ("w", "a", "x") for mode in modes)
+
+
+def test_nothing_else_in_the_package_writes_files() -> None:
+    found = [
+        f"{file.relative_to(PACKAGE)}:{node.lineno}"
+        for file in PACKAGE.rglob("*.py")
+        if str(file.relative_to(PACKAGE)) not in ELSEWHERE
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and is_write(node)
+    ]
+    assert found == []
+
+
+def test_a_write_would_be_found() -> None:
+    for line in ("open(p, 'wb')", "p.open(mode='a')", "os.replace(a, b)", "p.write_text('')", "p.parent.mkdir()"):
+        assert is_write(ast.parse(line, mode="eval").body), line  # type: ignore[arg-type]
+    for line in ("open(p)", "Pool.open(path)", "p.open('rb')", "text.replace('a', 'b')", "os.open(p, os.O_RDONLY)"):
+        assert not is_write(ast.parse(line, mode="eval").body), line  # type: ignore[arg-type]
