@@ -54,7 +54,7 @@ def create(
     blocks, n = as_blocks(items, n)
     try:
         with atomic.new_directory(path) as partial:
-            grid, first, blocks = _begun(checked_blocks(blocks), n, chunk_items, shard_items)
+            grid, first, blocks = _planned(checked_blocks(blocks), n, chunk_items, shard_items)
             attributes = checked_attributes(first.shape[1:], mean, std, classes, source)
             writer = ArrayWriter(planned_layout(grid, first.shape[1:], first.dtype, compression), partial / "items")
             atomic.create_directory(partial / "items")
@@ -160,7 +160,7 @@ def checked_blocks(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         yield block.astype(block.dtype.newbyteorder("="), copy=False)
 
 
-def _begun(
+def _planned(
     blocks: Iterator[np.ndarray], n: int | None, chunk_items: int | None, shard_items: int | None
 ) -> tuple[Grid, np.ndarray, Iterator[np.ndarray]]:
     """Return the grid, an empty block, and all blocks; where n is unknown, up to one shard of items is read ahead."""

@@ -49,6 +49,7 @@ class Pool:
     ``labels`` and ``excluded`` are read from disk on each access, so changes by other processes are seen.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> images = np.zeros((5, 1, 8, 8), np.uint8)
     >>> pool = Pool.create(tempfile.mkdtemp() + "/digits.pool", images, labels=[3, -1, -1, 0, -1])
     >>> pool.n, pool.item_shape, pool.dtype

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..store.files import AnyPath
 
 FORMAT = "mcscore-pool"
 VERSION = 2
@@ -227,7 +228,7 @@ def _per_channel(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[f
     return given
 
 
-def read_attributes(path: Any) -> Attributes:
+def read_attributes(path: AnyPath) -> Attributes:
     """Read the attributes of the pool at a path.
 
     Raises:
