@@ -89,7 +89,7 @@ def test_reading_ahead_hides_behind_a_consumer_that_waits(benchmark: Any, tmp_pa
     In blocks of a chunk, 70 in all: nothing can hide the reading of the first.
     """
     pool = Pool.create(tmp_path / "pool", pictures(224), compression="lz4")
-    step = pool._layout.chunk
+    step = pool.storage.rows.chunk
     steps = [(at, min(at + step, pool.n)) for at in range(0, pool.n, step)]
     read = min(seconds(lambda: [None for _ in pool.blocks(steps, prefetch=0)]) for _ in range(5))
 

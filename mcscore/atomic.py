@@ -1,27 +1,40 @@
-"""Every change a run makes on disk goes through here, so that a test can fail or kill any one of them.
+"""The only durable writes of the package: every file and directory it makes, replaces or moves goes through here.
 
-The first half is the steps, one system call or so each. The second half combines them so that a reader, a SIGKILL or a
-power cut at any moment finds a file either as it was or as it should be: temporary name, fsync, rename, fsync of the
-directory. Without the last fsync the file's name may be lost in a power cut, without the first its content.
+The first half holds the steps, one system call or so each, so that a test can fail or kill any one of them. The second
+half combines the steps so that a reader, a SIGKILL or a power cut at any moment finds a file either as it was or as it
+should be: temporary name, fsync, rename or link, fsync of the directory. Without the last fsync a power cut may lose
+the file's name, without the first its content.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import glob
+import hashlib
+import itertools
 import os
+import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TEMPORARY = ".tmp"
-STEPS = ("write", "sync", "rename", "link", "remove", "make_directory")
+DISCARDED = ".gone"
+STEPS = ("write", "sync", "rename", "link", "remove", "make_directory", "remove_tree")
+
+_count = itertools.count()
+
+# -- steps -------------------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file, not yet durable."""
+def write(path: Path, *parts: Any) -> None:
+    """Write a file from bytes-like parts, one after another; not yet durable."""
     with open(path, "wb") as file:
-        file.write(data)
+        for part in parts:
+            file.write(part)
 
 
 def sync(path: Path) -> None:
@@ -34,7 +47,7 @@ def sync(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file another name, replacing what has it."""
+    """Give a file or directory another name; a file that has the name is replaced."""
     os.replace(source, target)
 
 
@@ -53,12 +66,35 @@ def make_directory(path: Path) -> None:
     path.mkdir(exist_ok=True)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Make ``path`` hold ``data``: durable on return, and never anything but the old or the new content."""
-    temporary = _temporary(path, data)
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all it holds, as far as that is possible."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def replace_file(path: Path, *parts: Any) -> None:
+    """Make ``path`` hold ``parts``: durable on return, and never anything but the old or the new content.
+
+    Args:
+        path: the file; its directory must be there.
+        parts: bytes-like, written one after another.
+
+    Raises:
+        OSError: the file could not be written; it is as it was.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> replace_file(folder / "a", b"old")
+    >>> replace_file(folder / "a", b"ne", b"w")
+    >>> (folder / "a").read_bytes(), os.listdir(folder)
+    (b'new', ['a'])
+    """
+    temporary = _written_beside(path, parts)
     try:
         rename(temporary, path)
-    except OSError:
+    except BaseException:
         _discard(temporary)
         raise
     sync(path.parent)
@@ -66,17 +102,24 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
-    """As replace_file, for what does not fit in memory: a file to write to, that gets its name at the end.
+    """Open a file to write to that becomes ``path`` at the end: replace_file for what does not fit in memory.
 
-    What a process that was killed has left behind of the same file goes first: it may be as large.
+    What a killed process of this machine left of an earlier try is removed first: it may be as large.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with replaced(folder / "a") as file:
+    ...     _ = file.write(b"new")
+    >>> (folder / "a").read_bytes()
+    b'new'
     """
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{TEMPORARY}"):
-        pid = leftover.name.removesuffix(TEMPORARY).rpartition(".")[2]
-        if pid.isdigit() and not runs(int(pid)):
+        if _is_abandoned(leftover):
             remove(leftover)
     temporary = _beside(path)
     try:
-        with open(temporary, "wb") as file:
+        write(temporary)
+        with open(temporary, "r+b") as file:
             yield file
         sync(temporary)
         rename(temporary, path)
@@ -86,14 +129,46 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     sync(path.parent)
 
 
-def create_file(path: Path, data: bytes) -> None:
-    """As replace_file, but exactly one of several callers succeeds; the others get FileExistsError."""
-    temporary = _temporary(path, data)
+def create_file(path: Path, *parts: Any) -> None:
+    """Make a file as replace_file does, but only one of several callers succeeds.
+
+    Raises:
+        FileExistsError: there is a file of this name already.
+        OSError: the file could not be written; there is none.
+    """
+    temporary = _written_beside(path, parts)
     try:
         link(temporary, path)
     finally:
         _discard(temporary)
     sync(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or directory that is durable another place on the same disk; durable on return."""
+    rename(source, target)
+    sync(target.parent)
+    if source.parent != target.parent:
+        sync(source.parent)
+
+
+def move_files(source: Path, target: Path) -> None:
+    """Move every file below one directory to the same place below another; files that moved earlier stay.
+
+    The files must be durable. Each directory of the target is synced once, after all renames; a power cut may bring the
+    old names back, so the caller discards ``source``.
+    """
+    touched = {target}
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source)
+        create_directory(place.parent)
+        rename(file, place)
+        touched.update(parent for parent in place.parents if parent.is_relative_to(target))
+    for directory in sorted(touched):
+        sync(directory)
+
+
+# -- directories -------------------------------------------------------------------------------------------------------
 
 
 def create_directory(path: Path) -> None:
@@ -105,11 +180,69 @@ def create_directory(path: Path) -> None:
         sync(folder.parent)
 
 
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Make a directory to fill that becomes ``path`` at the end, or vanishes on any exception.
+
+    It is filled under a hidden name beside ``path``, so a half-made directory never has the final name. Whatever is put
+    into it must be durable, except for the names directly in it, which are synced here. A SIGKILL leaves the hidden
+    directory behind. Its maker holds a lock on it while it lives, so the next call with the same ``path`` removes the
+    ones whose maker died.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a"
+    >>> with new_directory(target) as folder:
+    ...     replace_file(folder / "b", b"content")
+    >>> os.listdir(target)
+    ['b']
+    """
+    create_directory(path.parent)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        _remove_if_unlocked(leftover)
+    made = temporary = _beside(path.with_name(f".{path.name}"))
+    try:
+        make_directory(temporary)
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.stat(temporary)  # raises if another call took it for abandoned before this one had the lock
+            yield temporary
+            sync(temporary)
+            rename(temporary, path)
+            made = path
+            sync(path.parent)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        remove_tree(made)
+        raise
+
+
+def discard_directory(path: Path) -> None:
+    """Remove a directory at once: after a kill it is there whole or not at all.
+
+    What is left of it after a kill, under another name, is removed by discard_leftovers.
+    """
+    gone = _beside(path).with_suffix(DISCARDED)
+    rename(path, gone)
+    sync(path.parent)
+    remove_tree(gone)
+
+
+def discard_leftovers(path: Path) -> None:
+    """Remove what killed calls of discard_directory for ``path`` left behind."""
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{DISCARDED}"):
+        remove_tree(leftover)
+
+
 def discard_temporaries(directory: Path, *patterns: str) -> None:
-    """Remove what writes that were killed have left behind of the files that match."""
+    """Remove what killed writes of the files that match left behind; nobody else may be writing them."""
     for pattern in patterns:
         for leftover in directory.glob(pattern + TEMPORARY):
             remove(leftover)
+
+
+# -- temporary names ---------------------------------------------------------------------------------------------------
 
 
 def runs(pid: int) -> bool:
@@ -123,21 +256,44 @@ def runs(pid: int) -> bool:
     return True
 
 
-def _temporary(path: Path, data: bytes) -> Path:
-    """``data`` in a durable file beside ``path``."""
-    temporary = _beside(path)
-    try:
-        write(temporary, data)
-        sync(temporary)
-    except OSError:
-        _discard(temporary)
-        raise
-    return temporary
+@functools.cache
+def _machine() -> str:
+    """A short name of this machine that is safe in a file name."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _beside(path: Path) -> Path:
-    """A name for what will be ``path``; the process id in it keeps two writers apart."""
-    return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    """A name for what will be ``path``: machine, process id and a counter keep any two writers apart."""
+    return path.with_name(f"{path.name}.{_machine()}-{os.getpid()}-{next(_count)}{TEMPORARY}")
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    """Whether the process that made a temporary name ran on this machine and is gone."""
+    machine, _, rest = temporary.name.removesuffix(TEMPORARY).rpartition(".")[2].partition("-")
+    pid = rest.partition("-")[0]
+    return machine == _machine() and pid.isdigit() and not runs(int(pid))
+
+
+def _remove_if_unlocked(directory: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, BlockingIOError):  # another call removed it, or its maker lives
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(directory)
+        finally:
+            os.close(descriptor)
+
+
+def _written_beside(path: Path, parts: tuple[Any, ...]) -> Path:
+    """The parts in a durable file beside ``path``."""
+    temporary = _beside(path)
+    try:
+        write(temporary, *parts)
+        sync(temporary)
+    except BaseException:
+        _discard(temporary)
+        raise
+    return temporary
 
 
 def _discard(temporary: Path) -> None:

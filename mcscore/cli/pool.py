@@ -255,8 +255,8 @@ def _storage_facts(pool: Any) -> dict[str, Any]:
             with contextlib.suppress(FileNotFoundError):  # `verify` tells of those
                 sizes.append(size_of(layout.file(number)))
         arrays[layout.folder.name] = {
-            "shape": [layout.n, *layout.item_shape],
-            "dtype": str(layout.array.dtype),
+            "shape": [layout.n, *layout.row_shape],
+            "dtype": str(layout.dtype),
             "chunk": layout.chunk,
             "shard": layout.shard,
             "codecs": layout.codecs,

@@ -17,27 +17,30 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import atomic
 from ..errors import PoolError
-from ..pool.create import as_blocks, checked_blocks, checked_labels, column, encoded_keys
+from ..pool.create import as_blocks, checked_blocks, write_column
+from ..pool.decode import require_decoder
+from ..pool.labels import checked_labels, encoded_keys
 from ..pool.pool import Pool
-from ..pool.schema import UNLABELED, Facts, Grid
-from ..store.chunks import ChunkReader, layout_of
-from ..store.decode import require_decoder
-from ..store.durable import DurableStore, locked, sync_directory, write_file
+from ..pool.schema import UNLABELED, Attributes, Grid
+from ..store.chunks import ChunkReader
 from ..store.files import local
+from ..store.layout import layout_of
+from ..store.lock import locked_in_turn
 from ..store.writer import ArrayWriter, file_parts
+from ..store.zarr_store import AtomicStore
 from .arrays import read_source
 from .images import write_bad
 from .pipeline import How, Journal, Progress, take_in
 from .sources import open_source
-from .staging import discard, move_files, stage_of, staged
+from .staging import stage_of, staged
 
 
 def append_images(
@@ -61,7 +64,7 @@ def append_images(
     """
     require_decoder()
     pool, source = Pool.open(path), open_source(src, labels, column)
-    how = How(pool.item_shape[-1], pool.item_shape[0], bool(pool._facts.encoded))
+    how = How(pool.item_shape[-1], pool.item_shape[0], bool(pool.storage.attributes.encoded))
     if pool.dtype != np.uint8 or pool.item_shape not in ((1, how.size, how.size), (3, how.size, how.size)):
         raise PoolError(
             f"{path} holds {pool.dtype} items of shape {pool.item_shape}; images become uint8 (1 or 3, S, S)"
@@ -77,8 +80,8 @@ def append_images(
             if done:
                 return pool
             _check_base(stage, pool)
-            (stage / "files").mkdir(exist_ok=True)
-            journal = Journal(stage / "journal", pool._layout.n, pool._facts.content)
+            atomic.create_directory(stage / "files")
+            journal = Journal(stage / "journal", pool.storage.rows.n, pool.storage.attributes.content)
             writer = _writer(pool, stage, journal)
             known = () if pool.keys is None else pool.keys.tolist()
             if not journal.ended:
@@ -88,7 +91,7 @@ def append_images(
             taken = journal.taken
             write_bad(where, taken.bad)
             if not taken.keys:
-                discard(stage)
+                atomic.discard_directory(stage)
                 raise PoolError(
                     f"none of the {len(taken.bad)} entries of {src} can be added; {pool.path.name}.bad.csv says why"
                 )
@@ -137,7 +140,7 @@ def append_blocks(
             short; disk full. The pool is as it was then.
     """
     pool = Pool.open(path)
-    if pool._facts.encoded:
+    if pool.storage.attributes.encoded:
         raise PoolError(f"{path} keeps encoded images: append images to it, not an array")
     blocks, n = as_blocks(items, n)
     where = local(pool.path, "append")
@@ -152,8 +155,8 @@ def append_blocks(
                     f"an append to {path} that had been cut short was completed just now: it holds {pool.n} items, and "
                     "nothing else was added. Append what is not among them"
                 )
-            shutil.rmtree(stage / "files", ignore_errors=True)  # of an earlier call that was killed
-            (stage / "files").mkdir()
+            atomic.remove_tree(stage / "files")  # of an earlier call that was killed
+            atomic.create_directory(stage / "files")
             try:
                 writer = _writer(pool, stage, None)
                 for block in checked_blocks(blocks):
@@ -172,7 +175,7 @@ def append_blocks(
                 _refuse_known(pool, keys)
                 _make_ready(stage, pool, identity, writer.content, given, named, None)
             except PoolError:
-                discard(stage)  # what was given is wrong: nobody will go on with it
+                atomic.discard_directory(stage)  # what was given is wrong: nobody will go on with it
                 raise
             return _commit(where, stage)
     except OSError as error:
@@ -180,7 +183,7 @@ def append_blocks(
 
 
 def _grid(pool: Pool) -> Grid:
-    return Grid(pool._layout.chunk, pool._layout.shard)
+    return Grid(pool.storage.rows.chunk, pool.storage.rows.shard)
 
 
 def _class_numbers(pool: Pool, classes: list[str] | None) -> dict[int, int]:
@@ -207,20 +210,20 @@ def _refuse_known(pool: Pool, keys: Any) -> None:
 
 def _writer(pool: Pool, stage: Path, journal: Journal | None) -> ArrayWriter:
     """One that goes on behind the pool's last row, or behind what the journal says."""
-    start = pool._layout.n if journal is None else journal.n
+    start = pool.storage.rows.n if journal is None else journal.n
     begin = start - start % _grid(pool).unit
-    tail = np.empty((start - begin, *pool._layout.item_shape), pool.dtype)
+    tail = np.empty((start - begin, *pool.storage.rows.row_shape), pool.dtype)
     if (
-        len(tail) and start == pool._layout.n
+        len(tail) and start == pool.storage.rows.n
     ):  # otherwise a journal stands at the end of a file, or at that of all of them
-        with ChunkReader(pool._layout) as reader:
+        with ChunkReader(pool.storage.rows) as reader:
             reader.read(begin, tail)
     return ArrayWriter(
-        pool._layout,
+        pool.storage.rows,
         stage / "files",
         start=start,
         tail=tail,
-        content=pool._facts.content if journal is None else journal.content,
+        content=pool.storage.attributes.content if journal is None else journal.content,
         on_file=None if journal is None else lambda n, content: journal.commit(n, content, _grid(pool)),
     )
 
@@ -236,25 +239,24 @@ def _make_ready(
 ) -> None:
     for name, values in (("labels", labels), ("keys", keys), ("offsets", offsets)):
         if values is not None:
-            np.save(stage / f"{name}.npy", values)
-            with (stage / f"{name}.npy").open("rb") as file:
-                os.fsync(file.fileno())
-    sync_directory(stage / "files")
+            with atomic.replaced(stage / f"{name}.npy") as file:
+                np.save(file, values)
+    atomic.sync(stage / "files")
     said = {
         "from": pool.n,
-        "base": pool._facts.content,
+        "base": pool.storage.attributes.content,
         "n": pool.n + len(labels),
         "content": content,
         "source": identity,
     }
-    write_file(stage / "ready.json", json.dumps(said).encode())
+    atomic.replace_file(stage / "ready.json", json.dumps(said).encode())
 
 
 def _check_base(stage: Path, pool: Pool) -> None:
     """What is staged follows on one state of the pool."""
-    file, now = stage / "base.json", [pool.n, pool._facts.content]
+    file, now = stage / "base.json", [pool.n, pool.storage.attributes.content]
     if not file.exists():
-        write_file(file, json.dumps(now).encode())
+        atomic.replace_file(file, json.dumps(now).encode())
     if json.loads(file.read_bytes()) != now:
         raise PoolError(f"{pool.path} has changed since the append in {stage} was begun: remove that directory")
 
@@ -264,8 +266,8 @@ def _completed(path: Path, stage: Path, identity: str) -> tuple[Pool, bool]:
     if (stage / "ready.json").exists():
         return _commit(path, stage), True
     pool = Pool.open(path)
-    if identity and pool._facts.appended == identity:
-        discard(stage)
+    if identity and pool.storage.attributes.appended == identity:
+        atomic.discard_directory(stage)
         return pool, True
     return pool, False
 
@@ -280,16 +282,16 @@ def _commit(path: Path, stage: Path) -> Pool:
 
     ready = json.loads((stage / "ready.json").read_bytes())
     pool = Pool.open(path)
-    facts = pool._facts
+    facts = pool.storage.attributes
     if (pool.n, facts.content) != (ready["n"], ready["content"]):
         if (pool.n, facts.content) != (ready["from"], ready["base"]):
             raise PoolError(f"{path} has changed since the append in {stage} was made ready: remove that directory")
-        group: Any = zarr.open_group(DurableStore(path), mode="r+", zarr_format=3, use_consolidated=False)
+        group: Any = zarr.open_group(AtomicStore(path), mode="r+", zarr_format=3, use_consolidated=False)
         if facts.n is None:  # made by other software: from now on its n is said
             facts = replace(facts, n=pool.n)
-            group.update_attributes(facts.to_attrs())
+            group.update_attributes(facts.to_json())
         values = {file.stem: np.load(file) for file in stage.glob("*.npy")}
-        move_files(stage / "files", path / pool._layout.folder.name)
+        atomic.move_files(stage / "files", path / pool.storage.rows.folder.name)
         rows = ready["n"]
         if "offsets" in values:
             _extend(group, path, "offsets", pool.n + 1, values["offsets"])
@@ -298,9 +300,9 @@ def _commit(path: Path, stage: Path) -> Pool:
         _extend(group, path, "excluded", pool.n, np.zeros(len(values["labels"]), bool))
         if "keys" in values:
             _write_keys(group, path, f"keys-{pool.n}", values["keys"])
-        group[pool._layout.folder.name].resize((rows, *pool._layout.item_shape))
+        group[pool.storage.rows.folder.name].resize((rows, *pool.storage.rows.row_shape))
         _say(group, facts, ready)
-    discard(stage)
+    atomic.discard_directory(stage)
     return Pool.open(path)
 
 
@@ -309,7 +311,8 @@ def _extend(group: Any, path: Path, name: str, start: int, values: np.ndarray) -
     array = group[name]
     layout = layout_of(array, path / name)
     stop = start + len(values)
-    with locked(path / name):
+    with locked_in_turn(path / name):
+        atomic.discard_temporaries(path / name, "*")
         for number in range(start // layout.chunk, -(-stop // layout.chunk)):
             first = number * layout.chunk
             chunk = np.zeros(layout.chunk, array.dtype)
@@ -318,18 +321,18 @@ def _extend(group: Any, path: Path, name: str, start: int, values: np.ndarray) -
                     reader.decode(number, chunk)
             low, high = max(first, start), min(first + layout.chunk, stop)
             chunk[low - first : high - first] = values[low - start : high - start]
-            write_file(path / name / layout.name.format(number), *file_parts(layout, chunk, len(chunk)))
+            atomic.replace_file(path / name / layout.name.format(number), *file_parts(layout, chunk, len(chunk)))
     array.resize((stop,))
 
 
 def _write_keys(group: Any, path: Path, name: str, keys: np.ndarray) -> None:
     from zarr.codecs import ZstdCodec
 
-    shutil.rmtree(path / name, ignore_errors=True)  # of an earlier call that was killed
-    column(group, name, keys, 0, [ZstdCodec(level=3)])
+    atomic.remove_tree(path / name)  # of an earlier call that was killed
+    write_column(group, name, keys, 0, [ZstdCodec(level=3)])
 
 
-def _say(group: Any, facts: Facts, ready: dict[str, Any]) -> None:
+def _say(group: Any, facts: Attributes, ready: dict[str, Any]) -> None:
     earlier = (*facts.earlier, (ready["from"], ready["base"]))
     facts = replace(facts, n=ready["n"], content=ready["content"], earlier=earlier, appended=ready["source"] or None)
-    group.update_attributes({"appended": None, **facts.to_attrs()})
+    group.update_attributes(facts.to_json())

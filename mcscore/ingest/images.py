@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from .. import atomic
 from ..errors import PoolError
 from ..pool.create import finish_pool, planned_layout
+from ..pool.decode import require_decoder
 from ..pool.pool import Pool
-from ..pool.schema import Grid, checked_facts, plan_grid
-from ..store.chunks import ChunkLayout
-from ..store.decode import require_decoder
-from ..store.durable import sync_directory, write_file
+from ..pool.schema import Grid, checked_attributes, plan_grid
+from ..store.layout import ChunkLayout
 from ..store.writer import ArrayWriter
 from .pipeline import How, Journal, Progress, take_in
 from .sources import Source, open_source
-from .staging import check_same, discard, stage_of, staged
+from .staging import check_same, stage_of, staged
 
 
 def import_images(
@@ -62,7 +62,7 @@ def import_images(
     if size < 1 or channels not in (1, 3):
         raise PoolError(f"size must be at least 1 and channels 1 or 3, not {size} and {channels}")
     path, source, how = Path(dst), open_source(src, labels, column), How(size, channels, keep_encoded)
-    facts = checked_facts((channels, size, size), mean, std, classes or source.classes, Path(os.fspath(src)).name)
+    facts = checked_attributes((channels, size, size), mean, std, classes or source.classes, Path(os.fspath(src)).name)
     stage = stage_of(path, "import")
     settings = {
         "source": source.identity,
@@ -73,30 +73,29 @@ def import_images(
     }
     if path.exists() and stage.exists():  # killed between the last two steps
         check_same(stage, settings)
-        discard(stage)
+        atomic.discard_directory(stage)
         return Pool.open(path)
     try:
         refuse_existing(path)
         with staged(stage, settings):
             refuse_existing(path)
-            (stage / "pool").mkdir(exist_ok=True)
+            atomic.create_directory(stage / "pool")
             journal = Journal(stage / "journal")
             layout = _take_in_all(source, how, stage / "pool", journal, compression, max_bad, workers, progress)
             taken = journal.taken
             write_bad(path, taken.bad)
             if not taken.keys:
-                discard(stage)  # what is found wrong may be put right, and then the source is another
+                atomic.discard_directory(stage)  # what is found wrong may be put right, and then the source is another
                 raise PoolError(
                     f"none of the {len(taken.bad)} entries of {src} can be used; {path.name}.bad.csv says why"
                 )
-            facts = replace(facts, encoded=how.keep or None, content=journal.content)
+            facts = replace(facts, encoded=how.keep, content=journal.content)
             offsets = np.array([*taken.starts, layout.n], np.int64) if how.keep else None
             labels_N = np.array(taken.labels, np.int32)
             finish_pool(stage / "pool", facts, layout, compression, labels_N, taken.keys, offsets)
-            sync_directory(stage / "pool")
-            os.rename(stage / "pool", path)
-            sync_directory(path.parent)
-            discard(stage)
+            atomic.sync(stage / "pool")
+            atomic.move(stage / "pool", path)
+            atomic.discard_directory(stage)
             return Pool.open(path)
     except OSError as error:
         raise PoolError(f"{path} could not be imported: {error}. The same call goes on where it stopped") from error
@@ -112,7 +111,7 @@ def write_bad(path: Path, bad: list[list[str]]) -> None:
     if bad:
         text = io.StringIO()
         csv.writer(text).writerows([["path", "reason"], *bad])
-        write_file(path.with_name(f"{path.name}.bad.csv"), text.getvalue().encode("utf-8", "surrogateescape"))
+        atomic.replace_file(path.with_name(f"{path.name}.bad.csv"), text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _take_in_all(
@@ -129,7 +128,7 @@ def _take_in_all(
     item_shape = () if how.keep else (how.channels, how.size, how.size)
     item_bytes = int(np.prod(item_shape))
     folder = where / ("blob" if how.keep else "items")
-    folder.mkdir(exist_ok=True)
+    atomic.create_directory(folder)
 
     def layout_for(grid: Grid) -> ChunkLayout:
         return planned_layout(grid, item_shape, np.dtype(np.uint8), compression)

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import create_directory, replace_file
 from ..errors import ImageError, PoolError
 from ..pool.schema import Grid
-from ..store.decode import decode
-from ..store.durable import write_file
+from ..pool.decode import decode
 from ..store.writer import ArrayWriter
 from .sources import Entry, Place, Source
 
@@ -67,7 +67,7 @@ class Journal:
         self.ended = False
         self.records = 0
         self._since = Taken()  # what the next record will add
-        folder.mkdir(exist_ok=True)
+        create_directory(folder)
         while not self.ended and (said := self._read()) is not None:
             self.records += 1
             for name, values in said["taken"].items():
@@ -108,7 +108,7 @@ class Journal:
             "ended": ended,
             "taken": self._since.__dict__,
         }
-        write_file(self._file(self.records), json.dumps(said).encode())
+        replace_file(self._file(self.records), json.dumps(said).encode())
         self.records += 1
         self.n, self.content, self.grid, self.ended = n, content, grid, ended
         self._since = Taken()

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import PoolError
 from ..pool.schema import UNLABELED
-from ..store.decode import SUFFIXES
+from ..pool.decode import SUFFIXES
 
 Place = tuple[int, int]  # number of the file, number of the entry in it
 

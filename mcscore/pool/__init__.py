@@ -1,9 +1,9 @@
-"""The pool: unlabeled items on disk (Zarr v3), read in blocks, and their labels. Knows nothing of models."""
+"""Unlabeled items on disk (Zarr v3), read in blocks, and their labels. Knows nothing of models."""
 
 from __future__ import annotations
 
 from ..errors import ChunkError, PoolError
-from .labels import items_from, label_from
 from .pool import Batch, Pool
+from .tables import items_from, label_from
 
 __all__ = ["Batch", "ChunkError", "Pool", "PoolError", "items_from", "label_from"]

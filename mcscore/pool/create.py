@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from .. import atomic
 from ..errors import PoolError
-from ..store.chunks import ChunkLayout, layout_of
-from ..store.durable import DurableStore, new_directory
+from ..store.layout import ChunkLayout, layout_of
 from ..store.writer import ArrayWriter
-from .schema import COLUMN_CHUNK, COLUMN_CHUNK_MIN, ITEM_DTYPES, UNLABELED, Facts, Grid, checked_facts, plan_grid
+from ..store.zarr_store import AtomicStore
+from .labels import checked_labels, encoded_keys
+from .schema import (
+    COLUMN_CHUNK,
+    COLUMN_CHUNK_MIN,
+    ITEM_DTYPES,
+    UNLABELED,
+    Attributes,
+    Grid,
+    checked_attributes,
+    plan_grid,
+)
 
 COMPRESSIONS = ("none", "lz4", "zstd")
 _SLICE_BYTES = 16 << 20
@@ -39,16 +48,16 @@ def create(
     chunk_items: int | None,
     shard_items: int | None,
 ) -> None:
-    """The work of Pool.create, which documents it."""
+    """Do the work of Pool.create, which documents it."""
     if path.exists() or path.is_symlink():
         raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
     blocks, n = as_blocks(items, n)
     try:
-        with new_directory(path) as partial:
-            grid, first, blocks = _begun(checked_blocks(blocks), n, chunk_items, shard_items)
-            facts = checked_facts(first.shape[1:], mean, std, classes, source)
+        with atomic.new_directory(path) as partial:
+            grid, first, blocks = _planned(checked_blocks(blocks), n, chunk_items, shard_items)
+            attributes = checked_attributes(first.shape[1:], mean, std, classes, source)
             writer = ArrayWriter(planned_layout(grid, first.shape[1:], first.dtype, compression), partial / "items")
-            (partial / "items").mkdir()
+            atomic.create_directory(partial / "items")
             for block in blocks:
                 if n is not None and writer.n + len(block) > n:
                     raise PoolError(f"{n} items were announced, more came")
@@ -56,14 +65,14 @@ def create(
             writer.finish()
             if n is not None and writer.n != n:
                 raise PoolError(f"{n} items were announced, {writer.n} came")
-            facts = replace(facts, content=writer.content)
-            finish_pool(partial, facts, replace(writer.layout, n=writer.n), compression, labels, keys)
+            attributes = replace(attributes, content=writer.content)
+            finish_pool(partial, attributes, replace(writer.layout, n=writer.n), compression, labels, keys)
     except OSError as error:
         raise PoolError(f"pool {path} could not be written, nothing was left behind: {error}") from error
 
 
 def planned_layout(grid: Grid, item_shape: tuple[int, ...], dtype: np.dtype, compression: str) -> ChunkLayout:
-    """How an array of items will be laid out and encoded: what zarr itself says of one made like this in memory.
+    """Return how an array of items will be laid out and encoded: zarr says so of one that is made in memory.
 
     Raises:
         PoolError: the compression is unknown.
@@ -78,40 +87,47 @@ def planned_layout(grid: Grid, item_shape: tuple[int, ...], dtype: np.dtype, com
 
 def finish_pool(
     where: Path,
-    facts: Facts,
+    attributes: Attributes,
     layout: ChunkLayout,
     compression: str,
     labels: Any,
     keys: Any,
     offsets: np.ndarray | None = None,
 ) -> None:
-    """Make a directory that has the files of the items a pool: columns, metadata, and last what says it is one.
+    """Make a directory that holds the files of the items a pool: columns, metadata, and last its attributes.
 
-    layout: of the items, or of the blob if offsets, (N + 1,) int64, are given; its n is how many rows there are.
+    Args:
+        where: the directory.
+        attributes: those of the pool, but for ``created`` and ``n``.
+        layout: of the items, or of the blob if there are offsets; its n is how many rows there are.
+        compression: as for Pool.create.
+        labels: as for Pool.create.
+        keys: as for Pool.create.
+        offsets: (N + 1,) int64, of a pool that keeps encoded images.
     """
     import zarr
 
     for leftover in where.iterdir():  # of an earlier call that was killed
         if leftover.name in ("labels", "excluded", "keys", "offsets"):
-            shutil.rmtree(leftover)
+            atomic.remove_tree(leftover)
         elif leftover.is_dir():
-            (leftover / "zarr.json").unlink(missing_ok=True)
+            atomic.remove(leftover / "zarr.json")
         else:
-            leftover.unlink()
-    group = zarr.create_group(DurableStore(where), zarr_format=3)
-    shape = (layout.n, *layout.item_shape)
+            atomic.remove(leftover)
+    group = zarr.create_group(AtomicStore(where), zarr_format=3)
+    shape = (layout.n, *layout.row_shape)
     name = "items" if offsets is None else "blob"
     n = layout.n if offsets is None else len(offsets) - 1
-    items_array(group, Grid(layout.chunk, layout.shard), shape, layout.array.dtype, compression, name)
+    items_array(group, Grid(layout.chunk, layout.shard), shape, layout.dtype, compression, name)
     if offsets is not None:
-        column(group, "offsets", offsets, 0, [])
-    write_columns(group, n, labels, keys, facts.classes)
+        write_column(group, "offsets", offsets, 0, [])
+    write_columns(group, n, labels, keys, attributes.classes)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    group.update_attributes(replace(facts, created=now, n=n).to_attrs())
+    group.update_attributes(replace(attributes, created=now, n=n).to_json())
 
 
 def as_blocks(items: Any, n: int | None) -> tuple[Iterator[np.ndarray], int | None]:
-    """Blocks of an array-like (anything with shape and slices: memmap, tensor, Zarr array) or of an iterable."""
+    """Return (blocks, n) of an array-like (shape and slices: memmap, tensor, Zarr array) or of an iterable of blocks."""
     if not hasattr(items, "shape"):
         if not isinstance(items, Iterable):
             raise PoolError(f"items must be an array or an iterator of blocks, not {type(items).__name__}")
@@ -127,10 +143,10 @@ def as_blocks(items: Any, n: int | None) -> tuple[Iterator[np.ndarray], int | No
 
 
 def checked_blocks(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same blocks, in native byte order.
+    """Yield the same blocks in native byte order.
 
     Raises:
-        PoolError: no items, or of a kind that pools do not hold; a block unlike the first.
+        PoolError: items of a shape or dtype that pools do not hold; a block unlike the first.
     """
     like: np.ndarray | None = None
     for number, block in enumerate(blocks):
@@ -144,10 +160,10 @@ def checked_blocks(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         yield block.astype(block.dtype.newbyteorder("="), copy=False)
 
 
-def _begun(
+def _planned(
     blocks: Iterator[np.ndarray], n: int | None, chunk_items: int | None, shard_items: int | None
 ) -> tuple[Grid, np.ndarray, Iterator[np.ndarray]]:
-    """The grid, the first block, and all blocks; where n is unknown, those of one shard's worth are looked at ahead."""
+    """Return the grid, an empty block, and all blocks; where n is unknown, up to one shard of items is read ahead."""
     held: list[np.ndarray] = []
     count = 0
     for block in blocks:
@@ -155,13 +171,13 @@ def _begun(
         item_bytes = block.itemsize * math.prod(block.shape[1:])
         if n is not None or chunk_items is not None:
             break
-        held[-1] = block.copy()  # whoever makes the blocks may reuse their memory
+        held[-1] = block.copy()  # the maker of the blocks may reuse their memory
         count += len(block)
         if count > plan_grid(None, item_bytes).unit:
             count = -1
             break
     if not held:
-        raise PoolError("there are no items: no block came, so not even the shape of an item is known")
+        raise PoolError("there are no items: no block came, so the shape of an item is unknown")
     grid = _grid(n if n is not None else count if count >= 0 else None, item_bytes, chunk_items, shard_items)
     return grid, held[0][:0], itertools.chain(held, blocks)
 
@@ -186,31 +202,31 @@ def _grid(n: int | None, item_bytes: int, chunk_items: int | None, shard_items: 
 def items_array(
     group: Any, grid: Grid, shape: tuple[int, ...], dtype: np.dtype, compression: str, name: str = "items"
 ) -> Any:
-    """Make the metadata of an array of items; its files are written by ArrayWriter."""
+    """Make the metadata of an array of items; ArrayWriter writes its files."""
     from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
     item_shape = shape[1:]
-    squeeze: list[Any] = []
+    compressors: list[Any] = []
     if compression == "lz4":
-        squeeze = [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=dtype.itemsize)]
+        compressors = [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=dtype.itemsize)]
     elif compression == "zstd":
-        squeeze = [ZstdCodec(level=3)]
+        compressors = [ZstdCodec(level=3)]
     return group.create_array(
         name,
         shape=shape,
         dtype=dtype,
         chunks=(grid.chunk, *item_shape),
         shards=(grid.shard, *item_shape) if grid.shard else None,
-        compressors=[*squeeze, Crc32cCodec()],
+        compressors=[*compressors, Crc32cCodec()],
         filters=None,
         fill_value=0,
-        # All zeros is an item like any other: a chunk that is absent is then always a lost one.
+        # Chunks of zeros are written too: a chunk that is absent is then always a lost one.
         config={"write_empty_chunks": True},
         chunk_key_encoding={"name": "default", "separator": "."},  # one flat directory instead of one per axis
     )
 
 
-def column(group: Any, name: str, values: np.ndarray, fill: Any, compressors: list[Any]) -> None:
+def write_column(group: Any, name: str, values: np.ndarray, fill: Any, compressors: list[Any]) -> None:
     """Write one (N,) or (N, width) array beside the items, every chunk present and carrying its crc32c."""
     from zarr.codecs import Crc32cCodec
 
@@ -231,47 +247,12 @@ def column(group: Any, name: str, values: np.ndarray, fill: Any, compressors: li
         array[at : at + chunk] = values[at : at + chunk]
 
 
-def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: list[str] | None) -> None:
+def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: Iterable[str] | None) -> None:
+    """Write the columns of a new pool: labels, exclusion flags and, if given, keys."""
     from zarr.codecs import ZstdCodec
 
     given = np.full(n, UNLABELED, np.int32) if labels is None else checked_labels(labels, n, classes)
-    column(group, "labels", given, UNLABELED, [])
-    column(group, "excluded", np.zeros(n, bool), False, [])
+    write_column(group, "labels", given, UNLABELED, [])
+    write_column(group, "excluded", np.zeros(n, bool), False, [])
     if keys is not None:
-        column(group, "keys", encoded_keys(keys, n), 0, [ZstdCodec(level=3)])
-
-
-def checked_labels(labels: Any, n: int, classes: list[str] | None) -> np.ndarray:
-    """Labels as int32 (n,).
-
-    Raises:
-        PoolError: another length or rank; not integers; below -1 (unlabeled); beyond the class names, if there are any.
-    """
-    given = np.asarray(labels)
-    if given.shape != (n,):
-        raise PoolError(f"labels have shape {given.shape} for {n} items; one integer per item is needed, ({n},)")
-    if given.dtype.kind not in "iu" and n:
-        raise PoolError(f"labels are {given.dtype}; they must be integers (-1: unlabeled)")
-    highest = len(classes) - 1 if classes is not None else np.iinfo(np.int32).max
-    wrong = np.flatnonzero((given < UNLABELED) | (given > highest))
-    if len(wrong):
-        at = wrong[0]
-        raise PoolError(f"label {given[at]} at position {at} is outside [-1, {highest}] ({len(wrong)} such labels)")
-    return given.astype(np.int32)
-
-
-def encoded_keys(keys: Any, n: int) -> np.ndarray:
-    """(n, width) uint8: fixed width is the one string layout that the Zarr v3 specification has settled."""
-    encoded = [str(key).encode() for key in keys]
-    if len(encoded) != n:
-        raise PoolError(f"{len(encoded)} keys came for {n} items")
-    width = max(1, max(map(len, encoded), default=1))
-    for at, key in enumerate(encoded):
-        if key.endswith(b"\0"):
-            raise PoolError(f"key {at} ends in a zero byte, which pads keys on disk: {key!r}")
-    return np.array(encoded, dtype=f"S{width}").view(np.uint8).reshape(n, width)
-
-
-def default_source(src: Path) -> str:
-    """What the attribute `source` says of an imported file: its name, without the folders of this machine."""
-    return os.fspath(src.name)
+        write_column(group, "keys", encoded_keys(keys, n), 0, [ZstdCodec(level=3)])

@@ -1,152 +1,110 @@
-"""Labels and choices of items from tables: CSV or Parquet with a column ``id`` or ``key``, and ``label``."""
+"""One value per item: labels, exclusion flags and keys, checked, read and changed."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from ..atomic import discard_temporaries, replace_file
 from ..errors import PoolError
-from .pool import Pool
+from ..store.chunks import ChunkReader
+from ..store.columns import Column
+from ..store.files import local
+from ..store.layout import ChunkLayout
+from ..store.lock import locked_in_turn
+from ..store.writer import file_parts
 from .schema import UNLABELED
 
-_SHOWN = 5  # conflicts that an error names
 
-
-def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = False) -> int:
-    """Set the labels that a table gives, all or none; returns how many changed. Rows without a label are passed over.
-
-    Labels are the pool's class names or numbers (-1 takes a label away).
+def checked_labels(labels: Any, n: int, classes: Iterable[str] | None) -> np.ndarray:
+    """Return labels as int32 (n,).
 
     Raises:
-        PoolError: no such table or columns; a label that is neither; and as conflicts, naming them: ids or keys that the
-            pool does not have, items that are given two labels, and, unless ``overwrite``, items that have another one.
+        PoolError: another length or rank; not integers; below -1 (unlabeled); beyond the class names, if there are any.
+
+    >>> checked_labels([1, -1], n=2, classes=["cat", "dog"])
+    array([ 1, -1], dtype=int32)
     """
-    columns = read_table(Path(table))
-    if "label" not in columns:
-        raise PoolError(f"{table} has no column 'label'; it has {', '.join(columns)}")
-    rows = [i for i, text in enumerate(columns["label"]) if text]
-    columns = {name: [values[i] for i in rows] for name, values in columns.items()}
-    labels = np.array([_number(text, pool, table) for text in columns["label"]], np.int64)
-    ids, conflicts = find_items(pool, columns, table)
-    known = ids >= 0
-    ids, labels = ids[known], labels[known]
+    given = np.asarray(labels)
+    if given.shape != (n,):
+        raise PoolError(f"labels have shape {given.shape} for {n} items; one integer per item is needed, ({n},)")
+    if given.dtype.kind not in "iu" and n:
+        raise PoolError(f"labels are {given.dtype}; they must be integers (-1: unlabeled)")
+    highest = len(list(classes)) - 1 if classes is not None else np.iinfo(np.int32).max
+    wrong = np.flatnonzero((given < UNLABELED) | (given > highest))
+    if len(wrong):
+        at = wrong[0]
+        raise PoolError(f"label {given[at]} at position {at} is outside [-1, {highest}] ({len(wrong)} such labels)")
+    return given.astype(np.int32)
+
+
+def encoded_keys(keys: Iterable[Any], n: int) -> np.ndarray:
+    """Return keys as (n, width) uint8: fixed width is the one string layout that Zarr v3 has settled.
+
+    Raises:
+        PoolError: another number of keys; a key that ends in a zero byte.
+
+    >>> encoded_keys(["a", "bc"], n=2)
+    array([[97,  0],
+           [98, 99]], dtype=uint8)
+    """
+    encoded = [str(key).encode() for key in keys]
+    if len(encoded) != n:
+        raise PoolError(f"{len(encoded)} keys came for {n} items")
+    width = max(1, max(map(len, encoded), default=1))
+    for at, key in enumerate(encoded):
+        if key.endswith(b"\0"):
+            raise PoolError(f"key {at} ends in a zero byte, which pads keys on disk: {key!r}")
+    return np.array(encoded, dtype=f"S{width}").view(np.uint8).reshape(n, width)
+
+
+def read_keys(keys: dict[int, ChunkLayout], n: int, ids: np.ndarray | None = None) -> np.ndarray:
+    """Return keys as strings, "" where an item has none.
+
+    Args:
+        keys: the arrays of keys, by the first item they name.
+        n: how many items the pool has.
+        ids: the items, in the order wanted; None: all. Only the chunks concerned are read.
+    """
+    width = max(layout.row_shape[0] for layout in keys.values())
+    names = np.zeros(n if ids is None else len(ids), f"S{width}")
+    for start, layout in keys.items():
+        if ids is None:
+            where: Any = slice(start, start + layout.n)
+            raw = Column(layout)[:]
+        else:
+            where = np.flatnonzero((ids >= start) & (ids < start + layout.n))
+            raw = Column(layout).at(ids[where] - start)
+        names[where] = raw.view(f"S{raw.shape[1]}")[:, 0]
+    return np.char.decode(names, "utf-8")
+
+
+def set_values(layout: ChunkLayout, ids: np.ndarray, values: np.ndarray) -> None:
+    """Change a column at some items; durable when it returns, each chunk replaced at once.
+
+    Raises:
+        PoolError: an id is repeated; the pool is at a URL; a chunk cannot be read or written.
+    """
+    name = layout.folder.name
     order = np.argsort(ids, kind="stable")
-    ids, labels = ids[order], labels[order]
-    again = np.flatnonzero((ids[1:] == ids[:-1]) & (labels[1:] != labels[:-1]))
-    conflicts += [f"item {ids[i]} is given both {labels[i]} and {labels[i + 1]}" for i in again]
-    ids, first = np.unique(ids, return_index=True)
-    labels = labels[first]
-    had = pool.labels[ids]
-    changed = had != labels
-    if not overwrite:
-        other = np.flatnonzero(changed & (had != UNLABELED))
-        conflicts += [
-            f"item {ids[i]} is labeled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other
-        ]
-    _refuse(conflicts, table)
-    pool.set_labels(ids[changed], labels[changed])
-    return int(changed.sum())
-
-
-def items_from(pool: Pool, text: str) -> np.ndarray:
-    """Ids that are listed ("3,17,20-29"), or that a file names: CSV or Parquet as for labels, else one id or key a line.
-
-    Raises:
-        PoolError: neither; ids or keys that the pool does not have.
-    """
-    path = Path(text)
-    if path.is_file():
-        if path.suffix in (".csv", ".parquet"):
-            columns = read_table(path)
-        else:
-            lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-            columns = {"id" if all(line.isdigit() for line in lines) else "key": lines}
-        ids, conflicts = find_items(pool, columns, path)
-        _refuse(conflicts, path)
-        return np.unique(ids)
-    ids_list: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise PoolError(f"{text!r} is neither a file nor a list of ids such as 3,17,20-29")
-        ids_list.extend(range(int(first), int(last or first) + 1))
-    return np.unique(np.array(ids_list, np.int64))
-
-
-def read_table(path: Path) -> dict[str, list[str]]:
-    """Columns as text, "" where a row has nothing.
-
-    Raises:
-        PoolError: it cannot be read; it is neither .csv nor .parquet.
-    """
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        elif path.suffix == ".csv":
-            names = pyarrow.csv.open_csv(path).schema.names
-            # Everything as text: a key 007 is no number.
-            as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
-            table = pyarrow.csv.read_csv(path, convert_options=as_text)
-        else:
-            raise PoolError(f"{path} is neither a .csv nor a .parquet file")
-    except (OSError, pyarrow.ArrowException) as error:
-        raise PoolError(f"{path} cannot be read: {error}") from error
-    return {
-        name: ["" if value is None else str(value).strip() for value in table.column(name).to_pylist()]
-        for name in table.column_names
-    }
-
-
-def find_items(pool: Pool, columns: dict[str, list[str]], table: Any) -> tuple[np.ndarray, list[str]]:
-    """(ids, -1 where there is none; what is wrong) of the rows of a table. With id and key, they must be the same item.
-
-    Raises:
-        PoolError: neither column; keys, and the pool has none.
-    """
-    keys = pool.keys if "key" in columns else None
-    if "id" not in columns and "key" not in columns:
-        raise PoolError(f"{table} has neither a column 'id' nor 'key'; it has {', '.join(columns)}")
-    if "id" not in columns and keys is None:
-        raise PoolError(f"{table} names items by key, and {pool.path} has no keys: name them by id")
-    wrong: list[str] = []
-    if "id" in columns:
-        ids = np.array([int(text) if text.isdigit() and len(text) < 19 else -1 for text in columns["id"]], np.int64)
-        ids[ids >= pool.n] = -1
-        wrong += [f"{columns['id'][i] or 'an empty id'} is no id of this pool" for i in np.flatnonzero(ids < 0)]
-        if keys is not None:
-            other = [i for i in np.flatnonzero(ids >= 0) if columns["key"][i] != keys[ids[i]]]
-            wrong += [f"item {ids[i]} has the key {str(keys[ids[i]])!r}, not {columns['key'][i]!r}" for i in other]
-        return ids, wrong
-    assert keys is not None
-    place: dict[str, int] = {}
-    twice = set()
-    for i in np.flatnonzero(np.isin(keys, np.array(columns["key"] or [""]))).tolist():
-        twice.update([keys[i]] if keys[i] in place else [])
-        place[keys[i]] = i
-    ids = np.array([-1 if key in twice else place.get(key, -1) for key in columns["key"]], np.int64)
-    for i in np.flatnonzero(ids < 0).tolist():
-        key = columns["key"][i]
-        wrong.append(f"key {key!r} names several items: use ids" if key in twice else f"key {key!r} is unknown")
-    return ids, wrong
-
-
-def _number(text: str, pool: Pool, table: Any) -> int:
-    if pool.classes and text in pool.classes:
-        return pool.classes.index(text)
-    if text.removeprefix("-").isdigit() and UNLABELED <= int(text) < (len(pool.classes) if pool.classes else 2**31):
-        return int(text)
-    choices = f"a class ({', '.join(pool.classes)}) or its number" if pool.classes else "a number from 0 on"
-    raise PoolError(f"{table} has the label {text!r}, which is not {choices}, nor -1")
-
-
-def _refuse(conflicts: list[str], table: Any) -> None:
-    if conflicts:
-        some = "; ".join(conflicts[:_SHOWN]) + ("; ..." if len(conflicts) > _SHOWN else "")
-        raise PoolError(f"{table} has {len(conflicts)} conflicts, nothing was changed: {some}")
+    ids, values = ids[order], values[order]
+    repeated = ids[1:][ids[1:] == ids[:-1]]
+    if len(repeated):
+        raise PoolError(f"id {repeated[0]} is given more than once: its {name} would depend on the order")
+    folder = local(layout.folder, f"change {name}")
+    chunk = np.empty(layout.chunk, layout.dtype)
+    with locked_in_turn(folder):
+        discard_temporaries(folder, "*")  # of a killed call: this one has the lock
+        for number in np.unique(ids // layout.chunk):
+            start = int(number) * layout.chunk
+            low, high = np.searchsorted(ids, [start, start + layout.chunk])
+            with ChunkReader(layout) as reader:
+                reader.decode(int(number), chunk)
+            chunk[ids[low:high] - start] = values[low:high]
+            file = folder / layout.name.format(int(number))
+            try:
+                replace_file(file, *file_parts(layout, chunk, len(chunk)))
+            except OSError as error:
+                raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,25 +13,28 @@ import numpy as np
 
 from ..errors import ChunkError, PoolError
 from ..store.buffers import Allocate, Buffers
-from ..store.chunks import ChunkLayout, ChunkReader, layout_of
+from ..store.chunks import ChunkReader
 from ..store.columns import Column
-from ..store.durable import locked, write_file
-from ..store.encoded import EncodedReader, blob_until
-from ..store.files import Place, local, place_of
-from ..store.writer import file_parts
-from .create import checked_labels, create
-from .fingerprint import fingerprint_of
-from .prefetch import prefetch as read_ahead
-from .schema import Facts, check_is_pool, key_arrays
+from ..store.encoded import EncodedReader
+from ..store.files import path_of
+from ..store.layout import ChunkLayout
+from ..store.read_ahead import read_ahead
+from .create import create
+from .labels import checked_labels, read_keys, set_values
+from .storage import Storage, open_storage
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive items: ids (n,) int64, items (n, *item_shape) in the pool's dtype.
+    """Consecutive items of a pool.
 
-    bad: what could not be read, if that was to be skipped: errors whose (start, stop) lie in the batch; items there are 0.
+    Attributes:
+        ids: (n,) int64.
+        items: (n, *item_shape) in the pool's dtype.
+        bad: where bad chunks are skipped, the errors of what could not be read, each with its range (start, stop) inside
+            the batch; the items there are 0.
     """
 
     ids: np.ndarray
@@ -42,35 +45,31 @@ class Batch:
 class Pool:
     """Items of one shape on disk, with labels, exclusion flags and optional keys. An item's id is its row number.
 
-    >>> pool = Pool.create("digits.pool", images, labels=labels, mean=(0.13,), std=(0.31,))  # doctest: +SKIP
-    >>> pool.n, pool.item_shape, pool.dtype  # doctest: +SKIP
-    (1797, (1, 8, 8), dtype('uint8'))
-
     The items never change once created; ``append_blocks`` and its like add more, which an open pool does not see.
-    ``labels`` and ``excluded`` are read from disk on each access, so that what another process has set is seen.
+    ``labels`` and ``excluded`` are read from disk on each access, so changes by other processes are seen.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> images = np.zeros((5, 1, 8, 8), np.uint8)
+    >>> pool = Pool.create(tempfile.mkdtemp() + "/digits.pool", images, labels=[3, -1, -1, 0, -1])
+    >>> pool.n, pool.item_shape, pool.dtype
+    (5, (1, 8, 8), dtype('uint8'))
+    >>> pool.set_labels([1], [7])
+    >>> pool.labels
+    array([ 3,  7, -1,  0, -1], dtype=int32)
     """
 
-    def __init__(
-        self,
-        path: Place,
-        facts: Facts,
-        layout: ChunkLayout,
-        columns: dict[str, ChunkLayout],
-        keys: dict[int, ChunkLayout],
-        offsets: ChunkLayout | None = None,
-    ) -> None:
+    def __init__(self, storage: Storage) -> None:
         """Use :meth:`open` or :meth:`create`."""
-        self.path = path
-        self._facts = facts
-        self._layout = layout
-        self._columns = columns
-        self._keys = keys  # by the first item they name
-        self._offsets = offsets
-        self.n: int = columns["labels"].n
-        self.item_shape = facts.item_shape
-        self.dtype: np.dtype = np.dtype(layout.array.dtype)
-        self.mean, self.std = facts.mean, facts.std
-        self.classes, self.source, self.created = facts.classes, facts.source, facts.created
+        self.storage = storage
+        attributes = storage.attributes
+        self.path = storage.path
+        self.n: int = storage.n
+        self.item_shape = attributes.item_shape
+        self.dtype: np.dtype = np.dtype(storage.rows.dtype)
+        self.mean, self.std = attributes.mean, attributes.std
+        self.classes = None if attributes.classes is None else list(attributes.classes)
+        self.source, self.created = attributes.source, attributes.created
 
     def __repr__(self) -> str:
         return f"Pool({str(self.path)!r}, n={self.n}, item_shape={self.item_shape}, dtype={self.dtype})"
@@ -80,43 +79,13 @@ class Pool:
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> Pool:
-        """``path``: a directory, or a URL (s3://, gs://, https://), which is read only.
+        """Open a pool in a directory, or at a URL (s3://, gs://, https://), where it is read only.
 
         Raises:
-            PoolError: nothing there, something else there, a pool of a newer version, arrays missing or not matching.
+            PoolError: nothing there, something else there, a pool of another format version, arrays missing or not
+                matching.
         """
-        import zarr
-
-        where = place_of(path)
-        check_is_pool(where)
-        try:
-            group: Any = zarr.open_group(
-                where if isinstance(where, Path) else where.store, mode="r", zarr_format=3, use_consolidated=False
-            )
-            facts = Facts.from_attrs(group.attrs)
-            with _reading_pipeline():
-                array = group["blob" if facts.encoded else "items"]
-            n = array.shape[0] if facts.n is None else facts.n
-            offsets = layout_of(group["offsets"], where / "offsets", n + 1) if facts.encoded else None
-            layout = layout_of(array, where / array.basename, None if offsets else n)
-            columns = {name: layout_of(group[name], where / name, n) for name in ("labels", "excluded")}
-            keys = {start: layout_of(group[name], where / name) for start, name in key_arrays(facts) if name in group}
-        except PoolError:
-            raise
-        except (KeyError, ValueError, TypeError, OSError) as error:
-            raise PoolError(f"{where} is a damaged pool: {type(error).__name__}: {error}") from error
-        lengths = {name: column.array.shape[0] for name, column in columns.items()}
-        if offsets is not None:
-            lengths["offsets"] = offsets.array.shape[0] - 1
-        else:
-            lengths["items"] = array.shape[0]
-        # After an append that was cut short arrays are longer than what counts; without a count they must agree.
-        fits = all(length == n if facts.n is None else length >= n for length in lengths.values())
-        if tuple(array.shape[1:]) != (() if facts.encoded else facts.item_shape) or not fits:
-            raise PoolError(
-                f"{where} is a damaged pool: items {array.shape}, item_shape {facts.item_shape}, lengths {lengths}"
-            )
-        return Pool(where, facts, layout, columns, keys, offsets)
+        return Pool(open_storage(path_of(path)))
 
     @staticmethod
     def create(
@@ -134,20 +103,22 @@ class Pool:
         chunk_items: int | None = None,
         shard_items: int | None = None,
     ) -> Pool:
-        """Write a pool, in memory for a few chunks whatever its size; all of it or, on any failure, nothing.
+        """Write a pool in memory that does not grow with its size: all of it or, on any failure, nothing.
 
         Args:
             path: must not exist.
             items: (N, ...) array-like (ndarray, memmap, tensor, Zarr array), or an iterator of blocks (n, ...) of any
                 sizes; uint8, float16, float32 or float64.
-            n: how many items an iterator will give, if known; checked.
+            n: how many items an iterator gives, if known; checked.
             labels: (N,) integers, -1 = unlabeled (default).
             keys: (N,) the user's names of the items (path, URL).
-            mean, std: per channel (first axis of an item), or one value, of the items as float (uint8 / 255).
+            mean: per channel (first axis of an item), or one value, of the items as float (uint8 / 255).
+            std: as mean.
             classes: names of the labels 0, 1, ...
             source: free text: where the data came from.
             compression: "none" (fastest on local disks), "lz4" or "zstd" (slow disks).
-            chunk_items, shard_items: override the planned chunk (at most 4 MiB) and shard (none up to 64 MiB in all).
+            chunk_items: overrides the planned items per chunk (at most 4 MiB).
+            shard_items: overrides the planned items per shard (no shards up to 64 MiB in all); needs chunk_items.
 
         Raises:
             PoolError: the path exists, the disk is full, shapes, dtypes or lengths do not match.
@@ -172,25 +143,29 @@ class Pool:
 
     @property
     def block_items(self) -> int:
-        """Items in the greatest run of whole chunks that stays within 16 MiB (at least one chunk): a good step."""
+        """A good step for reading: the items of as many whole chunks as fit into 16 MiB, at least one chunk."""
         item_bytes = self.dtype.itemsize * int(np.prod(self.item_shape))
-        chunk = self._layout.chunk if self._offsets is None else 1
+        chunk = self.storage.rows.chunk if self.storage.offsets is None else 1
         return chunk * max(1, BLOCK_BYTES // (chunk * item_bytes))
 
     def _reader(self) -> ChunkReader | EncodedReader:
-        if self._offsets is None:
-            return ChunkReader(self._layout)
-        return EncodedReader(self._layout, self._offsets, self.item_shape, self._key)
+        return self.storage.reader(self._name_of)
 
-    def _key(self, item: int) -> str:
+    def _name_of(self, item: int) -> str:
         names = self.keys_of([item])
-        return "" if names is None else str(names[0])
+        return f"item {item}" if names is None else f"item {item} (key {str(names[0])!r})"
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Items start..stop-1 as (stop - start, *item_shape), in ``out`` if given (C-contiguous, that shape and dtype).
+        """Return items start..stop-1 as (stop - start, *item_shape), in ``out`` if given.
+
+        Args:
+            start: the first item.
+            stop: the item after the last.
+            out: C-contiguous, of the shape and dtype of the result.
 
         Raises:
-            PoolError: the range leaves the pool; a chunk is missing, truncated or changed (crc32c), and which.
+            PoolError: the range leaves the pool.
+            ChunkError: a chunk is missing, truncated or changed (crc32c); names it.
         """
         self._check_range(start, stop)
         out = self._output(stop - start, out)
@@ -199,10 +174,11 @@ class Pool:
         return out
 
     def take(self, ids: Any) -> np.ndarray:
-        """Items of any ids, in the given order, repeats allowed: every chunk concerned is decoded once.
+        """Return the items of any ids, in the given order, repeats allowed; each chunk concerned is decoded once.
 
         Raises:
-            PoolError: ids outside the pool, naming them; a chunk that cannot be read.
+            PoolError: ids outside the pool, naming them.
+            ChunkError: a chunk cannot be read; names it.
         """
         ids_B = self._checked_ids(ids)
         out = self._output(len(ids_B), None)
@@ -217,15 +193,24 @@ class Pool:
         on_bad_chunk: Literal["raise", "skip"] = "raise",
         allocate: Allocate | None = None,
     ) -> Generator[Batch, None, None]:
-        """One Batch per range (start, stop), in order, read ahead by one thread up to ``prefetch`` batches.
+        """Yield one Batch per range, in order, read ahead by one thread.
 
-        Without ranges: the whole pool in steps of :attr:`block_items`. A batch is as large as its range, so ranges
-        decide the memory: (prefetch + 2) batches, used again as soon as nothing refers to their items any more. Consecutive
-        ranges that share a chunk decode it once. With on_bad_chunk "skip" a chunk that cannot be read is said in
-        :attr:`Batch.bad` instead of raised. allocate: where the memory comes from (bytes -> uint8 array).
+        A batch is as large as its range, so the ranges decide the memory: (prefetch + 2) batches, used again as soon as
+        nothing refers to their items. Consecutive ranges that share a chunk decode it once.
+
+        Args:
+            ranges: (start, stop) each; None: the whole pool in steps of :attr:`block_items`.
+            prefetch: how many batches are read ahead.
+            on_bad_chunk: "skip" puts the error of a chunk that cannot be read into :attr:`Batch.bad`; "raise" raises it.
+            allocate: where the memory comes from (bytes -> uint8 array).
 
         Raises:
-            ChunkError, PoolError: as for read, raised in the loop that consumes the batches.
+            ChunkError, PoolError: as for read, in the loop that consumes the batches.
+
+        >>> import tempfile
+        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((5, 2), np.uint8))
+        >>> [len(batch.ids) for batch in pool.blocks([(0, 2), (2, 5)])]
+        [2, 3]
         """
         step = self.block_items
         if ranges is None:
@@ -250,10 +235,10 @@ class Pool:
                         items[first - start : at - start] = 0
                         bad.append(ChunkError(str(error), first, at))
                 yield Batch(np.arange(start, stop, dtype=np.int64), items, tuple(bad))
-                del items  # or the memory would be in use while the next block is read
+                del items  # the memory would stay in use while the next block is read
 
     def check_files(self) -> None:
-        """Look whether all files of items are there, in milliseconds; what is in them shows when they are read.
+        """Check in milliseconds that all files of items are there; damage inside them shows when they are read.
 
         Raises:
             ChunkError: a file is missing, or the index of a shard is damaged; names the file and the items.
@@ -262,79 +247,55 @@ class Pool:
             reader.check_files()
 
     def arrays(self) -> list[tuple[ChunkLayout, int]]:
-        """(layout, first item) of every array on disk."""
-        mutable = [(layout, 0) for layout in self._columns.values()]
-        keys = [(layout, start) for start, layout in self._keys.items()]
-        items = [(self._offsets, 0), (self._layout, 0)] if self._offsets else [(self._layout, 0)]
-        return [*items, *mutable, *keys]
+        """Return (layout, first item) of every array on disk."""
+        return self.storage.arrays()
 
     def offsets(self) -> np.ndarray:
-        """(N + 1,) int64: where each image of a pool of encoded images begins in the blob; of no other pool."""
-        assert self._offsets is not None
-        return Column(self._offsets)[:]
+        """Return (N + 1,) int64: where each image begins in the blob, of a pool that keeps encoded images."""
+        return self.storage.edges()
 
     @cached_property
     def fingerprint(self) -> str:
-        """ "sha256:...": which data this is, read in milliseconds; see mcscore.pool.fingerprint for what it detects."""
-        return self._fingerprint(self.n, self._facts.content)
+        """Which data this is, as "sha256:...", read in milliseconds; see Storage.fingerprint for what it detects."""
+        return self.storage.fingerprint(self.n, self.storage.attributes.content)
 
     def fingerprint_at(self, n: int) -> str | None:
-        """The fingerprint that this pool had when it held ``n`` items; None if it never held exactly that many."""
+        """Return the fingerprint that this pool had when it held ``n`` items; None if it never held exactly that many."""
         if n == self.n:
             return self.fingerprint
-        contents = dict(self._facts.earlier)
-        return self._fingerprint(n, contents[n]) if n in contents else None
-
-    def _fingerprint(self, n: int, content: str | None) -> str:
-        layouts = blob_until(self._layout, self._offsets, n) if self._offsets else [replace(self._layout, n=n)]
-        return fingerprint_of(layouts, self._facts, content)
+        contents = dict(self.storage.attributes.earlier)
+        return self.storage.fingerprint(n, contents[n]) if n in contents else None
 
     # ------------------------------------------------------------------ labels and flags
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int32, -1 = unlabeled; a copy."""
-        return Column(self._columns["labels"])[:]
+        """Labels, (N,) int32, -1 = unlabeled; a copy."""
+        return self.column("labels")[:]
 
     @property
     def excluded(self) -> np.ndarray:
-        """(N,) bool, True: never to be scored or selected; a copy."""
-        return Column(self._columns["excluded"])[:]
+        """Flags, (N,) bool, True: never to be scored or selected; a copy."""
+        return self.column("excluded")[:]
 
     @property
     def keys(self) -> np.ndarray | None:
-        """(N,) str, the user's names of the items ("" where one has none), or None."""
-        if not self._keys:
-            return None
-        return self._named(self.n, lambda start, layout: (slice(start, start + layout.n), Column(layout)[:]))
+        """The user's names of the items, (N,) str ("" where an item has none), or None."""
+        return read_keys(self.storage.keys, self.n) if self.storage.keys else None
 
     def keys_of(self, ids: Any) -> np.ndarray | None:
-        """(n,) str, the names of some items in the order of their ids, or None; reads the chunks concerned only.
+        """Return the keys of some items, (n,) str in the order of ``ids``, or None; reads only the chunks concerned.
 
         Raises:
             PoolError: ids outside the pool, naming them.
         """
-        if not self._keys:
+        if not self.storage.keys:
             return None
-        ids_B = self._checked_ids(ids)
-
-        def those(start: int, layout: ChunkLayout) -> tuple[np.ndarray, np.ndarray]:
-            inside = np.flatnonzero((ids_B >= start) & (ids_B < start + layout.n))
-            return inside, Column(layout).at(ids_B[inside] - start)
-
-        return self._named(len(ids_B), those)
-
-    def _named(self, count: int, part: Callable[[int, ChunkLayout], tuple[Any, np.ndarray]]) -> np.ndarray:
-        """``count`` names; ``part`` gives which of them an array of keys has, and its rows for them."""
-        names = np.zeros(count, f"S{max(layout.item_shape[0] for layout in self._keys.values())}")
-        for start, layout in self._keys.items():
-            where, raw = part(start, layout)
-            names[where] = raw.view(f"S{raw.shape[1]}")[:, 0]
-        return np.char.decode(names, "utf-8")
+        return read_keys(self.storage.keys, self.n, self._checked_ids(ids))
 
     def column(self, name: str) -> Column:
-        """ "labels" or "excluded", to be read range by range in memory that does not grow with N."""
-        return Column(self._columns[name])
+        """Return "labels" or "excluded" to be read range by range, in memory that does not grow with N."""
+        return Column(self.storage.columns[name])
 
     def set_labels(self, ids: Any, labels: Any) -> None:
         """Give items labels (-1 takes one away); durable when it returns.
@@ -346,34 +307,17 @@ class Pool:
             PoolError: ids outside the pool or repeated; labels that are not integers, below -1 or beyond the classes.
         """
         ids_B = self._checked_ids(ids)
-        self._set("labels", ids_B, checked_labels(labels, len(ids_B), self.classes))
+        set_values(self.storage.columns["labels"], ids_B, checked_labels(labels, len(ids_B), self.classes))
 
     def set_excluded(self, ids: Any, flag: Any = True) -> None:
-        """Exclude items from scoring and selection, or (False) readmit them; durable when it returns."""
-        ids_B = self._checked_ids(ids)
-        self._set("excluded", ids_B, np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape))
+        """Exclude items from scoring and selection, or (False) readmit them; durable when it returns.
 
-    def _set(self, name: str, ids: np.ndarray, values: np.ndarray) -> None:
-        order = np.argsort(ids, kind="stable")
-        ids, values = ids[order], values[order]
-        repeated = ids[1:][ids[1:] == ids[:-1]]
-        if len(repeated):
-            raise PoolError(f"id {repeated[0]} is given more than once; which of its {name} holds would be chance")
-        layout = self._columns[name]
-        folder = local(layout.folder, f"change {name}")
-        chunk = np.empty(layout.chunk, layout.array.dtype)
-        with locked(folder):
-            for number in np.unique(ids // layout.chunk):
-                start = int(number) * layout.chunk
-                low, high = np.searchsorted(ids, [start, start + layout.chunk])
-                with ChunkReader(layout) as reader:
-                    reader.decode(int(number), chunk)
-                chunk[ids[low:high] - start] = values[low:high]
-                file = folder / layout.name.format(int(number))
-                try:
-                    write_file(file, *file_parts(layout, chunk, len(chunk)))
-                except OSError as error:
-                    raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error
+        Raises:
+            PoolError: ids outside the pool or repeated.
+        """
+        ids_B = self._checked_ids(ids)
+        flags = np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape)
+        set_values(self.storage.columns["excluded"], ids_B, flags)
 
     # ------------------------------------------------------------------ checks
 
@@ -398,16 +342,3 @@ class Pool:
         if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}; {self.dtype} {shape}, C-contiguous, is needed")
         return out
-
-
-def _reading_pipeline() -> Any:
-    """Zarr's configuration for arrays that only zarr can decode: the Rust pipeline where it is installed.
-
-    Reading only: killed while writing, it leaves torn chunks that are visible.
-    """
-    import importlib.util
-
-    import zarr
-
-    found = importlib.util.find_spec("zarrs") is not None
-    return zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if found else {})

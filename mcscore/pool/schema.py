@@ -1,8 +1,8 @@
-"""What a pool is on disk: names, attributes, chunk sizes.
+"""What a pool is on disk: names, attributes and their defaults, chunk sizes. docs/formats.md describes the format.
 
-pool.zarr/         Zarr v3 group; attrs: format, version, created, item_shape, n, content, earlier, mean, std, classes, source
+pool.zarr/         Zarr v3 group; its attributes are those of :class:`Attributes`, with format and version
   items/           (N, ...) uint8 or float; chunks of whole items, sharded when big; crc32c per chunk
-    or, when images are kept encoded (attribute encoded, item_shape is what they are decoded to):
+    or, where images are kept encoded (item_shape is the shape after decoding):
   blob/            (bytes,) uint8: JPEG, PNG, WebP, ..., one after another
   offsets/         (N + 1,) int64: item i is blob[offsets[i]:offsets[i + 1]]
   labels/          (N,) int32, -1 = unlabeled
@@ -16,34 +16,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import PoolError
+from ..store.files import AnyPath
 
 FORMAT = "mcscore-pool"
-VERSION = 1
+VERSION = 2
 UNLABELED = -1
 ITEM_DTYPES = ("uint8", "float16", "float32", "float64")
 
-# A chunk is the unit of decoding: the greatest power of two of items in at most 4 MiB. One item per chunk cost 30 times
-# the time of 64 (per-chunk overhead), and blocks beyond 32 MiB fall off a cliff of page faults on glibc.
+# A chunk is the unit of decoding: the largest power of two of items in at most 4 MiB. One item per chunk took 30 times
+# as long as 64 items (overhead per chunk), and blocks above 32 MiB cost a page fault per 4 KiB on glibc.
 CHUNK_BYTES = 4 << 20
-# Above one shard's worth, chunks are packed into shards, so that 100 M images are thousands of files and not millions.
+# A pool larger than one shard packs its chunks into shards, so that 100 M images are thousands of files, not millions.
 SHARD_BYTES = 64 << 20
 SHARD_BYTES_MAX = 1 << 30
 SHARD_FILES = 1 << 14  # shards double in size (up to the maximum) rather than exceed this many files
-COLUMN_CHUNK_MIN = 1 << 16  # so that a small pool that grows has few files
+COLUMN_CHUNK_MIN = 1 << 16  # so that a small pool stays at few files when it grows
 COLUMN_CHUNK = 1 << 20  # items per chunk of labels and excluded: at most 4 MiB are rewritten to change one label
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Items per chunk, and per shard (a multiple of it) or None when chunks are files of their own."""
+    """Items per chunk, and per shard: a multiple of it, or None where each chunk is a file."""
 
     chunk: int
     shard: int | None
@@ -55,7 +56,13 @@ class Grid:
 
 
 def plan_grid(n: int | None, item_bytes: int) -> Grid:
-    """Chunk and shard sizes for ``n`` items (None: unknown, but more than one shard's worth)."""
+    """Return chunk and shard sizes for ``n`` items (None: unknown, but more than one shard holds).
+
+    >>> plan_grid(1000, item_bytes=3 * 32 * 32)
+    Grid(chunk=1000, shard=None)
+    >>> plan_grid(10**6, item_bytes=3 * 32 * 32)
+    Grid(chunk=1024, shard=21504)
+    """
     chunk = 1 << max(0, (CHUNK_BYTES // item_bytes).bit_length() - 1)
     per_shard = max(1, SHARD_BYTES // (chunk * item_bytes))
     if n is not None and n <= per_shard * chunk:
@@ -67,11 +74,21 @@ def plan_grid(n: int | None, item_bytes: int) -> Grid:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """The attributes of a pool. mean and std are per channel (or of length 1), in units of the stored items as floats,
-    where uint8 counts as value / 255. n is None in pools of other makers: as many as the array of items has. content is a
-    hash of all items, taken as they were written; earlier has (n, content) as they were before each append; appended tells
-    the source of the last append from others.
+class Attributes:
+    """The attributes of a pool, format version 2.
+
+    Attributes:
+        item_shape: the shape of an item.
+        created: when the pool was made, ISO 8601.
+        n: how many items count; None: as many as the array of items has.
+        content: a hash of all items, taken as they were written; None: unknown.
+        earlier: (n, content) as they were before each append.
+        mean: per channel, or one value, of the items as floats, where uint8 counts as value / 255; None: not normalized.
+        std: as mean.
+        classes: names of the labels 0, 1, ...; None: labels are bare numbers.
+        source: free text: where the data came from.
+        encoded: whether items are kept as encoded images.
+        appended: identity of the source of the last append, by which a repeated append is known.
     """
 
     item_shape: tuple[int, ...]
@@ -81,61 +98,128 @@ class Facts:
     earlier: tuple[tuple[int, str | None], ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    classes: list[str] | None = None
+    classes: tuple[str, ...] | None = None
     source: str | None = None
-    encoded: bool | None = None
+    encoded: bool = False
     appended: str | None = None
 
-    def to_attrs(self) -> dict[str, Any]:
-        known = {"format": FORMAT, "version": VERSION, **self.__dict__}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in known.items() if v is not None}
+    def to_json(self) -> dict[str, Any]:
+        """Return format, version and every attribute; null where it has no value, so that an update clears an older one."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+        }
 
     @staticmethod
-    def from_attrs(attrs: Mapping[str, Any]) -> Facts:
-        def floats(name: str) -> tuple[float, ...] | None:
-            return tuple(float(v) for v in attrs[name]) if attrs.get(name) is not None else None
+    def from_json(attributes: Mapping[str, Any]) -> Attributes:
+        """Read attributes; one that is missing or null has its default.
 
-        return Facts(
-            item_shape=tuple(int(size) for size in attrs["item_shape"]),
-            created=str(attrs.get("created", "")),
-            n=None if attrs.get("n") is None else int(attrs["n"]),
-            earlier=tuple((int(n), content) for n, content in attrs.get("earlier", ())),
-            content=attrs.get("content"),
-            mean=floats("mean"),
-            std=floats("std"),
-            classes=[str(name) for name in attrs["classes"]] if attrs.get("classes") is not None else None,
-            source=attrs.get("source"),
-            encoded=attrs.get("encoded"),
-            appended=attrs.get("appended"),
-        )
+        Raises:
+            PoolError: an attribute is unknown, so written by a newer mcscore, or has a value of another type.
 
-
-def key_arrays(facts: Facts) -> list[tuple[int, str]]:
-    """(first item, name) of the arrays that may hold keys. Each append has its own: its keys may need a greater width."""
-    return [(0, "keys"), *((n, f"keys-{n}") for n, _ in facts.earlier)]
+        >>> Attributes.from_json({"format": FORMAT, "version": 2, "item_shape": [3, 32, 32]}).encoded
+        False
+        """
+        given = {name: value for name, value in attributes.items() if name not in ("format", "version")}
+        for name in given:
+            if name not in _READERS:
+                raise PoolError(f"unknown attribute {name!r}: written by a newer mcscore. Upgrade mcscore")
+        if given.get("item_shape") is None:
+            raise PoolError("the attribute 'item_shape' is missing")
+        return Attributes(**{name: _READERS[name](name, value) for name, value in given.items() if value is not None})
 
 
-def checked_facts(item_shape: tuple[int, ...], mean: Any, std: Any, classes: Any, source: str | None) -> Facts:
-    """Facts of a pool to be made.
+# -- reading attributes ------------------------------------------------------------------------------------------------
+
+
+def _wrong(name: str, value: Any, wanted: str) -> PoolError:
+    return PoolError(f"the attribute {name!r} is {value!r}; {wanted} is needed")
+
+
+def _integer(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _wrong(name, value, "an integer from 0 on")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _wrong(name, value, "a number")
+    return float(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, value, "a string")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "true or false")
+    return value
+
+
+def _list_of(read: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
+    def read_list(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(name, value, "a list")
+        return tuple(read(name, element) for element in value)
+
+    return read_list
+
+
+def _state(name: str, value: Any) -> tuple[int, str | None]:
+    """Read one element of ``earlier``."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise _wrong(name, value, "a list of pairs (n, content)")
+    return _integer(name, value[0]), None if value[1] is None else _text(name, value[1])
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "item_shape": _list_of(_integer),
+    "created": _text,
+    "n": _integer,
+    "content": _text,
+    "earlier": _list_of(_state),
+    "mean": _list_of(_number),
+    "std": _list_of(_number),
+    "classes": _list_of(_text),
+    "source": _text,
+    "encoded": _flag,
+    "appended": _text,
+}
+
+
+def key_arrays(attributes: Attributes) -> list[tuple[int, str]]:
+    """Return (first item, name) of the arrays that may hold keys: each append has its own, of the width that it needs."""
+    return [(0, "keys"), *((n, f"keys-{n}") for n, _ in attributes.earlier)]
+
+
+def checked_attributes(
+    item_shape: tuple[int, ...], mean: Any, std: Any, classes: Any, source: str | None
+) -> Attributes:
+    """Return the attributes of a pool to be made.
 
     Raises:
         PoolError: one of mean and std without the other; lengths other than 1 or the number of channels (the first axis
-            of the items); values that are not finite; std that is not positive; class names that repeat.
+            of an item); values that are not finite; std that is not positive; class names that repeat.
     """
     if (mean is None) != (std is None):
         raise PoolError("mean and std go together: give both or neither")
     if mean is not None:
-        mean, std = _floats("mean", mean, item_shape), _floats("std", std, item_shape)
+        mean, std = _per_channel("mean", mean, item_shape), _per_channel("std", std, item_shape)
         if min(std) <= 0:
             raise PoolError(f"std must be positive in every channel, not {std}")
     if classes is not None:
-        classes = [str(name) for name in classes]
+        classes = tuple(str(name) for name in classes)
         if len(set(classes)) != len(classes):
-            raise PoolError(f"class names must differ from each other: {classes}")
-    return Facts(item_shape=item_shape, mean=mean, std=std, classes=classes, source=source)
+            raise PoolError(f"class names must differ from each other: {', '.join(classes)}")
+    return Attributes(item_shape=item_shape, mean=mean, std=std, classes=classes, source=source)
 
 
-def _floats(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float, ...]:
+def _per_channel(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float, ...]:
     given = tuple(float(v) for v in (values if isinstance(values, (Sequence, np.ndarray)) else [values]))
     if len(given) not in (1, item_shape[0]):
         raise PoolError(f"{name} has {len(given)} values; items of shape {item_shape} need 1 or {item_shape[0]}")
@@ -144,9 +228,12 @@ def _floats(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float,
     return given
 
 
-def check_is_pool(path: Any) -> None:
-    """Raises:
-    PoolError: the path is missing, a file, no Zarr v3 group, a group of something else, or a pool of a newer version.
+def read_attributes(path: AnyPath) -> Attributes:
+    """Read the attributes of the pool at a path.
+
+    Raises:
+        PoolError: the path is missing, a file, no Zarr v3 group, a group of something else, or a pool of another format
+            version; an attribute is unknown or has a value of another type.
     """
 
     def no(why: str) -> PoolError:
@@ -162,10 +249,21 @@ def check_is_pool(path: Any) -> None:
         raise no("it has no zarr.json, so it is no Zarr v3 group") from None
     except ValueError as error:
         raise no(f"its zarr.json cannot be read ({error})") from error
-    attrs = meta.get("attributes", {}) if isinstance(meta, dict) else {}
-    if not isinstance(meta, dict) or meta.get("node_type") != "group" or attrs.get("format") != FORMAT:
-        raise no(f"its zarr.json does not say format {FORMAT!r}, so it is Zarr data of another kind")
-    if not isinstance(attrs.get("version"), int) or attrs["version"] > VERSION:
+    attributes = meta.get("attributes", {}) if isinstance(meta, dict) else {}
+    if not isinstance(meta, dict) or meta.get("node_type") != "group" or attributes.get("format") != FORMAT:
+        raise no(f"its zarr.json does not have the format {FORMAT!r}, so it is Zarr data of another kind")
+    version = attributes.get("version")
+    if not isinstance(version, int) or version > VERSION:
         raise PoolError(
-            f"{path} is a pool of version {attrs.get('version')!r}; this mcscore reads up to {VERSION}: upgrade mcscore"
+            f"{path} has pool format version {version!r}, written by a newer mcscore; this one reads version {VERSION}: "
+            "upgrade mcscore"
         )
+    if version < VERSION:
+        raise PoolError(
+            f"{path} has pool format version {version}, written by an older mcscore; this one reads version {VERSION}: "
+            "import the data again"
+        )
+    try:
+        return Attributes.from_json(attributes)
+    except PoolError as error:
+        raise PoolError(f"{path} cannot be read: {error}") from error

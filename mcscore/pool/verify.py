@@ -1,4 +1,4 @@
-"""Reading every chunk of a pool, to find what is damaged before a run does."""
+"""Reading every chunk of a pool, to find damage before a run does."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ChunkError
-from ..store.chunks import ChunkLayout, ChunkReader
-from ..store.encoded import items_of_bytes
+from ..store.chunks import ChunkReader
+from ..store.encoded import rows_of_bytes
+from ..store.layout import ChunkLayout
 from .pool import Pool
 
 
 @dataclass(frozen=True)
-class Damage:
-    """Chunk ``chunk`` of an array cannot be read: the rows start..stop-1 of items start_item..stop_item-1, for what reason."""
+class DamagedChunk:
+    """A chunk of an array that cannot be read.
+
+    Attributes:
+        array: the name of the array.
+        chunk: the number of the chunk in it.
+        file: the file that holds the chunk.
+        start_item: the first item concerned.
+        stop_item: the item after the last one concerned.
+        why: the reason.
+    """
 
     array: str
     chunk: int
@@ -25,16 +35,23 @@ class Damage:
     why: str
 
 
-def verify(pool: Pool, progress: Callable[[int, int], None] | None = None) -> Iterator[Damage]:
-    """What is damaged of all arrays, chunk by chunk: missing, torn, of another crc32c. Reads everything, keeps nothing.
+def verify(pool: Pool, progress: Callable[[int, int], None] | None = None) -> Iterator[DamagedChunk]:
+    """Yield the chunks of all arrays that are missing, torn or changed. Reads everything, keeps nothing.
 
-    progress: called as progress(chunks done, chunks in all).
+    Args:
+        pool: the pool.
+        progress: called as progress(chunks done, chunks in all).
+
+    >>> import tempfile
+    >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((5, 2), np.uint8))
+    >>> list(verify(pool))
+    []
     """
     layouts = pool.arrays()
     total, done = sum(layout.chunks for layout, _ in layouts), 0
     offsets_broken = False
     for layout, first_item in layouts:
-        buffer = np.empty((layout.chunk, *layout.item_shape), layout.array.dtype)
+        buffer = np.empty((layout.chunk, *layout.row_shape), layout.dtype)
         with ChunkReader(layout) as reader:
             for number in range(layout.chunks):
                 try:
@@ -49,11 +66,11 @@ def verify(pool: Pool, progress: Callable[[int, int], None] | None = None) -> It
 
 def _damage(
     pool: Pool, layout: ChunkLayout, first_item: int, number: int, error: ChunkError, offsets_broken: bool
-) -> Damage:
+) -> DamagedChunk:
     start, stop = first_item + error.start, first_item + error.stop
     if layout.folder.name == "blob":
-        start, stop = (0, pool.n) if offsets_broken else items_of_bytes(pool.offsets(), start, stop)
+        start, stop = (0, pool.n) if offsets_broken else rows_of_bytes(pool.offsets(), start, stop)
     elif layout.folder.name == "offsets":
         start, stop = max(start - 1, 0), min(stop, pool.n)
-    file = layout.file(number * layout.chunk // (layout.shard or layout.chunk))
-    return Damage(layout.folder.name, number, str(file), start, stop, error.why)
+    file = layout.file_of_chunk(number)
+    return DamagedChunk(layout.folder.name, number, str(file), start, stop, error.why)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..atomic import replace_file
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -45,20 +46,5 @@ def write_report(
         loader=PackageLoader("mcscore", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     path = Path(run.path) / "report.html" if out is None else Path(out)
-    _replace(path, pages.get_template("page.html").render(variables))
+    replace_file(path, pages.get_template("page.html").render(variables).encode("utf-8"))
     return path
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside ``path``, then rename: a reader sees the old page or the new one, never half of one."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

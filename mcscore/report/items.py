@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..pool.pictures import finite, is_image, pixels, thumbnail
+
 THUMBNAIL = 160  # pixels; larger images are shrunk to it
 LOSSLESS = (
     96  # up to this side images keep every pixel, as PNG; larger ones are photographs, a fifth of the size as JPEG
@@ -34,8 +36,8 @@ def pictures(items: np.ndarray) -> list[Picture]:
     shape = items.shape[1:]
     if not len(items):
         return []
-    if _is_image(shape, items.dtype):
-        return [_thumbnail(item) for item in _as_pixels(items)]
+    if is_image(shape, items.dtype):
+        return [_thumbnail(item) for item in pixels(items)]
     if len(shape) == 1 and shape[0] <= MAX_BARS:
         return _bars(items)
     if len(shape) == 1 or (len(shape) == 2 and shape[0] == 1):
@@ -43,43 +45,18 @@ def pictures(items: np.ndarray) -> list[Picture]:
     return [Picture("numbers", numbers=_numbers(item)) for item in items]
 
 
-def _is_image(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """(C,H,W) with 1 to 4 channels, or (H,W); anything under 4 pixels a side only if it holds bytes."""
-    if len(shape) == 3 and shape[0] > 4:
-        return False
-    return len(shape) in (2, 3) and (min(shape[-2:]) >= 4 or (dtype == np.uint8 and min(shape[-2:]) > 1))
-
-
-def _as_pixels(items: np.ndarray) -> np.ndarray:
-    """uint8 (n,H,W) or (n,H,W,3). Floats in [0, 1] are taken as such, others stretched from their least to greatest."""
-    if items.ndim == 4:
-        items = items[:, :3] if items.shape[1] >= 3 else items[:, :1]  # two channels: the first; four: without alpha
-        items = items[:, 0] if items.shape[1] == 1 else items.transpose(0, 2, 3, 1)
-    if items.dtype == np.uint8:
-        return items
-    values = _finite(items)
-    lo, hi = values.min(), values.max()
-    if lo < 0 or hi > 1:
-        values = (values - lo) / (hi - lo if hi > lo else 1.0)
-    return np.round(values * 255).astype(np.uint8)
-
-
-def _thumbnail(pixels: np.ndarray) -> Picture:
-    from PIL import Image
-
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    small = max(image.size) <= LOSSLESS
-    if not small:
-        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+def _thumbnail(image: np.ndarray) -> Picture:
+    small = max(image.shape[:2]) <= LOSSLESS
+    picture = thumbnail(image, LOSSLESS if small else THUMBNAIL)
     file = io.BytesIO()
-    image.save(file, "PNG" if small else "JPEG", optimize=True, **({} if small else {"quality": 85}))
+    picture.save(file, "PNG" if small else "JPEG", optimize=True, **({} if small else {"quality": 85}))
     kind = "png" if small else "jpeg"
     return Picture("image", uri=f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
 
 
 def _bars(items: np.ndarray) -> list[Picture]:
     """Features have units of their own, so each is scaled to its range over the items shown."""
-    values = _finite(items)
+    values = finite(items)
     lo, hi = values.min(axis=0), values.max(axis=0)
     heights = (values - lo) / np.where(hi > lo, hi - lo, 1.0)
     return [
@@ -89,7 +66,7 @@ def _bars(items: np.ndarray) -> list[Picture]:
 
 
 def _lines(items: np.ndarray) -> list[Picture]:
-    values = _finite(items)
+    values = finite(items)
     if values.shape[1] > MAX_LINE:
         stretches = np.array_split(values, MAX_LINE // 2, axis=1)
         values = np.stack([f(part, axis=1) for part in stretches for f in (np.min, np.max)], axis=1)
@@ -102,12 +79,6 @@ def _lines(items: np.ndarray) -> list[Picture]:
         )
         for row, item in zip(y, items, strict=True)
     ]
-
-
-def _finite(items: np.ndarray) -> np.ndarray:
-    """As float64, with 0 for NaN and infinity."""
-    values = items.astype(np.float64)
-    return np.where(np.isfinite(values), values, 0.0)
 
 
 def _numbers(item: np.ndarray) -> str:

@@ -92,12 +92,12 @@ def feed(
     Raises:
         PoolError: a chunk cannot be read; in its place in the order.
     """
-    from ..pool.prefetch import prefetch
+    from ..store.read_ahead import read_ahead
 
     blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, uploads)
     if uploads is not None:
         blocks = (replace(block, items=uploads.start(block.items), host=block.items) for block in blocks)
-    with contextlib.closing(prefetch(blocks, DEPTH)) as ahead:
+    with contextlib.closing(read_ahead(blocks, DEPTH)) as ahead:
         for block in ahead:
             yield block if uploads is None else replace(block, items=uploads.arrived(block.items))
 

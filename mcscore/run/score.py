@@ -313,5 +313,5 @@ def _writing(failed: str) -> Iterator[None]:
 def _locked(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _writing(f"{path} cannot be locked"):
-            stack.enter_context(locked(path))
+            stack.enter_context(locked(path, RunError))
         yield

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..atomic import replaced
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,11 @@ class Selection:
         columns: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write :meth:`to_table` as Parquet, whole or not at all (temporary name, fsync, rename). Returns the path."""
+        """Write :meth:`to_table` as Parquet, whole or not at all, durable on return. Returns the path."""
         import pyarrow.parquet
 
         where = Path(path)
-        partial = where.with_name(f".{where.name}.{uuid.uuid4().hex}.partial")
         table = self.to_table(columns, metadata)
-        try:
-            with partial.open("wb") as file:
-                pyarrow.parquet.write_table(table, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, where)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        descriptor = os.open(where.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with replaced(where) as file:
+            pyarrow.parquet.write_table(table, file)
         return where

@@ -1,1 +1,1 @@
-"""Bytes in chunks, on a local disk or at a URL: layouts, readers, writers. Knows neither items nor models."""
+"""Bytes in chunks, on a local disk or at a URL: layouts, readers, writers, locks. Knows neither items nor models."""

@@ -1,19 +1,18 @@
-"""One value per item, read as far as it is asked for."""
+"""One value per row, read as far as it is asked for."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .chunks import ChunkLayout, ChunkReader
+from .chunks import ChunkReader
+from .layout import ChunkLayout
 
 
 class Column:
-    """Labels, flags or keys as they were when first read: ``column[start:stop]`` reads the chunks concerned only.
+    """A column on disk as it was when first read: ``column[start:stop]`` reads only the chunks it needs.
 
-    The chunk read last is kept, so a walk from start to end reads each once and holds one. Not for two threads at a time.
-
-    Raises:
-        PoolError: from a slice whose chunk cannot be read.
+    The chunk read last is kept, so a walk from start to end reads each chunk once and holds one. Not for two threads at
+    a time. A slice whose chunk cannot be read raises ChunkError.
     """
 
     def __init__(self, layout: ChunkLayout) -> None:
@@ -25,12 +24,15 @@ class Column:
 
     def __getitem__(self, part: slice) -> np.ndarray:
         start, stop, _ = part.indices(self._layout.n)
-        out = np.empty((max(0, stop - start), *self._layout.item_shape), self._layout.array.dtype)
+        out = self._empty(max(0, stop - start))
         self._reader.read(start, out)
         return out
 
     def at(self, ids: np.ndarray) -> np.ndarray:
-        """The values of any ids, in their order."""
-        out = np.empty((len(ids), *self._layout.item_shape), self._layout.array.dtype)
+        """Return the values of any rows, in the order of ``ids``."""
+        out = self._empty(len(ids))
         self._reader.gather(ids, out)
         return out
+
+    def _empty(self, count: int) -> np.ndarray:
+        return np.empty((count, *self._layout.row_shape), self._layout.dtype)

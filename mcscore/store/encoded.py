@@ -1,7 +1,7 @@
-"""Items that are kept as encoded images: one blob of bytes and where each begins; decoded while reading.
+"""Rows that are kept as encoded bytes: one blob, and where each row begins; decoded while reading.
 
-Decoding is shared out over threads: Pillow lets go of the interpreter while it decodes and resizes, and two threads came
-to the speed of two processes, without a second copy of the pixels or a pool of interpreters beside the model.
+Several threads decode: Pillow releases the interpreter while it decodes and resizes, and two threads came to the speed
+of two processes, without a second copy of the pixels or a second interpreter beside the model.
 """
 
 from __future__ import annotations
@@ -14,23 +14,30 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import ChunkError, ImageError
-from .chunks import ChunkLayout, ChunkReader
-from .decode import decode
+from .chunks import ChunkReader
+from .layout import ChunkLayout
 
-WINDOW_BYTES = 16 << 20  # of encoded images in memory at a time; a single one may be greater
+WINDOW_BYTES = 16 << 20  # of encoded rows in memory at a time; a single row may be larger
 
 
 class EncodedReader:
-    """Reads items as ChunkReader does, of a pool that keeps encoded images. Not for use by two threads at a time.
+    """Reads rows as ChunkReader does, of an array that keeps them encoded. Not for use by two threads at a time.
 
-    key_of: the name of an item, for errors.
+    Args:
+        blob: the bytes of all rows, one after another.
+        offsets: where each row begins in the blob, and last where the blob ends.
+        decode: turns the bytes of a row into its values; raises ImageError.
+        name_of: names a row in errors.
     """
 
     def __init__(
-        self, blob: ChunkLayout, offsets: ChunkLayout, item_shape: tuple[int, ...], key_of: Callable[[int], str]
+        self,
+        blob: ChunkLayout,
+        offsets: ChunkLayout,
+        decode: Callable[[bytes], np.ndarray],
+        name_of: Callable[[int], str],
     ) -> None:
-        self._channels, self._size, _ = item_shape
-        self._key_of = key_of
+        self._decode, self._name_of = decode, name_of
         self._blob, self._offsets = ChunkReader(blob), ChunkReader(offsets)
         self._threads: ThreadPoolExecutor | None = None
 
@@ -44,10 +51,10 @@ class EncodedReader:
             self._threads.shutdown()
 
     def read(self, start: int, out: np.ndarray) -> None:
-        """Fill ``out``, (n, channels, size, size) uint8, with items from ``start`` on.
+        """Fill ``out``, (n, *shape of a decoded row), with rows from ``start`` on.
 
         Raises:
-            ChunkError: a chunk of bytes is damaged, or an image cannot be decoded; names the items.
+            ChunkError: a chunk of bytes is damaged, or a row cannot be decoded; names the rows.
         """
         offsets = np.empty(len(out) + 1, np.int64)
         self._offsets.read(start, offsets)
@@ -59,58 +66,63 @@ class EncodedReader:
             try:
                 self._blob.read(int(offsets[at]), blob)
             except ChunkError as error:
-                raise self._damage(error) from error
+                raise self._rows_of(error) from error
             edges = offsets[at : stop + 1] - offsets[at]
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="mcscore-decode")
             work = [(start + at + i, blob[edges[i] : edges[i + 1]], out[at + i : at + i + 1]) for i in range(stop - at)]
-            for _ in self._threads.map(self._decode, *zip(*work, strict=True)):
+            for _ in self._threads.map(self._decode_row, *zip(*work, strict=True)):
                 pass
             at = stop
 
     def gather(self, ids: np.ndarray, out: np.ndarray) -> None:
-        """As ChunkReader.gather."""
+        """Fill ``out`` with the rows ``ids``, in their order."""
         for at in np.argsort(ids, kind="stable"):
             self.read(int(ids[at]), out[at : at + 1])
 
     def check_files(self) -> None:
-        """As ChunkReader.check_files."""
+        """Check that every file is there, as ChunkReader.check_files does."""
         self._offsets.check_files()
         self._blob.check_files()
 
-    def encoded(self, item: int) -> bytes:
-        """The bytes of one image as they are stored."""
+    def encoded(self, row: int) -> bytes:
+        """Return the bytes of one row as they are stored."""
         edges = np.empty(2, np.int64)
-        self._offsets.read(item, edges)
+        self._offsets.read(row, edges)
         blob = np.empty(int(edges[1] - edges[0]), np.uint8)
         self._blob.read(int(edges[0]), blob)
         return blob.tobytes()
 
-    def _decode(self, item: int, data: np.ndarray, out: np.ndarray) -> None:
+    def _decode_row(self, row: int, data: np.ndarray, out: np.ndarray) -> None:
         try:
-            out[0] = decode(data.tobytes(), self._size, self._channels)
-        except ImageError as error:  # the import has decoded it: since then it has changed
+            out[0] = self._decode(data.tobytes())
+        except ImageError as error:  # the import decoded it: the bytes changed since
             raise ChunkError(
-                f"item {item} (key {self._key_of(item)!r}) cannot be decoded: {error}. "
+                f"{self._name_of(row)} cannot be decoded: {error}. "
                 "Restore the pool from a copy, or import the data again",
-                item,
-                item + 1,
+                row,
+                row + 1,
             ) from error
 
-    def _damage(self, error: ChunkError) -> ChunkError:
+    def _rows_of(self, error: ChunkError) -> ChunkError:
+        """Return the error of bytes as one of the rows that lie there."""
         offsets = np.empty(self._offsets.layout.n, np.int64)
         self._offsets.read(0, offsets)
-        first, stop = items_of_bytes(offsets, error.start, error.stop)
+        first, stop = rows_of_bytes(offsets, error.start, error.stop)
         return ChunkError(f"items {first}..{stop - 1} cannot be read: {error}", first, stop, error.why)
 
 
-def items_of_bytes(offsets: np.ndarray, start: int, stop: int) -> tuple[int, int]:
-    """The items first..last-1 to which bytes start..stop-1 of the blob belong."""
+def rows_of_bytes(offsets: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+    """Return the range of rows to which bytes start..stop-1 of the blob belong.
+
+    >>> rows_of_bytes(np.array([0, 10, 15, 40]), 12, 16)
+    (1, 3)
+    """
     return int(np.searchsorted(offsets, start, "right")) - 1, int(np.searchsorted(offsets, stop, "left"))
 
 
-def blob_until(blob: ChunkLayout, offsets: ChunkLayout, n: int) -> list[ChunkLayout]:
-    """The layouts cut to what the first ``n`` items use."""
+def first_rows(blob: ChunkLayout, offsets: ChunkLayout, n: int) -> list[ChunkLayout]:
+    """Return the two layouts cut to what the first ``n`` rows use."""
     edge = np.empty(1, np.int64)
     with ChunkReader(offsets) as reader:
         reader.read(n, edge)

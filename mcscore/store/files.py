@@ -1,6 +1,6 @@
-"""Files of a pool, wherever it lies: on a local disk by descriptors, at a URL through what zarr opens it with.
+"""Reading files wherever they lie: on a local disk by descriptors, at a URL through a store that zarr opens.
 
-A pool at a URL is read only. Nothing here knows what is in a file.
+What lies at a URL is read only. Nothing here knows what is in a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..errors import PoolError
 
-# obstore fetches ranges with a fraction of the overhead; fsspec knows more kinds of places.
+# obstore fetches ranges with a fraction of fsspec's overhead; fsspec knows more kinds of URLs.
 _BY_OBSTORE = ("s3", "gs", "az", "http", "https")
 
 
@@ -22,32 +22,39 @@ class File(Protocol):
     """An open file; safe for several threads at a time."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes in the file."""
 
     def read(self, buffers: list[Any], offset: int) -> int:
-        """Fill ``buffers`` one after another from ``offset`` on; fewer bytes than they hold only at the end."""
+        """Fill ``buffers`` one after another from ``offset`` on; returns fewer bytes than they hold only at the end."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the file."""
 
 
 class LocalFile:
+    """A file on a local disk, read by pread."""
+
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
 
     @property
     def size(self) -> int:
+        """Bytes in the file now."""
         return os.fstat(self._descriptor).st_size
 
     def read(self, buffers: list[Any], offset: int) -> int:
+        """Fill the buffers by one system call."""
         return os.preadv(self._descriptor, buffers, offset)
 
     def close(self) -> None:
+        """Close the descriptor."""
         os.close(self._descriptor)
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A place below a URL, in the manner of a Path. Any failure but absence is a PoolError: nothing is known of the file."""
+    """A path below a URL, in the manner of pathlib. A failure other than absence is a PoolError."""
 
     url: str
     store: Any  # zarr.abc.store.Store
@@ -61,18 +68,22 @@ class RemotePath:
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return str(self).rpartition("/")[2]
 
     def read_bytes(self) -> bytes:
+        """Return the whole file; FileNotFoundError if there is none."""
         found = self._ask(lambda get, prototype: get(self.key, prototype))
         if found is None:
             raise FileNotFoundError(str(self))
-        return found.to_bytes()
+        return bytes(found.to_bytes())
 
     def size(self) -> int:
+        """Return the bytes in the file; FileNotFoundError if there is none."""
         return int(self._ask(lambda *_: self.store.getsize(self.key)))
 
     def exists(self) -> bool:
+        """Whether there is a file."""
         try:
             self.size()
         except FileNotFoundError:
@@ -80,12 +91,13 @@ class RemotePath:
         return True
 
     def range(self, start: int, stop: int) -> bytes:
+        """Return the bytes start..stop-1; FileNotFoundError if there is no file."""
         from zarr.abc.store import RangeByteRequest
 
         found = self._ask(lambda get, prototype: get(self.key, prototype, RangeByteRequest(start, stop)))
         if found is None:
             raise FileNotFoundError(str(self))
-        return found.to_bytes()
+        return bytes(found.to_bytes())
 
     def _ask(self, request: Callable[..., Any]) -> Any:
         from zarr.core.buffer import default_buffer_prototype
@@ -95,20 +107,24 @@ class RemotePath:
             return sync(request(self.store.get, default_buffer_prototype()))
         except FileNotFoundError:
             raise
-        except Exception as error:  # each kind of store has its own
+        except Exception as error:  # each kind of store raises types of its own
             raise PoolError(f"{self} cannot be reached: {type(error).__name__}: {error}") from error
 
 
 class RemoteFile:
+    """A file at a URL, read by range requests."""
+
     def __init__(self, path: RemotePath) -> None:
         self._path = path
         _ = self.size  # raises if it is missing
 
     @cached_property
     def size(self) -> int:
+        """Bytes in the file, asked for once."""
         return self._path.size()
 
     def read(self, buffers: list[Any], offset: int) -> int:
+        """Fill the buffers by one request."""
         wanted = sum(len(memoryview(buffer).cast("B")) for buffer in buffers)
         wanted = min(wanted, max(0, self.size - offset))
         data = memoryview(self._path.range(offset, offset + wanted)) if wanted else memoryview(b"")
@@ -117,20 +133,23 @@ class RemoteFile:
             view = memoryview(buffer).cast("B")
             part, data = data[: len(view)], data[len(view) :]
             view[: len(part)] = part
-        return min(got, wanted) if got <= wanted else 0  # a server that sends more than the range has not understood it
+        return got if got <= wanted else 0  # a server that sends more than the range has ignored it
 
     def close(self) -> None:
-        pass
+        """Do nothing: each request stands alone."""
 
 
-Place = Path | RemotePath
+AnyPath = Path | RemotePath
 
 
-def place_of(where: str | os.PathLike[str]) -> Place:
-    """A local path, or what a URL (s3://, gs://, https://, memory://, and all that fsspec knows) names.
+def path_of(where: str | os.PathLike[str]) -> AnyPath:
+    """Return a local path, or the path that a URL names (s3://, gs://, https://, memory:// and what fsspec knows).
 
     Raises:
-        PoolError: what the URL needs is not installed.
+        PoolError: a package that the URL needs is not installed.
+
+    >>> path_of("file:///data/digits.pool")
+    PosixPath('/data/digits.pool')
     """
     text = os.fspath(where)
     scheme, separator, rest = text.partition("://")
@@ -141,35 +160,34 @@ def place_of(where: str | os.PathLike[str]) -> Place:
     return RemotePath(text.rstrip("/"), _store(scheme, text.rstrip("/")))
 
 
-def local(place: Place, what: str) -> Path:
-    """Raises:
-    PoolError: it is at a URL, where ``what`` is not done.
+def local(path: AnyPath, what: str) -> Path:
+    """Return a path that can be written to.
+
+    Raises:
+        PoolError: it is at a URL, where ``what`` cannot be done.
     """
-    if isinstance(place, Path):
-        return place
-    raise PoolError(f"{place} is read only: {what} in a pool on a local disk")
+    if isinstance(path, Path):
+        return path
+    raise PoolError(f"{path} is read only: {what} in a pool on a local disk")
 
 
-def location(place: Place) -> str:
-    """The absolute path, or the URL."""
-    return str(place) if isinstance(place, RemotePath) else os.path.abspath(place)
+def location(path: AnyPath) -> str:
+    """Return the absolute path, or the URL."""
+    return str(path) if isinstance(path, RemotePath) else os.path.abspath(path)
 
 
-def open_file(place: Place) -> File:
-    """Raises:
-    FileNotFoundError: it is missing.
-    """
-    return LocalFile(place) if isinstance(place, Path) else RemoteFile(place)
+def open_file(path: AnyPath) -> File:
+    """Open a file for reading; FileNotFoundError if it is missing."""
+    return LocalFile(path) if isinstance(path, Path) else RemoteFile(path)
 
 
-def size_of(place: Place) -> int:
-    """Raises:
-    FileNotFoundError: it is missing.
-    """
-    return os.stat(place).st_size if isinstance(place, Path) else place.size()
+def size_of(path: AnyPath) -> int:
+    """Return the bytes in a file; FileNotFoundError if it is missing."""
+    return os.stat(path).st_size if isinstance(path, Path) else path.size()
 
 
 def _store(scheme: str, url: str) -> Any:
+    """Return the zarr store that reads a URL."""
     from zarr.storage import FsspecStore, ObjectStore
 
     try:
@@ -178,7 +196,7 @@ def _store(scheme: str, url: str) -> Any:
                 from obstore.store import from_url
             except ImportError:
                 return FsspecStore.from_url(url, read_only=True)
-            # http, not https, is for servers on this machine or in this network; AWS_ENDPOINT_URL names such a one for s3.
+            # http, not https, is for servers of this machine or network; AWS_ENDPOINT_URL names one that speaks s3.
             insecure = scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
             return ObjectStore(from_url(url, client_options={"allow_http": insecure}), read_only=True)
         return FsspecStore.from_url(url, read_only=True)

@@ -1,8 +1,9 @@
-"""One writer per run.
+"""One writer per directory: locks that refuse a second writer, or let it wait.
 
-The lock is the kernel's (flock on the file ``lock``): it goes when its process dies, however it dies, so a stale lock
-needs no guess about process ids that were used again. What the file says (pid, host, boot id) is for messages, and for
-the one case the kernel may not see: a writer on another machine, on a network file system that does not pass locks on.
+Both are the kernel's (flock), which releases them when their process dies, however it dies: a stale lock needs no guess
+about process ids that were used again. ``locked`` also writes a file ``lock`` with pid, host and boot id. The file is for
+messages, and for the one case the kernel may not see: a writer on another machine, on a network file system that does
+not pass locks on.
 """
 
 from __future__ import annotations
@@ -18,36 +19,59 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import atomic as disk
-from ..errors import RunError
+from .. import atomic
+from ..errors import Error
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere the host name alone tells machines apart
 
 
 @contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold the lock of a run directory; released on exit.
+def locked(directory: Path, error: type[Error]) -> Iterator[None]:
+    """Hold the lock of a directory; a second writer is refused at once.
+
+    Args:
+        directory: where the file ``lock`` stands while the lock is held.
+        error: the class of the error that is raised.
 
     Raises:
-        RunError: another process holds it (named), or another machine may hold it (named, with what to do), or the file
-            system has no locks.
+        error: another process holds the lock (named), or another machine may hold it (named, with what to do), or the
+            file system has no locks.
+        OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with locked(folder, Error):
+    ...     os.listdir(folder)
+    ['lock']
     """
-    path = run / "lock"
-    descriptor = _acquire(path)
+    path = directory / "lock"
+    descriptor = _acquire(path, error)
     try:
-        _refuse_other_machine(path)
-        disk.write(path, json.dumps(_me()).encode())
+        _refuse_other_machine(path, error)
+        # In place and not by a rename: the kernel's lock is on the file that has this name now.
+        atomic.write(path, json.dumps(_me()).encode())
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # left behind it is a stale lock, which the next writer takes over
-                disk.remove(path)
+            with contextlib.suppress(OSError):  # a lock file that stays is stale, and the next writer takes it over
+                atomic.remove(path)
     finally:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
-    """A descriptor that holds the kernel's lock on the file that has this name now."""
+@contextlib.contextmanager
+def locked_in_turn(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory; another holder, in any thread or process of this machine, is waited for."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path, error: type[Error]) -> int:
+    """Return a descriptor that holds the kernel's lock on the file that has this name now."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -58,13 +82,13 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             holder = _holder(path)
             who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-            raise RunError(f"{path.parent} is being written by {who}; wait for it, or stop it first") from None
-        except OSError as error:
+            raise error(f"{path.parent} is being written by {who}; wait for it, or stop it first") from None
+        except OSError as cause:
             os.close(descriptor)
-            raise RunError(
-                f"{path}: this file system cannot lock files ({error.strerror}); put the run on a local disk"
-            ) from error
-        os.close(descriptor)  # its last holder removed the file between our open and our lock: try the new one
+            raise error(
+                f"{path}: this file system cannot lock files ({cause.strerror}); put {path.parent} on a local disk"
+            ) from cause
+        os.close(descriptor)  # the last holder removed the file between open and flock here: try the new file
 
 
 def _is_named(path: Path, descriptor: int) -> bool:
@@ -74,44 +98,49 @@ def _is_named(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _refuse_other_machine(path: Path) -> None:
-    """We hold the kernel's lock. Whoever wrote the file is dead, unless it runs where this kernel cannot see it."""
+def _refuse_other_machine(path: Path, error: type[Error]) -> None:
+    """Refuse a lock file of another machine; the kernel's lock is held, so a writer of this machine is dead."""
     holder, me = _holder(path), _me()
     if holder is None:
         return
     if holder["host"] != me["host"] and (not me["boot_id"] or holder["boot_id"] != me["boot_id"]):
-        raise RunError(
+        raise error(
             f"{path.parent} was being written by process {holder['pid']} on another host, {holder['host']}; "
-            f"if nothing there scores into it any more, remove {path} and start again"
+            f"if no process there writes into it any more, remove {path} and start again"
         )
     warnings.warn(f"{path.parent}: took over the lock of process {holder['pid']}, which is gone", stacklevel=2)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who a lock file names. ``alive``: whether that process runs; None where this machine cannot tell."""
+    """The process that a lock file names.
+
+    Attributes:
+        alive: whether the process runs; None where this machine cannot tell.
+    """
 
     pid: int
     host: str
     alive: bool | None
 
     def facts(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
         return asdict(self)
 
 
-def holder_of(run: Path) -> Holder | None:
-    """Who writes into a run directory, by its lock file; None if nobody does. Takes no lock: writers are not disturbed."""
-    said, me = _holder(run / "lock"), _me()
-    if said is None:
+def holder_of(directory: Path) -> Holder | None:
+    """Return who writes into a directory, by its lock file; None if nobody does. Takes no lock, so no writer is disturbed."""
+    holder, me = _holder(directory / "lock"), _me()
+    if holder is None:
         return None
-    pid = int(said["pid"])
-    if said["host"] != me["host"]:
-        return Holder(pid, said["host"], None)
-    return Holder(pid, said["host"], said["boot_id"] == me["boot_id"] and disk.runs(pid))
+    pid = int(holder["pid"])
+    if holder["host"] != me["host"]:
+        return Holder(pid, holder["host"], None)
+    return Holder(pid, holder["host"], holder["boot_id"] == me["boot_id"] and atomic.runs(pid))
 
 
 def _holder(path: Path) -> dict[str, str] | None:
-    """What the lock file says; None if it says nothing: new, or cut off while it was written."""
+    """Return the fields of the lock file; None if it has none: new, or cut off while it was written."""
     try:
         holder = json.loads(path.read_bytes())
         return {"pid": str(int(holder["pid"])), **{name: str(holder[name]) for name in ("host", "boot_id")}}

@@ -221,7 +221,7 @@ def test_blocks_that_cannot_be_told_from_those_cut_short_are_not_added_twice(
 
 def test_a_pool_of_other_software_that_says_no_n_can_grow(tmp_path: Path) -> None:
     group = zarr.create_group(
-        tmp_path / "p", attributes={"format": "mcscore-pool", "version": 1, "item_shape": [2, 3, 5]}
+        tmp_path / "p", attributes={"format": "mcscore-pool", "version": 2, "item_shape": [2, 3, 5]}
     )
     for name, values in (("items", ALL[:6]), ("labels", np.full(6, -1, "i4")), ("excluded", np.zeros(6, bool))):
         chunks, config = (4, *values.shape[1:]), {"write_empty_chunks": True}

@@ -25,7 +25,7 @@ from mcscore.ingest import import_images
 from mcscore.ingest.sources import expand_braces, open_source
 from mcscore.pool import Pool
 from mcscore.pool.schema import Grid
-from mcscore.store.decode import decode
+from mcscore.pool.decode import decode
 
 from ..pool.helpers import Killed, failing
 
@@ -144,7 +144,7 @@ def test_more_bad_than_allowed_stops_and_a_greater_limit_goes_on(tmp_path: Path)
 def test_an_import_killed_after_the_pool_was_made_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = folder(tmp_path / "src")
     with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "discard", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("mcscore.atomic.discard_directory", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             import_images(src, tmp_path / "p", size=4, workers=1)
     assert list(tmp_path.glob(".p.import"))

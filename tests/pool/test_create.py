@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -23,7 +23,9 @@ from mcscore.errors import PoolError
 from mcscore.pool import Pool
 from mcscore.pool.schema import CHUNK_BYTES, SHARD_BYTES, plan_grid
 
-from .helpers import chunk_files, failing, images, listing, small_pool
+from ..power import Disk, Tree, lay_out
+from ..steps import at_step, half
+from .helpers import chunk_files, images, listing, small_pool
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", ">f4"])
@@ -136,19 +138,54 @@ def test_memory_stays_bounded_while_a_big_pool_is_written(tmp_path: Path) -> Non
 # ---------------------------------------------------------------------- all or nothing
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "rename"])
-def test_whatever_step_fails_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Fail the n-th call of each kind, for every n until there are no more."""
-    for n in range(1, 200):
-        failing_call, calls = failing(getattr(os, call), n, OSError(28, "No space left on device"))
-        with monkeypatch.context() as patch, contextlib.suppress(PoolError):
-            patch.setattr(os, call, failing_call)
-            small_pool(tmp_path / "p", n=10)
-            assert len(calls) < n
-            break
+def test_whatever_step_fails_nothing_is_left(tmp_path: Path) -> None:
+    """Fail the n-th step on disk, for every n until there are no more."""
+
+    def fail(name: str, args: tuple[object, ...]) -> None:
+        half(name, args)
+        raise OSError(28, "No space left on device")
+
+    for n in itertools.count():
+        with at_step(n, fail) as steps:
+            try:
+                small_pool(tmp_path / "p", n=10)
+                assert len(steps) <= n
+                break
+            except PoolError:
+                assert steps[n] != "remove_tree"
         assert listing(tmp_path) == []
-    assert n > 1
+    assert n > 20
     assert np.array_equal(Pool.open(tmp_path / "p").read(0, 10), images(10))
+
+
+@pytest.mark.parametrize("keys", [None, [str(i) for i in range(10)]])
+def test_a_power_cut_at_any_step_leaves_no_pool_or_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str] | None
+) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    rng = random.Random(0)
+    trees: list[Tree] = []
+    with monkeypatch.context() as patch:
+        disk = Disk(root, patch)
+
+        def note() -> None:
+            trees.extend(
+                [disk.after_cut(names_kept=False), disk.after_cut(names_kept=True), disk.after_random_cut(rng)]
+            )
+
+        disk.after_step = note  # type: ignore[method-assign]
+        small_pool(root / "p", n=10, keys=keys)
+    there = [tree for tree in trees if Path("p") in tree]
+    assert len(trees) > 100
+    assert 1 < len(there) < len(trees)
+    assert Path("p") in trees[-3]
+    for number, tree in enumerate(there):
+        lay_out(tree, tmp_path / str(number))
+        pool = Pool.open(tmp_path / str(number) / "p")
+        assert np.array_equal(pool.read(0, 10), images(10))
+        assert pool.labels.tolist() == [-1] * 10
+        assert (None if pool.keys is None else pool.keys.tolist()) == keys
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("camera on fire"), MemoryError()])
@@ -165,7 +202,7 @@ def test_a_source_that_fails_leaves_nothing(tmp_path: Path, error: BaseException
 def test_everything_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove any fsync from the writer and this fails: power may go at any time."""
     synced: set[int] = set()
-    fsync, replace, rename = os.fsync, os.replace, os.rename
+    fsync, replace = os.fsync, os.replace
 
     def note(descriptor: int) -> None:
         fsync(descriptor)
@@ -173,19 +210,14 @@ def test_everything_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatc
 
     def checked_replace(source: Path, target: Path) -> None:
         assert os.stat(source).st_ino in synced
+        for folder, folders, files in os.walk(source):  # nothing, of a file
+            for name in [*folders, *files]:
+                assert os.stat(Path(folder) / name).st_ino in synced, name
         replace(source, target)
         synced.discard(os.stat(Path(target).parent).st_ino)  # the name is new: the directory must be synced again
 
-    def checked_rename(source: Path, target: Path) -> None:
-        for folder, folders, files in os.walk(source):
-            for name in [*folders, *files, "."]:
-                assert os.stat(Path(folder) / name).st_ino in synced, name
-        rename(source, target)
-        synced.discard(os.stat(Path(target).parent).st_ino)
-
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(os, "replace", checked_replace)
-    monkeypatch.setattr(os, "rename", checked_rename)
     pool = small_pool(tmp_path / "p", keys=[str(i) for i in range(50)])
     assert tmp_path.stat().st_ino in synced
     pool.set_labels([3], [1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,7 +18,8 @@ from mcscore.errors import PoolError
 from mcscore.pool import Pool
 from mcscore.pool import schema as pool_format
 
-from .helpers import chunk_files, failing, images, small_pool
+from ..steps import at_step, half
+from .helpers import chunk_files, images, listing, small_pool
 
 
 @pytest.fixture
@@ -70,27 +72,45 @@ def test_labels_beyond_the_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_crash_at_any_step_leaves_old_or_new_chunks_and_repeating_completes(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
+    pool: Pool,
 ) -> None:
+    def fail(name: str, args: tuple[object, ...]) -> None:
+        half(name, args)
+        raise OSError(5, "Input/output error")
+
     new = np.arange(50, dtype=np.int32)
-    for call in ("fsync", "replace"):
-        original = getattr(os, call)
-        for n in range(1, 20):
-            pool.set_labels(np.arange(50), np.full(50, -1))
-            failing_call, calls = failing(original, n, OSError(5, "Input/output error"))
-            with monkeypatch.context() as patch:
-                patch.setattr(os, call, failing_call)
-                with contextlib.suppress(PoolError):
-                    pool.set_labels(np.arange(50), new)
-                    assert len(calls) < n
-                    break
-            for at in range(0, 50, 8):
-                chunk = pool.labels[at : at + 8]
-                assert (chunk == -1).all() or (chunk == new[at : at + 8]).all()
-            assert not list((pool.path / "labels").glob("*.partial"))
+    files = listing(pool.path / "labels")
+    for n in itertools.count():
+        pool.set_labels(np.arange(50), np.full(50, -1))
+        with at_step(n, fail) as steps, contextlib.suppress(PoolError):
             pool.set_labels(np.arange(50), new)
-            assert np.array_equal(pool.labels, new)
-        assert n > 7, call
+            assert len(steps) <= n
+            break
+        for at in range(0, 50, 8):
+            chunk = pool.labels[at : at + 8]
+            assert (chunk == -1).all() or (chunk == new[at : at + 8]).all()
+        assert listing(pool.path / "labels") == files
+        pool.set_labels(np.arange(50), new)
+        assert np.array_equal(pool.labels, new)
+    assert n == 4 * 7  # write, sync, rename, sync of each chunk
+
+
+def test_what_a_killed_labeling_left_goes_with_the_next(pool: Pool) -> None:
+    files = listing(pool.path / "labels")
+
+    def die(name: str, args: tuple[object, ...]) -> None:
+        half(name, args)
+        os._exit(9)
+
+    with at_step(0, die):
+        if (child := os.fork()) == 0:
+            pool.set_labels([3], [1])
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert listing(pool.path / "labels") != files
+    pool.set_labels([4], [1])
+    assert listing(pool.path / "labels") == files
+    assert pool.labels[3:5].tolist() == [-1, 1]
 
 
 def test_sigkill_while_labeling_leaves_one_state_or_the_next(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mcscore.errors import PoolError
 from mcscore.pool import Pool
-from mcscore.pool.prefetch import prefetch
 from mcscore.store.chunks import ChunkReader
+from mcscore.store.read_ahead import read_ahead
 
 from .helpers import images, small_pool
 
@@ -100,7 +100,7 @@ def test_an_encoding_only_zarr_knows_is_read_through_zarr(tmp_path: Path) -> Non
     )
     array[:] = images(N)
     pool = Pool.open(pool.path)
-    assert pool._layout.encoding is None
+    assert pool.storage.rows.encoding is None
     assert np.array_equal(pool.read(0, N), images(N))
     assert np.array_equal(pool.take([49, 3]), images(N)[[49, 3]])
     (pool.path / "items/c/5/0/0/0").unlink()
@@ -111,7 +111,7 @@ def test_an_encoding_only_zarr_knows_is_read_through_zarr(tmp_path: Path) -> Non
 def test_zarrs_reads_it_where_installed(tmp_path: Path) -> None:
     pytest.importorskip("zarrs")
     test_an_encoding_only_zarr_knows_is_read_through_zarr(tmp_path)
-    pipeline = type(Pool.open(small_pool(tmp_path / "q").path)._layout.array._async_array.codec_pipeline)
+    pipeline = type(Pool.open(small_pool(tmp_path / "q").path).storage.rows.array._async_array.codec_pipeline)
     assert pipeline.__module__.startswith("zarrs")
 
 
@@ -129,7 +129,7 @@ def test_reading_ahead_is_bounded() -> None:
                 enough.set()
             yield i
 
-    ahead = prefetch(source(), depth=2)  # type: ignore[arg-type, var-annotated]
+    ahead = read_ahead(source(), depth=2)  # type: ignore[arg-type, var-annotated]
     assert next(ahead) == 0
     assert enough.wait(5)
     assert not threading.Event().wait(0.3)
@@ -144,7 +144,7 @@ def test_an_error_surfaces_in_the_consumer_after_what_came_before(depth: int) ->
         yield 2
         raise PoolError("chunk 3 is torn")
 
-    ahead = prefetch(source(), depth)  # type: ignore[arg-type, var-annotated]
+    ahead = read_ahead(source(), depth)  # type: ignore[arg-type, var-annotated]
     assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(PoolError, match="chunk 3 is torn"):
         next(ahead)

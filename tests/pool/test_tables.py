@@ -45,8 +45,8 @@ def test_labels_come_by_key_or_id_as_names_or_numbers(tmp_path: Path, pool: Pool
     [
         (["key,label", "nobody,1", "008,1"], r"has 1 conflicts, nothing was changed: key 'nobody' is unknown"),
         (["key,label", "twice,1"], "key 'twice' names several items: use ids"),
-        (["id,label", "50,1"], "50 is no id of this pool"),
-        (["id,label", "-1,1"], "-1 is no id of this pool"),
+        (["id,label", "50,1"], "50 is not an id of this pool"),
+        (["id,label", "-1,1"], "-1 is not an id of this pool"),
         (["id,label", "8,1", "8,cat"], "item 8 is given both 1 and 0|item 8 is given both 0 and 1"),
         (["id,label", "8,1", "0,1"], r"item 0 is labeled 0 and would become 1 \(--overwrite replaces\)"),
         (["id,label", "8,1", "0,-1"], "item 0 is labeled 0 and would become -1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -82,4 +84,16 @@ def test_the_contact_sheet_shows_the_items(tmp_path: Path) -> None:
     gray = np.asarray(image.open(tmp_path / "sheet.png"))
     assert (gray.min(), gray.max()) == (0, 255)
     with pytest.raises(PoolError, match="are no images"):
-        contact_sheet(small_pool(tmp_path / "q"), tmp_path / "sheet.png")
+        contact_sheet(Pool.create(tmp_path / "q", np.zeros((3, 7), np.float32)), tmp_path / "sheet.png")
+
+
+def test_a_contact_sheet_and_a_report_show_the_same_pixels(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    from mcscore.report.items import pictures
+
+    items = np.random.default_rng(0).uniform(0, 0.5, (1, 2, SIDE, SIDE)).astype(np.float32)  # two channels: the first
+    contact_sheet(Pool.create(tmp_path / "p", items), tmp_path / "sheet.png")
+    sheet = np.asarray(image.open(tmp_path / "sheet.png"))[..., 0]
+    page = np.asarray(image.open(io.BytesIO(base64.b64decode(pictures(items)[0].uri.partition(",")[2]))))
+    assert np.array_equal(sheet, page)
+    assert np.array_equal(sheet, np.round(items[0, 0] * 255).astype(np.uint8))

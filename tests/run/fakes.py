@@ -6,19 +6,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from mcscore import atomic as disk
 from mcscore.errors import ChunkError
 from mcscore.pool import Batch
 from mcscore.run import score_pool
 from mcscore.run.run import Run
+
+from ..steps import at_step, half
+
+__all__ = ["at_step", "half"]  # used with what follows
 
 N, SPAN = 100, 40  # three spans, the last one partial; blocks of 16
 
@@ -183,27 +183,3 @@ def slowly(out: str, seconds: float) -> None:
     """For a process of its own: score with a pause at every block, and tell how far it is."""
     scorer = FakeScorer(on_block=lambda _ids: time.sleep(seconds))
     score_pool(FakePool(), scorer, out, span=SPAN, progress=lambda done, _total: print(done, flush=True))
-
-
-@contextmanager
-def at_step(n: int, act: Callable[[str, tuple[Any, ...]], None]) -> Iterator[list[str]]:
-    """Call ``act`` in place of the n-th step on disk; the steps there were come out."""
-    seen: list[str] = []
-
-    def step(name: str, real: Callable[..., None], *args: Any) -> None:
-        seen.append(name)
-        if len(seen) == n + 1:
-            act(name, args)
-        else:
-            real(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in disk.STEPS:
-            patch.setattr(disk, name, partial(step, name, getattr(disk, name)))
-        yield seen
-
-
-def half(name: str, args: tuple[Any, ...]) -> None:
-    """A write that is cut off."""
-    if name == "write":
-        args[0].write_bytes(args[1][: len(args[1]) // 2])

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Pool, Scorer
-from mcscore.pool.schema import Facts
-from mcscore.store.chunks import ChunkLayout
+from mcscore.pool.schema import Attributes
+from mcscore.pool.storage import Storage
+from mcscore.store.layout import ChunkLayout
 
 from ..options import grouped
 
@@ -29,7 +30,7 @@ class MadeUp:
 
     def __init__(self, n: int, item: tuple[int, ...], dtype: str, make: Callable[[np.ndarray], np.ndarray]) -> None:
         self.shape, self.dtype, self._make = (n, *item), np.dtype(dtype), make
-        self.metadata = SimpleNamespace(to_dict=lambda: {"codecs": []})
+        self.metadata = SimpleNamespace(to_dict=lambda: {"codecs": [{"name": "bytes"}]})
 
     def __getitem__(self, part: slice) -> np.ndarray:
         return self._make(np.arange(part.start, part.stop, dtype=np.uint64))
@@ -59,7 +60,8 @@ def made_up_pool(folder: Path, n: int) -> Pool:
         return ChunkLayout(folder, MadeUp(n, item, dtype, make), n, CHUNK, None, "made-up", None)
 
     columns = {"labels": layout((), "i4", labels_of), "excluded": layout((), "bool", excluded_of)}
-    return Pool(folder, Facts(item_shape=(8,)), layout((8,), "u1", items_of), columns, keys={})
+    rows = layout((8,), "u1", items_of)
+    return Pool(Storage(folder, Attributes(item_shape=(8,)), rows, None, columns, keys={}))
 
 
 def tiny_scorer(**how: Any) -> Scorer:

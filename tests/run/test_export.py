@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mcscore import atomic as disk
 from mcscore.errors import RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, export, formats, score_pool
@@ -234,24 +235,26 @@ def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_p
 
 
 def test_an_export_is_durable_before_it_has_its_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcscore import atomic as disk
-
     steps: list[tuple[str, str]] = []
     for name in ("sync", "rename"):
         real = getattr(disk, name)
         monkeypatch.setattr(disk, name, lambda *a, name=name, real=real: (steps.append((name, a[0].name)), real(*a)))
     run.export("csv", tmp_path / "a")
-    temporary = f"a.{os.getpid()}.tmp"
+    temporary = steps[0][1]
+    assert temporary != "a"
     assert steps == [("sync", temporary), ("rename", temporary), ("sync", tmp_path.name)]
 
 
 def test_what_a_killed_export_left_goes_with_the_next(run: Run, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (tmp_path / f"a.{dead.pid}.tmp").write_text("half")
-    (tmp_path / f"a.{os.getppid()}.tmp").write_text("of one that lives")
+    machine = disk._machine()
+    (tmp_path / f"a.{machine}-{dead.pid}-0.tmp").write_text("half")
+    others = [f"a.{machine}-{os.getppid()}-0.tmp", f"a.00000000-{dead.pid}-0.tmp"]  # one lives, one is of another host
+    for name in others:
+        (tmp_path / name).write_text("half")
     run.export("csv", tmp_path / "a")
-    assert sorted(os.listdir(tmp_path)) == ["a", f"a.{os.getppid()}.tmp"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", *others])
     with pytest.raises(RunError, match="could not be written"):
         run.export("csv", tmp_path / "nowhere" / "a")
 

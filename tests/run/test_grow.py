@@ -21,8 +21,8 @@ from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
 from mcscore.run.status import verify
 
+from ..power import Disk, lay_out
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, fail_at, grown, half
-from .power import Disk, lay_out
 
 MORE = 150  # the last span of three becomes whole, a fourth one partial
 

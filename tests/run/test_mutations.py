@@ -6,17 +6,10 @@ the function while the check runs.
 
 from __future__ import annotations
 
-import ast
-import inspect
-import os
 import shutil
-import textwrap
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,85 +18,28 @@ from mcscore.run import journal, score_pool
 from mcscore.run.journal import Journal
 from mcscore.run.run import Run
 
+from ..mutants import Mutant, mutants
 from .fakes import SPAN, FakePool, FakeScorer, N, begin, content
 from .test_crash import cut_power_at_every_step
 from .test_resume import DAMAGE
 
-STEPS = ("sync", "rename", "link")
 # Functions with steps in them, by what holds them; those of Journal have conditions that tell damage.
-WRITING = [(disk, name) for name in ("_temporary", "replace_file", "create_file", "create_directory", "replaced")]
+WRITING = [(disk, name) for name in ("_written_beside", "replace_file", "create_file", "create_directory")]
 READING = [(Journal, "_load"), (Journal, "_decode"), (journal, "_check")]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    owner: Any
-    name: str
-    what: str
-    function: Callable[..., Any]
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.what}"
-
-
-class _Take(ast.NodeTransformer):
-    """Replaces the n-th call of a step by nothing, or the n-th condition by False."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.what = n, ""
-
-    def _is_it(self) -> bool:
-        self.n -= 1
-        return self.n == -1
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        call = node.value
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in STEPS and self._is_it():
-            self.what = f"without {ast.unparse(node)}"
-            return ast.copy_location(ast.Pass(), node)
-        return node
-
-    def visit_If(self, node: ast.If) -> ast.AST:
-        self.generic_visit(node)
-        if self._is_it():
-            self.what = f"without if {ast.unparse(node.test)}"
-            node.test = ast.copy_location(ast.Constant(False), node.test)
-        return node
-
-
-def mutants(places: list[tuple[Any, str]]) -> Iterator[Mutant]:
-    for owner, name in places:
-        function = inspect.unwrap(getattr(owner, name))
-        for n in range(100):
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-            take = _Take(n)
-            tree = ast.fix_missing_locations(take.visit(tree))
-            module = inspect.getmodule(function)
-            assert module is not None
-            names: dict[str, Any] = {}
-            code = compile(ast.parse("from __future__ import annotations\n" + ast.unparse(tree)), "mutant", "exec")
-            exec(code, module.__dict__, names)
-            yield Mutant(owner, name, take.what, names[name])
-            if not take.what:  # the last one is the function as it is, compiled again
-                break
-
-
 ALL = list(mutants(WRITING + READING))
-DURABILITY = [mutant for mutant in ALL if mutant.what and mutant.owner is disk and mutant.name != "replaced"]
-STREAMED = [mutant for mutant in ALL if mutant.what and mutant.name == "replaced"]
+DURABILITY = [mutant for mutant in ALL if mutant.what and mutant.owner is disk]
 CHECKSUMS = [mutant for mutant in ALL if mutant.what and mutant.owner is not disk]
 
 
 def test_there_are_mutants_of_every_step_and_check() -> None:
     assert [str(mutant) for mutant in DURABILITY] == [
-        "_temporary: without sync(temporary)",
+        "_written_beside: without sync(temporary)",
         "replace_file: without rename(temporary, path)",
         "replace_file: without sync(path.parent)",
         "create_file: without link(temporary, path)",
         "create_file: without sync(path.parent)",
         "create_directory: without sync(folder.parent)",
     ]
-    assert len(STREAMED) == 4  # sync, rename, sync, and the condition that spares files of the living
     checks = "\n".join(map(str, CHECKSUMS))
     for condition in (
         "_crc(values) != record.crc32[name]",
@@ -155,24 +91,6 @@ def damages(whole: Path, undisturbed: dict[str, bytes]) -> None:
         assert run.scored == N
 
 
-def streamed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[tuple[str, str]] = []
-    with monkeypatch.context() as patch:
-
-        def follow(name: str, real: Callable[..., None], *paths: Path) -> None:
-            steps.append((name, paths[0].name))
-            real(*paths)
-
-        for name in ("sync", "rename"):
-            patch.setattr(disk, name, partial(follow, name, getattr(disk, name)))
-        (folder / f"a.{2**22 + 1}.tmp").touch()
-        with disk.replaced(folder / "a") as file:
-            file.write(b"x")
-    temporary = f"a.{os.getpid()}.tmp"
-    assert steps == [("sync", temporary), ("rename", temporary), ("sync", folder.name)]
-    assert os.listdir(folder) == ["a"]
-
-
 # -- and what they find ------------------------------------------------------------------------------------------------
 
 
@@ -187,14 +105,6 @@ def test_no_step_can_be_left_out(
 ) -> None:
     install(mutant)
     assert violated(lambda: power_cuts(tmp_path, monkeypatch, undisturbed))
-
-
-@pytest.mark.parametrize("mutant", STREAMED, ids=str)
-def test_no_step_of_a_streamed_file_can_be_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[[Mutant], None], mutant: Mutant
-) -> None:
-    install(mutant)
-    assert violated(lambda: streamed(tmp_path, monkeypatch))
 
 
 @pytest.fixture(scope="module")
@@ -223,5 +133,3 @@ def test_functions_that_were_only_compiled_again_pass_all_checks(
             install(mutant)
     power_cuts(tmp_path, monkeypatch, undisturbed)
     damages(whole, undisturbed)
-    (tmp_path / "streamed").mkdir()
-    streamed(tmp_path / "streamed", monkeypatch)

@@ -62,7 +62,7 @@ def test_bad_items_are_listed_by_what_is_wrong_with_them(out: Path) -> None:
 
 def test_the_writer_is_named_and_not_disturbed(out: Path) -> None:
     begin(out)
-    with locked(out):
+    with locked(out, RunError):
         assert info(out).facts()["lock"] == {"pid": os.getpid(), "host": socket.gethostname(), "alive": True}
         verify(out)
     said = {"pid": 2**22 + 1, "host": socket.gethostname(), "boot_id": "an earlier start"}

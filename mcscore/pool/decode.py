@@ -1,4 +1,4 @@
-"""One encoded image becomes uint8 pixels of a fixed size, or a reason why not. Nothing it holds is trusted."""
+"""Decoding an image to uint8 pixels of a fixed size, or to a reason why not. Nothing that the bytes say is trusted."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 def require_decoder() -> None:
-    """Raises:
-    PoolError: Pillow is not installed.
+    """Check that images can be decoded.
+
+    Raises:
+        PoolError: Pillow is not installed.
     """
     try:
         import PIL  # noqa: F401
@@ -28,13 +30,24 @@ def require_decoder() -> None:
 
 
 def decode(data: bytes, size: int, channels: int = 3) -> np.ndarray:
-    """(channels, size, size) uint8: upright (EXIF), shorter side resized to ``size``, the middle cut out.
+    """Return (channels, size, size) uint8: upright (EXIF), shorter side resized to ``size``, the middle cut out.
 
-    CMYK, palette and gray images are converted, 16-bit ones keep their high byte, transparency is dropped, of several
+    CMYK, palette and gray images are converted, 16-bit images keep their high byte, transparency is dropped, of several
     frames the first is taken.
+
+    Args:
+        data: the file's bytes.
+        size: height and width of the result.
+        channels: 3 (RGB) or 1 (gray).
 
     Raises:
         ImageError: no image of KINDS, damaged, cut off, more than MAX_PIXELS, or of 32-bit pixels.
+
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (40, 30), "red").save(file, "PNG")
+    >>> decode(file.getvalue(), size=8)[:, 0, 0]
+    array([255,   0,   0], dtype=uint8)
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -45,9 +58,9 @@ def decode(data: bytes, size: int, channels: int = 3) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
             if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-                raise ImageError(f"pixels of mode {image.mode} (32 bits) have no range that is known")
+                raise ImageError(f"pixels of mode {image.mode} (32 bits) have no known range")
             if image.mode in ("RGB", "L"):
-                # Lets libjpeg decode at 1/2, 1/4 or 1/8, never below twice the size wanted, so that resizing still filters.
+                # libjpeg may decode at 1/2, 1/4 or 1/8, never below twice the size wanted, so that resizing still filters.
                 image.draft(None, (2 * size, 2 * size))
             upright = ImageOps.exif_transpose(image)
             return _pixels(ImageOps.fit(_converted(upright, channels), (size, size), Image.Resampling.BILINEAR))

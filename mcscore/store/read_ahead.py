@@ -1,4 +1,4 @@
-"""One thread that reads ahead, bounded."""
+"""Reading ahead: one thread, a bounded number of elements."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ class _Failure:
         self.error = error
 
 
-def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """The elements of ``source``, up to ``depth`` of them made ahead by one thread (0: none, no thread).
+def read_ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """Yield the elements of ``source``, up to ``depth`` of them made ahead by one thread (0: none, no thread).
 
-    An exception in the source is raised here, in its place in the order. Closing the iterator early stops the thread.
+    An exception in the source is raised here, at its place in the order. Closing the iterator early stops the thread.
+
+    >>> list(read_ahead(range(3), depth=2))
+    [0, 1, 2]
     """
     if depth < 1:
         yield from source
@@ -45,7 +48,7 @@ def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
         except BaseException as error:
             put(_Failure(error))
 
-    thread = threading.Thread(target=work, name="mcscore-prefetch", daemon=True)
+    thread = threading.Thread(target=work, name="mcscore-read-ahead", daemon=True)
     thread.start()
     try:
         while (element := ready.get()) is not _END:

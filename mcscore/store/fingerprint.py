@@ -1,0 +1,75 @@
+"""Which data arrays hold, in one hash that does not read the data.
+
+Covered, beside a header that the caller gives: of each array the number and shape of rows, dtype, chunk grid and encoding;
+the size of every chunk or shard file; the crc32c stored with up to 1024 chunks spread evenly (all of them up to 4 GiB).
+
+So the fingerprint changes when a file is truncated, lost or exchanged, and when a chunk is rewritten (beyond 4 GiB: if it
+is among the 1024). It does not see bytes that flip on disk: the crc32c of each chunk finds those when the chunk is read.
+Arrays that lost a file have a fingerprint too, a different one: what is left can be scored if that is asked for.
+
+Arrays that grew still have the fingerprint of what they were: only the first ``layout.n`` rows enter. An append rewrites
+the file in which they end, so of the last chunk only the rows count, and of the last shard the chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ChunkError
+from .chunks import ChunkReader
+from .files import AnyPath, size_of
+from .layout import CRC_BYTES, ChunkLayout, crc32c
+
+_SAMPLED_CHUNKS = 1024
+_REQUESTS = 32  # at a time, of files at a URL
+
+
+def fingerprint(header: bytes, layouts: Iterable[ChunkLayout]) -> str:
+    """Return "sha256:" and 64 hexadecimal digits for a header and the first ``layout.n`` rows of each array."""
+    digest = hashlib.sha256(header)
+    for layout in layouts:
+        for part in _parts(layout):
+            digest.update(part)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _parts(layout: ChunkLayout) -> Iterator[bytes]:
+    described = {
+        "shape": (layout.n, *layout.row_shape),
+        "dtype": str(layout.dtype),
+        "chunks": [layout.chunk, layout.shard],
+        "codecs": layout.codecs,  # their names: what zarr says of their options may change with its version
+    }
+    yield json.dumps(described, sort_keys=True).encode()
+    per_file = layout.rows_per_file
+    whole = layout.n // layout.chunk
+    with ThreadPoolExecutor(1 if isinstance(layout.folder, Path) else _REQUESTS) as threads:
+        yield from threads.map(_size, (layout.file(number) for number in range(layout.n // per_file)))
+    with ChunkReader(layout) as reader:
+        try:
+            for number in range(layout.n // per_file * (per_file // layout.chunk), whole):
+                yield f"{reader.stored_length(number)}\n".encode()
+            if layout.n % layout.chunk:
+                rows = np.empty((layout.n % layout.chunk, *layout.row_shape), layout.dtype)
+                reader.read(whole * layout.chunk, rows)
+                yield crc32c(rows.reshape(-1).view(np.uint8)).to_bytes(CRC_BYTES, "little")
+        except ChunkError:
+            yield b"unreadable"
+        for number in range(0, whole, -(-whole // _SAMPLED_CHUNKS) or 1):
+            try:
+                yield reader.stored_crc(number)
+            except ChunkError:
+                yield b"unreadable"
+
+
+def _size(file: AnyPath) -> bytes:
+    try:
+        return f"{size_of(file)}\n".encode()
+    except FileNotFoundError:
+        return b"missing\n"

@@ -1,0 +1,37 @@
+"""The steps of mcscore.atomic, so that a test can fail or kill any one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from mcscore import atomic as disk
+
+
+@contextmanager
+def at_step(n: int, act: Callable[[str, tuple[Any, ...]], None]) -> Iterator[list[str]]:
+    """Call ``act`` in place of the n-th step on disk; the steps there were come out."""
+    seen: list[str] = []
+
+    def step(name: str, real: Callable[..., None], *args: Any) -> None:
+        seen.append(name)
+        if len(seen) == n + 1:
+            act(name, args)
+        else:
+            real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in disk.STEPS:
+            patch.setattr(disk, name, partial(step, name, getattr(disk, name)))
+        yield seen
+
+
+def half(name: str, args: tuple[Any, ...]) -> None:
+    """A write that is cut off."""
+    if name == "write":
+        data = b"".join(bytes(part) for part in args[1:])
+        args[0].write_bytes(data[: len(data) // 2])
