@@ -11,7 +11,7 @@ from ..report.text import count, duration, size
 from .options import PATH
 from .terminal import FAILED, answer, as_json, end
 
-FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")  # the rows of mcscore.run.formats.FORMATS, unimported
+FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")  # the rows of mcscore.run.export.formats.FORMATS, unimported
 
 if TYPE_CHECKING:
     from ..run.journal import Damage

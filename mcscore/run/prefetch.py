@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .spans import blocks_of
-from .tasks import Mask, Task
+from .span_buffer import Mask, Task
 
 if TYPE_CHECKING:
     from ..pool import Batch, Pool

@@ -165,7 +165,7 @@ class Run:
     ) -> Path:
         """Write the scores of all items, or a selection, for other tools; returns the file, which is whole or not there.
 
-        format: a name in ``mcscore.run.formats.FORMATS``. parquet, csv and jsonl have a row per item: id, rank (of a
+        format: a name in ``mcscore.run.export.formats.FORMATS``. parquet, csv and jsonl have a row per item: id, rank (of a
             selection), key (if the pool has keys), the scores, prediction; nothing where an item has no score.
             label-studio: tasks to import. It takes the lowest prediction score first, so that is 1 / (1 + score), a
             confidence: the most informative items come first. fiftyone: labels.json of a FiftyOneImageClassificationDataset.

@@ -24,7 +24,7 @@ from .run import Run
 from .schema import new_meta, pool_facts, refuse_difference, warn_of_other_bits
 from .signals import StopRequest, stop_request
 from .spans import BLOCK_BYTES, default_block, default_span
-from .tasks import Results, Task, open_tasks, runs_of
+from .span_buffer import Results, Task, open_tasks, runs_of
 
 if TYPE_CHECKING:
     from ..pool import Pool

@@ -10,7 +10,7 @@ from typing import Any
 from ..store.lock import Holder, holder_of
 from .journal import Damage, Journal
 from .run import Run
-from .tasks import runs_of
+from .span_buffer import runs_of
 
 
 @dataclass(frozen=True)

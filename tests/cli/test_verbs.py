@@ -389,7 +389,7 @@ def test_run_info_and_verify_tell_how_a_run_stands(mcscore: Command, pool: Path,
 
 def test_export_hands_scores_to_other_tools(mcscore: Command, pool: Path, project: Path) -> None:
     from mcscore.cli.run import FORMATS
-    from mcscore.run import formats
+    from mcscore.run.export import formats
 
     assert tuple(formats.FORMATS) == FORMATS
     assert mcscore("score", pool, *MODEL, *FAST, "--out", "out").exit_code == 0

@@ -13,7 +13,7 @@ from mcscore.errors import ChunkError, RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
 from mcscore.run import score as local
-from mcscore.run.tasks import runs_of
+from mcscore.run.span_buffer import runs_of
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content
 

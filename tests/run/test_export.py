@@ -17,7 +17,8 @@ import pytest
 
 from mcscore.errors import RunError
 from mcscore.pool import Pool
-from mcscore.run import Run, export, formats, score_pool
+from mcscore.run import Run, export, score_pool
+from mcscore.run.export import formats
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 

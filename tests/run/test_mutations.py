@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from mcscore import atomic as disk
-from mcscore.run import journal, score_pool
-from mcscore.run.journal import Journal
+from mcscore.run import score_pool
+from mcscore.run.journal import Journal, journal
 from mcscore.run.run import Run
 
 from .fakes import SPAN, FakePool, FakeScorer, N, begin, content

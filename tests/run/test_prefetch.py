@@ -19,7 +19,7 @@ from mcscore.run import score as local
 from mcscore.run import score_pool
 from mcscore.run.prefetch import Skipped, feed
 from mcscore.run.spans import cut
-from mcscore.run.tasks import Task
+from mcscore.run.span_buffer import Task
 
 from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at
 

@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import atomic as disk
-from ..errors import RunError
-from .schema import Meta, read_meta
-from .spans import Span, cut
+from ... import atomic as disk
+from ...errors import RunError
+from ..schema import Meta, read_meta
+from ..spans import Span, cut
 
 Values = npt.NDArray[Any]
 

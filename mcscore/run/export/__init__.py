@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import atomic as disk
-from ..errors import RunError
+from ... import atomic as disk
+from ...errors import RunError
 from .formats import FORMATS, About, Tables
-from .journal import Values
-from .select import pool_of, read_selection, refuse_incomplete
+from ..journal import Values
+from ..select import pool_of, read_selection, refuse_incomplete
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from ..pool import Pool
-    from .run import Run
+    from ...pool import Pool
+    from ..run import Run
 
 _ROWS = 1 << 16  # per block, whatever the span
 
