@@ -426,6 +426,11 @@ class Scorer:
         return str(self._device)
 
     @property
+    def recorded_plan(self) -> dict[str, Any]:
+        """The plan as ``describe`` gives it; empty before ``prepare``."""
+        return self._plan.to_dict() if self._plan is not None else {}
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over the model's structure and every parameter, buffer and extra state: name, dtype, shape, bytes.
 
@@ -464,7 +469,7 @@ class Scorer:
             "compile": self.execution.compile,
             "threads": torch.get_num_threads(),
             "normalize": [list(part) for part in self._mean_std] if self._mean_std else None,
-            "plan": self._plan.to_dict() if self._plan is not None else {},
+            "plan": self.recorded_plan,
         }
 
     # -- inputs

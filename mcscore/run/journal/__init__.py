@@ -1,7 +1,9 @@
-"""The durable part of a run: one shard of scores and one record per span."""
+"""The durable part of a run: a shard of scores and a record of each span."""
 
 from __future__ import annotations
 
-from .journal import Damage, Journal, Record, Values
+from ..schema import Record
+from .journal import Journal, SpanDamage, Values
+from .shard import ShardLayout
 
-__all__ = ["Damage", "Journal", "Record", "Values"]
+__all__ = ["Journal", "Record", "ShardLayout", "SpanDamage", "Values"]

@@ -1,28 +1,32 @@
-"""The durable part of a run: score chunks, and one commit record per span.
+"""A run directory: what is committed in it, and how a span is committed.
 
-    run.json                    see identity.py
-    scores.zarr/<name>/c/<i>    chunk i of a score is span i: float32, little-endian, no codec (the record has the crc)
-    commits/<i>.json            span i is done. The only truth: no record, or one that does not match its chunks, not done
+    run.json                    see schema.py
+    scores.zarr/zarr.json       one Zarr v3 array (scores and prediction, items), float32
+    scores.zarr/c/0/<i>         the shard of span i, see shard.py
+    commits/<i>.json            span i is done. The only truth: no record, or one that its shard contradicts, and it is not
+    commits/packed.jsonl        the records of a complete run in one file, see records.py; a single record goes before it
 
-A span is committed by writing its chunks, and when these are durable its record. Nothing else is state, so a kill at
-any moment costs the span at hand and can count nothing twice.
+A span is committed by publishing its shard and, once that is durable, its record: each under a temporary name, fsynced,
+then linked to its name, which fails if there is a file of that name. Nothing else is state, so a kill at any moment costs
+the span at hand and can count nothing twice. A shard without a record is from an attempt that was killed in between. With
+equal bits it is kept, and the computation has been checked; with other bits under the same conditions it is an error.
 
 A pool may be appended to. run.json is then replaced before a span of the new length is committed, and the last span, if it
-was partial, is committed again, longer: its chunk with the same values in front (so that the former record, of the shorter
+was partial, is committed again, longer: its shard with the same values in front (so that the former record, of the shorter
 span, goes on to hold), then its record.
 
-Chunks are written here and not by zarr-python, which renames but does not fsync (so a chunk could be lost after its
-record), and by no means by zarrs, which writes in place (so a kill tears the chunk). The bytes are what Zarr v3's
-``bytes`` codec defines, and zarr-python reads them: tests check that.
+The files are written here and not by zarr-python, which renames but does not fsync (so a shard could be lost after its
+record), and by no means by zarrs, which writes in place (so a kill tears the shard).
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import json
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,30 +37,20 @@ import numpy.typing as npt
 
 from ... import atomic as disk
 from ...errors import RunError
-from ..schema import Meta, read_meta
+from ..schema import JSON, Hardware, PoolState, Record, RunHeader, read_header
 from ..spans import Span, cut
+from . import records
+from .shard import ShardHeader, ShardLayout, TornError, crc32c
 
 Values = npt.NDArray[Any]
 
-
-@dataclass(frozen=True)
-class Record:
-    """What a commit record says: this span is scored, these are the checksums of its chunks."""
-
-    span: Span  # shorter than the run's span of this index if the pool has grown since
-    scored: int  # the others were labeled, excluded or unreadable
-    crc32: Mapping[str, int]  # by score, of the span's values as stored
-    nonfinite_ids: tuple[int, ...]  # scored, but without a finite score
-    unreadable: tuple[
-        tuple[int, int], ...
-    ]  # (start, stop) of items not scored because the pool could not be read there
-    seconds: float
-    device: str
+# Class numbers are stored as float32, which holds every integer up to this one.
+LARGEST_CLASS = 1 << 24
 
 
 @dataclass(frozen=True)
-class Damage:
-    """A file that is not what was committed, and the span that is to be scored again for it (None: no span is)."""
+class SpanDamage:
+    """A file that is not what was committed, and the span that must be scored again for it (None: no span)."""
 
     span: Span | None
     file: Path
@@ -66,262 +60,405 @@ class Damage:
 class Journal:
     """A run directory, read and written. One writer at a time: hold the lock."""
 
-    def __init__(self, path: Path, meta: Meta) -> None:
-        self.path, self.meta = path, meta
-        self.spans = cut(meta["pool"]["n"], meta["span"])
-        self.names = (*meta["scores"], "prediction")
+    def __init__(self, path: Path, header: RunHeader) -> None:
+        self.path, self.header = path, header
+        self.spans = cut(header.pool.n, header.span)
+        self.rows = header.rows
+        self.layout = ShardLayout(len(self.rows), header.span)
 
     @staticmethod
-    def create(path: Path, meta: Meta) -> Journal:
-        """A new run in the directory ``path``, which must be locked; run.json comes last and makes it one."""
-        journal = Journal(path, meta)
+    def create(path: Path, header: RunHeader) -> Journal:
+        """Make a new run in the directory ``path``, which must be locked; run.json comes last and makes it one."""
+        journal = Journal(path, header)
         try:
             if (path / "run.json").exists():
                 raise FileExistsError
             journal._lay_out(keep=False)
-            disk.create_file(path / "run.json", _to_json(meta))
+            disk.create_file(path / "run.json", _to_bytes(header.to_json()))
         except FileExistsError:
-            raise RunError(
-                f"{path} has just been made a run by another process; start again to go on with it"
-            ) from None
+            raise RunError(f"{path} was made a run by another process meanwhile; start again to resume it") from None
         return journal
 
     @staticmethod
     def open(path: Path) -> Journal:
-        """The run in the directory ``path``. Raises RunError if there is none."""
-        return Journal(path, read_meta(path))
+        """Open the run in the directory ``path``. Raises RunError if there is none."""
+        return Journal(path, read_header(path))
 
     def empty(self, name: str, n: int) -> Values:
-        """N values of a score that mean "not scored"."""
-        dtype, fill = self._kind(name)
-        return np.full(n, fill, dtype)
+        """N values of a row that mean "not scored"."""
+        return np.full(n, -1, np.int32) if self._holds_classes(name) else np.full(n, np.nan, np.float32)
 
-    # -- writing ---------------------------------------------------------------------------------------------------------
+    # Writing.
 
-    def commit(self, span: Span, values: Mapping[str, Values], **facts: Any) -> Record:
-        """Make the span's values (span.n,) and the record of them durable, in that order. ``facts``: see Record."""
-        crcs = {}
-        for name in self.names:
-            chunk = self.empty(name, self.meta["span"])  # the last chunk is stored whole, as all are
-            chunk[: span.n] = values[name]
-            crcs[name] = _crc(chunk[: span.n])
-            disk.replace_file(self._chunk(name, span), chunk.tobytes())
-        record = Record(span, crc32=crcs, **facts)
-        disk.replace_file(self._record(span), self._encode(record))
-        return record
+    def commit(
+        self, span: Span, values: Mapping[str, Values], *, held: Record | None, conditions: int, **facts: Any
+    ) -> Record:
+        """Make the values (span.n,) of a span and the record of them durable, in that order.
 
-    def grow(self, pool: Meta) -> Journal:
-        """The run as one of ``pool``, what its pool has become by appending; durable on return."""
-        former = {name: self.meta["pool"][name] for name in ("n", "fingerprint")}
-        meta = {**self.meta, "pool": pool, "grown": [*self.meta["grown"], former]}
-        disk.replace_file(self.path / "run.json", _to_json(meta))
-        return Journal(self.path, meta)
+        Args:
+            span: what is committed.
+            values: by row.
+            held: the record of the span that this one replaces, if there is one.
+            conditions: equal ones must give equal bits, see ``hardware.conditions``.
+            facts: the other fields of Record.
+
+        Raises:
+            RunError: an attempt that was killed stored other scores of the span under the same conditions.
+            OSError: of the disk.
+        """
+        stored = self._to_floats(span, values)
+        self._publish_shard(span, stored, ShardHeader(self.header.id, span.index, span.n, conditions), held)
+        crcs = tuple(crc32c(row) for row in stored)
+        record = Record(run=self.header.id, span=span, crc32c=crcs, **facts)
+        return self._publish_record(record, held)
+
+    def grow(self, pool: PoolState) -> Journal:
+        """Turn the run into one of ``pool``, what its pool has become by appending; durable on return."""
+        former = dataclasses.replace(self.header.pool, path="")
+        return self._with(pool=pool, grown=(*self.header.grown, former))
+
+    def add_hardware(self, hardware: Hardware) -> Journal:
+        """Name another hardware class that scores into the run; durable on return."""
+        return self._with(hardware=(*self.header.hardware, hardware))
+
+    def _with(self, **changes: Any) -> Journal:
+        header = dataclasses.replace(self.header, **changes)
+        disk.replace_file(self.path / "run.json", _to_bytes(header.to_json()))
+        return Journal(self.path, header)
 
     def repair(self) -> list[Record]:
-        """Check every record against its chunks, and remove those that do not hold: their spans are to be scored again.
+        """Check every record against its shard, and remove those that do not hold: their spans must be scored again.
 
-        Also puts back what was lost of the arrays' metadata. Returns the records that hold, by span.
+        Also writes the array's metadata again if it is lost. Returns the records that hold, by span.
         """
         self._lay_out(keep=True)
-        held = []
+        held: list[Record] = []
+        lost: list[Span] = []
+        shards: list[Path] = []
         for found in self._examine():
             if isinstance(found, Record):
                 held.append(found)
             elif found.span is not None:
-                # Not made durable: a record that a power cut brings back is found damaged again.
-                disk.remove(self._record(found.span))
+                lost.append(found.span)
+                shards += [found.file] if found.file == self._shard(found.span) else []
+        if shards:
+            # Durable before their records go: a shard without a record is compared with what is scored next.
+            for file in shards:
+                disk.remove(file)
+            disk.sync(shards[0].parent)
+        if lost and self._packed.exists():
+            disk.replace_file(self._packed, b"".join(map(records.encode, held)))
+        for span in lost:
+            # Not made durable: a record that a power cut brings back is found damaged again.
+            disk.remove(self._record(span))
         return held
 
+    def pack(self, committed: Sequence[Record]) -> None:
+        """Put the records of a complete run, ``committed``, into one file, and remove the single ones.
+
+        150,000 single files take half a minute to read, one file a second. A kill in between leaves both: they are equal.
+        """
+        single = [file for file in map(self._record, self.spans) if file.exists()]
+        if not single:
+            return
+        disk.replace_file(self._packed, b"".join(map(records.encode, committed)))
+        for file in single:
+            with contextlib.suppress(OSError):  # the run is complete and readable with it
+                disk.remove(file)
+
+    def _to_floats(self, span: Span, values: Mapping[str, Values]) -> npt.NDArray[np.float32]:
+        """The rows (rows, span.n) as they are stored."""
+        stored = np.empty((len(self.rows), span.n), "<f4")
+        for row, name in zip(stored, self.rows, strict=True):
+            column = values[name]
+            if self._holds_classes(name):
+                if (largest := int(column.max(initial=-1))) > LARGEST_CLASS:
+                    raise RunError(f"class {largest} in {span} cannot be stored: the largest is {LARGEST_CLASS}")
+                row[:] = np.where(column < 0, np.float32(np.nan), column.astype(np.float32))
+            else:
+                row[:] = column
+        return stored
+
+    def _publish_shard(
+        self, span: Span, stored: npt.NDArray[np.float32], header: ShardHeader, held: Record | None
+    ) -> None:
+        file, data = self._shard(span), self.layout.encode(header, stored)
+        if held is not None:
+            disk.replace_file(file, data)
+            return
+        try:
+            disk.create_file(file, data)
+        except FileExistsError:
+            if (found := _bytes_of(file)) == data:
+                disk.sync(file.parent)  # its name may not be durable yet
+                return
+            with contextlib.suppress(TornError):
+                other, values = self.layout.decode(found)
+                # Items that were labeled or unreadable then have no value: other items, other bits.
+                if other == header and np.array_equal(np.isnan(values[:, : span.n]), np.isnan(stored)):
+                    count = int((values[:, : span.n].view(np.uint32) != stored.view(np.uint32)).any(0).sum())
+                    raise RunError(
+                        f"{span} of {self.path} was scored twice under the same conditions, and {count:,} of its items got "
+                        "other bits the second time: the model, the transform or the device is not deterministic. "
+                        f"Remove {file} to keep the new scores"
+                    ) from None
+            disk.replace_file(file, data)
+
+    def _publish_record(self, record: Record, held: Record | None) -> Record:
+        file, line = self._record(record.span), records.encode(record)
+        if held is not None:
+            disk.replace_file(file, line)
+            return record
+        try:
+            disk.create_file(file, line)
+        except FileExistsError:
+            other = self._decode(record.span, file, _bytes_of(file))
+            if isinstance(other, SpanDamage) or (other.span, other.crc32c) != (record.span, record.crc32c):
+                raise RunError(f"{record.span} of {self.path} was committed by another process meanwhile") from None
+            return other
+        return record
+
     def _lay_out(self, keep: bool) -> None:
-        """The directories, and the metadata of the arrays; what is there is kept and checked, or else written anew."""
+        """Make the directories and the array's metadata; what is there is kept and checked, or else written anew."""
         disk.discard_temporaries(self.path, "run.json.*", "commits/*", "scores.zarr/**/*")
         disk.create_directory(self.path / "commits")
-        for name in self.names:
-            disk.create_directory(self._chunk(name, self.spans[0]).parent)
-        for file, content in self._zarr_metadata().items():
-            target = self.path / "scores.zarr" / file
-            if not (keep and target.exists()):
-                disk.replace_file(target, content)
-                continue
-            stored, expected = _shape_of_array(target.read_bytes()), _shape_of_array(content)
-            if stored == expected:
-                continue
-            if stored not in [{**expected, "shape": [former["n"]]} for former in self.meta["grown"]]:
-                raise RunError(f"{target} is not what {self.path / 'run.json'} says; remove it and go on")
-            disk.replace_file(target, content)
+        disk.create_directory(self._shard(self.spans[0]).parent)
+        if not (keep and self._zarr_json.exists()):
+            disk.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
+            return
+        stored = _array_in(self._zarr_json.read_bytes())
+        if stored == _essential(self._array_of(self.header.pool.n)):
+            return
+        if stored not in [_essential(self._array_of(former.n)) for former in self.header.grown]:
+            raise RunError(f"{self._zarr_json} is not what {self.path / 'run.json'} says; remove it and resume")
+        disk.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
 
-    def _zarr_metadata(self) -> dict[str, bytes]:
-        """The zarr.json files of scores.zarr, as zarr-python writes them (here: into memory)."""
-        import zarr
-
-        written: dict[str, Any] = {}
-        group = zarr.create_group(zarr.storage.MemoryStore(written), zarr_format=3)
-        for name in self.names:
-            dtype, fill = self._kind(name)
-            group.create_array(
-                name,
-                shape=(self.meta["pool"]["n"],),
-                chunks=(self.meta["span"],),
-                dtype=dtype,
-                fill_value=fill,
-                compressors=None,
-                filters=None,
-            )
-        return {key: value.to_bytes() for key, value in written.items()}
-
-    # -- reading ---------------------------------------------------------------------------------------------------------
+    # Reading.
 
     def records(self) -> list[Record]:
-        """The records of this run, by span; whether their chunks match shows when these are read."""
-        return [record for record in map(self._decode, self.spans) if isinstance(record, Record)]
+        """The records of this run, by span; whether their shards match shows when these are read."""
+        return [found for found in self._decode_all() if isinstance(found, Record)]
 
-    def damage(self) -> Iterator[Damage]:
+    def damage(self) -> Iterator[SpanDamage]:
         """What is not as it was committed, in order; reads everything, changes nothing."""
-        yield from (found for found in self._examine() if isinstance(found, Damage))
-        for file, content in self._zarr_metadata().items():
-            target = self.path / "scores.zarr" / file
-            if not target.exists():
-                yield Damage(None, target, "it is missing")
-            elif _shape_of_array(target.read_bytes()) != _shape_of_array(content):
-                yield Damage(None, target, "it is not what run.json says")
+        yield from (found for found in self._examine() if isinstance(found, SpanDamage))
+        if not self._zarr_json.exists():
+            yield SpanDamage(None, self._zarr_json, "missing")
+        elif _array_in(self._zarr_json.read_bytes()) != _essential(self._array_of(self.header.pool.n)):
+            yield SpanDamage(None, self._zarr_json, "not what run.json says")
 
     def read(self, record: Record, name: str) -> Values:
-        """The committed values (span.n,) of a score.
+        """The committed values (span.n,) of a row.
 
         Raises:
-            RunError: the chunk is missing, or is not what was committed.
+            RunError: the shard is missing, or is not what was committed.
         """
-        values = self._load(record, name)
-        if isinstance(values, Damage):
+        file, row = self._shard(record.span), self.rows.index(name)
+        try:
+            stored = self._load(record, file, row)
+        except _Damaged as error:
             raise RunError(
-                f"{values.file} is damaged: {values.why}, so it is not what was committed as {record.span}. "
+                f"{name} of {record.span} is damaged: {error.damage.file}: {error.damage.why}. "
                 "Score the pool into the same directory again: only this span is repeated"
-            )
-        return values
+            ) from None
+        if self._holds_classes(name):
+            return np.where(np.isnan(stored), -1, np.nan_to_num(stored)).astype(np.int32)
+        return stored
 
-    def gather(self, records: Iterable[Record], name: str, ids: npt.NDArray[np.int64]) -> Values:
-        """The committed values of a score at ``ids``, in their order; what is not committed reads "not scored"."""
+    def gather(self, committed: Iterable[Record], name: str, ids: npt.NDArray[np.int64]) -> Values:
+        """The committed values of a row at ``ids``, in their order; what is not committed reads "not scored"."""
         out = self.empty(name, len(ids))
-        index = ids // self.meta["span"]
+        index = ids // self.header.span
         wanted = set(index.tolist())
-        for record in records:
+        for record in committed:
             if record.span.index in wanted:
                 here = (index == record.span.index) & (ids < record.span.stop)
                 out[here] = self.read(record, name)[ids[here] - record.span.start]
         return out
 
-    def _examine(self) -> Iterator[Record | Damage]:
-        """Every record that holds and every damage, by span. Threads: reading and checksums release the interpreter."""
+    def _examine(self) -> Iterator[Record | SpanDamage]:
+        """Every record that holds and every damage, by span. Threads: reading releases the interpreter."""
 
-        def check(span: Span) -> Record | Damage | None:
-            record = self._decode(span)
-            if isinstance(record, Record):
-                for name in self.names:
-                    if isinstance(values := self._load(record, name), Damage):
-                        return values
-            return record
+        def check(found: Record | SpanDamage) -> Record | SpanDamage:
+            if isinstance(found, Record):
+                try:
+                    self._check(found)
+                except _Damaged as error:
+                    return error.damage
+            return found
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-            yield from (found for found in threads.map(check, self.spans) if found is not None)
+            yield from threads.map(check, list(self._decode_all()))
 
-    def _load(self, record: Record, name: str) -> Values | Damage:
-        """The values of a chunk if it is what the record says."""
-        file, (dtype, _) = self._chunk(name, record.span), self._kind(name)
+    def _check(self, record: Record) -> None:
+        """Raise _Damaged unless every byte of the shard is as it was written, and is what the record says."""
+        file = self._shard(record.span)
         try:
-            stored = file.read_bytes()
-        except FileNotFoundError:
-            return Damage(record.span, file, "it is missing")
+            _, values = self.layout.decode(_read(record.span, file))
+        except TornError as error:
+            raise _Damaged(record.span, file, str(error)) from None
+        for name, row, crc in zip(self.rows, values, record.crc32c, strict=True):
+            if crc32c(row[: record.span.n]) != crc:
+                raise _Damaged(record.span, file, f"{name}: crc32c mismatch with the record")
+
+    def _load(self, record: Record, file: Path, row: int) -> npt.NDArray[np.float32]:
+        """One row (span.n,) of a shard, if it is what the record says. Raises _Damaged."""
+        try:
+            with file.open("rb") as shard:
+                self.layout.check_size(os.fstat(shard.fileno()).st_size)
+                shard.seek(self.layout.offset(row))
+                stored = np.frombuffer(shard.read(4 * record.span.n), "<f4")
+        except TornError as error:
+            raise _Damaged(record.span, file, str(error)) from None
         except OSError as error:
-            return _bad_sector(error, record.span, file)
-        expected = self.meta["span"] * dtype.itemsize
-        if len(stored) != expected:
-            return Damage(record.span, file, f"it has {len(stored)} bytes instead of {expected}")
-        values = np.frombuffer(stored, dtype)[: record.span.n]
-        if _crc(values) != record.crc32[name]:
-            return Damage(record.span, file, "its crc32 is another")
-        return values
+            raise _unreadable(error, record.span, file) from None
+        if len(stored) != record.span.n or crc32c(stored) != record.crc32c[row]:
+            raise _Damaged(record.span, file, "crc32c mismatch")
+        return stored
 
-    # -- names and formats -----------------------------------------------------------------------------------------------
+    def _decode_all(self) -> Iterator[Record | SpanDamage]:
+        """What the single and the packed records say, by span."""
+        packed = self._decode_packed()
+        single = {entry.name for entry in os.scandir(self._commits)} if self._commits.exists() else set()
+        for span in self.spans:
+            file = self._record(span)
+            if file.name in single:
+                try:
+                    yield self._decode(span, file, _read(span, file))
+                except _Damaged as error:
+                    yield error.damage
+            elif span.index in packed:
+                yield packed[span.index]
 
-    def _kind(self, name: str) -> tuple[np.dtype[Any], float]:
-        """Dtype and fill value. Classes are integers; what regression predicts is not."""
-        if name == "prediction" and self.meta["likelihood"] != "gaussian":
-            return np.dtype("<i4"), -1
-        return np.dtype("<f4"), float("nan")
+    def _decode_packed(self) -> dict[int, Record | SpanDamage]:
+        """What the packed records say, by index of the span; a torn line is taken for the span of its place."""
+        try:
+            lines = self._packed.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return {}
+        whole: dict[int, Record | SpanDamage] = {}
+        torn: dict[int, Record | SpanDamage] = {}
+        for at, line in enumerate(lines):
+            try:
+                record = records.decode(line, self._packed)
+            except TornError as error:
+                if at < len(self.spans):
+                    torn[at] = SpanDamage(self.spans[at], self._packed, f"line {at + 1}: {error}")
+            else:
+                span = self.spans[record.span.index] if record.span.index < len(self.spans) else self.spans[-1]
+                whole[span.index] = self._checked(record, span, self._packed)
+        return {**torn, **whole}
 
-    def _chunk(self, name: str, span: Span) -> Path:
-        return self.path / "scores.zarr" / name / "c" / str(span.index)
+    def _decode(self, span: Span, file: Path, line: bytes) -> Record | SpanDamage:
+        """The record of a span in a file of its own."""
+        try:
+            return self._checked(records.decode(line, file), span, file)
+        except TornError as error:
+            return SpanDamage(span, file, str(error))
+
+    def _checked(self, record: Record, span: Span, file: Path) -> Record | SpanDamage:
+        """The record if it is one of this run and of ``span``; otherwise it is damage like any other."""
+        if record.run != self.header.id:
+            return SpanDamage(span, file, f"belongs to another run, {record.run}")
+        if (record.span.index, record.span.start) != (span.index, span.start) or not 0 < record.span.n <= span.n:
+            return SpanDamage(span, file, f"record of {record.span}")
+        if len(record.crc32c) != len(self.rows):
+            return SpanDamage(span, file, f"{len(record.crc32c)} checksums for {len(self.rows)} rows")
+        return record
+
+    # Names and formats.
+
+    def _holds_classes(self, name: str) -> bool:
+        """Whether a row holds class numbers; a regression predicts numbers."""
+        return name == "prediction" and self.header.settings.likelihood != "gaussian"
+
+    @property
+    def _zarr_json(self) -> Path:
+        return self.path / "scores.zarr" / "zarr.json"
+
+    @property
+    def _commits(self) -> Path:
+        return self.path / "commits"
+
+    @property
+    def _packed(self) -> Path:
+        return self._commits / "packed.jsonl"
+
+    def _shard(self, span: Span) -> Path:
+        return self.path / "scores.zarr" / "c" / "0" / str(span.index)
 
     def _record(self, span: Span) -> Path:
-        return self.path / "commits" / f"{span.index:06d}.json"
+        return self._commits / f"{span.index:06d}.json"
 
-    def _encode(self, record: Record) -> bytes:
-        said = {
-            "run": self.meta["id"],
-            "span": record.span.index,
-            "start": record.span.start,
-            "n": record.span.n,
-            "scored": record.scored,
-            "crc32": dict(record.crc32),
-            "non_finite": {"count": len(record.nonfinite_ids), "ids": list(record.nonfinite_ids)},
-            "unreadable": {"count": sum(b - a for a, b in record.unreadable), "ranges": list(record.unreadable)},
-            "seconds": round(record.seconds, 6),
-            "device": record.device,
+    def _array_of(self, n: int) -> JSON:
+        """The array's zarr.json for a pool of n items, as zarr-python writes it."""
+        little = {"name": "bytes", "configuration": {"endian": "little"}}
+        sharding = {
+            "chunk_shape": [1, self.header.span],
+            "codecs": [little, {"name": "crc32c"}],
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
         }
-        return _to_json({**said, "check": _check(said)})
-
-    def _decode(self, span: Span) -> Record | Damage | None:
-        """The record of a span, None if there is none. One of another run or another span is damage like any other."""
-        file = self._record(span)
-        try:
-            said = json.loads(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return _bad_sector(error, span, file)
-        except ValueError:
-            return Damage(span, file, "it is torn")
-        if not isinstance(said, dict) or _check(said) != said.get("check"):
-            return Damage(span, file, "its checksum is another")
-        if said["run"] != self.meta["id"]:
-            return Damage(span, file, f"it belongs to another run, {said['run']}")
-        if said["start"] != span.start or not 0 < said["n"] <= span.n:
-            return Damage(span, file, f"it is the record of items {said['start']}..{said['start'] + said['n'] - 1}")
-        return Record(
-            Span(span.index, span.start, span.start + said["n"]),
-            said["scored"],
-            said["crc32"],
-            tuple(said["non_finite"]["ids"]),
-            tuple((a, b) for a, b in said["unreadable"]["ranges"]),
-            said["seconds"],
-            said["device"],
-        )
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [len(self.rows), n],
+            "data_type": "float32",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [len(self.rows), self.header.span]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "NaN",
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "attributes": {"scores": list(self.rows)},
+            "dimension_names": ["score", "item"],
+            "storage_transformers": [],
+        }
 
 
-def _bad_sector(error: OSError, span: Span, file: Path) -> Damage:
-    """What cannot be read and never will be is damage; of any other error (no permission, no network) it is not known."""
+class _Damaged(Exception):
+    """What is damaged, raised where it is found."""
+
+    def __init__(self, span: Span, file: Path, why: str) -> None:
+        self.damage = SpanDamage(span, file, why)
+
+
+def _read(span: Span, file: Path) -> bytes:
+    """The content of a file of a span. Raises _Damaged if it is missing, or lies on a bad sector."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _unreadable(error, span, file) from None
+
+
+def _unreadable(error: OSError, span: Span, file: Path) -> _Damaged:
+    """What cannot be read and never will be is damage; after any other error (no permission, no network) that is not known."""
+    if isinstance(error, FileNotFoundError):
+        return _Damaged(span, file, "missing")
     if error.errno != errno.EIO:
         raise error
-    return Damage(span, file, "the disk cannot read it")
+    return _Damaged(span, file, "the disk cannot read it")
 
 
-def _crc(values: Values) -> int:
-    return zlib.crc32(values.data)
+def _bytes_of(file: Path) -> bytes:
+    """The content of a file; nothing if it lies on a bad sector."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
-def _check(said: Meta) -> int:
-    """A record's own checksum."""
-    return zlib.crc32(json.dumps({key: value for key, value in said.items() if key != "check"}).encode())
-
-
-def _to_json(value: Meta) -> bytes:
+def _to_bytes(value: JSON) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def _shape_of_array(metadata: bytes) -> Any:
-    """What decides how the chunks are read; other versions of zarr-python may write other things beside it."""
+def _array_in(metadata: bytes) -> JSON | None:
     try:
-        said = json.loads(metadata)
+        return _essential(json.loads(metadata))
     except ValueError:
         return None
-    return {key: said.get(key) for key in ("node_type", "shape", "data_type", "chunk_grid", "fill_value")}
+
+
+def _essential(metadata: JSON) -> JSON:
+    """What decides how the shards are read; other programs may write other things beside it."""
+    return {key: metadata.get(key) for key in ("node_type", "shape", "data_type", "chunk_grid", "fill_value", "codecs")}
