@@ -174,7 +174,8 @@ class CudaPrefetcher:
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Allocate page-locked memory: only from there does a copy run beside the host's work."""
-        return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True).numpy()
+        memory: npt.NDArray[np.uint8] = self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True).numpy()
+        return memory
 
     def start(self, items: npt.NDArray[Any]) -> Any:
         """Begin the copy; ``items`` must stay as it is until what was computed from the copy is back on the host."""

@@ -14,7 +14,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import RunError
 from .spans import Span
@@ -156,9 +156,10 @@ class RunHeader:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """A span is scored: what is stored of it, and under which conditions.
+
+    A named tuple, as a large run has 150,000: one is made in 0.6 us, a frozen dataclass in 3.5 us.
 
     Attributes:
         run: the id of the run.
@@ -205,7 +206,7 @@ class Record:
 
     @staticmethod
     def from_json(said: JSON, file: Path) -> Record:
-        """Read a record. Written out, as a large run has 150,000 of them: 2 us each.
+        """Read a record; written out field by field for speed.
 
         Raises:
             RunError: a field is missing, or is one that this version does not know.

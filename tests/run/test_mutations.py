@@ -40,7 +40,7 @@ READING = [
     *((Journal, name) for name in ("_load", "_check", "_checked")),
     (ShardLayout, "decode"),
     (ShardHeader, "from_bytes"),
-    (records, "decode"),
+    (records, "_checked"),
 ]
 
 

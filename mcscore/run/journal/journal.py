@@ -65,6 +65,9 @@ class Journal:
         self.spans = cut(header.pool.n, header.span)
         self.rows = header.rows
         self.layout = ShardLayout(len(self.rows), header.span)
+        self._commits = path / "commits"
+        self._packed = self._commits / "packed.jsonl"
+        self._zarr_json = path / "scores.zarr" / "zarr.json"
 
     @staticmethod
     def create(path: Path, header: RunHeader) -> Journal:
@@ -158,7 +161,8 @@ class Journal:
 
         150,000 single files take half a minute to read, one file a second. A kill in between leaves both: they are equal.
         """
-        single = [file for file in map(self._record, self.spans) if file.exists()]
+        there = {entry.name for entry in os.scandir(self._commits)}
+        single = [self._record(span) for span in self.spans if _file_name(span) in there]
         if not single:
             return
         disk.replace_file(self._packed, b"".join(map(records.encode, committed)))
@@ -320,9 +324,10 @@ class Journal:
         """What the single and the packed records say, by span."""
         packed = self._decode_packed()
         single = {entry.name for entry in os.scandir(self._commits)} if self._commits.exists() else set()
+        single.discard(self._packed.name)
         for span in self.spans:
-            file = self._record(span)
-            if file.name in single:
+            if single and _file_name(span) in single:
+                file = self._record(span)
                 try:
                     yield self._decode(span, file, _read(span, file))
                 except _Damaged as error:
@@ -333,20 +338,19 @@ class Journal:
     def _decode_packed(self) -> dict[int, Record | SpanDamage]:
         """What the packed records say, by index of the span; a torn line is taken for the span of its place."""
         try:
-            lines = self._packed.read_bytes().splitlines(keepends=True)
+            found = records.decode_all(self._packed.read_bytes(), self._packed)
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            return {span.index: _unreadable(error, span, self._packed).damage for span in self.spans}
         whole: dict[int, Record | SpanDamage] = {}
         torn: dict[int, Record | SpanDamage] = {}
-        for at, line in enumerate(lines):
-            try:
-                record = records.decode(line, self._packed)
-            except TornError as error:
-                if at < len(self.spans):
-                    torn[at] = SpanDamage(self.spans[at], self._packed, f"line {at + 1}: {error}")
-            else:
-                span = self.spans[record.span.index] if record.span.index < len(self.spans) else self.spans[-1]
+        for at, record in enumerate(found):
+            if isinstance(record, Record):
+                span = self.spans[min(record.span.index, len(self.spans) - 1)]
                 whole[span.index] = self._checked(record, span, self._packed)
+            elif at < len(self.spans):
+                torn[at] = SpanDamage(self.spans[at], self._packed, f"line {at + 1}: {record}")
         return {**torn, **whole}
 
     def _decode(self, span: Span, file: Path, line: bytes) -> Record | SpanDamage:
@@ -372,23 +376,11 @@ class Journal:
         """Whether a row holds class numbers; a regression predicts numbers."""
         return name == "prediction" and self.header.settings.likelihood != "gaussian"
 
-    @property
-    def _zarr_json(self) -> Path:
-        return self.path / "scores.zarr" / "zarr.json"
-
-    @property
-    def _commits(self) -> Path:
-        return self.path / "commits"
-
-    @property
-    def _packed(self) -> Path:
-        return self._commits / "packed.jsonl"
-
     def _shard(self, span: Span) -> Path:
         return self.path / "scores.zarr" / "c" / "0" / str(span.index)
 
     def _record(self, span: Span) -> Path:
-        return self._commits / f"{span.index:06d}.json"
+        return self._commits / _file_name(span)
 
     def _array_of(self, n: int) -> JSON:
         """The array's zarr.json for a pool of n items, as zarr-python writes it."""
@@ -412,6 +404,10 @@ class Journal:
             "dimension_names": ["score", "item"],
             "storage_transformers": [],
         }
+
+
+def _file_name(span: Span) -> str:
+    return f"{span.index:06d}.json"
 
 
 class _Damaged(Exception):
