@@ -15,7 +15,7 @@ from .terminal import RESUMABLE, answer, as_json, end, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
-    from ..run.score import OnBadChunk
+    from ..run.prefetch import OnBadChunk
 
 
 @click.command()
@@ -109,6 +109,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def score(
     ctx: click.Context,
+    /,
     path: Path,
     spec: str,
     weights: Path | None,

@@ -92,6 +92,28 @@ def test_the_hardware_of_this_machine_is_named() -> None:
         torch.set_float32_matmul_precision(before)
 
 
+def test_a_gpu_is_named_with_its_libraries_and_modes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda at: f"Some GPU {at.index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _at: (9, 0))
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 2024\n")
+    monkeypatch.setattr(hardware, "_DRIVER", tmp_path / "version")
+    gpu = hardware_of("cuda:1")
+    assert (gpu.device, gpu.capability, gpu.driver) == ("Some GPU 1", "9.0", "550.54.15")
+    assert (gpu.instruction_set, gpu.blas) == ("", "")  # of the CPU, which computes nothing
+    before = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    try:
+        (difference,) = differences(gpu, hardware_of("cuda:1"))
+        assert difference.startswith("tf32 matmul")
+        assert "convolution ieee now" in difference
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before  # type: ignore[attr-defined]
+    monkeypatch.setattr(hardware, "_DRIVER", tmp_path / "none")
+    assert hardware_of("cuda:1").driver == ""
+
+
 def test_conditions_depend_on_all_that_decides_bits() -> None:
     base: dict[str, Any] = {"hardware": HERE, "versions": {"torch": "2.10"}, "threads": 1, "plan": {"items": 2}}
     changes: list[dict[str, Any]] = [
