@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .. import atomic as disk
+from .. import atomic
 from ..errors import ChunkError, RunError
 from ..store.lock import locked
 from .hardware import class_of, conditions, hardware_of
@@ -98,7 +98,9 @@ def _require_unfinished(path: Path) -> None:
     """An existing directory without run.json must be empty, or a run that was killed while it was made."""
     names = {child.name for child in path.iterdir() if not child.name.startswith("run.json.")}
     commits = path / "commits"
-    if names - _UNFINISHED or (commits.is_dir() and any(child.suffix != disk.TEMPORARY for child in commits.iterdir())):
+    if names - _UNFINISHED or (
+        commits.is_dir() and any(child.suffix != atomic.TEMPORARY for child in commits.iterdir())
+    ):
         raise RunError(f"{path} exists and is not a run (it has no run.json); choose another directory")
 
 
@@ -120,7 +122,7 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, how: How) -> Iterator[Job]:
     header = new_header(pool, settings, span, default_block(span, step, item_bytes), how.labeled, hardware)
     made = not path.exists()
     with writing(f"{path} could not be made a run"):
-        disk.create_directory(path)
+        atomic.create_directory(path)
     with _locked(path):
         try:
             with writing(f"{path} could not be made a run"):

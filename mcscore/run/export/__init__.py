@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import atomic as disk
+from ... import atomic
 from ...errors import PoolNotFoundError, RunError
 from ..identity import find_pool
 from ..journal import Values
@@ -65,7 +65,7 @@ def export(
     )
     path = run.path / f"export-{name}{kind.suffix}" if out is None else Path(out)
     try:
-        with disk.replaced(path) as target:
+        with atomic.replaced(path) as target:
             kind.write(target, tables, source)
     except OSError as error:
         raise RunError(f"{path} could not be written, and is unchanged: {error}") from error

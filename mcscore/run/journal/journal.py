@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ... import atomic as disk
+from ... import atomic
 from ...errors import RunError
 from ..schema import JSON, Hardware, PoolState, Record, RunHeader, read_header
 from ..spans import Span, cut
@@ -77,7 +77,7 @@ class Journal:
             if (path / "run.json").exists():
                 raise FileExistsError
             journal._lay_out(keep=False)
-            disk.create_file(path / "run.json", _to_bytes(header.to_json()))
+            atomic.create_file(path / "run.json", _to_bytes(header.to_json()))
         except FileExistsError:
             raise RunError(f"{path} was made a run by another process meanwhile; start again to resume it") from None
         return journal
@@ -126,7 +126,7 @@ class Journal:
 
     def _with(self, **changes: Any) -> Journal:
         header = dataclasses.replace(self.header, **changes)
-        disk.replace_file(self.path / "run.json", _to_bytes(header.to_json()))
+        atomic.replace_file(self.path / "run.json", _to_bytes(header.to_json()))
         return Journal(self.path, header)
 
     def repair(self) -> list[Record]:
@@ -147,13 +147,13 @@ class Journal:
         if shards:
             # Durable before their records go: a shard without a record is compared with what is scored next.
             for file in shards:
-                disk.remove(file)
-            disk.sync(shards[0].parent)
+                atomic.remove(file)
+            atomic.sync(shards[0].parent)
         if lost and self._packed.exists():
-            disk.replace_file(self._packed, b"".join(map(records.encode, held)))
+            atomic.replace_file(self._packed, b"".join(map(records.encode, held)))
         for span in lost:
             # Not made durable: a record that a power cut brings back is found damaged again.
-            disk.remove(self._record(span))
+            atomic.remove(self._record(span))
         return held
 
     def pack(self, committed: Sequence[Record]) -> None:
@@ -165,10 +165,10 @@ class Journal:
         single = [self._record(span) for span in self.spans if _file_name(span) in there]
         if not single:
             return
-        disk.replace_file(self._packed, b"".join(map(records.encode, committed)))
+        atomic.replace_file(self._packed, b"".join(map(records.encode, committed)))
         for file in single:
             with contextlib.suppress(OSError):  # the run is complete and readable with it
-                disk.remove(file)
+                atomic.remove(file)
 
     def _to_floats(self, span: Span, values: Mapping[str, Values]) -> npt.NDArray[np.float32]:
         """The rows (rows, span.n) as they are stored."""
@@ -188,13 +188,13 @@ class Journal:
     ) -> None:
         file, data = self._shard(span), self.layout.encode(header, stored)
         if held is not None:
-            disk.replace_file(file, data)
+            atomic.replace_file(file, data)
             return
         try:
-            disk.create_file(file, data)
+            atomic.create_file(file, data)
         except FileExistsError:
             if (found := _bytes_of(file)) == data:
-                disk.sync(file.parent)  # its name may not be durable yet
+                atomic.sync(file.parent)  # its name may not be durable yet
                 return
             with contextlib.suppress(TornError):
                 other, values = self.layout.decode(found)
@@ -206,15 +206,15 @@ class Journal:
                         "other bits the second time: the model, the transform or the device is not deterministic. "
                         f"Remove {file} to keep the new scores"
                     ) from None
-            disk.replace_file(file, data)
+            atomic.replace_file(file, data)
 
     def _publish_record(self, record: Record, held: Record | None) -> Record:
         file, line = self._record(record.span), records.encode(record)
         if held is not None:
-            disk.replace_file(file, line)
+            atomic.replace_file(file, line)
             return record
         try:
-            disk.create_file(file, line)
+            atomic.create_file(file, line)
         except FileExistsError:
             other = self._decode(record.span, file, _bytes_of(file))
             if isinstance(other, SpanDamage) or (other.span, other.crc32c) != (record.span, record.crc32c):
@@ -224,18 +224,18 @@ class Journal:
 
     def _lay_out(self, keep: bool) -> None:
         """Make the directories and the array's metadata; what is there is kept and checked, or else written anew."""
-        disk.discard_temporaries(self.path, "run.json.*", "commits/*", "scores.zarr/**/*")
-        disk.create_directory(self.path / "commits")
-        disk.create_directory(self._shard(self.spans[0]).parent)
+        atomic.discard_temporaries(self.path, "run.json.*", "commits/*", "scores.zarr/**/*")
+        atomic.create_directory(self.path / "commits")
+        atomic.create_directory(self._shard(self.spans[0]).parent)
         if not (keep and self._zarr_json.exists()):
-            disk.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
+            atomic.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
             return
         stored = _array_in(self._zarr_json.read_bytes())
         if stored == _essential(self._array_of(self.header.pool.n)):
             return
         if stored not in [_essential(self._array_of(former.n)) for former in self.header.grown]:
             raise RunError(f"{self._zarr_json} is not what {self.path / 'run.json'} says; remove it and resume")
-        disk.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
+        atomic.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
 
     # Reading.
 
