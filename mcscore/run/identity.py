@@ -1,4 +1,4 @@
-"""Whether a run belongs to a pool and to the settings of a scorer: it goes on with exactly the same, and with nothing else."""
+"""Whether a run belongs to a pool and to the settings of a scorer: it is resumed with exactly the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FREE = {"model.class", "model.spec", "model.weights", "model.weights_part", "po
 _AFTER_PREPARE = {"sites"}
 
 
-class OfPool(Protocol):
+class HasPool(Protocol):
     """A run, as far as its pool is concerned."""
 
     @property
@@ -101,7 +101,7 @@ def is_pool_of(recorded: PoolState, pool: Pool) -> bool:
     return (pool.n, pool.fingerprint) == (recorded.n, recorded.fingerprint)
 
 
-def find_pool(run: OfPool, pool: Pool | None = None) -> Pool:
+def find_pool(run: HasPool, pool: Pool | None = None) -> Pool:
     """Find the pool that ``run`` scored: ``pool`` if given, else what is at the recorded place.
 
     Raises:

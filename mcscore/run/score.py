@@ -19,7 +19,7 @@ from .prefetch import Block, CudaPrefetcher, OnBadChunk, prefetch_blocks
 from .run import Run
 from .signals import StopRequest, stop_request
 from .span_buffer import SpanBuffer, ranges_of
-from .start import How, Job, is_run, new_run, next_read, resumed_run, writing
+from .start import Job, ScoreOptions, is_run, new_run, next_read, resumed_run, writing
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -91,10 +91,10 @@ def score_pool(
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
     own = own_scorer(scorer, pool)
-    how = How(span, labeled, on_bad_chunk, mixed_hardware)
+    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware)
     with stop_request() as stop:
         begin = resumed_run if is_run(path) else new_run
-        with begin(path, pool, own, how) as job:
+        with begin(path, pool, own, options) as job:
             committed = _score(job, pool, own, stop, progress or (lambda _done, _total: None))
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in committed), pool.n)
@@ -108,12 +108,12 @@ def score_pool(
 
 def _score(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress) -> list[Record]:
     """Score and commit the tasks, until all are or a stop is asked for. Returns all records, by span."""
-    journal, retry = job.journal, job.how.retry
+    journal, retry = job.journal, job.options.retry
     committed = {record.span.index: record for record in job.committed}
     done = sum(record.span.n for record in job.committed)
     progress(done, pool.n)
     copier = CudaPrefetcher(scorer.device) if scorer.device.startswith("cuda") else None
-    blocks = prefetch_blocks(pool, job.tasks, job.skipped, journal.header.block_items, job.how.on_bad_chunk, copier)
+    blocks = prefetch_blocks(pool, job.tasks, job.skipped, journal.header.block_items, job.options.on_bad_chunk, copier)
     buffer: SpanBuffer | None = None
     begin = time.perf_counter()
     with contextlib.closing(blocks):

@@ -33,7 +33,7 @@ _UNFINISHED = {"lock", "commits", "scores.zarr"}  # what a run that was killed w
 
 
 @dataclass(frozen=True)
-class How:
+class ScoreOptions:
     """The arguments of ``score_pool``, as it documents them."""
 
     span: int | None
@@ -56,7 +56,7 @@ class Job:
         committed: records of what is done.
         tasks: what is left.
         skipped: items that are not scored.
-        how: the arguments of ``score_pool``.
+        options: the arguments of ``score_pool``.
         hardware: the class that scores now; None if nothing is left to score.
         settings: of the prepared scorer; None if nothing is left to score.
     """
@@ -65,7 +65,7 @@ class Job:
     committed: list[Record]
     tasks: list[Task]
     skipped: Skipped
-    how: How
+    options: ScoreOptions
     hardware: Hardware | None = None
     settings: Settings | None = None
 
@@ -105,21 +105,21 @@ def _require_unfinished(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_run(path: Path, pool: Pool, scorer: Scorer, how: How) -> Iterator[Job]:
+def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> Iterator[Job]:
     """Make a run, locked. The model is tried before anything is written."""
-    skipped = Skipped(pool, how.labeled)
+    skipped = Skipped(pool, options.labeled)
     if skipped.first_kept() is None:
         raise RunError(
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
             "labeled=True (--labeled) scores the labeled ones too"
         )
-    _prepare(pool, scorer, skipped, how.on_bad_chunk)
+    _prepare(pool, scorer, skipped, options.on_bad_chunk)
     settings = Settings.of_scorer(scorer.describe())
     hardware = hardware_of(scorer.device)
     plan, item_bytes = settings.plan, _item_bytes(pool)
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
-    span = min(how.span, pool.n) if how.span is not None else default_span(pool.n, step, flops, item_bytes)
-    header = new_header(pool, settings, span, default_block(span, step, item_bytes), how.labeled, hardware)
+    span = min(options.span, pool.n) if options.span is not None else default_span(pool.n, step, flops, item_bytes)
+    header = new_header(pool, settings, span, default_block(span, step, item_bytes), options.labeled, hardware)
     made = not path.exists()
     with writing(f"{path} could not be made a run"):
         atomic.create_directory(path)
@@ -131,30 +131,30 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, how: How) -> Iterator[Job]:
             if made and not (path / "run.json").exists():  # nobody else's either: we hold the lock
                 shutil.rmtree(path, ignore_errors=True)
             raise
-        yield Job(journal, [], open_tasks(journal, [], how.retry), skipped, how, hardware, settings)
+        yield Job(journal, [], open_tasks(journal, [], options.retry), skipped, options, hardware, settings)
 
 
 @contextlib.contextmanager
-def resumed_run(path: Path, pool: Pool, scorer: Scorer, how: How) -> Iterator[Job]:
+def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> Iterator[Job]:
     """Lock and check an existing run; the scorer has adopted its plan if anything is left to score."""
     with _locked(path):
         journal = Journal.open(path)
         settings = Settings.of_scorer(scorer.describe())
-        refuse_difference(path, journal.header, pool, settings, how.span, how.labeled, prepared=False)
+        refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=False)
         with writing(f"{path} cannot be resumed"):
             if pool.n > journal.header.pool.n:
                 journal = journal.grow(state_of(pool))
             committed = journal.repair()
-        tasks = open_tasks(journal, committed, how.retry)
-        job = Job(journal, committed, tasks, Skipped(pool, how.labeled), how)
+        tasks = open_tasks(journal, committed, options.retry)
+        job = Job(journal, committed, tasks, Skipped(pool, options.labeled), options)
         if all(job.skipped.of(task).all() for task in job.tasks):
             yield job
             return
         hardware = hardware_of(scorer.device)
-        known = class_of(path, journal.header.hardware, hardware, how.mixed_hardware)
-        _prepare(pool, scorer, job.skipped, how.on_bad_chunk, plan=journal.header.settings.plan)
+        known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
+        _prepare(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
         settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint
-        refuse_difference(path, journal.header, pool, settings, how.span, how.labeled, prepared=True)
+        refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=True)
         warn_of_other_versions(path, journal.header)
         if known is None:
             with writing(f"{path} cannot be resumed"):

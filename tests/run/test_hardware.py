@@ -173,6 +173,26 @@ def test_other_bits_under_the_same_conditions_are_an_error_that_says_how_to_go_o
         Unsteady.turn = 0
 
 
+def test_a_span_that_another_process_committed_meanwhile_is_left_as_it_is(out: Path) -> None:
+    begin(out)
+    unpacked(Run.open(out))
+    journal = Journal.open(out)
+    (record, *_) = journal.records()
+    values = {name: journal.read(record, name) for name in journal.rows}
+    shard = out / "scores.zarr" / "c" / "0" / "0"
+    before, said = shard.read_bytes(), int.from_bytes(shard.read_bytes()[40:44], "little")
+    again = journal.commit(record.span, values, held=None, conditions=said, scored=SPAN, seconds=1e6)
+    assert again == record  # of equal scores the first record stays
+    other = {**values, "bald": values["bald"] + 1}
+    for conditions in (said, said ^ 1):
+        with pytest.raises(
+            RunError, match=r"span 0 \(items 0\.\.39\) of .* was committed by another process meanwhile"
+        ):
+            journal.commit(record.span, other, held=None, conditions=conditions, scored=SPAN)
+    assert shard.read_bytes() == before
+    assert Journal.open(out).records()[0] == record
+
+
 @pytest.mark.parametrize("why", ["hardware", "labels", "torn", "another span"])
 def test_a_shard_of_other_conditions_is_replaced(out: Path, on: Any, why: str) -> None:
     score_pool(FakePool(), Unsteady(), out, span=SPAN)

@@ -196,6 +196,8 @@ class Journal:
             if (found := _bytes_of(file)) == data:
                 atomic.sync(file.parent)  # its name may not be durable yet
                 return
+            if self._record(span).exists():
+                raise RunError(f"{span} of {self.path} was committed by another process meanwhile") from None
             with contextlib.suppress(TornError):
                 other, values = self.layout.decode(found)
                 # Items that were labeled or unreadable then have no value: other items, other bits.
