@@ -13,59 +13,52 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mcscore import atomic as disk
 from mcscore.run.journal import Journal, Record
 from mcscore.run.run import Run
+from mcscore.run.schema import Model, PoolState, RunHeader, Settings
 from mcscore.selection import TopK
 
 ARRAYS = 3
 
 
-def meta(n: int, span: int) -> dict[str, Any]:
-    pool = {"path": "pool", "fingerprint": "sha256:none", "n": n}
-    scores = ["bald", "entropy"]
-    return {
-        "format": "mcscore-run",
-        "version": 1,
-        "id": "bench",
-        "pool": pool,
-        "grown": [],
-        "labeled": False,
-        "model": {"fingerprint": "sha256:none"},
-        "span": span,
-        "scores": scores,
-        "likelihood": "categorical",
-    }
+def header(n: int, span: int) -> RunHeader:
+    return RunHeader(
+        id="0" * 32,
+        pool=PoolState(path="pool", fingerprint="sha256:none", n=n),
+        settings=Settings(model=Model(fingerprint="sha256:none"), passes=100, scores=("bald", "entropy")),
+        span=span,
+        block_items=span,
+    )
 
 
 def fill(path: Path, n: int, span: int, seed: int = 0) -> tuple[Journal, np.ndarray]:
-    """A complete run of random scores, and the seconds of each commit."""
+    """A complete run of random scores, its records packed, and the seconds of each commit."""
     path.mkdir()
-    journal = Journal.create(path, meta(n, span))
+    journal = Journal.create(path, header(n, span))
     rng = np.random.default_rng(seed)
     seconds = []
     for part in journal.spans:
         values = {name: rng.random(part.n, np.float32) for name in ("bald", "entropy")}
         values["prediction"] = np.zeros(part.n, np.int32)
         begin = time.perf_counter()
-        journal.commit(part, values, scored=part.n, nonfinite_ids=(), unreadable=(), seconds=1.0, device="cpu")
+        journal.commit(part, values, held=None, conditions=0, scored=part.n, seconds=1.0)
         seconds.append(time.perf_counter() - begin)
+    journal.pack(journal.records())
     return journal, np.array(seconds)
 
 
 def floor(path: Path, span: int) -> float:
-    """Seconds to write the same bytes into as many files with one fsync of each, and nothing else."""
+    """Seconds to write the same bytes into a file with one fsync, and nothing else."""
     path.mkdir()
-    data, seconds = bytes(span * 4), []
+    data, seconds = bytes(ARRAYS * span * 4), []
     for turn in range(20):
         begin = time.perf_counter()
-        for file in [path / f"{turn}-{array}" for array in range(ARRAYS)]:
-            disk.write(file, data)
-            disk.sync(file)
+        disk.write(path / f"{turn}", data)
+        disk.sync(path / f"{turn}")
         seconds.append(time.perf_counter() - begin)
     return float(np.median(seconds))
 
@@ -76,7 +69,7 @@ def resume(path: Path) -> tuple[float, float, float]:
     run = Run.open(path)
     moments.append(time.perf_counter())
     records: list[Record] = Journal.open(path).repair()
-    assert len(records) == len(list((path / "commits").iterdir()))
+    assert len(records) == (path / "commits" / "packed.jsonl").read_bytes().count(b"\n")
     moments.append(time.perf_counter())
     best = TopK(10_000)
     for ids, values in run.spans("bald"):

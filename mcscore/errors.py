@@ -64,6 +64,10 @@ class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
 
 
+class PoolNotFoundError(RunError):
+    """The pool of a run is not at the place the run recorded; pass it as pool= (--pool)."""
+
+
 class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived: what was committed is kept, and scoring into the same directory continues from there.
 

@@ -1,4 +1,4 @@
-"""mcscore run: look at a run. mcscore export: hand its scores over to other tools."""
+"""mcscore run: how a run stands. mcscore export: its scores for other tools."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from ..report.text import count, duration, size
 from .options import PATH
 from .terminal import FAILED, answer, as_json, end
 
-FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")  # the rows of mcscore.run.formats.FORMATS, unimported
+FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")  # the rows of mcscore.run.export.formats.FORMATS, unimported
 
 if TYPE_CHECKING:
-    from ..run.journal import Damage
+    from ..run.journal import SpanDamage
     from ..store.lock import Holder
 
-_NAMED = 12  # ids that are named in words; --json has them all
+_NAMED = 12  # ids that are printed; --json has them all
 
 
 @click.group()
 def run() -> None:
-    """Look at a run: how it stands, and whether it is whole."""
+    """Show how a run stands, and check whether it is whole."""
 
 
 @run.command("info")
 @click.argument("path", metavar="RUN", type=PATH)
 @as_json
 def run_info(path: Path) -> None:
-    """How RUN stands: what is done and left, how fast, which items are bad, who is writing into it."""
+    """Show what of RUN is done and left, how fast it is, which items have no score, and who writes into it."""
     from ..run.status import info
 
     status = info(path)
     run = status.run
     left = status.seconds_left
     lines = {
-        "run": f"{path}, begun {run.meta['created']}",
+        "run": f"{path}, started {run.meta['created']}",
         "scores": f"{', '.join(run.meta['scores'])}; {run.meta['passes']:,} passes",
         "items": f"{run.done:,} of {run.n:,} done, {run.scored:,} of them scored",
         "spans": f"{status.spans_done:,} of {status.spans:,} done, of {run.meta['span']:,} items",
@@ -47,6 +47,7 @@ def run_info(path: Path) -> None:
             sum(stop - start for start, stop in status.unreadable),
             [f"{start}..{stop - 1}" for start, stop in status.unreadable],
         ),
+        "hardware": "; ".join(_hardware(each) for each in run.meta["hardware"]) or "not recorded",
         "writer": _writer(status.holder),
         "on disk": size(status.bytes),
     }
@@ -60,13 +61,17 @@ def _some(items: int, names: list[str]) -> str:
     return f"{count(items, 'item')}: {', '.join(names[:_NAMED])}{more}"
 
 
+def _hardware(recorded: dict[str, Any]) -> str:
+    return ", ".join(filter(None, (recorded["device"], recorded["instruction_set"], recorded["driver"])))
+
+
 def _writer(holder: Holder | None) -> str:
     if holder is None:
         return "none"
     how = {
         True: "",
-        False: ", which is gone (the next one takes over)",
-        None: ", of which this machine cannot see more",
+        False: ", which is gone (the next writer takes over)",
+        None: ", which this machine cannot see",
     }
     return f"process {holder.pid} on {holder.host}{how[holder.alive]}"
 
@@ -76,7 +81,7 @@ def _writer(holder: Holder | None) -> str:
 @as_json
 @click.pass_context
 def run_verify(ctx: click.Context, path: Path) -> None:
-    """Read all that is committed in RUN and check it; exit code 1 if something is damaged. Changes nothing."""
+    """Read and check all that is committed in RUN, and change nothing; exit code 1 if something is damaged."""
     from ..run import Run
     from ..run.status import verify
 
@@ -85,7 +90,7 @@ def run_verify(ctx: click.Context, path: Path) -> None:
         run = Run.open(path)
         answer(
             {"run": str(path), "done": run.done, "items": run.n, "damage": []},
-            f"{path}: {run.done:,} of {run.n:,} items are committed, and as they were committed",
+            f"{path}: {run.done:,} of {run.n:,} items are committed and intact",
         )
         return
     if not ctx.meta.get("json"):
@@ -100,11 +105,11 @@ def run_verify(ctx: click.Context, path: Path) -> None:
     )
 
 
-def _again(damage: Damage) -> str:
+def _again(damage: SpanDamage) -> str:
     return f"; {damage.span} will be scored again" if damage.span else "; it will be written again"
 
 
-def _damage_facts(damage: Damage) -> dict[str, object]:
+def _damage_facts(damage: SpanDamage) -> dict[str, object]:
     span = damage.span
     items = {"span": span.index, "start": span.start, "stop": span.stop} if span else {}
     return {"file": str(damage.file), "why": damage.why, **items}
@@ -112,15 +117,15 @@ def _damage_facts(damage: Damage) -> dict[str, object]:
 
 @click.command()
 @click.argument("path", metavar="RUN", type=PATH)
-@click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Of the file.")
+@click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Format of the file.")
 @click.option("--selection", metavar="FILE|latest", help="A selection file of RUN, or its newest; default: all items.")
 @click.option("--out", type=PATH, help="The file to write; default: in RUN, export-...")
 @click.option("--by", help="The score that label-studio gets; default: the selection's, or RUN's first.")
 @click.option(
-    "--prefix", default="", help="Put before a key to make an address of it, as s3://bucket/, or a path for fiftyone."
+    "--prefix", default="", help="Text put before a key to make an address of it (s3://bucket/), or a path for fiftyone."
 )
 @click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
-@click.option("--partial", is_flag=True, help="Export though the run is not complete.")
+@click.option("--partial", is_flag=True, help="Export even if the run is not complete.")
 @as_json
 def export(
     path: Path, format: str, selection: str | None, out: Path | None, pool_path: Path | None, by: str | None, **how: Any

@@ -15,7 +15,7 @@ from .terminal import RESUMABLE, answer, as_json, end, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
-    from ..run.score import OnBadChunk
+    from ..run.prefetch import OnBadChunk
 
 
 @click.command()
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--out",
     type=PATH,
     required=True,
-    help="Directory of the run; if it is there, the run is taken up where it stopped.",
+    help="Directory of the run; if it is there, the run is resumed where it stopped.",
 )
 @click.option(
     "--passes",
@@ -99,11 +99,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="Stop at items that cannot be read from POOL, or leave them without a score, listed.",
 )
+@click.option(
+    "--mixed-hardware",
+    is_flag=True,
+    help="Resume on other hardware than so far; the last bits of scores then differ between spans.",
+)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @as_json
 @click.pass_context
 def score(
     ctx: click.Context,
+    /,
     path: Path,
     spec: str,
     weights: Path | None,
@@ -111,10 +117,11 @@ def score(
     span: int | None,
     labeled: bool,
     on_bad_chunk: OnBadChunk,
+    mixed_hardware: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Score the unlabeled items of POOL with a model that has dropout. Ctrl-C stops; the same command goes on."""
+    """Score the unlabeled items of POOL with a model that has dropout. Ctrl-C stops; the same command resumes."""
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
     except ValueError as error:
@@ -128,10 +135,17 @@ def score(
         scorer = build_scorer(spec, weights, **settings)
         with progress_line(scorer.passes, quiet) as progress:
             run = score_pool(
-                opened, scorer, out, span=span, labeled=labeled, on_bad_chunk=on_bad_chunk, progress=progress
+                opened,
+                scorer,
+                out,
+                span=span,
+                labeled=labeled,
+                on_bad_chunk=on_bad_chunk,
+                mixed_hardware=mixed_hardware,
+                progress=progress,
             )
     except Stopped as stop:
-        end(ctx, RESUMABLE, f"{stop}; the same command goes on", "Stopped", done=stop.done, items=stop.total)
+        end(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         end(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
     facts = _run_facts(run)

@@ -33,7 +33,7 @@ DIVERSITY = ("radius", "none")  # the rows of mcscore.selection.DIVERSITY, which
 )
 @click.option("--radius", type=click.FloatRange(min=0), help="r; default: as large as K items allow.")
 @click.option("--candidates", type=click.IntRange(1), help="Best items to select from; default 10 K.")
-@click.option("--partial", is_flag=True, help="Select though the run is not complete.")
+@click.option("--partial", is_flag=True, help="Select even if the run is not complete.")
 @click.option("--pool", "pool_path", type=POOL, help="Where the pool is now; default: as recorded by `score`.")
 @click.option("--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: as recorded.")
 @click.option("--weights", type=PATH, help="Where its weights are now; default: as recorded.")
@@ -82,16 +82,15 @@ def select(
 
 
 def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | None, embedding: str | None) -> Scorer:
-    """The model that scored ``run``, built again and checked against the recorded fingerprint."""
+    """Build the model that scored ``run``, and check it against the recorded fingerprint."""
     recorded = run.meta["model"]
     spec, weights = spec or recorded["spec"], weights or recorded["weights"]
     if spec is None:
         raise click.UsageError(
             f"{run.path} was scored from Python and records no model file: give --model and --weights, or --diversity none"
         )
-    scorer = build_scorer(
-        spec, weights, device=device, embedding=embedding
-    )  # embeddings need nothing of how it was scored
+    # Embeddings do not depend on how the run was scored.
+    scorer = build_scorer(spec, weights, device=device, embedding=embedding)
     if scorer.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"{spec} {f'with {weights}' if weights else 'as built, without --weights,'} is not the model that scored "

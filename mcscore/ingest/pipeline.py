@@ -22,8 +22,8 @@ import numpy as np
 
 from ..atomic import create_directory, replace_file
 from ..errors import ImageError, PoolError
-from ..pool.schema import Grid
 from ..pool.decode import decode
+from ..pool.schema import Grid
 from ..store.writer import ArrayWriter
 from .sources import Entry, Place, Source
 

@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import PoolError
-from ..pool.schema import UNLABELED
 from ..pool.decode import SUFFIXES
+from ..pool.schema import UNLABELED
 
 Place = tuple[int, int]  # number of the file, number of the entry in it
 

@@ -29,17 +29,13 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
-    from ..errors import PoolError
-    from ..pool import Pool
-    from ..run.select import refuse_other_pool
+    from ..errors import PoolNotFoundError
+    from ..run.identity import find_pool
 
-    recorded = run.meta["pool"]
-    if pool is None:
-        try:
-            pool = Pool.open(recorded["path"])
-        except PoolError as error:
-            return None, [f"No pictures, labels and class names: the pool is not where it was scored ({error})."]
-    refuse_other_pool(run, pool)
+    try:
+        pool = find_pool(run, pool)
+    except PoolNotFoundError as error:
+        return None, [f"No pictures, labels and class names: the pool is not where it was scored ({error.__cause__})."]
     if pool.n > run.n:
         return pool, [f"{pool.n - run.n:,} items were appended to the pool since it was scored; they are not shown."]
     return pool, []

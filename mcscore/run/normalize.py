@@ -1,4 +1,4 @@
-"""A scorer of a run's own, which normalizes as the pool wants it."""
+"""A copy of a scorer that normalizes as the pool says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def own_scorer(scorer: Scorer, pool: Pool) -> Scorer:
-    """A copy of ``scorer`` with the pool's mean and std, unless it was told others or transforms its input.
+    """Copy ``scorer`` and give it the pool's mean and std, unless it has others or transforms its input.
 
     A copy, because another thread may be using ``scorer`` for another pool.
     """

@@ -1,4 +1,4 @@
-"""What a run scores, block by block: read ahead, without the items that are to be skipped, on the scorer's device.
+"""The items of a run, block by block: read ahead, without those that are skipped, on the scorer's device.
 
 One thread reads, drops what is skipped and starts the copy to the device; two blocks wait ready while one is scored. So
 memory is that of four blocks, whatever the pool.
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .span_buffer import Flags, Task
 from .spans import blocks_of
-from .tasks import Mask, Task
 
 if TYPE_CHECKING:
     from ..pool import Batch, Pool
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 OnBadChunk = Literal["raise", "skip"]
 
 DEPTH = 2
-STRIDE = 1 << 16  # items whose labels and flags are looked at at a time
+STRIDE = 1 << 16  # items whose labels and flags are read at a time
 
 
 class Skipped:
-    """Which items are not to be scored: the excluded ones and, unless they are asked for, the labeled ones.
+    """Which items are not scored: the excluded ones and, unless ``labeled``, the labeled ones.
 
-    ``skipped[start:stop]`` is read from the pool as far as that, so that it costs no memory per item.
+    ``skipped[start:stop]`` reads that part from the pool, so that nothing is kept per item.
     """
 
     def __init__(self, pool: Pool, labeled: bool) -> None:
@@ -38,16 +38,16 @@ class Skipped:
         self._excluded = pool.column("excluded")
         self._labels = None if labeled else pool.column("labels")
 
-    def __getitem__(self, part: slice) -> Mask:
+    def __getitem__(self, part: slice) -> Flags:
         excluded = self._excluded[part]
         return excluded if self._labels is None else (self._labels[part] >= 0) | excluded
 
-    def of(self, task: Task) -> Mask:
-        """(span.n,): what is not to be scored of a task, because it is committed or for the reasons above."""
+    def of(self, task: Task) -> Flags:
+        """(span.n,): what is not scored of a task, because it is committed or skipped."""
         return task.settled | self[task.span.start : task.span.stop]
 
     def first_kept(self) -> int | None:
-        """The first item that is to be scored."""
+        """The first item that is scored; None if there is none."""
         for at in range(0, self._n, STRIDE):
             skip = self[at : at + STRIDE]
             if not skip.all():
@@ -55,16 +55,21 @@ class Skipped:
         return None
 
     def count(self, n: int) -> int:
-        """How many of the first n items."""
+        """How many of the first n items are skipped."""
         return sum(int(self[at : min(at + STRIDE, n)].sum()) for at in range(0, n, STRIDE))
 
 
 @dataclass(frozen=True)
 class Block:
-    """The next items of a span: ids (n,) int64, items (n, *item_shape); n = 0 where there is nothing to score.
+    """The next items of a span; none of them where there is nothing to score.
 
-    stop: the items of the span up to here are in this block, in one before, or skipped.
-    unreadable: ids that were to be scored, too, but could not be read.
+    Attributes:
+        task: the span.
+        stop: the items of the span up to here are in this block, in one before, or skipped.
+        ids: (n,) int64.
+        items: (n, *item_shape).
+        unreadable: ids of items that could not be read.
+        host: keeps the memory that ``items`` is copied from.
     """
 
     task: Task
@@ -72,34 +77,35 @@ class Block:
     ids: npt.NDArray[np.int64]
     items: Any
     unreadable: npt.NDArray[np.int64]
-    host: Any = None  # keeps the memory that ``items`` is copied from
+    host: Any = None
 
     @property
     def last(self) -> bool:
+        """Whether the span ends with this block."""
         return self.stop == self.task.span.stop
 
 
-def feed(
+def prefetch_blocks(
     pool: Pool,
     tasks: Iterable[Task],
     skipped: Skipped,
     block_items: int,
     on_bad_chunk: OnBadChunk,
-    uploads: Uploads | None = None,
+    copier: CudaPrefetcher | None = None,
 ) -> Generator[Block, None, None]:
-    """The blocks of the tasks in order, at least one per task.
+    """Yield the blocks of the tasks in order, at least one per task.
 
     Raises:
-        PoolError: a chunk cannot be read; in its place in the order.
+        PoolError: a chunk cannot be read; raised at its place in the order.
     """
     from ..store.read_ahead import read_ahead
 
-    blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, uploads)
-    if uploads is not None:
-        blocks = (replace(block, items=uploads.start(block.items), host=block.items) for block in blocks)
+    blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, copier)
+    if copier is not None:
+        blocks = (replace(block, items=copier.start(block.items), host=block.items) for block in blocks)
     with contextlib.closing(read_ahead(blocks, DEPTH)) as ahead:
         for block in ahead:
-            yield block if uploads is None else replace(block, items=uploads.arrived(block.items))
+            yield block if copier is None else replace(block, items=copier.arrived(block.items))
 
 
 def _read(
@@ -108,10 +114,10 @@ def _read(
     skipped: Skipped,
     block_items: int,
     on_bad_chunk: OnBadChunk,
-    uploads: Uploads | None,
+    copier: CudaPrefetcher | None,
 ) -> Generator[Block, None, None]:
     nothing = np.empty(0, np.int64)
-    planned: deque[tuple[Task, int, Mask]] = deque()  # an empty mask: nothing to read
+    planned: deque[tuple[Task, int, Flags]] = deque()  # no flags: nothing to read
 
     def ranges() -> Iterator[tuple[int, int]]:
         for task in tasks:
@@ -127,7 +133,7 @@ def _read(
     def empty(task: Task, stop: int) -> Block:
         return Block(task, stop, nothing, np.empty((0, *pool.item_shape), pool.dtype), nothing)
 
-    batches = pool.blocks(ranges(), 0, on_bad_chunk, None if uploads is None else uploads.allocate)
+    batches = pool.blocks(ranges(), 0, on_bad_chunk, None if copier is None else copier.allocate)
     with contextlib.closing(batches):
         for batch in batches:
             while not len(planned[0][2]):
@@ -139,7 +145,7 @@ def _read(
         yield empty(task, stop)
 
 
-def readable(batch: Batch, wanted: Mask) -> Mask:
+def readable(batch: Batch, wanted: Flags) -> Flags:
     """``wanted`` without the items of the batch that could not be read."""
     keep = wanted.copy()
     for error in batch.bad:
@@ -147,8 +153,8 @@ def readable(batch: Batch, wanted: Mask) -> Mask:
     return keep
 
 
-def _kept(items: npt.NDArray[Any], keep: Mask) -> npt.NDArray[Any]:
-    """items[keep], moved together in their own memory: that may be of a kind to copy from."""
+def _kept(items: npt.NDArray[Any], keep: Flags) -> npt.NDArray[Any]:
+    """items[keep], moved together in place: the memory may be page-locked."""
     if keep.all():
         return items
     count = int(keep.sum())
@@ -156,18 +162,20 @@ def _kept(items: npt.NDArray[Any], keep: Mask) -> npt.NDArray[Any]:
     return items[:count]
 
 
-class Uploads:
-    """Copies to a CUDA device, on a stream of their own, so that they run beside the scoring of what came before."""
+class CudaPrefetcher:
+    """Copies blocks to a CUDA device on a stream of its own, beside the scoring of the blocks before."""
 
     def __init__(self, device: str) -> None:
         import torch
 
-        self._torch, self._device = torch, torch.device(device)
-        self._stream = torch.cuda.Stream(self._device)
+        self._torch: Any = torch
+        self._device = torch.device(device)
+        self._stream: Any = self._torch.cuda.Stream(self._device)
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """Page-locked memory: only from there does a copy run beside the host's work."""
-        return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True).numpy()
+        """Allocate page-locked memory: only from there does a copy run beside the host's work."""
+        memory: npt.NDArray[np.uint8] = self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True).numpy()
+        return memory
 
     def start(self, items: npt.NDArray[Any]) -> Any:
         """Begin the copy; ``items`` must stay as it is until what was computed from the copy is back on the host."""
@@ -176,7 +184,7 @@ class Uploads:
             return copy, self._stream.record_event()
 
     def arrived(self, started: Any) -> Any:
-        """The copy, for the stream in use: what is queued there from now on waits for it."""
+        """Return the copy for the stream in use: what is queued there from now on waits for it."""
         copy, event = started
         current = self._torch.cuda.current_stream(self._device)
         current.wait_event(event)

@@ -1,163 +1,296 @@
-"""run.json: what was scored with what. A run goes on only with exactly the same.
+"""What run.json and the records say: version 2 of the format, field by field (docs/formats.md describes it).
 
-The file holds ``Scorer.describe()`` as it is, beside ``format``, ``version``, ``id``, ``created``, ``pool``, ``grown``
-(number of items and fingerprint of what the pool was before it was appended to), ``labeled``, ``span``, ``block_items`` and
-``versions``.
+A field that a file lacks has the default written here, so that a new option does not end an old run. A field that is not
+written here is refused by name: the file was written by a newer mcscore, and ignoring what it says could mix scores.
+
+A new setting of ``Scorer.describe()`` needs one line in ``Settings``: its name and the default that older runs had.
 """
 
 from __future__ import annotations
 
-import datetime
+import dataclasses
 import json
-import platform
-import uuid
-import warnings
-from collections.abc import Iterator, Mapping
-from importlib import metadata
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import RunError
-
-if TYPE_CHECKING:
-    from ..pool import Pool
+from .spans import Span
 
 FORMAT = "mcscore-run"
-VERSION = 1
-Meta = dict[str, Any]
-
-# Where the model came from and where it runs: a difference is fine, or shows in the fingerprint.
-_FREE = {"model.class", "model.spec", "model.weights", "model.weights_part", "pool.path", "plan", "device", "threads"}
-# Known only once the scorer has seen items.
-_AFTER_PREPARE = {"sites"}
-# Others compute the same scores up to their last bits.
-_SAME_BITS = ("device", "versions")  # and threads, of which the scorer warns when it adopts a plan
+VERSION = 2
+JSON = dict[str, Any]
+T = TypeVar("T")
 
 
-def new_meta(pool: Pool, described: Mapping[str, Any], span: int, block_items: int, labeled: bool) -> Meta:
-    """The content of a new run's run.json; ``described`` is a prepared scorer's ``describe()``."""
-    return _as_json(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "id": uuid.uuid4().hex,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "pool": pool_facts(pool),
-            "grown": [],
-            **described,
-            "labeled": labeled,
-            "span": span,
-            "block_items": block_items,
-            "versions": _versions(),
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which model scored, and where it came from. ``class_`` is the field "class"."""
+
+    fingerprint: str
+    class_: str = ""
+    spec: str | None = None
+    weights: str | None = None
+    weights_part: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolState:
+    """A pool at one time; ``path`` is empty in the list of former states."""
+
+    fingerprint: str
+    n: int
+    path: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How items are scored: the fields of ``Scorer.describe()``."""
+
+    model: Model
+    passes: int
+    scores: Sequence[str]
+    seed: int = 0
+    masks: str = "independent"
+    likelihood: str = "categorical"
+    input: str = "logits"
+    noise_variance: float | None = None
+    reduction: str | float = "mean"
+    weight_dropout: float | None = None
+    sites: Sequence[Mapping[str, Any]] = ()
+    device: str = ""
+    dtype: str = "float32"
+    precision: str | None = None
+    channels_last: bool = False
+    compile: bool = False
+    threads: int = 0
+    normalize: Sequence[Sequence[float]] | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of_scorer(described: Mapping[str, Any]) -> Settings:
+        """The settings that ``Scorer.describe()`` gives."""
+        return from_json(
+            Settings, as_json(described), "Scorer.describe()", "add it with its default to mcscore.run.schema.Settings"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What decides the last bits of a score: the same values, the same bits.
+
+    Fields that do not concern the device are empty: instruction sets on a GPU, CUDA on a CPU.
+    """
+
+    device: str = ""
+    capability: str = ""
+    driver: str = ""
+    cuda: str = ""
+    cudnn: str = ""
+    instruction_set: str = ""
+    torch_instruction_set: str = ""
+    blas: str = ""
+    matmul_precision: str = ""
+    tf32: Mapping[str, str] = field(default_factory=dict)
+    reduced_precision: bool = False
+    deterministic: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHeader:
+    """The content of run.json; in the file the settings stand beside the other fields."""
+
+    id: str
+    created: str = ""
+    pool: PoolState
+    grown: Sequence[PoolState] = ()
+    settings: Settings
+    labeled: bool = False
+    span: int
+    block_items: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: Sequence[Hardware] = ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows of the stored array: the scores, then the prediction."""
+        return (*self.settings.scores, "prediction")
+
+    def to_json(self) -> JSON:
+        """The content of run.json, with every field."""
+        said = to_json(self)
+        settings = said.pop("settings")
+        return {"format": FORMAT, "version": VERSION, **said, **settings}
+
+    @staticmethod
+    def from_json(said: Any, file: Path) -> RunHeader:
+        """Check and read the content of run.json.
+
+        Raises:
+            RunError: ``file`` is not a run.json, is of another version, or has a field that this version does not know.
+        """
+        if not isinstance(said, dict) or said.get("format") != FORMAT:
+            raise RunError(f"{file.parent} is not a run: its run.json does not have the format {FORMAT!r}")
+        version = said.get("version")
+        if not isinstance(version, int) or version > VERSION:
+            raise RunError(
+                f"{file.parent} is a run of format version {version!r}; this mcscore reads version {VERSION}: upgrade mcscore"
+            )
+        if version < VERSION:
+            raise RunError(
+                f"{file.parent} is a run of format version {version}, which this mcscore does not read (it reads {VERSION}): "
+                "score the pool into another directory"
+            )
+        names = {_key(each.name) for each in dataclasses.fields(Settings)}
+        own = {name: value for name, value in said.items() if name not in names and name not in ("format", "version")}
+        settings = {name: value for name, value in said.items() if name in names}
+        where = str(file)
+        header = from_json(RunHeader, {**own, "settings": from_json(Settings, settings, where)}, where)
+        return dataclasses.replace(
+            header,
+            pool=from_json(PoolState, header.pool, f"{where}: pool"),
+            grown=tuple(from_json(PoolState, former, f"{where}: grown") for former in header.grown),
+            hardware=tuple(from_json(Hardware, each, f"{where}: hardware") for each in header.hardware),
+        )
+
+
+class Record(NamedTuple):
+    """A span is scored: what is stored of it, and under which conditions.
+
+    A named tuple, as a large run has 150,000: one is made in 0.6 us, a frozen dataclass in 3.5 us.
+
+    Attributes:
+        run: the id of the run.
+        span: shorter than the run's span of this index if the pool has grown since.
+        scored: items that went through the model; the others were labeled, excluded or unreadable.
+        crc32c: by row of the shard (scores, then prediction), of the span's values as stored.
+        nonfinite_ids: items that were scored, but without a finite score.
+        unreadable: (start, stop) of items not scored because the pool could not be read there.
+        seconds: time spent on the span, over all attempts.
+        hardware: index into run.json's list of hardware classes.
+        plan: how the passes ran, if not as run.json says (after the device ran out of memory).
+    """
+
+    run: str
+    span: Span
+    scored: int
+    crc32c: tuple[int, ...]
+    nonfinite_ids: tuple[int, ...] = ()
+    unreadable: tuple[tuple[int, int], ...] = ()
+    seconds: float = 0.0
+    hardware: int = 0
+    plan: Mapping[str, Any] | None = None
+
+    def to_json(self) -> JSON:
+        """The content of a record; fields at their default are left out."""
+        said: JSON = {
+            "run": self.run,
+            "span": self.span.index,
+            "start": self.span.start,
+            "n": self.span.n,
+            "scored": self.scored,
+            "crc32c": list(self.crc32c),
+            "seconds": round(self.seconds, 6),
         }
-    )
+        if self.nonfinite_ids:
+            said["nonfinite_ids"] = list(self.nonfinite_ids)
+        if self.unreadable:
+            said["unreadable"] = [list(pair) for pair in self.unreadable]
+        if self.hardware:
+            said["hardware"] = self.hardware
+        if self.plan is not None:
+            said["plan"] = dict(self.plan)
+        return said
+
+    @staticmethod
+    def from_json(said: JSON, file: Path) -> Record:
+        """Read a record; written out field by field for speed.
+
+        Raises:
+            RunError: a field is missing, or is one that this version does not know.
+        """
+        if not said.keys() <= _RECORD_FIELDS:
+            raise RunError(_unknown(str(file), min(said.keys() - _RECORD_FIELDS)))
+        try:
+            start = said["start"]
+            return Record(
+                run=said["run"],
+                span=Span(said["span"], start, start + said["n"]),
+                scored=said["scored"],
+                crc32c=tuple(said["crc32c"]),
+                nonfinite_ids=tuple(said.get("nonfinite_ids", ())),
+                unreadable=tuple((a, b) for a, b in said.get("unreadable", ())),
+                seconds=said.get("seconds", 0.0),
+                hardware=said.get("hardware", 0),
+                plan=said.get("plan"),
+            )
+        except KeyError as error:
+            raise RunError(f"{file} lacks the field {error}") from None
 
 
-def read_meta(path: Path) -> Meta:
-    """The content of run.json in the directory ``path``.
+_RECORD_FIELDS = {
+    *("run", "span", "start", "n", "scored", "crc32c"),
+    *("nonfinite_ids", "unreadable", "seconds", "hardware", "plan"),
+}
+
+
+def read_header(path: Path) -> RunHeader:
+    """Read run.json in the directory ``path``.
 
     Raises:
-        RunError: there is none, it is not one, or it was written by a newer version.
+        RunError: there is none, or it cannot be read, see ``RunHeader.from_json``.
     """
+    file = path / "run.json"
     try:
-        meta = json.loads((path / "run.json").read_bytes())
+        said = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run: it has no run.json; `mcscore score` makes one") from None
     except ValueError as error:
-        raise RunError(f"{path / 'run.json'} cannot be read ({error}): the run is lost, remove it") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise RunError(f"{path} is not a run: its run.json does not say format {FORMAT!r}")
-    if not isinstance(meta.get("version"), int) or meta["version"] > VERSION:
-        raise RunError(
-            f"{path} is a run of version {meta.get('version')!r}; this mcscore reads up to {VERSION}: upgrade mcscore"
-        )
-    return meta
+        raise RunError(f"{file} cannot be read ({error}): the run is lost, remove it") from error
+    return RunHeader.from_json(said, file)
 
 
-def refuse_difference(
-    path: Path,
-    meta: Meta,
-    pool: Pool,
-    described: Mapping[str, Any],
-    span: int | None,
-    labeled: bool,
-    *,
-    prepared: bool,
-) -> None:
-    """Compare a recorded run with the pool, scorer and span (None: whatever was recorded) that are to continue it.
-
-    Before the scorer was prepared its sites are not compared, as it does not know them yet. A pool that has been appended
-    to is the same one.
+def from_json(schema: type[T], said: Any, where: str, hint: str = "") -> T:
+    """Read an object of JSON as a dataclass; objects within it are read if the field's default or name says so.
 
     Raises:
-        RunError: they differ; names the first field that does, both values, and what to do.
-        ChunkError: the pool differs because it has lost a file.
+        RunError: a field without a default is missing, or one is unknown.
     """
-    n = meta["grown"][0]["n"] if meta["grown"] else meta["pool"]["n"]  # when the run was begun, and its span decided
-    span = meta["span"] if span is None else min(span, n)
-    same_pool = holds_pool_of(meta, pool)
-    if not same_pool:
-        pool.check_files()
-    now = _as_json(
-        {"pool": meta["pool"] if same_pool else pool_facts(pool), **described, "span": span, "labeled": labeled}
-    )
-    free = _FREE if prepared else _FREE | _AFTER_PREPARE
-    recorded_fields, fields = dict(_fields(meta)), dict(_fields(now))
-    own = {"format", "version", "id", "created", "grown", "block_items", "versions"}
-    for field in [*fields, *(name for name in recorded_fields if name not in fields and name not in own)]:
-        if field in free or fields.get(field) == recorded_fields.get(field):
-            continue
-        recorded, given = (json.dumps(values.get(field)) for values in (recorded_fields, fields))
-        raise RunError(
-            f"{path} was begun with other {field.replace('.', ' ')}: {recorded} there, {given} now. "
-            "Go on with what was recorded, or score into another directory"
-        )
+    if not isinstance(said, Mapping):
+        raise RunError(f"{where} is {type(said).__name__}, not an object of JSON")
+    known: dict[str, Any] = {_key(each.name): each for each in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    if unknown := sorted(said.keys() - known.keys()):
+        raise RunError(_unknown(where, unknown[0], hint))
+    for name, each in known.items():
+        if name not in said and each.default is MISSING and each.default_factory is MISSING:
+            raise RunError(f"{where} lacks the field {name!r}")
+    values = {known[name].name: value for name, value in said.items()}
+    if "model" in values and "model" in known and isinstance(values["model"], Mapping):
+        values["model"] = from_json(Model, values["model"], f"{where}: model", hint)
+    return schema(**values)
 
 
-def warn_of_other_bits(path: Path, meta: Meta, described: Mapping[str, Any]) -> None:
-    """Say so when the run goes on where the same computation may end in other last bits."""
-    now = _as_json({**described, "versions": _versions()})
-    changes = [
-        f"{name} {meta.get(name)} then, {now.get(name)} now" for name in _SAME_BITS if meta.get(name) != now.get(name)
-    ]
-    if changes:
-        warnings.warn(
-            f"{path} goes on under other conditions, so the last bits of scores may differ: {'; '.join(changes)}",
-            stacklevel=2,
-        )
+def to_json(value: Any) -> Any:
+    """A dataclass as an object of JSON, everything in it likewise."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {_key(each.name): to_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, (dict, types.MappingProxyType)):
+        return {name: to_json(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(part) for part in value]
+    return value
 
 
-def holds_pool_of(meta: Meta, pool: Pool) -> bool:
-    """Whether ``pool`` is the one recorded, or what it has become by appending."""
-    recorded = meta["pool"]
-    if pool.n > recorded["n"]:
-        return pool.fingerprint_at(recorded["n"]) == recorded["fingerprint"]
-    return (pool.n, pool.fingerprint) == (recorded["n"], recorded["fingerprint"])
-
-
-def pool_facts(pool: Pool) -> Meta:
-    """What run.json says of the pool."""
-    from ..store.files import location
-
-    return {"path": location(pool.path), "fingerprint": pool.fingerprint, "n": pool.n}
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("mcscore", "torch", "numpy")},
-    }
-
-
-def _fields(meta: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values to compare, by name; those of pool and model one by one."""
-    for name, value in meta.items():
-        if name in ("pool", "model"):
-            yield from ((f"{name}.{key}", part) for key, part in value.items())
-        else:
-            yield name, value
-
-
-def _as_json(value: Any) -> Any:
-    """As it will be read back: tuples become lists."""
+def as_json(value: Any) -> Any:
+    """A value as it is after it was written and read: tuples become lists."""
     return json.loads(json.dumps(value))
+
+
+def _key(name: str) -> str:
+    return name.removesuffix("_")
+
+
+def _unknown(where: str, name: str, hint: str = "") -> str:
+    return f"{where} has the unknown field {name!r}: " + (hint or "it was written by a newer mcscore; upgrade mcscore")

@@ -1,4 +1,4 @@
-"""From the stored scores of a run to the k items that are to be labeled."""
+"""From the stored scores of a run to the k items to label."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError
+from .identity import find_pool
 from .normalize import own_scorer
 from .prefetch import STRIDE, Skipped
-from .schema import holds_pool_of
+from .stored import StoredScores
 
 if TYPE_CHECKING:
     from ..pool import Pool
     from ..scorer.scorer import Scorer
     from ..selection import Selection
-    from .run import Run
 
 CANDIDATES_PER_ITEM = 10
-# Labeled items that candidates are compared with. Their embeddings are computed anew for each selection, so beyond this
-# many an even sample of them stands for all; the file says how many were used.
+# Labeled items that candidates are compared with. Their embeddings are computed for each selection, so an even sample of
+# so many stands for all; the file says how many were used.
 LABELED_MAX = 10_000
 
 Embeddings = npt.NDArray[np.float32]
 
 
 def choose(
-    run: Run,
+    run: StoredScores,
     k: int,
     *,
     by: str,
@@ -42,19 +42,19 @@ def choose(
     pool: Pool | None,
     partial: bool,
 ) -> Selection:
-    """The work of Run.select, which documents it."""
+    """Choose k items, see ``Run.select``."""
     from ..selection import DIVERSITY, select
 
     if diversity not in DIVERSITY:
-        raise RunError(f"there is no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
+        raise RunError(f"no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
     if k < 1:
         raise RunError(f"k must be at least 1, got {k}")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
-    pool = pool_of(run, pool)
+    pool = find_pool(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
-    # Of a run of labeled items these may be chosen like the others. Items added since have no scores yet.
+    # A run of labeled items may choose them too. Items appended since have no scores yet.
     ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, Skipped(pool, run.meta["labeled"]))
 
     embeddings = labeled_embeddings = None
@@ -88,7 +88,7 @@ def choose(
 
 
 def _best(
-    run: Run, by: str, candidates: int, k: int, skipped: Skipped
+    run: StoredScores, by: str, candidates: int, k: int, skipped: Skipped
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """(ids, scores) of the best ``candidates`` items that may be chosen; at least k, or RunError."""
     from ..selection import TopK
@@ -106,34 +106,7 @@ def _best(
     return best.result()
 
 
-def pool_of(run: Run, pool: Pool | None) -> Pool:
-    """The pool that ``run`` scored, given or where it was. RunError if it is not there, or is another one."""
-    from ..errors import PoolError
-    from ..pool import Pool
-
-    recorded = run.meta["pool"]
-    if pool is None:
-        try:
-            pool = Pool.open(recorded["path"])
-        except PoolError as error:
-            raise RunError(
-                f"the pool of {run.path} is not where it was: {error}. Pass pool=, opened where it is"
-            ) from error
-    refuse_other_pool(run, pool)
-    return pool
-
-
-def refuse_other_pool(run: Run, pool: Pool) -> None:
-    """RunError if ``pool`` is neither the one that ``run`` scored nor what that has become by appending."""
-    if not holds_pool_of(run.meta, pool):
-        pool.check_files()  # if it has lost a file, that is the error
-        raise RunError(
-            f"{pool.path} is not the pool that {run.path} scored: "
-            f"its fingerprint is {pool.fingerprint}, recorded is {run.meta['pool']['fingerprint']}"
-        )
-
-
-def refuse_incomplete(run: Run, pool: Pool | None) -> None:
+def refuse_incomplete(run: StoredScores, pool: Pool | None) -> None:
     """RunError if items of the run, or items that its pool has got since, are not scored."""
     n = max(run.n, pool.n if pool is not None else 0)
     if run.done < n:
@@ -144,20 +117,22 @@ def refuse_incomplete(run: Run, pool: Pool | None) -> None:
         )
 
 
-def _scorer_of(run: Run, scorer: Scorer | None) -> Scorer:
+def _scorer_of(run: StoredScores, scorer: Scorer | None) -> Scorer:
     if scorer is None:
         raise RunError(
             f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
-            "pass scorer=, a Scorer of the model that scored it, or diversity='none'"
+            "pass scorer=, a Scorer of the model that scored the run, or diversity='none'"
         )
     recorded, given = run.meta["model"]["fingerprint"], scorer.describe()["model"]["fingerprint"]
     if given != recorded:
-        raise RunError(f"this is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}")
+        raise RunError(
+            f"the scorer's model is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}"
+        )
     return scorer
 
 
-def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:
-    """Ids (n,) -> embeddings (n, D) in their order, computed in blocks of ascending ids: each pool chunk is read once."""
+def _embedder(run: StoredScores, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:
+    """A function of ids (n,) to embeddings (n, D), computed in blocks of ascending ids: each pool chunk is read once."""
     step, own = run.meta["block_items"], own_scorer(scorer, pool)
 
     def embed(ids: npt.NDArray[np.int64]) -> Embeddings:
@@ -176,7 +151,7 @@ def _embedder(run: Run, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.
 
 
 def _labeled(pool: Pool, n: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The labeled ones of the first n ids, ascending, some at a time."""
+    """Yield the labeled ones of the first n ids, ascending, in parts."""
     labels = pool.column("labels")
     for at in range(0, n, STRIDE):
         yield at + np.flatnonzero(labels[at : min(at + STRIDE, n)] >= 0)
@@ -193,8 +168,11 @@ def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> np
     return np.concatenate(chosen)
 
 
-def read_selection(run: Run, path: str | os.PathLike[str] | None = None) -> tuple[Path, Any, dict[str, Any]]:
-    """(file, pyarrow.Table, how it was chosen) of a selection file of ``run``; without a path of the newest in its directory.
+def read_selection(run: StoredScores, path: str | os.PathLike[str] | None = None) -> tuple[Path, Any, dict[str, Any]]:
+    """Read a selection file of ``run``; without a path the newest in its directory.
+
+    Returns:
+        The file, its pyarrow.Table, and how it was chosen.
 
     Raises:
         RunError: there is none, it cannot be read, or it was selected from another run.
@@ -220,7 +198,7 @@ def read_selection(run: Run, path: str | os.PathLike[str] | None = None) -> tupl
     return Path(path), table, how
 
 
-def _write(run: Run, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
+def _write(run: StoredScores, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
     ids = selection.ids
     columns = {name: run.values(name, ids) for name in (*run.meta["scores"], "prediction")}
     if (keys := pool.keys_of(ids)) is not None:
@@ -229,7 +207,7 @@ def _write(run: Run, pool: Pool, selection: Selection, how: dict[str, Any]) -> N
     try:
         others = [file.stat().st_mtime_ns for file in run.path.glob("selection-*.parquet") if file != path]
         selection.write_parquet(path, columns, how)
-        if others and path.stat().st_mtime_ns <= max(others):  # the clock went back: "newest" must not go with it
+        if others and path.stat().st_mtime_ns <= max(others):  # the clock went back: the newest must stay the newest
             os.utime(path, ns=(max(others) + 1,) * 2)
     except OSError as error:
         raise RunError(f"{path} could not be written: {error}") from error

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request that is heeded at the next good moment, instead of an exception at any bytecode."""
+"""SIGINT and SIGTERM as a request that is read between blocks, instead of an exception at any bytecode."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 
 class StopRequest:
-    """``made`` is True once a signal has come. A second signal does what it would have done without us: stop at once,
-    which a run survives like any kill.
+    """Whether a signal has come (``made``).
+
+    A second signal has its usual effect: it stops the process at once, which a run survives like any kill.
     """
 
     def __init__(self) -> None:

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# A kill loses one span at most. 50 of them bound that loss to 2 % of a run; above 64 Ki items there is nothing more to
-# gain. But a span is worth some seconds of work, or its commit (7 to 30 ms) shows: 50 commits were half the time of a
-# cheap model on 20,000 small images.
+# A kill loses one span at most: 50 spans bound that loss to 2 % of a run; beyond 64 Ki items nothing is gained. But a span
+# must be some seconds of work, or its commit (7 to 30 ms) shows: 50 commits were half the time of a cheap model on 20,000
+# small images.
 _SPANS, _SPAN_MIN, _SPAN_MAX, _SPAN_SECONDS = 50, 256, 1 << 16, 2.0
 # What one core does in a second, roughly: a span must not depend on what else the machine did while it was measured.
 _FLOPS, _BYTES = 5e10, 1e9
 # Fresh buffers over 32 MiB are 5-8 times slower on glibc (a page fault per 4 KiB).
 BLOCK_BYTES = 16 << 20
-# Ctrl-C is heeded between blocks: a block is at most this many steps of the model.
+# Ctrl-C is seen between blocks: a block is at most this many steps of the model.
 _BLOCK_STEPS = 16
 
 
 @dataclass(frozen=True)
 class Span:
-    """Items start..stop-1, scored and committed as one unit: chunk ``index`` of every stored score."""
+    """Items start..stop-1, scored and committed as one unit: shard ``index`` of the stored scores."""
 
     index: int
     start: int
@@ -33,6 +33,7 @@ class Span:
 
     @property
     def n(self) -> int:
+        """How many items."""
         return self.stop - self.start
 
     def __str__(self) -> str:
@@ -45,9 +46,13 @@ def cut(n: int, size: int) -> list[Span]:
 
 
 def default_span(n: int, step: int, flops: float, item_bytes: int) -> int:
-    """Items per span for a pool of n when the model takes ``step`` items at a time: whole steps, at most n.
+    """Items per span: whole steps of the model, at most n.
 
-    flops: of all passes of one item.
+    Args:
+        n: items in the pool.
+        step: items that the model takes at a time.
+        flops: of all passes of one item.
+        item_bytes: of one item in the pool.
     """
     worth = int(_SPAN_SECONDS / (flops / _FLOPS + item_bytes / _BYTES))
     wanted = min(max(n // _SPANS, _SPAN_MIN, worth), _SPAN_MAX)

@@ -1,4 +1,4 @@
-"""How a run stands, and whether it is whole: both look only, and work beside a process that scores into it."""
+"""How a run stands, and whether it is whole; both change nothing, and work beside a process that scores into it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from ..store.lock import Holder, holder_of
-from .journal import Damage, Journal
+from .journal import Journal, SpanDamage
 from .run import Run
-from .tasks import runs_of
+from .span_buffer import ranges_of
 
 
 @dataclass(frozen=True)
 class Status:
-    """What `mcscore run info` tells.
+    """What `mcscore run info` shows.
 
     Attributes:
-        spans_done, spans: committed whole, and in all.
+        run: the run.
+        spans_done: how many spans are committed whole.
+        spans: how many there are.
         seconds_left: at the pace of what is done (skipped items included); None before the first span, 0 when complete.
         nonfinite_ids: items the model gave NaN or infinity for.
         unreadable: (start, stop) of items that could not be read from the pool.
-        holder: who writes into the run, or has left its lock behind; None if nobody.
+        holder: the process that writes into the run, or has left its lock behind; None if there is none.
         bytes: size of all files of the run.
     """
 
@@ -36,7 +38,7 @@ class Status:
     bytes: int
 
     def facts(self) -> dict[str, Any]:
-        """As JSON."""
+        """The same as JSON."""
         run = self.run
         return {
             "run": str(run.path),
@@ -61,17 +63,18 @@ class Status:
             "unreadable": sum(stop - start for start, stop in self.unreadable),
             "unreadable_ranges": [list(pair) for pair in self.unreadable],
             "grown": run.meta["grown"],
+            "hardware": run.meta["hardware"],
             "lock": None if self.holder is None else self.holder.facts(),
             "bytes": self.bytes,
         }
 
 
 def info(path: str | os.PathLike[str]) -> Status:
-    """How the run in the directory ``path`` stands. Raises RunError if there is none."""
+    """Tell how the run in the directory ``path`` stands. Raises RunError if there is none."""
     journal = Journal.open(Path(path))
-    records = journal.records()
-    run = Run(journal, records)
-    whole = sum(record.span == journal.spans[record.span.index] for record in records)
+    committed = journal.records()
+    run = Run(journal, committed)
+    whole = sum(record.span == journal.spans[record.span.index] for record in committed)
     left = run.n - run.done
     return Status(
         run,
@@ -79,17 +82,20 @@ def info(path: str | os.PathLike[str]) -> Status:
         len(journal.spans),
         0.0 if not left else run.seconds / run.done * left if run.done else None,
         run.nonfinite_ids.tolist(),
-        runs_of(run.unreadable_ids),
+        ranges_of(run.unreadable_ids),
         holder_of(run.path),
         sum(_size(Path(folder) / name) for folder, _, names in os.walk(run.path) for name in names),
     )
 
 
-def verify(path: str | os.PathLike[str]) -> list[Damage]:
-    """Read every record and every committed chunk of a run, and compare them with their checksums. Changes nothing.
+def verify(path: str | os.PathLike[str]) -> list[SpanDamage]:
+    """Read every record and every committed shard of a run, and compare them with their checksums. Changes nothing.
 
-    Returns what is damaged, in order; scoring into the run again repeats the spans concerned, and only those.
-    Raises RunError if there is no run at ``path``, or if its run.json cannot be read.
+    Returns:
+        What is damaged, in order; scoring into the run again repeats the spans concerned, and only those.
+
+    Raises:
+        RunError: there is no run at ``path``, or its run.json cannot be read.
     """
     return list(Journal.open(Path(path)).damage())
 
@@ -97,5 +103,5 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except FileNotFoundError:  # a temporary file that has just got its name
+    except FileNotFoundError:  # a temporary file that has just been renamed
         return 0

@@ -45,5 +45,5 @@ def describe(scorer: Scorer) -> dict[str, Any]:
         "compile": execution.compile,
         "threads": torch.get_num_threads(),
         "normalize": [list(part) for part in inputs.mean_std] if inputs.mean_std else None,
-        "plan": steps.plan.to_dict() if steps is not None else {},
+        "plan": scorer.recorded_plan,
     }

@@ -305,6 +305,11 @@ class Scorer:
         return str(self.inputs.device)
 
     @property
+    def recorded_plan(self) -> dict[str, Any]:
+        """The plan as ``describe`` gives it; empty before ``prepare``."""
+        return self.steps.plan.to_dict() if self.steps is not None else {}
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over the model's structure and every parameter, buffer and extra state: name, dtype, shape, bytes.
 

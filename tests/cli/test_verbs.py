@@ -269,7 +269,7 @@ def build():
     assert process.returncode == 3, err
     told = json.loads(out)
     assert 0 < told["done"] < told["items"] == 500
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     assert "Traceback" not in err
     partial = mcscore("select", "slow", "-k", 3, "--diversity", "none")
     assert partial.exit_code == 1
@@ -373,14 +373,15 @@ def test_run_info_and_verify_tell_how_a_run_stands(mcscore: Command, pool: Path,
     text = mcscore("run", "info", "stands").stdout
     assert "500 of 500 done, 460 of them scored" in text
     assert "4 of 4 done, of 128 items" in text
-    whole = mcscore("run", "verify", "stands")
-    assert whole.exit_code == 0
-    assert "500 of 500 items are committed" in whole.stdout
-    chunk = project / "stands" / "scores.zarr" / "bald" / "c" / "1"
-    chunk.write_bytes(chunk.read_bytes()[:-1])
+    intact = mcscore("run", "verify", "stands")
+    assert intact.exit_code == 0
+    assert "500 of 500 items are committed" in intact.stdout
+    shard = project / "stands" / "scores.zarr" / "c" / "0" / "1"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
     damaged = mcscore("run", "verify", "stands")
     assert damaged.exit_code == 1
-    assert "bald/c/1: it has 511 bytes instead of 512; span 1 (items 128..255) will be scored again" in damaged.stdout
+    assert f"c/0/1: {len(whole) - 1} bytes instead of {len(whole)}; span 1 (items 128..255) will be scored again" in damaged.stdout
     told = answer(mcscore("run", "verify", "stands", "--json"))
     assert (told["exit_code"], told["damage"][0]["span"]) == (1, 1)
     assert mcscore("score", pool, *MODEL, *FAST, "--out", "stands").exit_code == 0
@@ -389,7 +390,7 @@ def test_run_info_and_verify_tell_how_a_run_stands(mcscore: Command, pool: Path,
 
 def test_export_hands_scores_to_other_tools(mcscore: Command, pool: Path, project: Path) -> None:
     from mcscore.cli.run import FORMATS
-    from mcscore.run import formats
+    from mcscore.run.export import formats
 
     assert tuple(formats.FORMATS) == FORMATS
     assert mcscore("score", pool, *MODEL, *FAST, "--out", "out").exit_code == 0

@@ -24,8 +24,8 @@ from mcscore.errors import ImageError, PoolError
 from mcscore.ingest import import_images
 from mcscore.ingest.sources import expand_braces, open_source
 from mcscore.pool import Pool
-from mcscore.pool.schema import Grid
 from mcscore.pool.decode import decode
+from mcscore.pool.schema import Grid
 
 from ..pool.helpers import Killed, failing
 

@@ -120,6 +120,10 @@ class FakeScorer:
         self.seen: list[int] = []
 
     @property
+    def recorded_plan(self) -> dict[str, Any]:
+        return self.plan
+
+    @property
     def normalization(self) -> Any:
         return self.described["normalize"]
 
@@ -157,6 +161,15 @@ class FakeScorer:
 def begin(out: Path, **changes: Any) -> Run:
     """Score a fresh pool; as a run that goes on would find other conditions, the scorer of a second call plans anew."""
     return score_pool(FakePool(), FakeScorer(**changes), out, span=SPAN)
+
+
+def unpacked(run: Run) -> Run:
+    """The same run with a file for every record, as it was before it was complete."""
+    packed = run.path / "commits" / "packed.jsonl"
+    for number, line in enumerate(packed.read_bytes().splitlines(keepends=True)):
+        (packed.parent / f"{number:06d}.json").write_bytes(line)
+    packed.unlink()
+    return run
 
 
 def go_on(out: Path, **changes: Any) -> Run:

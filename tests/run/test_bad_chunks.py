@@ -11,9 +11,8 @@ import pytest
 
 from mcscore.errors import ChunkError, RunError
 from mcscore.pool import Pool
-from mcscore.run import Run, score_pool
-from mcscore.run import score as local
-from mcscore.run.tasks import runs_of
+from mcscore.run import Run, score_pool, start
+from mcscore.run.span_buffer import ranges_of
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content
 
@@ -21,7 +20,7 @@ from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content
 @pytest.fixture
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """The fakes' pool on disk, in chunks of 10; of which the scorer is not shown everything before it starts."""
-    monkeypatch.setattr(local, "_FIRST_BLOCK", 16)
+    monkeypatch.setattr(start, "_FIRST_BLOCK", 16)
     return Pool.create(tmp_path / "pool", FakePool().read(0, N), chunk_items=10)
 
 
@@ -76,8 +75,8 @@ def test_skipped_chunks_cost_their_items_and_nothing_else(
     for name in ("bald", "entropy"):
         assert np.flatnonzero(np.isnan(opened.scores(name))).tolist() == bad.tolist()
     assert np.flatnonzero(opened.prediction == -1).tolist() == bad.tolist()
-    said = [json.loads(record.read_bytes()) for record in sorted((out / "commits").iterdir())]
-    assert [record["unreadable"]["ranges"] for record in said] == [[[0, 10]], [[50, 60]], []]
+    said = [json.loads(line)["record"] for line in (out / "commits" / "packed.jsonl").read_text().splitlines()]
+    assert [record.get("unreadable") for record in said] == [[[0, 10]], [[50, 60]], None]
     assert set(opened.select(80, diversity="none", pool=damaged).ids) == set(good)
     with pytest.raises(RunError, match="only 80 are left"):
         opened.select(81, diversity="none", pool=damaged)
@@ -116,7 +115,7 @@ def test_what_was_skipped_is_scored_when_the_pool_is_whole_again(pool: Pool, out
 
 @pytest.mark.filterwarnings("ignore:.*(took over the lock|could not be read)")
 def test_a_failure_at_any_step_of_that_loses_nothing(pool: Pool, tmp_path: Path) -> None:
-    """The chunk is replaced before its record: in between the span does not hold, and is scored again as a whole."""
+    """The shard is replaced before its record: in between the span does not hold, and is scored again as a whole."""
 
     def skipped(out: Path) -> None:
         flip(file(pool, 5))
@@ -156,7 +155,7 @@ def test_chunks_that_were_swapped_are_another_pool(pool: Pool, out: Path) -> Non
     file(pool, 1).write_bytes(other)
     file(pool, 2).write_bytes(one)
     for on_bad_chunk in ("raise", "skip"):
-        with pytest.raises(RunError, match="other pool fingerprint"):
+        with pytest.raises(RunError, match=r"started with pool\.fingerprint="):
             score_pool(Pool.open(pool.path), FakeScorer(), out, on_bad_chunk=on_bad_chunk)  # type: ignore[arg-type]
     with pytest.raises(RunError, match="is not the pool that"):
         Run.open(out).select(3, diversity="none")
@@ -198,6 +197,6 @@ def test_blocks_that_are_all_bad_are_no_work_for_the_model(out: Path, undisturbe
 
 
 def test_runs_of_ids() -> None:
-    assert runs_of(np.array([], np.int64)) == []
-    assert runs_of(np.array([4])) == [(4, 5)]
-    assert runs_of(np.array([1, 2, 3, 7, 9, 10])) == [(1, 4), (7, 8), (9, 11)]
+    assert ranges_of(np.array([], np.int64)) == []
+    assert ranges_of(np.array([4])) == [(4, 5)]
+    assert ranges_of(np.array([1, 2, 3, 7, 9, 10])) == [(1, 4), (7, 8), (9, 11)]

@@ -176,7 +176,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_disk: Path) -> None:
-    # 3 arrays x 4 KiB per span and page, 1 KiB of record on a page of its own: some spans fit, not all.
+    # a shard and a record per span, each on pages of its own: some spans fit, not all.
     out, ballast = small_disk / "run", small_disk / "ballast"
     ballast.write_bytes(bytes(4096))
     with pytest.raises(RunError, match=r"could not be written. [1-9]\d* of 1,000 items are done.*No space left"):
@@ -194,7 +194,7 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_disk: Path) -> 
 
 
 def test_a_full_disk_makes_no_run(small_disk: Path) -> None:
-    (small_disk / "ballast").write_bytes(bytes(48 << 10))
+    (small_disk / "ballast").write_bytes(bytes(56 << 10))
     with pytest.raises(RunError, match=r"could not be made a run: .*No space left"):
         begin(small_disk / "run")
     assert not (small_disk / "run").exists()

@@ -13,7 +13,7 @@ from mcscore.errors import RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
 
-from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, go_on
+from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, go_on, unpacked
 
 
 def test_no_items_are_nothing_to_score(out: Path) -> None:
@@ -26,7 +26,7 @@ def test_no_items_are_nothing_to_score(out: Path) -> None:
 def test_pools_of_any_size_are_scored_and_read_back(out: Path, n: int) -> None:
     run = score_pool(FakePool(n), FakeScorer(), out, span=SPAN)
     assert (run.complete, run.done, run.scored) == (True, n, n)
-    assert len(list((out / "commits").iterdir())) == -(-n // SPAN)
+    assert (out / "commits" / "packed.jsonl").read_bytes().count(b"\n") == -(-n // SPAN)
     np.testing.assert_array_equal(Run.open(out).prediction, np.arange(n) % 10)
     assert sorted(run.select(n, diversity="none", pool=FakePool(n)).ids) == list(range(n))  # type: ignore[arg-type]
     for k in (0, n + 1):
@@ -84,7 +84,7 @@ def test_a_run_in_which_nothing_is_finite_has_nothing_to_choose(out: Path) -> No
 def test_a_clock_that_goes_back_changes_nothing(
     out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(out)
+    unpacked(begin(out))
     for path in out.rglob("*"):
         os.utime(path, (4e9, 4e9))  # a hundred years ahead
     (out / "commits" / "000001.json").unlink()

@@ -18,7 +18,8 @@ import pytest
 from mcscore import atomic as disk
 from mcscore.errors import RunError
 from mcscore.pool import Pool
-from mcscore.run import Run, export, formats, score_pool
+from mcscore.run import Run, export, score_pool
+from mcscore.run.export import formats
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 
@@ -202,7 +203,7 @@ def test_what_cannot_be_exported_is_refused(run: Run, pool: Pool, out: Path, tmp
         part.export("csv", selection="latest")
     with pytest.raises(RunError, match="selected from another run"):
         part.export("csv", selection=run.path / "selection-bald-12.parquet")
-    with pytest.raises(RunError, match=r"must know which file an item is, but the pool of .* has no keys"):
+    with pytest.raises(RunError, match=r"needs the key of every item, but the pool of .* has no keys"):
         part.export("fiftyone", partial=True)
 
 
@@ -222,14 +223,14 @@ def test_a_pool_that_is_gone_costs_the_keys(out: Path, tmp_path: Path) -> None:
 def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_path: Path) -> None:
     out = tmp_path / "there"
     out.write_text("before")
-    chunk = run.path / "scores.zarr" / "entropy" / "c" / "2"
-    data = chunk.read_bytes()
-    chunk.write_bytes(data[:-1])
+    shard = run.path / "scores.zarr" / "c" / "0" / "2"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1])
     try:
-        with pytest.raises(RunError, match="entropy/c/2 is damaged"):
+        with pytest.raises(RunError, match=r"of span 2 .* is damaged: .*scores.zarr/c/0/2: "):
             Run.open(run.path).export(format, out)
     finally:
-        chunk.write_bytes(data)
+        shard.write_bytes(data)
     assert out.read_text() == "before"
     assert os.listdir(tmp_path) == ["there"]
 

@@ -87,7 +87,7 @@ def test_of_two_that_begin_the_same_run_the_second_changes_nothing(out: Path, un
             begin(out)  # another process, from start to end
             return super().prepare(*args, **more)
 
-    with pytest.raises(RunError, match="has just been made a run by another process; start again"):
+    with pytest.raises(RunError, match="was made a run by another process meanwhile; start again"):
         score_pool(FakePool(), Slow(), out, span=7)
     assert content(go_on(out)) == undisturbed
 

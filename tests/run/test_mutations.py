@@ -6,26 +6,35 @@ the function while the check runs.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mcscore import atomic as disk
-from mcscore.run import journal, score_pool
-from mcscore.run.journal import Journal
+from mcscore.errors import RunError
+from mcscore.run import score_pool
+from mcscore.run.journal import Journal, ShardLayout, records
+from mcscore.run.journal.shard import ShardHeader
 from mcscore.run.run import Run
 
 from ..mutants import Mutant, mutants
-from .fakes import SPAN, FakePool, FakeScorer, N, begin, content
+from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, unpacked
 from .test_crash import cut_power_at_every_step
 from .test_resume import DAMAGE
 
-# Functions with steps in them, by what holds them; those of Journal have conditions that tell damage.
+# Functions with steps in them, by what holds them; the others have conditions that find damage.
 WRITING = [(disk, name) for name in ("_written_beside", "replace_file", "create_file", "create_directory")]
-READING = [(Journal, "_load"), (Journal, "_decode"), (journal, "_check")]
+READING = [
+    *((Journal, name) for name in ("_load", "_check", "_checked")),
+    (ShardLayout, "decode"),
+    (ShardHeader, "from_bytes"),
+    (records, "_checked"),
+]
 ALL = list(mutants(WRITING + READING))
 DURABILITY = [mutant for mutant in ALL if mutant.what and mutant.owner is disk]
 CHECKSUMS = [mutant for mutant in ALL if mutant.what and mutant.owner is not disk]
@@ -42,10 +51,15 @@ def test_there_are_mutants_of_every_step_and_check() -> None:
     ]
     checks = "\n".join(map(str, CHECKSUMS))
     for condition in (
-        "_crc(values) != record.crc32[name]",
-        "_check(said) != said.get('check')",
-        "said['run'] !=",
-        "'start'",
+        "crc32c(stored) != record.crc32c[row]",
+        "crc32c(row[:record.span.n]) != crc",
+        "!= self.index",
+        "magic != _MAGIC",
+        "crc != _CRC.pack(crc32c(packed))",
+        "record.run != self.header.id",
+        "record.span.start",
+        "line.endswith(_END)",
+        "crc32c(said)",
     ):
         assert condition in checks
 
@@ -84,6 +98,13 @@ def damages(whole: Path, undisturbed: dict[str, bytes]) -> None:
         shutil.rmtree(whole.with_name("other"), ignore_errors=True)
         shutil.copytree(whole, out)
         damage(out)
+        for name, values in undisturbed.items():
+            with contextlib.suppress(RunError):
+                run = Run.open(out)
+                read = run.prediction if name == "prediction" else run.scores(name) if name != "bad" else None
+                if read is not None:
+                    there = read >= 0 if name == "prediction" else ~np.isnan(read)
+                    assert read[there].tobytes() == np.frombuffer(values, read.dtype)[there].tobytes(), kind
         scorer = FakeScorer(step=2)
         run = score_pool(FakePool(), scorer, out)
         assert scorer.seen == [id for span in spans for id in range(span * SPAN, min((span + 1) * SPAN, N))], kind
@@ -109,7 +130,7 @@ def test_no_step_can_be_left_out(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return begin(tmp_path_factory.mktemp("mutations") / "run").path
+    return unpacked(begin(tmp_path_factory.mktemp("mutations") / "run")).path
 
 
 @pytest.mark.parametrize("mutant", CHECKSUMS, ids=str)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from mcscore.errors import ChunkError
 from mcscore.pool import Pool
 from mcscore.run import score as local
-from mcscore.run import score_pool
-from mcscore.run.prefetch import Skipped, feed
+from mcscore.run import score_pool, start
+from mcscore.run.prefetch import Skipped, prefetch_blocks
+from mcscore.run.schema import Hardware
+from mcscore.run.span_buffer import Task
 from mcscore.run.spans import cut
-from mcscore.run.tasks import Task
 
 from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at
 
@@ -29,7 +30,7 @@ M = 200
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     items = np.random.default_rng(0).integers(0, 256, (M, 5), np.uint8)
-    return Pool.create(tmp_path_factory.mktemp("feed") / "pool", items, chunk_items=8)
+    return Pool.create(tmp_path_factory.mktemp("prefetch") / "pool", items, chunk_items=8)
 
 
 def tasks_of(n: int, size: int) -> list[Task]:
@@ -48,8 +49,8 @@ def test_every_wanted_item_comes_once_in_its_span(
 ) -> None:
     skip = np.random.default_rng(seed).random(M) < share
     runs = data.draw(st.lists(st.tuples(st.integers(0, M), st.integers(0, 60)), max_size=3))
-    for start, length in runs:
-        skip[start : start + length] = True
+    for first, length in runs:
+        skip[first : first + length] = True
 
     class Marked(Skipped):
         def __init__(self) -> None: ...
@@ -59,7 +60,7 @@ def test_every_wanted_item_comes_once_in_its_span(
 
     everything = pool.read(0, M)
     tasks, seen, stops = tasks_of(M, size), [], []
-    for got in feed(pool, tasks, Marked(), block, "raise"):
+    for got in prefetch_blocks(pool, tasks, Marked(), block, "raise"):
         assert np.array_equal(got.items, everything[got.ids])
         assert ((got.ids >= got.task.span.start) & (got.ids < got.stop)).all()
         assert got.stop <= got.task.span.stop
@@ -90,18 +91,18 @@ def test_a_chunk_that_cannot_be_read_is_told_in_its_place(pool: Pool, tmp_path: 
     broken = Pool.create(tmp_path / "p", items, chunk_items=8)
     (broken.path / "items" / "c.5.0").write_bytes(b"")
     skipped = Skipped(broken, labeled=False)
-    blocks = feed(broken, tasks_of(M, 100), skipped, 20, "raise")
+    blocks = prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "raise")
     assert [next(blocks).stop for _ in range(2)] == [20, 40]
     with pytest.raises(ChunkError, match=r"items 40\.\.47 cannot be read"):
         next(blocks)
-    got = list(feed(broken, tasks_of(M, 100), skipped, 20, "skip"))
+    got = list(prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "skip"))
     assert np.concatenate([block.unreadable for block in got]).tolist() == list(range(40, 48))
     assert np.concatenate([block.ids for block in got]).tolist() == [*range(40), *range(48, M)]
 
 
 def test_leaving_early_ends_the_thread_and_closes_the_reader() -> None:
     pool, before = FakePool(), threading.active_count()
-    blocks = feed(pool, tasks_of(N, SPAN), Skipped(pool, False), 5, "raise")
+    blocks = prefetch_blocks(pool, tasks_of(N, SPAN), Skipped(pool, False), 5, "raise")
     next(blocks)
     assert threading.active_count() == before + 1
     blocks.close()
@@ -113,7 +114,7 @@ def test_leaving_early_ends_the_thread_and_closes_the_reader() -> None:
 
 
 @dataclass
-class LateUploads:
+class LateCopies:
     """In place of a device: what is copied is looked at as late as a device may, when the copy is waited for."""
 
     device: str = "cuda"
@@ -134,13 +135,13 @@ class LateUploads:
 
 
 def test_memory_is_not_used_again_before_its_copy_has_arrived(pool: Pool) -> None:
-    everything, uploads = pool.read(0, M), LateUploads()
-    for block in feed(pool, tasks_of(M, 50), Skipped(pool, False), 10, "raise", uploads):
+    everything, copier = pool.read(0, M), LateCopies()
+    for block in prefetch_blocks(pool, tasks_of(M, 50), Skipped(pool, False), 10, "raise", copier):
         assert np.array_equal(block.items, everything[block.ids])
         time.sleep(0.002)
         assert np.array_equal(block.host, everything[block.ids])  # while the block is in use it may still be copied
-    assert uploads.begun == M // 10
-    assert len(uploads.made) <= 5  # two wait, one is read, one is in use, and one changes hands
+    assert copier.begun == M // 10
+    assert len(copier.made) <= 5  # two wait, one is read, one is in use, and one changes hands
 
 
 def test_a_run_on_a_device_gives_what_it_gives_without(
@@ -149,7 +150,8 @@ def test_a_run_on_a_device_gives_what_it_gives_without(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(local, "Uploads", LateUploads)
+    monkeypatch.setattr(local, "CudaPrefetcher", LateCopies)
+    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
     assert content(score_pool(FakePool(), OnDevice(), out, span=SPAN)) == undisturbed
 
 
@@ -159,7 +161,8 @@ def test_a_run_on_a_device_that_fails_goes_on(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(local, "Uploads", LateUploads)
+    monkeypatch.setattr(local, "CudaPrefetcher", LateCopies)
+    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
     with pytest.raises(local.RunError, match="CUDA out of memory"):
         score_pool(FakePool(), OnDevice(on_block=fail_at(60)), out, span=SPAN)
     assert content(score_pool(FakePool(), OnDevice(step=2), out, span=SPAN)) == undisturbed

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mcscore.errors import RunError
 from mcscore.run import score_pool
+from mcscore.run.journal.shard import HEADER_BYTES, crc32c
 from mcscore.run.run import Run
 
-from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, fail_at, go_on
+from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, fail_at, go_on, unpacked
 
 
 @pytest.fixture
 def done(out: Path) -> Path:
-    begin(out)
-    return out
+    """A complete run with a file for every record."""
+    return unpacked(begin(out)).path
 
 
 def test_a_complete_run_is_not_scored_again(done: Path, undisturbed: dict[str, bytes]) -> None:
@@ -44,6 +46,7 @@ def test_blocks_are_those_that_were_recorded(done: Path) -> None:
     said = json.loads((done / "run.json").read_text())
     (done / "run.json").write_text(json.dumps({**said, "block_items": 15}))
     (done / "commits" / "000001.json").unlink()
+    shard(done, 1).unlink()
     sizes: list[int] = []
     go_on(done, on_block=lambda ids: sizes.append(len(ids)))
     assert sizes == [15, 15, 10]
@@ -52,16 +55,15 @@ def test_blocks_are_those_that_were_recorded(done: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"passes": 50}, "other passes: 100 there, 50 now"),
-        ({"seed": 1}, "other seed: 0 there, 1 now"),
-        ({"masks": "shared"}, 'other masks: "independent" there, "shared" now'),
-        ({"scores": ["bald"]}, r'other scores: \["bald", "entropy"\] there, \["bald"\] now'),
-        ({"likelihood": "bernoulli"}, 'other likelihood: "categorical" there, "bernoulli" now'),
-        ({"input": "probs"}, 'other input: "logits" there, "probs" now'),
-        ({"dtype": "bfloat16"}, 'other dtype: "float32" there, "bfloat16" now'),
-        ({"model": "sha256:other"}, 'other model fingerprint: "sha256:model" there, "sha256:other" now'),
-        ({"normalize": [[0.1], [0.2]]}, "other normalize"),
-        ({"temperature": 2.0}, "other temperature: null there, 2.0 now"),
+        ({"passes": 50}, "started with passes=100, now 50"),
+        ({"seed": 1}, "started with seed=0, now 1"),
+        ({"masks": "shared"}, 'started with masks="independent", now "shared"'),
+        ({"scores": ["bald"]}, r'started with scores=\["bald", "entropy"\], now \["bald"\]'),
+        ({"likelihood": "bernoulli"}, 'started with likelihood="categorical", now "bernoulli"'),
+        ({"input": "probs"}, 'started with input="logits", now "probs"'),
+        ({"dtype": "bfloat16"}, 'started with dtype="float32", now "bfloat16"'),
+        ({"model": "sha256:other"}, 'started with model.fingerprint="sha256:model", now "sha256:other"'),
+        ({"normalize": [[0.1], [0.2]]}, "started with normalize=null, now"),
     ],
 )
 def test_a_run_of_something_else_is_refused(done: Path, changes: dict[str, Any], says: str) -> None:
@@ -73,8 +75,8 @@ def test_a_run_of_something_else_is_refused(done: Path, changes: dict[str, Any],
 
 def test_a_run_of_another_pool_is_refused(done: Path) -> None:
     for pool, says in (
-        (FakePool(fingerprint="sha256:grown"), 'other pool fingerprint: "sha256:pool" there, "sha256:grown" now'),
-        (FakePool(n=N + 1), "other pool n: 100 there, 101 now"),
+        (FakePool(fingerprint="sha256:grown"), 'started with pool.fingerprint="sha256:pool", now "sha256:grown"'),
+        (FakePool(n=N + 1), "started with pool.n=100, now 101"),
     ):
         with pytest.raises(RunError, match=says):
             score_pool(pool, FakeScorer(), done)
@@ -82,29 +84,35 @@ def test_a_run_of_another_pool_is_refused(done: Path) -> None:
 
 
 def test_another_span_is_refused_and_none_means_the_recorded(done: Path) -> None:
-    with pytest.raises(RunError, match="other span: 40 there, 50 now"):
+    with pytest.raises(RunError, match="started with span=40, now 50"):
         score_pool(FakePool(), FakeScorer(), done, span=50)
     assert score_pool(FakePool(), FakeScorer(), done).meta["span"] == SPAN
 
 
 def test_other_sites_are_refused_once_they_are_known(done: Path) -> None:
     (done / "commits" / "000000.json").unlink()
-    with pytest.raises(RunError, match="other sites"):
+    with pytest.raises(RunError, match="started with sites="):
         go_on(done, sites=[{"index": 0, "name": "drop", "p": 0.25}])
 
 
-def test_another_device_or_version_is_told(done: Path) -> None:
+def test_another_version_is_told(done: Path) -> None:
     (done / "commits" / "000000.json").unlink()
-    with pytest.warns(UserWarning, match=r"last bits of scores may differ: device cpu then, cuda:0 now"):
-        go_on(done, device="cuda:0")
+    reword(done / "run.json", f'"torch": "{torch.__version__}"', '"torch": "2.0"')
+    with pytest.warns(UserWarning, match=rf"last bits of scores may differ: torch 2.0 then, {torch.__version__[:3]}"):
+        go_on(done)
 
 
 def test_a_run_json_that_is_not_one_is_refused(done: Path) -> None:
     said = json.loads((done / "run.json").read_text())
     for text, says in (
         ("{", "cannot be read"),
-        (json.dumps({**said, "format": "zip"}), "does not say format"),
-        (json.dumps({**said, "version": 99}), "upgrade mcscore"),
+        (json.dumps({**said, "format": "zip"}), "does not have the format"),
+        (json.dumps({**said, "version": 99}), "format version 99; this mcscore reads version 2: upgrade mcscore"),
+        (json.dumps({**said, "version": 1}), "format version 1, which .* does not read .* into another directory"),
+        (json.dumps({**said, "temperature": 2.0}), "unknown field 'temperature': it was written by a newer mcscore"),
+        (json.dumps({**said, "pool": {**said["pool"], "owner": "me"}}), "pool has the unknown field 'owner'"),
+        (json.dumps({**said, "model": {}}), "model lacks the field 'fingerprint'"),
+        (json.dumps({name: value for name, value in said.items() if name != "passes"}), "lacks the field 'passes'"),
     ):
         (done / "run.json").write_text(text)
         with pytest.raises(RunError, match=says):
@@ -118,8 +126,8 @@ def test_a_run_json_that_is_not_one_is_refused(done: Path) -> None:
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
-def chunk(run: Path, index: int, name: str = "bald") -> Path:
-    return run / "scores.zarr" / name / "c" / str(index)
+def shard(run: Path, index: int) -> Path:
+    return run / "scores.zarr" / "c" / "0" / str(index)
 
 
 def record(run: Path, index: int) -> Path:
@@ -130,9 +138,15 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-def flip(path: Path) -> None:
+ROWS = ("bald", "entropy", "prediction")
+PLACES = {name: HEADER_BYTES + row * (SPAN * 4 + 4) + 5 for row, name in enumerate(ROWS)}
+PLACES |= {"header": 13, "crc": HEADER_BYTES + SPAN * 4 + 1, "index": -20, "end": -1}
+
+
+def flip(path: Path, place: str = "bald") -> None:
+    """Change a bit of a shard, or one in the middle of any other file."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
+    data[PLACES[place] if path.parent.name == "0" else len(data) // 3] ^= 1
     path.write_bytes(data)
 
 
@@ -148,15 +162,28 @@ def swap(a: Path, b: Path) -> None:
 
 def of_another_run(path: Path) -> None:
     other = path.parents[1].with_name("other")
-    begin(other, seed=9)
+    unpacked(begin(other, seed=9))
     shutil.copy(other / "commits" / path.name, path)
 
 
 def exchange(run: Path) -> None:
     """Spans 0 and 1 whole: every checksum still holds."""
     swap(record(run, 0), record(run, 1))
-    for name in ("bald", "entropy", "prediction"):
-        swap(chunk(run, 0, name), chunk(run, 1, name))
+    swap(shard(run, 0), shard(run, 1))
+
+
+def swap_rows(path: Path) -> None:
+    """Two scores: the checksums beside them still hold."""
+    data, size = path.read_bytes(), SPAN * 4 + 4
+    first, second = data[HEADER_BYTES:][:size], data[HEADER_BYTES + size :][:size]
+    path.write_bytes(data[:HEADER_BYTES] + second + first + data[HEADER_BYTES + 2 * size :])
+
+
+def other_magic(path: Path) -> None:
+    """A header that is whole and not ours."""
+    data = path.read_bytes()
+    packed = b"mcshard9" + data[8 : HEADER_BYTES - 4]
+    path.write_bytes(packed + crc32c(packed).to_bytes(4, "little") + data[HEADER_BYTES:])
 
 
 def reword(path: Path, old: str, new: str) -> None:
@@ -165,29 +192,47 @@ def reword(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def said_by(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes())["record"]
+
+
+def forge(path: Path, **changes: Any) -> None:
+    """Another record whose checksum holds."""
+    said = said_by(path) | changes
+    text = json.dumps(said, separators=(",", ":"))
+    path.write_text(f'{{"crc32c": "{crc32c(text.encode()):08x}", "record": {text}}}\n')
+
+
 DAMAGE = {
-    "chunk truncated": (lambda run: truncate(chunk(run, 1)), [1]),
-    "chunk flipped": (lambda run: flip(chunk(run, 1)), [1]),
-    "prediction flipped": (lambda run: flip(chunk(run, 1, "prediction")), [1]),
-    "chunk deleted": (lambda run: chunk(run, 2).unlink(), [2]),
-    "chunk empty": (lambda run: empty(chunk(run, 0)), [0]),
-    "chunk longer": (lambda run: chunk(run, 0).write_bytes(chunk(run, 0).read_bytes() + b"x"), [0]),
-    "chunks swapped": (lambda run: swap(chunk(run, 0), chunk(run, 1)), [0, 1]),
-    "scores swapped": (lambda run: swap(chunk(run, 1), chunk(run, 1, "entropy")), [1]),
+    "shard truncated": (lambda run: truncate(shard(run, 1)), [1]),
+    **{
+        f"{place} flipped": (lambda run, place=place: flip(shard(run, 1), place), [1])
+        for place in (*ROWS, "header", "crc", "index", "end")
+    },
+    "shard deleted": (lambda run: shard(run, 2).unlink(), [2]),
+    "shard empty": (lambda run: empty(shard(run, 0)), [0]),
+    "shard longer": (lambda run: shard(run, 0).write_bytes(shard(run, 0).read_bytes() + b"x"), [0]),
+    "shards swapped": (lambda run: swap(shard(run, 0), shard(run, 1)), [0, 1]),
+    "shard of other software": (lambda run: other_magic(shard(run, 1)), [1]),
+    "rows swapped": (lambda run: swap_rows(shard(run, 1)), [1]),
     "record deleted": (lambda run: record(run, 1).unlink(), [1]),
     "record empty": (lambda run: empty(record(run, 1)), [1]),
     "record truncated": (lambda run: truncate(record(run, 1)), [1]),
+    "record without its end": (lambda run: record(run, 1).write_bytes(record(run, 1).read_bytes()[:-2] + b" \n"), [1]),
     "record flipped": (lambda run: flip(record(run, 1)), [1]),
     "record not a record": (lambda run: record(run, 1).write_text('["span"]'), [1]),
-    "record says less was scored": (lambda run: reword(record(run, 1), '"scored": 40', '"scored": 30'), [1]),
-    "record says another id was bad": (lambda run: reword(record(run, 1), '"ids": []', '"ids": [41]'), [1]),
-    "chunks and records swapped": (exchange, [0, 1]),
+    "record says less was scored": (lambda run: reword(record(run, 1), '"scored":40', '"scored":30'), [1]),
+    "record of other shards": (lambda run: forge(record(run, 1), crc32c=[1, 2, 3]), [1]),
+    "record of other rows": (
+        lambda run: forge(record(run, 1), crc32c=json.loads(record(run, 1).read_bytes())["record"]["crc32c"][:2]),
+        [1],
+    ),
+    "shards and records swapped": (exchange, [0, 1]),
     "records swapped": (lambda run: swap(record(run, 0), record(run, 1)), [0, 1]),
     "record of another run": (lambda run: of_another_run(record(run, 2)), [2]),
     "all records deleted": (lambda run: shutil.rmtree(run / "commits"), [0, 1, 2]),
-    "array deleted": (lambda run: shutil.rmtree(run / "scores.zarr" / "entropy"), [0, 1, 2]),
     "all scores deleted": (lambda run: shutil.rmtree(run / "scores.zarr"), [0, 1, 2]),
-    "array metadata deleted": (lambda run: (run / "scores.zarr" / "bald" / "zarr.json").unlink(), []),
+    "array metadata deleted": (lambda run: (run / "scores.zarr" / "zarr.json").unlink(), []),
 }
 
 
@@ -204,7 +249,7 @@ def test_what_is_damaged_is_scored_again_and_nothing_else(done: Path, undisturbe
 def test_what_a_disk_cannot_read_is_scored_again(
     done: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad, code = {chunk(done, 1, "entropy"), record(done, 2)}, errno.EIO
+    bad, code = {shard(done, 1), record(done, 2)}, errno.EIO
     real = Path.read_bytes
 
     def read_bytes(path: Path) -> bytes:
@@ -214,7 +259,7 @@ def test_what_a_disk_cannot_read_is_scored_again(
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     code = errno.EACCES  # then nothing is known to be lost, and nothing is thrown away
-    with pytest.raises(RunError, match=r"cannot be gone on with: .*Permission denied"):
+    with pytest.raises(RunError, match=r"cannot be resumed: .*Permission denied"):
         go_on(done)
     assert record(done, 1).exists()
     code = errno.EIO
@@ -224,16 +269,18 @@ def test_what_a_disk_cannot_read_is_scored_again(
 
 
 def test_what_was_found_damaged_is_not_called_done_any_more(done: Path) -> None:
-    flip(chunk(done, 0))
+    flip(shard(done, 0))
     with pytest.raises(RunError, match="60 of 100 items are done"):
         go_on(done, on_block=fail_at(3))
     assert Run.open(done).done == 60
 
 
 def test_damage_is_never_read_as_a_score(done: Path) -> None:
-    flip(chunk(done, 1))
+    flip(shard(done, 1))
     run = Run.open(done)
-    with pytest.raises(RunError, match=r"bald/c/1 is damaged: .* span 1 \(items 40\.\.79\).*Score the pool .* again"):
+    with pytest.raises(
+        RunError, match=r"bald of span 1 \(items 40\.\.79\) is damaged: .*c/0/1: .*Score the pool .* again"
+    ):
         run.scores("bald")
     with pytest.raises(RunError, match="is damaged"):
         run.values("bald", np.array([45]))
@@ -242,11 +289,17 @@ def test_damage_is_never_read_as_a_score(done: Path) -> None:
 
 
 def test_an_array_of_another_kind_is_refused(done: Path) -> None:
-    path = done / "scores.zarr" / "bald" / "zarr.json"
+    path = done / "scores.zarr" / "zarr.json"
     said = json.loads(path.read_text())
-    for change in ({"data_type": "float64"}, {"shape": [50]}, {"fill_value": 0.0}, {"node_type": "group"}):
+    for change in (
+        {"data_type": "float64"},
+        {"shape": [3, 50]},
+        {"codecs": []},
+        {"fill_value": 0.0},
+        {"node_type": "group"},
+    ):
         path.write_text(json.dumps({**said, **change}))
-        with pytest.raises(RunError, match=r"bald/zarr.json is not what .*run.json says"):
+        with pytest.raises(RunError, match=r"scores.zarr/zarr.json is not what .*run.json says"):
             go_on(done)
     path.write_text("not json")
     with pytest.raises(RunError, match="is not what"):
@@ -254,7 +307,7 @@ def test_an_array_of_another_kind_is_refused(done: Path) -> None:
 
 
 def test_leftovers_of_a_killed_writer_are_cleared(done: Path, undisturbed: dict[str, bytes]) -> None:
-    left = [done / "run.json.99.tmp", done / "commits" / "000001.json.99.tmp", chunk(done, 1).with_name("1.99.tmp")]
+    left = [done / "run.json.99.tmp", done / "commits" / "000001.json.99.tmp", shard(done, 1).with_name("1.99.tmp")]
     for path in left:
         path.write_text("half")
     assert content(go_on(done)) == undisturbed

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcscore.env import machine
 from mcscore.errors import RunError
 from mcscore.run import score_pool
 from mcscore.run.status import info, verify
 from mcscore.store.lock import locked
 
-from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, fail_at, go_on
-from .test_resume import DAMAGE, chunk, flip, snapshot
+from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, fail_at, go_on, unpacked
+from .test_resume import DAMAGE, flip, shard, snapshot
 
 
 def test_a_complete_run(out: Path) -> None:
@@ -31,6 +32,7 @@ def test_a_complete_run(out: Path) -> None:
     assert facts["items_per_second"] == pytest.approx(N / facts["seconds"])
     assert (facts["nonfinite_ids"], facts["unreadable_ranges"], facts["lock"]) == ([], [], None)
     assert facts["bytes"] == sum(len(data) for data in snapshot(out).values()) > 9 * SPAN * 4
+    assert [each["device"] for each in facts["hardware"]] == [machine()["processor"]]
 
 
 def test_time_left_is_told_by_the_pace_so_far(out: Path) -> None:
@@ -82,7 +84,7 @@ def test_a_whole_run_has_no_damage(out: Path) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind != "all records deleted"])
 def test_verify_lists_what_will_be_scored_again_and_changes_nothing(out: Path, kind: str) -> None:
-    begin(out)
+    unpacked(begin(out))
     damage, spans = DAMAGE[kind]
     damage(out)
     before = snapshot(out)
@@ -113,9 +115,9 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
 
 def test_damage_of_two_kinds_is_told_with_its_files(out: Path) -> None:
     begin(out)
-    flip(chunk(out, 0, "entropy"))
-    chunk(out, 2, "prediction").unlink()
+    flip(shard(out, 0), "entropy")
+    shard(out, 2).unlink()
     assert [(one.file, one.why) for one in verify(out)] == [
-        (chunk(out, 0, "entropy"), "its crc32 is another"),
-        (chunk(out, 2, "prediction"), "it is missing"),
+        (shard(out, 0), "row 1: crc32c mismatch"),
+        (shard(out, 2), "missing"),
     ]

@@ -1,4 +1,4 @@
-"""The files that an export can be, one small writer each: tables come in block by block, nothing is kept.
+"""The files that an export can be, one writer each: tables are written block by block, nothing is kept.
 
 A table has the columns id (int64), rank (only of a selection), key (only if the pool has keys), one per score (float32) and
 prediction; null where an item has no score. Numbers are written with the fewest digits that read back as the same float32.
@@ -18,17 +18,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a writer must know beside the rows. ``by``: the score that orders them; ``facts``: where they come from."""
+class Source:
+    """Where the rows come from.
+
+    Attributes:
+        by: the score that orders them.
+        model: a name of the model.
+        classes: names of the classes.
+        prefix: put before a key to make a path or an address of it.
+        facts: run, pool, and how a selection was chosen.
+    """
 
     by: str
-    model: str  # a name for it
+    model: str
     classes: tuple[str, ...] | None
-    prefix: str  # what stands before a key to make a path or an address of it
+    prefix: str
     facts: dict[str, Any]
 
     def class_name(self, prediction: Any) -> str:
-        """Of a class its name or number; of a regression the number."""
+        """The name or number of a predicted class, the number of a regression."""
         if isinstance(prediction, int) and self.classes is not None and prediction < len(self.classes):
             return self.classes[prediction]
         return f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
@@ -38,28 +46,28 @@ Tables = Iterable["pyarrow.Table"]
 
 
 @dataclass(frozen=True)
-class Format:
-    """``needs_keys``: the other tool must know which file an item is; items without a score are then left out."""
+class ExportFormat:
+    """How one kind of file is written; with ``needs_keys`` items without a score are left out."""
 
     suffix: str
-    write: Callable[[BinaryIO, Tables, About], None]
+    write: Callable[[BinaryIO, Tables, Source], None]
     needs_keys: bool = False
 
 
-def _parquet(file: BinaryIO, tables: Tables, about: About) -> None:
-    """A row group per block; where the rows come from is in the metadata under "mcscore"."""
+def _parquet(file: BinaryIO, tables: Tables, source: Source) -> None:
+    """Write a row group per block; where the rows come from is in the metadata under "mcscore"."""
     import pyarrow.parquet
 
     with contextlib.ExitStack() as open_writer:
         writer = None
         for table in tables:
             if writer is None:
-                schema = table.schema.with_metadata({"mcscore": json.dumps(about.facts)})
+                schema = table.schema.with_metadata({"mcscore": json.dumps(source.facts)})
                 writer = open_writer.enter_context(pyarrow.parquet.ParquetWriter(file, schema))
             writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
 
 
-def _csv(file: BinaryIO, tables: Tables, _about: About) -> None:
+def _csv(file: BinaryIO, tables: Tables, _source: Source) -> None:
     import pyarrow.csv
 
     with contextlib.ExitStack() as open_writer:
@@ -70,14 +78,14 @@ def _csv(file: BinaryIO, tables: Tables, _about: About) -> None:
             writer.write(table)
 
 
-def _jsonl(file: BinaryIO, tables: Tables, _about: About) -> None:
+def _jsonl(file: BinaryIO, tables: Tables, _source: Source) -> None:
     for table in tables:
         line = "{" + ", ".join(f'"{name}": %s' for name in table.column_names) + "}\n"
         file.write("".join(line % row for row in _rows(table, table.column_names)).encode())
 
 
-def _label_studio(file: BinaryIO, tables: Tables, about: About) -> None:
-    """Tasks with the address of the image, the scores as columns, and one prediction whose score is a confidence.
+def _label_studio(file: BinaryIO, tables: Tables, source: Source) -> None:
+    """Write tasks with the address of the image, the scores as columns, and one prediction whose score is a confidence.
 
     Label Studio's uncertainty sampling (and sorting by prediction score) takes the LOWEST prediction score first. So it gets
     1 / (1 + score): in (0, 1], falling as the score rises, whatever the range of the score (below 1e-15 all are 1).
@@ -89,11 +97,11 @@ def _label_studio(file: BinaryIO, tables: Tables, about: About) -> None:
         columns = ", ".join(f'"{name}": %s' for name in names)
         task = (
             f'{{"data": {{"image": %s, {columns}, "prediction": %s}}, '
-            f'"predictions": [{{"model_version": {_escaped(about.model)}, "score": %r, "result": []}}]}}'
+            f'"predictions": [{{"model_version": {_escaped(source.model)}, "score": %r, "result": []}}]}}'
         )
-        images = [json.dumps(about.prefix + key) for key in table["key"].to_pylist()]
-        predictions = [json.dumps(about.class_name(value)) for value in table["prediction"].to_pylist()]
-        confidences = [1 / (1 + score) for score in table[about.by].to_pylist()]
+        images = [json.dumps(source.prefix + key) for key in table["key"].to_pylist()]
+        predictions = [json.dumps(source.class_name(value)) for value in table["prediction"].to_pylist()]
+        confidences = [1 / (1 + score) for score in table[source.by].to_pylist()]
         rows = zip(images, *zip(*_rows(table, names), strict=True), predictions, confidences, strict=True)
         for tasks in [",\n".join(task % row for row in rows)] if len(table) else []:
             file.write((before + tasks).encode())
@@ -101,8 +109,8 @@ def _label_studio(file: BinaryIO, tables: Tables, about: About) -> None:
     file.write(b"[]\n" if before == "[\n" else b"\n]\n")
 
 
-def _fiftyone(file: BinaryIO, tables: Tables, about: About) -> None:
-    """labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label, item and scores as its attributes.
+def _fiftyone(file: BinaryIO, tables: Tables, source: Source) -> None:
+    """Write labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label, item and scores as its attributes.
 
     fiftyone.Dataset.from_dir(data_path=IMAGES, labels_path=FILE, dataset_type=fiftyone.types.FiftyOneImageClassificationDataset)
     """
@@ -113,8 +121,8 @@ def _fiftyone(file: BinaryIO, tables: Tables, about: About) -> None:
         # An attribute "id" would take the place of the label's own.
         columns = ", ".join(f'"{"item" if name == "id" else name}": %s' for name in names)
         entry = f'%s: {{"label": %s, "attributes": {{{columns}}}}}'
-        paths = [json.dumps(os.path.abspath(about.prefix + key)) for key in table["key"].to_pylist()]
-        labels = [json.dumps(about.class_name(value)) for value in table["prediction"].to_pylist()]
+        paths = [json.dumps(os.path.abspath(source.prefix + key)) for key in table["key"].to_pylist()]
+        labels = [json.dumps(source.class_name(value)) for value in table["prediction"].to_pylist()]
         rows = zip(paths, labels, *zip(*_rows(table, names), strict=True), strict=True)
         for entries in [",\n".join(entry % row for row in rows)] if len(table) else []:
             file.write((before + entries).encode())
@@ -123,16 +131,16 @@ def _fiftyone(file: BinaryIO, tables: Tables, about: About) -> None:
 
 
 FORMATS = {
-    "parquet": Format(".parquet", _parquet),
-    "csv": Format(".csv", _csv),
-    "jsonl": Format(".jsonl", _jsonl),
-    "label-studio": Format(".label-studio.json", _label_studio, needs_keys=True),
-    "fiftyone": Format(".fiftyone.json", _fiftyone, needs_keys=True),
+    "parquet": ExportFormat(".parquet", _parquet),
+    "csv": ExportFormat(".csv", _csv),
+    "jsonl": ExportFormat(".jsonl", _jsonl),
+    "label-studio": ExportFormat(".label-studio.json", _label_studio, needs_keys=True),
+    "fiftyone": ExportFormat(".fiftyone.json", _fiftyone, needs_keys=True),
 }
 
 
 def _rows(table: pyarrow.Table, names: list[str]) -> Iterator[tuple[str, ...]]:
-    """The rows with each value as JSON. Arrow writes the shortest digits that read back as the same float32."""
+    """Yield the rows with each value as JSON. Arrow writes the shortest digits that read back as the same float32."""
     import pyarrow
     import pyarrow.compute as pc
 
@@ -143,12 +151,11 @@ def _rows(table: pyarrow.Table, names: list[str]) -> Iterator[tuple[str, ...]]:
             columns.append([json.dumps(text) for text in column.to_pylist()])
         else:
             text = pc.fill_null(pc.cast(column, pyarrow.string()), "null")
-            columns.append(
-                pc.replace_substring_regex(text, "^-0$", "-0.0").to_pylist()
-            )  # -0 would be read as integer 0
+            # Readers of JSON take -0 for the integer 0.
+            columns.append(pc.replace_substring_regex(text, "^-0$", "-0.0").to_pylist())
     return zip(*columns, strict=True)
 
 
 def _escaped(text: str) -> str:
-    """As JSON inside a template for %."""
+    """Text as JSON inside a template for %."""
     return json.dumps(text).replace("%", "%%")

@@ -1,4 +1,4 @@
-"""The scores of a run, or a selection from it, as a file for other tools: streamed, and there whole or not at all."""
+"""The scores of a run, or a selection from it, as a file for other tools: streamed, and whole or not there."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import atomic as disk
-from ..errors import RunError
-from .formats import FORMATS, About, Tables
-from .journal import Values
-from .select import pool_of, read_selection, refuse_incomplete
+from ... import atomic
+from ...errors import PoolNotFoundError, RunError
+from ..identity import find_pool
+from ..journal import Values
+from ..select import read_selection, refuse_incomplete
+from ..stored import StoredScores
+from .formats import FORMATS, Source, Tables
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from ..pool import Pool
-    from .run import Run
+    from ...pool import Pool
 
 _ROWS = 1 << 16  # per block, whatever the span
 
 
 def export(
-    run: Run,
+    run: StoredScores,
     format: str,
     out: str | os.PathLike[str] | None,
     *,
@@ -35,9 +36,9 @@ def export(
     pool: Pool | None,
     partial: bool,
 ) -> Path:
-    """The work of Run.export, which documents it."""
+    """Write a file for another tool, see ``Run.export``."""
     if format not in FORMATS:
-        raise RunError(f"there is no format {format!r}; choose from {', '.join(FORMATS)}")
+        raise RunError(f"no format {format!r}; choose from {', '.join(FORMATS)}")
     kind = FORMATS[format]
     pool = _pool_or_none(run, pool, required=kind.needs_keys)
     facts = {"run": run.meta["id"], "pool": run.meta["pool"]["fingerprint"], "n": run.n, "done": run.done}
@@ -47,15 +48,15 @@ def export(
         by, name, tables = run.check_score(by or run.meta["scores"][0]), "all", _all(run, pool)
     else:
         if by is not None:
-            raise RunError("a selection says itself by which score it was made: leave out by (--by)")
+            raise RunError("a selection has its own score: leave out by (--by)")
         file, table, how = read_selection(run, None if selection == "latest" else selection)
         by, name, facts = how["by"], file.stem.removeprefix("selection-"), {**facts, **how}
         tables = _selected(run, table)
     if kind.needs_keys:
         if pool is None or pool.keys_of([]) is None:
-            raise RunError(f"{format} must know which file an item is, but the pool of {run.path} has no keys")
+            raise RunError(f"{format} needs the key of every item, but the pool of {run.path} has no keys")
         tables = (_scored(table, by) for table in tables)
-    about = About(
+    source = Source(
         by,
         f"mcscore {run.meta['model']['fingerprint'].removeprefix('sha256:')[:12]} {by}",
         tuple(pool.classes) if pool is not None and pool.classes is not None else None,
@@ -64,25 +65,25 @@ def export(
     )
     path = run.path / f"export-{name}{kind.suffix}" if out is None else Path(out)
     try:
-        with disk.replaced(path) as target:
-            kind.write(target, tables, about)
+        with atomic.replaced(path) as target:
+            kind.write(target, tables, source)
     except OSError as error:
-        raise RunError(f"{path} could not be written, what was there is as it was: {error}") from error
+        raise RunError(f"{path} could not be written, and is unchanged: {error}") from error
     return path
 
 
-def _pool_or_none(run: Run, pool: Pool | None, required: bool) -> Pool | None:
+def _pool_or_none(run: StoredScores, pool: Pool | None, required: bool) -> Pool | None:
     try:
-        return pool_of(run, pool)
-    except RunError as error:
-        if required or pool is not None or "is not where it was" not in str(error):
+        return find_pool(run, pool)
+    except PoolNotFoundError as error:
+        if required:
             raise
         warnings.warn(f"{error}. The export is without keys and class names", stacklevel=4)
         return None
 
 
-def _all(run: Run, pool: Pool | None) -> Tables:
-    """Every committed item, in order."""
+def _all(run: StoredScores, pool: Pool | None) -> Tables:
+    """Yield every committed item, in order."""
     names = (*run.meta["scores"], "prediction")
     for columns in zip(*(run.spans(name) for name in names), strict=True):
         ids = columns[0][0]
@@ -94,8 +95,8 @@ def _all(run: Run, pool: Pool | None) -> Tables:
             )
 
 
-def _selected(run: Run, table: Any) -> Tables:
-    """The items of a selection, best first; values as the run has them."""
+def _selected(run: StoredScores, table: Any) -> Tables:
+    """Yield the items of a selection, best first; values as the run has them."""
     ids = table["id"].to_numpy()
     keys = table["key"].to_numpy() if "key" in table.column_names else None
     for at in range(0, len(ids), _ROWS):
@@ -118,11 +119,9 @@ def _table(ids: Values, keys: Any, columns: dict[str, Values], rank: Values | No
 
 
 def _scored(table: pyarrow.Table, by: str) -> pyarrow.Table:
-    """Without the items that have no score; all others must have a key."""
+    """Leave out the items that have no score; all others must have a key."""
     table = table.filter(table[by].is_valid())
     if table["key"].null_count:
         (without,) = table.filter(table["key"].is_null())["id"].slice(0, 1).to_pylist()
-        raise RunError(
-            f"item {without} has no key, so it cannot be said which file it is; exclude it, or export to jsonl"
-        )
+        raise RunError(f"item {without} has no key, which names its file; exclude it, or export to jsonl")
     return table

@@ -1,4 +1,4 @@
-"""What is still to be scored of a run, and the results of a span while they come in."""
+"""What is still to be scored of a run, and the values of a span while they come in."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import numpy.typing as npt
 from .journal import Journal, Record, Values
 from .spans import Span
 
-Mask = npt.NDArray[np.bool_]
+Flags = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A span to be scored and committed; ``held`` is what is committed of it already and stays as it is.
+    """A span to be scored and committed.
 
-    again: (start, stop) of what is held and could not be read from the pool, and is to be tried again.
+    Attributes:
+        span: the items.
+        held: the record of what is committed of it already and stays as it is.
+        again: (start, stop) of what is held, could not be read from the pool, and is tried again.
     """
 
     span: Span
@@ -33,32 +36,32 @@ class Task:
         return self.held.span.n if self.held else 0
 
     @property
-    def settled(self) -> Mask:
-        """(span.n,): the items that are not to be scored because they are held."""
+    def settled(self) -> Flags:
+        """(span.n,): the items that are not scored because they are held."""
         settled = np.arange(self.span.n) < self.held_n
         for start, stop in self.again:
             settled[start - self.span.start : stop - self.span.start] = False
         return settled
 
 
-def open_tasks(journal: Journal, records: Iterable[Record], retry: bool) -> list[Task]:
+def open_tasks(journal: Journal, committed: Iterable[Record], retry: bool) -> list[Task]:
     """The spans that are not wholly committed. retry: what could not be read from the pool counts as not committed."""
-    committed = {record.span.index: record for record in records}
+    held_by = {record.span.index: record for record in committed}
     tasks = []
     for span in journal.spans:
-        held = committed.get(span.index)
+        held = held_by.get(span.index)
         again = tuple(held.unreadable) if held and retry else ()
         if held is None or held.span != span or again:
             tasks.append(Task(span, held, again))
     return tasks
 
 
-class Results:
+class SpanBuffer:
     """The values of a span, "not scored" at first or as they were committed, filled block by block."""
 
     def __init__(self, journal: Journal, task: Task, retry: bool) -> None:
         self.span, held = task.span, task.held
-        self.values: dict[str, Values] = {name: journal.empty(name, self.span.n) for name in journal.names}
+        self.values: dict[str, Values] = {name: journal.empty(name, self.span.n) for name in journal.rows}
         self._scored, self._seconds = 0, 0.0
         self._nonfinite: list[Ids] = []
         self._unreadable: list[Ids] = []
@@ -70,11 +73,11 @@ class Results:
             if not retry:
                 self._unreadable += [np.arange(start, stop) for start, stop in held.unreadable]
 
-    def unreadable(self, ids: Ids) -> None:
-        """These could not be read: they stay "not scored"."""
+    def add_unreadable(self, ids: Ids) -> None:
+        """Note items that could not be read: they stay "not scored"."""
         self._unreadable.append(ids)
 
-    def scored(self, ids: Ids, columns: Mapping[str, Values]) -> None:
+    def add_scores(self, ids: Ids, columns: Mapping[str, Values]) -> None:
         """Take in what the model gave for ``ids``."""
         finite = np.all([np.isfinite(column) for column in columns.values()], axis=0)
         self._scored += len(ids)
@@ -84,16 +87,16 @@ class Results:
             self.values[name][ids[finite] - self.span.start] = column[finite]
 
     def facts(self, seconds: float) -> dict[str, Any]:
-        """What the commit record says beside the values."""
+        """What the record says beside the values; ``seconds`` are added to those of former attempts."""
         return {
             "scored": self._scored,
             "nonfinite_ids": tuple(_sorted(self._nonfinite).tolist()),
-            "unreadable": tuple(runs_of(_sorted(self._unreadable))),
+            "unreadable": tuple(ranges_of(_sorted(self._unreadable))),
             "seconds": self._seconds + seconds,
         }
 
 
-def runs_of(ids: Ids) -> list[tuple[int, int]]:
+def ranges_of(ids: Ids) -> list[tuple[int, int]]:
     """Ascending ids as (start, stop) of those that follow each other."""
     if not len(ids):
         return []

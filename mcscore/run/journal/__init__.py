@@ -1,0 +1,9 @@
+"""The durable part of a run: a shard of scores and a record of each span."""
+
+from __future__ import annotations
+
+from ..schema import Record
+from .journal import Journal, SpanDamage, Values
+from .shard import ShardLayout
+
+__all__ = ["Journal", "Record", "ShardLayout", "SpanDamage", "Values"]

@@ -1,0 +1,57 @@
+"""Records as lines of text: one file per span while a run grows, one file of all of them once it is complete.
+
+A line is ``{"crc32c": "hhhhhhhh", "record": {...}}``; the checksum is that of the record's bytes as they stand there. The
+packed file is the lines of the single ones, by span, so a damaged line costs one span and not the run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..schema import Record
+from .shard import TornError, crc32c
+
+_START, _MIDDLE, _END = b'{"crc32c": "', b'", "record": ', b"}\n"
+_AT = len(_START) + 8 + len(_MIDDLE)
+
+
+def encode(record: Record) -> bytes:
+    """The line of a record."""
+    said = json.dumps(record.to_json(), separators=(",", ":")).encode()
+    return b"%s%08x%s%s%s" % (_START, crc32c(said), _MIDDLE, said, _END)
+
+
+def decode(line: bytes, file: Path) -> Record:
+    """Read a line.
+
+    Raises:
+        TornError: it is not as it was written.
+        RunError: it has fields that this version does not know.
+    """
+    return Record.from_json(json.loads(_checked(line)), file)
+
+
+def decode_all(data: bytes, file: Path) -> list[Record | TornError]:
+    """Read the packed file line by line; a torn line gives its error. Raises RunError as ``decode`` does.
+
+    The lines are parsed as one array: 150,000 records in about a second instead of two.
+    """
+    found: list[bytes | TornError] = []
+    for line in data.splitlines(keepends=True):
+        try:
+            found.append(_checked(line))
+        except TornError as error:
+            found.append(error)
+    parsed = iter(json.loads(b"[%s]" % b",".join(each for each in found if isinstance(each, bytes))))
+    return [Record.from_json(next(parsed), file) if isinstance(each, bytes) else each for each in found]
+
+
+def _checked(line: bytes) -> bytes:
+    """The record's bytes in a line."""
+    if not line.endswith(_END):
+        raise TornError("not a whole record")
+    said = line[_AT : -len(_END)]
+    if line[:_AT] != b"%s%08x%s" % (_START, crc32c(said), _MIDDLE):
+        raise TornError("crc32c mismatch")
+    return said

@@ -1,0 +1,214 @@
+"""Where scoring begins: a new run, or an existing one that is checked and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from .. import atomic
+from ..errors import ChunkError, RunError
+from ..store.lock import locked
+from .hardware import class_of, conditions, hardware_of
+from .identity import new_header, refuse_difference, state_of, versions, warn_of_other_versions
+from .journal import Journal, Record
+from .prefetch import OnBadChunk, Skipped, readable
+from .schema import Hardware, Settings, as_json
+from .span_buffer import Task, open_tasks
+from .spans import BLOCK_BYTES, default_block, default_span
+
+if TYPE_CHECKING:
+    from ..pool import Pool
+    from ..scorer.scorer import Scorer
+
+T = TypeVar("T")
+
+_FIRST_BLOCK = 4096  # items shown to the scorer to plan with
+_UNFINISHED = {"lock", "commits", "scores.zarr"}  # what a run that was killed while it was made may have left
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The arguments of ``score_pool``, as it documents them."""
+
+    span: int | None
+    labeled: bool
+    on_bad_chunk: OnBadChunk
+    mixed_hardware: bool
+
+    @property
+    def retry(self) -> bool:
+        """Whether items that could not be read are tried again."""
+        return self.on_bad_chunk == "raise"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What there is to do.
+
+    Attributes:
+        journal: the run, locked.
+        committed: records of what is done.
+        tasks: what is left.
+        skipped: items that are not scored.
+        options: the arguments of ``score_pool``.
+        hardware: the class that scores now; None if nothing is left to score.
+        settings: of the prepared scorer; None if nothing is left to score.
+    """
+
+    journal: Journal
+    committed: list[Record]
+    tasks: list[Task]
+    skipped: Skipped
+    options: ScoreOptions
+    hardware: Hardware | None = None
+    settings: Settings | None = None
+
+    def conditions_of(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``Journal.commit`` must know of how a span was scored, beside the values."""
+        assert self.hardware is not None
+        assert self.settings is not None
+        plan = as_json(plan)
+        return {
+            "conditions": conditions(self.hardware, versions(), self.settings.threads, plan),
+            "hardware": list(self.journal.header.hardware).index(self.hardware),
+            "plan": None if plan == self.settings.plan else plan,
+        }
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run at ``path``; RunError if there is anything else."""
+    if (path / "run.json").exists():
+        return True
+    if path.is_symlink() and not path.exists():
+        raise RunError(f"{path} is a link to nothing; choose another directory")
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} exists and is a file; a run is a directory: choose another")
+    if path.exists():
+        _require_unfinished(path)
+    return False
+
+
+def _require_unfinished(path: Path) -> None:
+    """An existing directory without run.json must be empty, or a run that was killed while it was made."""
+    names = {child.name for child in path.iterdir() if not child.name.startswith("run.json.")}
+    commits = path / "commits"
+    if names - _UNFINISHED or (
+        commits.is_dir() and any(child.suffix != atomic.TEMPORARY for child in commits.iterdir())
+    ):
+        raise RunError(f"{path} exists and is not a run (it has no run.json); choose another directory")
+
+
+@contextlib.contextmanager
+def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> Iterator[Job]:
+    """Make a run, locked. The model is tried before anything is written."""
+    skipped = Skipped(pool, options.labeled)
+    if skipped.first_kept() is None:
+        raise RunError(
+            f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
+            "labeled=True (--labeled) scores the labeled ones too"
+        )
+    _prepare(pool, scorer, skipped, options.on_bad_chunk)
+    settings = Settings.of_scorer(scorer.describe())
+    hardware = hardware_of(scorer.device)
+    plan, item_bytes = settings.plan, _item_bytes(pool)
+    step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
+    span = min(options.span, pool.n) if options.span is not None else default_span(pool.n, step, flops, item_bytes)
+    header = new_header(pool, settings, span, default_block(span, step, item_bytes), options.labeled, hardware)
+    made = not path.exists()
+    with writing(f"{path} could not be made a run"):
+        atomic.create_directory(path)
+    with _locked(path):
+        try:
+            with writing(f"{path} could not be made a run"):
+                journal = Journal.create(path, header)
+        except RunError:
+            if made and not (path / "run.json").exists():  # nobody else's either: we hold the lock
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+        yield Job(journal, [], open_tasks(journal, [], options.retry), skipped, options, hardware, settings)
+
+
+@contextlib.contextmanager
+def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> Iterator[Job]:
+    """Lock and check an existing run; the scorer has adopted its plan if anything is left to score."""
+    with _locked(path):
+        journal = Journal.open(path)
+        settings = Settings.of_scorer(scorer.describe())
+        refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=False)
+        with writing(f"{path} cannot be resumed"):
+            if pool.n > journal.header.pool.n:
+                journal = journal.grow(state_of(pool))
+            committed = journal.repair()
+        tasks = open_tasks(journal, committed, options.retry)
+        job = Job(journal, committed, tasks, Skipped(pool, options.labeled), options)
+        if all(job.skipped.of(task).all() for task in job.tasks):
+            yield job
+            return
+        hardware = hardware_of(scorer.device)
+        known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
+        _prepare(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
+        settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint
+        refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=True)
+        warn_of_other_versions(path, journal.header)
+        if known is None:
+            with writing(f"{path} cannot be resumed"):
+                journal = journal.add_hardware(hardware)
+        yield replace(job, journal=journal, hardware=hardware, settings=settings)
+
+
+def _prepare(
+    pool: Pool, scorer: Scorer, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+) -> None:
+    """Show the scorer the first items that are to be scored."""
+    step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
+    for start in range(skipped.first_kept() or 0, pool.n, step):
+        wanted = ~skipped[start : start + step]
+        if not wanted.any():
+            continue
+        batch = next_read(pool.blocks([(start, start + len(wanted))], 0, on_bad_chunk), "What is committed stays")
+        assert batch is not None
+        keep = readable(batch, wanted)
+        if keep.any():
+            scorer.prepare(batch.items[keep], batch.ids[keep], plan=plan)
+            return
+    raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
+
+
+def _item_bytes(pool: Pool) -> int:
+    return max(1, int(np.prod(pool.item_shape)) * np.dtype(pool.dtype).itemsize)
+
+
+# Errors of the pool and of the disk.
+
+
+def next_read(items: Iterator[T], so_far: str) -> T | None:
+    """The next of what is read from a pool, None at the end; RunError, ending in ``so_far``, if a chunk cannot be read."""
+    try:
+        return next(items, None)
+    except ChunkError as error:
+        raise RunError(
+            f"{error}; or leave them out: on_bad_chunk='skip' (--on-bad-chunk skip) goes on without them. {so_far}"
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(failed: str) -> Iterator[None]:
+    """Turn what the disk raises into a RunError that begins with ``failed``."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{failed}: {error}") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with writing(f"{path} cannot be locked"):
+            stack.enter_context(locked(path, RunError))
+        yield

@@ -1,0 +1,105 @@
+"""What scoring has left on disk, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RunError
+from .journal import Journal, Record, Values
+from .schema import JSON
+
+
+class StoredScores:
+    """The scores of the items of a pool, as far as they are committed.
+
+    What is not committed, labeled, excluded, or without a finite score reads NaN (predictions of classes: -1). Values
+    are checked against their checksums whenever they are read: RunError names a damaged file.
+
+    Attributes:
+        path: the run directory.
+        meta: the content of run.json, with the default of every field that it lacks.
+    """
+
+    def __init__(self, journal: Journal, committed: Sequence[Record]) -> None:
+        self.path: Path = journal.path
+        self.meta: JSON = journal.header.to_json()
+        self._journal, self._records = journal, tuple(committed)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(self.meta["scores"])
+        return f"{type(self).__name__}({str(self.path)!r}, {self.done:,} of {self.n:,} items done, scores={scores})"
+
+    @property
+    def n(self) -> int:
+        """Items in the pool."""
+        return int(self.meta["pool"]["n"])
+
+    @property
+    def done(self) -> int:
+        """Items in committed spans, with those that were skipped there because they were labeled or excluded."""
+        return sum(record.span.n for record in self._records)
+
+    @property
+    def scored(self) -> int:
+        """Items that went through the model and are committed."""
+        return sum(record.scored for record in self._records)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item is done."""
+        return self.done == self.n
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the committed spans, over all attempts."""
+        return sum(record.seconds for record in self._records)
+
+    @property
+    def items_per_second(self) -> float:
+        """Items scored per second spent."""
+        return self.scored / self.seconds if self.seconds else 0.0
+
+    @property
+    def nonfinite_ids(self) -> npt.NDArray[np.int64]:
+        """Items the model gave NaN or infinity for, ascending."""
+        return np.array([i for record in self._records for i in record.nonfinite_ids], np.int64)
+
+    @property
+    def unreadable_ids(self) -> npt.NDArray[np.int64]:
+        """Items that were skipped because the pool could not be read there, ascending."""
+        ranges = [np.arange(start, stop) for record in self._records for start, stop in record.unreadable]
+        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+
+    @property
+    def prediction(self) -> Values:
+        """(N,) int32 classes, -1 where there is none; for likelihood gaussian float32 means, NaN where there is none."""
+        return self._values("prediction")
+
+    def scores(self, name: str) -> npt.NDArray[np.float32]:
+        """(N,) float32, NaN where there is none. Raises RunError for a score the run does not have."""
+        return self._values(self.check_score(name))
+
+    def check_score(self, name: str) -> str:
+        """``name``; RunError lists the scores of the run if it is not one of them."""
+        if name not in self.meta["scores"]:
+            raise RunError(f"{self.path} has no score {name!r}; it has {', '.join(self.meta['scores'])}")
+        return name
+
+    def spans(self, name: str) -> Iterator[tuple[npt.NDArray[np.int64], Values]]:
+        """Yield (ids, values) of each committed span, in order: a whole score without N values in memory."""
+        for record in self._records:
+            yield np.arange(record.span.start, record.span.stop), self._journal.read(record, name)
+
+    def values(self, name: str, ids: npt.NDArray[np.int64]) -> Values:
+        """A score, or "prediction", at ``ids``, in their order; reads the spans concerned only."""
+        return self._journal.gather(self._records, name, ids)
+
+    def _values(self, name: str) -> Values:
+        values = self._journal.empty(name, self.n)
+        for record in self._records:
+            values[record.span.start : record.span.stop] = self._journal.read(record, name)
+        return values
