@@ -1,4 +1,8 @@
-"""Where what will be part of a pool waits beside it: a locked directory that says what it was begun with."""
+"""Staging directories: a locked directory beside a pool that holds an unfinished import or append.
+
+``settings.json`` records the version of the staging format and the settings of the call. The JSON files in a staging
+directory follow the fields of a dataclass; a missing or an unknown field is an error.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,35 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import PoolError
 from ..store.durable import locked, sync_directory, write_file
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Fields = TypeVar("Fields", bound=DataclassInstance)
+
+VERSION = 2  # of all files in a staging directory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The schema of settings.json; stages of version 1 hold the bare settings."""
+
+    version: int
+    settings: dict[str, Any]
+
 
 @contextmanager
 def staged(stage: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Hold ``stage``, made if need be; another process that holds it is waited for.
+    """Create ``stage`` if it is missing, and hold its lock; wait for another process that holds it.
 
     Raises:
-        PoolError: it was begun with other settings, and which.
+        PoolError: the stage has another version, or was started with other settings.
     """
     for leftover in stage.parent.glob(f"{stage.name}.*.done"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -29,34 +49,89 @@ def staged(stage: Path, settings: dict[str, Any]) -> Iterator[None]:
         made = stage.stat().st_ino
         with locked(stage):
             if not stage.exists() or stage.stat().st_ino != made:
-                continue  # the one that was waited for has finished, and removed what it held
+                continue  # the process that held the lock has finished and removed the directory
             check_same(stage, settings)
             yield
             return
 
 
 def check_same(stage: Path, settings: dict[str, Any]) -> None:
-    """As for staged, of one that is held or that nobody is going to change."""
+    """Record the settings of a new stage, or compare them with the recorded ones.
+
+    Raises:
+        PoolError: the stage has another version, or was started with other settings.
+    """
     file = stage / "settings.json"
     if not file.exists():
-        write_file(file, json.dumps(settings).encode())
+        write_file(file, json.dumps(asdict(Settings(VERSION, settings))).encode())
         sync_directory(stage.parent)
-    recorded = json.loads(file.read_bytes())
+    version = _read(file).get("version", 1)
+    if version != VERSION:
+        raise PoolError(
+            f"{stage} has version {version} of the staging format, this mcscore reads version {VERSION}: finish with the "
+            "mcscore that started it, or remove that directory and run the command again"
+        )
+    recorded = read_fields(file, Settings).settings
     now = json.loads(json.dumps(settings))
-    changed = [name for name in now if recorded.get(name) != now[name]]
+    changed = [_change(name, recorded, now) for name in {**now, **recorded} if recorded.get(name) != now.get(name)]
     if changed:
         raise PoolError(
-            f"what was begun in {stage} had other {', '.join(changed)}; go on with the same, or remove that directory"
+            f"{stage} cannot be resumed: started with {', '.join(changed)}. Repeat the first call, or remove that directory"
         )
 
 
+def _change(name: str, recorded: dict[str, Any], now: dict[str, Any]) -> str:
+    if name == "source":  # a hash, or a list of files and times
+        return "another source"
+    return f"{name}={recorded.get(name)}, now {now.get(name)}"
+
+
+def write_fields(file: Path, values: DataclassInstance) -> None:
+    """Write a dataclass as JSON, durably."""
+    write_file(file, json.dumps(asdict(values)).encode())
+
+
+def read_fields(file: Path, kind: type[Fields]) -> Fields:
+    """Read a dataclass from JSON.
+
+    Raises:
+        PoolError: the file is not JSON, lacks a field, or has an unknown one.
+    """
+    values = _read(file)
+    known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
+    missing = [name for name, required in known.items() if required and name not in values]
+    unknown = [name for name in values if name not in known]
+    if missing or unknown:
+        problem = f"field {missing[0]!r} is missing" if missing else f"field {unknown[0]!r} is unknown"
+        raise PoolError(f"{file}: {problem}. Remove the directory {_stage_above(file)} and run the command again")
+    return kind(**values)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values: Any = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise PoolError(
+            f"{file} is damaged: {error}. Remove the directory {_stage_above(file)} and run the command again"
+        ) from error
+    if not isinstance(values, dict):
+        raise PoolError(
+            f"{file} is damaged: no JSON object. Remove the directory {_stage_above(file)} and run the command again"
+        )
+    return values
+
+
+def _stage_above(file: Path) -> Path:
+    return next(folder for folder in file.parents if (folder / "settings.json").exists())
+
+
 def stage_of(path: Path, what: str) -> Path:
-    """A hidden sibling, so on the same file system: what is ready there gets its place by a rename."""
+    """Return the hidden sibling of ``path`` that stages it: on the same file system, so files move by a rename."""
     return path.with_name(f".{path.name}.{what}")
 
 
 def discard(stage: Path) -> None:
-    """Remove a stage at once: half of one would say something else than all of it or none."""
+    """Remove a stage by one rename: a half-removed stage would be resumed as something else."""
     gone = stage.with_name(f"{stage.name}.{uuid.uuid4().hex}.done")
     os.rename(stage, gone)
     sync_directory(stage.parent)
@@ -64,7 +139,7 @@ def discard(stage: Path) -> None:
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Give every file below a directory its place below another, durably; what an earlier call moved stays."""
+    """Move every file below a directory to the same path below another, durably; files moved by an earlier call stay."""
     touched = {target}
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
         place = target / file.relative_to(source)
