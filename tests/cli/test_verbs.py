@@ -331,6 +331,33 @@ def test_sites_and_their_p_can_be_chosen(mcscore: Command, pool: Path, project: 
 # -- pools -------------------------------------------------------------------------------------------------------------
 
 
+def test_images_are_imported_and_appended_with_the_same_options(mcscore: Command, project: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name in ("cat/0.png", "dog/1.png"):
+        (project / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (9, 7)).save(project / "images" / name)
+    words = ("--source-labels", "--workers", "1", "--quiet", "--json")
+    made = answer(mcscore("pool", "import", "images", "images.zarr", "--size", "4", "--gray", *words))
+    assert (made["items"], made["item_shape"], made["labeled"], made["classes"]) == (2, [1, 4, 4], 2, ["cat", "dog"])
+    image.new("RGB", (9, 7)).save(project / "images" / "dog" / "2.png")
+    (project / "images" / "dog" / "3.png").write_bytes(b"x")
+    refused = mcscore("pool", "append", "images.zarr", "images", "--max-bad", "0", *words)
+    assert refused.exit_code == 1
+    assert "more than max_bad=0" in refused.stderr
+    grown = answer(mcscore("pool", "append", "images.zarr", "images", "--max-bad", "3", *words))
+    assert (grown["added"], grown["items"], grown["labeled"]) == (1, 3, 3)
+    for wrong, says in [
+        (("import", "images", "x.zarr", "--size", "4", "--layout", "hw"), "--layout belongs to arrays"),
+        (("import", "digits.npy", "x.zarr", "--workers", "1"), "options for images need --size"),
+        (("import", "digits.npy", "x.zarr", "--gray"), "options for images need --size"),
+        (("append", "images.zarr", "images", "--key", "x"), "--key belongs to arrays, and images holds images"),
+        (("append", "images.zarr", "digits.npy", "--max-bad", "0"), "options for images do not apply to the array"),
+    ]:
+        result = mcscore("pool", *wrong)
+        assert result.exit_code == 2
+        assert says in result.stderr
+
+
 def test_a_pool_is_labeled_excluded_appended_to_and_verified(mcscore: Command, project: Path) -> None:
     made = answer(mcscore("pool", "import", "digits.npy", "grow.zarr", "--layout", "hw", "--classes", "a,b", "--json"))
     n = made["items"]
