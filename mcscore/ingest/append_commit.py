@@ -121,8 +121,7 @@ def commit_staged(path: Path, stage: Path) -> Pool:
             rows = int(values["offsets"][-1])
         _extend(group, path, "labels", pool.n, values["labels"])
         _extend(group, path, "excluded", pool.n, np.zeros(len(values["labels"]), bool))
-        if "keys" in values:
-            _write_keys(group, path, f"keys-{pool.n}", values["keys"])
+        _write_keys(group, path, f"keys-{pool.n}", values.get("keys"))
         group[pool._layout.folder.name].resize((rows, *pool._layout.item_shape))
         _update_attributes(group, facts, ready)
     discard(stage)
@@ -147,11 +146,12 @@ def _extend(group: Any, path: Path, name: str, start: int, values: np.ndarray) -
     array.resize((stop,))
 
 
-def _write_keys(group: Any, path: Path, name: str, keys: np.ndarray) -> None:
+def _write_keys(group: Any, path: Path, name: str, keys: np.ndarray | None) -> None:
     from zarr.codecs import ZstdCodec
 
-    shutil.rmtree(path / name, ignore_errors=True)  # of an earlier call that was killed
-    column(group, name, keys, 0, [ZstdCodec(level=3)])
+    shutil.rmtree(path / name, ignore_errors=True)  # of an interrupted append, perhaps of other items
+    if keys is not None:
+        column(group, name, keys, 0, [ZstdCodec(level=3)])
 
 
 def _update_attributes(group: Any, facts: Facts, ready: Ready) -> None:

@@ -206,6 +206,25 @@ def test_another_append_than_the_one_that_was_cut_short_is_refused(
     assert np.array_equal(append_array(tmp_path / "p", tmp_path / "b.npy").read(0, 70), ALL[:70])
 
 
+def test_keys_of_an_append_that_was_given_up_are_not_those_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pool(tmp_path / "p", n=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("mcscore.ingest.append_commit._update_attributes", failing(len, 1, Killed())[0])
+        with pytest.raises(Killed):
+            append_blocks(tmp_path / "p", ALL[50:90], keys=[f"k{i}" for i in range(40)], identity="a")
+    with pytest.raises(PoolError, match="started with another source.* or remove that directory"):
+        append_blocks(tmp_path / "p", ALL[5:8], identity="b")
+    assert (tmp_path / "p" / "keys-5").exists()
+    shutil.rmtree(tmp_path / ".p.append")
+    pool = append_blocks(tmp_path / "p", ALL[5:8], identity="b")
+    assert pool.keys is None
+    assert np.array_equal(pool.read(0, 8), ALL[:8])
+    assert append_blocks(tmp_path / "p", ALL[8:60]).labels.tolist() == [-1] * 60
+    assert np.array_equal(Pool.open(tmp_path / "p").read(0, 60), ALL[:60])
+
+
 def test_blocks_that_cannot_be_told_from_those_cut_short_are_not_added_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
