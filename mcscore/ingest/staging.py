@@ -63,7 +63,7 @@ def check_same(stage: Path, settings: dict[str, Any]) -> None:
     """
     file = stage / "settings.json"
     if not file.exists():
-        write_file(file, json.dumps(asdict(Settings(VERSION, settings))).encode())
+        write_fields(file, Settings(VERSION, settings))
         sync_directory(stage.parent)
     version = _read(file).get("version", 1)
     if version != VERSION:
@@ -103,7 +103,7 @@ def read_fields(file: Path, kind: type[Fields]) -> Fields:
     unknown = [name for name in values if name not in known]
     if missing or unknown:
         problem = f"field {missing[0]!r} is missing" if missing else f"field {unknown[0]!r} is unknown"
-        raise PoolError(f"{file}: {problem}. Remove the directory {_stage_above(file)} and run the command again")
+        raise _unreadable(file, problem)
     return kind(**values)
 
 
@@ -111,18 +111,15 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values: Any = json.loads(file.read_bytes())
     except ValueError as error:
-        raise PoolError(
-            f"{file} is damaged: {error}. Remove the directory {_stage_above(file)} and run the command again"
-        ) from error
+        raise _unreadable(file, f"no JSON: {error}") from error
     if not isinstance(values, dict):
-        raise PoolError(
-            f"{file} is damaged: no JSON object. Remove the directory {_stage_above(file)} and run the command again"
-        )
+        raise _unreadable(file, "no JSON object")
     return values
 
 
-def _stage_above(file: Path) -> Path:
-    return next(folder for folder in file.parents if (folder / "settings.json").exists())
+def _unreadable(file: Path, problem: str) -> PoolError:
+    stage = next((folder for folder in file.parents if (folder / "settings.json").exists()), file.parent)
+    return PoolError(f"{file}: {problem}. Remove the directory {stage} and run the command again")
 
 
 def stage_of(path: Path, what: str) -> Path:
