@@ -214,7 +214,7 @@ def test_keys_of_an_append_that_was_given_up_are_not_those_of_the_next(
         patch.setattr("mcscore.ingest.append_commit._update_attributes", failing(len, 1, Killed())[0])
         with pytest.raises(Killed):
             append_blocks(tmp_path / "p", ALL[50:90], keys=[f"k{i}" for i in range(40)], identity="a")
-    with pytest.raises(PoolError, match="started with another source.* or remove that directory"):
+    with pytest.raises(PoolError, match=r"started with another source.* or remove that directory"):
         append_blocks(tmp_path / "p", ALL[5:8], identity="b")
     assert (tmp_path / "p" / "keys-5").exists()
     shutil.rmtree(tmp_path / ".p.append")
