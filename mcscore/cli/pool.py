@@ -1,9 +1,11 @@
-"""mcscore pool: make a pool of items on disk, change it, and look at it."""
+"""The verbs of mcscore pool: make a pool on disk, change it, inspect it."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,84 +17,120 @@ from .terminal import FAILED, answer, as_json, end, progress_line
 
 @click.group()
 def pool() -> None:
-    """Make a pool of items on disk, change it, and look at it."""
+    """Make a pool of items on disk, change it, inspect it."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """The options that import and append share, by the kind of source they belong to; those not given are left out."""
+
+    images: dict[str, Any]
+    arrays: dict[str, Any]
+    quiet: bool
+
+    def for_images(self, why: str) -> dict[str, Any]:
+        """Return the options for images.
+
+        Raises:
+            UsageError: an option for arrays was given.
+        """
+        for name in self.arrays:
+            raise click.UsageError(f"--{name} belongs to arrays, {why}")
+        return self.images
+
+    def for_array(self, why: str) -> dict[str, Any]:
+        """Return the options for arrays.
+
+        Raises:
+            UsageError: an option for images was given.
+        """
+        if self.images:
+            raise click.UsageError(why)
+        return self.arrays
 
 
 def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What import and append take alike."""
-    for option in (
-        click.option("--source-labels", is_flag=True, help="Of images: labels from class folders, .cls, column label."),
-        click.option("--column", help="Of Parquet: the column of images."),
-        click.option("--max-bad", type=click.IntRange(0), help="Of images: stop when more than this cannot be used."),
-        click.option("--workers", type=click.IntRange(1), help="Of images: decoding processes; default one per core."),
+    """Give a command the options of a source; it gets them as ``options: SourceOptions``."""
+
+    @functools.wraps(command)
+    def with_options(
+        *args: Any,
+        source_labels: bool,
+        column: str | None,
+        max_bad: int | None,
+        workers: int | None,
+        quiet: bool,
+        labels: Path | None,
+        layout: str | None,
+        key: str | None,
+        **more: Any,
+    ) -> Any:
+        images = {"labels": source_labels or None, "column": column, "max_bad": max_bad, "workers": workers}
+        arrays = {"labels": labels, "layout": layout, "key": key}
+        return command(*args, options=SourceOptions(_given(images), _given(arrays), quiet), **more)
+
+    options = (
+        click.option("--source-labels", is_flag=True, help="Images: labels from class folders, .cls, or column label."),
+        click.option("--column", help="Parquet: the column of images."),
+        click.option("--max-bad", type=click.IntRange(0), help="Images: stop when more than this cannot be used."),
+        click.option("--workers", type=click.IntRange(1), help="Images: decoding processes; default one per core."),
         click.option("--quiet", is_flag=True, help="No progress on stderr."),
-        click.option("--labels", type=PATH, help="Of an array: labels, -1 where unlabeled: a .npy, .npz or idx array."),
-        click.option("--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Of an array: axes of an image in SRC."),
-        click.option("--key", help="Of an .npz: which array holds the items."),
-    ):
-        command = option(command)
-    return command
+        click.option("--labels", type=PATH, help="Array: labels, -1 where unlabeled: a .npy, .npz or idx array."),
+        click.option("--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Array: axes of an item in SRC."),
+        click.option("--key", help=".npz or Zarr group: the array that holds the items."),
+    )
+    for option in reversed(options):  # as a stack of decorators: --help lists the last one applied first
+        with_options = option(with_options)
+    return with_options
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @pool.command("import")
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
-@click.option(
-    "--size", type=click.IntRange(1), help="Of images (a folder, tars, Parquet): pixels per side to resize to."
-)
-@click.option("--gray", is_flag=True, help="Of images: one channel instead of three.")
-@click.option(
-    "--keep-encoded", is_flag=True, help="Of images: store them as they are, decode and resize while scoring."
-)
+@click.option("--size", type=click.IntRange(1), help="Images (a folder, tars, Parquet): pixels per side to resize to.")
+@click.option("--gray", is_flag=True, help="Images: one channel instead of three.")
+@click.option("--keep-encoded", is_flag=True, help="Images: store the encoded files; decode and resize while scoring.")
 @_source_options
 @click.option("--mean", callback=numbers, metavar=COMMA, help="Mean per channel, in units of [0, 1].")
 @click.option("--std", callback=numbers, metavar=COMMA, help="Standard deviation per channel, in units of [0, 1].")
 @click.option("--classes", callback=names, metavar=COMMA, help="Names of the classes, in order.")
 @as_json
 def pool_import(
-    src: Path,
-    dst: Path,
-    size: int | None,
-    gray: bool,
-    keep_encoded: bool,
-    source_labels: bool,
-    column: str | None,
-    max_bad: int | None,
-    workers: int | None,
-    quiet: bool,
-    **options: Any,
+    src: Path, dst: Path, size: int | None, gray: bool, keep_encoded: bool, options: SourceOptions, **facts: Any
 ) -> None:
-    """Make a new pool at DST of SRC: an array (.npy, .npz, idx, also .gz; Zarr, as folder or folder::name), or with --size images.
+    """Make a pool at DST from SRC: an array (.npy, .npz, idx, idx.gz; Zarr as folder or folder::name), or images with --size.
 
-    Images come from a folder, WebDataset tars ('train-{000..127}.tar') or Parquet. Killed, the same command goes on. What
-    cannot be used is listed in DST.bad.csv.
+    Images come from a folder, WebDataset tars ('train-{000..127}.tar') or Parquet files. After a kill, the same command
+    resumes. Images that cannot be used are listed in DST.bad.csv.
     """
-    from ..ingest.arrays import import_array
-    from ..ingest.images import import_images
+    from ..ingest import import_array, import_images
 
     if size is not None:
-        if arrays := [name for name in ("labels", "layout", "key") if options.pop(name) is not None]:
-            raise click.UsageError(f"--{arrays[0]} belongs to arrays, --size to images")
-        with progress_line(None, quiet) as progress:
+        chosen = options.for_images("--size to images")
+        channels = 1 if gray else 3
+        with progress_line(None, options.quiet) as progress:
             made = import_images(
                 src,
                 dst,
                 size=size,
-                channels=1 if gray else 3,
+                channels=channels,
                 keep_encoded=keep_encoded,
-                labels=source_labels,
-                column=column,
-                max_bad=max_bad,
-                workers=workers,
                 progress=progress,
-                **options,
+                **chosen,
+                **facts,
             )
-    elif gray or keep_encoded or source_labels or column or max_bad is not None or workers:
-        raise click.UsageError("options for images need --size")
     else:
-        made = import_array(src, dst, **options)
-    facts = _pool_facts(made)
-    answer(facts, f"{dst}: {made.n:,} items of {facts['dtype']} {facts['item_shape']}, {facts['labeled']:,} labeled")
+        if gray or keep_encoded:
+            raise click.UsageError("options for images need --size")
+        made = import_array(src, dst, **options.for_array("options for images need --size"), **facts)
+    stored = _pool_facts(made)
+    answer(
+        stored, f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled"
+    )
 
 
 @pool.command("append")
@@ -100,19 +138,10 @@ def pool_import(
 @click.argument("src", type=PATH)
 @_source_options
 @as_json
-def pool_append(
-    path: Path,
-    src: Path,
-    source_labels: bool,
-    column: str | None,
-    max_bad: int | None,
-    workers: int | None,
-    quiet: bool,
-    **options: Any,
-) -> None:
-    """Add to POOL what SRC holds: images in a pool of images, in its size; otherwise an array. See import for both.
+def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
+    """Add the items of SRC to POOL: images to a pool of images, in its size; otherwise an array, as for import.
 
-    Ids stay, and a run over the pool goes on with just the new items. Killed, the same command goes on. Entries whose key
+    Ids stay, and a run over the pool resumes with the new items. After a kill, the same command resumes. Images whose key
     POOL has already are listed in POOL.bad.csv, so a folder that has grown can be given again.
     """
     from ..ingest import append_array, append_images
@@ -121,16 +150,11 @@ def pool_append(
 
     before = Pool.open(path).n
     if is_images(src):
-        if arrays := [name for name, value in options.items() if value is not None]:
-            raise click.UsageError(f"--{arrays[0]} belongs to arrays, and {src} holds images")
-        with progress_line(None, quiet) as progress:
-            grown = append_images(
-                path, src, labels=source_labels, column=column, max_bad=max_bad, workers=workers, progress=progress
-            )
-    elif source_labels or column or max_bad is not None or workers:
-        raise click.UsageError(f"options for images do not go with {src}")
+        chosen = options.for_images(f"and {src} holds images")
+        with progress_line(None, options.quiet) as progress:
+            grown = append_images(path, src, progress=progress, **chosen)
     else:
-        grown = append_array(path, src, **options)
+        grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
     facts = {"added": grown.n - before, **_pool_facts(grown)}
     answer(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all")
 
@@ -141,9 +165,9 @@ def pool_append(
 @click.option("--overwrite", is_flag=True, help="Replace labels that differ.")
 @as_json
 def pool_label(path: Path, table: Path, overwrite: bool) -> None:
-    """Give items of POOL the labels of TABLE: CSV or Parquet with columns label, and id or key.
+    """Label items of POOL from TABLE: CSV or Parquet with columns label, and id or key.
 
-    Labels are class names or numbers. All or nothing: what contradicts itself or the pool is named, and nothing changes.
+    Labels are class names or numbers. All labels are set or none: a contradiction is named, and nothing changes.
     """
     from ..pool import Pool, label_from
 
@@ -157,10 +181,10 @@ def pool_label(path: Path, table: Path, overwrite: bool) -> None:
 @pool.command("exclude")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.argument("items", metavar="ITEMS")
-@click.option("--readmit", is_flag=True, help="Take them in again.")
+@click.option("--readmit", is_flag=True, help="Undo an exclusion.")
 @as_json
 def pool_exclude(path: Path, items: str, readmit: bool) -> None:
-    """Never score or select ITEMS of POOL: ids (3,17,20-29), or a file of ids or keys (lines, .csv, .parquet)."""
+    """Exclude ITEMS of POOL from scoring and selection: ids (3,17,20-29), or a file of ids or keys (lines, .csv, .parquet)."""
     from ..pool import Pool, items_from
 
     opened = Pool.open(path)
@@ -168,7 +192,7 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
     opened.set_excluded(ids, not readmit)
     excluded = int(opened.excluded.sum())
     facts = {"path": str(path), "given": len(ids), "excluded": excluded, "items": opened.n}
-    done = "taken in again" if readmit else "excluded"
+    done = "readmitted" if readmit else "excluded"
     answer(facts, f"{path}: {len(ids):,} items {done}, {excluded:,} of {opened.n:,} are excluded")
 
 
@@ -177,7 +201,7 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @as_json
 def pool_verify(path: Path, quiet: bool) -> None:
-    """Read every chunk of POOL and list what is damaged; exit code 1 if anything is."""
+    """Read every chunk of POOL and list the damaged ones; exit code 1 if there are any."""
     from ..pool import Pool
     from ..pool.verify import verify
 
@@ -187,7 +211,7 @@ def pool_verify(path: Path, quiet: bool) -> None:
     chunks = sum(layout.chunks for layout, _ in opened.arrays())
     facts = {"path": str(path), "chunks": chunks, "damaged": [damage.__dict__ for damage in found]}
     if not found:
-        answer(facts, f"{path}: all {chunks:,} chunks can be read and are as they were written")
+        answer(facts, f"{path}: all {chunks:,} chunks are readable and unchanged")
         return
     lines = [f"{d.array} chunk {d.chunk}, items {d.start_item}..{d.stop_item - 1}, {d.file}: {d.why}" for d in found]
     click.echo("\n".join(lines), err=True)
@@ -200,7 +224,7 @@ def pool_verify(path: Path, quiet: bool) -> None:
 @click.option("--contact-sheet", type=PATH, help="Write a PNG of a few items to this file.")
 @as_json
 def pool_info(path: Path, contact_sheet: Path | None) -> None:
-    """What POOL holds: items, labels, exclusions, classes, how and in how many bytes it is stored, fingerprint."""
+    """Describe POOL: items, labels, exclusions, classes, storage and its bytes, fingerprint."""
     from ..pool import Pool
     from ..pool.contact_sheet import contact_sheet as write_sheet
 
@@ -209,10 +233,12 @@ def pool_info(path: Path, contact_sheet: Path | None) -> None:
     if contact_sheet is not None:
         facts["contact_sheet"] = str(contact_sheet)
         write_sheet(opened, contact_sheet)
-    answer(facts, *(f"{name:14} {_said(value)}" for name, value in facts.items() if name != "arrays"), *_lines(facts))
+    answer(
+        facts, *(f"{name:14} {_formatted(value)}" for name, value in facts.items() if name != "arrays"), *_lines(facts)
+    )
 
 
-def _said(value: Any) -> str:
+def _formatted(value: Any) -> str:
     return (
         "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     )
@@ -252,7 +278,7 @@ def _storage_facts(pool: Any) -> dict[str, Any]:
     for layout, _ in pool.arrays():
         sizes = []
         for number in range(layout.files):
-            with contextlib.suppress(FileNotFoundError):  # `verify` tells of those
+            with contextlib.suppress(FileNotFoundError):  # `verify` reports missing files
                 sizes.append(size_of(layout.file(number)))
         arrays[layout.folder.name] = {
             "shape": [layout.n, *layout.row_shape],

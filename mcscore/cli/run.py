@@ -11,7 +11,13 @@ from ..report.text import count, duration, size
 from .options import PATH
 from .terminal import FAILED, answer, as_json, end
 
-FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")  # the rows of mcscore.run.export.formats.FORMATS, unimported
+FORMATS = (
+    "parquet",
+    "csv",
+    "jsonl",
+    "label-studio",
+    "fiftyone",
+)  # the rows of mcscore.run.export.formats.FORMATS, unimported
 
 if TYPE_CHECKING:
     from ..run.journal import SpanDamage
@@ -122,7 +128,9 @@ def _damage_facts(damage: SpanDamage) -> dict[str, object]:
 @click.option("--out", type=PATH, help="The file to write; default: in RUN, export-...")
 @click.option("--by", help="The score that label-studio gets; default: the selection's, or RUN's first.")
 @click.option(
-    "--prefix", default="", help="Text put before a key to make an address of it (s3://bucket/), or a path for fiftyone."
+    "--prefix",
+    default="",
+    help="Text put before a key to make an address of it (s3://bucket/), or a path for fiftyone.",
 )
 @click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
 @click.option("--partial", is_flag=True, help="Export even if the run is not complete.")

@@ -1,8 +1,7 @@
-"""Where encoded images come from: folders, WebDataset tars, Parquet. SOURCES is the whole list.
+"""Sources of encoded images: folders, WebDataset tars, Parquet. SOURCES is the table of files; a folder is a source too.
 
-A source gives its entries in an order that depends on nothing but its content, and can start at any of them without
-reading those before: that is what an import that was killed goes on with. Nothing is ever unpacked to disk; names in
-archives become keys, not paths.
+A source yields its entries in an order that depends only on its content, and can start at any entry without reading those
+before it, so a killed import resumes. Nothing is unpacked to disk; names in archives become keys, not paths.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from ..errors import PoolError
 from ..pool.decode import SUFFIXES
 from ..pool.schema import UNLABELED
 
-Place = tuple[int, int]  # number of the file, number of the entry in it
+Position = tuple[int, int]  # number of the file, number of the entry in it
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image to be: its name, label (-1: none), and its bytes, or the file that holds them, or why it is refused."""
+    """One encoded image of a source: key, label (-1: none), and its bytes, its file, or why it is refused."""
 
-    place: Place
+    position: Position
     key: str
     label: int
     data: bytes | Path | None
@@ -39,23 +38,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """count: entries, None where only reading tells. identity: changes when the files do. entries(place): from there on."""
+    """A set of encoded images.
+
+    count: entries; None where only reading them all tells. identity: a hash of paths, sizes and times of change of the
+    files. entries(position): yields the entries from a position on.
+    """
 
     kind: str
     count: int | None
     identity: str
     classes: list[str] | None
-    entries: Callable[[Place], Iterator[Entry]]
+    entries: Callable[[Position], Iterator[Entry]]
 
 
 def open_source(where: str | os.PathLike[str], labels: bool = False, column: str | None = None) -> Source:
-    """Args:
+    """Open a source of images.
+
+    Args:
         where: a folder of images, tars (a glob, or {000..127}), or Parquet files (the same).
         labels: take labels from class folders, ``.cls`` members, or the column "label".
         column: the Parquet column of images; default: the one that has structs of {bytes, path}.
 
     Raises:
-        PoolError: nothing there, or none of the kinds.
+        PoolError: nothing is there; files of an unknown kind; nothing to take labels from.
     """
     text = os.fspath(where)
     if os.path.isdir(text):
@@ -66,7 +71,7 @@ def open_source(where: str | os.PathLike[str], labels: bool = False, column: str
         for name in ([part] if os.path.exists(part) else sorted(glob.glob(part)))
     ]
     if not files:
-        raise PoolError(f"{text}: there is no such file, and nothing matches it as a pattern")
+        raise PoolError(f"{text}: no such file, and no file matches the pattern")
     for suffixes, make in SOURCES:
         if all(file.name.endswith(suffixes) for file in files):
             return make(files, labels, column)
@@ -75,7 +80,7 @@ def open_source(where: str | os.PathLike[str], labels: bool = False, column: str
 
 
 def is_images(where: str | os.PathLike[str]) -> bool:
-    """Whether ``where`` is of a kind that open_source reads: a folder that is no Zarr array, tars or Parquet files."""
+    """Tell whether open_source reads ``where``: a folder that is not a Zarr array, tars or Parquet files."""
     text = os.fspath(where)
     if os.path.isdir(text):
         return not any(os.path.exists(os.path.join(text, name)) for name in ("zarr.json", ".zarray", ".zgroup"))
@@ -83,7 +88,14 @@ def is_images(where: str | os.PathLike[str]) -> bool:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """ "a-{08..10}.tar" -> a-08.tar, a-09.tar, a-10.tar; "{x,y}.tar" -> x.tar, y.tar."""
+    """Expand the braces of a pattern, as a shell does.
+
+    Example:
+        >>> expand_braces("a-{08..10}.tar")
+        ['a-08.tar', 'a-09.tar', 'a-10.tar']
+        >>> expand_braces("{x,y}.tar")
+        ['x.tar', 'y.tar']
+    """
     found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
     if not found:
         return [pattern]
@@ -108,7 +120,7 @@ def _folder(root: Path, labels: bool) -> Source:
         raise PoolError(f"{root} has no class folders, so there are no labels to take")
     number = {name: i for i, name in enumerate(classes or [])}
 
-    def entries(start: Place) -> Iterator[Entry]:
+    def entries(start: Position) -> Iterator[Entry]:
         for i, name in enumerate(names[start[1] :], start[1]):
             label = number.get(name.split(os.sep)[0], UNLABELED) if os.sep in name else UNLABELED
             yield Entry((0, i), PurePosixPath(*name.split(os.sep)).as_posix(), label, root / name)
@@ -117,18 +129,18 @@ def _folder(root: Path, labels: bool) -> Source:
 
 
 def _tars(files: list[Path], labels: bool, _: str | None) -> Source:
-    def entries(start: Place) -> Iterator[Entry]:
+    def entries(start: Position) -> Iterator[Entry]:
         for i, file in enumerate(files[start[0] :], start[0]):
             skip = start[1] if i == start[0] else 0
-            yield from (entry for entry in _tar_entries(i, file, labels, skip) if entry.place[1] >= skip)
+            yield from (entry for entry in _tar_entries(i, file, labels, skip) if entry.position[1] >= skip)
 
     return Source("tar", None, _identity(files), None, entries)
 
 
 def _tar_entries(number: int, file: Path, labels: bool, skip: int) -> Iterator[Entry]:
-    """Consecutive members that share their name up to the first dot of its last part are one sample.
+    """Yield the images of one tar; consecutive members with the same name up to the first dot of its last part belong together.
 
-    The bytes of the first ``skip`` entries are not read. Damage is the last entry: what follows it in the file is lost.
+    The bytes of the first ``skip`` entries are not read. Damage is the last entry: the rest of the file is lost.
     """
     held: Entry | None = None
     label, sample, count = UNLABELED, None, 0
@@ -156,18 +168,19 @@ def _tar_entries(number: int, file: Path, labels: bool, skip: int) -> Iterator[E
                     held = Entry((number, count), key, UNLABELED, b"" if count < skip else _content(archive, member))
                     count += 1
                 elif labels and suffix == "cls":
-                    said = _content(archive, member).strip()
-                    label = int(said) if said.isdigit() and len(said) < 10 else UNLABELED
+                    text = _content(archive, member).strip()
+                    label = int(text) if text.isdigit() and len(text) < 10 else UNLABELED
             assert archive.fileobj is not None
-            archive.fileobj.seek(archive.offset)  # tarfile takes a header that is no header for the end: zeros are
+            # tarfile takes a damaged header for the end of the archive; a true end is zeros.
+            archive.fileobj.seek(archive.offset)
             if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                damage = f"the header at byte {archive.offset} is none"
+                damage = f"no valid header at byte {archive.offset}"
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         damage = str(error)
     if held:
         yield replace(held, label=label)
     if damage:
-        why = f"the tar is damaged or cut off, what it holds from here on is lost: {damage}"
+        why = f"the tar is damaged or truncated; its remaining entries are lost: {damage}"
         yield Entry((number, count), str(file), UNLABELED, None, why)
 
 
@@ -178,7 +191,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _refused(member: tarfile.TarInfo) -> str | None:
     if member.name.startswith("/") or ".." in member.name.split("/"):
-        return "the name leads out of the archive"
+        return "the name points outside the archive"
     return None if member.isfile() else "it is a link or a device, not a file"
 
 
@@ -190,10 +203,10 @@ def _parquet(files: list[Path], labels: bool, column: str | None) -> Source:
         counts = [pq.read_metadata(file).num_rows for file in files]
         schema = pq.read_schema(files[0])
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise PoolError(f"{files[0].parent}: no Parquet that can be read: {error}") from error
+        raise PoolError(f"{files[0].parent}: Parquet files cannot be read: {error}") from error
     found = [field.name for field in schema if _holds_images(field.type)]
     if column is None and len(found) != 1:
-        raise PoolError(f"{files[0]} has {len(found)} columns of images ({', '.join(found)}): say which one")
+        raise PoolError(f"{files[0]} has {len(found)} columns of images ({', '.join(found)}): choose one with column=")
     name = column or found[0]
     if name not in schema.names:
         raise PoolError(f"{files[0]} has no column {name!r}; it has {', '.join(schema.names)}")
@@ -202,7 +215,7 @@ def _parquet(files: list[Path], labels: bool, column: str | None) -> Source:
     if labels and not with_labels:
         raise PoolError(f"{files[0]} has no column 'label', so there are no labels to take")
 
-    def entries(start: Place) -> Iterator[Entry]:
+    def entries(start: Position) -> Iterator[Entry]:
         for i, file in enumerate(files[start[0] :], start[0]):
             yield from _rows(i, file, name, with_labels, start[1] if i == start[0] else 0)
 
@@ -210,7 +223,7 @@ def _parquet(files: list[Path], labels: bool, column: str | None) -> Source:
 
 
 def _rows(number: int, file: Path, name: str, with_labels: bool, skip: int) -> Iterator[Entry]:
-    """Row groups wholly before ``skip`` are not read."""
+    """Yield the rows of one file from row ``skip`` on; row groups before it are not read."""
     import pyarrow
     import pyarrow.parquet as pq
 
@@ -224,21 +237,21 @@ def _rows(number: int, file: Path, name: str, with_labels: bool, skip: int) -> I
             columns = [name, *(["label"] if with_labels else [])]
             for batch in table.iter_batches(64, row_groups=[group], columns=columns):
                 values = batch.column(name).to_pylist()
-                said = batch.column("label").to_pylist() if with_labels else [None] * len(values)
-                for value, label in zip(values, said, strict=True):
+                given = batch.column("label").to_pylist() if with_labels else [None] * len(values)
+                for value, label in zip(values, given, strict=True):
                     if row >= skip:
                         yield _row((number, row), value, UNLABELED if label is None else int(label), file)
                     row += 1
     except (OSError, pyarrow.ArrowException) as error:
-        why = f"the file is damaged, what it holds from row {row} on is lost: {error}"
+        why = f"the file is damaged; rows from {row} on are lost: {error}"
         yield Entry((number, row), str(file), UNLABELED, None, why)
 
 
 def _class_names(schema: Any) -> list[str] | None:
-    """As the datasets library writes them beside the schema: the names of a ClassLabel."""
+    """Return the names of a ClassLabel, which the datasets library writes beside the schema."""
     try:
-        said = json.loads((schema.metadata or {})[b"huggingface"])
-        names = said["info"]["features"]["label"]["names"]
+        metadata = json.loads((schema.metadata or {})[b"huggingface"])
+        names = metadata["info"]["features"]["label"]["names"]
     except (KeyError, ValueError, TypeError):
         return None
     return [str(name) for name in names]
@@ -247,29 +260,31 @@ def _class_names(schema: Any) -> list[str] | None:
 def _holds_images(kind: Any) -> bool:
     import pyarrow.types as types
 
-    return types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return bool(types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
-def _row(place: Place, value: Any, label: int, file: Path) -> Entry:
+def _row(position: Position, value: Any, label: int, file: Path) -> Entry:
     data = value.get("bytes") if isinstance(value, dict) else value
     path = value.get("path") if isinstance(value, dict) else None
-    key = path or f"{file.name}:{place[1]}"
+    key = path or f"{file.name}:{position[1]}"
     if data is not None:
-        return Entry(place, key, label, data)
+        return Entry(position, key, label, data)
     if path is None:
-        return Entry(place, key, label, None, "the row holds neither bytes nor a path")
+        return Entry(position, key, label, None, "the row holds neither bytes nor a path")
     found = (file.parent / path).resolve()
     if not found.is_relative_to(file.parent.resolve()):
-        # It may name any file of this machine: a data set is not to choose which of them are read.
-        return Entry(place, key, label, None, "the row holds no bytes, and its path leads out of the file's folder")
-    return Entry(place, key, label, found)
+        # The path could name any file of this machine; a data set must not choose which of them are read.
+        return Entry(
+            position, key, label, None, "the row holds no bytes, and its path points outside the file's folder"
+        )
+    return Entry(position, key, label, found)
 
 
 def _identity(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        said = os.stat(file)
-        digest.update(f"{file}\0{said.st_size}\0{said.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        stat = os.stat(file)
+        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -331,6 +331,33 @@ def test_sites_and_their_p_can_be_chosen(mcscore: Command, pool: Path, project: 
 # -- pools -------------------------------------------------------------------------------------------------------------
 
 
+def test_images_are_imported_and_appended_with_the_same_options(mcscore: Command, project: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name in ("cat/0.png", "dog/1.png"):
+        (project / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (9, 7)).save(project / "images" / name)
+    words = ("--source-labels", "--workers", "1", "--quiet", "--json")
+    made = answer(mcscore("pool", "import", "images", "images.zarr", "--size", "4", "--gray", *words))
+    assert (made["items"], made["item_shape"], made["labeled"], made["classes"]) == (2, [1, 4, 4], 2, ["cat", "dog"])
+    image.new("RGB", (9, 7)).save(project / "images" / "dog" / "2.png")
+    (project / "images" / "dog" / "3.png").write_bytes(b"x")
+    refused = mcscore("pool", "append", "images.zarr", "images", "--max-bad", "0", *words)
+    assert refused.exit_code == 1
+    assert "more than max_bad=0" in refused.stderr
+    grown = answer(mcscore("pool", "append", "images.zarr", "images", "--max-bad", "3", *words))
+    assert (grown["added"], grown["items"], grown["labeled"]) == (1, 3, 3)
+    for wrong, says in [
+        (("import", "images", "x.zarr", "--size", "4", "--layout", "hw"), "--layout belongs to arrays"),
+        (("import", "digits.npy", "x.zarr", "--workers", "1"), "options for images need --size"),
+        (("import", "digits.npy", "x.zarr", "--gray"), "options for images need --size"),
+        (("append", "images.zarr", "images", "--key", "x"), "--key belongs to arrays, and images holds images"),
+        (("append", "images.zarr", "digits.npy", "--max-bad", "0"), "options for images do not apply to the array"),
+    ]:
+        result = mcscore("pool", *wrong)
+        assert result.exit_code == 2
+        assert says in result.stderr
+
+
 def test_a_pool_is_labeled_excluded_appended_to_and_verified(mcscore: Command, project: Path) -> None:
     made = answer(mcscore("pool", "import", "digits.npy", "grow.zarr", "--layout", "hw", "--classes", "a,b", "--json"))
     n = made["items"]
@@ -381,7 +408,10 @@ def test_run_info_and_verify_tell_how_a_run_stands(mcscore: Command, pool: Path,
     shard.write_bytes(whole[:-1])
     damaged = mcscore("run", "verify", "stands")
     assert damaged.exit_code == 1
-    assert f"c/0/1: {len(whole) - 1} bytes instead of {len(whole)}; span 1 (items 128..255) will be scored again" in damaged.stdout
+    assert (
+        f"c/0/1: {len(whole) - 1} bytes instead of {len(whole)}; span 1 (items 128..255) will be scored again"
+        in damaged.stdout
+    )
     told = answer(mcscore("run", "verify", "stands", "--json"))
     assert (told["exit_code"], told["damage"][0]["span"]) == (1, 1)
     assert mcscore("score", pool, *MODEL, *FAST, "--out", "stands").exit_code == 0

@@ -109,7 +109,7 @@ def test_keys_of_any_width_are_appended(tmp_path: Path) -> None:
     pool = append_blocks(tmp_path / "p", ALL[6:7], keys=["d"])
     assert pool.keys is not None
     assert pool.keys.tolist() == ["a", "b", "c", "a much longer name", "ü", "", "d"]
-    with pytest.raises(PoolError, match="key 'ü' is given twice, or is that of an item"):
+    with pytest.raises(PoolError, match=r"key 'ü' is given twice, or .* has it already"):
         append_blocks(tmp_path / "p", ALL[7:8], keys=["ü"])
     assert small_pool(tmp_path / "q", n=2).keys is None
 
@@ -117,13 +117,13 @@ def test_keys_of_any_width_are_appended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("items", "kwargs", "match"),
     [
-        (np.ones((2, 2, 3, 4), "u1"), {}, r"items are uint8 \(2, 3, 4\); those of .* are uint8 \(2, 3, 5\)"),
+        (np.ones((2, 2, 3, 4), "u1"), {}, r"items are uint8 \(2, 3, 4\); .* holds uint8 \(2, 3, 5\)"),
         (np.ones((2, 2, 3, 5), "f4"), {}, "items are float32"),
         (ALL[:2], {"labels": [1]}, r"labels have shape \(1,\) for 2 items"),
         (ALL[:2], {"labels": [1, 2]}, "label 2 at position 1 is outside"),
         (ALL[:2], {"keys": ["x"]}, "1 keys came for 2 items"),
         (ALL[:2], {"keys": ["x", "x"]}, "key 'x' is given twice"),
-        (iter([ALL[:2]]), {"n": 3}, "3 items were announced, 2 came"),
+        (iter([ALL[:2]]), {"n": 3}, "n=3, but the blocks hold 2 items"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(tmp_path: Path, items: Any, kwargs: dict[str, Any], match: str) -> None:
@@ -197,13 +197,32 @@ def test_another_append_than_the_one_that_was_cut_short_is_refused(
     np.save(tmp_path / "a.npy", ALL[50:60])
     np.save(tmp_path / "b.npy", ALL[60:70])
     with monkeypatch.context() as patch:
-        patch.setattr("mcscore.ingest.append._commit", failing(len, 1, Killed())[0])
+        patch.setattr("mcscore.ingest.append.commit_staged", failing(len, 1, Killed())[0])
         with pytest.raises(Killed):
             append_array(tmp_path / "p", tmp_path / "a.npy")
-    with pytest.raises(PoolError, match="had other source"):
+    with pytest.raises(PoolError, match="started with another source"):
         append_array(tmp_path / "p", tmp_path / "b.npy")
     assert append_array(tmp_path / "p", tmp_path / "a.npy").n == 60
     assert np.array_equal(append_array(tmp_path / "p", tmp_path / "b.npy").read(0, 70), ALL[:70])
+
+
+def test_keys_of_an_append_that_was_given_up_are_not_those_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pool(tmp_path / "p", n=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("mcscore.ingest.append_commit._update_attributes", failing(len, 1, Killed())[0])
+        with pytest.raises(Killed):
+            append_blocks(tmp_path / "p", ALL[50:90], keys=[f"k{i}" for i in range(40)], identity="a")
+    with pytest.raises(PoolError, match=r"started with another source.* or remove that directory"):
+        append_blocks(tmp_path / "p", ALL[5:8], identity="b")
+    assert (tmp_path / "p" / "keys-5").exists()
+    shutil.rmtree(tmp_path / ".p.append")
+    pool = append_blocks(tmp_path / "p", ALL[5:8], identity="b")
+    assert pool.keys is None
+    assert np.array_equal(pool.read(0, 8), ALL[:8])
+    assert append_blocks(tmp_path / "p", ALL[8:60]).labels.tolist() == [-1] * 60
+    assert np.array_equal(Pool.open(tmp_path / "p").read(0, 60), ALL[:60])
 
 
 def test_blocks_that_cannot_be_told_from_those_cut_short_are_not_added_twice(
@@ -211,10 +230,12 @@ def test_blocks_that_cannot_be_told_from_those_cut_short_are_not_added_twice(
 ) -> None:
     small_pool(tmp_path / "p")
     with monkeypatch.context() as patch:
-        patch.setattr("mcscore.ingest.append._commit", failing(len, 1, Killed())[0])
+        patch.setattr("mcscore.ingest.append.commit_staged", failing(len, 1, Killed())[0])
         with pytest.raises(Killed):
             append_blocks(tmp_path / "p", ALL[50:60])
-    with pytest.raises(PoolError, match="was completed just now: it holds 60 items, and nothing else was added"):
+    with pytest.raises(
+        PoolError, match="was completed now; the pool holds 60 items, and the items of this call were not added"
+    ):
         append_blocks(tmp_path / "p", ALL[60:70])
     assert Pool.open(tmp_path / "p").n == 60
 
@@ -305,10 +326,10 @@ def test_an_append_of_images_killed_anywhere_goes_on(
 def test_an_array_is_refused_by_a_pool_of_encoded_images(tmp_path: Path) -> None:
     import_images(folder(tmp_path / "src"), tmp_path / "p", size=4, workers=1, keep_encoded=True)
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4, 4), np.uint8))
-    with pytest.raises(PoolError, match="keeps encoded images"):
+    with pytest.raises(PoolError, match="holds encoded images"):
         append_array(tmp_path / "p", tmp_path / "a.npy")
     import_array(tmp_path / "a.npy", tmp_path / "q")
-    with pytest.raises(PoolError, match="become uint8"):
+    with pytest.raises(PoolError, match="images need uint8"):
         append_images(small_pool(tmp_path / "r").path, tmp_path / "src", workers=1)
     assert append_images(tmp_path / "q", tmp_path / "src", workers=1).n == 8
 

@@ -13,8 +13,8 @@ import pytest
 import zarr
 
 from mcscore.errors import PoolError
-from mcscore.ingest import FORMATS, import_array
-from mcscore.ingest.arrays import open_array
+from mcscore.ingest import ARRAY_FORMATS, import_array
+from mcscore.ingest.array_formats import open_array
 from mcscore.pool import Pool
 
 from ..pool.helpers import chunk_files, flip_bit, images, listing, small_pool
@@ -48,7 +48,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8)
 
 
 def test_every_format_of_the_table_is_tested() -> None:
-    assert {kind.name for kind in FORMATS} == set(SAVE)
+    assert {kind.name for kind in ARRAY_FORMATS} == set(SAVE)
 
 
 @pytest.mark.parametrize("name", SAVE)
@@ -56,7 +56,7 @@ def test_every_format_of_the_table_is_tested() -> None:
 def test_a_saved_array_becomes_a_pool_of_equal_items(
     tmp_path: Path, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcscore.ingest.arrays._READ_BYTES", 1000)  # several blocks, the last one short
+    monkeypatch.setattr("mcscore.ingest.array_formats._READ_BYTES", 1000)  # several blocks, the last one short
     items, labels = (PICTURES / 3).astype(dtype), np.arange(40, dtype=np.uint8)
     SAVE[name](tmp_path / "data", items)  # no suffix: the first bytes decide
     SAVE[name](tmp_path / "labels", labels)
@@ -84,7 +84,7 @@ def test_npy_in_fortran_order_and_npz_keys(tmp_path: Path) -> None:
     pool = import_array(tmp_path / "two.npz", tmp_path / "b", tmp_path / "two.npz", key="x", labels_key="y")
     assert np.array_equal(pool.read(0, 40), PICTURES)
     assert pool.labels.tolist() == list(range(40))
-    with pytest.raises(PoolError, match="holds x, y: which array to take must be said"):
+    with pytest.raises(PoolError, match="holds x, y: choose one with key="):
         import_array(tmp_path / "two.npz", tmp_path / "c")
     with pytest.raises(PoolError, match="holds x, y: there is no array 'z'"):
         import_array(tmp_path / "two.npz", tmp_path / "c", key="z")
@@ -150,7 +150,7 @@ def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path: Path, name: str,
 
 def test_data_after_the_last_item_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(idx_bytes(PICTURES) + b"x")
-    with pytest.raises(PoolError, match="goes on after the 40 items"):
+    with pytest.raises(PoolError, match="data follow the 40 items"):
         import_array(tmp_path / "data", tmp_path / "pool")
     assert listing(tmp_path) == ["data"]
 
@@ -171,12 +171,12 @@ def test_a_damaged_archive_is_named(tmp_path: Path, name: str) -> None:
     [
         (b"", "none of npy, npz, idx.gz, idx"),
         (b"GIF89a", "none of npy, npz, idx.gz, idx .*GIF89a"),
-        (b"\0\0\x07\x01\0\0\0\x01", "no idx file"),
-        (b"\0\0\x08\x00", "no idx file"),
+        (b"\0\0\x07\x01\0\0\0\x01", "not an idx file"),
+        (b"\0\0\x08\x00", "not an idx file"),
         (b"\0\0\x08\x03\0\0\0\x01", "ends inside its header"),
         (b"\x93NUMPYxx", "damaged .npy"),
         (b"PKxx", "damaged .npz"),
-        (gzip.compress(b"hello there"), "no idx file"),
+        (gzip.compress(b"hello there"), "not an idx file"),
         (b"\x1f\x8bxxxx", "damaged"),
     ],
 )
@@ -197,17 +197,17 @@ def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     save_npy(data, PICTURES)
-    with pytest.raises(PoolError, match=r"39 labels came for the 40 items of .*data"):
+    with pytest.raises(PoolError, match=r"39 labels for the 40 items of .*data"):
         import_array(data, tmp_path / "pool", labels=np.zeros(39, int))
     with pytest.raises(PoolError, match=r"layout 'hwc' needs 4 axes"):
         import_array(data, tmp_path / "pool", layout="hwc")
     with pytest.raises(PoolError, match="layout 'whc' is unknown; choose from hw, chw, hwc"):
         import_array(data, tmp_path / "pool", layout="whc")
-    with pytest.raises(PoolError, match="it takes no key"):
+    with pytest.raises(PoolError, match="takes no key"):
         import_array(data, tmp_path / "pool", key="x")
     with pytest.raises(PoolError, match="absent cannot be read: No such file"):
         import_array(tmp_path / "absent", tmp_path / "pool")
-    with pytest.raises(PoolError, match="is no Zarr array or group that can be read"):
+    with pytest.raises(PoolError, match="is not a readable Zarr array or group"):
         import_array(tmp_path, tmp_path / "pool")
     save_npy(tmp_path / "flat", np.zeros(4, np.uint8))
     with pytest.raises(PoolError, match=r"shape \(4,\)"):
@@ -236,12 +236,12 @@ def test_zarr_arrays_become_pools(tmp_path: Path, zarr_format: Literal[2, 3]) ->
         "y", data=items.astype("f4") / 7, chunks=(8, 2, 3, 5), shards=(16, 2, 3, 5) if zarr_format == 3 else None
     )
     assert import_array(tmp_path / "g.zarr::y", tmp_path / "y").dtype == np.float32
-    with pytest.raises(PoolError, match=r"holds the arrays x, y: say which one: .*::x"):
+    with pytest.raises(PoolError, match=r"holds the arrays x, y: choose one: .*::x"):
         import_array(tmp_path / "g.zarr", tmp_path / "z")
     with pytest.raises(PoolError, match="there is no array 'z'"):
         import_array(tmp_path / "g.zarr::z", tmp_path / "z")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(PoolError, match="is no Zarr array or group"):
+    with pytest.raises(PoolError, match="is not a readable Zarr array or group"):
         import_array(tmp_path / "folder", tmp_path / "z")
     assert not (tmp_path / "z").exists()
 

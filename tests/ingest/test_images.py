@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -133,10 +135,10 @@ def test_folder_with_class_labels_lists_what_is_bad(tmp_path: Path) -> None:
 def test_more_bad_than_allowed_stops_and_a_greater_limit_goes_on(tmp_path: Path) -> None:
     src = folder(tmp_path / "src")
     (src / "bad.png").write_bytes(b"x")
-    with pytest.raises(PoolError, match="max_bad = 0"):
+    with pytest.raises(PoolError, match="max_bad=0"):
         import_images(src, tmp_path / "p", size=4, max_bad=0, workers=1)
     assert not (tmp_path / "p").exists()
-    with pytest.raises(PoolError, match="other size"):
+    with pytest.raises(PoolError, match="started with size=4, now 5"):
         import_images(src, tmp_path / "p", size=5, workers=1)
     assert import_images(src, tmp_path / "p", size=4, max_bad=1, workers=1).n == 6
 
@@ -152,6 +154,48 @@ def test_an_import_killed_after_the_pool_was_made_is_complete(tmp_path: Path, mo
     assert not list(tmp_path.glob(".p*"))
     with pytest.raises(PoolError, match="exists already"):
         import_images(src, tmp_path / "p", size=4, workers=1)
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """The stage of an import that stopped at a bad entry, with one checkpoint's worth of items before it."""
+    src = folder(tmp_path / "src")
+    (src / "zzz.png").write_bytes(b"x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "plan_grid", lambda *_: Grid(5, None))
+        with pytest.raises(PoolError, match="max_bad=0"):
+            import_images(src, tmp_path / "p", size=4, max_bad=0, workers=1)
+    return tmp_path / ".p.import"
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_stage_of_another_version_is_refused(tmp_path: Path, interrupted: Path, version: int | None) -> None:
+    settings = json.loads((interrupted / "settings.json").read_bytes())
+    assert settings.pop("version") == 2
+    bare = settings["settings"] if version is None else {**settings, "version": version}  # version 1 had no version
+    (interrupted / "settings.json").write_text(json.dumps(bare))
+    match = f"has version {version or 1} of the staging format, this mcscore reads version 2: .*remove that directory"
+    with pytest.raises(PoolError, match=match):
+        import_images(tmp_path / "src", tmp_path / "p", size=4, workers=1)
+    shutil.rmtree(interrupted)
+    assert import_images(tmp_path / "src", tmp_path / "p", size=4, workers=1).n == 6
+
+
+def test_a_stage_follows_its_schema(tmp_path: Path, interrupted: Path) -> None:
+    file = interrupted / "log" / "00000000.json"
+    good = json.loads(file.read_bytes())
+    missing = {name: value for name, value in good.items() if name != "entries"}
+    for content, match in [
+        (json.dumps({**good, "new": 1}), "field 'new' is unknown. Remove the directory .*p.import and"),
+        (json.dumps(missing), "field 'entries' is missing"),
+        ("[]", "no JSON object"),
+        ("{", "no JSON: "),
+    ]:
+        file.write_text(content)
+        with pytest.raises(PoolError, match=match):
+            import_images(tmp_path / "src", tmp_path / "p", size=4, workers=1)
+    file.write_text(json.dumps(good))
+    assert import_images(tmp_path / "src", tmp_path / "p", size=4, workers=1).n == 6
 
 
 def test_tars_give_labels_and_refuse_names_that_lead_out(tmp_path: Path) -> None:
@@ -198,7 +242,7 @@ def test_a_damaged_tar_loses_neither_what_precedes_nor_the_next_tar(tmp_path: Pa
     (name, why), *more = bad_of(tmp_path / "p").items()
     assert not more
     assert name == str(first)
-    assert why.startswith("the tar is damaged or cut off, what it holds from here on is lost")
+    assert why.startswith("the tar is damaged or truncated; its remaining entries are lost")
 
 
 def test_a_header_that_is_none_is_damage_and_not_the_end(tmp_path: Path) -> None:
@@ -208,7 +252,7 @@ def test_a_header_that_is_none_is_damage_and_not_the_end(tmp_path: Path) -> None
     path.write_bytes(data)
     pool = import_images(path, tmp_path / "p", size=4, workers=1)
     assert pool.n == 1
-    assert "the header at byte 1024 is none" in bad_of(tmp_path / "p")[str(path)]
+    assert "no valid header at byte 1024" in bad_of(tmp_path / "p")[str(path)]
 
 
 def test_parquet_with_an_image_column(tmp_path: Path) -> None:
@@ -227,14 +271,12 @@ def test_parquet_with_an_image_column(tmp_path: Path) -> None:
     assert pool.labels.tolist() == [1, 0]
     assert pool.read(0, 2)[:, 0, 0, 0].tolist() == [5, 6]
     assert bad_of(tmp_path / "p") == {
-        "/etc/hostname": "the row holds no bytes, and its path leads out of the file's folder"
+        "/etc/hostname": "the row holds no bytes, and its path points outside the file's folder"
     }
 
 
 def test_paths_of_rows_are_followed_within_the_folder_of_the_file_only(tmp_path: Path) -> None:
     """As the datasets library writes them: structs, class names in the schema, several row groups."""
-    import json
-
     import pyarrow
     import pyarrow.parquet
 
@@ -256,7 +298,7 @@ def test_paths_of_rows_are_followed_within_the_folder_of_the_file_only(tmp_path:
     assert pool.classes == ["cat", "dog"]
     assert pool.read(0, 2)[:, 0, 0, 0].tolist() == [8, 3]
     bad = bad_of(tmp_path / "p")
-    assert {key for key, why in bad.items() if "leads out" in why} == set(paths[1:4])
+    assert {key for key, why in bad.items() if "points outside" in why} == set(paths[1:4])
     assert "No such file" in bad["img/none.png"]
     assert bad["d.parquet:5"] == "the row holds neither bytes nor a path"
 
@@ -272,9 +314,9 @@ def test_a_source_starts_at_any_entry(tmp_path: Path, mixed: Path) -> None:
     for where in (mixed / "t-*.tar", tmp_path / "*.parquet", tmp_path / "src"):
         source = open_source(where)
         entries = list(source.entries((0, 0)))
-        assert len({entry.place for entry in entries}) == len(entries) >= 6
+        assert len({entry.position for entry in entries}) == len(entries) >= 6
         for i, entry in enumerate(entries):
-            assert list(source.entries(entry.place)) == entries[i:]
+            assert list(source.entries(entry.position)) == entries[i:]
 
 
 def test_encoded_pools_give_the_pixels_of_an_import_that_decodes(tmp_path: Path, mixed: Path) -> None:
@@ -384,7 +426,7 @@ def test_an_import_that_goes_on_decodes_only_what_is_left(tmp_path: Path, monkey
     src = folder(tmp_path / "src", 12)
     monkeypatch.setattr(MODULE, "plan_grid", lambda *_: Grid(5, None))
     (src / "zzz.png").write_bytes(b"x")  # the last entry
-    with pytest.raises(PoolError, match="max_bad = 0"):
+    with pytest.raises(PoolError, match="max_bad=0"):
         import_images(src, tmp_path / "p", size=4, workers=1, max_bad=0)
     seen: list[tuple[int, int]] = []
     import_images(src, tmp_path / "p", size=4, workers=1, progress=lambda done, n: seen.append((done, n)))
@@ -400,7 +442,7 @@ def test_a_killed_process_goes_on_to_the_same_pool(tmp_path: Path) -> None:
     whole = import_images(src, tmp_path / "whole", size=BIG, workers=1)
     words = [sys.executable, "-m", "mcscore.cli", "pool", "import", str(src), str(tmp_path / "p"), "--size", str(BIG)]
     child = subprocess.Popen([*words, "--workers", "1", "--quiet"], start_new_session=True)
-    first = tmp_path / ".p.import" / "journal" / "00000000.json"
+    first = tmp_path / ".p.import" / "log" / "00000000.json"
     while not first.exists() and child.poll() is None:
         time.sleep(0.005)
     os.killpg(child.pid, signal.SIGKILL)

@@ -88,7 +88,9 @@ def test_scores_after_a_write_are_those_of_a_fresh_scorer(case: str, write: Call
         assert scorer.steps.passes._compiled is not None
     write(model)
     after = scorer(x, ids)
-    fresh = Scorer(copy.deepcopy(model), 10, **grouped(**settings))  # parameters of its own: nothing kept for these is for them
+    fresh = Scorer(
+        copy.deepcopy(model), 10, **grouped(**settings)
+    )  # parameters of its own: nothing kept for these is for them
     fresh.prepare(x, ids, plan=plan)
     expected = fresh(x, ids)
     # A fresh compilation in bfloat16 may be found to round too much for the new weights, and be left out.

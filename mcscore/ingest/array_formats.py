@@ -1,0 +1,245 @@
+"""The array files that become pools: .npy, .npz, idx, idx.gz and Zarr, each read in bounded memory.
+
+Files are recognized by their first bytes; a Zarr array is a folder (``a.zarr``, or ``a.zarr::name`` in a group).
+ARRAY_FORMATS is the whole list: another format is one row, and one function that returns an ArrayFile.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..errors import PoolError
+
+_READ_BYTES = 16 << 20
+_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)  # what gzip and zip raise for broken or short streams
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """One array in a file: its shape, its dtype, and its items in blocks (n, ...)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+    def read(self) -> np.ndarray:
+        """Return the whole array; for small ones (labels)."""
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.blocks()])
+
+
+@dataclass(frozen=True)
+class ArrayFormat:
+    """One file format: its first bytes, how to open it, and the default layout of its arrays."""
+
+    name: str
+    magic: bytes
+    open: Callable[[Path, str | None], ArrayFile]
+    layout: str | None
+    text: str
+
+
+def open_array(path: str | os.PathLike[str], key: str | None = None) -> tuple[ArrayFormat, ArrayFile]:
+    """Open the array in a file and say which format it has.
+
+    Raises:
+        PoolError: no such file; unknown format; damaged or truncated file; key of an .npz missing or unknown.
+    """
+    where = Path(path)
+    if where.is_dir() or "::" in where.name:
+        return _ZARR, _open_zarr(where, key)
+    try:
+        with where.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise PoolError(f"{where} cannot be read: {error.strerror or error}") from error
+    for kind in ARRAY_FORMATS:
+        if start.startswith(kind.magic):
+            if key is not None and kind.name != "npz":
+                raise PoolError(f"{where} is {kind.name}, which holds one array and takes no key (given: {key!r})")
+            return kind, kind.open(where, key)
+    raise PoolError(f"{where} is none of {', '.join(kind.name for kind in ARRAY_FORMATS)} (it starts with {start!r})")
+
+
+def _open_npy(path: Path, _: str | None) -> ArrayFile:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise PoolError(f"{path} is a damaged .npy file, or holds Python objects: {error}") from error
+
+    def blocks() -> Iterator[np.ndarray]:
+        step = _step(array.shape, array.dtype)
+        for at in range(0, max(len(array), 1), step):
+            # Mapped anew for each block: pages of one long-lived map would pile up in resident memory.
+            yield np.load(path, mmap_mode="r", allow_pickle=False)[at : at + step]
+
+    if array.ndim == 0:
+        raise PoolError(f"{path} holds a single value, not an array of items")
+    return ArrayFile(array.shape, array.dtype, blocks)
+
+
+def _open_npz(path: Path, key: str | None) -> ArrayFile:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise PoolError(f"{path} is a damaged .npz file: {error}") from error
+    if key is None and len(names) == 1:
+        key = names[0]
+    if key not in names:
+        problem = "choose one with key=" if key is None else f"there is no array {key!r}"
+        raise PoolError(f"{path} holds {', '.join(names)}: {problem}")
+
+    def stream() -> BinaryIO:
+        return zipfile.ZipFile(path).open(f"{key}.npy")  # type: ignore[return-value]
+
+    with stream() as file:
+        shape, fortran, dtype = _npy_header(file, path)
+    if fortran and len(shape) > 1:
+        raise PoolError(f"{key} of {path} is stored in Fortran order, which cannot be streamed: save it in C order")
+    return _streamed(path, stream, lambda file: _npy_header(file, path), shape, dtype)
+
+
+def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except (ValueError, *_DAMAGE) as error:
+        raise PoolError(f"{path} is damaged: {error}") from error
+    if dtype.hasobject or not shape:
+        raise PoolError(f"{path} holds {dtype} of shape {shape}, not an array of numbers")
+    return shape, fortran, dtype
+
+
+def _open_zarr(path: Path, key: str | None) -> ArrayFile:
+    """Open the array named by ``key`` or after "::"; without a name, the path is an array, or a group with one array."""
+    import zarr
+
+    folder, _, inside = os.fspath(path).partition("::")
+    name = key or inside
+    try:
+        found: Any = zarr.open(folder, mode="r")
+        if isinstance(found, zarr.Group):
+            names = sorted(found.array_keys())
+            if not name and len(names) == 1:
+                name = names[0]
+            if not name or name not in found:
+                problem = f"there is no array {name!r}" if name else f"choose one: {folder}::{(names or ['name'])[0]}"
+                raise PoolError(f"{folder} holds the arrays {', '.join(names)}: {problem}")
+            found = found[name]
+    except PoolError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PoolError(
+            f"{folder} is not a readable Zarr array or group (a folder of images needs a size): {error}"
+        ) from error
+    if not isinstance(found, zarr.Array) or not found.shape or found.dtype.kind not in "uif":
+        raise PoolError(f"{path} is not an array of numbers")
+    _warn_of_missing_chunks(found, path)
+
+    def blocks() -> Iterator[np.ndarray]:
+        rows = found.shards[0] if found.shards else found.chunks[0]
+        step = max(1, _step(found.shape, found.dtype) // rows) * rows  # whole chunks: each is decoded once
+        for at in range(0, max(found.shape[0], 1), step):
+            try:
+                yield np.asarray(found[at : at + step])
+            except Exception as error:  # zarr and its codecs raise a dozen unrelated types
+                raise PoolError(f"{path} cannot be read from item {at} on: {type(error).__name__}: {error}") from error
+
+    return ArrayFile(tuple(found.shape), np.dtype(found.dtype), blocks)
+
+
+def _warn_of_missing_chunks(array: Any, path: Path) -> None:
+    """Warn of missing chunks, which read as fill values: Zarr omits chunks of zeros, but a lost file looks the same."""
+    if array.nchunks_initialized < array.nchunks:
+        warnings.warn(
+            f"{path} lacks {array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks; their items read as the fill "
+            f"value {array.fill_value}. If the chunks were not omitted on purpose, the array has lost data",
+            stacklevel=2,
+        )
+
+
+# Type codes of the idx format (LeCun et al., the format of MNIST): all big-endian.
+_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def _open_idx(path: Path, _: str | None) -> ArrayFile:
+    return _idx(path, lambda: path.open("rb"))
+
+
+def _open_idx_gz(path: Path, _: str | None) -> ArrayFile:
+    return _idx(path, lambda: gzip.open(path, "rb"))  # type: ignore[arg-type, return-value]
+
+
+def _idx(path: Path, stream: Callable[[], BinaryIO]) -> ArrayFile:
+    def header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+        try:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or not magic[3]:
+                raise PoolError(f"{path} is not an idx file: it starts with {magic!r}")
+            sizes = file.read(4 * magic[3])
+        except _DAMAGE as error:
+            raise PoolError(f"{path} is damaged: {error}") from error
+        if len(sizes) < 4 * magic[3]:
+            raise PoolError(f"{path} ends inside its header")
+        return tuple(int(v) for v in np.frombuffer(sizes, ">u4")), np.dtype(_IDX_TYPES[magic[2]])
+
+    with stream() as file:
+        shape, dtype = header(file)
+    return _streamed(path, stream, header, shape, dtype)
+
+
+def _streamed(
+    path: Path, stream: Callable[[], BinaryIO], skip: Callable[[BinaryIO], Any], shape: tuple[int, ...], dtype: np.dtype
+) -> ArrayFile:
+    """Describe an array stored in C order behind a header, in a stream that can only be read forward."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        step, native = _step(shape, dtype), dtype.newbyteorder("=")
+        item_bytes = dtype.itemsize * math.prod(shape[1:])
+        with stream() as file:
+            skip(file)
+            for at in range(0, max(shape[0], 1), step):
+                wanted = min(step, shape[0] - at)
+                raw = _read_fully(file, wanted * item_bytes, path)
+                if len(raw) < wanted * item_bytes:
+                    whole = at + len(raw) // max(item_bytes, 1)
+                    raise PoolError(f"{path} is truncated: it holds {whole} of the {shape[0]} items in its header")
+                yield np.frombuffer(raw, dtype).reshape(wanted, *shape[1:]).astype(native, copy=False)
+            # Reading past the end also makes gzip and zip compare their checksums.
+            if _read_fully(file, 1, path):
+                raise PoolError(f"{path} is damaged: data follow the {shape[0]} items in its header")
+
+    return ArrayFile(shape, dtype.newbyteorder("="), blocks)
+
+
+def _read_fully(file: BinaryIO, count: int, path: Path) -> bytes:
+    """Read ``count`` bytes, or fewer at the end of the file."""
+    try:
+        return file.read(count)
+    except _DAMAGE as error:
+        raise PoolError(f"{path} is damaged: {error}") from error
+
+
+def _step(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    return max(1, _READ_BYTES // max(1, dtype.itemsize * math.prod(shape[1:])))
+
+
+_ZARR = ArrayFormat("zarr", b"", _open_zarr, None, "Zarr array, a folder, read chunk by chunk")
+ARRAY_FORMATS: tuple[ArrayFormat, ...] = (
+    ArrayFormat("npy", b"\x93NUMPY", _open_npy, None, "NumPy array, memory-mapped"),
+    ArrayFormat("npz", b"PK", _open_npz, None, "NumPy archive, one array of it (key), streamed"),
+    ArrayFormat("idx.gz", b"\x1f\x8b", _open_idx_gz, "hw", "idx (MNIST's format), gzipped, streamed"),
+    ArrayFormat("idx", b"\0\0", _open_idx, "hw", "idx (MNIST's format), streamed"),
+)
