@@ -10,12 +10,12 @@ import click
 
 from .. import __version__
 from . import about, bench, pool, run, score, select
-from .terminal import Verbs, flag
+from .terminal import Group, remembered_flag
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mcscore")
-@flag("traceback", "Show the Python traceback of an error (as MCSCORE_TRACEBACK=1 does).")
+@remembered_flag("traceback", "Show the Python traceback of an error (as MCSCORE_TRACEBACK=1 does).")
 def main() -> None:
     """Which items of a huge unlabeled pool should a human label next?
 

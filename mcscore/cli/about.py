@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import PATH
-from .terminal import answer, as_json
+from .terminal import as_json, emit
 
 if TYPE_CHECKING:
     pass
@@ -23,7 +23,7 @@ def env() -> None:
     from .. import env as environment
 
     facts = environment.describe()
-    answer(facts, environment.text(facts))
+    emit(facts, environment.text(facts))
 
 
 @click.command()
@@ -49,4 +49,4 @@ def demo(out: Path, quiet: bool, **sizes: int | None) -> None:
         return
     with contextlib.redirect_stdout(sys.stderr):
         facts = run_demo(out, quiet=quiet, **given)
-    answer(facts)
+    emit(facts)

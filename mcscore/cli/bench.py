@@ -13,10 +13,10 @@ import click
 
 from ..acquisition import LIKELIHOODS
 from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
-from ..report.text import count
+from ..text import count
 from .model import build_scorer
 from .options import COMMA, PATH, names
-from .terminal import FAILED, SECONDS_PER_LINE, answer, as_json, end
+from .terminal import FAILED, SECONDS_PER_LINE, as_json, emit, fail
 
 if TYPE_CHECKING:
     import torch
@@ -109,10 +109,10 @@ def kernels(
         told = "; ".join(
             f"{row.kernel} {row.shape} {row.dtype}: {row.error:.3g} > {row.tolerance:.3g}" for row in wrong
         )
-        end(ctx, FAILED, f"results differ from float64 by more than rounding: {told}", "WrongResults", **facts)
+        fail(ctx, FAILED, f"results differ from float64 by more than rounding: {told}", "WrongResults", **facts)
     from ..bench.table import LEGEND
 
-    answer(facts, "", *LEGEND)
+    emit(facts, "", *LEGEND)
 
 
 def _sizes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -144,6 +144,7 @@ def _sizes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
 @click.pass_context
 def model(
     ctx: click.Context,
+    /,
     path: Path | None,
     spec: str,
     weights: Path | None,
@@ -194,8 +195,8 @@ def model(
             f"{score} of mcscore and of the loop differ by {found.difference:.3g} on average, of two seeds of mcscore by only "
             f"{found.seed_difference:.3g}: they do not do the same work, so there is nothing to compare"
         )
-        end(ctx, FAILED, told, "DifferentWork", **facts)
-    answer(
+        fail(ctx, FAILED, told, "DifferentWork", **facts)
+    emit(
         facts,
         table.machine_line(device, machine),
         f"{count(found.items, 'item')} ({source}), {found.passes} passes, {score}\n",
@@ -226,7 +227,7 @@ def pool(path: Path, seconds: float) -> None:
     facts = {"pool": str(path), "item_shape": list(opened.item_shape), "machine": machine, "versions": env.versions()}
     shape = "x".join(map(str, opened.item_shape))
     size = f"{found.bytes / 2**20:.0f} MiB"
-    answer(
+    emit(
         facts | found.to_dict(),
         f"{machine['processor']}, {machine['cores']} cores",
         f"{path}: {count(found.items, 'item')} of {opened.dtype} {shape}, {size}, out of {opened.n:,}\n",

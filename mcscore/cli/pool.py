@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .options import COMMA, PATH, POOL, names, numbers
-from .terminal import FAILED, answer, as_json, end, progress_line
+from .terminal import FAILED, as_json, emit, fail, progress_line
 
 
 @click.group()
@@ -128,9 +128,7 @@ def pool_import(
             raise click.UsageError("options for images need --size")
         made = import_array(src, dst, **options.for_array("options for images need --size"), **facts)
     stored = _pool_facts(made)
-    answer(
-        stored, f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled"
-    )
+    emit(stored, f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled")
 
 
 @pool.command("append")
@@ -156,7 +154,7 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
     facts = {"added": grown.n - before, **_pool_facts(grown)}
-    answer(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all")
+    emit(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all")
 
 
 @pool.command("label")
@@ -175,7 +173,7 @@ def pool_label(path: Path, table: Path, overwrite: bool) -> None:
     changed = label_from(opened, table, overwrite=overwrite)
     labeled = int((opened.labels >= 0).sum())
     facts = {"path": str(path), "changed": changed, "labeled": labeled, "items": opened.n}
-    answer(facts, f"{path}: {changed:,} labels set, {labeled:,} of {opened.n:,} items are labeled")
+    emit(facts, f"{path}: {changed:,} labels set, {labeled:,} of {opened.n:,} items are labeled")
 
 
 @pool.command("exclude")
@@ -193,7 +191,7 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
     excluded = int(opened.excluded.sum())
     facts = {"path": str(path), "given": len(ids), "excluded": excluded, "items": opened.n}
     done = "readmitted" if readmit else "excluded"
-    answer(facts, f"{path}: {len(ids):,} items {done}, {excluded:,} of {opened.n:,} are excluded")
+    emit(facts, f"{path}: {len(ids):,} items {done}, {excluded:,} of {opened.n:,} are excluded")
 
 
 @pool.command("verify")
@@ -211,12 +209,12 @@ def pool_verify(path: Path, quiet: bool) -> None:
     chunks = sum(layout.chunks for layout, _ in opened.arrays())
     facts = {"path": str(path), "chunks": chunks, "damaged": [damage.__dict__ for damage in found]}
     if not found:
-        answer(facts, f"{path}: all {chunks:,} chunks are readable and unchanged")
+        emit(facts, f"{path}: all {chunks:,} chunks are readable and unchanged")
         return
     lines = [f"{d.array} chunk {d.chunk}, items {d.start_item}..{d.stop_item - 1}, {d.file}: {d.why}" for d in found]
     click.echo("\n".join(lines), err=True)
     text = f"{path}: {len(found):,} of {chunks:,} chunks are damaged; restore their files from a copy, or import again"
-    end(click.get_current_context(), FAILED, text, "PoolError", **facts)
+    fail(click.get_current_context(), FAILED, text, "PoolError", **facts)
 
 
 @pool.command("info")
@@ -233,7 +231,7 @@ def pool_info(path: Path, contact_sheet: Path | None) -> None:
     if contact_sheet is not None:
         facts["contact_sheet"] = str(contact_sheet)
         write_sheet(opened, contact_sheet)
-    answer(
+    emit(
         facts, *(f"{name:14} {_formatted(value)}" for name, value in facts.items() if name != "arrays"), *_lines(facts)
     )
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report.text import count, duration, size
+from ..text import count, duration, size
 from .options import PATH
-from .terminal import FAILED, answer, as_json, end
+from .terminal import FAILED, as_json, emit, fail
 
 FORMATS = (
     "parquet",
@@ -57,7 +57,7 @@ def run_info(path: Path) -> None:
         "writer": _writer(status.holder),
         "on disk": size(status.bytes),
     }
-    answer(status.facts(), *(f"{name:10}  {text}" for name, text in lines.items()))
+    emit(status.facts(), *(f"{name:10}  {text}" for name, text in lines.items()))
 
 
 def _some(items: int, names: list[str]) -> str:
@@ -94,14 +94,14 @@ def run_verify(ctx: click.Context, path: Path) -> None:
     found = verify(path)
     if not found:
         run = Run.open(path)
-        answer(
+        emit(
             {"run": str(path), "done": run.done, "items": run.n, "damage": []},
             f"{path}: {run.done:,} of {run.n:,} items are committed and intact",
         )
         return
     if not ctx.meta.get("json"):
         click.echo("\n".join(f"{damage.file}: {damage.why}{_again(damage)}" for damage in found))
-    end(
+    fail(
         ctx,
         FAILED,
         f"{path} is damaged in {count(len(found), 'file')}; scoring into it again repairs it",
@@ -149,4 +149,4 @@ def export(
 
     pool = Pool.open(pool_path) if pool_path else None
     file = Run.open(path).export(format, out, selection=selection, by=by, pool=pool, **how)
-    answer({"run": str(path), "format": format, "file": str(file), "bytes": file.stat().st_size}, str(file))
+    emit({"run": str(path), "format": format, "file": str(file), "bytes": file.stat().st_size}, str(file))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import INPUTS, LIKELIHOODS, SCORES, check_scores
-from ..report.text import duration
+from ..text import duration
 from .model import build_scorer
 from .options import COMMA, PATH, POOL, PROBABILITY, either, names
-from .terminal import RESUMABLE, answer, as_json, end, progress_line
+from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -145,11 +145,11 @@ def score(
                 progress=progress,
             )
     except Stopped as stop:
-        end(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
+        fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
-        end(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
+        fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
     facts = _run_facts(run)
-    answer(
+    emit(
         facts,
         f"{out}: {run.scored:,} items scored with {scorer.passes} passes in {duration(run.seconds)} ({run.items_per_second:,.0f} items/s)"
         + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else "")
@@ -188,7 +188,7 @@ def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
     scorer.normalize(opened.mean, opened.std)
     text = scorer.plan(opened.read(0, min(opened.n, 256)))
     described = scorer.describe()
-    answer({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)
+    emit({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)
 
 
 def _run_facts(run: Run) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import SCORES
-from ..report.text import count
+from ..text import count
 from .model import build_scorer
 from .options import PATH, POOL
-from .terminal import answer, as_json
+from .terminal import as_json, emit
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -73,7 +73,7 @@ def select(
         if told.get("at_noise_floor")
         else []
     )
-    answer(
+    emit(
         {**facts, **told, "ids": chosen.ids.tolist(), "scores": chosen.scores.tolist()},
         f"{file}: {count(k, 'item')} by {by}, {best:.4g} down to {least:.4g}{apart}",
         *noise,
@@ -113,4 +113,4 @@ def report(path: Path, out: Path | None, selection: Path | None, pool_path: Path
     from ..run import Run
 
     page = write_report(Run.open(path), Pool.open(pool_path) if pool_path else None, out, selection=selection)
-    answer({"run": str(path), "report": str(page)}, str(page))
+    emit({"run": str(path), "report": str(page)}, str(page))

@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 import click
 
-from ..report.text import duration
+from ..text import duration
 
 FAILED, RESUMABLE = 1, 3  # 0 is done, 2 click's own for wrong usage
 SECONDS_PER_LINE = 10.0  # of progress, where no bar can be drawn
 
 
-class Verbs(click.Group):
+class Group(click.Group):
     """Turns what a verb raises into one sentence on stderr and an exit code; MCSCORE_TRACEBACK=1 shows the rest."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -31,11 +31,11 @@ class Verbs(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            end(ctx, FAILED, "interrupted", "Interrupted")
+            fail(ctx, FAILED, "interrupted", "Interrupted")
         except Exception as error:
             if ctx.meta.get("traceback") or os.environ.get("MCSCORE_TRACEBACK", "0") not in ("", "0"):
                 traceback.print_exc()
-            end(ctx, FAILED, _sentence(error), type(error).__name__)
+            fail(ctx, FAILED, _sentence(error), type(error).__name__)
 
 
 def _warn(message: Warning | str, *_where: object, **_more: object) -> None:
@@ -52,7 +52,7 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text} (MCSCORE_TRACEBACK=1 shows where)"
 
 
-def end(ctx: click.Context, code: int, text: str, kind: str, **facts: Any) -> NoReturn:
+def fail(ctx: click.Context, code: int, text: str, kind: str, **facts: Any) -> NoReturn:
     """Stop with a sentence on stderr and, with --json, the same as an object on stdout."""
     click.echo(f"mcscore: {text}", err=True)
     if ctx.meta.get("json"):
@@ -60,8 +60,8 @@ def end(ctx: click.Context, code: int, text: str, kind: str, **facts: Any) -> No
     ctx.exit(code)
 
 
-def flag(name: str, help: str) -> Callable[[Any], Any]:
-    """A flag that is remembered in ctx.meta, where Verbs finds it too."""
+def remembered_flag(name: str, help: str) -> Callable[[Any], Any]:
+    """A flag that is remembered in ctx.meta, where Group finds it too."""
 
     def remember(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         ctx.meta[name] = ctx.meta.get(name, False) or value
@@ -69,10 +69,10 @@ def flag(name: str, help: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", is_flag=True, expose_value=False, callback=remember, help=help)
 
 
-as_json = flag("json", "Print one JSON object on stdout, also on failure.")
+as_json = remembered_flag("json", "Print one JSON object on stdout, also on failure.")
 
 
-def answer(facts: dict[str, Any], *lines: str) -> None:
+def emit(facts: dict[str, Any], *lines: str) -> None:
     """The one thing a verb says on stdout: the object with --json, otherwise the lines."""
     click.echo(json.dumps(facts) if click.get_current_context().meta.get("json") else "\n".join(lines))
 

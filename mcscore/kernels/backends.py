@@ -9,6 +9,7 @@ import functools
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from importlib import metadata, util
 
 import torch
@@ -59,7 +60,8 @@ def require(backend: str, device: torch.device) -> None:
         raise ValueError(f"backend 'native' runs on the CPU, the tensor is on {device}")
     if backend == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError("backend 'triton' runs on CUDA (on the CPU only in its interpreter, TRITON_INTERPRET=1)")
-    active, why = {"native": _native, "triton": _triton_installed, "eager": lambda: (True, "")}[backend]()
+    checks: dict[str, Callable[[], tuple[bool, str]]] = {"native": _native, "triton": _triton_installed}
+    active, why = checks[backend]() if backend in checks else (True, "")
     if not active:
         raise ValueError(f"backend {backend!r} is not active: {why}")
 

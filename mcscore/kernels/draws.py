@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,11 +142,13 @@ def draw(like: Tensor, passes: Tensor, ids: Tensor, axis: int, seed: int, site: 
 
 
 @draw.register_fake
-def _(like, passes, ids, axis, seed, site, law):
+def _(like: Any, passes: Any, ids: Any, axis: Any, seed: Any, site: Any, law: Any) -> Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
-def _vmap(info, in_dims, like, passes, ids, axis, seed, site, law):
+def _vmap(
+    info: Any, in_dims: Any, like: Any, passes: Any, ids: Any, axis: Any, seed: Any, site: Any, law: Any
+) -> tuple[Tensor, int | None]:
     like_dim, passes_dim, ids_dim = in_dims[:3]
     if ids_dim is not None:
         raise ValueError("mcscore::draw: ids must not be mapped over; map over the pass index alone")

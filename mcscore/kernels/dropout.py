@@ -129,7 +129,7 @@ def _masked_passes(
 
 
 @_masked_passes.register_fake
-def _(x_sBEI, passes_t, ids_B, seed, site, p, affine):
+def _(x_sBEI: Any, passes_t: Any, ids_B: Any, seed: Any, site: Any, p: Any, affine: Any) -> Tensor:
     return x_sBEI.new_empty((passes_t.numel(), *x_sBEI.shape[1:]))
 
 
@@ -197,11 +197,23 @@ def dropout(
 
 
 @dropout.register_fake
-def _(x, passes, ids, axis, mask_rank, seed, site, p, affine):
+def _(x: Any, passes: Any, ids: Any, axis: Any, mask_rank: Any, seed: Any, site: Any, p: Any, affine: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _vmap(info, in_dims, x, passes, ids, axis, mask_rank, seed, site, p, affine):
+def _vmap(
+    info: Any,
+    in_dims: Any,
+    x: Any,
+    passes: Any,
+    ids: Any,
+    axis: Any,
+    mask_rank: Any,
+    seed: Any,
+    site: Any,
+    p: Any,
+    affine: Any,
+) -> tuple[Tensor, int | None]:
     x_dim, passes_dim = in_dims[0], in_dims[1]
     if in_dims[2] is not None:
         raise ValueError("mcscore::dropout: ids must not be mapped over; map over the pass index alone")

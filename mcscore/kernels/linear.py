@@ -10,6 +10,8 @@ F.linear of 3872 -> 128 features ran at 28 GFLOP/s on a core whose matrix produc
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -98,7 +100,7 @@ def _linear_passes(
 
 
 @_linear_passes.register_fake
-def _(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed, site, p):
+def _(x_sBLD: Any, passes_t: Any, ids_B: Any, weight_CD: Any, bias_C: Any, seed: Any, site: Any, p: Any) -> Tensor:
     return x_sBLD.new_empty((passes_t.numel(), *x_sBLD.shape[1:-1], weight_CD.shape[0]))
 
 
@@ -111,11 +113,13 @@ def dropout_linear(
 
 
 @dropout_linear.register_fake
-def _(x, passes, ids, weight, bias, seed, site, p):
+def _(x: Any, passes: Any, ids: Any, weight: Any, bias: Any, seed: Any, site: Any, p: Any) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-def _vmap(info, in_dims, x, passes, ids, weight, bias, seed, site, p):
+def _vmap(
+    info: Any, in_dims: Any, x: Any, passes: Any, ids: Any, weight: Any, bias: Any, seed: Any, site: Any, p: Any
+) -> tuple[Tensor, int | None]:
     x_dim, passes_dim = in_dims[0], in_dims[1]
     if any(dim is not None for dim in in_dims[2:]):
         raise ValueError("mcscore::dropout_linear: ids, weight and bias must not be mapped over, only the pass index")

@@ -134,7 +134,7 @@ class _Flops(TorchDispatchMode):
     """PyTorch's count of products, without its tracking of modules: that fails on an expanded Parameter (a class token)."""
 
     def __init__(self, scratch: Callable[[int], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total, self.scratch = 0, scratch
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:

@@ -18,8 +18,8 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
+from ..text import count, number
 from .stats import Cloud, Spread
-from .text import count, number
 
 DPI = 192  # two pixels per CSS pixel, of which an inch has 96
 WIDTH = 540  # CSS pixels, half of the page

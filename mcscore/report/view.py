@@ -12,11 +12,11 @@ import numpy as np
 
 from .. import __version__
 from ..acquisition import SCORES
+from ..text import count, duration, number
 from . import stats
 from .items import Picture, pictures
 from .plots import class_mix, histogram, plane
 from .source import Chosen
-from .text import count, duration, number
 
 if TYPE_CHECKING:
     from ..pool import Pool

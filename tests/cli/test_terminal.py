@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from mcscore.cli import terminal
-from mcscore.cli.terminal import Verbs, answer, as_json, progress_line
+from mcscore.cli.terminal import Group, as_json, emit, progress_line
 
 
-@click.group(cls=Verbs)
+@click.group(cls=Group)
 def group() -> None:
     pass
 
@@ -22,7 +22,7 @@ def group() -> None:
 @click.argument("kind")
 def verb(kind: str) -> None:
     if kind == "done":
-        answer({"a": 1}, "one", "two")
+        emit({"a": 1}, "one", "two")
     elif kind == "ctrl-c":
         raise KeyboardInterrupt
     elif kind == "value":

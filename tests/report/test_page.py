@@ -14,7 +14,7 @@ from mcscore import report
 from mcscore.errors import RunError
 from mcscore.report import write_report
 from mcscore.report.source import chosen_items
-from mcscore.report.text import duration, number
+from mcscore.text import duration, number
 
 from .conftest import FakePool, FakeRun, Make
 
