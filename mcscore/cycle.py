@@ -51,12 +51,26 @@ def cycle(
     seed: int = 0,
     progress: Callable[[str], None] = lambda _stage: None,
 ) -> Iterator[Round]:
-    """Go ``rounds`` times through the cycle, acquiring ``k`` labels each time, and train once more at the end: yields
-    rounds + 1 results.
+    """Go ``rounds`` times through the cycle, acquiring ``k`` labels each time, and train once more at the end.
 
-    fit(pool, labeled ids, seed): a model trained from scratch. evaluate(model): its accuracy on held-out data.
-    oracle(ids): the true labels, int. by: the score to select by, or None for the random baseline. out: where the run
-    directories go, ``round-00`` and so on. The pool's labels are written as they are acquired.
+    The pool's labels are written as they are acquired.
+
+    Args:
+        pool: items, some of them labeled.
+        fit: (pool, labeled ids, seed) -> a model trained from scratch.
+        evaluate: model -> its accuracy on held-out data.
+        oracle: ids -> the true labels, int.
+        rounds: how often labels are acquired.
+        k: labels per round.
+        out: where the run directories go, ``round-00`` and so on.
+        by: the score to select by, or None for the random baseline.
+        diversity: how the selection is spread, see ``mcscore.select``.
+        passes: stochastic forward passes per item.
+        seed: of training, masks and the random baseline.
+        progress: is called with a sentence at the start of each stage.
+
+    Yields:
+        rounds + 1 results.
     """
     for index in range(rounds + 1):
         start = time.perf_counter()

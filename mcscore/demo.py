@@ -1,5 +1,4 @@
-"""The main job on real data: scikit-learn's handwritten digits, from a pool on disk to a model taught by the labels it
-asked for.
+"""The main job on real data: from a pool of handwritten digits to a model taught by the labels it asked for.
 
 1,797 images of 8 x 8 pixels ship in scikit-learn's wheel (Alpaydin & Kaynak 1998), so nothing is downloaded. One fifth
 is held out for testing. A small Bayesian CNN starts from 20 labels; the pool is scored with Monte Carlo dropout, the
@@ -41,6 +40,7 @@ class BayesianCNN(nn.Module):
         self.dense2 = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 1, 8, 8) -> (B, 10)
+        """Logits (B, 10) of images (B, 1, 8, 8)."""
         x = F.relu(self.conv2(F.relu(self.conv1(x))))
         x = self.dropout1(F.max_pool2d(x, 2).flatten(1))
         return self.dense2(self.dropout2(F.relu(self.dense1(x))))
@@ -48,6 +48,8 @@ class BayesianCNN(nn.Module):
 
 @dataclass(frozen=True)
 class Digits:
+    """Images and labels, divided into a pool and a test set."""
+
     pool_images: npt.NDArray[np.uint8]  # (N, 1, 8, 8)
     pool_labels: npt.NDArray[np.int32]
     test_images: npt.NDArray[np.uint8]

@@ -71,6 +71,7 @@ class Rate:
 
     @property
     def keep(self) -> float:
+        """The probability of keeping a value."""
         return 1.0 - self.p
 
 

@@ -17,7 +17,7 @@ from .terminal import Group, remembered_flag
 @click.version_option(__version__, prog_name="mcscore")
 @remembered_flag("traceback", "Show the Python traceback of an error (as MCSCORE_TRACEBACK=1 does).")
 def main() -> None:
-    """Which items of a huge unlabeled pool should a human label next?
+    r"""Which items of a huge unlabeled pool should a human label next?
 
     \b
     mcscore pool import images.npy pool.zarr

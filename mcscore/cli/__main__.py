@@ -1,3 +1,5 @@
+"""``python -m mcscore.cli``."""
+
 from . import main
 
 main()

@@ -9,6 +9,7 @@ import click
 
 
 def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Parse a comma-separated list of numbers."""
     try:
         return None if value is None else tuple(float(part) for part in value.split(","))
     except ValueError as error:
@@ -16,10 +17,12 @@ def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
 
 
 def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Parse a comma-separated list of names."""
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def either(_ctx: click.Context, _param: click.Parameter, value: str) -> str | float:
+    """Parse mean, max, or a share of the pixels."""
     if value in ("mean", "max"):
         return value
     try:

@@ -24,6 +24,7 @@ class Group(click.Group):
     """Turns what a verb raises into one sentence on stderr and an exit code; MCSCORE_TRACEBACK=1 shows the rest."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; what it raises becomes a sentence and an exit code."""
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warn

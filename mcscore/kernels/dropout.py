@@ -117,6 +117,7 @@ def signed(seed: int) -> int:
 
 
 def unsigned(seed: int) -> int:
+    """The seed as masks and kernels take it."""
     return seed % 2**64
 
 
@@ -134,8 +135,9 @@ def _(x_sBEI: Any, passes_t: Any, ids_B: Any, seed: Any, site: Any, p: Any, affi
 
 
 def _to_sBEI(x: Tensor, copies: int, axis: int, items: int, mask_rank: int) -> Tensor:
-    """(copies, *shape) -> (copies, B, E, I): the axis that holds the items comes first; several rows of one item
-    (heads, patches) join E.
+    """(copies, *shape) -> (copies, B, E, I): the axis that holds the items comes first.
+
+    Several rows of one item (heads, patches) join E.
 
     The first ``mask_rank`` dimensions of ``shape`` have mask elements of their own (all of them, or batch and channel),
     the rest share theirs. Elements are numbered in the row-major order of the item's own values, so an item's mask

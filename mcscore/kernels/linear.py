@@ -134,7 +134,7 @@ torch.library.register_vmap(dropout_linear, _vmap)
 def dropout_linears(
     x: Tensor, passes_t: Tensor, ids: Tensor, weight: Tensor, bias: Tensor | None, seed: int, site: int, p: float
 ) -> Tensor:
-    """(s, B, ..., D) -> (t, B, ..., C)"""
+    """(s, B, ..., D) -> (t, B, ..., C): every copy of the batch, dropped and multiplied."""
     s, B, D = x.shape[0], x.shape[1], x.shape[-1]
     y_tBLC = _linear_passes(x.reshape(s, B, -1, D), passes_t, ids, weight, bias, seed, site, p)
     return y_tBLC.reshape(passes_t.numel(), *x.shape[1:-1], weight.shape[0])

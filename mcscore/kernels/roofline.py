@@ -13,6 +13,8 @@ import torch
 
 @dataclass(frozen=True)
 class Ceilings:
+    """What the machine can do at most: bytes and floating-point operations per second."""
+
     copy: float  # bytes per second, those read and those written added up, of a copy far larger than the caches
     matmul: float  # FLOPs per second of a matrix product
 

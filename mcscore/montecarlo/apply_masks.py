@@ -19,6 +19,8 @@ from .ops.dropout import ConstantSource
 
 
 class Masks(Protocol):
+    """What is done at the sites of a forward pass."""
+
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         """``x`` with the masks of the site's passes applied."""
 
@@ -47,6 +49,7 @@ class MaskStream:
     shared: bool
 
     def ids(self, site: Site) -> Tensor:
+        """Return the ids whose masks the items of this site get, (B,), or one id for all."""
         one = torch.full((1,), -1, dtype=torch.int64, device=self.ids_B.device)
         if site.axis is None:
             return one
@@ -68,6 +71,7 @@ class VmapMasks:
     index: Tensor
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+        """Return ``x`` with the masks of the site's passes applied."""
         ids, seed = self.stream.ids(site), signed(self.stream.seed)
         if site.axis is None:
             return dropout_op(x[None], self.index, ids, 0, mask_rank + 1, seed, site.index, site.drop_p, affine)[0]
@@ -75,6 +79,7 @@ class VmapMasks:
         return dropout_op(x, self.index, ids, site.axis, mask_rank, seed, site.index, site.drop_p, affine)
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        """Return the site's random numbers in the shape of ``like``."""
         ids, seed = self.stream.ids(site), signed(self.stream.seed)
         if site.axis is None:
             return draw_op(like[None], self.index, ids, 0, seed, site.index, law)[0]
@@ -82,15 +87,19 @@ class VmapMasks:
         return draw_op(like, self.index, ids, site.axis, seed, site.index, law)
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        """Return 1 with probability p, else 0."""
         return _below(self.draw(site, like, "uniform"), p)
 
     def holds(self, site: Site, x: Tensor) -> bool:
+        """Return whether ``x`` has room for the result of in-place dropout."""
         return False
 
     def replicates(self, site: Site, x: Tensor) -> bool:
+        """Return whether the model sees another shape behind the site than before it."""
         return False
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the dropped ``x`` times the weight, as one operation."""
         ids = self.stream.ids(site)
         return dropout_linear(x, self.index, ids, weight, bias, signed(self.stream.seed), site.index, site.drop_p)
 
@@ -103,6 +112,7 @@ class BatchedMasks:
     passes_t: Tensor
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+        """Return ``x`` with the masks of the site's passes applied."""
         ids, t = self.stream.ids(site), self.passes_t.numel()
         settings: dict[str, Any] = {"seed": self.stream.seed, "site": site.index, "p": site.drop_p, "affine": affine}
         if site.axis is None:
@@ -118,6 +128,7 @@ class BatchedMasks:
         return x.copy_(y) if inplace else y  # in-place dropout also changes what other names of x see
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        """Return the site's random numbers in the shape of ``like``."""
         ids, t = self.stream.ids(site), self.passes_t.numel()
         shape = list(like.shape)
         if site.axis is None:
@@ -134,16 +145,20 @@ class BatchedMasks:
         return z_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        """Return 1 with probability p, else 0."""
         return _below(self.draw(site, like, "uniform"), p)
 
     def holds(self, site: Site, x: Tensor) -> bool:
+        """Return whether ``x`` has room for the result of in-place dropout."""
         t = self.passes_t.numel()
         return site.axis is None or t == 1 or batch_copies(site, x, len(self.stream.ids_B), t) == t
 
     def replicates(self, site: Site, x: Tensor) -> bool:
+        """Return whether the model sees another shape behind the site than before it."""
         return not self.holds(site, x)
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the dropped ``x`` times the weight, as one operation."""
         ids, t = self.stream.ids(site), self.passes_t.numel()
         copies = batch_copies(site, x, len(ids), t)
         x_s = x.reshape(copies, len(ids), *x.shape[1:])
@@ -163,6 +178,7 @@ class ZeroSite:
     scales: dict[str, Tensor] | None = None
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+        """Return ``x`` with the masks of the site's passes applied."""
         if self.scales is not None:
             self.scales[site.name] = scale = torch.ones((), dtype=x.dtype, device=x.device, requires_grad=True)
             return x * scale
@@ -171,20 +187,25 @@ class ZeroSite:
         return x.zero_() if inplace else torch.zeros_like(x)
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        """Return the site's random numbers in the shape of ``like``."""
         z = self.constants.draw(like, law)
         return z if site.name != self.name else 1.0 - z
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        """Return 1 with probability p, else 0."""
         z = self.constants.bernoulli(like, p)
         return z if site.name != self.name else (z < 0.5).to(z.dtype)
 
     def holds(self, site: Site, x: Tensor) -> bool:
+        """Return whether ``x`` has room for the result of in-place dropout."""
         return self.scales is None
 
     def replicates(self, site: Site, x: Tensor) -> bool:
+        """Return whether the model sees another shape behind the site than before it."""
         return False
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the dropped ``x`` times the weight, as one operation."""
         raise AssertionError("no site waits for its Linear in this pass")
 
 
@@ -196,6 +217,7 @@ class RedrawnSite(BatchedMasks):
     other: Tensor  # (1,), the index of that pass
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        """Return the site's random numbers in the shape of ``like``."""
         passes = self.other if site.name == self.name else self.passes_t
         return BatchedMasks(self.stream, passes).draw(site, like, law)
 
@@ -209,21 +231,27 @@ class SingleSite:
     constants: ConstantSource
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
+        """Return ``x`` with the masks of the site's passes applied."""
         return self.rows.drop(site, x, mask_rank, affine, inplace) if site.name == self.name else x
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
+        """Return the site's random numbers in the shape of ``like``."""
         return self.rows.draw(site, like, law) if site.name == self.name else self.constants.draw(like, law)
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
+        """Return 1 with probability p, else 0."""
         return self.rows.bernoulli(site, like, p) if site.name == self.name else self.constants.bernoulli(like, p)
 
     def holds(self, site: Site, x: Tensor) -> bool:
+        """Return whether ``x`` has room for the result of in-place dropout."""
         return True
 
     def replicates(self, site: Site, x: Tensor) -> bool:
+        """Return whether the model sees another shape behind the site than before it."""
         return False
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the dropped ``x`` times the weight, as one operation."""
         raise AssertionError("no site waits for its Linear in this pass")
 
 

@@ -94,6 +94,7 @@ class Autocast:
         return values if dtype is None else tree_map_only(Tensor, lambda x: self.cast(x, dtype), values)
 
     def cast(self, x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        """``x`` in ``dtype``; floating-point tensors that kernels take alone are converted."""
         if x.dtype == dtype or x.dtype not in backends.KERNEL_DTYPES:
             return x
         if not isinstance(x, nn.Parameter):

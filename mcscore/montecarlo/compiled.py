@@ -63,6 +63,7 @@ class CompiledPasses:
                 pass
 
     def fits(self, inputs: Any, ids_B: Tensor) -> bool:
+        """Whether inputs and ids have the shapes that this was compiled for."""
         return _shape(inputs, ids_B) == self._shape
 
     def chunks(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor]) -> Iterator[Tensor]:

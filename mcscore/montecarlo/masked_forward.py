@@ -63,6 +63,7 @@ class MaskedForward(Interceptor):
         self.reads: set[str] = set()  # places where Python looked at values that masks have touched
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operation that is not stochastic; note where Python reads masked values."""
         if self.fired and func in _READS:
             self.reads.add(f"Tensor.{func.__name__} in {self._owner()[1] or 'the model'}")
         return self.deferred.call(func, args, kwargs, self._execute)
@@ -77,6 +78,7 @@ class MaskedForward(Interceptor):
         return execute() if self._tape is None else self._tape.call(func, args, kwargs, execute)
 
     def stochastic(self, call: Call) -> Any:
+        """Run a stochastic call with the masks and draws of its sites."""
         first = self._sites.get(call.name)
         if call.name in self._found.reseeded:
             return self.other(call.function, call.args, call.kwargs)

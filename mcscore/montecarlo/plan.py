@@ -40,6 +40,8 @@ _SUMS = 36
 
 @dataclass(frozen=True)
 class Plan:
+    """How many items and passes a step has, how its passes run, and what was measured to choose that."""
+
     items: int  # per step
     passes: int  # per chunk of a step; the prefix of a step runs once, whatever the number of chunks
     path: str  # how the passes run, see passes.PATHS
@@ -77,10 +79,12 @@ class Plan:
         return None
 
     def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(recorded: Mapping[str, Any]) -> Plan:
+        """The plan that a run recorded. ValueError if it has other fields."""
         names = {field.name for field in dataclasses.fields(Plan)}
         unknown, lacking = set(recorded) - names, names - set(recorded)
         if unknown or lacking:

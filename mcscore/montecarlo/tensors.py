@@ -26,6 +26,7 @@ def close_to(ours: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
 
 
 def check_output(model: nn.Module, output: Any) -> Tensor:
+    """The output of a model, if it is logits for every item; OutputError says what it is instead."""
     if not isinstance(output, Tensor):
         hint = (
             "; wrap the model in a module that returns .logits"

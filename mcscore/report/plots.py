@@ -29,6 +29,8 @@ FLOOR = 0.7  # of the logarithmic axes of counts: a bin of one item can be seen
 
 @dataclass(frozen=True)
 class Theme:
+    """Colors of a plot."""
+
     ink: str
     faint: str
     grid: str

@@ -50,6 +50,7 @@ class Shown:
 
     @property
     def ids(self) -> np.ndarray:
+        """Ids of the selected items."""
         return self.chosen.ids if self.chosen else np.empty(0, np.int64)
 
     @property
@@ -59,9 +60,11 @@ class Shown:
 
     @property
     def regression(self) -> bool:
+        """Whether predictions are numbers, not classes."""
         return bool(self.run.meta["likelihood"] == "gaussian")
 
     def class_name(self, index: int) -> str:
+        """The name of a class, or its number."""
         if index < 0:
             return "nothing"
         return self.classes[index] if self.classes and index < len(self.classes) else str(index)
@@ -126,6 +129,7 @@ def stream(run: Run, name: str) -> stats.Stream:
 
 
 def title(name: str) -> str:
+    """The name of a score as headings show it."""
     return TITLES.get(name, name.replace("_", " "))
 
 

@@ -44,6 +44,7 @@ class Part:
 
     @property
     def told(self) -> str:
+        """The part as messages name it."""
         left = f", leaving {some(list(self.left))}" if self.left else ""
         return f"{self}{left}"
 

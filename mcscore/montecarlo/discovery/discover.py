@@ -45,6 +45,9 @@ def discover(
     """Find the sites of ``model`` with two and with three items as input, the same two first. The model itself is not run.
 
     Args:
+        model: any module; left as it is.
+        inputs_2: its input for two items.
+        inputs_3: its input for three items.
         chosen: names (shell patterns) or indices of the sites to use; the others are switched off. None: all.
         p: a drop probability for all sites, or by name (shell pattern) or index, instead of the model's own.
         weight_p: for a model without dropout, drop the weights of Linear and convolution with this probability.

@@ -33,6 +33,7 @@ class Signature:
 
     @staticmethod
     def of(call: Call, paths: Mapping[int, str]) -> Signature:
+        """The signature of a call; ``paths`` names the modules by id."""
         p = call.op.probability(call.arguments) if call.op is not None else 0.0
         return Signature(call.function.__name__, p, paths.get(id(call.owner), ""))
 
@@ -49,10 +50,12 @@ class PassRecord:
 
     @property
     def random_calls(self) -> dict[str, Signature]:
+        """Calls that would draw or drop as they stand, and that masks can drive."""
         return {name: s for name, (call, s) in self.calls.items() if call.is_random and call.op is not None}
 
     @property
     def unsupported(self) -> dict[str, Call]:
+        """Calls that are random as they stand, and that masks cannot drive."""
         return {name: call for name, (call, _) in self.calls.items() if call.is_random and call.op is None}
 
     def add(self, other: PassRecord) -> None:
@@ -128,6 +131,8 @@ KEEP, _DROP = ConstantSource(), ConstantSource(0.0, 0.0)
 
 @dataclass(frozen=True)
 class ProbeResult:
+    """What training-mode passes of copies showed."""
+
     seen: PassRecord
     hidden: tuple[str, ...]  # modules that are random in a way that no call shows
     extremes: tuple[ConstantSource, ...]  # the constants for draws under which all calls were met

@@ -50,11 +50,14 @@ def part_name(call: str, part: int) -> str:
 
 
 def call_name(site: str) -> str:
+    """The call that a site belongs to."""
     return site.partition("/")[0]
 
 
 @dataclass(frozen=True)
 class Discovery:
+    """The sites of a model, and what scoring must know of it besides."""
+
     sites: tuple[Site, ...]
     idle: tuple[str, ...]  # stochastic calls that do nothing even in training (p = 0, training=False)
     training: tuple[str, ...]  # modules that must be in training mode for their sites to be reached
@@ -100,6 +103,7 @@ def _matching(sites: Sequence[Site], pattern: str | int) -> set[int]:
 
 
 def choose(sites: Sequence[Site], chosen: Sequence[str | int] | None) -> tuple[Site, ...]:
+    """The sites, those that ``chosen`` does not name switched off. SiteError for a name that matches none."""
     if chosen is None:
         return tuple(sites)
     wanted = set[int]().union(*(_matching(sites, pattern) for pattern in chosen))

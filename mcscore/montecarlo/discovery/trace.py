@@ -68,10 +68,13 @@ class Tracer:
 def reach_sites(
     who: str, trace: Tracer, inputs: Any, active: Mapping[str, Signature], expected: PassRecord
 ) -> tuple[PassRecord, PassRecord, tuple[str, ...], list[str], set[str]]:
-    """(a pass in evaluation mode, one that meets every active site as training mode does, the modules in training mode for it, the
-    sites that their owners' training mode alone did not reach, the owners of calls that draw).
+    """Find the modules that must be in training mode for the active sites to be reached in evaluation.
 
     A draw may be made in evaluation too and only be heeded in training (LayerDrop), so its owner is always put in training mode.
+
+    Returns:
+        A pass in evaluation mode, one that meets every active site as training mode does, the modules in training mode for it, the
+        sites that their owners' training mode alone did not reach, the owners of calls that draw.
     """
     named = dict(trace.twin.named_modules())
     in_evaluation = trace(inputs, ())
@@ -122,6 +125,7 @@ def _unreached(who: str, lost: Sequence[str], random_calls: Mapping[str, Signatu
 
 
 def probability_text(p: float | None) -> str:
+    """The probability as messages show it; empty where there is no number."""
     return "" if p is None else f", p={p:g}"
 
 

@@ -49,19 +49,23 @@ class ConstantSource:
         self.uniform, self.hit = uniform, hit
 
     def __call__(self, x: Tensor, mask_rank: int, affine: AffineOf, inplace: bool = False, part: int = 0) -> Tensor:
+        """``x``, with nothing dropped."""
         # A model may assign the result where a Parameter is not allowed, as fastai's WeightDropout does.
         return x.view_as(x) if isinstance(x, nn.Parameter) else x
 
     def draw(self, like: Tensor, law: str) -> Tensor:
+        """The constant, in the shape of ``like``."""
         below_1 = 1.0 - torch.finfo(like.dtype).eps / 2
         return torch.full_like(like, 0.0 if law == "normal" else below_1 if self.uniform is None else self.uniform)
 
     def bernoulli(self, like: Tensor, p: float | Tensor) -> Tensor:
+        """The constant, or the mean p, in the shape of ``like``."""
         if self.hit is None:
             return torch.zeros_like(like) + p
         return torch.full_like(like, self.hit)
 
     def fill(self, x: Tensor, value: Tensor) -> Tensor:
+        """``x`` after ``value`` was written into it."""
         return x.copy_(value)
 
 
@@ -70,6 +74,8 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class DropoutOp:
+    """One kind of stochastic call: the functions it is recognized by, its arguments, how it runs with masks."""
+
     name: str
     functions: tuple[Callable[..., Any], ...]
     parameters: tuple[tuple[str, Any], ...]  # names and defaults, in the order of the function's own signature
@@ -83,6 +89,7 @@ class DropoutOp:
     draws: bool = False  # random numbers drawn by hand (``draws``), not masks
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The call's arguments by name, defaults included."""
         bound = dict(self.parameters)
         bound.update(zip((name for name, _ in self.parameters), args, strict=False))
         bound.update(kwargs)
@@ -346,12 +353,11 @@ def unsupported_is_random(func: Any, args: tuple[Any, ...], kwargs: Mapping[str,
 
 
 def check_states(func: Any, args: tuple[Any, ...]) -> None:
-    """RuntimeError if a recurrent call has states for another number of items than its input: PyTorch does not check, and
-    reads beyond them.
+    """RuntimeError if a recurrent call has states for another number of items than its input.
+
+    PyTorch does not check, and reads beyond them. Of a packed sequence PyTorch makes the states itself.
     """
-    if (
-        func not in RECURRENT or len(args) < 9 or isinstance(args[3], (list, tuple))
-    ):  # packed: PyTorch made the states itself
+    if func not in RECURRENT or len(args) < 9 or isinstance(args[3], (list, tuple)):
         return
     x, states, batch_first = args[0], args[1], args[8]
     for state in [states] if isinstance(states, Tensor) else states:
