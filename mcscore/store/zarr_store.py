@@ -17,14 +17,18 @@ class AtomicStore(LocalStore):
     power loss.
     """
 
+    def set_sync(self, key: str, value: Any) -> None:
+        """Replace one object; durable on return."""
+        self._check_writable()
+        path = self.root / key
+        create_directory(path.parent)
+        replace_file(path, value.as_numpy_array().data)
+
     async def set(self, key: str, value: Any) -> None:
         """Replace one object; durable on return."""
         if not self._is_open:
             await self._open()
-        self._check_writable()
-        path = self.root / key
-        await asyncio.to_thread(create_directory, path.parent)
-        await asyncio.to_thread(replace_file, path, value.as_numpy_array().data)
+        await asyncio.to_thread(self.set_sync, key, value)
 
     async def set_if_not_exists(self, key: str, value: Any) -> None:
         """Write one object unless it is there; durable on return."""
