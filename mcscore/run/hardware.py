@@ -104,8 +104,8 @@ def differences(then: Hardware, now: Hardware) -> list[str]:
 
 def conditions(hardware: Hardware, versions: Mapping[str, str], threads: int, plan: Mapping[str, Any]) -> int:
     """Sum up in 32 bits what equal scores depend on: two attempts at a span with equal ones must agree to the last bit."""
-    said = {"hardware": to_json(hardware), "versions": dict(versions), "threads": threads, "plan": dict(plan)}
-    return crc32c(json.dumps(said, sort_keys=True).encode())
+    given = {"hardware": to_json(hardware), "versions": dict(versions), "threads": threads, "plan": dict(plan)}
+    return crc32c(json.dumps(given, sort_keys=True).encode())
 
 
 def _text(value: Any) -> str:

@@ -120,20 +120,20 @@ class RunHeader:
 
     def to_json(self) -> JSON:
         """The content of run.json, with every field."""
-        said = to_json(self)
-        settings = said.pop("settings")
-        return {"format": FORMAT, "version": VERSION, **said, **settings}
+        data = to_json(self)
+        settings = data.pop("settings")
+        return {"format": FORMAT, "version": VERSION, **data, **settings}
 
     @staticmethod
-    def from_json(said: Any, file: Path) -> RunHeader:
+    def from_json(data: Any, file: Path) -> RunHeader:
         """Check and read the content of run.json.
 
         Raises:
             RunError: ``file`` is not a run.json, is of another version, or has a field that this version does not know.
         """
-        if not isinstance(said, dict) or said.get("format") != FORMAT:
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise RunError(f"{file.parent} is not a run: its run.json does not have the format {FORMAT!r}")
-        version = said.get("version")
+        version = data.get("version")
         if not isinstance(version, int) or version > VERSION:
             raise RunError(
                 f"{file.parent} is a run of format version {version!r}; this mcscore reads version {VERSION}: upgrade mcscore"
@@ -144,8 +144,8 @@ class RunHeader:
                 "score the pool into another directory"
             )
         names = {_key(each.name) for each in dataclasses.fields(Settings)}
-        own = {name: value for name, value in said.items() if name not in names and name not in ("format", "version")}
-        settings = {name: value for name, value in said.items() if name in names}
+        own = {name: value for name, value in data.items() if name not in names and name not in ("format", "version")}
+        settings = {name: value for name, value in data.items() if name in names}
         where = str(file)
         header = from_json(RunHeader, {**own, "settings": from_json(Settings, settings, where)}, where)
         return dataclasses.replace(
@@ -185,7 +185,7 @@ class Record(NamedTuple):
 
     def to_json(self) -> JSON:
         """The content of a record; fields at their default are left out."""
-        said: JSON = {
+        data: JSON = {
             "run": self.run,
             "span": self.span.index,
             "start": self.span.start,
@@ -195,36 +195,36 @@ class Record(NamedTuple):
             "seconds": round(self.seconds, 6),
         }
         if self.nonfinite_ids:
-            said["nonfinite_ids"] = list(self.nonfinite_ids)
+            data["nonfinite_ids"] = list(self.nonfinite_ids)
         if self.unreadable:
-            said["unreadable"] = [list(pair) for pair in self.unreadable]
+            data["unreadable"] = [list(pair) for pair in self.unreadable]
         if self.hardware:
-            said["hardware"] = self.hardware
+            data["hardware"] = self.hardware
         if self.plan is not None:
-            said["plan"] = dict(self.plan)
-        return said
+            data["plan"] = dict(self.plan)
+        return data
 
     @staticmethod
-    def from_json(said: JSON, file: Path) -> Record:
+    def from_json(data: JSON, file: Path) -> Record:
         """Read a record; written out field by field for speed.
 
         Raises:
             RunError: a field is missing, or is one that this version does not know.
         """
-        if not said.keys() <= _RECORD_FIELDS:
-            raise RunError(_unknown(str(file), min(said.keys() - _RECORD_FIELDS)))
+        if not data.keys() <= _RECORD_FIELDS:
+            raise RunError(_unknown(str(file), min(data.keys() - _RECORD_FIELDS)))
         try:
-            start = said["start"]
+            start = data["start"]
             return Record(
-                run=said["run"],
-                span=Span(said["span"], start, start + said["n"]),
-                scored=said["scored"],
-                crc32c=tuple(said["crc32c"]),
-                nonfinite_ids=tuple(said.get("nonfinite_ids", ())),
-                unreadable=tuple((a, b) for a, b in said.get("unreadable", ())),
-                seconds=said.get("seconds", 0.0),
-                hardware=said.get("hardware", 0),
-                plan=said.get("plan"),
+                run=data["run"],
+                span=Span(data["span"], start, start + data["n"]),
+                scored=data["scored"],
+                crc32c=tuple(data["crc32c"]),
+                nonfinite_ids=tuple(data.get("nonfinite_ids", ())),
+                unreadable=tuple((a, b) for a, b in data.get("unreadable", ())),
+                seconds=data.get("seconds", 0.0),
+                hardware=data.get("hardware", 0),
+                plan=data.get("plan"),
             )
         except KeyError as error:
             raise RunError(f"{file} lacks the field {error}") from None
@@ -244,29 +244,29 @@ def read_header(path: Path) -> RunHeader:
     """
     file = path / "run.json"
     try:
-        said = json.loads(file.read_bytes())
+        data = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run: it has no run.json; `mcscore score` makes one") from None
     except ValueError as error:
         raise RunError(f"{file} cannot be read ({error}): the run is lost, remove it") from error
-    return RunHeader.from_json(said, file)
+    return RunHeader.from_json(data, file)
 
 
-def from_json(schema: type[T], said: Any, where: str, hint: str = "") -> T:
+def from_json(schema: type[T], data: Any, where: str, hint: str = "") -> T:
     """Read an object of JSON as a dataclass; objects within it are read if the field's default or name says so.
 
     Raises:
         RunError: a field without a default is missing, or one is unknown.
     """
-    if not isinstance(said, Mapping):
-        raise RunError(f"{where} is {type(said).__name__}, not an object of JSON")
+    if not isinstance(data, Mapping):
+        raise RunError(f"{where} is {type(data).__name__}, not an object of JSON")
     known: dict[str, Any] = {_key(each.name): each for each in dataclasses.fields(schema)}  # type: ignore[arg-type]
-    if unknown := sorted(said.keys() - known.keys()):
+    if unknown := sorted(data.keys() - known.keys()):
         raise RunError(_unknown(where, unknown[0], hint))
     for name, each in known.items():
-        if name not in said and each.default is MISSING and each.default_factory is MISSING:
+        if name not in data and each.default is MISSING and each.default_factory is MISSING:
             raise RunError(f"{where} lacks the field {name!r}")
-    values = {known[name].name: value for name, value in said.items()}
+    values = {known[name].name: value for name, value in data.items()}
     if "model" in values and "model" in known and isinstance(values["model"], Mapping):
         values["model"] = from_json(Model, values["model"], f"{where}: model", hint)
     return schema(**values)

@@ -59,7 +59,7 @@ def test_there_are_mutants_of_every_step_and_check() -> None:
         "record.run != self.header.id",
         "record.span.start",
         "line.endswith(_END)",
-        "crc32c(said)",
+        "crc32c(text)",
     ):
         assert condition in checks
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..schema import Record
-from .journal import Journal, SpanDamage, Values
+from .journal import Journal
+from .reader import SpanDamage, Values
 from .shard import ShardLayout
 
 __all__ = ["Journal", "Record", "ShardLayout", "SpanDamage", "Values"]

@@ -18,8 +18,8 @@ _AT = len(_START) + 8 + len(_MIDDLE)
 
 def encode(record: Record) -> bytes:
     """The line of a record."""
-    said = json.dumps(record.to_json(), separators=(",", ":")).encode()
-    return b"%s%08x%s%s%s" % (_START, crc32c(said), _MIDDLE, said, _END)
+    text = json.dumps(record.to_json(), separators=(",", ":")).encode()
+    return b"%s%08x%s%s%s" % (_START, crc32c(text), _MIDDLE, text, _END)
 
 
 def decode(line: bytes, file: Path) -> Record:
@@ -51,7 +51,7 @@ def _checked(line: bytes) -> bytes:
     """The record's bytes in a line."""
     if not line.endswith(_END):
         raise TornError("not a whole record")
-    said = line[_AT : -len(_END)]
-    if line[:_AT] != b"%s%08x%s" % (_START, crc32c(said), _MIDDLE):
+    text = line[_AT : -len(_END)]
+    if line[:_AT] != b"%s%08x%s" % (_START, crc32c(text), _MIDDLE):
         raise TornError("crc32c mismatch")
-    return said
+    return text

@@ -6,7 +6,7 @@
     48 + rows * (4 * span + 4)          16 * rows + 4  Zarr's index: offset and size (uint64) of each row, then its crc32c
 
 Zarr's readers find the rows through the index, so that the bytes before the first row are ours. Without the header a shard
-that was moved or copied from elsewhere could not be told from one that another attempt scored with other bits.
+that was moved or copied from elsewhere could not be distinguished from one that another attempt scored with other bits.
 """
 
 from __future__ import annotations
