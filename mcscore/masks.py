@@ -44,8 +44,7 @@ and the words of elements 0..4:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,16 +108,62 @@ def philox4x32(counter_n4: npt.ArrayLike, key: int, rounds: int = PHILOX_ROUNDS)
     return np.stack([x0, x1, x2, x3], axis=1).astype(np.uint32)
 
 
-def keep_mask(
-    seed: int, site: int, passes_t: Sequence[int] | npt.NDArray[Any], ids_B: npt.ArrayLike, elements: int, rate: Rate
-) -> npt.NDArray[np.bool_]:
+@dataclass(frozen=True)
+class MaskSpec:
+    """Which random bits are meant: those of some passes at one site for some items.
+
+    seed: 0 <= seed < 2^64. site and every pass: 0 <= . < 65536. ids: int64, 0 <= id < 2^63, or -1 for masks shared by all items.
+    passes (t,) and ids (B,) are arrays, sequences or tensors. rate: of dropping; None for numbers that a model draws itself.
+
+    Raises ValueError for anything outside these ranges. Passes and ids on a GPU are the caller's word: looking would wait for it.
+    """
+
+    seed: int
+    site: int
+    passes: Any
+    ids: Any
+    rate: Rate | None = None
+
+    def __post_init__(self) -> None:
+        check_counter(self.seed, self.site, _on_host(self.passes), _on_host(self.ids))
+
+    @property
+    def t(self) -> int:
+        """The number of passes."""
+        return len(self.passes)
+
+    @property
+    def B(self) -> int:
+        """The number of items."""
+        return len(self.ids)
+
+    @property
+    def drop_rate(self) -> Rate:
+        """The rate of masks. ValueError for numbers, which have none."""
+        if self.rate is None:
+            raise ValueError(f"site {self.site} draws numbers: there is no rate of dropping")
+        return self.rate
+
+    def part(self, passes: slice = slice(None), items: slice = slice(None)) -> MaskSpec:
+        """The same of some passes and some items."""
+        return replace(self, passes=self.passes[passes], ids=self.ids[items])
+
+
+def _on_host(values: Any) -> npt.NDArray[np.int64]:
+    """The values as int64; of a tensor on a GPU nothing."""
+    device = getattr(values, "device", None)
+    if getattr(device, "type", "cpu") != "cpu":
+        return np.empty(0, np.int64)
+    return np.asarray(values, dtype=np.int64)
+
+
+def keep_mask(masks: MaskSpec, elements: int) -> npt.NDArray[np.bool_]:
     """Reference keep masks (t, B, elements), True = kept. See the module docstring for the definition of each bit.
 
-    seed: 0 <= seed < 2^64. site and every pass: 0 <= . < 65536. ids_B: int64, 0 <= id < 2^63, or -1 for masks shared by
-    all items. elements: elements (or channels) of one item. ValueError for anything outside these ranges.
+    elements: elements (or channels) of one item.
     """
-    per_block = 128 // rate.bits
-    words = _random_blocks(seed, site, passes_t, ids_B, -(-elements // per_block)).astype("<u4")  # on every machine
+    rate = masks.drop_rate
+    words = _random_blocks(masks, -(-elements // (128 // rate.bits))).astype("<u4")  # on every machine
     if rate.bits == 1:
         draws = np.unpackbits(words.view(np.uint8), axis=2, bitorder="little")
     else:
@@ -126,20 +171,15 @@ def keep_mask(
     return (draws >= rate.threshold)[:, :, :elements]
 
 
-def draw_words(
-    seed: int, site: int, passes_t: Sequence[int] | npt.NDArray[Any], ids_B: npt.ArrayLike, elements: int
-) -> npt.NDArray[np.uint32]:
-    """Random words (t, B, elements), one per number drawn. The module docstring says which, and arguments are as of ``keep_mask``."""
-    return _random_blocks(seed, site, passes_t, ids_B, -(-elements // 4))[:, :, :elements]
+def draw_words(numbers: MaskSpec, elements: int) -> npt.NDArray[np.uint32]:
+    """Random words (t, B, elements), one per number drawn. The module docstring says which."""
+    return _random_blocks(numbers, -(-elements // 4))[:, :, :elements]
 
 
-def _random_blocks(
-    seed: int, site: int, passes_t: Sequence[int] | npt.NDArray[Any], ids_B: npt.ArrayLike, blocks: int
-) -> npt.NDArray[np.uint32]:
+def _random_blocks(spec: MaskSpec, blocks: int) -> npt.NDArray[np.uint32]:
     """The words of the first blocks of each (pass, item), one behind the other: (t, B, 4 blocks)."""
-    passes = np.asarray(passes_t, dtype=np.int64)
-    ids = np.asarray(ids_B, dtype=np.int64)
-    check_counter(seed, site, passes, ids)
+    seed, site = spec.seed, spec.site
+    passes, ids = np.asarray(spec.passes, np.int64), np.asarray(spec.ids, np.int64)
     id_bits = ids.astype(np.uint64)  # -1 wraps to SHARED_ID: the same 64 bits
     counter = np.empty((len(passes), len(ids), blocks, 4), dtype=np.uint32)
     counter[..., 0] = np.arange(blocks)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcscore import masks
-from mcscore.masks import Rate, keep_mask, philox4x32, rate
+from mcscore.masks import MaskSpec, Rate, keep_mask, philox4x32, rate
 
 SEED = 0x0123456789ABCDEF
 IDS = [0, 1, 2**32 - 1, 2**32, 2**40 + 7, 2**63 - 1, -1]
@@ -68,19 +68,19 @@ def test_philox_gives_the_known_answers_of_random123(counter: list[int], key: in
 
 @pytest.mark.parametrize(("id_", "p"), FROZEN)
 def test_bit_layout_is_frozen(id_: int, p: float) -> None:
-    got = "".join("01"[bit] for bit in keep_mask(SEED, 3, [5], [id_], 32, rate(p))[0, 0].astype(int))
+    got = "".join("01"[bit] for bit in keep_mask(MaskSpec(SEED, 3, [5], [id_], rate(p)), 32)[0, 0].astype(int))
     assert got == FROZEN[id_, p]
     assert got in re.findall("[01]{32}", masks.__doc__ or "")
 
 
 @pytest.mark.parametrize("id_", FROZEN_WORDS)
 def test_words_of_random_numbers_are_frozen(id_: int) -> None:
-    got = " ".join(f"{word:08x}" for word in masks.draw_words(SEED, 3, [5], [id_], 5)[0, 0])
+    got = " ".join(f"{word:08x}" for word in masks.draw_words(MaskSpec(SEED, 3, [5], [id_]), 5)[0, 0])
     assert got == FROZEN_WORDS[id_]
     assert got in (masks.__doc__ or "")
     counter = [0, id_ & 0xFFFFFFFF, id_ >> 32 & 0xFFFFFFFF, 3 << 16 | 5]
     blocks = [philox_in_python_integers([block, *counter[1:]], SEED, 7) for block in (0, 1)]
-    np.testing.assert_array_equal(masks.draw_words(SEED, 3, [5], [id_], 7)[0, 0], (blocks[0] + blocks[1])[:7])
+    np.testing.assert_array_equal(masks.draw_words(MaskSpec(SEED, 3, [5], [id_]), 7)[0, 0], (blocks[0] + blocks[1])[:7])
 
 
 @given(
@@ -95,7 +95,7 @@ def test_every_bit_follows_the_specification(
     seed: int, site: int, pass_: int, id_: int, elements: int, p: float
 ) -> None:
     r = rate(p)
-    got = keep_mask(seed, site, [pass_], [id_], elements, r)
+    got = keep_mask(MaskSpec(seed, site, [pass_], [id_], r), elements)
     assert got.shape == (1, 1, elements)
     for e in {0, elements // 2, elements - 1}:
         assert got[0, 0, e] == kept_in_python_integers(seed, site, pass_, id_, e, r)
@@ -103,18 +103,20 @@ def test_every_bit_follows_the_specification(
 
 @pytest.mark.parametrize("p", RATES)
 def test_bits_do_not_depend_on_passes_items_or_elements_asked_together(p: float) -> None:
-    whole = keep_mask(SEED, 2, range(6), IDS, 200, rate(p))
-    first_passes = keep_mask(SEED, 2, range(4), IDS, 200, rate(p))
+    whole = keep_mask(MaskSpec(SEED, 2, range(6), IDS, rate(p)), 200)
+    first_passes = keep_mask(MaskSpec(SEED, 2, range(4), IDS, rate(p)), 200)
     np.testing.assert_array_equal(whole[:4], first_passes)  # a prefix of the longer run
-    np.testing.assert_array_equal(whole[[5, 1]], keep_mask(SEED, 2, [5, 1], IDS, 200, rate(p)))
-    np.testing.assert_array_equal(whole[:, [3, 0]], keep_mask(SEED, 2, range(6), [IDS[3], IDS[0]], 200, rate(p)))
-    np.testing.assert_array_equal(whole[:, :, :77], keep_mask(SEED, 2, range(6), IDS, 77, rate(p)))
+    np.testing.assert_array_equal(whole[[5, 1]], keep_mask(MaskSpec(SEED, 2, [5, 1], IDS, rate(p)), 200))
+    np.testing.assert_array_equal(
+        whole[:, [3, 0]], keep_mask(MaskSpec(SEED, 2, range(6), [IDS[3], IDS[0]], rate(p)), 200)
+    )
+    np.testing.assert_array_equal(whole[:, :, :77], keep_mask(MaskSpec(SEED, 2, range(6), IDS, rate(p)), 77))
 
 
 @pytest.mark.parametrize("p", [0.5, 0.25, 0.3, 0.1, 0.05, 0.9])
 def test_drop_rate_is_the_realized_one(p: float) -> None:
     r = rate(p)
-    dropped = 1.0 - keep_mask(11, 0, range(4), np.arange(64), 8192, r).mean()  # 2.1e6 draws: sd below 0.04 %
+    dropped = 1.0 - keep_mask(MaskSpec(11, 0, range(4), np.arange(64), r), 8192).mean()  # 2.1e6 draws: sd below 0.04 %
     assert abs(dropped - r.p) < 0.006 * r.p
 
 
@@ -123,12 +125,12 @@ def test_drop_rate_is_the_realized_one(p: float) -> None:
 def test_bits_are_independent_across(axis: str, p: float) -> None:
     n, r = 1 << 18, rate(p)
     block = 128 // r.bits
-    a = keep_mask(5, 1, [0], [0], n, r)
+    a = keep_mask(MaskSpec(5, 1, [0], [0], r), n)
     b = {
-        "pass": keep_mask(5, 1, [1], [0], n, r),
-        "item": keep_mask(5, 1, [0], [1], n, r),
-        "site": keep_mask(5, 2, [0], [0], n, r),
-        "seed": keep_mask(6, 1, [0], [0], n, r),
+        "pass": keep_mask(MaskSpec(5, 1, [1], [0], r), n),
+        "item": keep_mask(MaskSpec(5, 1, [0], [1], r), n),
+        "site": keep_mask(MaskSpec(5, 2, [0], [0], r), n),
+        "seed": keep_mask(MaskSpec(6, 1, [0], [0], r), n),
         "neighbor element": np.roll(a, 1),
         "next block": np.roll(a, block),
     }[axis]
@@ -137,7 +139,7 @@ def test_bits_are_independent_across(axis: str, p: float) -> None:
 
 
 def test_ids_that_share_low_bits_have_their_own_masks() -> None:
-    rows = keep_mask(0, 0, [0], IDS, 512, rate(0.5))[0]
+    rows = keep_mask(MaskSpec(0, 0, [0], IDS, rate(0.5)), 512)[0]
     assert len(np.unique(rows, axis=0)) == len(IDS)
 
 
@@ -145,7 +147,7 @@ def test_shared_masks_use_all_ones_as_id() -> None:
     assert np.array(masks.SHARED_ID, dtype=np.uint64).astype(np.int64) == -1
     words = philox_in_python_integers([0, 0xFFFFFFFF, 0xFFFFFFFF, 7 << 16 | 9], 1, 7)
     expected = [words[e // 32] >> e % 32 & 1 for e in range(128)]
-    np.testing.assert_array_equal(keep_mask(1, 7, [9], [-1], 128, rate(0.5))[0, 0], np.array(expected, bool))
+    np.testing.assert_array_equal(keep_mask(MaskSpec(1, 7, [9], [-1], rate(0.5)), 128)[0, 0], np.array(expected, bool))
 
 
 @pytest.mark.parametrize(
@@ -189,10 +191,10 @@ def test_rates_that_need_no_mask_or_cannot_be_realized_are_refused(p: float) -> 
 )
 def test_counters_out_of_range_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        keep_mask(*arguments, 8, rate(0.5))
+        MaskSpec(*arguments, rate(0.5))
 
 
 def test_empty_requests_give_empty_masks() -> None:
-    assert keep_mask(0, 0, [], [1], 8, rate(0.5)).shape == (0, 1, 8)
-    assert keep_mask(0, 0, [1], [], 8, rate(0.5)).shape == (1, 0, 8)
-    assert keep_mask(0, 0, [1], [1], 0, rate(0.5)).shape == (1, 1, 0)
+    assert keep_mask(MaskSpec(0, 0, [], [1], rate(0.5)), 8).shape == (0, 1, 8)
+    assert keep_mask(MaskSpec(0, 0, [1], [], rate(0.5)), 8).shape == (1, 0, 8)
+    assert keep_mask(MaskSpec(0, 0, [1], [1], rate(0.5)), 0).shape == (1, 1, 0)

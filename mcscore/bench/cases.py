@@ -19,6 +19,7 @@ from .. import masks
 from ..acquisition import oracle_scores
 from ..kernels import draws, dropout, head, linear, roofline
 from ..kernels.score import score_logits
+from ..masks import MaskSpec
 from ..moments import Moments
 from . import baselines as plain
 from .shapes import Shape, Spec
@@ -139,7 +140,7 @@ def _dropout(spec: Spec, device: torch.device) -> Case:
     affine = dropout.plain(p)
 
     def ours(x_sBEI: Tensor) -> Tensor:
-        return dropout.masked_passes(x_sBEI, passes, ids, seed=SEED, site=0, p=p, affine=affine)
+        return dropout.masked_passes(x_sBEI, MaskSpec(SEED, 0, passes, ids, masks.rate(p)), affine)
 
     def error() -> float:
         x = inputs[0][0]
@@ -166,11 +167,13 @@ def _draw(spec: Spec, device: torch.device) -> Case:
     torchs = torch.randn if law == "normal" else torch.rand
 
     def ours(passes: Tensor, ids: Tensor) -> Tensor:
-        return draws.draw_passes(law, passes, ids, R, seed=SEED, site=0, dtype=dtype)
+        return draws.draw_passes(law, MaskSpec(SEED, 0, passes, ids), R, dtype)
 
     def error() -> float:
         # Of float32: a normal number near 0 follows from arguments that are rounded to it by definition.
-        return _relative(ours(passes, ids)[:, some], draws.reference(law, passes, ids[some], R, SEED, 0, torch.float32))
+        return _relative(
+            ours(passes, ids)[:, some], draws.reference(law, MaskSpec(SEED, 0, passes, ids[some]), R, torch.float32)
+        )
 
     return Case(
         _sized(spec, B),
@@ -198,7 +201,7 @@ def _dropout_linear(spec: Spec, device: torch.device) -> Case:
 
     def ours(x_sBD: Tensor) -> Tensor:
         x_sBLD = x_sBD[:, :, None]
-        return linear.linear_passes(x_sBLD, passes, ids, weight, bias, seed=SEED, site=0, p=p)
+        return linear.linear_passes(x_sBLD, MaskSpec(SEED, 0, passes, ids, masks.rate(p)), weight, bias)
 
     def error() -> float:
         x = inputs[0][0]
@@ -230,7 +233,7 @@ def _dropout_head(spec: Spec, device: torch.device) -> Case:
 
     def ours(x_BD: Tensor) -> dict[str, Tensor]:
         return head.dropout_head(
-            x_BD, passes, ids, weight, bias, SCORES, likelihood="categorical", seed=SEED, site=0, p=p
+            x_BD, MaskSpec(SEED, 0, passes, ids, masks.rate(p)), weight, bias, SCORES, likelihood="categorical"
         )
 
     def error() -> float:
@@ -251,7 +254,7 @@ def _dropout_head(spec: Spec, device: torch.device) -> Case:
 
 
 def _keep(passes_t: Tensor, ids_B: Tensor, elements: int, p: float) -> Tensor:
-    return dropout.reference_mask(passes_t, ids_B, elements, SEED, 0, masks.rate(p))
+    return dropout.reference_mask(MaskSpec(SEED, 0, passes_t, ids_B, masks.rate(p)), elements)
 
 
 def _product(x_sBD: Tensor, passes_t: Tensor, ids_B: Tensor, weight_CD: Tensor, bias_C: Tensor, p: float) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..masks import MaskSpec
 from . import backends
 from .dropout import unsigned
 from .philox import random_blocks
@@ -25,12 +26,10 @@ BITS = {torch.float64: 32, torch.float32: 24, torch.float16: 11, torch.bfloat16:
 _REFERENCE_BYTES = 32 << 20  # temporaries of the reference: some 64 bytes per number
 
 
-def draw_passes(
-    law: str, passes_t: Tensor, ids_B: Tensor, elements: int, *, seed: int, site: int, dtype: torch.dtype
-) -> Tensor:
-    """The numbers of the given passes: (t, B, elements), contiguous, on the device of the ids. seed: 0 <= seed < 2^64."""
+def draw_passes(law: str, numbers: MaskSpec, elements: int, dtype: torch.dtype) -> Tensor:
+    """The numbers of the given passes: (t, B, elements), contiguous, on the device of the ids."""
     _check(law, dtype)
-    chosen = backends.select(ids_B.device)
+    chosen = backends.select(numbers.ids.device)
     if chosen != "eager" and dtype not in backends.KERNEL_DTYPES:
         backends.warn_once(
             f"random numbers of {dtype} take the slower PyTorch path; the {chosen} kernel has 16- and 32-bit floats"
@@ -39,12 +38,12 @@ def draw_passes(
     if chosen == "native":
         from . import native
 
-        return native.draw(law, passes_t, ids_B, elements, seed, site, dtype)
+        return native.draw(law, numbers, elements, dtype)
     if chosen == "triton":
         from .triton import draws as triton_draws
 
-        return triton_draws.draw(law, passes_t, ids_B, elements, seed, site, dtype, ids_B.device)
-    return reference(law, passes_t, ids_B, elements, seed, site, dtype)
+        return triton_draws.draw(law, numbers, elements, dtype, numbers.ids.device)
+    return reference(law, numbers, elements, dtype)
 
 
 def _check(law: str, dtype: torch.dtype) -> None:
@@ -54,17 +53,15 @@ def _check(law: str, dtype: torch.dtype) -> None:
         raise TypeError(f"random numbers are float64, float32, float16 or bfloat16, not {dtype}")
 
 
-def reference(
-    law: str, passes_t: Tensor, ids_B: Tensor, elements: int, seed: int, site: int, dtype: torch.dtype
-) -> Tensor:
+def reference(law: str, numbers: MaskSpec, elements: int, dtype: torch.dtype) -> Tensor:
     """``draw_passes`` in plain PyTorch, on any device, a few passes at a time so that temporaries stay small."""
-    t, B = passes_t.numel(), ids_B.numel()
-    out_tBE = torch.empty((t, B, elements), dtype=dtype, device=ids_B.device)
+    t, B = numbers.t, numbers.B
+    out_tBE = torch.empty((t, B, elements), dtype=dtype, device=numbers.ids.device)
     step = max(1, _REFERENCE_BYTES // max(1, 64 * B * elements))
     for lo in range(0, t, step):
-        words = random_blocks(passes_t[lo : lo + step], ids_B, -(-elements // 4), seed, site).flatten(2)
-        numbers = _uniform(words, dtype) if law == "uniform" else _normal(words, dtype)
-        out_tBE[lo : lo + step] = numbers[..., :elements]
+        words = random_blocks(numbers.part(slice(lo, lo + step)), -(-elements // 4)).flatten(2)
+        drawn = _uniform(words, dtype) if law == "uniform" else _normal(words, dtype)
+        out_tBE[lo : lo + step] = drawn[..., :elements]
     return out_tBE
 
 
@@ -117,8 +114,8 @@ def draws(
             "axis must name the dimension that runs over the items"
         )
     elements = math.prod(moved) // items if items else 0
-    passes_t, ids_B = passes_t.to(device), ids_B.to(device)
-    numbers_tBE = draw_passes(law, passes_t, ids_B, elements, seed=seed, site=site, dtype=dtype)
+    numbers = MaskSpec(seed, site, passes_t.to(device), ids_B.to(device))
+    numbers_tBE = draw_passes(law, numbers, elements, dtype)
     return numbers_tBE.reshape(passes_t.numel(), *moved).movedim(1, axis % len(moved) + 1).contiguous()
 
 

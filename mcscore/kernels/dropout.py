@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks import Rate, rate
+from ..masks import MaskSpec, rate
 from . import backends
 from .philox import random_blocks
 
@@ -51,22 +51,16 @@ def alpha(p: float) -> Affine:
     return (a, b, a * floor + b)
 
 
-def masked_passes(
-    x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, *, seed: int, site: int, p: float, affine: Affine
-) -> Tensor:
-    """Apply the masks of the given passes. Returns ``y_tBEI`` in x's dtype, contiguous. p = 1 drops everything, p = 0 nothing."""
-    s, B, E, I = x_sBEI.shape
-    t = passes_t.numel()
+def masked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
+    """Apply the masks of the given passes. Returns ``y_tBEI`` in x's dtype, contiguous."""
+    s, B = x_sBEI.shape[:2]
+    t = masks.t
     if s not in (1, t):
         raise ValueError(
             f"dropout: x has {s} copies of the batch, expected 1 or one per pass ({t}); x is {tuple(x_sBEI.shape)} (s, B, E, I)"
         )
-    if ids_B.numel() != B:
-        raise ValueError(f"dropout: {ids_B.numel()} ids for {B} items; x is {tuple(x_sBEI.shape)} (s, B, E, I)")
-    if p in (0.0, 1.0):
-        out = torch.full_like(x_sBEI, affine[2]) if p == 1.0 else affine[0] * x_sBEI + affine[1]
-        return out.expand(t, B, E, I).contiguous()
-    r = rate(p)
+    if masks.B != B:
+        raise ValueError(f"dropout: {masks.B} ids for {B} items; x is {tuple(x_sBEI.shape)} (s, B, E, I)")
     chosen = backends.select(x_sBEI.device)
     if chosen != "eager" and x_sBEI.dtype not in backends.KERNEL_DTYPES:
         backends.warn_once(
@@ -76,33 +70,39 @@ def masked_passes(
     if chosen == "native":
         from . import native
 
-        return native.dropout(x_sBEI, passes_t, ids_B, seed, site, r, affine)
+        return native.dropout(x_sBEI, masks, affine)
     if chosen == "triton":
         from .triton import dropout as triton_dropout
 
-        return triton_dropout.dropout(x_sBEI, passes_t, ids_B, seed, site, r, affine)
-    return reference(x_sBEI, passes_t, ids_B, seed, site, r, affine)
+        return triton_dropout.dropout(x_sBEI, masks, affine)
+    return reference(x_sBEI, masks, affine)
 
 
-def reference(x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, seed: int, site: int, r: Rate, affine: Affine) -> Tensor:
+def unmasked_passes(x_sBEI: Tensor, t: int, p: float, affine: Affine) -> Tensor:
+    """``masked_passes`` where p is 0, which drops nothing, or 1, which drops everything: no bits are needed."""
+    out = torch.full_like(x_sBEI, affine[2]) if p == 1.0 else affine[0] * x_sBEI + affine[1]
+    return out.expand(t, *x_sBEI.shape[1:]).contiguous()
+
+
+def reference(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
     """``masked_passes`` in plain PyTorch, on any device, a few passes at a time so that temporaries stay small."""
     s, B, E, I = x_sBEI.shape
-    t = passes_t.numel()
+    t = masks.t
     y_tBEI = torch.empty((t, B, E, I), dtype=x_sBEI.dtype, device=x_sBEI.device)
     step = max(1, _REFERENCE_BYTES // max(1, 16 * B * E))
     a, b, d = affine
     for lo in range(0, t, step):
-        keep = reference_mask(passes_t[lo : lo + step], ids_B, E, seed, site, r)
+        keep = reference_mask(masks.part(slice(lo, lo + step)), E)
         x = x_sBEI if s == 1 else x_sBEI[lo : lo + step]
         wide = x if x.dtype == torch.float64 else x.float()
         y_tBEI[lo : lo + step] = torch.where(keep[..., None], (wide * a + b).to(x.dtype), torch.full_like(x, d))
     return y_tBEI
 
 
-def reference_mask(passes_t: Tensor, ids_B: Tensor, elements: int, seed: int, site: int, r: Rate) -> Tensor:
+def reference_mask(masks: MaskSpec, elements: int) -> Tensor:
     """Keep bits (t, B, elements) on the device of the ids."""
-    per_block = 128 // r.bits
-    words = random_blocks(passes_t, ids_B, -(-elements // per_block), seed, site)
+    r = masks.drop_rate
+    words = random_blocks(masks, -(-elements // (128 // r.bits)))
     shifts = torch.arange(0, 32, r.bits, device=words.device)
     values = (words[..., None] >> shifts) & ((1 << r.bits) - 1)
     return (values.flatten(2) >= r.threshold)[..., :elements]
@@ -126,7 +126,9 @@ def _masked_passes(
     x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, seed: int, site: int, p: float, affine: Sequence[float]
 ) -> Tensor:
     a, b, d = affine
-    return masked_passes(x_sBEI, passes_t, ids_B, seed=unsigned(seed), site=site, p=p, affine=(a, b, d))
+    if p in (0.0, 1.0):
+        return unmasked_passes(x_sBEI, passes_t.numel(), p, (a, b, d))
+    return masked_passes(x_sBEI, MaskSpec(unsigned(seed), site, passes_t, ids_B, rate(p)), (a, b, d))
 
 
 @_masked_passes.register_fake

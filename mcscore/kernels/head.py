@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..masks import rate
+from ..masks import MaskSpec
 from . import backends
 from .linear import reference as linear_reference
 from .score import score_logits
@@ -35,41 +35,33 @@ def fits(x: Tensor, weight_CD: Tensor, p: float, likelihood: str, input: str) ->
 
 def dropout_head(
     x_BD: Tensor,
-    passes_t: Tensor,
-    ids_B: Tensor,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
     *,
     likelihood: str,
-    seed: int,
-    site: int,
-    p: float,
 ) -> dict[str, Tensor]:
-    """Scores (B,) float32 and "prediction" (B,) int32, as ``score_logits`` gives them. ``fits`` must hold, and 0 < p < 1."""
+    """Scores (B,) float32 and "prediction" (B,) int32, as ``score_logits`` gives them. ``fits`` must hold."""
     if backends.select(x_BD.device) == "native":
         from . import native
 
-        return native.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, likelihood)
+        return native.dropout_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     from .triton import head as triton_head
 
-    return triton_head.dropout_head(x_BD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C, scores, likelihood)
+    return triton_head.dropout_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
 
 
 def reference(
     x_BD: Tensor,
-    passes_t: Tensor,
-    ids_B: Tensor,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
     *,
     likelihood: str,
-    seed: int,
-    site: int,
-    p: float,
 ) -> dict[str, Tensor]:
     """``dropout_head`` by its definition."""
     x_sBLD = x_BD[None, :, None]
-    logits_TBLC = linear_reference(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=seed, site=site, p=p)
+    logits_TBLC = linear_reference(x_sBLD, masks, weight_CD, bias_C)
     return score_logits(logits_TBLC[:, :, 0], scores, likelihood=likelihood)

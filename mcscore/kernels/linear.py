@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..masks import rate
+from ..masks import MaskSpec, rate
 from . import backends
 from .dropout import masked_passes, plain, unsigned
 
@@ -31,20 +31,10 @@ def fuses(x: Tensor, weight_CD: Tensor, p: float) -> bool:
     return chosen == "triton" or (chosen == "native" and x.dtype == torch.float32)
 
 
-def linear_passes(
-    x_sBLD: Tensor,
-    passes_t: Tensor,
-    ids_B: Tensor,
-    weight_CD: Tensor,
-    bias_C: Tensor | None,
-    *,
-    seed: int,
-    site: int,
-    p: float,
-) -> Tensor:
-    """y_tBLC of the given passes, contiguous, in x's dtype. 0 < p < 1."""
-    if fuses(x_sBLD[0], weight_CD, p):
-        operands = x_sBLD, passes_t, ids_B, seed, site, rate(p), weight_CD, bias_C
+def linear_passes(x_sBLD: Tensor, masks: MaskSpec, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
+    """y_tBLC of the given passes, contiguous, in x's dtype."""
+    if fuses(x_sBLD[0], weight_CD, masks.drop_rate.p):
+        operands = x_sBLD, masks, weight_CD, bias_C
         if backends.select(x_sBLD.device) == "native":
             from . import native
 
@@ -52,35 +42,18 @@ def linear_passes(
         from .triton import head as triton_head
 
         return triton_head.dropout_linear(*operands)
-    return reference(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=seed, site=site, p=p)
+    return reference(x_sBLD, masks, weight_CD, bias_C)
 
 
-def reference(
-    x_sBLD: Tensor,
-    passes_t: Tensor,
-    ids_B: Tensor,
-    weight_CD: Tensor,
-    bias_C: Tensor | None,
-    *,
-    seed: int,
-    site: int,
-    p: float,
-) -> Tensor:
+def reference(x_sBLD: Tensor, masks: MaskSpec, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:
     """``linear_passes`` by its definition, a few passes at a time."""
     s, B, L, D = x_sBLD.shape
     step = max(1, _BLOCK // max(1, B * L * D * x_sBLD.element_size()))
     parts = []
-    for lo in range(0, passes_t.numel(), step):
+    scaling = plain(masks.drop_rate.p)
+    for lo in range(0, masks.t, step):
         x = x_sBLD if s == 1 else x_sBLD[lo : lo + step]
-        dropped = masked_passes(
-            x.reshape(x.shape[0], B, L * D, 1),
-            passes_t[lo : lo + step],
-            ids_B,
-            seed=seed,
-            site=site,
-            p=p,
-            affine=plain(p),
-        )
+        dropped = masked_passes(x.reshape(x.shape[0], B, L * D, 1), masks.part(slice(lo, lo + step)), scaling)
         parts.append(F.linear(dropped.view(-1, B, L, D), weight_CD, bias_C))
     return torch.cat(parts)
 
@@ -96,7 +69,7 @@ def _linear_passes(
     site: int,
     p: float,
 ) -> Tensor:
-    return linear_passes(x_sBLD, passes_t, ids_B, weight_CD, bias_C, seed=unsigned(seed), site=site, p=p)
+    return linear_passes(x_sBLD, MaskSpec(unsigned(seed), site, passes_t, ids_B, rate(p)), weight_CD, bias_C)
 
 
 @_linear_passes.register_fake

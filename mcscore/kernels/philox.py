@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..masks import PHILOX_ROUNDS
+from ..masks import PHILOX_ROUNDS, MaskSpec
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57  # Philox4x32 multipliers and Weyl increments (Salmon et al. 2011, Random123)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _U32 = 0xFFFFFFFF
 
 
-def random_blocks(passes_t: Tensor, ids_B: Tensor, blocks: int, seed: int, site: int) -> Tensor:
+def random_blocks(masks: MaskSpec, blocks: int) -> Tensor:
     """Blocks of four 32-bit words, (t, B, blocks, 4) int64 on the device of the ids, by Philox4x32-7.
 
     Products wrap modulo 2^64, which is what a 32 x 32 multiply needs.
     """
+    seed, site, passes_t, ids_B = masks.seed, masks.site, masks.passes, masks.ids
     device = ids_B.device
     shape = (passes_t.numel(), ids_B.numel(), blocks)
     c0 = torch.arange(blocks, device=device).expand(shape)

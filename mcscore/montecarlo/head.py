@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels.head import dropout_head
+from ..masks import MaskSpec, rate
 from .apply_masks import BatchedMasks, MaskStream
 from .deferred import FusedLinear
 
@@ -35,13 +36,9 @@ class Head:
         site = self.end.site
         return dropout_head(
             self.end.x,
-            passes_t,
-            self.stream.ids(site),
+            MaskSpec(self.stream.seed, site.index, passes_t, self.stream.ids(site), rate(site.drop_p)),
             self.end.weight,
             self.end.bias,
             scores,
             likelihood=likelihood,
-            seed=self.stream.seed,
-            site=site.index,
-            p=site.drop_p,
         )

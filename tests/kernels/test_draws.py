@@ -16,6 +16,7 @@ from mcscore.kernels import draws as module
 from mcscore.kernels import native
 from mcscore.kernels.draws import LAWS, draw, draw_passes, draws, reference
 from mcscore.kernels.dropout import signed
+from mcscore.masks import MaskSpec
 
 SEED = 0xFEDCBA9876543210
 IDS = [0, 7, 2**32 - 1, 2**40 + 7, 2**63 - 1, -1]
@@ -28,7 +29,7 @@ SIZES = [0, 1, 2, 3, 4, 5, 7, 31, 64, 1001, 5000]
 def words(
     elements: int, site: int = 9, passes: list[int] = PASSES, ids: list[int] = IDS, seed: int = SEED
 ) -> np.ndarray:
-    return masks.draw_words(seed, site, passes, ids, elements)
+    return masks.draw_words(MaskSpec(seed, site, passes, ids), elements)
 
 
 def uniforms(words_tBE: np.ndarray, dtype: torch.dtype) -> Tensor:
@@ -66,7 +67,7 @@ def evens(elements: int) -> int:
 
 
 def reference_draws(law: str, elements: int, dtype: torch.dtype, site: int = 9) -> Tensor:
-    return reference(law, torch.tensor(PASSES), torch.tensor(IDS), elements, SEED, site, dtype)
+    return reference(law, MaskSpec(SEED, site, torch.tensor(PASSES), torch.tensor(IDS)), elements, dtype)
 
 
 @pytest.mark.parametrize("elements", SIZES)
@@ -74,7 +75,7 @@ def reference_draws(law: str, elements: int, dtype: torch.dtype, site: int = 9) 
 def test_uniform_numbers_equal_the_specification_bit_for_bit(dtype: torch.dtype, elements: int) -> None:
     expected = uniforms(words(elements), dtype)
     assert torch.equal(reference_draws("uniform", elements, dtype), expected)
-    got = draw_passes("uniform", torch.tensor(PASSES), torch.tensor(IDS), elements, seed=SEED, site=9, dtype=dtype)
+    got = draw_passes("uniform", MaskSpec(SEED, 9, torch.tensor(PASSES), torch.tensor(IDS)), elements, dtype)
     assert torch.equal(got, expected)
     assert got.dtype == dtype
 
@@ -86,7 +87,7 @@ def test_normal_numbers_equal_the_specification_within_a_few_ulp(dtype: torch.dt
     padded = reference_draws("normal", evens(elements), dtype)
     assert_normals(padded, some)
     assert torch.equal(reference_draws("normal", elements, dtype), padded[..., :elements])
-    got = draw_passes("normal", torch.tensor(PASSES), torch.tensor(IDS), elements, seed=SEED, site=9, dtype=dtype)
+    got = draw_passes("normal", MaskSpec(SEED, 9, torch.tensor(PASSES), torch.tensor(IDS)), elements, dtype)
     assert got.shape == (len(PASSES), len(IDS), elements)
     torch.testing.assert_close(got, padded[..., :elements], rtol=12 * 2**-23 + torch.finfo(dtype).eps, atol=1e-30)
 
@@ -122,13 +123,13 @@ def test_numbers_do_not_depend_on_batch_order_or_chunk(law: str, dtype: torch.dt
     passes, ids = torch.arange(7), torch.tensor(IDS)
 
     def ask(passes: Tensor, ids: Tensor) -> Tensor:
-        return draw_passes(law, passes, ids, 37, seed=SEED, site=2, dtype=dtype)
+        return draw_passes(law, MaskSpec(SEED, 2, passes, ids), 37, dtype)
 
     whole = ask(passes, ids)
     assert torch.equal(ask(passes[[5, 1]], ids), whole[[5, 1]])
     assert torch.equal(ask(passes, ids[[3, 0]]), whole[:, [3, 0]])
     assert torch.equal(ask(passes[4:5], ids[2:3]), whole[4:5, 2:3])
-    assert torch.equal(draw_passes(law, passes, ids, 5, seed=SEED, site=2, dtype=dtype), whole[..., :5])
+    assert torch.equal(draw_passes(law, MaskSpec(SEED, 2, passes, ids), 5, dtype), whole[..., :5])
 
 
 def test_reference_in_pieces_equals_reference_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def test_an_item_takes_its_elements_in_row_major_order_of_its_own_values(
     assert got.dtype == dtype
     assert got.is_contiguous()
     rows = shape[axis] // len(IDS)
-    numbers = draw_passes(law, torch.tensor([3]), ids, math.prod(shape) // len(IDS), seed=SEED, site=9, dtype=dtype)[0]
+    numbers = draw_passes(law, MaskSpec(SEED, 9, torch.tensor([3]), ids), math.prod(shape) // len(IDS), dtype)[0]
     for i in range(len(IDS)):
         own = got.movedim(axis, 0)[i * rows : (i + 1) * rows]
         assert torch.equal(own.flatten(), numbers[i])
@@ -188,7 +189,7 @@ def test_vmap_over_like_alone_repeats_the_pass() -> None:
 def test_no_items_and_no_passes_give_empty_numbers() -> None:
     none = torch.empty(0, dtype=torch.int64)
     assert draw(torch.empty(0, 4), torch.tensor(1), none, 0, 0, 0, "uniform").shape == (0, 4)
-    assert draw_passes("normal", none, torch.tensor(IDS), 3, seed=0, site=0, dtype=torch.float32).shape == (0, 6, 3)
+    assert draw_passes("normal", MaskSpec(0, 0, none, torch.tensor(IDS)), 3, torch.float32).shape == (0, 6, 3)
 
 
 def test_operator_passes_the_checks_of_torch() -> None:
@@ -213,7 +214,7 @@ def test_wrong_arguments_are_refused_by_name() -> None:
 
 def many(law: str, site: int = 1, pass_: int = 0, id_: int = 0, n: int = 1 << 20, seed: int = 5) -> np.ndarray:
     passes, ids = torch.tensor([pass_]), torch.tensor([id_])
-    return draw_passes(law, passes, ids, n, seed=seed, site=site, dtype=torch.float32)[0, 0].double().numpy()
+    return draw_passes(law, MaskSpec(seed, site, passes, ids), n, torch.float32)[0, 0].double().numpy()
 
 
 def test_uniform_numbers_have_the_law_they_are_named_after() -> None:
@@ -267,9 +268,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_native_numbers_are_those_of_the_specification(isa: str, dtype: torch.dtype, elements: int) -> None:
     some = words(evens(elements))
-    uniform, normal = (native.draw(law, PASSES, IDS, elements, SEED, 9, dtype) for law in LAWS)
+    uniform, normal = (native.draw(law, MaskSpec(SEED, 9, PASSES, IDS), elements, dtype) for law in LAWS)
     assert torch.equal(uniform, uniforms(some, dtype)[..., :elements])
-    padded = native.draw("normal", PASSES, IDS, evens(elements), SEED, 9, dtype)
+    padded = native.draw("normal", MaskSpec(SEED, 9, PASSES, IDS), evens(elements), dtype)
     assert_normals(padded, some)
     assert torch.equal(normal, padded[..., :elements])
 
@@ -278,13 +279,13 @@ def test_native_numbers_are_those_of_the_specification(isa: str, dtype: torch.dt
 @pytest.mark.parametrize("law", LAWS)
 def test_native_numbers_do_not_depend_on_threads(law: str) -> None:
     passes, ids = list(range(20)), list(range(300))
-    whole = native.draw(law, passes, ids, 77, SEED, 9, torch.float32)
+    whole = native.draw(law, MaskSpec(SEED, 9, passes, ids), 77, torch.float32)
     threads = torch.get_num_threads()
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            assert torch.equal(native.draw(law, passes, ids, 77, SEED, 9, torch.float32), whole)
-            few = native.draw(law, passes, ids[:7], 5000, SEED, 9, torch.float32)
+            assert torch.equal(native.draw(law, MaskSpec(SEED, 9, passes, ids), 77, torch.float32), whole)
+            few = native.draw(law, MaskSpec(SEED, 9, passes, ids[:7]), 5000, torch.float32)
             assert torch.equal(few[..., :77], whole[:, :7])
     finally:
         torch.set_num_threads(threads)
@@ -292,7 +293,7 @@ def test_native_numbers_do_not_depend_on_threads(law: str) -> None:
 
 @needs_native
 def test_native_normal_numbers_are_accurate_over_a_million_words(isa: str) -> None:
-    got = native.draw("normal", [3], [7], 1 << 20, SEED, 9, torch.float32)
+    got = native.draw("normal", MaskSpec(SEED, 9, [3], [7]), 1 << 20, torch.float32)
     assert_normals(got, words(1 << 20, passes=[3], ids=[7]))
     assert torch.isfinite(got).all()
 
@@ -300,9 +301,9 @@ def test_native_normal_numbers_are_accurate_over_a_million_words(isa: str) -> No
 @needs_native
 def test_native_kernel_names_what_it_does_not_have() -> None:
     with pytest.raises(ValueError, match=r"'cauchy'.*uniform and normal"):
-        native.draw("cauchy", PASSES, IDS, 4, SEED, 9, torch.float32)
+        native.draw("cauchy", MaskSpec(SEED, 9, PASSES, IDS), 4, torch.float32)
     with pytest.raises(TypeError, match="float64"):
-        native.draw("normal", PASSES, IDS, 4, SEED, 9, torch.float64)
+        native.draw("normal", MaskSpec(SEED, 9, PASSES, IDS), 4, torch.float64)
 
 
 @pytest.mark.gpu

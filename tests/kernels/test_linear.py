@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mcscore import masks
 from mcscore.kernels import linear, native
 from mcscore.kernels.dropout import reference_mask
+from mcscore.masks import MaskSpec
 
 needs_native = pytest.mark.skipif(not native.available()[0], reason="the native extension is not built")
 
@@ -36,7 +37,7 @@ def operands(s, B, L, D, C, t):
 def float64(x, weight, bias, ids, passes, p, seed=77, site=2):
     r = masks.rate(p)
     B, L, D = x.shape[1:]
-    keep = reference_mask(passes, ids, L * D, seed, site, r).view(-1, B, L, D)
+    keep = reference_mask(MaskSpec(seed, site, passes, ids, r), L * D).view(-1, B, L, D)
     return F.linear((x * keep).double() / r.keep, weight.double(), bias.double()), keep
 
 
@@ -48,7 +49,7 @@ def test_error_is_at_most_twice_that_of_the_unfused_pair(s, B, L, D, C, p, t):
     naive = F.linear(x * keep / masks.rate(p).keep, weight, bias)
     for isa in native.available_isas():
         with native.use_isa(isa):
-            ours = native.dropout_linear(x, passes, ids, 77, 2, masks.rate(p), weight, bias)
+            ours = native.dropout_linear(x, MaskSpec(77, 2, passes, ids, masks.rate(p)), weight, bias)
         limit = 2 * (naive - expected).abs().max() + 2e-6 * expected.abs().max()
         assert (ours - expected).abs().max() <= limit, isa
 
@@ -60,7 +61,7 @@ def test_no_bit_depends_on_batch_chunk_or_threads(s, B, L, D, C, p, t):
 
     def run(items, some):
         part = x[:, items] if x.shape[0] == 1 else x[some][:, items]
-        return native.dropout_linear(part, passes[some], ids[items], 77, 2, masks.rate(p), weight, bias)
+        return native.dropout_linear(part, MaskSpec(77, 2, passes[some], ids[items], masks.rate(p)), weight, bias)
 
     whole = run(slice(None), slice(None))
     alone = torch.cat([run(slice(b, b + 1), slice(None)) for b in range(min(B, 6))], dim=1)
@@ -80,32 +81,34 @@ def test_no_bit_depends_on_batch_chunk_or_threads(s, B, L, D, C, p, t):
 @needs_native
 def test_weights_that_change_are_packed_anew():
     x, weight, bias, ids, passes = operands(1, 2, 1, 40, 60, 4)
-    first = native.dropout_linear(x, passes, ids, 1, 0, masks.rate(0.5), weight, bias)
+    first = native.dropout_linear(x, MaskSpec(1, 0, passes, ids, masks.rate(0.5)), weight, bias)
     weight.mul_(2.0)
-    second = native.dropout_linear(x, passes, ids, 1, 0, masks.rate(0.5), weight, bias)
+    second = native.dropout_linear(x, MaskSpec(1, 0, passes, ids, masks.rate(0.5)), weight, bias)
     torch.testing.assert_close(second - bias, 2 * (first - bias), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         other = torch.nn.Parameter(weight.clone())
         other.data = torch.zeros_like(weight)
-    assert torch.equal(native.dropout_linear(x, passes, ids, 1, 0, masks.rate(0.5), other, bias)[0, 0, 0], bias)
+    assert torch.equal(
+        native.dropout_linear(x, MaskSpec(1, 0, passes, ids, masks.rate(0.5)), other, bias)[0, 0, 0], bias
+    )
 
 
 @needs_native
 def test_operands_that_do_not_fit_are_named():
     x, weight, bias, ids, passes = operands(1, 2, 1, 40, 60, 4)
     with pytest.raises(ValueError, match=r"\(1, 2, 1, 40\) do not fit weight \(C, D\) \(60, 41\)"):
-        native.dropout_linear(x, passes, ids, 1, 0, masks.rate(0.5), torch.randn(60, 41), bias)
+        native.dropout_linear(x, MaskSpec(1, 0, passes, ids, masks.rate(0.5)), torch.randn(60, 41), bias)
     with pytest.raises(ValueError, match=r"do not fit 4 passes and 3 ids"):
-        native.dropout_linear(x, passes, torch.arange(3), 1, 0, masks.rate(0.5), weight, bias)
+        native.dropout_linear(x, MaskSpec(1, 0, passes, torch.arange(3), masks.rate(0.5)), weight, bias)
     with pytest.raises(TypeError, match="float32"):
-        native.dropout_linear(x.half(), passes, ids, 1, 0, masks.rate(0.5), weight, bias)
+        native.dropout_linear(x.half(), MaskSpec(1, 0, passes, ids, masks.rate(0.5)), weight, bias)
 
 
 @pytest.mark.parametrize(("s", "B", "L", "D", "C", "p", "t"), SHAPES[:6])
 def test_the_reference_is_the_definition(s, B, L, D, C, p, t):
     x, weight, bias, ids, passes = operands(s, B, L, D, C, t)
     expected, _ = float64(x, weight, bias, ids, passes, p, seed=9, site=1)
-    ours = linear.reference(x, passes, ids, weight, bias, seed=9, site=1, p=p)
+    ours = linear.reference(x, MaskSpec(9, 1, passes, ids, masks.rate(p)), weight, bias)
     torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -116,7 +119,7 @@ def test_the_operator_has_its_rule_for_vmap():
     def one(index, features):
         return torch.ops.mcscore.dropout_linear(features, index, ids, weight, bias, 9, 1, 0.3)
 
-    expected = linear.reference(x, passes, ids, weight, bias, seed=9, site=1, p=0.3)[:, :, 0]
+    expected = linear.reference(x, MaskSpec(9, 1, passes, ids, masks.rate(0.3)), weight, bias)[:, :, 0]
     torch.testing.assert_close(torch.vmap(one, in_dims=(0, None))(passes, x_BD), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.stack([one(index, x_BD) for index in passes]), expected, rtol=1e-4, atol=1e-5)
     batched = x_BD.expand(5, 3, 40).clone()

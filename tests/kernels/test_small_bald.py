@@ -10,7 +10,7 @@ from mcscore import Moments
 from mcscore.acquisition import BALD_NOISE, LABEL_BALD_NOISE, oracle_scores
 from mcscore.kernels import native
 from mcscore.kernels.score import score_logits
-from mcscore.masks import rate
+from mcscore.masks import MaskSpec, rate
 
 SCORES = ("bald", "entropy", "expected_entropy")
 SHAPES = [
@@ -99,9 +99,9 @@ def test_a_confident_head_ranks_as_its_logits_do(likelihood: str, C: int) -> Non
     if not native.available()[0]:
         pytest.skip(native.available()[1])
     weight, x = 3 * torch.randn(C, 64) / 8, 4 * torch.rand(1, 300, 1, 1) * torch.randn(1, 300, 1, 64)
-    which = torch.arange(30), torch.arange(300), 1, 0, rate(0.1)
-    got = native.dropout_head(x[0, :, 0], *which, weight, None, SCORES, likelihood)
-    logits = native.dropout_linear(x, *which, weight)[:, :, 0]
+    which = MaskSpec(1, 0, torch.arange(30), torch.arange(300), rate(0.1))
+    got = native.dropout_head(x[0, :, 0], which, weight, None, SCORES, likelihood)
+    logits = native.dropout_linear(x, which, weight)[:, :, 0]
     truth = oracle_scores(logits, SCORES, likelihood)
     assert ((got["bald"].double() - truth["bald"]).abs() <= 2e-6 * truth["entropy"] + C * 3e-13).all()
 

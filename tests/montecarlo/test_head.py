@@ -10,6 +10,7 @@ from torch import nn
 from mcscore import Scorer
 from mcscore.acquisition import oracle_scores
 from mcscore.kernels import head, native
+from mcscore.masks import MaskSpec, rate
 from mcscore.montecarlo import Strategy
 
 from ..options import grouped
@@ -117,9 +118,10 @@ def test_items_that_are_not_finite_are_marked():
 def test_the_reference_is_the_kernel():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(7, 33), torch.randn(4, 33), torch.randn(4)
-    arguments = x, torch.arange(20), torch.arange(7), weight, bias, ALL
-    settings = {"likelihood": "categorical", "seed": 2**64 - 1, "site": 3, "p": 0.3}
-    ours, truth = head.dropout_head(*arguments, **settings), head.reference(*arguments, **settings)
+    spec = MaskSpec(2**64 - 1, 3, torch.arange(20), torch.arange(7), rate(0.3))
+    ours, truth = (
+        of(x, spec, weight, bias, ALL, likelihood="categorical") for of in (head.dropout_head, head.reference)
+    )
     for name in ALL:
         torch.testing.assert_close(ours[name], truth[name], rtol=0, atol=3e-6)
     assert torch.equal(ours["prediction"], truth["prediction"])

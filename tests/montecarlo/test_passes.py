@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mcscore import masks
 from mcscore.errors import SiteError
 from mcscore.kernels.dropout import plain
+from mcscore.masks import MaskSpec
 from mcscore.montecarlo import Passes, Strategy, choose_strategy
 from mcscore.montecarlo.checks import require_different_passes, require_effect
 from mcscore.montecarlo.discovery import discover
@@ -100,8 +101,8 @@ def test_masks_are_those_of_the_specification():
     nn.init.eye_(model[1].weight)
     x = torch.rand(4, 40) + 1
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=99, shared=False)
-    first = masks.keep_mask(99, 0, range(6), IDS.numpy(), 40, masks.rate(0.3))
-    second = masks.keep_mask(99, 1, range(6), IDS.numpy(), 40, masks.rate(0.5))
+    first = masks.keep_mask(MaskSpec(99, 0, range(6), IDS.numpy(), masks.rate(0.3)), 40)
+    second = masks.keep_mask(MaskSpec(99, 1, range(6), IDS.numpy(), masks.rate(0.5)), 40)
     expected = x.numpy() * np.float32(plain(0.3)[0]) * first * 2.0 * second
     for path in PATHS:
         np.testing.assert_allclose(run(passes, x, IDS, 6, path).numpy(), expected, rtol=1e-6)
@@ -118,7 +119,7 @@ def test_shared_masks_are_one_mask_per_pass():
     own = run(Passes(model, found, seed=1, shared=False), x, IDS, 5, "vmap")
     assert (shared == shared[:, :1]).all()
     assert not (own == own[:, :1]).all()
-    expected = masks.keep_mask(1, 0, range(5), [-1], 40, masks.rate(0.5)) * 2.0
+    expected = masks.keep_mask(MaskSpec(1, 0, range(5), [-1], masks.rate(0.5)), 40) * 2.0
     np.testing.assert_array_equal(shared[:, :1].numpy(), expected.astype(np.float32))
 
 
@@ -266,7 +267,9 @@ def test_a_site_switched_off_drops_nothing():
     assert [site.active for site in passes.found.sites] == [False, True]
     with torch.no_grad():
         hidden = F.relu(model.dense1(F.max_pool2d(F.relu(model.conv2(F.relu(model.conv1(x)))), 2).flatten(1)))
-        keep = masks.keep_mask(3, 1, range(5), IDS.numpy(), 24, masks.rate(0.5))  # numbered as if all sites were on
+        keep = masks.keep_mask(
+            MaskSpec(3, 1, range(5), IDS.numpy(), masks.rate(0.5)), 24
+        )  # numbered as if all sites were on
         expected = model.dense2(hidden * torch.from_numpy(keep) * 2.0)
     for path in PATHS:
         torch.testing.assert_close(run(passes, x, IDS, 5, path), expected, rtol=1e-4, atol=1e-5)
@@ -294,7 +297,7 @@ def test_dropped_weights_are_those_of_the_specification():
     passes = Passes(model, discover(model, x[:2], x[:3], weight_p=0.25), seed=7, shared=False)
 
     def weights(site, layer):  # one mask per pass, for all items
-        keep = masks.keep_mask(7, site, range(5), [-1], layer.weight.numel(), masks.rate(0.25))
+        keep = masks.keep_mask(MaskSpec(7, site, range(5), [-1], masks.rate(0.25)), layer.weight.numel())
         return layer.weight.detach() * torch.from_numpy(keep.reshape(5, *layer.weight.shape)) / 0.75
 
     expected = torch.stack(
@@ -338,7 +341,7 @@ def test_a_model_that_branches_on_dropped_values_runs_one_pass_at_a_time():
     assert path.path == "loop"
     assert "repeat: Tensor.__bool__ in the model looks at values that masks have touched" in path.why
     logits = run(passes, x, IDS, 9, path)
-    keep = torch.from_numpy(masks.keep_mask(0, 0, range(9), IDS.numpy(), 8, masks.rate(0.5)))
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(0, 0, range(9), IDS.numpy(), masks.rate(0.5)), 8))
     with torch.no_grad():
         h = model.a(x) * keep * 2.0
         factor = torch.where(h.sum((1, 2)) > model.a(x).sum(), 2.0, 1.0)
@@ -418,7 +421,7 @@ def test_in_place_dropout_before_a_linear_waits_too(later):
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=0, shared=False)
     path = choose_strategy(passes, x[:3], torch.arange(3), 9)
     assert path.path == "vmap"
-    keep = torch.from_numpy(masks.keep_mask(0, 0, range(9), IDS.numpy(), 8, masks.rate(0.5)))
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(0, 0, range(9), IDS.numpy(), masks.rate(0.5)), 8))
     with torch.no_grad():
         h = torch.tanh(model.a(x)) * keep * 2.0
         expected = torch.stack([later(h_BD, model.b(h_BD)) for h_BD in h])

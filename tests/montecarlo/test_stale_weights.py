@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mcscore import Execution, Scorer
 from mcscore.kernels import backends, native
 from mcscore.kernels.weight_cache import keeping
-from mcscore.masks import rate
+from mcscore.masks import MaskSpec, rate
 
 from ..options import grouped
 
@@ -114,7 +114,7 @@ def _require_compiler() -> None:
 def test_kernels_called_directly_keep_nothing() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(1, 4, 1, 12), torch.randn(6, 12)
-    arguments = (np.arange(3), np.arange(4), 0, 0, rate(0.5), weight)
+    arguments = (MaskSpec(0, 0, np.arange(3), np.arange(4), rate(0.5)), weight)
     native.dropout_linear(x, *arguments)
     weight.data.neg_()
     assert torch.equal(native.dropout_linear(x, *arguments), native.dropout_linear(x, *arguments[:-1], weight.clone()))

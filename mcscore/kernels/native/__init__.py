@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...masks import Rate, check_counter
+from ...masks import MaskSpec
 from ..weight_cache import made_from
 from .extension import missing as _missing
 from .extension import native as _native
@@ -143,9 +143,9 @@ def _described(x: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
 # ---- masks --------------------------------------------------------------------------------------------------------
 
 
-def keep_mask(seed: int, site: int, passes_t: Any, ids_B: Any, elements: int, rate: Rate) -> Tensor:
-    """Keep masks (t, B, elements), bool, True = kept: ``masks.keep_mask`` bit for bit. Passes and ids as there."""
-    masks = _Masks(seed, site, passes_t, ids_B, elements, rate)
+def keep_mask(spec: MaskSpec, elements: int) -> Tensor:
+    """Keep masks (t, B, elements), bool, True = kept: ``masks.keep_mask`` bit for bit."""
+    masks = _Masks(spec, elements)
     out = torch.empty((masks.t, masks.B, elements), dtype=torch.bool)
     _split_passes(masks, elements, lambda *part: _native.keep_mask(masks.described, out.data_ptr(), *part))
     return out
@@ -153,23 +153,19 @@ def keep_mask(seed: int, site: int, passes_t: Any, ids_B: Any, elements: int, ra
 
 def dropout(
     x_sBEI: Tensor,
-    passes_t: Any,
-    ids_B: Any,
-    seed: int,
-    site: int,
-    rate: Rate,
+    spec: MaskSpec,
     affine: tuple[float, float, float],
 ) -> Tensor:
     """Y (t, B, E, I) = a x + b where element (t, b, e) is kept, else d; float32 inside, x's dtype in and out.
 
     x_sBEI: float32, float16 or bfloat16; s = 1 (every pass reads the same x) or s = t. The I values of an element share its fate.
-    passes_t, ids_B: int64 (ids -1 = the shared mask). affine: (a, b, d). Memory moved: s B E I + t B E I values.
+    affine: (a, b, d). Memory moved: s B E I + t B E I values.
     """
     x = _cpu(x_sBEI, "dropout input").contiguous()
     if x.ndim != 4:
         raise ValueError(f"dropout input must be (s, B, E, I), got {tuple(x.shape)}")
     s, B, E, I = x.shape
-    masks = _Masks(seed, site, passes_t, ids_B, E, rate)
+    masks = _Masks(spec, E)
     if s not in (1, masks.t) or masks.B != B:
         raise ValueError(f"dropout input {tuple(x.shape)} (s, B, E, I) does not fit {masks.t} passes and {masks.B} ids")
     y = torch.empty((masks.t, B, E, I), dtype=x.dtype)
@@ -178,13 +174,13 @@ def dropout(
     return y
 
 
-def draw(law: str, passes_t: Any, ids_B: Any, elements: int, seed: int, site: int, dtype: torch.dtype) -> Tensor:
+def draw(law: str, spec: MaskSpec, elements: int, dtype: torch.dtype) -> Tensor:
     """Random numbers (t, B, elements) of ``law`` "uniform" or "normal", float32, float16 or bfloat16; see ``masks``."""
     if law not in ("uniform", "normal"):
         raise ValueError(f"unknown law {law!r} of random numbers; the native kernel has uniform and normal")
     if dtype not in DTYPES:
         raise TypeError(f"random numbers must be float32, float16 or bfloat16 for the native kernels, not {dtype}")
-    words = _Masks(seed, site, passes_t, ids_B, elements, None)
+    words = _Masks(spec, elements)
     out = torch.empty((words.t, words.B, elements), dtype=dtype)
     arrays = out.data_ptr(), DTYPES.index(dtype), law == "normal"
     cost = elements * (2 if law == "normal" else 1)  # 0.6 and 1.3 ns a number (Zen 3)
@@ -194,11 +190,7 @@ def draw(law: str, passes_t: Any, ids_B: Any, elements: int, seed: int, site: in
 
 def dropout_linear(
     x_sBLD: Tensor,
-    passes_t: Any,
-    ids_B: Any,
-    seed: int,
-    site: int,
-    rate: Rate,
+    spec: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None = None,
 ) -> Tensor:
@@ -215,7 +207,7 @@ def dropout_linear(
         raise ValueError(f"features (s, B, L, D) {tuple(x.shape)} do not fit weight (C, D) {tuple(weight.shape)}")
     s, B, L, D = x.shape
     C = weight.shape[0]
-    masks = _Masks(seed, site, passes_t, ids_B, L * D, rate)
+    masks = _Masks(spec, L * D)
     if s not in (1, masks.t) or masks.B != B:
         raise ValueError(f"features {tuple(x.shape)} (s, B, L, D) do not fit {masks.t} passes and {masks.B} ids")
     bias = _bias(bias_C, C)
@@ -230,7 +222,7 @@ def dropout_linear(
         y.data_ptr(),
         shape,
         way,
-        1.0 / rate.keep,
+        1.0 / spec.drop_rate.keep,
     )
     _split_passes(masks, L * D * max(1, C // 8), lambda *part: _native.dropout_linear(masks.described, *arrays, *part))
     return y
@@ -238,11 +230,7 @@ def dropout_linear(
 
 def dropout_head(
     x_BD: Tensor,
-    passes_t: Any,
-    ids_B: Any,
-    seed: int,
-    site: int,
-    rate: Rate,
+    spec: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
@@ -258,14 +246,14 @@ def dropout_head(
         raise ValueError(f"features (B, D) {tuple(x.shape)} do not fit weight (C, D) {tuple(weight.shape)}")
     (B, D), C = x.shape, weight.shape[0]
     _check_likelihood(likelihood, C)
-    masks = _Masks(seed, site, passes_t, ids_B, D, rate)
+    masks = _Masks(spec, D)
     if masks.B != B or masks.t < 1:
         raise ValueError(f"features {tuple(x.shape)} (B, D) do not fit {masks.t} passes and {masks.B} ids")
     bias = _bias(bias_C, C)
     packed, _, width = _packed(weight_CD, weight, _SUBSET)
     out, to = _outputs(scores, B, likelihood)
     arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()
-    what = (D, C, width), 1.0 / rate.keep, LIKELIHOODS.index(likelihood), to
+    what = (D, C, width), 1.0 / spec.drop_rate.keep, LIKELIHOODS.index(likelihood), to
     split(B, masks.t * D * max(1, C // 8), lambda *items: _native.dropout_head(masks.described, *arrays, *what, items))
     return out
 
@@ -315,17 +303,16 @@ def philox(counter_n4: Any, key: int) -> npt.NDArray[np.uint32]:
 
 
 class _Masks:
-    """The arguments that say which random bits are meant (of numbers: no rate), checked once, alive while kernels read them."""
+    """A MaskSpec as the kernels take it: passes and ids on the CPU, alive while kernels read them."""
 
-    def __init__(self, seed: int, site: int, passes_t: Any, ids_B: Any, elements: int, rate: Rate | None) -> None:
+    def __init__(self, spec: MaskSpec, elements: int) -> None:
         _extension()
-        self.passes_t = torch.as_tensor(passes_t, dtype=torch.int64, device="cpu").contiguous()
-        self.ids_B = torch.as_tensor(ids_B, dtype=torch.int64, device="cpu").contiguous()
-        check_counter(seed, site, self.passes_t.numpy(), self.ids_B.numpy())
+        self.passes_t = torch.as_tensor(spec.passes, dtype=torch.int64, device="cpu").contiguous()
+        self.ids_B = torch.as_tensor(spec.ids, dtype=torch.int64, device="cpu").contiguous()
         self.t, self.B = len(self.passes_t), len(self.ids_B)
         passes, ids = self.passes_t.data_ptr(), self.ids_B.data_ptr()
-        bits, threshold = (32, 0) if rate is None else (rate.bits, rate.threshold)
-        self.described = seed, site, passes, self.t, ids, self.B, elements, bits, threshold
+        bits, threshold = (32, 0) if spec.rate is None else (spec.rate.bits, spec.rate.threshold)
+        self.described = spec.seed, spec.site, passes, self.t, ids, self.B, elements, bits, threshold
 
 
 def _split_passes(masks: _Masks, cost: int, call: Callable[[tuple[int, int], tuple[int, int]], object]) -> None:

@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...masks import MaskSpec
 from ..draws import BITS
-from .dropout import Indices, checked_counters, locate
+from .dropout import locate
 from .launch import Launch, check_device
-from .philox import counter_args, philox4x32
+from .philox import counter_args, on_device, philox4x32
 
 _GROUPS = 256  # blocks per program of 4 warps: two per thread, so that two Philox chains overlap
 
@@ -73,29 +74,25 @@ def _draw(
 
 
 def draw(
-    law: str, passes_t: Indices, ids_B: Indices, elements: int, seed: int, site: int, dtype: torch.dtype,
+    law: str, masks: MaskSpec, elements: int, dtype: torch.dtype,
     device: torch.device | str = "cuda",
 ) -> Tensor:  # fmt: skip
-    """Random numbers (t, B, elements) of ``law`` "uniform" or "normal", float32, float16 or bfloat16, on the device.
-
-    ValueError for seed, site, passes or ids out of range; ranges of passes and ids on a GPU are the caller's word, as looking
-    would wait for it.
-    """
+    """Random numbers (t, B, elements) of ``law`` "uniform" or "normal", float32, float16 or bfloat16, on the device."""
     check_device("draw", torch.device(device))
-    launch, out_tBE = plan_draw(law, passes_t, ids_B, elements, seed, site, dtype, device)
+    launch, out_tBE = plan_draw(law, masks, elements, dtype, device)
     launch.run()
     return out_tBE
 
 
 def plan_draw(
-    law: str, passes_t: Indices, ids_B: Indices, elements: int, seed: int, site: int, dtype: torch.dtype,
+    law: str, masks: MaskSpec, elements: int, dtype: torch.dtype,
     device: torch.device | str,
 ) -> tuple[Launch, Tensor]:  # fmt: skip
     """The launch of ``draw`` and the tensor that it fills."""
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, torch.device(device))
-    out = torch.empty((passes.numel(), ids.numel(), elements), dtype=dtype, device=device)
-    groups = ids.numel() * triton.cdiv(elements, 4)
+    masks = on_device(masks, device)
+    out = torch.empty((masks.t, masks.B, elements), dtype=dtype, device=device)
+    groups = masks.B * triton.cdiv(elements, 4)
     blocks = triton.cdiv(groups, _GROUPS)
-    args = {"out": out, **counter_args(seed, site, passes, ids), "blocks": blocks, "groups": groups}
+    args = {"out": out, **counter_args(masks), "blocks": blocks, "groups": groups}
     meta = {"E": elements, "BITS": BITS[dtype], "NORMAL": law == "normal", "GROUPS": _GROUPS}
-    return Launch(_draw, (blocks * passes.numel(),), args, meta, num_warps=4), out
+    return Launch(_draw, (blocks * masks.t,), args, meta, num_warps=4), out

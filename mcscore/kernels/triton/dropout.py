@@ -22,9 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...masks import Rate, check_counter
+from ...masks import MaskSpec
 from .launch import Launch, check_device, check_dtype
-from .philox import counter_args, draws
+from .philox import counter_args, draws, on_device
 
 Indices = Tensor | np.ndarray | Sequence[int]
 
@@ -91,61 +91,48 @@ def _keep_mask(
 
 def dropout(
     x_sBEI: Tensor,
-    passes_t: Indices,
-    ids_B: Indices,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     affine: tuple[float, float, float],
 ) -> Tensor:
     """Mask the given passes of every item -> y_tBEI, contiguous, in x's dtype; the arithmetic is float32.
 
     x_sBEI: (s, B, E, I) float32, float16 or bfloat16 with s = 1 (one copy for all passes) or s = t; copied if it is not
-    contiguous. passes_t, ids_B: integers, ids >= 0 or -1 for masks that all items share. affine (a, b, d): kept values
-    become a x + b, dropped ones d. The masks are those of ``masks.keep_mask``, bit for bit. ValueError for shapes, seed,
-    site, passes or ids out of range; ranges of passes and ids on a GPU are the caller's word, as looking would wait for it.
+    contiguous. affine (a, b, d): kept values become a x + b, dropped ones d. The masks are those of ``masks.keep_mask``, bit for
+    bit. ValueError for shapes that do not fit.
     """
     check_device("dropout", x_sBEI.device)
-    launch, y_tBEI = plan_dropout(x_sBEI, passes_t, ids_B, seed, site, rate, affine)
+    launch, y_tBEI = plan_dropout(x_sBEI, masks, affine)
     launch.run()
     return y_tBEI
 
 
 def keep_mask(
-    seed: int,
-    site: int,
-    passes_t: Indices,
-    ids_B: Indices,
+    masks: MaskSpec,
     elements: int,
-    rate: Rate,
     device: torch.device | str = "cuda",
 ) -> Tensor:
     """Keep masks (t, B, elements), bool, on the device; equal to ``masks.keep_mask`` bit for bit. Ranges as there."""
     check_device("keep_mask", torch.device(device))
-    launch, keep_tBE = plan_keep_mask(seed, site, passes_t, ids_B, elements, rate, device)
+    launch, keep_tBE = plan_keep_mask(masks, elements, device)
     launch.run()
     return keep_tBE
 
 
 def plan_dropout(
     x_sBEI: Tensor,
-    passes_t: Indices,
-    ids_B: Indices,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     affine: tuple[float, float, float],
 ) -> tuple[Launch, Tensor]:
     """The launch of ``dropout`` and the tensor that it fills."""
     check_dtype("dropout", x_sBEI)
     if x_sBEI.ndim != 4:
         raise ValueError(f"dropout: x must be (s, B, E, I), got shape {tuple(x_sBEI.shape)}")
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBEI.device)
+    masks, rate = on_device(masks, x_sBEI.device), masks.drop_rate
     s, B, E, I = x_sBEI.shape
-    t = passes.numel()
-    if ids.numel() != B or s not in (1, t):
+    t = masks.t
+    if masks.B != B or s not in (1, t):
         raise ValueError(
-            f"dropout: x is {tuple(x_sBEI.shape)} (s, B, E, I), but there are {t} passes and {ids.numel()} ids: "
+            f"dropout: x is {tuple(x_sBEI.shape)} (s, B, E, I), but there are {t} passes and {masks.B} ids: "
             "s must be 1 or the number of passes, B the number of ids"
         )
     x = x_sBEI.contiguous()
@@ -159,36 +146,23 @@ def plan_dropout(
     share = min(share, t) if t else 1
     a, b, d = affine
     args = {
-        "x": x, "y": y, **counter_args(seed, site, passes, ids), "threshold": rate.threshold, "a": a, "b": b, "d": d,
+        "x": x, "y": y, **counter_args(masks), "threshold": rate.threshold, "a": a, "b": b, "d": d,
         "blocks": blocks, "groups": groups, "t": t, "share": share,
     }  # fmt: skip
     meta = {"E": E, "I": I, "V": V, "BITS": rate.bits, "SHARED": s == 1, "GROUPS": _GROUPS}
     return Launch(_dropout, (blocks * triton.cdiv(t, share),), args, meta, num_warps=4), y
 
 
-def plan_keep_mask(
-    seed: int, site: int, passes_t: Indices, ids_B: Indices, elements: int, rate: Rate, device: torch.device | str
-) -> tuple[Launch, Tensor]:
+def plan_keep_mask(masks: MaskSpec, elements: int, device: torch.device | str) -> tuple[Launch, Tensor]:
     """The launch of ``keep_mask`` and the tensor that it fills."""
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, torch.device(device))
-    keep = torch.empty((passes.numel(), ids.numel(), elements), dtype=torch.bool, device=device)
+    masks, rate = on_device(masks, device), masks.drop_rate
+    keep = torch.empty((masks.t, masks.B, elements), dtype=torch.bool, device=device)
     V = max(1, min(16, 128 // rate.bits, triton.next_power_of_2(elements)))
-    groups = ids.numel() * triton.cdiv(elements, V)
+    groups = masks.B * triton.cdiv(elements, V)
     blocks = triton.cdiv(groups, _GROUPS)
     args = {
-        "out": keep.view(torch.int8), **counter_args(seed, site, passes, ids), "threshold": rate.threshold,
+        "out": keep.view(torch.int8), **counter_args(masks), "threshold": rate.threshold,
         "blocks": blocks, "groups": groups,
     }  # fmt: skip
     meta = {"E": elements, "V": V, "BITS": rate.bits, "GROUPS": _GROUPS}
-    return Launch(_keep_mask, (blocks * passes.numel(),), args, meta, num_warps=4), keep
-
-
-def checked_counters(
-    seed: int, site: int, passes_t: Indices, ids_B: Indices, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Passes and ids as contiguous int64 tensors on the device, their ranges checked where that costs no wait."""
-    given = [torch.as_tensor(values) for values in (passes_t, ids_B)]
-    on_host = [v.cpu().numpy() if v.device.type == "cpu" else np.empty(0, dtype=np.int64) for v in given]
-    check_counter(seed, site, *on_host)
-    passes, ids = (v.to(device=device, dtype=torch.int64).contiguous() for v in given)
-    return passes, ids
+    return Launch(_keep_mask, (blocks * masks.t,), args, meta, num_warps=4), keep

@@ -23,11 +23,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ...acquisition import check_scores, check_shape
-from ...masks import Rate
+from ...masks import MaskSpec
 from . import masked_gemm as triton_chunks
-from .dropout import Indices, checked_counters
 from .launch import Launch, check_device, check_dtype
-from .philox import counter_args, tile_draws
+from .philox import counter_args, on_device, tile_draws
 from .score import ROWS
 from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarize
 from .tune import tuned
@@ -146,42 +145,34 @@ _BLOCKS = {
 
 def dropout_linear(
     x_sBLD: Tensor,
-    passes_t: Indices,
-    ids_B: Indices,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None = None,
 ) -> Tensor:
     """y_tBLC, contiguous, in x's dtype: dropout and the Linear behind it, summed in float32.
 
     x_sBLD: (s, B, L, D), s = 1 or t copies of B items of L rows of D features; weight_CD in the same dtype: float32, float16
-    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l. ids_B: a tensor expanded from one element says
+    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l. masks.ids: a tensor expanded from one element says
     that all items share their masks. float32 is multiplied as three TF32 products, or as one if
     torch.set_float32_matmul_precision allows it; more than 256 outputs as PyTorch multiplies. ValueError for shapes that do
     not fit, TypeError for other dtypes.
     """
     check_device("dropout_linear", x_sBLD.device)
     inside = (
-        x_sBLD.shape[2:-1].numel() > 1 and x_sBLD.shape[-1] * rate.bits % 128 > 0
+        x_sBLD.shape[2:-1].numel() > 1 and x_sBLD.shape[-1] * masks.drop_rate.bits % 128 > 0
     )  # rows start inside a Philox block
     if inside or len(weight_CD) > _MAX_OUTPUTS:
-        x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
-        shared = triton_chunks.share_masks(ids_B)
-        return triton_chunks.linear(x, passes, ids, seed, site, rate, weight, bias, shared=shared)
-    launch, y_tBLC = plan_linear(x_sBLD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C)
+        x, masks, weight, bias = _linear_operands(x_sBLD, masks, weight_CD, bias_C)
+        shared = triton_chunks.share_masks(masks.ids)
+        return triton_chunks.linear(x, masks, weight, bias, shared=shared)
+    launch, y_tBLC = plan_linear(x_sBLD, masks, weight_CD, bias_C)
     launch.run()
     return y_tBLC
 
 
 def dropout_head(
     x_BD: Tensor,
-    passes_t: Indices,
-    ids_B: Indices,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
@@ -193,39 +184,34 @@ def dropout_head(
     reduction. Other arguments and precision as ``dropout_linear``.
     """
     check_device("dropout_head", x_BD.device)
-    shared = triton_chunks.share_masks(ids_B)
+    shared = triton_chunks.share_masks(masks.ids)
     if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
-        x, passes, ids, weight, bias = _head_operands(
-            x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, likelihood
-        )
-        return triton_chunks.head(x, passes, ids, seed, site, rate, weight, bias, scores, likelihood, shared=shared)
-    launch, results = plan_head(x_BD, passes_t, ids_B, seed, site, rate, weight_CD, bias_C, scores, likelihood)
+        x, masks, weight, bias = _head_operands(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+        return triton_chunks.head(x, masks, weight, bias, scores, likelihood, shared=shared)
+    launch, results = plan_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     launch.run()
     return results
 
 
 def plan_linear(
     x_sBLD: Tensor,
-    passes_t: Indices,
-    ids_B: Indices,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None,
 ) -> tuple[Launch, Tensor]:
     """The launch of the fused ``dropout_linear`` and the tensor that it fills."""
-    x, passes, ids, weight, bias = _linear_operands(x_sBLD, passes_t, ids_B, seed, site, weight_CD, bias_C)
+    x, masks, weight, bias = _linear_operands(x_sBLD, masks, weight_CD, bias_C)
+    rate = masks.drop_rate
     s, B, L, D = x.shape
     if L > 1 and D * rate.bits % 128:
         raise ValueError(
             f"dropout_linear: {L} rows of {D} features per item need D * bits divisible by 128, bits = {rate.bits}; "
             "drop first, then multiply"
         )
-    C, t = weight.shape[0], passes.numel()
+    C, t = weight.shape[0], masks.t
     y = torch.empty((t, B, L, C), dtype=x.dtype, device=x.device)
     args = {
-        "x": x, "w": weight, "bias": bias, "y": y, **counter_args(seed, site, passes, ids), "threshold": rate.threshold,
+        "x": x, "w": weight, "bias": bias, "y": y, **counter_args(masks), "threshold": rate.threshold,
         "scale": 1.0 / rate.keep, "t": t, "rows": B * L,
     }  # fmt: skip
     meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision()}
@@ -241,21 +227,16 @@ def plan_linear(
 
 def plan_head(
     x_BD: Tensor,
-    passes_t: Indices,
-    ids_B: Indices,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
     likelihood: str,
 ) -> tuple[Launch, dict[str, Tensor]]:
     """The launch of the fused ``dropout_head`` and the tensors that it fills."""
-    x, passes, ids, weight, bias = _head_operands(
-        x_BD, passes_t, ids_B, seed, site, weight_CD, bias_C, scores, likelihood
-    )
-    (B, D), C, T = x.shape, weight.shape[0], passes.numel()
+    x, masks, weight, bias = _head_operands(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+    rate = masks.drop_rate
+    (B, D), C, T = x.shape, weight.shape[0], masks.t
     if C > MAX_CLASSES:
         raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
     names = check_scores(scores, likelihood)
@@ -263,7 +244,7 @@ def plan_head(
     out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
     prediction = torch.empty(B, dtype=torch.int32, device=x.device)
     args = {
-        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, **counter_args(seed, site, passes, ids),
+        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, **counter_args(masks),
         "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
     }  # fmt: skip
     meta = {
@@ -300,42 +281,39 @@ def _variants(block: Block) -> list[Block]:
 
 
 def _linear_operands(
-    x_sBLD: Tensor, passes_t: Indices, ids_B: Indices, seed: int, site: int, weight_CD: Tensor, bias_C: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Features, passes, ids, weight and bias of a Linear, checked."""
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_sBLD.device)
+    x_sBLD: Tensor, masks: MaskSpec, weight_CD: Tensor, bias_C: Tensor | None
+) -> tuple[Tensor, MaskSpec, Tensor, Tensor]:
+    """Features, masks, weight and bias of a Linear, checked."""
+    masks = on_device(masks, x_sBLD.device)
     x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
-    if x.ndim != 4 or ids.numel() != x.shape[1] or x.shape[0] not in (1, passes.numel()):
+    if x.ndim != 4 or x.shape[1] != masks.B or x.shape[0] not in (1, masks.t):
         raise ValueError(
             f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
-            f"({passes.numel()}) and B the number of ids ({ids.numel()})"
+            f"({masks.t}) and B the number of ids ({masks.B})"
         )
-    return x, passes, ids, weight, bias
+    return x, masks, weight, bias
 
 
 def _head_operands(
     x_BD: Tensor,
-    passes_t: Indices,
-    ids_B: Indices,
-    seed: int,
-    site: int,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor | None,
     scores: Sequence[str],
     likelihood: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Features, passes, ids, weight and bias of a head, checked."""
+) -> tuple[Tensor, MaskSpec, Tensor, Tensor]:
+    """Features, masks, weight and bias of a head, checked."""
     if likelihood not in ("categorical", "bernoulli"):
         raise ValueError(
             f"dropout_head: the Triton kernel knows likelihoods 'categorical' and 'bernoulli', got {likelihood!r}"
         )
     check_scores(scores, likelihood)
-    passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
+    masks = on_device(masks, x_BD.device)
     x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
-    if x.ndim != 2 or ids.numel() != x.shape[0]:
-        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
-    check_shape((passes.numel(), len(x), len(weight)), likelihood)
-    return x, passes, ids, weight, bias
+    if x.ndim != 2 or x.shape[0] != masks.B:
+        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {masks.B} ids")
+    check_shape((masks.t, len(x), len(weight)), likelihood)
+    return x, masks, weight, bias
 
 
 def _operands(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,15 +28,17 @@ which is why up to 128 classes ``triton_head`` draws masks on the way into its o
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...masks import Rate
-from .dropout import Indices, dropout
+from ...masks import MaskSpec, Rate
+from .dropout import dropout
 from .score import score
 
 _WORKSPACE = 256 << 20  # bytes at most, unless one item alone takes more
@@ -44,6 +46,7 @@ _ROWS = {True: 512, False: 2048}
 """Rows of a product, with masked weights (T C columns) and without (C), where the workspace allows: fewer would leave
 multiprocessors idle, or read the weights too often."""
 _TILE = 128  # rows of a product that one multiprocessor takes
+_KEEP = (1.0, 0.0, 0.0)  # kept values as they are: the product is scaled
 _WIDE = 1 << 22  # outputs of one pass that fill a GPU by themselves
 
 
@@ -55,7 +58,7 @@ class Chunk:
     weights: bool  # masked, not the features
 
 
-def share_masks(ids_B: Indices) -> bool:
+def share_masks(ids_B: Any) -> bool:
     """Do all items have one id, and therefore one mask per pass? Told by the stride, as values on a GPU are not to be waited for."""
     return isinstance(ids_B, Tensor) and ids_B.ndim == 1 and (ids_B.numel() == 1 or ids_B.stride(0) == 0)
 
@@ -75,11 +78,7 @@ def cut_head(T: int, B: int, C: int, D: int, itemsize: int, shared: bool, cache:
 
 def head(
     x_BD: Tensor,
-    passes_t: Tensor,
-    ids_B: Tensor,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor,
     scores: Sequence[str],
@@ -93,30 +92,33 @@ def head(
     shared: all ids are the same. cache: bytes that chunks should stay in; default: the device's L2. Logits are rounded to
     x's dtype once. With masks on the weights a feature that is not finite makes its item NaN even where it is dropped.
     """
-    (B, D), C, T = x_BD.shape, weight_CD.shape[0], passes_t.numel()
+    (B, D), C, T = x_BD.shape, weight_CD.shape[0], masks.t
     # Rows of logits start at 16 bytes, so that they load in one go; at 4 bytes where that would pad them by much.
     even = -C % ((16 if C >= 64 else 4) // x_BD.element_size())
     weight = F.pad(weight_CD.detach(), (0, 0, 0, even))
     bias = F.pad(bias_C.detach().to(x_BD.dtype), (0, even))
     wide = C + even
     chunk = cut_head(T, B, wide, D, x_BD.element_size(), shared, cache_bytes(x_BD.device) if cache is None else cache)
-    masks = seed, site, rate, (1.0, 0.0, 0.0)
+    rate = masks.drop_rate
     row = wide
     if chunk.weights:
-        weight = dropout(weight[None, :, :, None], passes_t, ids_B[:1].expand(wide), *masks).view(T * wide, D)
+        weight = dropout(weight[None, :, :, None], _of_weights(masks, wide), _KEEP).view(T * wide, D)
         row = T * wide + -T * wide % 8  # a product's fast kernels want its columns to start at 16 bytes, too
         weight, bias = F.pad(weight, (0, 0, 0, row - T * wide)), F.pad(bias.repeat(T), (0, row - T * wide))
     workspace = x_BD.new_empty(chunk.items * (row if chunk.weights else T * row))
     parts = []
     for lo in range(0, max(1, B), chunk.items):
-        x, ids = x_BD[lo : lo + chunk.items].detach(), ids_B[lo : lo + chunk.items]
+        items = slice(lo, lo + chunk.items)
+        x = x_BD[items].detach()
         if chunk.weights:
             logits = workspace[: len(x) * row].view(-1, row)
             multiply(x, weight, bias, rate, logits)
             logits_TBC = logits[:, : T * wide].unflatten(1, (T, wide)).transpose(0, 1)
         else:
             logits = workspace[: T * len(x) * wide].view(-1, wide)
-            multiply(dropout(x[None, :, :, None], passes_t, ids, *masks).view(-1, D), weight, bias, rate, logits)
+            multiply(
+                dropout(x[None, :, :, None], masks.part(items=items), _KEEP).view(-1, D), weight, bias, rate, logits
+            )
             logits_TBC = logits.view(T, len(x), wide)
         parts.append(score(logits_TBC[:, :, :C], scores, likelihood))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -124,11 +126,7 @@ def head(
 
 def linear(
     x_sBLD: Tensor,
-    passes_t: Tensor,
-    ids_B: Tensor,
-    seed: int,
-    site: int,
-    rate: Rate,
+    masks: MaskSpec,
     weight_CD: Tensor,
     bias_C: Tensor,
     *,
@@ -136,15 +134,15 @@ def linear(
     cache: int | None = None,
 ) -> Tensor:
     """y_tBLC, contiguous, as ``triton_head.dropout_linear``, whose operands have been checked, for any number of outputs."""
-    (s, B, L, D), C, t = x_sBLD.shape, weight_CD.shape[0], passes_t.numel()
+    (s, B, L, D), C, t = x_sBLD.shape, weight_CD.shape[0], masks.t
     cache = cache_bytes(x_sBLD.device) if cache is None else cache
     x, weight, bias = x_sBLD.detach(), weight_CD.detach(), bias_C.detach().to(x_sBLD.dtype)
     y = x.new_empty((t, B, L, C))
-    masks = seed, site, rate, (1.0, 0.0, 0.0)
+    rate = masks.drop_rate
     size = x.element_size()
     if shared and s == 1 and L == 1 and B > C and B * C >= _WIDE:
         for k in pieces(t, cache // 2 // max(1, C * D * size)):
-            stack = dropout(weight[None, :, :, None], passes_t[k], ids_B[:1].expand(C), *masks)
+            stack = dropout(weight[None, :, :, None], _of_weights(masks.part(k), C), _KEEP)
             for y_BC, masked_CD in zip(y[k].view(-1, B, C), stack.view(-1, C, D), strict=True):
                 multiply(x.view(B, D), masked_CD, bias, rate, y_BC)
         return y
@@ -152,9 +150,14 @@ def linear(
     for k in pieces(t, cache // 2 // max(1, B * L * D * size)):
         for b in pieces(B, B if k.stop - k.start > 1 else cache // 2 // max(1, L * D * size)):
             x_s = x[:, b] if s == 1 else x[k, b]
-            dropped = dropout(x_s.reshape(len(x_s), -1, L * D, 1), passes_t[k], ids_B[b], *masks)
+            dropped = dropout(x_s.reshape(len(x_s), -1, L * D, 1), masks.part(k, b), _KEEP)
             multiply(dropped.view(-1, D), weight, bias, rate, y[k, b].view(-1, C))
     return y
+
+
+def _of_weights(masks: MaskSpec, rows: int) -> MaskSpec:
+    """The masks that all items share, for each row of a weight."""
+    return dataclasses.replace(masks, ids=masks.ids[:1].expand(rows))
 
 
 def multiply(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor, rate: Rate, out_NC: Tensor) -> None:

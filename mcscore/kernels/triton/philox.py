@@ -9,11 +9,13 @@ generator costs 3.5 instructions per element, where writing one bfloat16 at full
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import triton
 import triton.language as tl
 
-from ...masks import PHILOX_ROUNDS
+from ...masks import PHILOX_ROUNDS, MaskSpec
 
 ROUNDS = tl.constexpr(PHILOX_ROUNDS)
 
@@ -103,12 +105,21 @@ def signed32(bits: int) -> int:
     return (bits & 0xFFFFFFFF) - ((bits & 0x80000000) << 1)
 
 
-def counter_args(seed: int, site: int, passes_t: torch.Tensor, ids_B: torch.Tensor) -> dict[str, object]:
+def counter_args(masks: MaskSpec) -> dict[str, object]:
     """The kernel arguments that say which masks: passes and ids in memory, key and site as 32-bit numbers."""
     return {
-        "passes": passes_t,
-        "ids": ids_B,
-        "key_low": signed32(seed),
-        "key_high": signed32(seed >> 32),
-        "site": signed32(site << 16),
+        "passes": masks.passes,
+        "ids": masks.ids,
+        "key_low": signed32(masks.seed),
+        "key_high": signed32(masks.seed >> 32),
+        "site": signed32(masks.site << 16),
     }
+
+
+def on_device(masks: MaskSpec, device: torch.device | str) -> MaskSpec:
+    """The spec with passes and ids as contiguous int64 tensors on the device."""
+    passes, ids = (
+        torch.as_tensor(values).to(device=device, dtype=torch.int64).contiguous()
+        for values in (masks.passes, masks.ids)
+    )
+    return dataclasses.replace(masks, passes=passes, ids=ids)

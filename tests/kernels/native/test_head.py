@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mcscore import masks
 from mcscore.acquisition import oracle_scores
 from mcscore.kernels import native
+from mcscore.masks import MaskSpec
 
 if not native.available()[0]:
     pytest.skip(native.available()[1], allow_module_level=True)
@@ -30,7 +31,7 @@ def operands(B, D, C, t):
 
 
 def logits64(x, weight, bias, ids, passes, rate):
-    keep = torch.from_numpy(masks.keep_mask(SEED, SITE, passes.numpy(), ids.numpy(), x.shape[1], rate))
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(SEED, SITE, passes.numpy(), ids.numpy(), rate), x.shape[1]))
     return F.linear(x.double() * keep / rate.keep, weight.double(), None if bias is None else bias.double())
 
 
@@ -57,7 +58,7 @@ def logits64(x, weight, bias, ids, passes, rate):
 def test_scores_are_those_of_the_three_parts(isa, B, D, C, p, t, likelihood):
     rate = masks.rate(p)
     x, weight, bias, ids, passes = operands(B, D, C, t)
-    got = native.dropout_head(x, passes, ids, SEED, SITE, rate, weight, bias, native.SCORES, likelihood)
+    got = native.dropout_head(x, MaskSpec(SEED, SITE, passes, ids, rate), weight, bias, native.SCORES, likelihood)
     logits = logits64(x, weight, bias, ids, passes, rate)
     naive = oracle_scores(logits.float(), native.SCORES, likelihood=likelihood)  # the same formulas on rounded logits
     truth = oracle_scores(logits, native.SCORES, likelihood=likelihood)
@@ -78,7 +79,7 @@ def test_no_bit_depends_on_batch_or_threads(isa):
         x, weight, bias, ids, passes = operands(37, 150, C, 40)
 
         def run(some, weight=weight, x=x, ids=ids, passes=passes, bias=bias):
-            return native.dropout_head(x[some], passes, ids[some], 1, 0, rate, weight, bias, native.SCORES)
+            return native.dropout_head(x[some], MaskSpec(1, 0, passes, ids[some], rate), weight, bias, native.SCORES)
 
         whole = run(slice(None))
         before = torch.get_num_threads()
@@ -96,7 +97,7 @@ def test_no_bit_depends_on_batch_or_threads(isa):
 def test_shared_masks_are_one_mask_for_all_items(isa):
     x, weight, bias, _, passes = operands(1, 60, 7, 20)
     same = native.dropout_head(
-        x.expand(12, 60), passes, [-1] * 12, SEED, SITE, masks.rate(0.5), weight, bias, native.SCORES
+        x.expand(12, 60), MaskSpec(SEED, SITE, passes, [-1] * 12, masks.rate(0.5)), weight, bias, native.SCORES
     )
     for values in same.values():
         assert (values == values[0]).all()
@@ -107,16 +108,16 @@ def test_shared_masks_are_one_mask_for_all_items(isa):
 def test_bfloat16_features_and_no_bias(isa):
     x, weight, _, ids, passes = operands(11, 80, 10, 20)
     rate = masks.rate(0.25)
-    got = native.dropout_head(x.bfloat16(), passes, ids, SEED, SITE, rate, weight.bfloat16(), None, ("bald",))
+    got = native.dropout_head(x.bfloat16(), MaskSpec(SEED, SITE, passes, ids, rate), weight.bfloat16(), None, ("bald",))
     truth = oracle_scores(logits64(x.bfloat16(), weight.bfloat16(), None, ids, passes, rate), ("bald",))
     np.testing.assert_allclose(got["bald"], truth["bald"], atol=1e-5)
 
 
 def test_non_finite_features_spoil_their_item_alone(isa):
     x, weight, bias, ids, passes = operands(20, 64, 10, 50)
-    clean = native.dropout_head(x, passes, ids, 0, 0, masks.rate(0.5), weight, bias, ("bald", "entropy"))
+    clean = native.dropout_head(x, MaskSpec(0, 0, passes, ids, masks.rate(0.5)), weight, bias, ("bald", "entropy"))
     x[7, 3] = torch.nan
-    got = native.dropout_head(x, passes, ids, 0, 0, masks.rate(0.5), weight, bias, ("bald", "entropy"))
+    got = native.dropout_head(x, MaskSpec(0, 0, passes, ids, masks.rate(0.5)), weight, bias, ("bald", "entropy"))
     other = torch.arange(20) != 7
     assert got["bald"][7].isnan()
     assert got["prediction"][7] == -1
@@ -125,7 +126,7 @@ def test_non_finite_features_spoil_their_item_alone(isa):
 
 def test_empty_batches_give_empty_scores():
     x, weight, bias, ids, passes = operands(0, 8, 3, 4)
-    got = native.dropout_head(x, passes, ids, 0, 0, masks.rate(0.5), weight, bias, ("bald",))
+    got = native.dropout_head(x, MaskSpec(0, 0, passes, ids, masks.rate(0.5)), weight, bias, ("bald",))
     assert got["bald"].shape == got["prediction"].shape == (0,)
 
 
@@ -133,8 +134,8 @@ def test_empty_batches_give_empty_scores():
     ("change", "message"),
     [
         ({"weight_CD": torch.zeros(3, 9)}, r"\(2, 8\) do not fit weight \(C, D\) \(3, 9\)"),
-        ({"ids_B": [1]}, "do not fit 2 passes and 1 ids"),
-        ({"passes_t": []}, "do not fit 0 passes"),
+        ({"ids": [1]}, "do not fit 2 passes and 1 ids"),
+        ({"passes": []}, "do not fit 0 passes"),
         ({"weight_CD": torch.zeros(1, 8), "bias_C": None}, "use likelihood='bernoulli'"),
         ({"bias_C": torch.zeros(2)}, r"bias must have shape \(3,\), got \(2,\)"),
         ({"scores": ("bold",)}, "unknown score 'bold'"),
@@ -143,14 +144,15 @@ def test_empty_batches_give_empty_scores():
 def test_errors_name_what_was_wrong(change, message):
     arguments = {
         "x_BD": torch.zeros(2, 8),
-        "passes_t": [0, 1],
-        "ids_B": [1, 2],
+        "passes": [0, 1],
+        "ids": [1, 2],
         "seed": 0,
         "site": 0,
-        "rate": masks.rate(0.5),
         "weight_CD": torch.zeros(3, 8),
         "bias_C": torch.zeros(3),
         "scores": ("bald",),
     }
+    changed = {**arguments, **change}
+    which = {name: changed.pop(name) for name in ("seed", "site", "passes", "ids")}
     with pytest.raises(ValueError, match=message):
-        native.dropout_head(**{**arguments, **change})
+        native.dropout_head(spec=MaskSpec(**which, rate=masks.rate(0.5)), **changed)

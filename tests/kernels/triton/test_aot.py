@@ -28,7 +28,7 @@ from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import plan_head, plan_linear
 from mcscore.kernels.triton.launch import Launch
 from mcscore.kernels.triton.score import ROWS, plan
-from mcscore.masks import rate
+from mcscore.masks import MaskSpec, rate
 
 from .aot import Machine, compiled
 
@@ -49,30 +49,30 @@ def _score_columns(C: int, dtype: torch.dtype) -> Launch:
 def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_sBEI = torch.empty(copies, 4096, E, I, dtype=dtype, device="meta")
-    return plan_dropout(x_sBEI, passes, ids, 9, 3, rate(p), (1.25, 0.5, 0.0))[0]
+    return plan_dropout(x_sBEI, MaskSpec(9, 3, passes, ids, rate(p)), (1.25, 0.5, 0.0))[0]
 
 
 def _keep_mask(p: float) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
-    return plan_keep_mask(9, 3, passes, ids, 512, rate(p), "meta")[0]
+    return plan_keep_mask(MaskSpec(9, 3, passes, ids, rate(p)), 512, "meta")[0]
 
 
 def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
-    return plan_draw(law, passes, ids, E, 9, 3, dtype, "meta")[0]
+    return plan_draw(law, MaskSpec(9, 3, passes, ids), E, dtype, "meta")[0]
 
 
 def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...]) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_BD, weight_CD = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (4096, C))
-    return plan_head(x_BD, passes, ids, 9, 3, rate(p), weight_CD, None, scores, "categorical")[0]
+    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical")[0]
 
 
 def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_sBLD = torch.empty(1, 4096, 1, 768, dtype=dtype, device="meta")
     weight_CD = torch.empty(C, 768, dtype=dtype, device="meta")
-    return plan_linear(x_sBLD, passes, ids, 9, 3, rate(p), weight_CD, None)[0]
+    return plan_linear(x_sBLD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None)[0]
 
 
 case = functools.partial

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from mcscore import masks
 from mcscore.kernels.triton.dropout import dropout, keep_mask, plan_dropout
-from mcscore.masks import rate
+from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
@@ -28,7 +28,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def masked(x_sBEI: Tensor, passes: list[int], ids: list[int], site: int, p: float, affine: tuple) -> Tensor:
     """Dropout written from the definition, with the masks of the NumPy reference."""
-    keep = torch.from_numpy(masks.keep_mask(SEED, site, passes, ids, x_sBEI.shape[2], rate(p)))[..., None]
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(SEED, site, passes, ids, rate(p)), x_sBEI.shape[2]))[..., None]
     a, b, d = affine
     return torch.where(keep, x_sBEI.float() * a + b, torch.tensor(d)).to(x_sBEI.dtype)
 
@@ -47,10 +47,10 @@ def test_masks_equal_the_specification_bit_for_bit(
     triton_call: Call, triton_place: str, elements: int, p: float
 ) -> None:
     got = triton_call(
-        keep_mask, SEED, 3, PASSES, IDS, elements, rate(p), "cpu" if triton_place == "interpreter" else "cuda"
+        keep_mask, MaskSpec(SEED, 3, PASSES, IDS, rate(p)), elements, "cpu" if triton_place == "interpreter" else "cuda"
     )
     assert got.dtype == torch.bool
-    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(SEED, 3, PASSES, IDS, elements, rate(p)))
+    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(MaskSpec(SEED, 3, PASSES, IDS, rate(p)), elements))
 
 
 @pytest.mark.parametrize(("seed", "site"), [(0, 0), (1, 65535), (2**31, 32768), (2**63 + 12345, 1), (2**64 - 1, 7)])
@@ -58,9 +58,9 @@ def test_every_seed_and_site_reaches_the_counter_whole(
     triton_call: Call, triton_place: str, seed: int, site: int
 ) -> None:
     got = triton_call(
-        keep_mask, seed, site, PASSES, IDS, 40, rate(0.25), "cpu" if triton_place == "interpreter" else "cuda"
+        keep_mask, MaskSpec(seed, site, PASSES, IDS, rate(0.25)), 40, "cpu" if triton_place == "interpreter" else "cuda"
     )
-    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(seed, site, PASSES, IDS, 40, rate(0.25)))
+    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(MaskSpec(seed, site, PASSES, IDS, rate(0.25)), 40))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -72,7 +72,7 @@ def test_dropout_applies_the_masks_of_the_specification(
     x = torch.randn(copies, len(IDS), 136, 1).to(dtype)
     affine = (1 / (1 - rate(p).p), 0.0, 0.0)
     assert_masked(
-        triton_call(dropout, x, PASSES, IDS, SEED, 9, rate(p), affine),
+        triton_call(dropout, x, MaskSpec(SEED, 9, PASSES, IDS, rate(p)), affine),
         masked(x, PASSES, IDS, 9, p, affine),
         triton_place,
     )
@@ -84,7 +84,7 @@ def test_every_shape_gets_its_masks(triton_call: Call, triton_place: str, E: int
     x = torch.randn(1, len(IDS), E, I, dtype=torch.float16)
     affine = (2.0, 0.0, 0.0)
     assert_masked(
-        triton_call(dropout, x, PASSES, IDS, SEED, 1, rate(p), affine),
+        triton_call(dropout, x, MaskSpec(SEED, 1, PASSES, IDS, rate(p)), affine),
         masked(x, PASSES, IDS, 1, p, affine),
         triton_place,
     )
@@ -93,16 +93,16 @@ def test_every_shape_gets_its_masks(triton_call: Call, triton_place: str, E: int
 def test_alpha_dropout_is_an_affine_map_of_what_is_kept(triton_call: Call, triton_place: str) -> None:
     x = torch.randn(4, len(IDS), 24, 1)
     affine = (0.75, 0.25, -1.5)  # exact in float32, so that a fused and an unfused multiply-add agree on small numbers
-    got = triton_call(dropout, x, PASSES, IDS, SEED, 0, rate(0.25), affine)
+    got = triton_call(dropout, x, MaskSpec(SEED, 0, PASSES, IDS, rate(0.25)), affine)
     torch.testing.assert_close(got, masked(x, PASSES, IDS, 0, 0.25, affine), rtol=3e-7, atol=1e-7)
-    keep = torch.from_numpy(masks.keep_mask(SEED, 0, PASSES, IDS, 24, rate(0.25)))[..., None]
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(SEED, 0, PASSES, IDS, rate(0.25)), 24))[..., None]
     assert (got[~keep] == -1.5).all()
 
 
 def test_dropped_values_leave_no_trace(triton_call: Call) -> None:
     x = torch.full((1, len(IDS), 64, 1), float("nan"))
-    got = triton_call(dropout, x, PASSES, IDS, SEED, 2, rate(0.5), (2.0, 0.0, 0.0))
-    keep = torch.from_numpy(masks.keep_mask(SEED, 2, PASSES, IDS, 64, rate(0.5)))[..., None]
+    got = triton_call(dropout, x, MaskSpec(SEED, 2, PASSES, IDS, rate(0.5)), (2.0, 0.0, 0.0))
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(SEED, 2, PASSES, IDS, rate(0.5)), 64))[..., None]
     assert (got[~keep] == 0).all()
     assert got[keep].isnan().all()
 
@@ -111,18 +111,18 @@ def test_an_item_keeps_its_masks_in_any_batch_order_and_chunk_of_passes(triton_c
     ids = torch.arange(1000, 1040)
     x = torch.randn(1, 40, 72, 1)
     affine = (1.25, 0.0, 0.0)
-    whole = triton_call(dropout, x, torch.arange(6), ids, SEED, 4, rate(0.2), affine)
+    whole = triton_call(dropout, x, MaskSpec(SEED, 4, torch.arange(6), ids, rate(0.2)), affine)
     order = torch.randperm(40)
-    mixed = triton_call(dropout, x[:, order], torch.arange(6), ids[order], SEED, 4, rate(0.2), affine)
+    mixed = triton_call(dropout, x[:, order], MaskSpec(SEED, 4, torch.arange(6), ids[order], rate(0.2)), affine)
     assert torch.equal(mixed, whole[:, order])
-    some = triton_call(dropout, x[:, 7:8], torch.arange(6)[2:5], ids[7:8], SEED, 4, rate(0.2), affine)
+    some = triton_call(dropout, x[:, 7:8], MaskSpec(SEED, 4, torch.arange(6)[2:5], ids[7:8], rate(0.2)), affine)
     assert torch.equal(some, whole[2:5, 7:8])
 
 
 def test_many_small_programs_share_the_passes_out() -> None:
     """One item and 100 passes: the grid is wide enough to fill a GPU, whichever way work is cut."""
     x = torch.empty(1, 1, 4096, 1, device="meta")
-    launch, y = plan_dropout(x, torch.arange(100), torch.arange(1), SEED, 0, rate(0.5), (2.0, 0.0, 0.0))
+    launch, y = plan_dropout(x, MaskSpec(SEED, 0, torch.arange(100), torch.arange(1), rate(0.5)), (2.0, 0.0, 0.0))
     assert y.shape == (100, 1, 4096, 1)
     assert launch.grid[0] >= 100
 
@@ -130,21 +130,21 @@ def test_many_small_programs_share_the_passes_out() -> None:
 @pytest.mark.parametrize(("t", "B", "E"), [(0, 3, 8), (2, 0, 8), (2, 3, 0)])
 def test_nothing_to_mask_is_no_error(triton_call: Call, t: int, B: int, E: int) -> None:
     x = torch.empty(1, B, E, 1)
-    got = triton_call(dropout, x, torch.arange(t), torch.arange(B), SEED, 0, rate(0.5), (2.0, 0.0, 0.0))
+    got = triton_call(dropout, x, MaskSpec(SEED, 0, torch.arange(t), torch.arange(B), rate(0.5)), (2.0, 0.0, 0.0))
     assert got.shape == (t, B, E, 1)
 
 
 def test_errors_say_what_was_wrong() -> None:
     x, r, affine = torch.empty(1, 3, 8, 1, device="meta"), rate(0.5), (2.0, 0.0, 0.0)
     with pytest.raises(ValueError, match=r"there are 2 passes and 4 ids"):
-        plan_dropout(x, [0, 1], [0, 1, 2, 3], SEED, 0, r, affine)
+        plan_dropout(x, MaskSpec(SEED, 0, [0, 1], [0, 1, 2, 3], r), affine)
     with pytest.raises(ValueError, match=r"\(s, B, E, I\), got shape \(3, 8, 1\)"):
-        plan_dropout(x[0], [0, 1], [0, 1, 2], SEED, 0, r, affine)
+        plan_dropout(x[0], MaskSpec(SEED, 0, [0, 1], [0, 1, 2], r), affine)
     with pytest.raises(ValueError, match=r"passes must lie in \[0, 65536\)"):
-        plan_dropout(x, [0, 65536], [0, 1, 2], SEED, 0, r, affine)
+        plan_dropout(x, MaskSpec(SEED, 0, [0, 65536], [0, 1, 2], r), affine)
     with pytest.raises(ValueError, match=r"item ids must be >= 0"):
-        plan_dropout(x, [0], [0, -2, 2], SEED, 0, r, affine)
+        plan_dropout(x, MaskSpec(SEED, 0, [0], [0, -2, 2], r), affine)
     with pytest.raises(TypeError, match=r"float32, float16 or bfloat16, got torch\.float64"):
-        plan_dropout(x.double(), [0], [0, 1, 2], SEED, 0, r, affine)
+        plan_dropout(x.double(), MaskSpec(SEED, 0, [0], [0, 1, 2], r), affine)
     with pytest.raises(ValueError, match=r"needs a CUDA tensor, got one on meta"):
-        dropout(x, [0], [0, 1, 2], SEED, 0, r, affine)
+        dropout(x, MaskSpec(SEED, 0, [0], [0, 1, 2], r), affine)

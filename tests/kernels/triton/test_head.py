@@ -16,7 +16,7 @@ from mcscore import masks
 from mcscore.acquisition import oracle_scores
 from mcscore.kernels.triton.head import dropout_head, dropout_linear, plan_head, plan_linear
 from mcscore.kernels.triton.score import ROWS
-from mcscore.masks import rate
+from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
@@ -30,7 +30,9 @@ RATES = (0.5, 0.25, 0.3)  # 1, 8 and 16 bits per element
 def expected(x_sBLD: Tensor, weight_CD: Tensor, bias_C: Tensor | None, site: int, p: float) -> Tensor:
     """y_tBLC in float64, with the masks of the NumPy reference."""
     B, L, D = x_sBLD.shape[1:]
-    keep = torch.from_numpy(masks.keep_mask(SEED, site, PASSES, IDS, L * D, rate(p))).view(len(PASSES), B, L, D)
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(SEED, site, PASSES, IDS, rate(p)), L * D)).view(
+        len(PASSES), B, L, D
+    )
     y = (x_sBLD.double() * keep / rate(p).keep) @ weight_CD.double().T
     return y if bias_C is None else y + bias_C.double()
 
@@ -53,7 +55,7 @@ def test_linear_of_dropout_is_the_product_with_the_specified_masks(
     triton_call: Call, D: int, p: float, dtype: torch.dtype
 ) -> None:
     x, weight, bias = operands(1, 1, D, 10, dtype)
-    y = triton_call(dropout_linear, x, PASSES, IDS, SEED, 4, rate(p), weight, bias)
+    y = triton_call(dropout_linear, x, MaskSpec(SEED, 4, PASSES, IDS, rate(p)), weight, bias)
     assert y.dtype == dtype
     assert_close(y, expected(x, weight, bias, 4, p))
 
@@ -66,7 +68,7 @@ def test_linear_of_dropout_is_the_product_with_the_specified_masks(
 @pytest.mark.parametrize("C", [10, 100, 200])
 def test_bfloat16_product_on_the_device(C: int, p: float) -> None:
     x, weight, bias = operands(1, 1, 768, C, torch.bfloat16)
-    y = dropout_linear(x.cuda(), PASSES, IDS, SEED, 4, rate(p), weight.cuda(), bias.cuda()).cpu()
+    y = dropout_linear(x.cuda(), MaskSpec(SEED, 4, PASSES, IDS, rate(p)), weight.cuda(), bias.cuda()).cpu()
     assert_close(y, expected(x, weight, bias, 4, p))
 
 
@@ -75,7 +77,7 @@ def test_bfloat16_product_on_the_device(C: int, p: float) -> None:
 def test_rows_copies_and_outputs_of_any_number_fit(triton_call: Call, L: int, D: int, C: int, copies: int) -> None:
     """Tokens of an item share its id and have mask elements of their own; many rows and outputs take many programs."""
     x, weight, _ = operands(copies, L, D, C, torch.float32)
-    y = triton_call(dropout_linear, x, PASSES, IDS, SEED, 1, rate(0.25), weight)
+    y = triton_call(dropout_linear, x, MaskSpec(SEED, 1, PASSES, IDS, rate(0.25)), weight)
     assert_close(y, expected(x, weight, None, 1, 0.25))
 
 
@@ -86,7 +88,9 @@ def test_scores_of_a_head_are_the_scores_of_its_logits(
 ) -> None:
     x, weight, bias = operands(1, 1, 72, C, torch.float32)
     weight *= 4
-    got = triton_call(dropout_head, x[0, :, 0], PASSES, IDS, SEED, 2, rate(0.5), weight, bias, names, likelihood)
+    got = triton_call(
+        dropout_head, x[0, :, 0], MaskSpec(SEED, 2, PASSES, IDS, rate(0.5)), weight, bias, names, likelihood
+    )
     truth = oracle_scores(expected(x, weight, bias, 2, 0.5)[:, :, 0], names, likelihood)
     assert list(got) == [*names, "prediction"]
     for name in names:  # logits of size 10 are right to 4e-6, so are probabilities, and a score of C labels to C times
@@ -98,9 +102,9 @@ def test_a_head_in_half_precision_scores_many_items(triton_call: Call) -> None:
     ids = torch.arange(150)
     x, weight = torch.randn(150, 64).half(), (torch.randn(10, 64) / 4).half()
     got = triton_call(
-        dropout_head, x, PASSES, ids, SEED, 0, rate(0.25), weight, None, ("bald", "entropy"), "categorical"
+        dropout_head, x, MaskSpec(SEED, 0, PASSES, ids, rate(0.25)), weight, None, ("bald", "entropy"), "categorical"
     )
-    keep = torch.from_numpy(masks.keep_mask(SEED, 0, PASSES, ids, 64, rate(0.25)))
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(SEED, 0, PASSES, ids, rate(0.25)), 64))
     truth = oracle_scores((x.double() * keep / 0.75) @ weight.double().T, ("bald", "entropy"))
     for name in ("bald", "entropy"):
         torch.testing.assert_close(got[name].double(), truth[name], rtol=1e-5, atol=1e-5)
@@ -112,7 +116,13 @@ def test_items_with_bad_features_get_nan(triton_call: Call) -> None:
     features = x[0, :, 0]
     features[1] = float("nan")
     got = triton_call(
-        dropout_head, features, PASSES, IDS, SEED, 2, rate(0.5), weight, bias, ("bald", "entropy"), "categorical"
+        dropout_head,
+        features,
+        MaskSpec(SEED, 2, PASSES, IDS, rate(0.5)),
+        weight,
+        bias,
+        ("bald", "entropy"),
+        "categorical",
     )
     assert got["bald"].isnan().tolist() == [False, True, False, False, False]
     assert got["prediction"][1] == -1
@@ -121,18 +131,23 @@ def test_items_with_bad_features_get_nan(triton_call: Call) -> None:
 def test_errors_say_what_was_wrong() -> None:
     x, weight, r = torch.empty(1, 5, 4, 200, device="meta"), torch.empty(10, 200, device="meta"), rate(0.25)
     with pytest.raises(ValueError, match="4 rows of 200 features per item need D"):
-        plan_linear(x, PASSES, IDS, SEED, 0, r, weight, None)
+        plan_linear(x, MaskSpec(SEED, 0, PASSES, IDS, r), weight, None)
     with pytest.raises(ValueError, match=re.escape("weight (10, 200) (C, D) does not fit features (1, 5, 1, 100)")):
-        plan_linear(x[:, :, :1, :100], PASSES, IDS, SEED, 0, r, weight, None)
+        plan_linear(x[:, :, :1, :100], MaskSpec(SEED, 0, PASSES, IDS, r), weight, None)
     with pytest.raises(ValueError, match=re.escape("bias (9,) does not fit weight (10, 200)")):
-        plan_linear(x[:, :, :1], PASSES, IDS, SEED, 0, r, weight, torch.empty(9))
+        plan_linear(x[:, :, :1], MaskSpec(SEED, 0, PASSES, IDS, r), weight, torch.empty(9))
     with pytest.raises(TypeError, match=r"torch\.float32 but the weight is torch\.float16"):
-        plan_linear(x[:, :, :1], PASSES, IDS, SEED, 0, r, weight.half(), None)
+        plan_linear(x[:, :, :1], MaskSpec(SEED, 0, PASSES, IDS, r), weight.half(), None)
     with pytest.raises(ValueError, match=re.escape("expected (s, B, L, D) with s = 1 or the number of passes (3)")):
-        plan_linear(x.expand(2, 5, 4, 200), PASSES, IDS, SEED, 0, r, weight, None)
+        plan_linear(x.expand(2, 5, 4, 200), MaskSpec(SEED, 0, PASSES, IDS, r), weight, None)
     with pytest.raises(ValueError, match="holds at most 128 classes, got 300"):
         plan_head(
-            x[0, :, 0], PASSES, IDS, SEED, 0, r, torch.empty(300, 200, device="meta"), None, ("bald",), "categorical"
+            x[0, :, 0],
+            MaskSpec(SEED, 0, PASSES, IDS, r),
+            torch.empty(300, 200, device="meta"),
+            None,
+            ("bald",),
+            "categorical",
         )
     with pytest.raises(ValueError, match="expected \\(B, D\\) with B = 5"):
-        plan_head(x[0], PASSES, IDS, SEED, 0, r, weight, None, ("bald",), "categorical")
+        plan_head(x[0], MaskSpec(SEED, 0, PASSES, IDS, r), weight, None, ("bald",), "categorical")

@@ -20,7 +20,7 @@ from mcscore.kernels.triton import masked_gemm as triton_chunks
 from mcscore.kernels.triton.head import dropout_head, dropout_linear
 from mcscore.kernels.triton.masked_gemm import Chunk, cut_head, share_masks
 from mcscore.kernels.triton.score import ROWS
-from mcscore.masks import rate
+from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
@@ -39,7 +39,7 @@ def ids_of(B: int, shared: bool) -> Tensor:
 
 
 def keep_tBE(passes: Tensor, ids: Tensor, elements: int, p: float) -> Tensor:
-    return torch.from_numpy(masks.keep_mask(SEED, SITE, passes, ids, elements, rate(p)))
+    return torch.from_numpy(masks.keep_mask(MaskSpec(SEED, SITE, passes, ids, rate(p)), elements))
 
 
 def check_scores(
@@ -84,7 +84,15 @@ def test_scores_are_those_of_the_logits(
     x, weight, bias = operands(B, 72, C, dtype)
     passes, ids = torch.tensor([0, 7, 65535]), ids_of(B, shared)
     got = triton_call(
-        _head, x, passes, ids, SEED, SITE, rate(0.25), weight, bias, LIGHT, "categorical", shared=shared, cache=200_000
+        _head,
+        x,
+        MaskSpec(SEED, SITE, passes, ids, rate(0.25)),
+        weight,
+        bias,
+        LIGHT,
+        "categorical",
+        shared=shared,
+        cache=200_000,
     )
     check_scores(got, x, weight, bias, passes, ids, 0.25, "categorical")
 
@@ -97,14 +105,14 @@ def test_scores_are_those_of_the_logits(
 def test_every_score_and_likelihood(triton_call: Call, C: int, likelihood: str, p: float, shared: bool) -> None:
     x, weight, bias = operands(21, 40, C, torch.float32)
     passes, ids = torch.arange(4), ids_of(21, shared)
-    args = x, passes, ids, SEED, SITE, rate(p), weight, bias, ROWS, likelihood
+    args = x, MaskSpec(SEED, SITE, passes, ids, rate(p)), weight, bias, ROWS, likelihood
     check_scores(triton_call(_head, *args, shared=shared, cache=20_000), x, weight, bias, passes, ids, p, likelihood)
 
 
 def test_more_classes_than_one_program_holds(triton_call: Call) -> None:
     x, weight, bias = operands(2, 24, 20_000, torch.float16)
     passes, ids = torch.arange(2), ids_of(2, False)
-    got = triton_call(dropout_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "categorical")
+    got = triton_call(dropout_head, x, MaskSpec(SEED, SITE, passes, ids, rate(0.5)), weight, bias, LIGHT, "categorical")
     check_scores(got, x, weight, bias, passes, ids, 0.5, "categorical")
 
 
@@ -114,7 +122,9 @@ def test_features_that_are_not_finite_mark_their_item_and_no_other(triton_call: 
     bias[3] = -math.inf  # a class that never is: legal
     x[1], x[2], x[259] = math.nan, math.inf, -math.inf
     passes, ids = torch.arange(3), ids_of(260, shared)
-    got = triton_call(_head, x, passes, ids, SEED, SITE, rate(0.5), weight, bias, LIGHT, "categorical", shared=shared)
+    got = triton_call(
+        _head, x, MaskSpec(SEED, SITE, passes, ids, rate(0.5)), weight, bias, LIGHT, "categorical", shared=shared
+    )
     check_scores(got, x, weight, bias, passes, ids, 0.5, "categorical")
     assert got["bald"].isnan().nonzero()[:, 0].tolist() == [1, 2, 259]
 
@@ -123,7 +133,13 @@ def test_a_lone_bad_feature_of_shared_masks_marks_its_item(triton_call: Call) ->
     x, weight, bias = operands(300, 40, 33, torch.float32)
     x[7, 11] = math.nan
     got = triton_call(
-        dropout_head, x, torch.arange(3), ids_of(300, True), SEED, SITE, rate(0.5), weight, bias, LIGHT, "categorical"
+        dropout_head,
+        x,
+        MaskSpec(SEED, SITE, torch.arange(3), ids_of(300, True), rate(0.5)),
+        weight,
+        bias,
+        LIGHT,
+        "categorical",
     )
     assert got["entropy"].isnan().nonzero()[:, 0].tolist() == [7]
 
@@ -131,7 +147,7 @@ def test_a_lone_bad_feature_of_shared_masks_marks_its_item(triton_call: Call) ->
 @pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
 def test_the_chunks_do_not_show(triton_call: Call, shared: bool) -> None:
     x, weight, bias = operands(300, 40, 20, torch.float32)
-    args = x, torch.arange(5), ids_of(300, shared), SEED, SITE, rate(0.25), weight, bias, LIGHT, "categorical"
+    args = x, MaskSpec(SEED, SITE, torch.arange(5), ids_of(300, shared), rate(0.25)), weight, bias, LIGHT, "categorical"
     whole = triton_call(_head, *args, shared=shared)
     for name, values in triton_call(_head, *args, shared=shared, cache=1).items():
         torch.testing.assert_close(values, whole[name], rtol=0, atol=2e-6)
@@ -140,32 +156,33 @@ def test_the_chunks_do_not_show(triton_call: Call, shared: bool) -> None:
 def test_shared_masks_are_the_masks_of_each_item(triton_call: Call) -> None:
     """Masked weights (told by the stride of the ids) and masks drawn in the product agree."""
     x, weight, bias = operands(300, 64, 10, torch.float32)
-    tail = torch.arange(6), SEED, SITE, rate(0.3), weight, bias, LIGHT, "categorical"
+    tail = weight, bias, LIGHT, "categorical"
     expanded, listed = ids_of(300, True), torch.full((300,), -1)
     assert share_masks(expanded)
     assert not share_masks(listed)
-    got, other = (triton_call(dropout_head, x, tail[0], ids, *tail[1:]) for ids in (expanded, listed))
+    specs = (MaskSpec(SEED, SITE, torch.arange(6), ids, rate(0.3)) for ids in (expanded, listed))
+    got, other = (triton_call(dropout_head, x, spec, *tail) for spec in specs)
     for name in LIGHT:
         torch.testing.assert_close(got[name], other[name], rtol=0, atol=5e-6)
 
 
 def test_operands_in_any_order_in_memory(triton_call: Call) -> None:
     x, weight, bias = operands(9, 40, 140, torch.float32)
-    args = torch.arange(3), torch.arange(9), SEED, SITE, rate(0.5)
-    whole = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "categorical")
+    spec = MaskSpec(SEED, SITE, torch.arange(3), torch.arange(9), rate(0.5))
+    whole = triton_call(dropout_head, x, spec, weight, bias, LIGHT, "categorical")
     spread = torch.full((18, 80), math.nan)[::2, ::2]
     spread.copy_(x)
-    got = triton_call(dropout_head, spread, *args, weight.T.contiguous().T, bias, LIGHT, "categorical")
+    got = triton_call(dropout_head, spread, spec, weight.T.contiguous().T, bias, LIGHT, "categorical")
     for name, values in whole.items():
         assert torch.equal(got[name], values), name
 
 
 def test_no_items_and_no_passes(triton_call: Call) -> None:
     x, weight, bias = operands(0, 40, 140, torch.float32)
-    args = torch.arange(3), torch.arange(0), SEED, SITE, rate(0.5)
-    got = triton_call(dropout_head, x, *args, weight, bias, LIGHT, "categorical")
+    spec = MaskSpec(SEED, SITE, torch.arange(3), torch.arange(0), rate(0.5))
+    got = triton_call(dropout_head, x, spec, weight, bias, LIGHT, "categorical")
     assert {name: tuple(v.shape) for name, v in got.items()} == dict.fromkeys((*LIGHT, "prediction"), (0,))
-    y = triton_call(dropout_linear, x[None, :, None], *args, weight.repeat(2, 1))
+    y = triton_call(dropout_linear, x[None, :, None], spec, weight.repeat(2, 1))
     assert y.shape == (3, 0, 1, 280)
 
 
@@ -181,14 +198,16 @@ def test_linear_of_dropout_in_chunks(
     passes, ids = torch.tensor([0, 7, 65535]), ids_of(5, False)
     x_sBLD = torch.randn(copies, 5, L, D).to(dtype)
     _, weight, bias = operands(1, D, C, dtype)
-    y = triton_call(_linear, x_sBLD, passes, ids, SEED, SITE, rate(0.25), weight, bias, shared=False, cache=cache)
+    y = triton_call(
+        _linear, x_sBLD, MaskSpec(SEED, SITE, passes, ids, rate(0.25)), weight, bias, shared=False, cache=cache
+    )
     assert_linear(y, x_sBLD, passes, ids, 0.25, weight, bias)
 
 
 def test_linear_with_masked_weights(triton_call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     passes, ids = torch.arange(5), ids_of(40, True)
     x, weight, bias = operands(40, 48, 30, torch.float32)
-    args = x[None, :, None], passes, ids, SEED, SITE, rate(0.25), weight, bias
+    args = x[None, :, None], MaskSpec(SEED, SITE, passes, ids, rate(0.25)), weight, bias
     assert_linear(triton_call(_linear_of_weights, *args), x[None, :, None], passes, ids, 0.25, weight, bias)
 
 
@@ -249,7 +268,7 @@ def test_a_scorer_takes_these_kernels_for_any_number_of_classes(
 def oracle_of(model: torch.nn.Sequential, items: Tensor, shared: str) -> dict[str, Tensor]:
     x = model[:2](items).detach()
     ids = ids_of(len(items), True) if shared == "shared" else torch.arange(len(items))
-    keep = torch.from_numpy(masks.keep_mask(0, 0, range(5), ids, 64, rate(0.25)))
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(0, 0, range(5), ids, rate(0.25)), 64))
     last = model[3]
     return oracle_scores(
         (x.double() * keep / 0.75) @ last.weight.detach().double().T + last.bias.detach().double(), LIGHT
@@ -276,7 +295,7 @@ def _linear(*args: Any, **settings: Any) -> Tensor:
 def _linear_of_weights(*args: Any) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_chunks, "_WIDE", 1)
-        patch.setattr(triton_chunks, "dropout", _only_weights(args[6]))
+        patch.setattr(triton_chunks, "dropout", _only_weights(args[2]))
         return triton_chunks.linear(*args, shared=True, cache=30_000)
 
 

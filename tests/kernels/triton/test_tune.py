@@ -15,7 +15,7 @@ from mcscore.kernels.triton import tune as triton_tune
 from mcscore.kernels.triton.head import Block, plan_head, table_block
 from mcscore.kernels.triton.launch import Launch
 from mcscore.kernels.triton.tune import tuned
-from mcscore.masks import rate
+from mcscore.masks import MaskSpec, rate
 
 GPU = torch.device("cuda", 0)
 
@@ -37,7 +37,7 @@ def test_the_table_is_used_as_it_is_unless_a_search_is_asked_for(monkeypatch: py
     monkeypatch.setenv(
         "MCSCORE_AUTOTUNE", "1"
     )  # no GPU, no search: the meta device stands for machines that are not there
-    launch, _ = plan_head(x, range(20), range(4096), 0, 0, rate(0.5), weight, None, ("bald",), "categorical")
+    launch, _ = plan_head(x, MaskSpec(0, 0, range(20), range(4096), rate(0.5)), weight, None, ("bald",), "categorical")
     assert {name: launch.meta[name] for name in ("ROWS", "COLUMNS", "DEPTH")} == table_block(10, 4, 2).meta
 
 
@@ -84,7 +84,8 @@ def test_a_search_on_the_device_keeps_the_scores(
     from mcscore.kernels.triton.score import score
 
     x, weight = torch.randn(500, 256, device="cuda").half(), torch.randn(10, 256, device="cuda").half() / 16
-    head = x, torch.arange(5, device="cuda"), torch.arange(500, device="cuda"), 0, 0, rate(0.5), weight, None
+    spec = MaskSpec(0, 0, torch.arange(5, device="cuda"), torch.arange(500, device="cuda"), rate(0.5))
+    head = x, spec, weight, None
     logits = torch.randn(5, 300, 1000, device="cuda")
     before = dropout_head(*head, ("bald",), "categorical")["bald"], score(logits, ("bald",), "categorical")["bald"]
     monkeypatch.setenv("MCSCORE_AUTOTUNE", "1")
