@@ -25,7 +25,7 @@ MAX_ID = 2**32 - 1
 _SUB = 1 << 17
 
 
-def sift(
+def filter_above(
     ids: npt.NDArray[np.int64] | range,
     scores: npt.NDArray[np.float32],
     exclude: npt.NDArray[np.bool_] | None,
@@ -44,16 +44,18 @@ def sift(
         from .backends import warn_once
 
         warn_once(f"{missing}; the top-k takes the slower NumPy path")
-        return _sift_numpy(ids, scores, exclude, cut, room)
+        return _filter_above_numpy(ids, scores, exclude, cut, room)
     first, where = (ids.start, 0) if isinstance(ids, range) else (0, ids.ctypes.data)
     flags = 0 if exclude is None else exclude.ctypes.data
-    found, taken = native.sift(scores.ctypes.data, where, first, flags, len(scores), cut, room.ctypes.data, len(room))
+    found, taken = native.filter_above(
+        scores.ctypes.data, where, first, flags, len(scores), cut, room.ctypes.data, len(room)
+    )
     if taken < len(scores) and found < len(room):
         raise _wrong_id(ids[taken])
     return found, taken
 
 
-def _sift_numpy(
+def _filter_above_numpy(
     ids: npt.NDArray[np.int64] | range,
     scores: npt.NDArray[np.float32],
     exclude: npt.NDArray[np.bool_] | None,
