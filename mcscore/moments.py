@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .acquisition import bald_noise, check_input, check_scores, reduction_share
+from .acquisition import bald_noise, check_scores
 from .kernels import eager
 from .kernels.score import accumulate, check_outputs, reduce_dense
+from .likelihoods import check_input, reduction_share
 
 _SETTINGS = ("scores", "likelihood", "input", "noise_variance", "reduction")
 

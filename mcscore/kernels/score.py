@@ -15,22 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acquisition import (
-    bald_noise,
-    check_input,
-    check_scores,
-    check_shape,
-    reduce_pixels,
-    reduce_predictions,
-    reduction_share,
-)
+from ..acquisition import bald_noise, check_scores
+from ..likelihoods import check_input, check_noise, check_shape, reduce_pixels, reduce_predictions, reduction_share
 from . import backends, eager
 
-_BLOCK_BYTES = {
-    "cpu": 16 << 20,
-    "cuda": 256 << 20,
-}  # of rows cut from a larger output, or of their sums; a GPU needs more
-
+# Of rows cut from a larger output, or of their sums. A GPU needs larger blocks to be busy.
+_BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 _IMAGE = 1 << 16  # pixels of an item that keep a GPU busy
 
 
@@ -110,7 +100,7 @@ def check_outputs(
         raise ValueError(f"outputs must be a tensor of float16, bfloat16, float32 or float64, got {kind}")
     check_input(input, likelihood)
     check_shape(outputs.shape, likelihood)
-    eager.check_noise(scores, likelihood, outputs.shape[2], noise_variance)
+    check_noise(scores, likelihood, outputs.shape[2], noise_variance)
     # A constant added to a row changes no softmax, so any finite logits will do as softmax log-probabilities.
     if input == "logits" or (likelihood == "categorical" and input == "log_probs"):
         return

@@ -16,11 +16,12 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map_only
 
-from ..acquisition import INPUTS, LIKELIHOODS, check_scores
+from ..acquisition import check_scores
 from ..errors import DrawError, SiteError
 from ..kernels import backends, head
 from ..kernels.score import score_logits
 from ..kernels.weight_cache import keeping
+from ..likelihoods import INPUTS, LIKELIHOODS
 from ..masks import MAX_PASSES
 from ..moments import Moments
 from ..montecarlo import Passes, discover
@@ -61,7 +62,7 @@ class Scorer:
 
     model: any nn.Module with dropout; left exactly as it was after every call, also after an exception. Never in
     training mode. passes: T, 1 to 65536. scores: names from ``mcscore.SCORES``. likelihood, input: what the model's output
-    is, see ``acquisition``. seed: of the masks, 0 <= seed < 2^64. transform: maps a batch (Tensor on the
+    is, see ``likelihoods``. seed: of the masks, 0 <= seed < 2^64. transform: maps a batch (Tensor on the
     device, as stored in the pool) to the model's input: a tensor, or a tuple or dict of arguments. Without one, uint8 becomes
         float / 255, normalized if ``normalize`` was called; anything else goes in as it is, floats in the dtype of the model's
         parameters.

@@ -22,14 +22,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...acquisition import check_scores, check_shape
+from ...acquisition import check_kernel_call
 from ...masks import Rate
 from . import masked_gemm as triton_chunks
 from .dropout import Indices, checked_counters
 from .launch import Launch, check_device, check_dtype
 from .philox import counter_args, tile_draws
-from .score import ROWS
-from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarize
+from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, finish_scores, new_results, new_sums
 from .tune import tuned
 
 _MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
@@ -108,12 +107,7 @@ def _dropout_head(
         )  # fmt: skip
         logits = product * scale + offset
         mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
-    total, entropy, top, arg, second, doubt, spread, modal = summarize(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
-    store_scores(
-        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
-        entropy_bits(h), T,
-        C, SOFTMAX, WANT,
-    )  # fmt: skip
+    finish_scores(out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C, SOFTMAX, WANT)
 
 
 @dataclass(frozen=True)
@@ -258,10 +252,7 @@ def plan_head(
     (B, D), C, T = x.shape, weight.shape[0], passes.numel()
     if C > MAX_CLASSES:
         raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
-    names = check_scores(scores, likelihood)
-    want = sum(1 << ROWS.index(name) for name in names)
-    out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
-    prediction = torch.empty(B, dtype=torch.int32, device=x.device)
+    out, prediction, want, results = new_results(scores, B, x.device)
     args = {
         "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, **counter_args(seed, site, passes, ids),
         "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
@@ -277,7 +268,7 @@ def plan_head(
     table = table_block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
     shape = T, B, D, C, str(x.dtype), rate.bits, want
     chosen = launch(tuned("dropout_head", shape, table, _variants(table), launch, x.device))
-    return chosen, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
+    return chosen, results
 
 
 def table_block(C: int, itemsize: int, tiles: int) -> Block:
@@ -325,16 +316,11 @@ def _head_operands(
     likelihood: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features, passes, ids, weight and bias of a head, checked."""
-    if likelihood not in ("categorical", "bernoulli"):
-        raise ValueError(
-            f"dropout_head: the Triton kernel knows likelihoods 'categorical' and 'bernoulli', got {likelihood!r}"
-        )
-    check_scores(scores, likelihood)
     passes, ids = checked_counters(seed, site, passes_t, ids_B, x_BD.device)
     x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
     if x.ndim != 2 or ids.numel() != x.shape[0]:
         raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {ids.numel()} ids")
-    check_shape((passes.numel(), len(x), len(weight)), likelihood)
+    check_kernel_call("dropout_head", scores, likelihood, (passes.numel(), len(x), len(weight)))
     return x, passes, ids, weight, bias
 
 

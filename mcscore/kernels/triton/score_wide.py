@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 
 from .launch import Launch
-from .score import tiling, values_per_thread
 from .tile import (
     FAR,
     LOG2E,
@@ -37,6 +36,7 @@ from .tile import (
     summarize,
     tile_classes,
 )
+from .tiling import tiling, values_per_thread
 
 _TILE = 4096  # classes per program: 4 warps of 32 values per thread, small enough for many programs per multiprocessor
 _SUMMARIES = 8  # float32 rows of the workspace: total, entropy, top, second, doubt, spread, modal, h
