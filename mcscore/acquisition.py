@@ -47,13 +47,13 @@ small they are, so below this share of H[p̄] what is left of the difference is 
 probable, 1e-11 where one class has all but 6e-7. Outputs in float64 are computed in float64: ``bald_noise``.
 
 The Triton kernels sum in float32 throughout: there the floor is (1 + T / 32) times the sum of this share and TRITON_BALD_NOISE,
-nats per label (softmax: in all). In the interpreter equal passes gave up to 3.6e-6 at C = 10, T = 100, where the floor is 1.3e-5.
+nats per label (categorical: in all). In the interpreter equal passes gave up to 3.6e-6 at C = 10, T = 100, where the floor is 1.3e-5.
 """
 # Nats per label, beside BALD_NOISE: where float64 sums keep p near 1 of a bernoulli label, 1 - p ends at 1e-15.
 LABEL_BALD_NOISE = 2.0**-42
 TRITON_BALD_NOISE = {"categorical": 2.0**-20, "bernoulli": 2.0**-18}
 
-Samples = Any  # p_TBC float64 for softmax and sigmoid, GaussianSamples for gaussian
+Samples = Any  # p_TBC float64 for categorical and bernoulli, GaussianSamples for gaussian
 Means = dict[str, Any]  # LIKELIHOOD_MOMENTS name -> Tensor; "bald_noise" -> float where it is not BALD_NOISE
 Oracle = Callable[[Samples, str], "Tensor"]
 Finish = Callable[[Means, str], "Tensor"]
@@ -80,7 +80,7 @@ class Score:
 
 
 def _classes(p: Tensor, likelihood: str) -> Tensor:
-    """(..., C) -> (..., L, K): L independent variables of K outcomes. softmax: L = 1, K = C. sigmoid: L = C, K = 2."""
+    """(..., C) -> (..., L, K): L independent variables of K outcomes. categorical: L = 1, K = C. bernoulli: L = C, K = 2."""
     import torch
 
     return p.unsqueeze(-2) if likelihood == "categorical" else torch.stack((p, 1.0 - p), dim=-1)
@@ -92,7 +92,7 @@ def _entropy(p: Tensor, likelihood: str) -> Tensor:
     k = _classes(p, likelihood)
     best, at = k.max(-1, keepdim=True)
     others = k.scatter(-1, at, 0.0)
-    # Of an item that is given one class with 1 - 1e-9 no more of the 1e-9 is left in log p than in p: it is log1p of the others.
+    # Where one class has 1 - 1e-9, log p has lost as much of the 1e-9 as p: it is computed as log1p of the other classes.
     rest = others.sum(-1, keepdim=True)
     log_best = torch.where(rest < 0.5, torch.log1p(-rest.clamp_max(0.5)), best.log())
     return (torch.special.entr(others).sum(-1, keepdim=True) - best * log_best).sum((-1, -2)).clamp_min(0.0)
@@ -251,7 +251,13 @@ SCORES: dict[str, Score] = {
         ),
     )
 }
+"""The catalog: name -> Score.
 
+>>> SCORES["bald"].likelihoods
+('categorical', 'bernoulli', 'gaussian')
+>>> SCORES["least_confidence"].bounds(4, "categorical")
+(0.0, 0.75)
+"""
 
 KERNEL_SCORES = tuple(name for name, score in SCORES.items() if set(_DISCRETE) <= set(score.likelihoods))
 """The scores that kernels compute, in the order in which C++ and Triton keep them."""
@@ -264,9 +270,15 @@ KERNEL_SUMS = (*LIKELIHOOD_MOMENTS["categorical"], "bad")
 
 
 def check_scores(scores: Sequence[str], likelihood: str, noise_variance: float | None = None) -> tuple[str, ...]:
-    """The asked names as a tuple, in the asked order. ValueError names what is unknown or does not fit the likelihood.
+    """Check names of scores against the catalog and return them as a tuple, in the order given.
 
-    noise_variance: the known variance of the observation noise, > 0 and finite; only with likelihood "gaussian".
+    >>> check_scores(["bald", "entropy"], "categorical")
+    ('bald', 'entropy')
+
+    ``noise_variance`` is the known variance of the observation noise, > 0 and finite; only with likelihood "gaussian".
+
+    Raises:
+        ValueError: a name that is unknown, does not fit the likelihood or stands twice; a noise variance that does not fit.
     """
     if likelihood not in LIKELIHOODS:
         raise ValueError(f"unknown likelihood {likelihood!r}; choose from {', '.join(LIKELIHOODS)}")
@@ -292,13 +304,13 @@ def check_scores(scores: Sequence[str], likelihood: str, noise_variance: float |
 
 
 def needed_moments(scores: Sequence[str], likelihood: str) -> tuple[str, ...]:
-    """Moments that the scores and the prediction are finished from, in the order of LIKELIHOOD_MOMENTS."""
+    """Return the moments that the scores and the prediction need, in the order of LIKELIHOOD_MOMENTS."""
     asked = {"p", "mu"}.union(*(SCORES[name].moments for name in scores))
     return tuple(name for name in LIKELIHOOD_MOMENTS[likelihood] if name in asked)
 
 
 def check_kernel_call(what: str, scores: Sequence[str], likelihood: str, shape: Sequence[int]) -> tuple[str, ...]:
-    """The names of the scores as a tuple, of a kernel call with outputs of this shape (T, B, C).
+    """Check the arguments of a kernel for outputs of this shape (T, B, C), and return the names of the scores as a tuple.
 
     ``what`` is the kernel, which begins the messages; no scores: only the prediction, or sums, are asked for.
 

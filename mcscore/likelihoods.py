@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Messages of two checks, one of the arguments and one of the outputs.
 NO_NOISE = (
     "score 'bald' with likelihood 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
 )
@@ -30,7 +31,7 @@ LIKELIHOOD_MOMENTS = {
 """Means over the passes that a likelihood can give, all float64:
 
 p (B, C) mean probability; p2 (B, C) mean squared probability; h (B,) mean entropy of a pass; votes (B, C) share of the
-passes whose most probable class is c (sigmoid: that call label c present); mu (B,) mean of the predicted means; var
+passes whose most probable class is c (bernoulli: in which label c is present); mu (B,) mean of the predicted means; var
 (B,) their mean squared deviation from mu (sums of squares would cancel where the mean is large); noise (B,) mean
 aleatoric variance.
 """

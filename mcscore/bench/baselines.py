@@ -35,10 +35,12 @@ def dropout(x_sBEI: Tensor, t: int, p: float) -> Tensor:
 
 
 def dropout_linear(x_sBD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: int, p: float) -> Tensor:
+    """T copies with masks of their own, through a Linear."""
     return F.linear(F.dropout(x_sBD.expand(t, *x_sBD.shape[1:]), p), weight_CD, bias_C)
 
 
 def dropout_head(x_BD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: int, p: float) -> tuple[Tensor, Tensor]:
+    """BALD and entropy of ``dropout_linear``."""
     return bald_and_entropy(dropout_linear(x_BD[None], weight_CD, bias_C, t, p))
 
 
@@ -53,6 +55,7 @@ def shared_dropout_linear(x_sBD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: i
 
 
 def shared_dropout_head(x_BD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: int, p: float) -> tuple[Tensor, Tensor]:
+    """BALD and entropy of ``shared_dropout_linear``."""
     return bald_and_entropy(shared_dropout_linear(x_BD[None], weight_CD, bias_C, t, p))
 
 

@@ -1,4 +1,4 @@
-"""The filter of a streaming top-k: which of a block of scores can be among the k best, as keys of one total order.
+"""The filter of a streaming top-k: keys, in one total order, of the scores of a block that can be among the k best.
 
 Order: score descending, then id ascending. Both live in one unsigned 64-bit key, ``order(score) << 32 | ~id``, so that
 "better" is one integer comparison, ties included.
