@@ -95,7 +95,8 @@ def _entropy(p: Tensor, likelihood: str) -> Tensor:
     # Where one class has 1 - 1e-9, log p has lost as much of the 1e-9 as p: it is computed as log1p of the other classes.
     rest = others.sum(-1, keepdim=True)
     log_best = torch.where(rest < 0.5, torch.log1p(-rest.clamp_max(0.5)), best.log())
-    return (torch.special.entr(others).sum(-1, keepdim=True) - best * log_best).sum((-1, -2)).clamp_min(0.0)
+    entropy: Tensor = (torch.special.entr(others).sum(-1, keepdim=True) - best * log_best).sum((-1, -2)).clamp_min(0.0)
+    return entropy
 
 
 def _bald_oracle(samples: Samples, likelihood: str) -> Tensor:
@@ -150,7 +151,8 @@ def _votes(p_TBC: Tensor, likelihood: str) -> Tensor:
 
 
 def _mean_std(m: Means, likelihood: str) -> Tensor:
-    return (m["p2"] - m["p"].square()).clamp_min(0.0).sqrt().mean(-1)
+    std: Tensor = (m["p2"] - m["p"].square()).clamp_min(0.0).sqrt().mean(-1)
+    return std
 
 
 def _of_mean(f: Callable[[Tensor, str], Tensor]) -> tuple[Oracle, Finish]:

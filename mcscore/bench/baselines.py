@@ -86,7 +86,8 @@ def disagreement(outputs_TBC: Tensor, likelihood: str) -> Tensor:
 
 
 def _bernoulli(p: Tensor) -> Tensor:
-    return torch.special.entr(p) + torch.special.entr(1 - p)
+    entropy: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+    return entropy
 
 
 def loop(model: nn.Module, forward: Callable[[], Tensor], T: int, likelihood: str = "categorical") -> Tensor:

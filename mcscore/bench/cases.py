@@ -303,7 +303,8 @@ def _top_k(spec: Spec, device: torch.device) -> Case:
 
 
 def _dtype(spec: Spec) -> torch.dtype:
-    return getattr(torch, spec.dtype)
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    return dtype
 
 
 def _items(shape: Shape, bytes_per_item: int, device: torch.device, written: bool = False) -> int:

@@ -79,13 +79,13 @@ class CudaClock:
 
     def seconds(self, call: Call, repeats: int) -> float:
         """Time one call, out of ``repeats`` in a row."""
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(repeats):
             call()
         stop.record()
         stop.synchronize()
-        return start.elapsed_time(stop) / 1e3 / repeats
+        return float(start.elapsed_time(stop)) / 1e3 / repeats
 
     def verdict(self, turns: Sequence[float]) -> float:
         """Return the median turn."""

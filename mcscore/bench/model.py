@@ -83,7 +83,8 @@ def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Cal
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return call_model(model, inputs)
+            outputs: Tensor = call_model(model, inputs)
+            return outputs
 
     say("scoring with two seeds")
     model.eval()

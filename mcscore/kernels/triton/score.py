@@ -14,6 +14,8 @@ neighbors, so every sector is fetched once, and at C = 10 the five loads of a bf
 per cycle where the memory of an H200 delivers 19 per multiprocessor (calculated). Class-major logits need no staging.
 """
 
+# Kernels have no Python types: Triton infers them.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
 from collections.abc import Sequence
