@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcscore import Execution, Scorer
-from mcscore.bench import baselines as plain
+from mcscore.bench import baselines
 from mcscore.bench.clock import CpuClock, in_turns
 
 
@@ -94,7 +94,7 @@ class ViT(nn.Module):
 
 
 def plain_loop(model: nn.Module, x: Tensor, T: int) -> Tensor:
-    return plain.loop(model, lambda: model(x), T)
+    return baselines.loop(model, lambda: model(x), T)
 
 
 def report(benchmark: Any, title: str, **figures: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcscore.bench import baselines as plain
+from mcscore.bench import baselines
 from mcscore.selection import TopK
 
 N = 50_000_000
@@ -52,7 +52,7 @@ def test_topk(benchmark: Any, ids: np.ndarray, uniform: np.ndarray, kind: str, k
     threshold = np.partition(scores, N - k)[N - k]
 
     def count() -> None:
-        plain.count_above(scores, threshold)
+        baselines.count_above(scores, threshold)
 
     def best() -> None:
         TopK(k).update(ids, scores).result()

@@ -35,12 +35,12 @@ from mcscore.kernels import backends
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = 450.0  # seconds of the 8 minutes; the rest is for starting, and for the case under way when they end
 TESTS_SHARE = 0.4  # of the budget, at most
-LONGEST_CASE = 20.0  # seconds: no case is begun when less is left
+LONGEST_CASE = 20.0  # seconds: no case starts with less left
 
 
 @dataclass(frozen=True)
 class GpuTests:
-    """What pytest said. finished: it ended in time."""
+    """Results of a pytest run. finished: it ended in time."""
 
     finished: bool
     passed: int = 0

@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <iterator>
 #include <new>
 #include <string>
 #include <tuple>
@@ -168,11 +169,11 @@ int64_t panel_classes(int64_t C) { return active().load()->panel_classes(C); }
 int lanes() { return active().load()->lanes; }
 
 // ids: an address, or 0 for first_id, first_id + 1, ...; exclude: an address or 0. Returns (keys written, items looked at).
-std::tuple<int64_t, int64_t> sift(Address scores, Address ids, int64_t first_id, Address exclude, int64_t n, uint64_t cut, Address keys, int64_t room) {
+std::tuple<int64_t, int64_t> filter_above(Address scores, Address ids, int64_t first_id, Address exclude, int64_t n, uint64_t cut, Address keys, int64_t room) {
     const Candidates x{at<float>(scores), at<int64_t>(ids), first_id, at<bool>(exclude), n};
     const Kernels* k = active();
     nb::gil_scoped_release release;
-    const Sifted s = k->sift(x, cut, at<uint64_t>(keys), room);
+    const Filtered s = k->filter_above(x, cut, at<uint64_t>(keys), room);
     return {s.found, s.taken};
 }
 
@@ -212,10 +213,13 @@ NB_MODULE(_native, m) {
     m.def("dropout_head", &dropout_head);
     m.def("panel_classes", &panel_classes);
     m.def("lanes", &lanes);
-    m.def("sift", &sift);
+    m.def("filter_above", &filter_above);
     m.def("exp", &exp_of);
     m.def("philox", &philox);
     m.def("isa", &isa);
     m.def("available_isas", &available_isas);
     m.def("use_isa", &use_isa);
+    m.attr("score_names") = std::vector<std::string>(std::begin(kScoreNames), std::end(kScoreNames));
+    m.attr("sum_names") = std::vector<std::string>(std::begin(kSumNames), std::end(kSumNames));
+    m.attr("bald_noise") = kBaldNoise;
 }

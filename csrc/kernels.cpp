@@ -41,7 +41,7 @@ static void exp(const float* x, float* y, int64_t n) {
 
 #define MC_TEXT_(x) #x
 #define MC_TEXT(x) MC_TEXT_(x)
-extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, draw, dropout_linear, dropout_head, panel_classes, sift, exp, philox};
+extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, draw, dropout_linear, dropout_head, panel_classes, filter_above, exp, philox};
 
 }  // namespace MCSCORE_ISA
 }  // namespace mcscore

@@ -23,6 +23,11 @@ struct Scores {  // (B,) each; null = not asked for
     float *entropy, *expected_entropy, *bald, *least_confidence, *margin, *variation_ratio, *mean_std;
     int32_t* prediction;
 };
+// The fields of struct Scores and of struct State in their order, for a test to compare with acquisition.py.
+constexpr const char* kScoreNames[] = {"entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std"};
+constexpr const char* kSumNames[] = {"p", "p2", "h", "votes", "bad"};
+
+constexpr double kBaldNoise = 0x1p-20;  // BALD_NOISE of acquisition.py, which says why; compared by the same test
 
 struct State {  // sums over passes, added to in place; null = not kept
     double *p_BC, *p2_BC, *h_B;
@@ -84,7 +89,7 @@ struct Candidates {  // of a top-k
     int64_t n;
 };
 
-struct Sifted {
+struct Filtered {
     int64_t found, taken;  // keys written; items looked at. taken < n: no room, or (where there was room) an id beyond 32 bits
 };
 
@@ -103,7 +108,7 @@ struct Kernels {
     bool (*dropout_linear)(const Masks&, const Linear&, Part);
     bool (*dropout_head)(const Masks&, const Head&, Likelihood, const Scores&, Part);
     int64_t (*panel_classes)(int64_t C);
-    Sifted (*sift)(const Candidates&, uint64_t cut, uint64_t* keys, int64_t room);  // cut 0: none yet
+    Filtered (*filter_above)(const Candidates&, uint64_t cut, uint64_t* keys, int64_t room);  // cut 0: none yet
     void (*exp)(const float* x, float* y, int64_t n);  // for tests: x <= 0
     void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);
 };

@@ -13,8 +13,6 @@ struct Results {  // of W items, or of one in lane 0
     int32_t most_votes[W], best_class[W];
 };
 
-constexpr double kBaldNoise = 0x1p-20;  // BALD_NOISE of acquisition.py
-
 // Mean probabilities as float32. Of up to 32 passes softmax takes them from the float32 sum; sigmoid subtracts them from 1.
 template <Likelihood L> MC_INLINE void mean_of(Sums& sums, double T, float* mean, float* rest) {
     const int64_t n = sums.steps * W;

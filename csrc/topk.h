@@ -29,7 +29,7 @@ MC_INLINE bool any_below(const int64_t* ids, int64_t n, int64_t limit) {
     return lane_bits(bits<i32v>(below)) != 0;
 }
 
-static Sifted sift(const Candidates& x, uint64_t cut, uint64_t* keys, int64_t room) {
+static Filtered filter_above(const Candidates& x, uint64_t cut, uint64_t* keys, int64_t room) {
     constexpr int64_t step = 4 * W;
     const float limit = cut ? score_of_key(cut) : -__builtin_inff();
     const uint32_t cut_id = ~(uint32_t)cut;

@@ -1,14 +1,10 @@
-"""The acquisition catalog: what every score is, in float64 PyTorch. One table, ``SCORES``; all else reads it.
+"""The acquisition catalog: one table, ``SCORES``, of every score by its float64 formula; kernels, CLI and docs read it.
 
 Notation: p_t = likelihood(output of pass t), p̄ = mean of p_t over the T passes, H[p] = -Σ_c p_c log p_c in nats, 0 log 0 = 0.
 A score is higher where a label would tell the model more. Each is written twice: ``oracle`` straight from the p_t (the
 truth in tests) and ``finish`` from means over the passes (what the kernels and ``Moments`` keep).
 
-Likelihoods: ``categorical``, one of C classes; ``bernoulli``, C labels that may each be present (one label: binary), every one a
-Bernoulli variable with its 1 - p part, scores summed over the labels; ``gaussian``, a mean, or a mean and a
-log-variance.
-An item with an output that is no distribution in any pass (``ok_outputs``) has NaN scores and prediction -1 (NaN if
-gaussian). A logit of -inf is probability 0, which is legal. torch is imported on first use: naming scores needs none.
+Likelihoods, shapes and what is no distribution: ``likelihoods``. torch is imported on first use: naming scores needs none.
 
 Sources: Shannon, A mathematical theory of communication, 1948. Houlsby et al., Bayesian active learning for
 classification and preference learning, 2011. Gal, Islam and Ghahramani, Deep Bayesian active learning with image data,
@@ -23,43 +19,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from .likelihoods import (
+    LIKELIHOOD_MOMENTS,
+    LIKELIHOODS,
+    TWO_NOISES,
+    GaussianSamples,
+    check_input,
+    check_shape,
+    ok_outputs,
+    predict,
+    probabilities,
+    reduce_pixels,
+    reduce_predictions,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
-INPUTS = ("logits", "log_probs", "probs")
-
-LIKELIHOOD_MOMENTS = {
-    "categorical": ("p", "p2", "h", "votes"),
-    "bernoulli": ("p", "p2", "h", "votes"),
-    "gaussian": ("mu", "var", "noise"),
-}
-"""Means over the passes that a likelihood can give, all float64:
-
-p (B, C) mean probability; p2 (B, C) mean squared probability; h (B,) mean entropy of a pass; votes (B, C) share of the
-passes whose most probable class is c (sigmoid: that call label c present); mu (B,) mean of the predicted means; var
-(B,) their mean squared deviation from mu (sums of squares would cancel where the mean is large); noise (B,) mean
-aleatoric variance.
-"""
-
-
-class GaussianSamples(NamedTuple):
-    """Per-pass outputs of a regression model: predicted means and variances (T, B), or one known noise variance."""
-
-    mean_TB: Tensor
-    variance_TB: Tensor | None
-    noise_variance: float | None
-
-    def noise_B(self) -> Tensor:
-        if self.variance_TB is not None:
-            return self.variance_TB.mean(0)
-        if self.noise_variance is None:
-            raise ValueError(NO_NOISE)
-        return self.mean_TB.new_full(self.mean_TB.shape[1:], self.noise_variance)
-
 
 BALD_NOISE = 2.0**-20
 """The noise floor of BALD as a share of the entropy H[p̄], for likelihoods categorical and bernoulli: a smaller BALD is stored as 0, so such
@@ -70,22 +48,16 @@ small they are, so below this share of H[p̄] what is left of the difference is 
 probable, 1e-11 where one class has all but 6e-7. Outputs in float64 are computed in float64: ``bald_noise``.
 
 The Triton kernels sum in float32 throughout: there the floor is (1 + T / 32) times the sum of this share and TRITON_BALD_NOISE,
-nats per label (softmax: in all). In the interpreter equal passes gave up to 3.6e-6 at C = 10, T = 100, where the floor is 1.3e-5.
+nats per label (categorical: in all). In the interpreter equal passes gave up to 3.6e-6 at C = 10, T = 100, where the floor is 1.3e-5.
 """
-LABEL_BALD_NOISE = (
-    2.0**-42
-)  # nats per label, beside BALD_NOISE: where float64 sums keep p near 1 of sigmoid, 1 - p ends at 1e-15
+# Nats per label, beside BALD_NOISE: where float64 sums keep p near 1 of a bernoulli label, 1 - p ends at 1e-15.
+LABEL_BALD_NOISE = 2.0**-42
 TRITON_BALD_NOISE = {"categorical": 2.0**-20, "bernoulli": 2.0**-18}
 
-Samples = Any  # p_TBC float64 for softmax and sigmoid, GaussianSamples for gaussian
+Samples = Any  # p_TBC float64 for categorical and bernoulli, GaussianSamples for gaussian
 Means = dict[str, Any]  # LIKELIHOOD_MOMENTS name -> Tensor; "bald_noise" -> float where it is not BALD_NOISE
 Oracle = Callable[[Samples, str], "Tensor"]
 Finish = Callable[[Means, str], "Tensor"]
-
-NO_NOISE = (
-    "score 'bald' with likelihood 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
-)
-TWO_NOISES = "the model predicts its noise (C = 2: mean, log-variance), so noise_variance must not be given too"
 
 
 @dataclass(frozen=True)
@@ -109,7 +81,7 @@ class Score:
 
 
 def _classes(p: Tensor, likelihood: str) -> Tensor:
-    """(..., C) -> (..., L, K): L independent variables of K outcomes. softmax: L = 1, K = C. sigmoid: L = C, K = 2."""
+    """(..., C) -> (..., L, K): L independent variables of K outcomes. categorical: L = 1, K = C. bernoulli: L = C, K = 2."""
     import torch
 
     return p.unsqueeze(-2) if likelihood == "categorical" else torch.stack((p, 1.0 - p), dim=-1)
@@ -121,10 +93,11 @@ def _entropy(p: Tensor, likelihood: str) -> Tensor:
     k = _classes(p, likelihood)
     best, at = k.max(-1, keepdim=True)
     others = k.scatter(-1, at, 0.0)
-    # Of an item that is given one class with 1 - 1e-9 no more of the 1e-9 is left in log p than in p: it is log1p of the others.
+    # Where one class has 1 - 1e-9, log p has lost as much of the 1e-9 as p: it is computed as log1p of the other classes.
     rest = others.sum(-1, keepdim=True)
     log_best = torch.where(rest < 0.5, torch.log1p(-rest.clamp_max(0.5)), best.log())
-    return (torch.special.entr(others).sum(-1, keepdim=True) - best * log_best).sum((-1, -2)).clamp_min(0.0)
+    entropy: Tensor = (torch.special.entr(others).sum(-1, keepdim=True) - best * log_best).sum((-1, -2)).clamp_min(0.0)
+    return entropy
 
 
 def _bald_oracle(samples: Samples, likelihood: str) -> Tensor:
@@ -179,7 +152,8 @@ def _votes(p_TBC: Tensor, likelihood: str) -> Tensor:
 
 
 def _mean_std(m: Means, likelihood: str) -> Tensor:
-    return (m["p2"] - m["p"].square()).clamp_min(0.0).sqrt().mean(-1)
+    std: Tensor = (m["p2"] - m["p"].square()).clamp_min(0.0).sqrt().mean(-1)
+    return std
 
 
 def _of_mean(f: Callable[[Tensor, str], Tensor]) -> tuple[Oracle, Finish]:
@@ -280,15 +254,34 @@ SCORES: dict[str, Score] = {
         ),
     )
 }
+"""The catalog: name -> Score.
+
+>>> SCORES["bald"].likelihoods
+('categorical', 'bernoulli', 'gaussian')
+>>> SCORES["least_confidence"].bounds(4, "categorical")
+(0.0, 0.75)
+"""
+
+KERNEL_SCORES = tuple(name for name, score in SCORES.items() if set(_DISCRETE) <= set(score.likelihoods))
+"""The scores that kernels compute, in the order in which C++ and Triton keep them."""
+
+KERNEL_SUMS = (*LIKELIHOOD_MOMENTS["categorical"], "bad")
+"""The sums over passes that kernels add to, in the order of struct State of csrc/kernels.h."""
 
 
 # ---- what may be asked, and of what ----------------------------------------------------------------------------------
 
 
 def check_scores(scores: Sequence[str], likelihood: str, noise_variance: float | None = None) -> tuple[str, ...]:
-    """The asked names as a tuple, in the asked order. ValueError names what is unknown or does not fit the likelihood.
+    """Check names of scores against the catalog and return them as a tuple, in the order given.
 
-    noise_variance: the known variance of the observation noise, > 0 and finite; only with likelihood "gaussian".
+    >>> check_scores(["bald", "entropy"], "categorical")
+    ('bald', 'entropy')
+
+    ``noise_variance`` is the known variance of the observation noise, > 0 and finite; only with likelihood "gaussian".
+
+    Raises:
+        ValueError: a name that is unknown, does not fit the likelihood or stands twice; a noise variance that does not fit.
     """
     if likelihood not in LIKELIHOODS:
         raise ValueError(f"unknown likelihood {likelihood!r}; choose from {', '.join(LIKELIHOODS)}")
@@ -314,44 +307,25 @@ def check_scores(scores: Sequence[str], likelihood: str, noise_variance: float |
 
 
 def needed_moments(scores: Sequence[str], likelihood: str) -> tuple[str, ...]:
-    """Moments that the scores and the prediction are finished from, in the order of LIKELIHOOD_MOMENTS."""
+    """Return the moments that the scores and the prediction need, in the order of LIKELIHOOD_MOMENTS."""
     asked = {"p", "mu"}.union(*(SCORES[name].moments for name in scores))
     return tuple(name for name in LIKELIHOOD_MOMENTS[likelihood] if name in asked)
 
 
-def check_input(input: str, likelihood: str) -> None:
-    """ValueError unless outputs may be declared as ``input`` under this likelihood."""
-    if input not in INPUTS:
-        raise ValueError(f"unknown input {input!r}; choose from {', '.join(INPUTS)}")
-    if likelihood == "gaussian" and input != "logits":
-        raise ValueError(f"likelihood 'gaussian' has no probabilities: input must be 'logits', got {input!r}")
+def check_kernel_call(what: str, scores: Sequence[str], likelihood: str, shape: Sequence[int]) -> tuple[str, ...]:
+    """Check the arguments of a kernel for outputs of this shape (T, B, C), and return the names of the scores as a tuple.
 
+    ``what`` is the kernel, which begins the messages; no scores: only the prediction, or sums, are asked for.
 
-def check_shape(shape: Sequence[int], likelihood: str) -> None:
-    """ValueError unless ``shape`` is (T, B, C) or dense (T, B, C, *pixels) with T >= 1 and a C that fits the likelihood."""
-    got = tuple(shape)
-    if len(got) < 3:
-        raise ValueError(f"outputs must have shape (T, B, C) or (T, B, C, *pixels), got {got}")
-    if got[0] == 0:
-        raise ValueError(f"outputs hold no pass: shape {got} has T = 0")
-    if 0 in got[2:]:
-        raise ValueError(f"outputs hold no {'class' if got[2] == 0 else 'pixel'}: shape {got} is (T, B, C, *pixels)")
-    if likelihood == "categorical" and got[2] == 1:
-        raise ValueError(
-            f"softmax over one class is always 1, shape {got}: use likelihood='bernoulli' for a binary model"
-        )
-    if likelihood == "gaussian" and got[2] > 2:
-        raise ValueError(
-            f"likelihood 'gaussian' takes C = 1 (mean) or 2 (mean, log-variance), got C = {got[2]}, shape {got}"
-        )
-
-
-def ok_outputs(outputs_TBC: Tensor, likelihood: str, input: str = "logits") -> Tensor:
-    """(B,) bool: the outputs of every pass make a distribution (see the module docstring)."""
-    if likelihood == "gaussian" or input == "probs":
-        return outputs_TBC.isfinite().all(-1).all(0)
-    peak_TB = outputs_TBC.amax(-1)  # NaN if any is NaN
-    return (peak_TB.isfinite() if likelihood == "categorical" else peak_TB < math.inf).all(0)
+    Raises:
+        ValueError: a likelihood without a kernel, a score that is unknown, a shape that does not fit.
+    """
+    if likelihood not in _DISCRETE:
+        raise ValueError(f"{what}: likelihood must be one of {', '.join(_DISCRETE)} for a kernel, got {likelihood!r}")
+    if len(shape) != 3:
+        raise ValueError(f"{what}: outputs must have shape (T, B, C), got {tuple(shape)}")
+    check_shape(shape, likelihood)
+    return check_scores(scores, likelihood) if len(scores) else ()
 
 
 def bald_noise(dtype: torch.dtype) -> float:
@@ -359,45 +333,6 @@ def bald_noise(dtype: torch.dtype) -> float:
     import torch
 
     return BALD_NOISE * 2.0**-29 if dtype == torch.float64 else BALD_NOISE
-
-
-def predict(mean: Tensor, likelihood: str) -> Tensor:
-    """(B, C) mean probability -> (B,) int32 class, ties to the smallest; one label: 1 if p̄ >= ½. gaussian: float32."""
-    if likelihood == "gaussian":
-        return mean.float()
-    if likelihood == "bernoulli" and mean.shape[-1] == 1:
-        return (mean[..., 0] >= 0.5).int()
-    return mean.argmax(-1).int()
-
-
-def reduction_share(reduction: str | float) -> float:
-    """The share of an item's pixels, highest first, that is averaged: "mean" 1, "max" 0 (one pixel), else itself."""
-    if reduction in ("mean", "max"):
-        return 1.0 if reduction == "mean" else 0.0
-    if not isinstance(reduction, (int, float)) or not 0.0 < reduction <= 1.0:
-        raise ValueError(f"reduction must be 'mean', 'max' or a share of the pixels in (0, 1], got {reduction!r}")
-    return float(reduction)
-
-
-def reduce_pixels(scores_BS: Tensor, reduction: str | float) -> Tensor:
-    """(B, S) pixel scores -> (B,): mean, max, or mean of the highest ceil(reduction * S) pixels. NaN if any is NaN."""
-    share = reduction_share(reduction)
-    S = scores_BS.shape[1]
-    if share == 1.0:
-        return scores_BS.mean(1)
-    # topk ranks NaN above all numbers, so one NaN pixel makes its item NaN here too.
-    return scores_BS.topk(max(1, math.ceil(share * S)), dim=1).values.mean(1)
-
-
-def reduce_predictions(prediction_BS: Tensor, likelihood: str, C: int) -> Tensor:
-    """(B, S) pixel predictions -> (B,): the majority class, ties to the smallest, -1 if any is. gaussian: the mean."""
-    import torch
-
-    if likelihood == "gaussian":
-        return prediction_BS.mean(1)
-    counts = prediction_BS.new_zeros((len(prediction_BS), max(C, 2)))
-    counts.scatter_add_(1, prediction_BS.clamp_min(0).long(), torch.ones_like(prediction_BS))
-    return torch.where((prediction_BS < 0).any(1), -1, counts.argmax(1).int())
 
 
 # ---- the oracle ------------------------------------------------------------------------------------------------------
@@ -433,20 +368,6 @@ def oracle_scores(
         results = {name: reduce_pixels(values.view(B, S), reduction) for name, values in results.items()}
         prediction = reduce_predictions(prediction.view(B, S), likelihood, C)
     return {**results, "prediction": prediction}
-
-
-def probabilities(outputs_TBC: Tensor, likelihood: str, input: str) -> Tensor:
-    """Of every pass: class or label probabilities, (T, B, C); for likelihood gaussian the means (T, B)."""
-    import torch
-
-    if likelihood == "gaussian":
-        return outputs_TBC[:, :, 0]
-    if input == "probs":
-        p_TBC = outputs_TBC.clamp(0.0, 1.0)
-        return p_TBC / p_TBC.sum(2, keepdim=True) if likelihood == "categorical" else p_TBC
-    if likelihood == "categorical":
-        return torch.softmax(outputs_TBC, 2)
-    return outputs_TBC.clamp_max(0.0).exp() if input == "log_probs" else torch.sigmoid(outputs_TBC)
 
 
 def _samples(outputs_TBC: Tensor, likelihood: str, input: str, noise_variance: float | None) -> Samples:

@@ -1,4 +1,4 @@
-"""``Moments``: scores from passes that arrive a few at a time, in any split, from anywhere."""
+"""``Moments``: scores from passes that arrive a few at a time, in any split."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .acquisition import bald_noise, check_input, check_scores, reduction_share
+from .acquisition import bald_noise, check_scores
 from .kernels import eager
 from .kernels.score import accumulate, check_outputs, reduce_dense
+from .likelihoods import check_input, reduction_share
 
 _SETTINGS = ("scores", "likelihood", "input", "noise_variance", "reduction")
 
 
 class Moments:
-    """The streaming reduction over passes: O(B C) memory whatever T is, and any split of the passes gives equal scores.
+    """Streaming reduction over passes: O(B C) memory for any T, and equal scores for any split of the passes.
 
-        moments = Moments(scores=("bald", "entropy"))
-        for logits_tBC in passes:          # (t, B, C), t may vary; ensembles and Laplace samples are passes too
-            moments.update(logits_tBC)
-        scores = moments.compute()         # {"bald": (B,), "entropy": (B,), "prediction": (B,)}
+    Ensembles and Laplace samples are passes too.
+
+    >>> moments = Moments(scores=("bald", "entropy"))
+    >>> for logit in (4.0, -4.0, 4.0):
+    ...     _ = moments.update(torch.tensor([[[logit, 0.0]]]))  # (t, B, C), t may vary
+    >>> scores = moments.compute()
+    >>> moments.n, sorted(scores), scores["prediction"].tolist()
+    (3, ['bald', 'entropy', 'prediction'], [0])
 
     Arguments, results and errors are those of ``mcscore.score_logits``; dense outputs (t, B, C, *pixels) keep their sums
     per pixel. ``n`` is the number of passes so far.

@@ -6,20 +6,20 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcscore.acquisition import (
+from mcscore.acquisition import KERNEL_SCORES, SCORES, check_kernel_call, check_scores, needed_moments, oracle_scores
+from mcscore.likelihoods import (
+    INPUTS,
     LIKELIHOOD_MOMENTS,
-    SCORES,
+    LIKELIHOODS,
     check_input,
-    check_scores,
     check_shape,
-    needed_moments,
-    oracle_scores,
     predict,
     reduce_pixels,
     reduce_predictions,
@@ -335,3 +335,58 @@ def test_the_catalog_is_complete() -> None:
 def test_naming_scores_needs_no_torch() -> None:
     code = "import sys; from mcscore.acquisition import SCORES, check_scores; check_scores(SCORES.keys() - {'variance'}, 'categorical')"
     subprocess.run([sys.executable, "-c", code + "; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_the_readme_lists_the_catalog() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \| .* \| ([\w, ]+) \|$", readme.split("### Scores")[1].split("\n### ")[0], re.M)
+    )
+    shown = {name: ", ".join(score.likelihoods) for name, score in SCORES.items()}
+    shown["bald"] = "all"
+    assert SCORES["bald"].likelihoods == LIKELIHOODS
+    assert rows == shown
+    assert list(rows) == list(SCORES)
+
+
+def test_the_command_line_offers_the_catalog() -> None:
+    from click import Choice
+
+    from mcscore.cli.score import score
+    from mcscore.cli.select import select
+
+    asked = {option.name: option for option in score.params}
+    assert ", ".join(SCORES) in asked["scores"].help
+    assert tuple(asked["likelihood"].type.choices) == LIKELIHOODS
+    assert tuple(asked["input"].type.choices) == INPUTS
+    by = next(option for option in select.params if option.name == "by").type
+    assert isinstance(by, Choice)
+    assert list(by.choices) == list(SCORES)
+
+
+def test_kernels_keep_the_order_of_the_catalog() -> None:
+    assert list(SCORES)[: len(KERNEL_SCORES)] == list(KERNEL_SCORES)
+    assert set(KERNEL_SCORES) == {name for name, score in SCORES.items() if "categorical" in score.likelihoods}
+
+
+@pytest.mark.parametrize(
+    ("scores", "likelihood", "shape", "message"),
+    [
+        (("variance",), "gaussian", (3, 2, 1), "score: likelihood must be one of categorical, bernoulli"),
+        (("bald",), "categorical", (3, 2), r"\(T, B, C\), got \(3, 2\)"),
+        (("bald",), "categorical", (3, 2, 1), "use likelihood='bernoulli'"),
+        (("bald",), "categorical", (0, 2, 3), "hold no pass"),
+        ((), "bernoulli", (3, 2, 0), "hold no class"),
+        (("blad",), "bernoulli", (3, 2, 4), "unknown score 'blad'"),
+    ],
+)
+def test_kernels_are_given_what_they_serve(
+    scores: tuple[str, ...], likelihood: str, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_kernel_call("score", scores, likelihood, shape)
+
+
+def test_kernels_take_any_scores_that_they_have() -> None:
+    assert check_kernel_call("score", list(KERNEL_SCORES), "bernoulli", (1, 0, 1)) == KERNEL_SCORES
+    assert check_kernel_call("score", (), "categorical", (1, 0, 2)) == ()

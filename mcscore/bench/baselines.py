@@ -35,10 +35,12 @@ def dropout(x_sBEI: Tensor, t: int, p: float) -> Tensor:
 
 
 def dropout_linear(x_sBD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: int, p: float) -> Tensor:
+    """T copies with masks of their own, through a Linear."""
     return F.linear(F.dropout(x_sBD.expand(t, *x_sBD.shape[1:]), p), weight_CD, bias_C)
 
 
 def dropout_head(x_BD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: int, p: float) -> tuple[Tensor, Tensor]:
+    """BALD and entropy of ``dropout_linear``."""
     return bald_and_entropy(dropout_linear(x_BD[None], weight_CD, bias_C, t, p))
 
 
@@ -53,6 +55,7 @@ def shared_dropout_linear(x_sBD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: i
 
 
 def shared_dropout_head(x_BD: Tensor, weight_CD: Tensor, bias_C: Tensor, t: int, p: float) -> tuple[Tensor, Tensor]:
+    """BALD and entropy of ``shared_dropout_linear``."""
     return bald_and_entropy(shared_dropout_linear(x_BD[None], weight_CD, bias_C, t, p))
 
 
@@ -83,7 +86,8 @@ def disagreement(outputs_TBC: Tensor, likelihood: str) -> Tensor:
 
 
 def _bernoulli(p: Tensor) -> Tensor:
-    return torch.special.entr(p) + torch.special.entr(1 - p)
+    entropy: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+    return entropy
 
 
 def loop(model: nn.Module, forward: Callable[[], Tensor], T: int, likelihood: str = "categorical") -> Tensor:

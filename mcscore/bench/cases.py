@@ -21,7 +21,7 @@ from ..kernels import draws, dropout, head, linear, roofline
 from ..kernels.score import score_logits
 from ..masks import MaskSpec
 from ..moments import Moments
-from . import baselines as plain
+from . import baselines
 from .shapes import Shape, Spec
 
 # Of what is read, per call: beyond the caches. PyTorch's temporaries of that size are fresh pages at every call; below 32 MiB
@@ -44,6 +44,8 @@ class NoKernel(ValueError):
 
 @dataclass(frozen=True)
 class Case:
+    """One case, ready to be measured."""
+
     spec: Spec  # with every letter of its shape
     items: int  # per call
     work: roofline.Roofline
@@ -58,6 +60,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Kernel:
+    """One row of KERNELS."""
+
     name: str
     does: str
     unit: str  # of its rate: GB/s where memory decides, GFLOP/s where products do
@@ -90,7 +94,7 @@ def _score_logits(spec: Spec, device: torch.device) -> Case:
         roofline.score_logits(T, B, C, dtype),
         inputs,
         lambda logits: score_logits(logits, SCORES),
-        lambda logits: plain.bald_and_entropy(logits),
+        lambda logits: baselines.bald_and_entropy(logits),
         error,
         2e-5,
         floor=lambda logits: logits.sum(),
@@ -121,7 +125,7 @@ def _moments(spec: Spec, device: torch.device) -> Case:
         roofline.moments(t, B, C, dtype),
         inputs,
         lambda logits: running.update(logits),
-        lambda logits: plain.add_passes(logits, *sums),
+        lambda logits: baselines.add_passes(logits, *sums),
         error,
         2e-5,
         floor=lambda logits: logits.sum(),
@@ -153,7 +157,7 @@ def _dropout(spec: Spec, device: torch.device) -> Case:
         roofline.dropout(t, B, E, I, dtype),
         inputs,
         ours,
-        lambda x: plain.dropout(x, t, p),
+        lambda x: baselines.dropout(x, t, p),
         error,
         2 * torch.finfo(dtype).eps,
     )
@@ -207,7 +211,7 @@ def _dropout_linear(spec: Spec, device: torch.device) -> Case:
         x = inputs[0][0]
         return _relative(ours(x)[:, some, 0], _product(x[:, some], passes, ids[some], weight, bias, p))
 
-    theirs = plain.shared_dropout_linear if shared else plain.dropout_linear
+    theirs = baselines.shared_dropout_linear if shared else baselines.dropout_linear
     return Case(
         _sized(spec, B),
         B,
@@ -240,7 +244,7 @@ def _dropout_head(spec: Spec, device: torch.device) -> Case:
         x = inputs[0][0]
         return _nats(ours(x), _product(x[None, some], passes, ids[some], weight, bias, p), some)
 
-    theirs = plain.shared_dropout_head if shared else plain.dropout_head
+    theirs = baselines.shared_dropout_head if shared else baselines.dropout_head
     return Case(
         _sized(spec, B),
         B,
@@ -290,10 +294,10 @@ def _top_k(spec: Spec, device: torch.device) -> Case:
         roofline.top_k(N),
         [(scores,)],
         lambda scores: TopK(K).update(ids, scores).result(),
-        lambda scores: plain.top_k(scores, K),
+        lambda scores: baselines.top_k(scores, K),
         error,
         0.0,
-        floor=lambda scores: plain.count_above(scores, threshold),
+        floor=lambda scores: baselines.count_above(scores, threshold),
         compiles=False,
     )
 
@@ -302,7 +306,8 @@ def _top_k(spec: Spec, device: torch.device) -> Case:
 
 
 def _dtype(spec: Spec) -> torch.dtype:
-    return getattr(torch, spec.dtype)
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    return dtype
 
 
 def _items(shape: Shape, bytes_per_item: int, device: torch.device, written: bool = False) -> int:

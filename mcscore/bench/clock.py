@@ -1,4 +1,4 @@
-"""Time and memory of calls, measured so that other load, heat and caches hit all candidates outputs_close.
+"""Time and memory of calls, measured so that other load, heat and caches hit all candidates alike.
 
 Candidates take turns in one process. A turn repeats the call until it lasts long enough for the clock. On a CPU the best
 turn counts: other load only ever adds. On a GPU the median counts: a clock that was boosted for one turn is no result.
@@ -24,18 +24,20 @@ MIN_TURNS, MAX_TURNS = 3, 50
 
 
 class Clock(Protocol):
+    """How a call is timed on a device."""
+
     @property
     def least(self) -> float:
-        """Seconds that a turn must last."""
+        """The seconds that a turn must last."""
 
     def warm(self) -> None:
         """Bring the device to the speed at which it works."""
 
     def seconds(self, call: Call, repeats: int) -> float:
-        """Of one call, out of ``repeats`` in a row."""
+        """Time one call, out of ``repeats`` in a row."""
 
     def verdict(self, turns: Sequence[float]) -> float:
-        """The figure that stands for these turns."""
+        """Return the figure that stands for these turns."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class CpuClock:
     least: float = 0.02
 
     def warm(self) -> None:
-        pass
+        """Do nothing: the turns themselves warm a core up."""
 
     def seconds(self, call: Call, repeats: int) -> float:
+        """Time one call, out of ``repeats`` in a row."""
         now = time.perf_counter if self.wall else time.thread_time
         begin = now()
         for _ in range(repeats):
@@ -56,6 +59,7 @@ class CpuClock:
         return (now() - begin) / repeats
 
     def verdict(self, turns: Sequence[float]) -> float:
+        """Return the shortest turn."""
         return min(turns)
 
 
@@ -66,7 +70,7 @@ class CudaClock:
     least: float = 0.005
 
     def warm(self) -> None:
-        """A GPU that has idled, while something compiled say, clocks down: 0.2 s of products bring it up again."""
+        """Multiply matrices for 0.2 s: a GPU that has been idle, during a compilation for example, clocks down."""
         left, right = (torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         end = time.perf_counter() + 0.2
         while time.perf_counter() < end:
@@ -74,19 +78,22 @@ class CudaClock:
             torch.cuda.synchronize()
 
     def seconds(self, call: Call, repeats: int) -> float:
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        """Time one call, out of ``repeats`` in a row."""
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(repeats):
             call()
         stop.record()
         stop.synchronize()
-        return start.elapsed_time(stop) / 1e3 / repeats
+        return float(start.elapsed_time(stop)) / 1e3 / repeats
 
     def verdict(self, turns: Sequence[float]) -> float:
+        """Return the median turn."""
         return statistics.median(turns)
 
 
 def clock_for(device: torch.device) -> Clock:
+    """Choose the clock of a device."""
     return CudaClock() if device.type == "cuda" else CpuClock(wall=torch.get_num_threads() > 1)
 
 
@@ -116,7 +123,7 @@ def rotating(function: Callable[..., object], inputs: Sequence[tuple[Any, ...]])
 
 
 def peak_bytes(call: Call, device: torch.device) -> int | None:
-    """Memory that ``call`` needs at its peak beyond what is held already. None where the system does not tell.
+    """Memory that ``call`` needs at its peak beyond what is held already. None where the system does not report it.
 
     CUDA: of the allocator. Linux: resident pages, to within some 100 KiB. Call it once before: first calls load code.
     """

@@ -40,10 +40,11 @@ class Row:
 
     @property
     def right(self) -> bool:
-        return self.error <= self.tolerance  # NaN is not
+        """Whether the error is within the tolerance; an error of NaN is not."""
+        return self.error <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON has no NaN: an error that is none is None."""
+        """The fields for JSON, which has no NaN: an error that is not finite is None."""
         return {
             **dataclasses.asdict(self),
             "right": self.right,
@@ -53,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how cases are measured. note(text) is told what a user should know once, such as why nothing compiles."""
+    """Where and how cases are measured. note(text) receives messages to show once, such as why nothing compiles."""
 
     device: torch.device
     clock: Clock
@@ -63,7 +64,7 @@ class Bench:
 
     @staticmethod
     def open(device: torch.device, compile: bool = True, seconds: float = 0.3) -> Bench:
-        """With the ceilings measured, and torch.compile tried if it is wanted: off, said aloud, where it cannot work."""
+        """Measure the ceilings and try torch.compile if it is wanted; where it cannot work, note why and leave it out."""
         clock = clock_for(device)
         ceilings = measure_ceilings(device, clock)
         if compile and (why := why_not_compile(device)):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..montecarlo.ops.intercept import call_model
 from ..scorer.scorer import Scorer
-from . import baselines as plain
+from . import baselines
 from .clock import Clock, in_turns
 from .table import quantity
 
@@ -26,6 +26,8 @@ LIMIT = 3.0  # times the difference between two seeds; 1 is expected, and with e
 
 @dataclass(frozen=True)
 class Comparison:
+    """A model scored by mcscore and by the loop that one would write without it."""
+
     items: int
     passes: int
     seconds: float  # mcscore, for all items
@@ -40,6 +42,7 @@ class Comparison:
         return self.difference <= LIMIT * self.seed_difference
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields and the rates that follow from them, for JSON."""
         rates = {
             "items_per_s": self.items / self.seconds,
             "loop_items_per_s": self.items / self.loop_seconds,
@@ -63,7 +66,7 @@ class Comparison:
 def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Callable[[str], None]) -> Comparison:
     """Scores of ``items_B`` by mcscore and by the loop, and one forward pass for the price of it.
 
-    scorer: of the one score that ``plain.disagreement`` computes. It is left prepared for these items. SiteError if the
+    scorer: of the one score that ``baselines.disagreement`` computes. It is left prepared for these items. SiteError if the
     model has no dropout; whatever the model raises with dropout on.
     """
     model, T, (score,), seed = scorer.model, scorer.passes, scorer.scores, scorer.seed
@@ -76,11 +79,12 @@ def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Cal
         return scorer(items_B, ids)[score]
 
     def loop() -> Tensor:
-        return plain.loop(model, lambda: call_model(model, inputs), T, scorer.likelihood)
+        return baselines.loop(model, lambda: call_model(model, inputs), T, scorer.likelihood)
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return call_model(model, inputs)
+            outputs: Tensor = call_model(model, inputs)
+            return outputs
 
     say("scoring with two seeds")
     model.eval()

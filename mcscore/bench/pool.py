@@ -25,6 +25,8 @@ SAMPLE = 256 << 20  # bytes of items that are read, over and over; also what the
 
 @dataclass(frozen=True)
 class Reading:
+    """How fast a sample of a pool was read, in several ways."""
+
     items: int  # of the sample
     bytes: int
     first_seconds: float  # the first reading: from disk, unless the page cache had the pool already
@@ -36,6 +38,7 @@ class Reading:
     ahead_seconds: float  # the same, two blocks ahead
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields and the rates that follow from them, for JSON."""
         figures = {
             "items_per_s": self.items / self.read_seconds,
             "copy_GB_per_s": self.bytes / self.copy_seconds / 1e9,

@@ -28,6 +28,7 @@ class Form:
     words: tuple[str, ...] = ()
 
     def takes(self, letters: set[str], words: set[str]) -> bool:
+        """Whether a shape of these letters and words has this form."""
         return set(self.needs) <= letters <= {*self.needs, *self.defaults} and words <= {*self.words}
 
     def __str__(self) -> str:
@@ -48,6 +49,8 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Shape:
+    """Numbers by their letters, and words, as in T100xB512xC10."""
+
     numbers: dict[str, float]
     words: frozenset[str]
 
@@ -55,6 +58,7 @@ class Shape:
         return int(self.numbers[letter])
 
     def get(self, letter: str, default: int) -> int:
+        """Return the number of a letter, or ``default``."""
         return int(self.numbers.get(letter, default))
 
     def __str__(self) -> str:

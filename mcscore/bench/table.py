@@ -80,6 +80,7 @@ def heading(kernel: str) -> list[str]:
 
 
 def line(row: Row) -> str:
+    """One row of the table, for a terminal."""
     return " ".join(f"{cell(row):{_align(width)}}" for _, width, cell in columns(row.kernel)).rstrip()
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import LIKELIHOODS
 from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
+from ..likelihoods import LIKELIHOODS
 from ..text import count
 from .model import build_scorer
 from .options import COMMA, PATH, names

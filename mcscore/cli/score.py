@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import INPUTS, LIKELIHOODS, SCORES, check_scores
+from ..acquisition import SCORES, check_scores
+from ..likelihoods import INPUTS, LIKELIHOODS
 from ..text import duration
 from .model import build_scorer
 from .options import COMMA, PATH, POOL, PROBABILITY, either, names

@@ -2,7 +2,7 @@
 
 State of B items (pixels, where the output is dense); only what the asked scores need is kept, nothing of size T exists:
 
-    softmax, sigmoid   p (B, C), p2 (B, C), h (B,), votes (B, C) int32: sums over the passes of acquisition.LIKELIHOOD_MOMENTS
+    softmax, sigmoid   p (B, C), p2 (B, C), h (B,), votes (B, C) int32: sums over the passes of likelihoods.LIKELIHOOD_MOMENTS
     gaussian           n (B,) passes, mu (B,) their mean, var (B,) sum of squared deviations from it, noise (B,) sum
     all                bad (B,) bool: some pass was no distribution
 
@@ -18,17 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..acquisition import (
-    BALD_NOISE,
-    LIKELIHOOD_MOMENTS,
-    NO_NOISE,
-    SCORES,
-    TWO_NOISES,
-    Means,
-    needed_moments,
-    ok_outputs,
-    predict,
-)
+from ..acquisition import BALD_NOISE, SCORES, Means, needed_moments
+from ..likelihoods import LIKELIHOOD_MOMENTS, ok_outputs, predict
 
 State = dict[str, Tensor]
 
@@ -172,11 +163,3 @@ def finish(
     prediction = predict(means[main], likelihood)
     results["prediction"] = torch.where(ok, prediction, math.nan if likelihood == "gaussian" else -1)
     return results
-
-
-def check_noise(scores: Sequence[str], likelihood: str, C: int, noise_variance: float | None) -> None:
-    """ValueError unless a gaussian output of width ``C`` has exactly one source of noise where "bald" needs it."""
-    if likelihood == "gaussian" and C == 2 and noise_variance is not None:
-        raise ValueError(TWO_NOISES)
-    if likelihood == "gaussian" and C == 1 and noise_variance is None and "bald" in scores:
-        raise ValueError(NO_NOISE)

@@ -1,7 +1,7 @@
-"""``score_logits``: the outputs of T passes at hand -> scores. Checks, the choice of backend, and dense outputs.
+"""``score_logits``: scores from the outputs of T passes. Checks, the choice of backend, and dense outputs.
 
-    native, triton   (T, B, C) float32, float16 or bfloat16 logits, softmax or sigmoid; every logit is read once
-    eager            everything else: float64, gaussian, sigmoid (log-)probabilities, other devices; PyTorch, in steps
+    native, triton   (T, B, C) float32, float16 or bfloat16 logits, categorical or bernoulli; every logit is read once
+    eager            everything else: float64, gaussian, bernoulli (log-)probabilities, other devices; PyTorch, in steps
 
 Dense outputs go to the same kernels as blocks of pixels in rows, at most 16 MB at a time (256 MB on a GPU).
 """
@@ -15,22 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acquisition import (
-    bald_noise,
-    check_input,
-    check_scores,
-    check_shape,
-    reduce_pixels,
-    reduce_predictions,
-    reduction_share,
-)
+from ..acquisition import bald_noise, check_scores
+from ..likelihoods import check_input, check_noise, check_shape, reduce_pixels, reduce_predictions, reduction_share
 from . import backends, eager
 
-_BLOCK_BYTES = {
-    "cpu": 16 << 20,
-    "cuda": 256 << 20,
-}  # of rows cut from a larger output, or of their sums; a GPU needs more
-
+# Of rows cut from a larger output, or of their sums. A GPU needs larger blocks to be busy.
+_BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 _IMAGE = 1 << 16  # pixels of an item that keep a GPU busy
 
 
@@ -44,23 +34,33 @@ def score_logits(
     reduction: str | float = "mean",
     backend: str | None = None,
 ) -> dict[str, Tensor]:
-    """Acquisition scores of B items from the outputs of T stochastic passes. Higher = more informative.
+    """Compute acquisition scores of B items from the outputs of T stochastic passes; higher is more informative.
 
-    logits_TBC: (T, B, C), or dense (T, B, C, *pixels); float16, bfloat16, float32 or float64; any strides; never changed.
-        T >= 1, B may be 0. C >= 2 classes for softmax, C >= 1 labels for sigmoid, for gaussian C = 1 (mean) or C = 2
-        (mean, log-variance).
-    scores: names from ``mcscore.SCORES``, where formulas, ranges and sources stand.
-    likelihood, input: what the outputs are; never guessed. input: "logits", "log_probs" or "probs".
-    noise_variance: gaussian with C = 1, "bald": the variance of the observation noise.
-    reduction: dense outputs are scored per pixel, then averaged ("mean"), maximized ("max"), or a share in (0, 1] of the
-        pixels, the highest, is averaged.
-    backend: "native", "triton" or "eager" instead of the automatic choice; a ValueError if it cannot serve the call.
+    >>> logits_TBC = torch.tensor([[[9.0, -9.0], [0.0, 0.0]], [[-9.0, 9.0], [0.0, 0.0]]])
+    >>> scores = score_logits(logits_TBC, ("bald", "entropy"))
+    >>> [round(float(value), 3) for value in scores["bald"]], [round(float(value), 3) for value in scores["entropy"]]
+    ([0.693, 0.0], [0.693, 0.693])
 
-    Returns {name: (B,) float32} and "prediction" (B,): int32 argmax of the mean probability, ties to the smallest class;
-    one sigmoid label: 1 if its mean probability >= ½; dense: the majority class; gaussian: the float32 mean. An item with
-    NaN or +inf outputs, or a softmax row of all -inf, has NaN scores and prediction -1 (gaussian NaN). -inf logits are
-    probability 0. BALD of at most 2^-20 of the entropy is noise, and 0 (``mcscore.acquisition.BALD_NOISE``). ValueError names
-    what does not fit.
+    Args:
+        logits_TBC: (T, B, C), or dense (T, B, C, *pixels); float16, bfloat16, float32 or float64; any strides; never
+            changed. T >= 1, B may be 0. Categorical: C >= 2 classes; bernoulli: C >= 1 labels; gaussian: C = 1 (mean)
+            or C = 2 (mean, log-variance).
+        scores: names from ``mcscore.SCORES``, which has formulas, ranges and sources.
+        likelihood: "categorical", "bernoulli" or "gaussian"; never guessed.
+        input: "logits", "log_probs" or "probs"; never guessed.
+        noise_variance: gaussian with C = 1, "bald": the variance of the observation noise.
+        reduction: dense outputs are scored per pixel, then averaged ("mean"), maximized ("max"), or a share in (0, 1] of
+            the pixels, the highest, is averaged.
+        backend: "native", "triton" or "eager" instead of the automatic choice.
+
+    Returns:
+        {name: (B,) float32} and "prediction" (B,): int32 argmax of the mean probability, ties to the smallest class; one
+        bernoulli label: 1 if its mean probability >= ½; dense: the majority class; gaussian: the float32 mean. An item
+        with NaN or +inf outputs, or a categorical row of all -inf, has NaN scores and prediction -1 (gaussian NaN). -inf
+        logits are probability 0. BALD of at most 2^-20 of the entropy is noise, and 0 (``acquisition.BALD_NOISE``).
+
+    Raises:
+        ValueError: an argument that does not fit the others; a backend that cannot serve the call.
     """
     names = check_scores(scores, likelihood, noise_variance)
     check_outputs(logits_TBC, names, likelihood, input, noise_variance)
@@ -110,7 +110,7 @@ def check_outputs(
         raise ValueError(f"outputs must be a tensor of float16, bfloat16, float32 or float64, got {kind}")
     check_input(input, likelihood)
     check_shape(outputs.shape, likelihood)
-    eager.check_noise(scores, likelihood, outputs.shape[2], noise_variance)
+    check_noise(scores, likelihood, outputs.shape[2], noise_variance)
     # A constant added to a row changes no softmax, so any finite logits will do as softmax log-probabilities.
     if input == "logits" or (likelihood == "categorical" and input == "log_probs"):
         return
@@ -148,7 +148,7 @@ def row_blocks(
 ) -> Iterator[tuple[int, Tensor]]:
     """Cut (T, B, C) or (T, B, C, *pixels) into (first row, (T, rows, C)) blocks; a row is an item or one of its pixels.
 
-    Softmax probabilities come out as logits, unless as_logits is False. Logits (T, B, C) for a kernel come out whole.
+    Categorical probabilities come out as logits, unless as_logits is False. Logits (T, B, C) for a kernel come out whole.
     """
     outputs = outputs.detach()
     T, B, C, *pixels = outputs.shape
@@ -175,7 +175,7 @@ def row_blocks(
 
 
 def _kind(likelihood: str, input: str) -> str:
-    """What ``row_blocks`` makes of the input: softmax takes logits only."""
+    """Return what the blocks of ``row_blocks`` hold: logits if categorical, else the input."""
     return "logits" if likelihood == "categorical" else input
 
 
@@ -191,9 +191,9 @@ def reduce_dense(
 
 
 def _check_range(outputs_TnC: Tensor, likelihood: str, input: str, first_row: int, pixels: int) -> None:
-    """ValueError if finite ``outputs`` are no (log-)probabilities, as declared: probably logits that were misdeclared.
+    """Raise ValueError if finite ``outputs`` are not the (log-)probabilities that they are declared as; they may be logits.
 
-    Tolerates two roundings of the dtype, at least 1e-4; softmax probabilities are normalized later.
+    Tolerates two roundings of the dtype, at least 1e-4; categorical probabilities are normalized later.
     """
     slack = max(1e-4, 2 * torch.finfo(outputs_TnC.dtype).eps)
     x = outputs_TnC if outputs_TnC.dtype == torch.float64 else outputs_TnC.float()

@@ -1,4 +1,4 @@
-"""The filter of a streaming top-k: which of a block of scores can be among the k best, as keys of one total order.
+"""The filter of a streaming top-k: keys, in one total order, of the scores of a block that can be among the k best.
 
 Order: score descending, then id ascending. Both live in one unsigned 64-bit key, ``order(score) << 32 | ~id``, so that
 "better" is one integer comparison, ties included.
@@ -25,7 +25,7 @@ MAX_ID = 2**32 - 1
 _SUB = 1 << 17
 
 
-def sift(
+def filter_above(
     ids: npt.NDArray[np.int64] | range,
     scores: npt.NDArray[np.float32],
     exclude: npt.NDArray[np.bool_] | None,
@@ -44,16 +44,18 @@ def sift(
         from .backends import warn_once
 
         warn_once(f"{missing}; the top-k takes the slower NumPy path")
-        return _sift_numpy(ids, scores, exclude, cut, room)
+        return _filter_above_numpy(ids, scores, exclude, cut, room)
     first, where = (ids.start, 0) if isinstance(ids, range) else (0, ids.ctypes.data)
     flags = 0 if exclude is None else exclude.ctypes.data
-    found, taken = native.sift(scores.ctypes.data, where, first, flags, len(scores), cut, room.ctypes.data, len(room))
+    found, taken = native.filter_above(
+        scores.ctypes.data, where, first, flags, len(scores), cut, room.ctypes.data, len(room)
+    )
     if taken < len(scores) and found < len(room):
         raise _wrong_id(ids[taken])
     return found, taken
 
 
-def _sift_numpy(
+def _filter_above_numpy(
     ids: npt.NDArray[np.int64] | range,
     scores: npt.NDArray[np.float32],
     exclude: npt.NDArray[np.bool_] | None,

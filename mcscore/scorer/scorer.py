@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..acquisition import INPUTS, LIKELIHOODS, check_scores, probabilities
+from ..acquisition import check_scores
 from ..errors import DrawError
+from ..likelihoods import INPUTS, LIKELIHOODS, probabilities
 from ..masks import MAX_PASSES
 from ..montecarlo.embedding import embeddings
 from ..montecarlo.guard.exclusive import PREPARING, exclusive

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from .diversity import DIVERSITY
-from .result import Selection
+from .result import SELECTION_VERSION, Selection, read_parquet
 from .topk import TopK, best_first
 
-__all__ = ["DIVERSITY", "Selection", "TopK", "select"]
+__all__ = ["DIVERSITY", "SELECTION_VERSION", "Selection", "TopK", "read_parquet", "select"]
 
 
 def select(

@@ -1,6 +1,6 @@
-"""Choosing k of the candidates so that they do not repeat each other. DIVERSITY is the list of methods.
+"""Methods that choose k candidates which do not repeat each other. DIVERSITY is their table, one row a method.
 
-`radius`: go down in score order and skip what lies within r of an item kept before (or of a labeled one). Kept items are
+`radius` goes down in score order and skips an item that lies within r of an item kept before (or of a labeled one). Kept items are
 pairwise further apart than r, and every skipped one has a kept item of at least its score within r. In tests on grouped
 data it kept the quality of maximal marginal relevance at a thirtieth of the time (100 000 candidates), since it is
 matrix products of a block against the kept, and ends when k are kept.
@@ -39,7 +39,7 @@ class Method:
 
 
 def none(ids: Any, scores: Any, embeddings: Any, k: int, r: Any = None, labeled_embeddings: Any = None) -> Picks:
-    """The k best by score, whatever they resemble."""
+    """Choose the k best by score, without regard to their distances."""
     if r is not None:
         raise ValueError(f"diversity 'none' has no radius (radius={r} was given): choose 'radius', or leave it out")
     return Picks(_ranked(ids, scores, k)[:k], None)
@@ -48,10 +48,12 @@ def none(ids: Any, scores: Any, embeddings: Any, k: int, r: Any = None, labeled_
 def radius(
     ids: Any, scores: Any, embeddings: Any, k: int, r: float | None = None, labeled_embeddings: Any = None
 ) -> Picks:
-    """K candidates pairwise further apart than r, greedily from the best.
+    """Choose k candidates that are pairwise further apart than r, greedily from the best.
 
     Args:
-        ids, scores: (M,), any order; NaN scores are left out.
+        ids: (M,), any order, each once.
+        scores: (M,); NaN scores are left out.
+        k: how many to choose.
         embeddings: (M, D) float, Euclidean.
         r: the radius >= 0. None: searched by bisection, to a thousandth, so that k remain. (The number that remains is
             not strictly falling in r, so what is found is a radius that yields k while one 0.1 % greater yields fewer.)
@@ -76,14 +78,14 @@ def radius(
             kept = pool.suppress(float(r), k)
     if len(kept) < k:
         raise ValueError(
-            f"k = {k}, but only {len(kept)} of {len(order)} candidates remain at radius {r:g}: the others lie that close "
-            f"to better or labeled ones. Take a smaller k or radius, more candidates, or diversity 'none'"
+            f"k = {k}, but only {len(kept)} of {len(order)} candidates remain at radius {r:g}: the others lie within it of "
+            f"better or labeled items. Take a smaller k or radius, more candidates, or diversity 'none'"
         )
     return Picks(order[kept], float(r))
 
 
 def _widest(pool: _Candidates, k: int) -> tuple[np.ndarray, float]:
-    """What is kept at the greatest radius that keeps k, and that radius; at radius 0 when even that keeps fewer."""
+    """Return the candidates kept at the greatest radius that keeps k, and that radius; radius 0 if even that keeps fewer."""
     kept, low = pool.suppress(0.0, k), 0.0
     if len(kept) < k or k == 0:
         return kept, low
@@ -101,7 +103,7 @@ def _widest(pool: _Candidates, k: int) -> tuple[np.ndarray, float]:
 
 
 class _Candidates:
-    """Points in score order, with what does not depend on the radius computed once."""
+    """Points in score order, with the values that do not depend on the radius computed once."""
 
     def __init__(self, points_MD: np.ndarray, labeled_LD: np.ndarray | None) -> None:
         self.points_MD = points_MD

@@ -36,7 +36,9 @@ def one_faiss_thread() -> Iterator[None]:
 
 def norms(points_ND: np.ndarray) -> np.ndarray:
     """(N,) float64 Euclidean norms of float32 points."""
-    return np.sqrt(np.einsum("nd,nd->n", points_ND, points_ND, dtype=np.float64))
+    squared_N: np.ndarray = np.einsum("nd,nd->n", points_ND, points_ND, dtype=np.float64)
+    np.sqrt(squared_N, out=squared_N)
+    return squared_N
 
 
 def nearest(points_ND: np.ndarray, others_MD: np.ndarray) -> np.ndarray:
@@ -66,7 +68,7 @@ def pairs_within(points_ND: np.ndarray, r: float) -> np.ndarray:
     norm_N = norms(points_ND)
     squared = norm_N[:, None] ** 2 + norm_N**2 - 2.0 * (points_ND @ points_ND.T)
     slack = (points_ND.shape[1] + 8) * _UNIT * (norm_N[:, None] + norm_N) ** 2
-    within = squared <= r * r
+    within: np.ndarray = squared <= r * r
     doubtful = np.abs(squared - r * r) <= slack
     np.fill_diagonal(within, True)
     np.fill_diagonal(doubtful, False)
@@ -79,4 +81,5 @@ def pairs_within(points_ND: np.ndarray, r: float) -> np.ndarray:
 def squared_distances(point_D: np.ndarray, others_MD: np.ndarray) -> np.ndarray:
     """(M,) float64, as sums of squared differences; the same bits whatever else is computed beside them."""
     difference_MD = others_MD.astype(np.float64) - point_D
-    return np.square(difference_MD, out=difference_MD).sum(axis=1)
+    distance_M: np.ndarray = np.square(difference_MD, out=difference_MD).sum(axis=1)
+    return distance_M

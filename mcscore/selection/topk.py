@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.topk import MAX_ID, keys_of, sift, split_keys
+from ..kernels.topk import MAX_ID, filter_above, keys_of, split_keys
 
 _LEAST_ROOM = 1 << 13  # keys; a smaller buffer would be cut back too often
 
@@ -48,9 +48,8 @@ class TopK:
         # The fuller the buffer, the staler the cut and the more survive; the smaller, the more often it is cut back.
         self._keys = np.empty(max(self.k + self.k // 2, self.k + _LEAST_ROOM), np.uint64)
         self._used = 0
-        self._cut = (
-            0  # key of the k-th best when the buffer was last cut back: what is not greater is not among the k best
-        )
+        # Key of the k-th best when the buffer was last cut back: a key that is not greater is not among the k best.
+        self._cut = 0
         # While ids only rise, none can have come twice, and cutting back needs no sort (half a pass at k = 100 000).
         self._rising, self._last_id = True, -1
 
@@ -75,7 +74,7 @@ class TopK:
         start = 0
         while start < len(scores_B) and self.k:
             flags = None if exclude is None else exclude[start:]
-            found, taken = sift(ids_B[start:], scores_B[start:], flags, self._cut, self._keys[self._used :])
+            found, taken = filter_above(ids_B[start:], scores_B[start:], flags, self._cut, self._keys[self._used :])
             self._admit(found)
             start += taken
         return self
@@ -99,7 +98,7 @@ class TopK:
         return split_keys(np.sort(self._keys[: self._used])[::-1])
 
     def _admit(self, found: int) -> None:
-        """Count in the keys that sift has written behind the others."""
+        """Count in the keys that filter_above has written behind the others."""
         if found and self._rising:
             ids = MAX_ID - (self._keys[self._used : self._used + found] & np.uint64(MAX_ID)).astype(np.int64)
             self._rising = bool(ids[0] > self._last_id and (ids[1:] > ids[:-1]).all())

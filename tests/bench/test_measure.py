@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from mcscore.acquisition import oracle_scores
-from mcscore.bench import baselines as plain
-from mcscore.bench import cases, table
+from mcscore.bench import baselines, cases, table
 from mcscore.bench.clock import CpuClock
 from mcscore.bench.measure import Bench, Row, measure_ceilings
 from mcscore.bench.shapes import Spec, specs
@@ -140,38 +139,38 @@ def test_ceilings_have_a_product_for_every_dtype() -> None:
 # ---- the baselines ------------------------------------------------------------------------------------------------
 
 
-def test_plain_scores_are_the_oracle_s() -> None:
+def test_baseline_scores_are_the_oracle_s() -> None:
     logits = 3 * torch.randn(8, 12, 9)
     truth = oracle_scores(logits, ("bald", "entropy"))
-    bald, entropy = plain.bald_and_entropy(logits)
+    bald, entropy = baselines.bald_and_entropy(logits)
     torch.testing.assert_close(bald.double(), truth["bald"], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(entropy.double(), truth["entropy"], atol=1e-6, rtol=1e-5)
     p, h = torch.zeros(12, 9), torch.zeros(12)
     for part in logits.split(3):
-        plain.add_passes(part, p, h)
+        baselines.add_passes(part, p, h)
     streamed = torch.special.entr(p / 8).sum(-1) - h / 8
     torch.testing.assert_close(streamed.double(), truth["bald"], atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian"])
 @pytest.mark.parametrize("pixels", [(), (3, 2)])
-def test_plain_disagreement_is_the_oracle_s(likelihood: str, pixels: tuple[int, ...]) -> None:
+def test_baseline_disagreement_is_the_oracle_s(likelihood: str, pixels: tuple[int, ...]) -> None:
     outputs = 2 * torch.randn(6, 5, 1 if likelihood == "gaussian" else 4, *pixels)
     name = "variance" if likelihood == "gaussian" else "bald"
     truth = oracle_scores(outputs, (name,), likelihood)[name]
-    torch.testing.assert_close(plain.disagreement(outputs, likelihood).double(), truth, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(baselines.disagreement(outputs, likelihood).double(), truth, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])
-def test_plain_dropouts_keep_the_mean_and_drop_at_the_rate(p: float) -> None:
+def test_baseline_dropouts_keep_the_mean_and_drop_at_the_rate(p: float) -> None:
     x, weight, bias = torch.rand(4, 50) + 1, torch.randn(7, 50), torch.randn(7)
-    y = plain.dropout(x[None, :, :, None], 2000, p)
+    y = baselines.dropout(x[None, :, :, None], 2000, p)
     assert y.shape == (2000, 4, 50, 1)
     assert float((y == 0).float().mean()) == pytest.approx(p, abs=0.01)
-    channels = plain.dropout(x[None, :, :, None].repeat(1, 1, 1, 3), 50, p).view(50, 4, 50, 3)
+    channels = baselines.dropout(x[None, :, :, None].repeat(1, 1, 1, 3), 50, p).view(50, 4, 50, 3)
     assert torch.equal(channels[..., 0] == 0, channels[..., 2] == 0)  # a channel's values share their fate
     exact = nn.functional.linear(x, weight, bias)
-    for linear in (plain.dropout_linear, plain.shared_dropout_linear):
+    for linear in (baselines.dropout_linear, baselines.shared_dropout_linear):
         for copies in (x[None], x.expand(3000, 4, 50)):
             mean = linear(copies, weight, bias, 3000, p).mean(0)
             torch.testing.assert_close(mean, exact, atol=0.15 * float(exact.abs().max()), rtol=0)
@@ -179,7 +178,7 @@ def test_plain_dropouts_keep_the_mean_and_drop_at_the_rate(p: float) -> None:
 
 def test_shared_masks_are_the_same_for_all_items() -> None:
     x = torch.randn(1, 50).expand(4, 50)
-    y = plain.shared_dropout_linear(x[None], torch.randn(7, 50), torch.zeros(7), 9, 0.5)
+    y = baselines.shared_dropout_linear(x[None], torch.randn(7, 50), torch.zeros(7), 9, 0.5)
     torch.testing.assert_close(y, y[:, :1].expand_as(y))
     assert not torch.allclose(y[0], y[1])
 
@@ -189,12 +188,12 @@ def test_the_plain_loop_drops_and_leaves_the_model_as_it_was() -> None:
     model[2].train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x = torch.randn(5, 6)
-    assert (plain.loop(model, lambda: model(x), 30) > 1e-4).all()
+    assert (baselines.loop(model, lambda: model(x), 30) > 1e-4).all()
     assert [module.training for module in model] == [False, False, True, False]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_top_k_and_the_counting_pass() -> None:
     scores = np.random.default_rng(0).random(1000, np.float32)
-    assert set(plain.top_k(scores, 20).tolist()) == set(np.argsort(scores)[-20:].tolist())
-    assert plain.count_above(scores, 0.5, block=64) == int((scores > 0.5).sum())
+    assert set(baselines.top_k(scores, 20).tolist()) == set(np.argsort(scores)[-20:].tolist())
+    assert baselines.count_above(scores, 0.5, block=64) == int((scores > 0.5).sum())

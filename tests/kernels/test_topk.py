@@ -40,11 +40,11 @@ def test_native_and_numpy_take_the_same(scores, first, cut_at, room, ranged, shu
         else 0
     )
     expected = np.zeros(room, np.uint64)
-    want = topk._sift_numpy(ids, x, exclude, cut, expected)
+    want = topk._filter_above_numpy(ids, x, exclude, cut, expected)
     for isa in ISAS:
         with native.use_isa(isa):
             keys = np.zeros(room, np.uint64)
-            assert topk.sift(ids, x, exclude, cut, keys) == want
+            assert topk.filter_above(ids, x, exclude, cut, keys) == want
             assert (keys == expected).all()
 
 
@@ -54,18 +54,18 @@ def test_a_full_buffer_loses_nothing(n: int) -> None:
     keys, at = [], 0
     while at < n:
         room = np.empty(7, np.uint64)
-        found, taken = topk.sift(range(at, n), x[at:], None, 0, room)
+        found, taken = topk.filter_above(range(at, n), x[at:], None, 0, room)
         keys.append(room[:found].copy())
         at += taken
     assert np.array_equal(np.concatenate([np.empty(0, np.uint64), *keys]), topk.keys_of(np.arange(n), x))
 
 
 def test_an_id_beyond_32_bits_is_named() -> None:
-    for sift in (topk.sift, topk._sift_numpy):
+    for keep in (topk.filter_above, topk._filter_above_numpy):
         with pytest.raises(ValueError, match=r"ids must lie in \[0, 2\*\*32\): found 4294967296"):
-            sift(np.array([1, 2**32]), np.ones(2, np.float32), None, 0, np.empty(5, np.uint64))
+            keep(np.array([1, 2**32]), np.ones(2, np.float32), None, 0, np.empty(5, np.uint64))
         with pytest.raises(ValueError, match="found -1"):
-            sift(np.array([1, -1]), np.ones(2, np.float32), None, 0, np.empty(5, np.uint64))
+            keep(np.array([1, -1]), np.ones(2, np.float32), None, 0, np.empty(5, np.uint64))
 
 
 def _isa_of_process(wanted: str) -> subprocess.CompletedProcess[str]:

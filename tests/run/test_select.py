@@ -85,6 +85,7 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
     }
     how = json.loads(table.schema.metadata[b"mcscore"])
     assert how == {
+        "version": 2,
         "run": run.meta["id"],
         "pool": pool.fingerprint,
         "by": "bald",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...acquisition import KERNEL_SCORES, KERNEL_SUMS, check_kernel_call
 from ...masks import MaskSpec
 from ..weight_cache import made_from
 from .extension import missing as _missing
@@ -21,7 +22,6 @@ from .extension import native as _native
 from .threads import split
 
 LIKELIHOODS = ("categorical", "bernoulli")
-SCORES = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # ---- what is there ------------------------------------------------------------------------------------------------
@@ -70,26 +70,21 @@ def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str = "categori
     logits_TBC: float32, float16 or bfloat16, T >= 1, C >= 1 (softmax: C >= 2), any strides. Items with NaN or +inf logits
     (softmax: also a row of nothing but -inf) get NaN scores and the prediction -1.
     """
-    x = _logits(logits_TBC, likelihood)
+    x = _logits(logits_TBC, scores, likelihood)
     T, B, C = x.shape
-    out, to = _outputs(scores, B, likelihood)
+    out, to = _outputs(scores, B)
     split(B, T * C, lambda *items: _native.score(*_described(x), LIKELIHOODS.index(likelihood), to, items))
     return out
 
 
-def _outputs(scores: Sequence[str], B: int, likelihood: str) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+def _outputs(scores: Sequence[str], B: int) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     """The arrays to fill, and their addresses in the order of struct Scores of csrc/kernels.h, 0 = not asked for."""
-    unknown = [name for name in scores if name not in SCORES]
-    if unknown:
-        raise ValueError(
-            f"unknown score {unknown[0]!r} for likelihood {likelihood!r}; the native kernel has {', '.join(SCORES)}"
-        )
     out = {name: torch.empty(B, dtype=torch.float32) for name in scores}
     out["prediction"] = torch.empty(B, dtype=torch.int32)
-    return out, tuple(out[name].data_ptr() if name in out else 0 for name in (*SCORES, "prediction"))
+    return out, tuple(out[name].data_ptr() if name in out else 0 for name in (*KERNEL_SCORES, "prediction"))
 
 
-_STATE = {"p": torch.float64, "p2": torch.float64, "h": torch.float64, "votes": torch.int32, "bad": torch.bool}
+_SUM_DTYPES = {name: {"votes": torch.int32, "bad": torch.bool}.get(name, torch.float64) for name in KERNEL_SUMS}
 
 
 def accumulate(logits_tBC: Tensor, state: dict[str, Tensor], likelihood: str = "categorical") -> None:
@@ -98,42 +93,31 @@ def accumulate(logits_tBC: Tensor, state: dict[str, Tensor], likelihood: str = "
     state: any of "p", "p2" float64 (B, C) (sums of p and p^2), "h" float64 (B,) (entropies), "votes" int32 (B, C) (argmax of each
     pass; sigmoid: p >= 1/2), "bad" bool (B,) (set for items with non-finite logits, whose other sums are then meaningless).
     """
-    x = _logits(logits_tBC, likelihood)
+    x = _logits(logits_tBC, (), likelihood)
     t, B, C = x.shape
     for name, value in state.items():
-        if name not in _STATE:
-            raise ValueError(f"unknown state {name!r}; known are {', '.join(_STATE)}")
+        if name not in _SUM_DTYPES:
+            raise ValueError(f"unknown state {name!r}; known are {', '.join(_SUM_DTYPES)}")
         shape = (B,) if name in ("h", "bad") else (B, C)
         if (
             value.shape != shape
-            or value.dtype != _STATE[name]
+            or value.dtype != _SUM_DTYPES[name]
             or value.device.type != "cpu"
             or not value.is_contiguous()
         ):
             raise ValueError(
-                f"state {name!r} must be a contiguous {_STATE[name]} CPU tensor of shape {shape}, "
+                f"state {name!r} must be a contiguous {_SUM_DTYPES[name]} CPU tensor of shape {shape}, "
                 f"got {value.dtype} {tuple(value.shape)} on {value.device}"
             )
-    to = [state[name].data_ptr() if name in state else 0 for name in _STATE]
+    to = [state[name].data_ptr() if name in state else 0 for name in _SUM_DTYPES]
     split(B, t * C, lambda *items: _native.accumulate(*_described(x), LIKELIHOODS.index(likelihood), *to, items))
 
 
-def _logits(logits_TBC: Tensor, likelihood: str) -> Tensor:
+def _logits(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> Tensor:
     _extension()
     x = _cpu(logits_TBC, "logits")
-    if x.ndim != 3 or x.shape[0] < 1 or x.shape[2] < 1:
-        raise ValueError(f"logits must be (T, B, C) with T >= 1 and C >= 1, got {tuple(x.shape)}")
-    _check_likelihood(likelihood, x.shape[2])
+    check_kernel_call("score", scores, likelihood, x.shape)
     return x
-
-
-def _check_likelihood(likelihood: str, C: int) -> None:
-    if likelihood not in LIKELIHOODS:
-        raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
-    if likelihood == "categorical" and C == 1:
-        raise ValueError(
-            "softmax over one class is always 1; for a binary output with C = 1 use likelihood='bernoulli'"
-        )
 
 
 def _described(x: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
@@ -245,13 +229,13 @@ def dropout_head(
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or weight.shape[0] < 1:
         raise ValueError(f"features (B, D) {tuple(x.shape)} do not fit weight (C, D) {tuple(weight.shape)}")
     (B, D), C = x.shape, weight.shape[0]
-    _check_likelihood(likelihood, C)
     masks = _Masks(spec, D)
-    if masks.B != B or masks.t < 1:
+    check_kernel_call("dropout_head", scores, likelihood, (masks.t, B, C))
+    if masks.B != B:
         raise ValueError(f"features {tuple(x.shape)} (B, D) do not fit {masks.t} passes and {masks.B} ids")
     bias = _bias(bias_C, C)
     packed, _, width = _packed(weight_CD, weight, _SUBSET)
-    out, to = _outputs(scores, B, likelihood)
+    out, to = _outputs(scores, B)
     arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()
     what = (D, C, width), 1.0 / spec.drop_rate.keep, LIKELIHOODS.index(likelihood), to
     split(B, masks.t * D * max(1, C // 8), lambda *items: _native.dropout_head(masks.described, *arrays, *what, items))

@@ -9,7 +9,7 @@ Two ways, chosen by shape. The kernels here apply masks to the features on their
 nor T B C logits exist. Drawing and applying a mask takes 10 to 15 instructions per 16-bit feature, counted in sm_90 code, so the
 masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
 parts). More outputs, which would draw the masks again for every 128, and masks that all items share, which need not be
-drawn per item, are for ``triton_chunks``: it masks first, in the L2 cache, and multiplies then.
+drawn per item, are for ``masked_gemm``: it masks first, in the L2 cache, and multiplies then.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...acquisition import check_scores, check_shape
+from ...acquisition import check_kernel_call
 from ...masks import MaskSpec
-from . import masked_gemm as triton_chunks
+from . import masked_gemm
 from .launch import Launch, check_device, check_dtype
 from .philox import counter_args, on_device, tile_draws
-from .score import ROWS
-from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, entropy_bits, new_sums, store_scores, summarize
+from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, finish_scores, new_results, new_sums
 from .tune import tuned
 
 _MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
@@ -107,12 +106,7 @@ def _dropout_head(
         )  # fmt: skip
         logits = product * scale + offset
         mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
-    total, entropy, top, arg, second, doubt, spread, modal = summarize(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
-    store_scores(
-        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal,
-        entropy_bits(h), T,
-        C, SOFTMAX, WANT,
-    )  # fmt: skip
+    finish_scores(out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C, SOFTMAX, WANT)
 
 
 @dataclass(frozen=True)
@@ -163,8 +157,8 @@ def dropout_linear(
     )  # rows start inside a Philox block
     if inside or len(weight_CD) > _MAX_OUTPUTS:
         x, masks, weight, bias = _linear_operands(x_sBLD, masks, weight_CD, bias_C)
-        shared = triton_chunks.share_masks(masks.ids)
-        return triton_chunks.linear(x, masks, weight, bias, shared=shared)
+        shared = masked_gemm.share_masks(masks.ids)
+        return masked_gemm.linear(x, masks, weight, bias, shared=shared)
     launch, y_tBLC = plan_linear(x_sBLD, masks, weight_CD, bias_C)
     launch.run()
     return y_tBLC
@@ -184,10 +178,10 @@ def dropout_head(
     reduction. Other arguments and precision as ``dropout_linear``.
     """
     check_device("dropout_head", x_BD.device)
-    shared = triton_chunks.share_masks(masks.ids)
+    shared = masked_gemm.share_masks(masks.ids)
     if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
         x, masks, weight, bias = _head_operands(x_BD, masks, weight_CD, bias_C, scores, likelihood)
-        return triton_chunks.head(x, masks, weight, bias, scores, likelihood, shared=shared)
+        return masked_gemm.head(x, masks, weight, bias, scores, likelihood, shared=shared)
     launch, results = plan_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     launch.run()
     return results
@@ -239,10 +233,7 @@ def plan_head(
     (B, D), C, T = x.shape, weight.shape[0], masks.t
     if C > MAX_CLASSES:
         raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
-    names = check_scores(scores, likelihood)
-    want = sum(1 << ROWS.index(name) for name in names)
-    out = torch.empty((len(ROWS), B), dtype=torch.float32, device=x.device)
-    prediction = torch.empty(B, dtype=torch.int32, device=x.device)
+    out, prediction, want, results = new_results(scores, B, x.device)
     args = {
         "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, **counter_args(masks),
         "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
@@ -258,7 +249,7 @@ def plan_head(
     table = table_block(C, x.element_size(), tiles=5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2)
     shape = T, B, D, C, str(x.dtype), rate.bits, want
     chosen = launch(tuned("dropout_head", shape, table, _variants(table), launch, x.device))
-    return chosen, {**{name: out[ROWS.index(name)] for name in names}, "prediction": prediction}
+    return chosen, results
 
 
 def table_block(C: int, itemsize: int, tiles: int) -> Block:
@@ -303,16 +294,11 @@ def _head_operands(
     likelihood: str,
 ) -> tuple[Tensor, MaskSpec, Tensor, Tensor]:
     """Features, masks, weight and bias of a head, checked."""
-    if likelihood not in ("categorical", "bernoulli"):
-        raise ValueError(
-            f"dropout_head: the Triton kernel knows likelihoods 'categorical' and 'bernoulli', got {likelihood!r}"
-        )
-    check_scores(scores, likelihood)
     masks = on_device(masks, x_BD.device)
     x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
     if x.ndim != 2 or x.shape[0] != masks.B:
         raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {masks.B} ids")
-    check_shape((masks.t, len(x), len(weight)), likelihood)
+    check_kernel_call("dropout_head", scores, likelihood, (masks.t, len(x), len(weight)))
     return x, masks, weight, bias
 
 

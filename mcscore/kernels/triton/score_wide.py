@@ -9,6 +9,8 @@ one read: the weight of p_t in p̄ is known only when row t has been read whole.
 skips step 1.
 """
 
+# Kernels have no Python types: Triton infers them.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
 from typing import Any
@@ -18,7 +20,6 @@ import triton
 import triton.language as tl
 
 from .launch import Launch
-from .score import tiling, values_per_thread
 from .tile import (
     FAR,
     LOG2E,
@@ -37,6 +38,7 @@ from .tile import (
     summarize,
     tile_classes,
 )
+from .tiling import tiling, values_per_thread
 
 _TILE = 4096  # classes per program: 4 warps of 32 values per thread, small enough for many programs per multiprocessor
 _SUMMARIES = 8  # float32 rows of the workspace: total, entropy, top, second, doubt, spread, modal, h

@@ -11,17 +11,35 @@ Position j of a tile holds class start + (j % CHUNKS) * CHUNK + j // CHUNKS. Pos
 is probability 0, and drop out of every sum.
 """
 
+# Kernels have no Python types: Triton infers them.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from ...acquisition import BALD_NOISE, TRITON_BALD_NOISE
+from ...acquisition import BALD_NOISE, KERNEL_SCORES, SCORES, TRITON_BALD_NOISE
 
-# WANT has bit r set where row r of the result is asked for: rows are in the order of the catalog, entropy first.
-NEEDS_H = tl.constexpr(1 << 1 | 1 << 2)  # expected_entropy, bald
-NEEDS_VOTES = tl.constexpr(1 << 5)  # variation_ratio
-NEEDS_STD = tl.constexpr(1 << 6)  # mean_std
+
+def _wanted(names: Sequence[str]) -> int:
+    """WANT of a kernel: bit r is set where row r of the results is asked for, in the order of KERNEL_SCORES."""
+    return sum(1 << KERNEL_SCORES.index(name) for name in names)
+
+
+def _needing(moment: str) -> tl.constexpr:
+    return tl.constexpr(_wanted([name for name in KERNEL_SCORES if moment in SCORES[name].moments]))
+
+
+NEEDS_H, NEEDS_VOTES, NEEDS_STD = _needing("h"), _needing("votes"), _needing("p2")
+ENTROPY, EXPECTED, BALD, LEAST, MARGIN, VARIATION, STD = (
+    tl.constexpr(KERNEL_SCORES.index(name))
+    for name in ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
+)  # rows of the results
+ONE = tl.constexpr(1)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -89,9 +107,10 @@ def scaled_difference(x, c, origin):
 
 @triton.jit
 def scale_of(top):
-    """log2(e), to turn logits into exponents of 2. From 2^29 on the rounding of top log2(e) could exceed 32, and shift 2^z
-    out of range: float32 values there are at least 32 apart, so what is not the maximum has no weight in any base, and
-    1 makes the product exact.
+    """The factor that turns logits into exponents of 2: log2(e), or 1 from 2^29 on.
+
+    There the rounding of top log2(e) could exceed 32, and shift 2^z out of range. Float32 values of that size are at least 32
+    apart, so what is not the maximum has no weight in any base, and the factor 1 makes the product exact.
     """
     return tl.where(tl.abs(top) < 536870912.0, LOG2E, 1.0)
 
@@ -117,7 +136,7 @@ def softmax_tile(x, classes, C: tl.constexpr, WANT: tl.constexpr, SHARES: tl.con
     The last two are 0 if not needed. H = log2 s - sum(e z) / s with z = (x - max) log2(e), e = 2^z, s = sum e.
     NaN, +inf and rows of -inf make z, hence p, NaN.
 
-    z is one multiply-add, x log2(e) - m with m the rounded max log2(e). That rounding shifts all z of a row outputs_close, which
+    z is one multiply-add, x log2(e) - m with m the rounded max log2(e). That rounding shifts all z of a row alike, which
     changes neither p nor H.
     """
     top = tl.max(x, 1)
@@ -192,7 +211,7 @@ def add_pass(
 
 @triton.jit
 def entropy_bits(h):
-    """H of ``new_sums`` added up: (items,)"""
+    """H of ``new_sums`` added up, (items,)."""
     return tl.sum(tl.sum(h, 2), 1)
 
 
@@ -213,7 +232,7 @@ def accumulate(mean, m2, p, t, WANT: tl.constexpr):
 
 @triton.jit
 def summarize(mean, m2, votes, classes, T, C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr):
-    """One tile after all passes -> eight values per item that merge over tiles: see ``merge``.
+    """One tile after all passes -> eight values per item that merge over tiles: see ``score_wide``.
 
     total = sum p (NaN if a pass was no distribution), entropy, top, arg (class of top, the smallest if several), second
     (best of the rest), doubt = sum min(p, 1-p) (sigmoid), spread = sum of the std, modal = votes of the modal class
@@ -240,6 +259,17 @@ def summarize(mean, m2, votes, classes, T, C: tl.constexpr, SOFTMAX: tl.constexp
 
 
 @triton.jit
+def finish_scores(
+    out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr
+):  # fmt: skip
+    """Write the results of whole items from the sums of ``new_sums`` over all T passes."""
+    total, entropy, top, arg, second, doubt, spread, modal = summarize(mean, m2, votes, classes, T, C, SOFTMAX, WANT)
+    store_scores(
+        out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, entropy_bits(h), T, C, SOFTMAX, WANT
+    )  # fmt: skip
+
+
+@triton.jit
 def store_scores(
     out, prediction, item, ok, B, total, entropy, top, arg, second, doubt, spread, modal, h, T,
     C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
@@ -256,18 +286,18 @@ def store_scores(
         least = doubt
         margin = 2.0 * doubt  # 1 - |2p - 1| = 2 min(p, 1 - p)
         variation = modal / T
-    store_row(out, 0, item, ok, B, entropy, bad, WANT)
-    store_row(out, 1, item, ok, B, expected, bad, WANT)
+    store_row(out, ENTROPY, item, ok, B, entropy, bad, WANT)
+    store_row(out, EXPECTED, item, ok, B, expected, bad, WANT)
     bald = entropy - expected
     if SOFTMAX:
         noise = SOFTMAX_NOISE + BALD_SHARE * entropy  # of one pass; sums over the passes round T times
     else:
         noise = SIGMOID_NOISE * C + BALD_SHARE * entropy
-    store_row(out, 2, item, ok, B, tl.where(bald > noise * (1.0 + T / 32), bald, 0.0), bad, WANT)
-    store_row(out, 3, item, ok, B, least, bad, WANT)
-    store_row(out, 4, item, ok, B, margin, bad, WANT)
-    store_row(out, 5, item, ok, B, variation, bad, WANT)
-    store_row(out, 6, item, ok, B, spread / C, bad, WANT)
+    store_row(out, BALD, item, ok, B, tl.where(bald > noise * (1.0 + T / 32), bald, 0.0), bad, WANT)
+    store_row(out, LEAST, item, ok, B, least, bad, WANT)
+    store_row(out, MARGIN, item, ok, B, margin, bad, WANT)
+    store_row(out, VARIATION, item, ok, B, variation, bad, WANT)
+    store_row(out, STD, item, ok, B, spread / C, bad, WANT)
     if C == 1:
         arg = (top >= 0.5).to(tl.int32)  # one label: is it present?
     tl.store(prediction + item, tl.where(bad, -1, arg), mask=ok)
@@ -275,6 +305,15 @@ def store_scores(
 
 @triton.jit
 def store_row(out, ROW: tl.constexpr, item, ok, B, value, bad, WANT: tl.constexpr):
-    if WANT & (1 << ROW):
+    """Write one row of the results, if it is wanted: NaN where an item is bad, never below 0."""
+    if (ONE << ROW) & WANT:
         value = tl.where(bad, float("nan"), tl.maximum(value, 0.0))
         tl.store(out + tl.cast(B, tl.int64) * ROW + item, value, mask=ok)
+
+
+def new_results(names: Sequence[str], B: int, device: torch.device) -> tuple[Tensor, Tensor, int, dict[str, Tensor]]:
+    """What a kernel fills for B items: (out (scores, B), prediction (B,), WANT, results by name, which are views)."""
+    out = torch.empty((len(KERNEL_SCORES), B), dtype=torch.float32, device=device)
+    prediction = torch.empty(B, dtype=torch.int32, device=device)
+    results = {name: out[KERNEL_SCORES.index(name)] for name in names}
+    return out, prediction, _wanted(names), {**results, "prediction": prediction}

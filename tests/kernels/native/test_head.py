@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mcscore import masks
-from mcscore.acquisition import oracle_scores
+from mcscore.acquisition import KERNEL_SCORES, oracle_scores
 from mcscore.kernels import native
 from mcscore.masks import MaskSpec
 
@@ -58,11 +58,11 @@ def logits64(x, weight, bias, ids, passes, rate):
 def test_scores_are_those_of_the_three_parts(isa, B, D, C, p, t, likelihood):
     rate = masks.rate(p)
     x, weight, bias, ids, passes = operands(B, D, C, t)
-    got = native.dropout_head(x, MaskSpec(SEED, SITE, passes, ids, rate), weight, bias, native.SCORES, likelihood)
+    got = native.dropout_head(x, MaskSpec(SEED, SITE, passes, ids, rate), weight, bias, KERNEL_SCORES, likelihood)
     logits = logits64(x, weight, bias, ids, passes, rate)
-    naive = oracle_scores(logits.float(), native.SCORES, likelihood=likelihood)  # the same formulas on rounded logits
-    truth = oracle_scores(logits, native.SCORES, likelihood=likelihood)
-    for name in native.SCORES:
+    naive = oracle_scores(logits.float(), KERNEL_SCORES, likelihood=likelihood)  # the same formulas on rounded logits
+    truth = oracle_scores(logits, KERNEL_SCORES, likelihood=likelihood)
+    for name in KERNEL_SCORES:
         rounding = (naive[name] - truth[name]).abs().max()
         limit = 8 * rounding + 4e-6 + 3e-7 * truth["entropy" if name == "bald" else name].abs()
         if name == "variation_ratio":
@@ -79,7 +79,7 @@ def test_no_bit_depends_on_batch_or_threads(isa):
         x, weight, bias, ids, passes = operands(37, 150, C, 40)
 
         def run(some, weight=weight, x=x, ids=ids, passes=passes, bias=bias):
-            return native.dropout_head(x[some], MaskSpec(1, 0, passes, ids[some], rate), weight, bias, native.SCORES)
+            return native.dropout_head(x[some], MaskSpec(1, 0, passes, ids[some], rate), weight, bias, KERNEL_SCORES)
 
         whole = run(slice(None))
         before = torch.get_num_threads()
@@ -97,7 +97,7 @@ def test_no_bit_depends_on_batch_or_threads(isa):
 def test_shared_masks_are_one_mask_for_all_items(isa):
     x, weight, bias, _, passes = operands(1, 60, 7, 20)
     same = native.dropout_head(
-        x.expand(12, 60), MaskSpec(SEED, SITE, passes, [-1] * 12, masks.rate(0.5)), weight, bias, native.SCORES
+        x.expand(12, 60), MaskSpec(SEED, SITE, passes, [-1] * 12, masks.rate(0.5)), weight, bias, KERNEL_SCORES
     )
     for values in same.values():
         assert (values == values[0]).all()
@@ -135,7 +135,7 @@ def test_empty_batches_give_empty_scores():
     [
         ({"weight_CD": torch.zeros(3, 9)}, r"\(2, 8\) do not fit weight \(C, D\) \(3, 9\)"),
         ({"ids": [1]}, "do not fit 2 passes and 1 ids"),
-        ({"passes": []}, "do not fit 0 passes"),
+        ({"passes": []}, "outputs hold no pass"),
         ({"weight_CD": torch.zeros(1, 8), "bias_C": None}, "use likelihood='bernoulli'"),
         ({"bias_C": torch.zeros(2)}, r"bias must have shape \(3,\), got \(2,\)"),
         ({"scores": ("bold",)}, "unknown score 'bold'"),

@@ -9,13 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mcscore.acquisition import BALD_NOISE, KERNEL_SCORES, KERNEL_SUMS
 from mcscore.kernels import native
 
 if not native.available()[0]:
     pytest.skip(native.available()[1], allow_module_level=True)
 
 ISAS = native.available_isas()
-SCORES = native.SCORES
+SCORES = KERNEL_SCORES
+
+
+def test_the_extension_keeps_the_order_and_the_noise_of_the_catalog() -> None:
+    assert tuple(native._native.score_names) == KERNEL_SCORES
+    assert tuple(native._native.sum_names) == KERNEL_SUMS
+    assert native._native.bald_noise == BALD_NOISE
 
 
 @pytest.fixture(params=ISAS)
@@ -383,7 +390,7 @@ def test_gradients_and_no_grad_are_left_alone():
         (torch.zeros(3, 4, 1), ("bald",), "categorical", ValueError, "use likelihood='bernoulli'"),
         (torch.zeros(3, 4, 2), ("bold",), "categorical", ValueError, "unknown score 'bold'"),
         (torch.zeros(3, 4, 2), ("bald",), "gaussian", ValueError, "likelihood must be one of categorical, bernoulli"),
-        (torch.zeros(0, 4, 2), ("bald",), "categorical", ValueError, "T >= 1"),
+        (torch.zeros(0, 4, 2), ("bald",), "categorical", ValueError, "outputs hold no pass"),
         (torch.zeros(4, 2), ("bald",), "categorical", ValueError, r"\(T, B, C\)"),
         (torch.zeros(3, 4, 2).double(), ("bald",), "categorical", TypeError, "float64"),
     ],

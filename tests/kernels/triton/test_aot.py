@@ -23,11 +23,12 @@ pytest.importorskip("triton")
 import triton
 from triton import knobs
 
+from mcscore.acquisition import KERNEL_SCORES
 from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import plan_head, plan_linear
 from mcscore.kernels.triton.launch import Launch
-from mcscore.kernels.triton.score import ROWS, plan
+from mcscore.kernels.triton.score import plan
 from mcscore.masks import MaskSpec, rate
 
 from .aot import Machine, compiled
@@ -80,13 +81,13 @@ CASES: dict[str, Callable[[], Launch]] = {
     "10 classes": case(_score, 10, torch.bfloat16, LIGHT, "categorical"),
     "10 classes, class-major": case(_score_columns, 10, torch.bfloat16),
     "32 classes, class-major": case(_score_columns, 32, torch.float32),
-    "100 classes, all scores": case(_score, 100, torch.float32, ROWS, "categorical"),
-    "507 classes, odd rows": case(_score, 507, torch.float16, ROWS, "categorical"),
+    "100 classes, all scores": case(_score, 100, torch.float32, KERNEL_SCORES, "categorical"),
+    "507 classes, odd rows": case(_score, 507, torch.float16, KERNEL_SCORES, "categorical"),
     "1000 classes": case(_score, 1000, torch.bfloat16, LIGHT, "categorical"),
-    "8192 classes, all scores": case(_score, 8192, torch.float32, ROWS, "categorical"),
-    "50000 classes, rows, all scores": case(_score, 50000, torch.bfloat16, ROWS, "categorical", 0),
-    "50000 classes, tiles, all scores": case(_score, 50000, torch.bfloat16, ROWS, "categorical", 1),
-    "50000 classes, merge": case(_score, 50000, torch.bfloat16, ROWS, "categorical", 2),
+    "8192 classes, all scores": case(_score, 8192, torch.float32, KERNEL_SCORES, "categorical"),
+    "50000 classes, rows, all scores": case(_score, 50000, torch.bfloat16, KERNEL_SCORES, "categorical", 0),
+    "50000 classes, tiles, all scores": case(_score, 50000, torch.bfloat16, KERNEL_SCORES, "categorical", 1),
+    "50000 classes, merge": case(_score, 50000, torch.bfloat16, KERNEL_SCORES, "categorical", 2),
     **{
         f"{C} classes, {str(dtype)[6:]}": case(_score, C, dtype, LIGHT, "categorical")
         for C in (1024, 4096, 8192, 16384)
@@ -100,7 +101,7 @@ CASES: dict[str, Callable[[], Launch]] = {
         for dtype in (torch.bfloat16, torch.float32)
     },
     "1000 labels": case(_score, 1000, torch.bfloat16, LIGHT, "bernoulli"),
-    "8192 labels, all scores": case(_score, 8192, torch.float32, ROWS, "bernoulli"),
+    "8192 labels, all scores": case(_score, 8192, torch.float32, KERNEL_SCORES, "bernoulli"),
     "dropout, 1 bit": case(_dropout, torch.bfloat16, 0.5, 1, 512, 1),
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
@@ -110,7 +111,7 @@ CASES: dict[str, Callable[[], Launch]] = {
     "normal numbers, odd rows": case(_draw, "normal", torch.bfloat16, 513),
     "head of 10 classes": case(_head, 10, torch.bfloat16, 0.25, LIGHT),
     "head of 100 classes": case(_head, 100, torch.bfloat16, 0.5, LIGHT),
-    "head, float32, all scores": case(_head, 50, torch.float32, 0.25, ROWS),
+    "head, float32, all scores": case(_head, 50, torch.float32, 0.25, KERNEL_SCORES),
     "linear": case(_linear, 200, torch.float32, 0.3),
 }
 COLUMNS = [name for name in CASES if name.endswith("class-major")]

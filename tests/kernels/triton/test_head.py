@@ -13,9 +13,8 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from mcscore import masks
-from mcscore.acquisition import oracle_scores
+from mcscore.acquisition import KERNEL_SCORES, oracle_scores
 from mcscore.kernels.triton.head import dropout_head, dropout_linear, plan_head, plan_linear
-from mcscore.kernels.triton.score import ROWS
 from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
@@ -82,7 +81,9 @@ def test_rows_copies_and_outputs_of_any_number_fit(triton_call: Call, L: int, D:
 
 
 @pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
-@pytest.mark.parametrize(("names", "C"), [(("bald", "entropy"), 10), (ROWS, 10), (("bald",), 100), (ROWS, 3)])
+@pytest.mark.parametrize(
+    ("names", "C"), [(("bald", "entropy"), 10), (KERNEL_SCORES, 10), (("bald",), 100), (KERNEL_SCORES, 3)]
+)
 def test_scores_of_a_head_are_the_scores_of_its_logits(
     triton_call: Call, names: tuple[str, ...], C: int, likelihood: str
 ) -> None:

@@ -14,12 +14,11 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from mcscore import Dropout, Scorer, masks
-from mcscore.acquisition import SCORES, oracle_scores
+from mcscore.acquisition import KERNEL_SCORES, SCORES, oracle_scores
 from mcscore.kernels import backends
 from mcscore.kernels.triton import masked_gemm as triton_chunks
 from mcscore.kernels.triton.head import dropout_head, dropout_linear
 from mcscore.kernels.triton.masked_gemm import Chunk, cut_head, share_masks
-from mcscore.kernels.triton.score import ROWS
 from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
@@ -105,7 +104,7 @@ def test_scores_are_those_of_the_logits(
 def test_every_score_and_likelihood(triton_call: Call, C: int, likelihood: str, p: float, shared: bool) -> None:
     x, weight, bias = operands(21, 40, C, torch.float32)
     passes, ids = torch.arange(4), ids_of(21, shared)
-    args = x, MaskSpec(SEED, SITE, passes, ids, rate(p)), weight, bias, ROWS, likelihood
+    args = x, MaskSpec(SEED, SITE, passes, ids, rate(p)), weight, bias, KERNEL_SCORES, likelihood
     check_scores(triton_call(_head, *args, shared=shared, cache=20_000), x, weight, bias, passes, ids, p, likelihood)
 
 
