@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+
+import mcscore
 
 from .pool.helpers import small_pool
 from .pool.test_remote import Publish, bucket, s3_server  # noqa: F401  (fixtures)
@@ -51,6 +55,29 @@ def test_a_pool_in_an_object_store(bucket: Publish, tmp_path: Path) -> None:  # 
     run = load("s3_pool").main(bucket(tmp_path / "pool.zarr"), str(tmp_path / "run"))
     assert run.scored == 50
     assert np.isfinite(run.scores("bald")).all()
+
+
+@pytest.fixture
+def catalog() -> Iterator[None]:
+    """What a test adds to the catalog is gone after it."""
+    rows = dict(mcscore.SCORES)
+    yield
+    mcscore.SCORES.clear()
+    mcscore.SCORES.update(rows)
+
+
+@pytest.mark.usefixtures("catalog")
+@pytest.mark.filterwarnings("ignore:vote_entropy has no kernel")
+def test_a_score_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    module = load("custom_score")
+    ids = module.main(k=5)
+    assert capsys.readouterr().out.count("vote entropy") == 5
+    logits_TBC = torch.randn(30, 40, 6)
+    got = mcscore.score_logits(logits_TBC, ("vote_entropy",))["vote_entropy"]
+    truth = module.oracle(logits_TBC.double().softmax(-1), "categorical")
+    torch.testing.assert_close(got.double(), truth, rtol=1e-6, atol=1e-6)
+    assert len(set(ids.tolist())) == 5
 
 
 def test_scripts_start_from_a_shell() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acquisition import bald_noise, check_scores
+from ..acquisition import KERNEL_SCORES, bald_noise, check_scores
 from ..likelihoods import check_input, check_noise, check_shape, reduce_pixels, reduce_predictions, reduction_share
 from . import backends, eager
 
@@ -67,7 +67,7 @@ def score_logits(
     reduction_share(reduction)
     T, B, C = logits_TBC.shape[:3]
     device = logits_TBC.device
-    chosen = choose(logits_TBC, likelihood, input, backend)
+    chosen = choose(logits_TBC, likelihood, input, backend, names)
     rows = math.prod((B, *logits_TBC.shape[3:]))
     results = {name: torch.empty(rows, dtype=torch.float32, device=device) for name in names}
     results["prediction"] = torch.empty(
@@ -119,7 +119,7 @@ def check_outputs(
         _check_range(block, likelihood, input, first, pixels)
 
 
-def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = None) -> str:
+def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = None, scores: Sequence[str] = ()) -> str:
     """The backend that serves these outputs. Where a kernel exists but cannot serve them, that is announced once."""
     if backend is not None and backend not in backends.BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(backends.BACKENDS)}")
@@ -131,6 +131,8 @@ def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = N
         obstacle = f"{outputs.dtype} outputs have no kernel; float32, float16 and bfloat16 have"
     elif likelihood == "bernoulli" and input != "logits":
         obstacle = f"likelihood 'bernoulli' with input={input!r} has no kernel; input='logits' has"
+    elif own := [name for name in scores if name not in KERNEL_SCORES]:
+        obstacle = f"{', '.join(own)} has no kernel: it was added to the catalog"
     elif backend is not None:
         backends.require(backend, outputs.device)
         return backend

@@ -264,7 +264,7 @@ def batch_copies(site: Site, x: Tensor, B: int, t: int = 1) -> int:
     raise RowsError(
         f"{site}: dimension {site.axis} of {tuple(x.shape)} does not hold {B} items of {site.rows} row{'s' * (site.rows > 1)}, as it "
         "did when the sites were found. Give the layer all rows of all items whatever they hold (experts: route by weights), or leave "
-        "it off with sites=[...]"
+        "it off with Dropout(sites=[...])"
     )
 
 

@@ -83,7 +83,7 @@ def _require_independence(
             f"{type(passes.model).__name__}: with masks on, the output of {n} items changes when another joins the batch, so scores "
             f"would depend on the batch. Sites: {', '.join(map(str, sites))}. "
             "Rescale by an item's own share or by the expected one (DropBlock), give experts no capacity limit, or leave the site "
-            "off by choosing the others with sites=[...]"
+            "off by choosing the others with Dropout(sites=[...])"
         )
 
 

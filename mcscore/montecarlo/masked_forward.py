@@ -110,7 +110,7 @@ class MaskedForward(Interceptor):
             raise SiteError(
                 f"{call.name} ({call.function.__name__}) would drop, but the first items did not reach it: which dropout a model calls "
                 "must not depend on its items (loops over the items' own lengths, experts that only some items reach). Pad all items to "
-                "one length in the transform, or leave it off by choosing the others with sites=[...]"
+                "one length in the transform, or leave it off by choosing the others with Dropout(sites=[...])"
             )
         return self.other(call.function, call.args, call.kwargs)
 

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..acquisition import KERNEL_SCORES
 from ..errors import PrecisionError, first_line
 from ..kernels import backends
 from ..kernels import head as head_kernel
 from ..montecarlo import Passes, discover
 from ..montecarlo import autocast as bfloat16
 from ..montecarlo.checks import require_effect
+from ..montecarlo.passes import Fuses
 from ..montecarlo.plan import Plan, make_plan
 from .inputs import Items, ModelInputs
 from .options import Dropout, Execution
@@ -49,7 +51,9 @@ def prepare(
     found = discover(model, two, three, dropout.sites, dropout.p, dropout.weights)
     if not any(site.active for site in found.sites):
         raise ValueError("sites: no dropout site is left on")
-    reduces = functools.partial(head_kernel.fits, likelihood=reduction.likelihood, input=reduction.input)
+    reduces: Fuses = functools.partial(head_kernel.fits, likelihood=reduction.likelihood, input=reduction.input)
+    if not set(reduction.scores) <= set(KERNEL_SCORES):  # a score that was added to the catalog
+        reduces = _no_kernel
     passes = Passes(model, found, seed=seed, shared=dropout.masks == "shared", reduces=reduces)
     inert = require_effect(passes, three)
     if recorded is None:
@@ -67,6 +71,10 @@ def prepare(
     if plan.path not in ("head", "vmap"):
         backends.warn_once(f"{type(model).__name__}: passes run by {plan.path!r}, not vmap ({plan.why})")
     return Steps(passes, plan, reduction, inert, execution.compile)
+
+
+def _no_kernel(_x: Tensor, _weight: Tensor, _p: float) -> bool:
+    return False
 
 
 def _with_precision(

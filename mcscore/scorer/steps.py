@@ -135,7 +135,7 @@ class Steps:
                     f"{type(self.passes.model).__name__}: {name} of items {list(ids)} is {ours.tolist()} by themselves and "
                     f"{theirs.tolist()} in a batch of {B}: scores depend on the batch. Does the model or the transform look at other "
                     "items (a crop to the longest, experts of limited capacity, statistics of the batch, random numbers for whole "
-                    "buffers)? Leave the layer off by choosing the other sites with sites=[...]; there are "
+                    "buffers)? Leave the layer off by choosing the other sites with Dropout(sites=[...]); there are "
                     f"{', '.join(map(str, self.passes.found.sites[:8]))}"
                 )
 

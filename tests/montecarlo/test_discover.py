@@ -248,7 +248,7 @@ def test_weights_are_dropped_where_a_model_has_no_dropout():
         ("0", "weight dropout", 0.25, (4, 1, 3, 3), None),
         ("3", "weight dropout", 0.25, (3, 64), None),
     ]
-    with pytest.raises(SiteError, match=r"weight_dropout is for models without dropout; MLP has net.2, net.5"):
+    with pytest.raises(SiteError, match=r"weights=...\) is for models without dropout; MLP has net.2, net.5"):
         found(ZOO["mlp"][0](), torch.randn(3, 8), weight_p=0.1)
 
 
@@ -286,3 +286,28 @@ def test_a_probe_that_fails_says_which_and_why():
 
     with pytest.raises(SiteError, match=r"NeedsTargets failed in the training-mode probe.*wrap it"):
         found(NeedsTargets(), torch.randn(3, 4))
+
+
+class FailsAtZero(nn.Module):
+    """Cannot run where a number that it draws is 0, one of the constants that are tried in the numbers' place."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        if self.training:
+            u = torch.rand_like(h)
+            if float(u.min()) == 0.0:
+                raise RuntimeError("division by zero")
+            h = h * (u > 0.3)
+        return self.b(h)
+
+
+def test_a_constant_that_the_model_cannot_run_with_is_passed_over():
+    torch.manual_seed(0)
+    model = FailsAtZero()
+    discovery = found(model, torch.randn(3, 8))
+    assert [site.kind for site in discovery.sites] == ["uniform (rand_like)"]
+    assert discovery.constants.uniform is None  # just below 1: everything is kept, as in evaluation

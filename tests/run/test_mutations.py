@@ -28,7 +28,8 @@ from .test_crash import cut_power_at_every_step
 from .test_resume import DAMAGE
 
 # Functions with steps in them, by what holds them; the others have conditions that find damage.
-WRITING = [(disk, name) for name in ("_written_beside", "replace_file", "create_file", "create_directory")]
+# replace_file stands in tests/test_atomic.py: a run loses by it only what it writes again, so a power cut here finds it by luck.
+WRITING = [(disk, name) for name in ("_written_beside", "create_file", "create_directory")]
 READING = [
     *((Journal, name) for name in ("_load", "_check", "_checked")),
     (ShardLayout, "decode"),
@@ -43,8 +44,6 @@ CHECKSUMS = [mutant for mutant in ALL if mutant.what and mutant.owner is not dis
 def test_there_are_mutants_of_every_step_and_check() -> None:
     assert [str(mutant) for mutant in DURABILITY] == [
         "_written_beside: without sync(temporary)",
-        "replace_file: without rename(temporary, path)",
-        "replace_file: without sync(path.parent)",
         "create_file: without link(temporary, path)",
         "create_file: without sync(path.parent)",
         "create_directory: without sync(folder.parent)",

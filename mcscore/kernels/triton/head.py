@@ -121,6 +121,7 @@ class Block:
 
     @property
     def meta(self) -> dict[str, int]:
+        """The sizes as the kernel's constants."""
         return {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
 
 
@@ -319,5 +320,5 @@ def _operands(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) ->
 
 
 def _precision() -> str:
-    """How float32 enters the tensor cores. (16-bit features ignore it.)"""
+    """How float32 enters the tensor cores; 16-bit features ignore it."""
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -19,6 +19,8 @@ from ..backends import KERNEL_DTYPES
 
 @dataclass(frozen=True)
 class Launch:
+    """A kernel, its grid and its arguments."""
+
     kernel: Any  # a @triton.jit function
     grid: tuple[int, ...]
     args: dict[str, Any]  # tensors and numbers known when it runs

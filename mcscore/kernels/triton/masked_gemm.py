@@ -64,8 +64,9 @@ def share_masks(ids_B: Any) -> bool:
 
 
 def cut_head(T: int, B: int, C: int, D: int, itemsize: int, shared: bool, cache: int) -> Chunk:
-    """The largest chunk whose logits, and dropped features if there are any, fill half of the cache; more if that is too few
-    rows for a product, up to 256 MB.
+    """The largest chunk whose logits, and dropped features if there are any, fill half of the cache.
+
+    More if that is too few rows for a product, up to 256 MB.
     """
     weights = shared and B > C and T * C * D * itemsize <= _WORKSPACE
     held = T * C * itemsize if weights else T * (C + D) * itemsize  # of one item

@@ -81,12 +81,12 @@ def _discover(
         never = ", ".join(calls) or "none"
         raise SiteError(
             f"{who} has no live dropout: all passes would be equal (stochastic calls that do nothing: {never}). Score a model "
-            "that was trained with dropout, set p > 0 on its dropout layers, drop weights instead with weight_dropout=0.1, "
+            "that was trained with dropout, set p > 0 on its dropout layers, drop weights instead with Dropout(weights=0.1), "
             "or feed passes of another posterior (an ensemble, Laplace samples) to mcscore.Moments"
         )
     own = [name for name, (call, _) in calls.items() if name in random_calls and call.function not in WEIGHT_OPS]
     if weight_p is not None and own:
-        raise SiteError(f"weight_dropout is for models without dropout; {who} has {', '.join(own)}")
+        raise SiteError(f"Dropout(weights=...) is for models without dropout; {who} has {', '.join(own)}")
     sites: list[Site] = []
     for name, (shape, mask_rank) in probed.seen.shapes.items():
         op = calls[call_name(name)][0].op
@@ -152,7 +152,9 @@ def _refuse_unsupported(
         advice = "It is random in evaluation mode too, so it cannot be left off: remove it"
     elif probed.seen.random_calls:
         some = next(iter(probed.seen.random_calls))
-        advice = f"Remove it, or leave it off and choose the dropout sites to use: sites=[{some!r}, ...]"
+        advice = (
+            f"Remove it, or leave it off and choose the dropout sites to use: Dropout(Dropout(sites=[{some!r}, ...]))"
+        )
     else:
         advice = "Write it with torch.rand, torch.randn, torch.bernoulli or nn.Dropout, which can be driven"
     raise SiteError(
@@ -191,7 +193,7 @@ def _same_calls(who: str, two: PassRecord, three: PassRecord) -> None:
         raise SiteError(
             f"{who}: {', '.join(sorted(both))} is called for two items and not for three, or the other way round; the number of dropout "
             "calls must not depend on the batch. Draw for all items at once, pad them to one length in the transform, or leave it off by "
-            "choosing the others with sites=[...]"
+            "choosing the others with Dropout(sites=[...])"
         )
 
 

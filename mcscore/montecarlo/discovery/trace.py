@@ -51,7 +51,7 @@ class Tracer:
             except Exception as error:
                 raise PassError(
                     f"{type(self.twin).__name__} fails in evaluation mode with {', '.join(map(repr, training)) or 'nothing'} in training "
-                    f"mode: {type(error).__name__}: {error}. Choose other sites with sites=[...]"
+                    f"mode: {type(error).__name__}: {error}. Choose other sites with Dropout(sites=[...])"
                 ) from error
             self.written.update(kept.written())
         self.moved = watch.moved
@@ -119,7 +119,7 @@ def _unreached(who: str, lost: Sequence[str], random_calls: Mapping[str, Signatu
     )
     return SiteError(
         f"{who}: these sites drop in training mode but evaluation mode does not reach them in the same way: {listed}. "
-        "If only training has them (auxiliary heads), choose the others with sites=[...]. If a module's own train() does more "
+        "If only training has them (auxiliary heads), choose the others with Dropout(sites=[...]). If a module's own train() does more "
         "than set its flag (LoRA weights that it merges and takes apart), call model.train() before scoring"
     )
 
@@ -178,7 +178,7 @@ def find_constants(
         raise SiteError(
             f"{who} gives other outputs with all dropout off than in evaluation mode, when {', '.join(map(repr, masks_only or training))} "
             "is in training mode so that its dropout is reached: something else there depends on self.training. "
-            "Give the dropout a module of its own, or choose other sites with sites=[...]"
+            "Give the dropout a module of its own, or choose other sites with Dropout(sites=[...])"
         )
     return None, distance
 
