@@ -1,6 +1,6 @@
 // Python bindings: arrays arrive as addresses with their sizes, the GIL is released, the kernel of the active instruction set
 // is called. Importing a torch tensor through DLPack took 10 to 20 us per array, more than many calls take altogether;
-// so mcscore/kernels/native.py, the one caller, has checked dtypes, shapes, strides and bounds and keeps the arrays alive.
+// so mcscore/kernels/native, the one caller, has checked dtypes, shapes, strides and bounds and keeps the arrays alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>

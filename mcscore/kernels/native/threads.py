@@ -1,4 +1,4 @@
-"""The one place that makes threads: ranges of items for the native kernels, in as many threads as torch uses.
+"""Makes threads, as the one place that does: ranges of items for the native kernels, in as many threads as torch uses.
 
 A kernel call is single-threaded and holds no GIL, so a pool of Python threads is all it takes. An OpenMP runtime of our
 own beside torch's would cost up to 8x, since each spins on the cores of the other.
@@ -68,3 +68,18 @@ def split(n: int, cost: int, call: Callable[[int, int], object]) -> None:
         wait(begun)
     for future in begun:
         future.result()
+
+
+def split_passes(
+    items: int, passes: int, cost: int, call: Callable[[tuple[int, int], tuple[int, int]], object]
+) -> None:
+    """call(items, passes) over all items and passes: items are split, unless there are fewer of them than passes.
+
+    ``cost`` is the number of values per item and pass.
+    """
+    if passes == 0 or cost == 0:
+        return
+    if items >= passes:
+        split(items, cost * passes, lambda *some: call(some, (0, passes)))
+    else:
+        split(passes, cost * items, lambda *some: call((0, items), some))

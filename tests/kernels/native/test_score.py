@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mcscore.acquisition import BALD_NOISE, KERNEL_SCORES, KERNEL_SUMS
 from mcscore.kernels import native
+from mcscore.kernels.native import extension
 
 if not native.available()[0]:
     pytest.skip(native.available()[1], allow_module_level=True)
@@ -20,9 +21,9 @@ SCORES = KERNEL_SCORES
 
 
 def test_the_extension_keeps_the_order_and_the_noise_of_the_catalog() -> None:
-    assert tuple(native._native.score_names) == KERNEL_SCORES
-    assert tuple(native._native.sum_names) == KERNEL_SUMS
-    assert native._native.bald_noise == BALD_NOISE
+    assert tuple(extension.native.score_names) == KERNEL_SCORES
+    assert tuple(extension.native.sum_names) == KERNEL_SUMS
+    assert extension.native.bald_noise == BALD_NOISE
 
 
 @pytest.fixture(params=ISAS)
@@ -235,7 +236,7 @@ def test_exp_keeps_its_stated_error(isa):
         [-np.linspace(0, 90, 1_000_003), -np.logspace(-30, 0, 1000), [0.0, -0.0, -1e30, -np.inf]]
     ).astype(np.float32)
     y = np.empty_like(x)
-    native._native.exp(x.ctypes.data, y.ctypes.data, len(x))
+    extension.native.exp(x.ctypes.data, y.ctypes.data, len(x))
     truth = np.exp(x.astype(np.float64) * (1.0 if isa == "baseline" else 1 - 2.75e-9))  # its rounding of log 2
     tiny = np.finfo(np.float32).tiny
     normal = truth >= tiny
@@ -244,7 +245,7 @@ def test_exp_keeps_its_stated_error(isa):
     assert (np.abs(y[~normal]) <= tiny).all()
     assert (y[x <= -88.03] == 0).all()
     z = np.array([np.nan], np.float32)
-    native._native.exp(z.ctypes.data, z.ctypes.data, 1)
+    extension.native.exp(z.ctypes.data, z.ctypes.data, 1)
     assert np.isnan(z[0])
 
 
@@ -415,8 +416,8 @@ def test_an_unknown_instruction_set_names_the_choices():
 
 
 def test_a_missing_extension_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(native, "_native", None)
-    monkeypatch.setattr(native, "_missing", "the extension mcscore._native does not load (gone); reinstall mcscore")
+    monkeypatch.setattr(extension, "native", None)
+    monkeypatch.setattr(extension, "missing", "the extension mcscore._native does not load (gone); reinstall mcscore")
     assert native.available() == (False, "the extension mcscore._native does not load (gone); reinstall mcscore")
     with pytest.raises(RuntimeError, match="reinstall mcscore"):
         native.score(torch.zeros(3, 4, 2), ("bald",))

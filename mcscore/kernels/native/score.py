@@ -1,0 +1,74 @@
+"""Scores of logits, and their sums over passes: csrc/score.h."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...acquisition import KERNEL_SCORES, KERNEL_SUMS, check_kernel_call
+from .extension import loaded
+from .memory import DTYPES, on_cpu
+from .threads import split
+
+LIKELIHOODS = ("categorical", "bernoulli")  # enum class Likelihood of csrc/kernels.h
+
+_SUM_DTYPES = {name: {"votes": torch.int32, "bad": torch.bool}.get(name, torch.float64) for name in KERNEL_SUMS}
+
+
+def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str = "categorical") -> dict[str, Tensor]:
+    """Scores of (T, B, C) logits, each (B,) float32, and "prediction" (B,) int32; see ``mcscore.acquisition``.
+
+    logits_TBC: float32, float16 or bfloat16, T >= 1, C >= 1 (softmax: C >= 2), any strides. Items with NaN or +inf logits
+    (softmax: also a row of nothing but -inf) get NaN scores and the prediction -1.
+    """
+    x = _logits(logits_TBC, scores, likelihood)
+    T, B, C = x.shape
+    out, to = outputs(scores, B)
+    split(B, T * C, lambda *items: loaded().score(*_described(x), LIKELIHOODS.index(likelihood), to, items))
+    return out
+
+
+def outputs(scores: Sequence[str], B: int) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """The arrays to fill, and their addresses in the order of struct Scores of csrc/kernels.h, 0 = not asked for."""
+    out = {name: torch.empty(B, dtype=torch.float32) for name in scores}
+    out["prediction"] = torch.empty(B, dtype=torch.int32)
+    return out, tuple(out[name].data_ptr() if name in out else 0 for name in (*KERNEL_SCORES, "prediction"))
+
+
+def accumulate(logits_tBC: Tensor, state: dict[str, Tensor], likelihood: str = "categorical") -> None:
+    """Add the passes of (t, B, C) logits to ``state`` in place.
+
+    state: any of "p", "p2" float64 (B, C) (sums of p and p^2), "h" float64 (B,) (entropies), "votes" int32 (B, C) (argmax of each
+    pass; sigmoid: p >= 1/2), "bad" bool (B,) (set for items with non-finite logits, whose other sums are then meaningless).
+    """
+    x = _logits(logits_tBC, (), likelihood)
+    t, B, C = x.shape
+    for name, value in state.items():
+        if name not in _SUM_DTYPES:
+            raise ValueError(f"unknown state {name!r}; known are {', '.join(_SUM_DTYPES)}")
+        shape = (B,) if name in ("h", "bad") else (B, C)
+        if (
+            value.shape != shape
+            or value.dtype != _SUM_DTYPES[name]
+            or value.device.type != "cpu"
+            or not value.is_contiguous()
+        ):
+            raise ValueError(
+                f"state {name!r} must be a contiguous {_SUM_DTYPES[name]} CPU tensor of shape {shape}, "
+                f"got {value.dtype} {tuple(value.shape)} on {value.device}"
+            )
+    to = [state[name].data_ptr() if name in state else 0 for name in _SUM_DTYPES]
+    split(B, t * C, lambda *items: loaded().accumulate(*_described(x), LIKELIHOODS.index(likelihood), *to, items))
+
+
+def _logits(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> Tensor:
+    loaded()
+    x = on_cpu(logits_TBC, "logits")
+    check_kernel_call("score", scores, likelihood, x.shape)
+    return x
+
+
+def _described(x: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    return x.data_ptr(), DTYPES.index(x.dtype), tuple(x.shape), x.stride()
