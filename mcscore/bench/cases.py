@@ -141,7 +141,7 @@ def _dropout(spec: Spec, device: torch.device) -> Case:
     B = _items(shape, t * E * I * dtype.itemsize, device, written=True)
     inputs = _tensors((1, B, E, I), dtype, device)
     passes, ids, some = torch.arange(t, device=device), torch.arange(B, device=device), _some(B, t * E * I)
-    affine = dropout.plain(p)
+    affine = dropout.inverted(p)
 
     def ours(x_sBEI: Tensor) -> Tensor:
         return dropout.masked_passes(x_sBEI, MaskSpec(SEED, 0, passes, ids, masks.rate(p)), affine)

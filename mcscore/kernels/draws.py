@@ -54,7 +54,7 @@ def _check(law: str, dtype: torch.dtype) -> None:
 
 
 def reference(law: str, numbers: MaskSpec, elements: int, dtype: torch.dtype) -> Tensor:
-    """``draw_passes`` in plain PyTorch, on any device, a few passes at a time so that temporaries stay small."""
+    """``draw_passes`` in PyTorch operations, on any device, a few passes at a time so that temporaries stay small."""
     t, B = numbers.t, numbers.B
     out_tBE = torch.empty((t, B, elements), dtype=dtype, device=numbers.ids.device)
     step = max(1, _REFERENCE_BYTES // max(1, 64 * B * elements))

@@ -30,13 +30,17 @@ Affine = tuple[float, float, float]
 _REFERENCE_BYTES = 32 << 20  # temporaries of the reference: int64 words cost 4-16 bytes per mask element
 
 
-def plain(p: float) -> Affine:
-    """The affine of ordinary dropout: kept values are divided by the keep rate that the mask really has."""
+def inverted(p: float) -> Affine:
+    """The affine of inverted dropout: kept values are divided by the keep rate that the mask really has.
+
+    >>> inverted(0.5)
+    (2.0, 0.0, 0.0)
+    """
     return (1.0 / (1.0 - (rate(p).p if 0.0 < p < 1.0 else p)), 0.0, 0.0) if p < 1.0 else (0.0, 0.0, 0.0)
 
 
 def indicator(p: float) -> Affine:
-    """The keep pattern itself: ones stay, what is dropped is 0."""
+    """The affine of the keep pattern itself: ones stay, what is dropped is 0."""
     return (1.0, 0.0, 0.0)
 
 
@@ -85,7 +89,7 @@ def unmasked_passes(x_sBEI: Tensor, t: int, p: float, affine: Affine) -> Tensor:
 
 
 def reference(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
-    """``masked_passes`` in plain PyTorch, on any device, a few passes at a time so that temporaries stay small."""
+    """``masked_passes`` in PyTorch operations, on any device, a few passes at a time so that temporaries stay small."""
     s, B, E, I = x_sBEI.shape
     t = masks.t
     y_tBEI = torch.empty((t, B, E, I), dtype=x_sBEI.dtype, device=x_sBEI.device)

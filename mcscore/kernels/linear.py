@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..masks import MaskSpec, rate
 from . import backends
-from .dropout import masked_passes, plain, unsigned
+from .dropout import inverted, masked_passes, unsigned
 
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
 
@@ -50,7 +50,7 @@ def reference(x_sBLD: Tensor, masks: MaskSpec, weight_CD: Tensor, bias_C: Tensor
     s, B, L, D = x_sBLD.shape
     step = max(1, _BLOCK // max(1, B * L * D * x_sBLD.element_size()))
     parts = []
-    scaling = plain(masks.drop_rate.p)
+    scaling = inverted(masks.drop_rate.p)
     for lo in range(0, masks.t, step):
         x = x_sBLD if s == 1 else x_sBLD[lo : lo + step]
         dropped = masked_passes(x.reshape(x.shape[0], B, L * D, 1), masks.part(slice(lo, lo + step)), scaling)

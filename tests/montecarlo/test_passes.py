@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcscore import masks
 from mcscore.errors import SiteError
-from mcscore.kernels.dropout import plain
+from mcscore.kernels.dropout import inverted
 from mcscore.masks import MaskSpec
 from mcscore.montecarlo import Passes, Strategy, choose_strategy
 from mcscore.montecarlo.checks import require_different_passes, require_effect
@@ -103,7 +103,7 @@ def test_masks_are_those_of_the_specification():
     passes = Passes(model, discover(model, x[:2], x[:3]), seed=99, shared=False)
     first = masks.keep_mask(MaskSpec(99, 0, range(6), IDS.numpy(), masks.rate(0.3)), 40)
     second = masks.keep_mask(MaskSpec(99, 1, range(6), IDS.numpy(), masks.rate(0.5)), 40)
-    expected = x.numpy() * np.float32(plain(0.3)[0]) * first * 2.0 * second
+    expected = x.numpy() * np.float32(inverted(0.3)[0]) * first * 2.0 * second
     for path in PATHS:
         np.testing.assert_allclose(run(passes, x, IDS, 6, path).numpy(), expected, rtol=1e-6)
 

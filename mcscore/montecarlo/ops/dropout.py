@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.dropout import Affine, alpha, indicator, plain
+from ...kernels.dropout import Affine, alpha, indicator, inverted
 
 AffineOf = Callable[[float], Affine]
 
@@ -109,7 +109,7 @@ def _training(call: Arguments) -> bool:
 
 def _elementwise(call: Arguments, source: RandomSource) -> Tensor:
     x = call["input"]
-    return source(x, x.ndim, plain, call.get("inplace", False))
+    return source(x, x.ndim, inverted, call.get("inplace", False))
 
 
 def _channelwise(unbatched_rank: int) -> Callable[[Arguments, RandomSource], Tensor]:
@@ -117,7 +117,7 @@ def _channelwise(unbatched_rank: int) -> Callable[[Arguments, RandomSource], Ten
 
     def run(call: Arguments, source: RandomSource) -> Tensor:
         x = call["input"]
-        return source(x, 1 if x.ndim == unbatched_rank else 2, plain, call.get("inplace", False))
+        return source(x, 1 if x.ndim == unbatched_rank else 2, inverted, call.get("inplace", False))
 
     return run
 
@@ -134,7 +134,7 @@ def _native(call: Arguments, source: RandomSource) -> tuple[Tensor, Tensor]:
     """torch.native_dropout also returns which values it kept."""
     x = call["input"]
     keep = source(torch.ones_like(x), x.ndim, indicator)
-    return x * keep * plain(call["p"])[0], keep.bool()
+    return x * keep * inverted(call["p"])[0], keep.bool()
 
 
 def _attention(call: Arguments, source: RandomSource) -> Tensor:
@@ -152,7 +152,7 @@ def _attention(call: Arguments, source: RandomSource) -> Tensor:
     if bias is not None:
         logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
     weights = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
-    return source(weights, weights.ndim, plain) @ v
+    return source(weights, weights.ndim, inverted) @ v
 
 
 def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, RandomSource], Any]:
@@ -180,7 +180,7 @@ def _recurrent(function: Callable[..., Any]) -> Callable[[Arguments, RandomSourc
             )
             finals.append(final)
             if layer < layers - 1:
-                x = source(x, x.ndim, plain, part=layer)
+                x = source(x, x.ndim, inverted, part=layer)
         # Layers below the first mask may hold fewer rows than those above (one copy of the batch, not one per pass).
         rows = finals[-1][0].shape[1]
         columns = [
@@ -282,7 +282,7 @@ DROPOUT_OPS: tuple[DropoutOp, ...] = (
 
 def _weights(function: Callable[..., Any]) -> Callable[[Arguments, RandomSource], Any]:
     def run(call: Arguments, source: RandomSource) -> Any:
-        weight = source(call["weight"], call["weight"].ndim, plain)
+        weight = source(call["weight"], call["weight"].ndim, inverted)
         rest = {name: value for name, value in call.items() if name not in ("input", "weight", "p")}
         return function(call["input"], weight, **rest)
 
