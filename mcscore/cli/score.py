@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     help="Compute products in bfloat16, or where that is fast and keeps the ranking; default: as the model is.",
 )
 @click.option("--channels-last", is_flag=True, help="Give images to the model in channels-last format.")
-@click.option("--compile", is_flag=True, help="Run what comes behind the first dropout under torch.compile.")
+@click.option("--compile", is_flag=True, help="Compile the part after the first dropout with torch.compile.")
 @click.option("--device", help="Such as cpu or cuda:0; default: cuda if there is one.")
 @click.option("--span", type=click.IntRange(1), help="Items scored and committed as one unit; default: chosen for you.")
 @click.option("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")

@@ -17,12 +17,9 @@ from torch import Tensor
 from ..masks import MaskSpec
 from . import backends
 from .dropout import unsigned
-from .philox import random_blocks
+from .philox import UNIFORM_BITS, random_blocks
 
 LAWS = ("uniform", "normal")
-BITS = {torch.float64: 32, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
-"""Random bits of a uniform number: what its dtype holds exactly just below 1, or all there are."""
-
 _REFERENCE_BYTES = 32 << 20  # temporaries of the reference: some 64 bytes per number
 
 
@@ -49,7 +46,7 @@ def draw_passes(law: str, numbers: MaskSpec, elements: int, dtype: torch.dtype) 
 def _check(law: str, dtype: torch.dtype) -> None:
     if law not in LAWS:
         raise ValueError(f"unknown law {law!r} of random numbers; choose from {', '.join(LAWS)}")
-    if dtype not in BITS:
+    if dtype not in UNIFORM_BITS:
         raise TypeError(f"random numbers are float64, float32, float16 or bfloat16, not {dtype}")
 
 
@@ -70,7 +67,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
-    bits = BITS[dtype]
+    bits = UNIFORM_BITS[dtype]
     return (words >> (32 - bits)).to(_wide(dtype)) * 2.0**-bits
 
 

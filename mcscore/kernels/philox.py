@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ..masks import PHILOX_ROUNDS, MaskSpec
 
+UNIFORM_BITS = {torch.float64: 32, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+"""Random bits of a uniform number: what its dtype holds exactly just below 1, or all there are."""
+
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57  # Philox4x32 multipliers and Weyl increments (Salmon et al. 2011, Random123)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _U32 = 0xFFFFFFFF

@@ -100,7 +100,7 @@ def _sites_with_gradient(passes: Passes, inputs: Any) -> set[str]:
 
 
 def require_different_passes(passes: Passes, logits_TBC: Tensor, inputs: Any) -> None:
-    """Passes that do not differ carry no information: an error, not a constants zero. A single pass is compared with dropout off."""
+    """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""
     if logits_TBC.shape[0] == 1:
         other = check_output(passes.model, passes.deterministic(inputs))
         same = torch.equal(other[: logits_TBC.shape[1]], logits_TBC[0])

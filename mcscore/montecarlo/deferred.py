@@ -87,7 +87,7 @@ class Deferred:
     def defer(
         self, site: Site, x: Tensor, drop: Callable[[], Tensor], *, inplace: bool, fusable: bool, replicates: bool
     ) -> Tensor:
-        """An alias of x to go on with; of in-place dropout x itself, whose every later use is then a use of the deferred."""
+        """Return an alias of x for the model; of in-place dropout x itself, whose every later use then counts."""
         alias = x if inplace else x.view_as(x)
         self._deferred[id(alias)] = _DeferredDropout(site, alias, drop, fusable, replicates)
         return alias
@@ -95,7 +95,7 @@ class Deferred:
     def call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], execute: Callable[..., Any]
     ) -> Any:
-        """Run an operation of the model, whose arguments may be aliases with a deferred. ``execute(func, args, kwargs)`` runs it."""
+        """Run an operation of the model, whose arguments may be aliases of deferred dropout. ``execute(func, args, kwargs)`` runs it."""
         if not self._mentions(args) and not self._mentions(kwargs.values()):
             return execute(func, args, kwargs)
         deferred = self._deferred.get(id(args[0])) if args else None

@@ -126,7 +126,7 @@ class MaskedForward(Interceptor):
         silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
         if silent:
             raise SiteError(
-                f"{', '.join(silent)} of {type(model).__name__} never fired in scoring. Its passes would be too much outputs_close; "
+                f"{', '.join(silent)} of {type(model).__name__} never fired in scoring. Its passes would be too much alike; "
                 "is the module skipped for some inputs, or replaced by a fused or compiled version?"
             )
 

@@ -173,7 +173,7 @@ def _warnings(shown: Shown) -> list[str]:
     if not run.complete:
         told.append(
             f"This run is not complete: {run.done:,} of {run.n:,} items are done, and all below speaks of those. "
-            "The command that began it goes on where it stopped."
+            "The same command resumes it."
         )
     bad = run.nonfinite_ids
     if len(bad):
@@ -185,7 +185,7 @@ def _warnings(shown: Shown) -> list[str]:
     if len(lost := run.unreadable_ids):
         told.append(
             f"{count(len(lost), 'item')} could not be read from the pool and cannot be selected. When the pool is whole again, "
-            "the command that began the run scores them."
+            "the command that started the run scores them."
         )
     for name, spread in shown.spreads.items():
         if spread is None:
@@ -256,7 +256,7 @@ def _on_what(shown: Shown) -> list[tuple[str, str]]:
         ("step", f"{plan['items']:,} items × {plan['passes']:,} passes, path {plan['path']}"),
         (
             "time",
-            f"{duration(run.seconds)}, {rate:,.1f} items/s, {rate * meta['passes']:,.0f} passes/s; begun {_moment(meta['created'])}",
+            f"{duration(run.seconds)}, {rate:,.1f} items/s, {rate * meta['passes']:,.0f} passes/s; started {_moment(meta['created'])}",
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in meta["versions"].items())),
     ]

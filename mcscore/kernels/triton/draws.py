@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...masks import MaskSpec
-from ..draws import BITS
+from ..philox import UNIFORM_BITS
 from .dropout import locate
 from .launch import Launch, check_device
 from .philox import counter_args, on_device, philox4x32
@@ -94,5 +94,5 @@ def plan_draw(
     groups = masks.B * triton.cdiv(elements, 4)
     blocks = triton.cdiv(groups, _GROUPS)
     args = {"out": out, **counter_args(masks), "blocks": blocks, "groups": groups}
-    meta = {"E": elements, "BITS": BITS[dtype], "NORMAL": law == "normal", "GROUPS": _GROUPS}
+    meta = {"E": elements, "BITS": UNIFORM_BITS[dtype], "NORMAL": law == "normal", "GROUPS": _GROUPS}
     return Launch(_draw, (blocks * masks.t,), args, meta, num_warps=4), out

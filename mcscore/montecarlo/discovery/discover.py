@@ -4,7 +4,7 @@
    with every stochastic call intercepted. What would drop or draw there is the list of sites. This finds what lists of module
    classes miss: functional dropout, ``dropout_p=self.p if self.training else 0``, attention dropout, stochastic depth.
    Masks keep everything and draws are constants meanwhile, so every generator must stay where it was, and a second run must
-   end outputs_close: else something is random that is not seen.
+   end alike: else something is random that is not seen.
 2. *Trace.* Another copy in evaluation mode must reach the same calls. Where one hides behind ``if self.training``, its owner, then
    the owner's parents are put in training mode for the length of a forward pass (never a normalization layer). With nothing
    dropped, the model must then give what it gives in evaluation.

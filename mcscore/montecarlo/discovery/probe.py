@@ -1,6 +1,6 @@
 """The probe: what a model calls at random in training mode, on copies of it, with nothing random that mcscore can drive.
 
-Masks keep everything and draws are constants meanwhile, so every generator must stay where it was, and a second run must end outputs_close:
+Masks keep everything and draws are constants meanwhile, so every generator must stay where it was, and a second run must end alike:
 else something is random that is not seen.
 """
 
@@ -40,7 +40,7 @@ class Signature:
 
 @dataclass
 class PassRecord:
-    """What one constants forward pass met."""
+    """What one forward pass with constants met."""
 
     calls: dict[str, tuple[Call, Signature]] = field(default_factory=dict)
     # At each site: shape, rank of its mask.
@@ -66,7 +66,7 @@ class PassRecord:
 
 
 class _RecordingSource:
-    """The source of one call in a constants pass: keeps shapes and tensors of the sites as they are met."""
+    """The source of one call in a pass with constants: keeps shapes and tensors of the sites as they are met."""
 
     def __init__(self, call: Call, seen: PassRecord, constants: ConstantSource) -> None:
         self._call, self._seen, self._constants = call, seen, constants
@@ -172,7 +172,7 @@ def probe(model: nn.Module, inputs: Any, weight_p: float | None) -> ProbeResult:
 
 
 def _reseeded_draws(model: nn.Module, inputs: Any, weight_p: float | None) -> frozenset[str]:
-    """Draws and dropout for which the generator stands outputs_close in two passes though it began otherwise: the model seeds it anew.
+    """Draws and dropout for which the generator stands alike in two passes though it began otherwise: the model seeds it anew.
 
     Raises SiteError if a draw is made in the first pass of a model alone.
     """

@@ -93,7 +93,7 @@ def reach_sites(
     seen = in_evaluation if not training else trace(inputs, _without_normalization(named, training))
     climbed = missing(seen)
     owners_to_reach = {random_calls[name].owner for name in climbed}
-    while owners_to_reach and missing(seen):  # the guard may stand in a parent: if self.training: x = self.drop(x)
+    while owners_to_reach and missing(seen):  # a parent may hold the condition: if self.training: x = self.drop(x)
         owners_to_reach = {owner.rpartition(".")[0] for owner in owners_to_reach}
         if owners_to_reach <= training:
             break

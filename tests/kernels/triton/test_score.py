@@ -244,7 +244,7 @@ def test_no_items_give_empty_scores(triton_call: Call) -> None:
 @pytest.mark.parametrize("C", [10, 1000, 17000])
 @pytest.mark.parametrize("shift", [-3e4, 3e4])
 def test_a_constant_added_to_the_logits_changes_nothing(triton_call: Call, C: int, shift: float) -> None:
-    """Their maximum enters as max log2(e), rounded to 1/256 here: outputs_close for all classes of a row, so it must cancel."""
+    """Their maximum enters as max log2(e), rounded to 1/256 here: alike for all classes of a row, so it must cancel."""
     x = (logits(3, 2, C) * 64).round() / 64  # exact with the shift added
     plain, moved = (triton_call(score, values, KERNEL_SCORES, "categorical") for values in (x, x + shift))
     for name, values in plain.items():
