@@ -1,12 +1,12 @@
-"""Dropout that waits to see who uses it: straight into a Linear, the pair becomes one operation.
+"""Dropout that is deferred until its output is used: straight into a Linear, the pair becomes one operation.
 
-A site that may wait gives the model an alias of its input and a deferred that the dropout is still to come. Changes of shape that
-keep each item's values in order pass the deferred on, F.linear redeems it with the fused kernel, and anything else gets the dropped
-tensor it would have got, once. Where dropping replicates the batch, a question about the shape gets it too: the answer of the
-alias would be wrong. Sites whose output meets anything else are not made to wait again. As every way to run is compared with one
-pass at a time before it is used, a model that gets around the notes is found out.
+A site that can be deferred gives the model an alias of its input and remembers that its dropout is still to come. Reshapes that keep
+each item's values in order keep it deferred, F.linear takes it over with the fused kernel, and anything else gets the dropped tensor,
+made once. Where dropping replicates the batch, a question about the shape gets the dropped tensor too: the alias would give the wrong
+answer. Sites whose output meets anything else are not deferred again. As every strategy is compared with one pass at a time before it
+is used, a model that gets around the aliases is found.
 
-In-place dropout leaves a deferred on its input itself, where that cannot hold the results of several passes.
+In-place dropout defers on its input itself, where that cannot hold the results of several passes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _DeferredDropout:
 
 
 class Deferred:
-    """The notes of one forward pass."""
+    """The deferred dropout of one forward pass."""
 
     def __init__(
         self,
@@ -140,9 +140,9 @@ class Deferred:
 
     def _mentions(self, values: Iterable[Any]) -> bool:
         """Is one of them an alias, or a list (cat, stack) with one in it? Asked for every operation, so it must be cheap."""
-        notes = self._deferred
-        return bool(notes) and any(
-            id(value) in notes or (type(value) in (tuple, list) and any(id(part) in notes for part in value))
+        known = self._deferred
+        return bool(known) and any(
+            id(value) in known or (type(value) in (tuple, list) and any(id(part) in known for part in value))
             for value in values
         )
 
