@@ -17,14 +17,14 @@ from .terminal import Group, remembered_flag
 @click.version_option(__version__, prog_name="mcscore")
 @remembered_flag("traceback", "Show the Python traceback of an error (as MCSCORE_TRACEBACK=1 does).")
 def main() -> None:
-    r"""Which items of a huge unlabeled pool should a human label next?
+    """Which items of a huge unlabeled pool should a human label next?
 
     \b
     mcscore pool import images.npy pool.zarr
     mcscore score pool.zarr --model net.py:build --weights net.safetensors --out runs/a
     mcscore select runs/a -k 50 --by bald
     mcscore report runs/a
-    """
+    """  # noqa: D301  (click reads the backspace as "leave the lines as they are")
 
 
 for verb in (

@@ -214,6 +214,10 @@ def test_env_tells_versions_and_backends(mcscore: Command) -> None:
     assert "processor" in mcscore("env").stdout
 
 
+def test_help_keeps_the_lines_of_its_example(mcscore: Command) -> None:
+    assert "\n  mcscore select runs/a -k 50 --by bald\n" in mcscore("--help").output
+
+
 def test_help_of_every_verb_imports_no_torch() -> None:
     """In a fresh process; every verb's help is printed and sys.modules looked at."""
     code = """
