@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -177,8 +176,7 @@ def read_selection(run: StoredScores, path: str | os.PathLike[str] | None = None
     Raises:
         RunError: there is none, it cannot be read, or it was selected from another run.
     """
-    import pyarrow
-    import pyarrow.parquet
+    from ..selection.result import read_parquet
 
     if path is None:
         files = sorted(run.path.glob("selection-*.parquet"), key=lambda file: file.stat().st_mtime_ns)
@@ -186,15 +184,11 @@ def read_selection(run: StoredScores, path: str | os.PathLike[str] | None = None
             raise RunError(f"there is no selection in {run.path}; `mcscore select` makes one")
         path = files[-1]
     try:
-        table = pyarrow.parquet.read_table(path)
-        how = json.loads((table.schema.metadata or {})[b"mcscore"])
-        table["id"], table["rank"]
-    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-        raise RunError(f"{path} is not a selection made by mcscore: {error}") from error
-    if how["run"] != run.meta["id"]:
-        raise RunError(
-            f"{path} was selected from another run (id {how['run']}), not from {run.path} (id {run.meta['id']})"
-        )
+        table, how = read_parquet(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if (other := how.get("run")) != run.meta["id"]:
+        raise RunError(f"{path} was selected from another run (id {other}), not from {run.path} (id {run.meta['id']})")
     return Path(path), table, how
 
 

@@ -52,7 +52,8 @@ class FakeRun:
 
     def select(self, ids: list[int], by: str, *, run: str = "r1", name: str = "selection-a.parquet") -> Path:
         how = {"run": run, "by": by, "k": len(ids), "method": "radius", "radius": 1.5}
-        table = pyarrow.table({"rank": np.arange(len(ids)), "id": np.array(ids, np.int64)})
+        scores = self.values_of[by][ids].astype(np.float32)
+        table = pyarrow.table({"id": np.array(ids, np.int64), "rank": np.arange(len(ids)), "score": scores})
         pyarrow.parquet.write_table(table.replace_schema_metadata({"mcscore": json.dumps(how)}), self.path / name)
         return self.path / name
 
