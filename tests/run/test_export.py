@@ -190,7 +190,7 @@ def test_what_cannot_be_exported_is_refused(run: Run, pool: Pool, out: Path, tmp
         run.export("csv", by="margin")
     with pytest.raises(RunError, match="leave out by"):
         run.export("csv", by="bald", selection="latest")
-    with pytest.raises(RunError, match="is not a selection made by mcscore"):
+    with pytest.raises(RunError, match="cannot be read as Parquet"):
         run.export("csv", selection=run.path / "run.json")
     bare = Pool.create(tmp_path / "bare", FakePool().read(0, N))
     with pytest.raises(RunError, match="could not be scored"):
