@@ -445,7 +445,7 @@ class AuxiliaryHead(nn.Module):
 def test_heads_that_only_training_has_are_left_out_by_choice():
     torch.manual_seed(0)
     model, x = AuxiliaryHead().eval(), torch.randn(4, 4)
-    with pytest.raises(SiteError, match=r"aux.0 \(dropout, p=0.7\). If only training has them .* sites="):
+    with pytest.raises(SiteError, match=r"aux.0 \(dropout, p=0.7\). If only training has them .*sites="):
         discover(model, x[:2], x[:3])
     found = discover(model, x[:2], x[:3], chosen=["drop"])
     assert [site.name for site in found.sites if site.active] == ["drop"]
