@@ -1,4 +1,4 @@
-"""The radius filter against k-center greedy, the usual diversity filter, written execute_plain in NumPy.
+"""The radius filter against k-center greedy, the usual diversity filter, written plainly in NumPy.
 
     python -m pytest benchmarks/bench_radius.py -s
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 def first_line(error: BaseException, limit: int = 160) -> str:
     """The kind of an error and the first line of its message, cut at a word."""
-    lines = str(error).strip().splitlines()
-    return textwrap.shorten(f"{type(error).__name__}: {lines[0] if lines else ''}".strip(), limit, placeholder=" ...")
+    lines = str(error).strip().splitlines() or ["no message"]
+    return textwrap.shorten(f"{type(error).__name__}: {lines[0]}", limit, placeholder=" ...")
 
 
 class Error(Exception):

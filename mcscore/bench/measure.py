@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..errors import first_line
 from ..kernels import backends
 from ..kernels.roofline import Ceilings
 from . import cases
@@ -107,13 +108,13 @@ class Bench:
     def _compiled(self, case: cases.Case) -> Call | None:
         if not (self.compile and case.compiles):
             return None
-        # Every case compiles anew: one function called with more shapes than the compiler keeps would deterministic_call run uncompiled.
+        # Every case compiles anew: one function called with more shapes than the compiler keeps would run uncompiled without a word.
         torch._dynamo.reset()
         call = rotating(torch.compile(case.eager, fullgraph=True, dynamic=False), case.inputs)
         try:
             call()
         except (RuntimeError, NotImplementedError) as error:
-            backends.warn_once(f"torch.compile fails for {case.spec}: {_first_line(error)}")
+            backends.warn_once(f"torch.compile fails for {case.spec}: {first_line(error)}")
             return None
         return call
 
@@ -123,7 +124,7 @@ def why_not_compile(device: torch.device) -> str:
     try:
         torch.compile(lambda x: x + 1, fullgraph=True)(torch.zeros(2, device=device))
     except (RuntimeError, NotImplementedError, ImportError, OSError) as error:
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -150,8 +151,3 @@ def measure_ceilings(device: torch.device, clock: Clock) -> dict[torch.dtype, Ce
             backends.KERNEL_DTYPES, rates if cuda else rates * len(backends.KERNEL_DTYPES), strict=True
         )
     }
-
-
-def _first_line(error: BaseException) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {text.strip()[:200]}"

@@ -106,9 +106,8 @@ def require_different_passes(passes: Passes, logits_TBC: Tensor, inputs: Any) ->
         same = torch.equal(other[: logits_TBC.shape[1]], logits_TBC[0])
     else:
         same = bool((logits_TBC[1:] == logits_TBC[:1]).all())
-    rare = any(
-        site.draws and site.active for site in passes.found.sites
-    )  # LayerDrop with p = 0.05 leaves most passes outputs_close
+    # LayerDrop with p = 0.05 leaves most passes alike.
+    rare = any(site.draws and site.active for site in passes.found.sites)
     if same and logits_TBC.numel() and not rare:
         active = ", ".join(str(site) for site in passes.found.sites if site.active)
         raise SiteError(

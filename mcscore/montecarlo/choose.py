@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import OutputError, RowsError, SiteError, first_line
 from .apply_masks import BatchedMasks, SingleSite
 from .discovery.sites import Site
-from .passes import PATHS, Passes, Strategy
+from .passes import PATHS, Passes, PassResult, Strategy
 from .tensors import close_to
 
 # What PyTorch and models raise where they have no rule for a way to run. Anything else, such as an interrupt, is not about the strategy.
@@ -53,12 +53,10 @@ def choose_strategy(passes: Passes, inputs: Any, ids_B: Tensor, T: int) -> Strat
             except _NO_RULE as error:
                 reason = first_line(error)
                 continue
-            logits = torch.cat([result.logits for result in results])
-            if close_to(logits, truth, truth.dtype):
-                into_linear = frozenset[str]().union(*(result.fused for result in results))
-                escaped = frozenset[str]().union(*(result.escaped for result in results))
-                strategy = Strategy(path, fused & (into_linear - escaped), "; ".join(why))
-                _require_independence(passes, inputs, ids_B, passes_t[:2], strategy, logits[:2])
+            found = PassResult.of(torch.cat([result.logits for result in results]), results)
+            if close_to(found.logits, truth, truth.dtype):
+                strategy = Strategy(path, fused & (found.fused - found.escaped), "; ".join(why))
+                _require_independence(passes, inputs, ids_B, passes_t[:2], strategy, found.logits[:2])
                 return strategy
             reason = "gives other numbers than one pass at a time"
         if path != "head":  # no news: few models end that way

@@ -105,7 +105,6 @@ class Scorer:
         self.dropout, self.execution = dropout, execution
         self.scores = check_scores(tuple(scores), likelihood, noise_variance)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
-        self.transform = transform
         self.spec, self.weights, self.weights_part = spec, weights, weights_part
         if device is not None:
             model.to(device)
@@ -299,6 +298,11 @@ class Scorer:
         with exclusive(self):
             if self.steps is None:
                 self.steps = other.steps
+
+    @property
+    def transform(self) -> Callable[[Tensor], Any] | None:
+        """From a batch to the model's input, as it was given."""
+        return self.inputs.transform
 
     @property
     def device(self) -> str:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Scorer
-
-from ..options import grouped
+from mcscore.cli.model import grouped
 
 
 def conv(i: int, o: int, stride: int = 1) -> list[nn.Module]:

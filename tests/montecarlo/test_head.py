@@ -9,11 +9,10 @@ from torch import nn
 
 from mcscore import Scorer
 from mcscore.acquisition import oracle_scores
+from mcscore.cli.model import grouped
 from mcscore.kernels import head, native
 from mcscore.masks import MaskSpec, rate
 from mcscore.montecarlo import Strategy
-
-from ..options import grouped
 
 ALL = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 pytestmark = pytest.mark.skipif(not native.available()[0], reason="the native extension is not built")

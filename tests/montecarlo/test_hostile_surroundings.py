@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mcscore
+from mcscore.cli.model import grouped
 from mcscore.errors import SiteError
 
-from ..options import grouped
 from .hostile.harness import IDS, contents, distance, generators, vectors
 
 NAMES = ("entropy", "bald", "mean_std")

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Execution, Scorer
+from mcscore.cli.model import grouped
 from mcscore.kernels import backends, native
 from mcscore.kernels.weight_cache import keeping
 from mcscore.masks import MaskSpec, rate
-
-from ..options import grouped
 
 
 def by_data(model: nn.Module) -> None:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Pool, Scorer
+from mcscore.cli.model import grouped
 from mcscore.pool.schema import Attributes
 from mcscore.pool.storage import Storage
 from mcscore.store.layout import ChunkLayout
-
-from ..options import grouped
 
 CHUNK = 1 << 16
 LABELED, EXCLUDED = 1000, 997  # every so many-th item is

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mcscore import Scorer
+from mcscore.cli.model import grouped
 from mcscore.errors import OutputError
 from mcscore.scorer.inputs import require_one_device
 
 from ..montecarlo.zoo import ZOO
-from ..options import grouped
 
 
 def small() -> nn.Module:

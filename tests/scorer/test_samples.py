@@ -9,8 +9,7 @@ from torch import nn
 
 from mcscore import Scorer
 from mcscore.acquisition import oracle_scores
-
-from ..options import grouped
+from mcscore.cli.model import grouped
 
 ALL = ("entropy", "bald", "variation_ratio")
 

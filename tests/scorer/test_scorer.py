@@ -9,12 +9,12 @@ from torch import nn
 
 from mcscore import Execution, Scorer
 from mcscore.acquisition import oracle_scores
+from mcscore.cli.model import grouped
 from mcscore.errors import OutputError, SiteError
 from mcscore.montecarlo import Strategy
 from mcscore.scorer.steps import Steps
 
 from ..montecarlo.zoo import ZOO, GalCNN, TwoHeads, UNet
-from ..options import grouped
 
 ALL = ("entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std")
 

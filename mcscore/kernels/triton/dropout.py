@@ -14,9 +14,6 @@ every value, at 40 instructions. The masks stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -25,8 +22,6 @@ from torch import Tensor
 from ...masks import MaskSpec
 from .launch import Launch, check_device, check_dtype
 from .philox import counter_args, draws, on_device
-
-Indices = Tensor | np.ndarray | Sequence[int]
 
 _GROUPS = 256  # groups per program of 4 warps: two per thread, so that two Philox chains overlap
 _PROGRAMS = 1024  # a few waves on the largest GPUs; a call with fewer programs shares its passes out over more of them

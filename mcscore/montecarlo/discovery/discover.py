@@ -258,7 +258,7 @@ def _check_order(sites: Sequence[Site], before: Mapping[str, Tensor], after: Map
         if torch.equal(first, swapped):
             if site.rows > 1:
                 backends.warn_once(
-                    f"{site}: the two probe items look outputs_close, so the order of its {site.rows} rows per item could not be verified"
+                    f"{site}: the two probe items look alike, so the order of its {site.rows} rows per item could not be verified"
                 )
         elif not torch.allclose(swapped, second, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise SiteError(

@@ -1,7 +1,7 @@
 """Seeing every stochastic call of a forward pass, whoever makes it: a module, a functional call or the user's own code.
 
 PyTorch offers each Python-level operation to the active torch-function mode, so one mode meets ``nn.Dropout`` and
-``F.dropout`` outputs_close, in eval mode too (where they would do nothing). As a side effect the fused inference path of
+``F.dropout`` alike, in eval mode too (where they would do nothing). As a side effect the fused inference path of
 ``nn.TransformerEncoderLayer``, which ignores dropout, steps aside while a mode is active.
 """
 

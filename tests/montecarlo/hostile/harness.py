@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import mcscore
+from mcscore.cli.model import grouped
 from mcscore.montecarlo import Passes, Strategy, choose_strategy
 from mcscore.montecarlo.discovery import discover
-
-from ...options import grouped
 
 ITEMS = 6
 IDS = np.array([12, 5, 2**40 + 1, 7, 0, 99])
