@@ -49,6 +49,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 PHILOX_ROUNDS = 7  # the fewest that pass BigCrush (Salmon et al. 2011, table 2)
 SHARED_ID = 2**64 - 1
@@ -65,7 +66,7 @@ class Rate:
     """A drop probability as the generators realize it: kept where a ``bits``-bit draw is >= ``threshold``."""
 
     p: float  # realized: threshold / 2**bits
-    bits: int  # 1, 8 or 16 random bits per element
+    bits: int  # 1, 8 or 16 random bits per element; none where p is 0 or 1
     threshold: int
 
     @property
@@ -75,13 +76,15 @@ class Rate:
 
 
 def rate(p: float) -> Rate:
-    """The realization of drop probability ``p``, 0 < p < 1: 1 bit if p = 1/2, 8 if 256 p is whole, else 16.
+    """The realization of drop probability ``p``: no bits if p is 0 or 1, 1 bit if p = 1/2, 8 if 256 p is whole, else 16.
 
-    The error of the realized ``Rate.p`` is 0 in the first two cases and at most 2^-17 in the third.
-    p = 0 and p = 1 need no random bits, so they (and what rounds to them) are a ValueError.
+    The error of the realized ``Rate.p`` is at most 2^-17 with 16 bits, else 0. ValueError for p outside [0, 1], and for p so
+    close to 0 or 1 that 16 bits would make 0 or 1 of it.
     """
-    if not 0.0 < p < 1.0:
-        raise ValueError(f"drop probability must lie strictly between 0 and 1 to need a mask, got {p!r}")
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"drop probability must lie between 0 and 1, got {p!r}")
+    if p in (0.0, 1.0):
+        return Rate(p, 0, int(p))
     if p == 0.5:
         return Rate(0.5, 1, 1)
     if 256.0 * p == int(256.0 * p):
@@ -114,8 +117,10 @@ class MaskSpec:
 
     seed: 0 <= seed < 2^64. site and every pass: 0 <= . < 65536. ids: int64, 0 <= id < 2^63, or -1 for masks shared by all items.
     passes (t,) and ids (B,) are arrays, sequences or tensors. rate: of dropping; None for numbers that a model draws itself.
+    rank: the leading dimensions of the masked tensor, items included, that have mask elements of their own; the others share them
+    (channel dropout of (B, C, H, W): 2). None: every value has its own.
 
-    Raises ValueError for anything outside these ranges. Passes and ids on a GPU are the caller's word: looking would wait for it.
+    Raises ValueError for a seed or site outside these ranges, and ``check_values`` for passes and ids.
     """
 
     seed: int
@@ -123,9 +128,27 @@ class MaskSpec:
     passes: Any
     ids: Any
     rate: Rate | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
-        check_counter(self.seed, self.site, _on_host(self.passes), _on_host(self.ids))
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must satisfy 0 <= seed < 2**64, got {self.seed}")
+        if not 0 <= self.site < MAX_SITES:
+            raise ValueError(f"site must satisfy 0 <= site < {MAX_SITES}, got {self.site}")
+
+    def check_values(self) -> None:
+        """ValueError unless passes and ids fit the counter. Every generator calls it, and no one else.
+
+        While a compiler traces they have no values yet. On a GPU they are the caller's word: looking would wait for it.
+        """
+        passes_t, ids_B = _on_host(self.passes), _on_host(self.ids)
+        if passes_t.ndim != 1 or ids_B.ndim != 1:
+            raise ValueError(f"passes and ids must be one-dimensional, got shapes {passes_t.shape} and {ids_B.shape}")
+        if passes_t.size and not (passes_t.min() >= 0 and passes_t.max() < MAX_PASSES):
+            raise ValueError(f"passes must lie in [0, {MAX_PASSES}), got {passes_t.min()} to {passes_t.max()}")
+        if ids_B.size and ids_B.min() < -1:
+            where = int(ids_B.argmin())
+            raise ValueError(f"item ids must be >= 0 (or -1 for shared masks), got {ids_B[where]} at position {where}")
 
     @property
     def t(self) -> int:
@@ -148,11 +171,14 @@ class MaskSpec:
         """The same of some passes and some items."""
         return replace(self, passes=self.passes[passes], ids=self.ids[items])
 
+    def shared(self, items: int) -> MaskSpec:
+        """The same where each of so many items has the mask of the first."""
+        return replace(self, ids=self.ids[:1].expand(items))
+
 
 def _on_host(values: Any) -> npt.NDArray[np.int64]:
     """The values as int64; of a tensor on a GPU nothing."""
-    device = getattr(values, "device", None)
-    if getattr(device, "type", "cpu") != "cpu":
+    if isinstance(values, Tensor) and values.device.type != "cpu":
         return np.empty(0, np.int64)
     return np.asarray(values, dtype=np.int64)
 
@@ -162,7 +188,10 @@ def keep_mask(masks: MaskSpec, elements: int) -> npt.NDArray[np.bool_]:
 
     elements: elements (or channels) of one item.
     """
+    masks.check_values()
     rate = masks.drop_rate
+    if rate.bits == 0:
+        return np.full((masks.t, masks.B, elements), rate.p == 0.0)
     words = _random_blocks(masks, -(-elements // (128 // rate.bits))).astype("<u4")  # on every machine
     if rate.bits == 1:
         draws = np.unpackbits(words.view(np.uint8), axis=2, bitorder="little")
@@ -173,6 +202,7 @@ def keep_mask(masks: MaskSpec, elements: int) -> npt.NDArray[np.bool_]:
 
 def draw_words(numbers: MaskSpec, elements: int) -> npt.NDArray[np.uint32]:
     """Random words (t, B, elements), one per number drawn. The module docstring says which."""
+    numbers.check_values()
     return _random_blocks(numbers, -(-elements // 4))[:, :, :elements]
 
 
@@ -187,18 +217,3 @@ def _random_blocks(spec: MaskSpec, blocks: int) -> npt.NDArray[np.uint32]:
     counter[..., 2] = (id_bits >> _32)[None, :, None]
     counter[..., 3] = (site << 16 | passes)[:, None, None]
     return philox4x32(counter.reshape(-1, 4), seed).reshape(len(passes), len(ids), 4 * blocks)
-
-
-def check_counter(seed: int, site: int, passes_t: npt.NDArray[np.int64], ids_B: npt.NDArray[np.int64]) -> None:
-    """ValueError unless (seed, site, passes, ids) fit the counter of the module docstring."""
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must satisfy 0 <= seed < 2**64, got {seed}")
-    if not 0 <= site < MAX_SITES:
-        raise ValueError(f"site must satisfy 0 <= site < {MAX_SITES}, got {site}")
-    if passes_t.ndim != 1 or ids_B.ndim != 1:
-        raise ValueError(f"passes and ids must be one-dimensional, got shapes {passes_t.shape} and {ids_B.shape}")
-    if passes_t.size and not (passes_t.min() >= 0 and passes_t.max() < MAX_PASSES):
-        raise ValueError(f"passes must lie in [0, {MAX_PASSES}), got {passes_t.min()} to {passes_t.max()}")
-    if ids_B.size and ids_B.min() < -1:
-        where = int(ids_B.argmin())
-        raise ValueError(f"item ids must be >= 0 (or -1 for shared masks), got {ids_B[where]} at position {where}")

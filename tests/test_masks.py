@@ -171,8 +171,15 @@ def test_realized_rate_is_within_half_a_sixteen_bit_step(p: float) -> None:
     assert rate(p).threshold == rate(p).p * 2 ** rate(p).bits
 
 
-@pytest.mark.parametrize("p", [0.0, 1.0, -0.1, 1.5, float("nan"), 1e-9, 1 - 1e-9])
-def test_rates_that_need_no_mask_or_cannot_be_realized_are_refused(p: float) -> None:
+def test_rates_of_0_and_1_take_no_bits_and_keep_all_or_nothing() -> None:
+    for p in (0.0, 1.0):
+        assert (rate(p).p, rate(p).bits, rate(p).keep) == (p, 0, 1.0 - p)
+        kept = keep_mask(MaskSpec(SEED, 2, [4, 9], [7, -1], rate(p)), 5)
+        np.testing.assert_array_equal(kept, np.full((2, 2, 5), p == 0.0))
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), 1e-9, 1 - 1e-9])
+def test_rates_that_cannot_be_realized_are_refused(p: float) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(p))):
         rate(p)
 
@@ -191,10 +198,18 @@ def test_rates_that_need_no_mask_or_cannot_be_realized_are_refused(p: float) -> 
 )
 def test_counters_out_of_range_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MaskSpec(*arguments, rate(0.5))
+        keep_mask(MaskSpec(*arguments, rate(0.5)), 8)
 
 
 def test_empty_requests_give_empty_masks() -> None:
     assert keep_mask(MaskSpec(0, 0, [], [1], rate(0.5)), 8).shape == (0, 1, 8)
     assert keep_mask(MaskSpec(0, 0, [1], [], rate(0.5)), 8).shape == (1, 0, 8)
     assert keep_mask(MaskSpec(0, 0, [1], [1], rate(0.5)), 0).shape == (1, 1, 0)
+
+
+def test_a_part_is_the_same_masks_of_some_passes_and_items() -> None:
+    spec = MaskSpec(SEED, 2, np.arange(6), np.array(IDS), rate(0.3), rank=2)
+    part = spec.part(slice(1, 4), slice(2, None))
+    assert (part.seed, part.site, part.rate, part.rank, part.t, part.B) == (SEED, 2, rate(0.3), 2, 3, len(IDS) - 2)
+    np.testing.assert_array_equal(keep_mask(part, 20), keep_mask(spec, 20)[1:4, 2:])
+    assert (spec.t, spec.B) == (6, len(IDS))  # left as it was

@@ -85,18 +85,7 @@ def _normal(words: Tensor, dtype: torch.dtype) -> Tensor:
 # ---- the operator that vmap and compile see --------------------------------------------------------------------------------------
 
 
-def draws(
-    like_shape: Sequence[int],
-    passes_t: Tensor,
-    ids_B: Tensor,
-    *,
-    axis: int,
-    seed: int,
-    site: int,
-    law: str,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
+def draws(like_shape: Sequence[int], numbers: MaskSpec, law: str, dtype: torch.dtype, *, axis: int) -> Tensor:
     """Numbers of the given passes in a shape whose dimension ``axis`` runs over the items: (t, *like_shape), contiguous.
 
     Several consecutive rows of that dimension may belong to one item (heads, patches). An item's elements are numbered in the
@@ -104,35 +93,25 @@ def draws(
     """
     moved = list(like_shape)
     moved.insert(0, moved.pop(axis))
-    items = ids_B.numel()
+    items = numbers.B
     if moved[0] % items if items else moved[0]:
         raise ValueError(
             f"dimension {axis} of shape {tuple(like_shape)} holds {moved[0]} rows, which do not divide into {items} items; "
             "axis must name the dimension that runs over the items"
         )
     elements = math.prod(moved) // items if items else 0
-    numbers = MaskSpec(seed, site, passes_t.to(device), ids_B.to(device))
     numbers_tBE = draw_passes(law, numbers, elements, dtype)
-    return numbers_tBE.reshape(passes_t.numel(), *moved).movedim(1, axis % len(moved) + 1).contiguous()
+    return numbers_tBE.reshape(numbers.t, *moved).movedim(1, axis % len(moved) + 1).contiguous()
 
 
 @torch.library.custom_op("mcscore::draw", mutates_args=())
 def draw(like: Tensor, passes: Tensor, ids: Tensor, axis: int, seed: int, site: int, law: str) -> Tensor:
     """Random numbers of one site in one pass, in like's shape and dtype. ``passes`` is a 0-d int64 tensor, the pass's index.
 
-    Under vmap over it: all passes. seed: ``dropout.signed``, as operators know no unsigned numbers.
+    Under vmap over it: all passes. seed: ``dropout.signed``.
     """
-    return draws(
-        like.shape,
-        passes.reshape(1),
-        ids,
-        axis=axis,
-        seed=unsigned(seed),
-        site=site,
-        law=law,
-        dtype=like.dtype,
-        device=like.device,
-    )[0]
+    numbers = MaskSpec(unsigned(seed), site, passes.reshape(1).to(like.device), ids.to(like.device))
+    return draws(like.shape, numbers, law, like.dtype, axis=axis)[0]
 
 
 @draw.register_fake
@@ -150,18 +129,8 @@ def _vmap(
     shape = list(like.shape)
     if like_dim is not None:
         shape.pop(like_dim)
-    numbers = draws(
-        shape,
-        passes_t.reshape(-1),
-        ids,
-        axis=axis,
-        seed=unsigned(seed),
-        site=site,
-        law=law,
-        dtype=like.dtype,
-        device=like.device,
-    )
-    return numbers, 0
+    numbers = MaskSpec(unsigned(seed), site, passes_t.reshape(-1).to(like.device), ids.to(like.device))
+    return draws(shape, numbers, law, like.dtype, axis=axis), 0
 
 
 torch.library.register_vmap(draw, _vmap)

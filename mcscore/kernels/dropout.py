@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks import MaskSpec, rate
+from ..masks import MaskSpec, Rate, rate
 from . import backends
+from .operands import check_dropout
 from .philox import random_blocks
 
 Affine = tuple[float, float, float]
@@ -36,7 +37,7 @@ def inverted(p: float) -> Affine:
     >>> inverted(0.5)
     (2.0, 0.0, 0.0)
     """
-    return (1.0 / (1.0 - (rate(p).p if 0.0 < p < 1.0 else p)), 0.0, 0.0) if p < 1.0 else (0.0, 0.0, 0.0)
+    return (1.0 / rate(p).keep, 0.0, 0.0) if p < 1.0 else (0.0, 0.0, 0.0)
 
 
 def indicator(p: float) -> Affine:
@@ -47,7 +48,7 @@ def indicator(p: float) -> Affine:
 def alpha(p: float) -> Affine:
     """The affine of alpha dropout (Klambauer et al. 2017, self-normalizing networks): keeps mean 0 and variance 1 of a SELU input."""
     floor = -1.7580993408473766  # -scale * alpha of SELU, as torch.nn.functional.alpha_dropout has it
-    q = rate(p).p if 0.0 < p < 1.0 else p
+    q = rate(p).p
     if q == 1.0:
         return (0.0, 0.0, 0.0)
     a = 1.0 / math.sqrt((1.0 - q) * (1.0 + q * floor * floor))
@@ -57,14 +58,9 @@ def alpha(p: float) -> Affine:
 
 def masked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
     """Apply the masks of the given passes. Returns ``y_tBEI`` in x's dtype, contiguous."""
-    s, B = x_sBEI.shape[:2]
-    t = masks.t
-    if s not in (1, t):
-        raise ValueError(
-            f"dropout: x has {s} copies of the batch, expected 1 or one per pass ({t}); x is {tuple(x_sBEI.shape)} (s, B, E, I)"
-        )
-    if masks.B != B:
-        raise ValueError(f"dropout: {masks.B} ids for {B} items; x is {tuple(x_sBEI.shape)} (s, B, E, I)")
+    check_dropout(x_sBEI, masks)
+    if masks.drop_rate.bits == 0:
+        return _unmasked_passes(x_sBEI, masks, affine)
     chosen = backends.select(x_sBEI.device)
     if chosen != "eager" and x_sBEI.dtype not in backends.KERNEL_DTYPES:
         backends.warn_once(
@@ -82,10 +78,11 @@ def masked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
     return reference(x_sBEI, masks, affine)
 
 
-def unmasked_passes(x_sBEI: Tensor, t: int, p: float, affine: Affine) -> Tensor:
+def _unmasked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
     """``masked_passes`` where p is 0, which drops nothing, or 1, which drops everything: no bits are needed."""
-    out = torch.full_like(x_sBEI, affine[2]) if p == 1.0 else affine[0] * x_sBEI + affine[1]
-    return out.expand(t, *x_sBEI.shape[1:]).contiguous()
+    a, b, d = affine
+    out = torch.full_like(x_sBEI, d) if masks.drop_rate.p == 1.0 else a * x_sBEI + b
+    return out.expand(masks.t, *x_sBEI.shape[1:]).contiguous()
 
 
 def reference(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
@@ -113,10 +110,11 @@ def reference_mask(masks: MaskSpec, elements: int) -> Tensor:
 
 
 # ---- the operators that vmap and compile see --------------------------------------------------------------------------------------
+# An operator takes tensors and plain numbers: a MaskSpec is taken apart in front of it and put together again behind it.
 
 
 def signed(seed: int) -> int:
-    """The same 64 bits as operators take them. Their kernels read ``unsigned(seed)``."""
+    """The same 64 bits as operators take them, which know no unsigned numbers. Their kernels read ``unsigned(seed)``."""
     return seed - 2**64 if seed >= 2**63 else seed
 
 
@@ -127,53 +125,46 @@ def unsigned(seed: int) -> int:
 
 @torch.library.custom_op("mcscore::masked_passes", mutates_args=())
 def _masked_passes(
-    x_sBEI: Tensor, passes_t: Tensor, ids_B: Tensor, seed: int, site: int, p: float, affine: Sequence[float]
+    x_sBEI: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    seed: int,
+    site: int,
+    bits: int,
+    threshold: int,
+    affine: Sequence[float],
 ) -> Tensor:
     a, b, d = affine
-    if p in (0.0, 1.0):
-        return unmasked_passes(x_sBEI, passes_t.numel(), p, (a, b, d))
-    return masked_passes(x_sBEI, MaskSpec(unsigned(seed), site, passes_t, ids_B, rate(p)), (a, b, d))
+    realized = Rate(threshold / 2**bits, bits, threshold)
+    return masked_passes(x_sBEI, MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), (a, b, d))
 
 
 @_masked_passes.register_fake
-def _(x_sBEI: Any, passes_t: Any, ids_B: Any, seed: Any, site: Any, p: Any, affine: Any) -> Tensor:
+def _(x_sBEI: Any, passes_t: Any, ids_B: Any, seed: Any, site: Any, bits: Any, threshold: Any, affine: Any) -> Tensor:
     return x_sBEI.new_empty((passes_t.numel(), *x_sBEI.shape[1:]))
 
 
-def _to_sBEI(x: Tensor, copies: int, axis: int, items: int, mask_rank: int) -> Tensor:
-    """(copies, *shape) -> (copies, B, E, I): the axis that holds the items comes first.
-
-    Several rows of one item (heads, patches) join E.
-
-    The first ``mask_rank`` dimensions of ``shape`` have mask elements of their own (all of them, or batch and channel),
-    the rest share theirs. Elements are numbered in the row-major order of the item's own values, so an item's mask
-    never depends on its batch.
-    """
-    x = x.movedim(axis + 1, 1)
-    rows = x.shape[1] // items if items else 1
-    elements = rows * math.prod(x.shape[2 : 1 + mask_rank])
-    return x.reshape(copies, items, elements, math.prod(x.shape[1 + mask_rank :])).contiguous()
-
-
-def drop(
-    x: Tensor,
-    passes_t: Tensor,
-    ids_B: Tensor,
-    *,
-    copies: int,
-    axis: int,
-    mask_rank: int,
-    seed: int,
-    site: int,
-    p: float,
-    affine: Affine,
-) -> Tensor:
+def drop(x: Tensor, masks: MaskSpec, affine: Affine, *, copies: int, axis: int) -> Tensor:
     """Dropout of ``x`` (copies, *shape), whose dimension ``axis`` of ``shape`` runs over the items. Returns (t, *shape)."""
-    x_sBEI = _to_sBEI(x, copies, axis, ids_B.numel(), mask_rank)
-    y_tBEI = _masked_passes(x_sBEI, passes_t, ids_B, signed(seed), site, p, affine)
+    x_sBEI = _to_sBEI(x, masks, copies, axis)
+    realized, which = masks.drop_rate, (masks.passes, masks.ids, signed(masks.seed), masks.site)
+    y_tBEI = _masked_passes(x_sBEI, *which, realized.bits, realized.threshold, affine)
     moved = list(x.shape[1:])
     moved.insert(0, moved.pop(axis))
-    return y_tBEI.reshape(passes_t.numel(), *moved).movedim(1, axis + 1)
+    return y_tBEI.reshape(masks.t, *moved).movedim(1, axis + 1)
+
+
+def _to_sBEI(x: Tensor, masks: MaskSpec, copies: int, axis: int) -> Tensor:
+    """(copies, *shape) -> (copies, B, E, I): the axis that holds the items comes first.
+
+    Several rows of one item (heads, patches) join E. Elements are numbered in the row-major order of the item's own values, so
+    that an item's mask never depends on its batch.
+    """
+    x, items = x.movedim(axis + 1, 1), masks.B
+    own = x.ndim if masks.rank is None else 1 + masks.rank
+    rows = x.shape[1] // items if items else 1
+    elements = rows * math.prod(x.shape[2:own])
+    return x.reshape(copies, items, elements, math.prod(x.shape[own:])).contiguous()
 
 
 @torch.library.custom_op("mcscore::dropout", mutates_args=())
@@ -181,31 +172,24 @@ def dropout(
     x: Tensor,
     passes: Tensor,
     ids: Tensor,
-    axis: int,
-    mask_rank: int,
     seed: int,
     site: int,
     p: float,
+    rank: int,
+    axis: int,
     affine: Sequence[float],
 ) -> Tensor:
     """One site in one pass: ``x`` any shape, ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes.
 
-    seed: ``signed``, as operators know no unsigned numbers.
+    seed: ``signed``. rank: of the MaskSpec. axis: the dimension of x that runs over the items.
     """
     a, b, d = affine
-    kwargs: dict[str, Any] = {
-        "axis": axis,
-        "mask_rank": mask_rank,
-        "seed": unsigned(seed),
-        "site": site,
-        "p": p,
-        "affine": (a, b, d),
-    }
-    return drop(x[None], passes.reshape(1), ids, copies=1, **kwargs)[0].contiguous()
+    masks = MaskSpec(unsigned(seed), site, passes.reshape(1), ids, rate(p), rank)
+    return drop(x[None], masks, (a, b, d), copies=1, axis=axis)[0].contiguous()
 
 
 @dropout.register_fake
-def _(x: Any, passes: Any, ids: Any, axis: Any, mask_rank: Any, seed: Any, site: Any, p: Any, affine: Any) -> Tensor:
+def _(x: Any, passes: Any, ids: Any, seed: Any, site: Any, p: Any, rank: Any, axis: Any, affine: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -215,11 +199,11 @@ def _vmap(
     x: Any,
     passes: Any,
     ids: Any,
-    axis: Any,
-    mask_rank: Any,
     seed: Any,
     site: Any,
     p: Any,
+    rank: Any,
+    axis: Any,
     affine: Any,
 ) -> tuple[Tensor, int | None]:
     x_dim, passes_dim = in_dims[0], in_dims[1]
@@ -228,20 +212,9 @@ def _vmap(
     passes_t = passes if passes_dim is not None else passes.expand(info.batch_size)
     copies = 1 if x_dim is None else info.batch_size
     x = x[None] if x_dim is None else x.movedim(x_dim, 0)
+    masks = MaskSpec(unsigned(seed), site, passes_t.reshape(-1), ids, rate(p), rank)
     a, b, d = affine
-    y = drop(
-        x,
-        passes_t.reshape(-1),
-        ids,
-        copies=copies,
-        axis=axis,
-        mask_rank=mask_rank,
-        seed=unsigned(seed),
-        site=site,
-        p=p,
-        affine=(a, b, d),
-    )
-    return y, 0
+    return drop(x, masks, (a, b, d), copies=copies, axis=axis), 0
 
 
 torch.library.register_vmap(dropout, _vmap)

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..masks import MaskSpec, rate
+from ..masks import MaskSpec, Rate, rate
 from . import backends
-from .dropout import inverted, masked_passes, unsigned
+from .dropout import inverted, masked_passes, signed, unsigned
 
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
 
@@ -67,14 +67,35 @@ def _linear_passes(
     bias_C: Tensor | None,
     seed: int,
     site: int,
-    p: float,
+    bits: int,
+    threshold: int,
 ) -> Tensor:
-    return linear_passes(x_sBLD, MaskSpec(unsigned(seed), site, passes_t, ids_B, rate(p)), weight_CD, bias_C)
+    realized = Rate(threshold / 2**bits, bits, threshold)
+    return linear_passes(x_sBLD, MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), weight_CD, bias_C)
 
 
 @_linear_passes.register_fake
-def _(x_sBLD: Any, passes_t: Any, ids_B: Any, weight_CD: Any, bias_C: Any, seed: Any, site: Any, p: Any) -> Tensor:
+def _(
+    x_sBLD: Any,
+    passes_t: Any,
+    ids_B: Any,
+    weight_CD: Any,
+    bias_C: Any,
+    seed: Any,
+    site: Any,
+    bits: Any,
+    threshold: Any,
+) -> Tensor:
     return x_sBLD.new_empty((passes_t.numel(), *x_sBLD.shape[1:-1], weight_CD.shape[0]))
+
+
+def dropout_linears(x: Tensor, masks: MaskSpec, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(s, B, ..., D) -> (t, B, ..., C): every copy of the batch, dropped and multiplied."""
+    s, B, D = x.shape[0], x.shape[1], x.shape[-1]
+    realized, which = masks.drop_rate, (signed(masks.seed), masks.site)
+    x_sBLD = x.reshape(s, B, -1, D)
+    y_tBLC = _linear_passes(x_sBLD, masks.passes, masks.ids, weight, bias, *which, realized.bits, realized.threshold)
+    return y_tBLC.reshape(masks.t, *x.shape[1:-1], weight.shape[0])
 
 
 @torch.library.custom_op("mcscore::dropout_linear", mutates_args=())
@@ -82,7 +103,8 @@ def dropout_linear(
     x: Tensor, passes: Tensor, ids: Tensor, weight: Tensor, bias: Tensor | None, seed: int, site: int, p: float
 ) -> Tensor:
     """``x`` (B, ..., D), ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes. seed: ``signed``."""
-    return dropout_linears(x[None], passes.reshape(1), ids, weight, bias, seed, site, p)[0].clone()
+    masks = MaskSpec(unsigned(seed), site, passes.reshape(1), ids, rate(p))
+    return dropout_linears(x[None], masks, weight, bias)[0].clone()
 
 
 @dropout_linear.register_fake
@@ -98,16 +120,8 @@ def _vmap(
         raise ValueError("mcscore::dropout_linear: ids, weight and bias must not be mapped over, only the pass index")
     passes_t = passes if passes_dim is not None else passes.expand(info.batch_size)
     x = x[None] if x_dim is None else x.movedim(x_dim, 0)
-    return dropout_linears(x, passes_t.reshape(-1), ids, weight, bias, seed, site, p), 0
+    masks = MaskSpec(unsigned(seed), site, passes_t.reshape(-1), ids, rate(p))
+    return dropout_linears(x, masks, weight, bias), 0
 
 
 torch.library.register_vmap(dropout_linear, _vmap)
-
-
-def dropout_linears(
-    x: Tensor, passes_t: Tensor, ids: Tensor, weight: Tensor, bias: Tensor | None, seed: int, site: int, p: float
-) -> Tensor:
-    """(s, B, ..., D) -> (t, B, ..., C): every copy of the batch, dropped and multiplied."""
-    s, B, D = x.shape[0], x.shape[1], x.shape[-1]
-    y_tBLC = _linear_passes(x.reshape(s, B, -1, D), passes_t, ids, weight, bias, seed, site, p)
-    return y_tBLC.reshape(passes_t.numel(), *x.shape[1:-1], weight.shape[0])

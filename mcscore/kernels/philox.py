@@ -20,6 +20,7 @@ def random_blocks(masks: MaskSpec, blocks: int) -> Tensor:
 
     Products wrap modulo 2^64, which is what a 32 x 32 multiply needs.
     """
+    masks.check_values()
     seed, site, passes_t, ids_B = masks.seed, masks.site, masks.passes, masks.ids
     device = ids_B.device
     shape = (passes_t.numel(), ids_B.numel(), blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..kernels.draws import draws
 from ..kernels.dropout import Affine, drop, signed
 from ..kernels.dropout import dropout as dropout_op
 from ..kernels.linear import dropout_linear, dropout_linears
+from ..masks import MaskSpec, rate
 from .discovery.sites import Site
 from .ops.dropout import ConstantSource
 
@@ -57,6 +58,14 @@ class MaskStream:
             one.expand(len(self.ids_B)) if self.shared else self.ids_B
         )  # expanded: kernels see that the masks are shared
 
+    def masks(self, site: Site, passes_t: Tensor, rank: int | None = None) -> MaskSpec:
+        """The masks of the site in these passes; ``rank`` of MaskSpec."""
+        return MaskSpec(self.seed, site.index, passes_t, self.ids(site), rate(site.drop_p), rank)
+
+    def numbers(self, site: Site, passes_t: Tensor, device: torch.device) -> MaskSpec:
+        """The random numbers that the model draws at the site in these passes, on that device."""
+        return MaskSpec(self.seed, site.index, passes_t.to(device), self.ids(site).to(device))
+
 
 def _below(u: Tensor, p: float | Tensor) -> Tensor:
     """Bernoulli draws by the uniform ones, as PyTorch has them: 1 where u < p."""
@@ -72,15 +81,17 @@ class VmapMasks:
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         """Return ``x`` with the masks of the site's passes applied."""
-        ids, seed = self.stream.ids(site), signed(self.stream.seed)
+        ids = self.stream.ids(site)
+        which = self.index, ids, signed(self.stream.seed), site.index, site.drop_p
         if site.axis is None:
-            return dropout_op(x[None], self.index, ids, 0, mask_rank + 1, seed, site.index, site.drop_p, affine)[0]
+            return dropout_op(x[None], *which, mask_rank + 1, 0, affine)[0]
         batch_copies(site, x, len(ids))
-        return dropout_op(x, self.index, ids, site.axis, mask_rank, seed, site.index, site.drop_p, affine)
+        return dropout_op(x, *which, mask_rank, site.axis, affine)
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
         """Return the site's random numbers in the shape of ``like``."""
-        ids, seed = self.stream.ids(site), signed(self.stream.seed)
+        ids = self.stream.ids(site)
+        seed = signed(self.stream.seed)
         if site.axis is None:
             return draw_op(like[None], self.index, ids, 0, seed, site.index, law)[0]
         batch_copies(site, like, len(ids))
@@ -113,35 +124,28 @@ class BatchedMasks:
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
         """Return ``x`` with the masks of the site's passes applied."""
-        ids, t = self.stream.ids(site), self.passes_t.numel()
-        settings: dict[str, Any] = {"seed": self.stream.seed, "site": site.index, "p": site.drop_p, "affine": affine}
         if site.axis is None:
-            if t != 1:
-                raise RowsError(f"{site} has no batch dimension to hold several passes")
-            y = drop(x[None, None], self.passes_t, ids, copies=1, axis=0, mask_rank=mask_rank + 1, **settings)[0, 0]
+            self._require_one_pass(site)
+            masks = self.stream.masks(site, self.passes_t, mask_rank + 1)
+            y = drop(x[None, None], masks, affine, copies=1, axis=0)[0, 0]
         else:
-            copies = batch_copies(site, x, len(ids), t)
+            masks = self.stream.masks(site, self.passes_t, mask_rank)
+            copies = batch_copies(site, x, masks.B, masks.t)
             rest = [n for d, n in enumerate(x.shape) if d != site.axis]
-            stacked = x.movedim(site.axis, 0).reshape(copies, len(ids) * site.rows, *rest).movedim(1, site.axis + 1)
-            y_t = drop(stacked, self.passes_t, ids, copies=copies, axis=site.axis, mask_rank=mask_rank, **settings)
+            stacked = x.movedim(site.axis, 0).reshape(copies, masks.B * site.rows, *rest).movedim(1, site.axis + 1)
+            y_t = drop(stacked, masks, affine, copies=copies, axis=site.axis)
             y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
         return x.copy_(y) if inplace else y  # in-place dropout also changes what other names of x see
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
         """Return the site's random numbers in the shape of ``like``."""
-        ids, t = self.stream.ids(site), self.passes_t.numel()
-        shape = list(like.shape)
+        numbers, shape = self.stream.numbers(site, self.passes_t, like.device), list(like.shape)
         if site.axis is None:
-            if t != 1:
-                raise RowsError(f"{site} has no batch dimension to hold several passes")
-            shape = [1, *shape]
-        else:
-            batch_copies(site, like, len(ids), t)
-            shape[site.axis] = len(ids) * site.rows
-        settings: dict[str, Any] = {"axis": site.axis or 0, "seed": self.stream.seed, "site": site.index, "law": law}
-        z_t = draws(shape, self.passes_t, ids, **settings, dtype=like.dtype, device=like.device)
-        if site.axis is None:
-            return z_t[0, 0]
+            self._require_one_pass(site)
+            return draws([1, *shape], numbers, law, like.dtype, axis=0)[0, 0]
+        batch_copies(site, like, numbers.B, numbers.t)
+        shape[site.axis] = numbers.B * site.rows
+        z_t = draws(shape, numbers, law, like.dtype, axis=site.axis)
         return z_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
@@ -159,11 +163,14 @@ class BatchedMasks:
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the dropped ``x`` times the weight, as one operation."""
-        ids, t = self.stream.ids(site), self.passes_t.numel()
-        copies = batch_copies(site, x, len(ids), t)
-        x_s = x.reshape(copies, len(ids), *x.shape[1:])
-        y_t = dropout_linears(x_s, self.passes_t, ids, weight, bias, signed(self.stream.seed), site.index, site.drop_p)
-        return y_t.flatten(0, 1)
+        masks = self.stream.masks(site, self.passes_t)
+        copies = batch_copies(site, x, masks.B, masks.t)
+        x_s = x.reshape(copies, masks.B, *x.shape[1:])
+        return dropout_linears(x_s, masks, weight, bias).flatten(0, 1)
+
+    def _require_one_pass(self, site: Site) -> None:
+        if self.passes_t.numel() != 1:
+            raise RowsError(f"{site} has no batch dimension to hold several passes")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels.head import dropout_head
-from ..masks import MaskSpec, rate
 from .apply_masks import BatchedMasks, MaskStream
 from .deferred import FusedLinear
 
@@ -33,10 +32,9 @@ class Head:
 
     def scores(self, passes_t: Tensor, scores: Sequence[str], likelihood: str) -> dict[str, Tensor]:
         """Scores and prediction (B,) over these passes."""
-        site = self.end.site
         return dropout_head(
             self.end.x,
-            MaskSpec(self.stream.seed, site.index, passes_t, self.stream.ids(site), rate(site.drop_p)),
+            self.stream.masks(self.end.site, passes_t),
             self.end.weight,
             self.end.bias,
             scores,

@@ -173,9 +173,7 @@ def test_vmap_over_the_pass_equals_a_loop(like_dim: int | None, shape: tuple, ax
     like = torch.empty(shape) if like_dim is None else torch.stack([torch.empty(shape)] * len(passes), like_dim)
     mapped = torch.vmap(lambda x, p: draw(x, p, ids, axis, signed(SEED), 9, law), in_dims=(like_dim, 0))(like, passes)
     assert torch.equal(mapped, loop)
-    plain = draws(
-        shape, passes, ids, axis=axis, seed=SEED, site=9, law=law, dtype=torch.float32, device=torch.device("cpu")
-    )
+    plain = draws(shape, MaskSpec(SEED, 9, passes, ids), law, torch.float32, axis=axis)
     assert torch.equal(plain, loop)
     assert plain.is_contiguous()
 
@@ -313,9 +311,7 @@ def test_numbers_on_a_gpu_are_those_on_the_cpu(dtype: torch.dtype) -> None:
     passes, ids = torch.tensor([4, 0, 65535]), torch.tensor(IDS)
     for law, ulps in (("uniform", 0), ("normal", 12)):
         host, device = (
-            draws(
-                (5, 12), passes, ids, axis=1, seed=SEED, site=9, law=law, dtype=dtype, device=torch.device(kind)
-            ).cpu()
+            draws((5, 12), MaskSpec(SEED, 9, passes.to(kind), ids.to(kind)), law, dtype, axis=1).cpu()
             for kind in ("cpu", "cuda")
         )
         relative = ulps * 2**-23 + (torch.finfo(dtype).eps if ulps else 0)

@@ -96,9 +96,9 @@ def test_weights_that_change_are_packed_anew():
 @needs_native
 def test_operands_that_do_not_fit_are_named():
     x, weight, bias, ids, passes = operands(1, 2, 1, 40, 60, 4)
-    with pytest.raises(ValueError, match=r"\(1, 2, 1, 40\) do not fit weight \(C, D\) \(60, 41\)"):
+    with pytest.raises(ValueError, match=r"weight \(60, 41\) \(C, D\) does not fit features \(1, 2, 1, 40\)"):
         native.dropout_linear(x, MaskSpec(1, 0, passes, ids, masks.rate(0.5)), torch.randn(60, 41), bias)
-    with pytest.raises(ValueError, match=r"do not fit 4 passes and 3 ids"):
+    with pytest.raises(ValueError, match=r"number of passes \(4\) and B the number of ids \(3\)"):
         native.dropout_linear(x, MaskSpec(1, 0, passes, torch.arange(3), masks.rate(0.5)), weight, bias)
     with pytest.raises(TypeError, match="float32"):
         native.dropout_linear(x.half(), MaskSpec(1, 0, passes, ids, masks.rate(0.5)), weight, bias)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...masks import MaskSpec
+from ..operands import check_dropout
 from .extension import loaded
 from .memory import DTYPES, NativeSpec, on_cpu
 from .threads import split_passes
@@ -35,12 +36,9 @@ def dropout(
     affine: (a, b, d). Memory moved: s B E I + t B E I values.
     """
     x = on_cpu(x_sBEI, "dropout input").contiguous()
-    if x.ndim != 4:
-        raise ValueError(f"dropout input must be (s, B, E, I), got {tuple(x.shape)}")
+    check_dropout(x, spec)
     s, B, E, I = x.shape
     masks = NativeSpec(spec, E)
-    if s not in (1, masks.t) or masks.B != B:
-        raise ValueError(f"dropout input {tuple(x.shape)} (s, B, E, I) does not fit {masks.t} passes and {masks.B} ids")
     y = torch.empty((masks.t, B, E, I), dtype=x.dtype)
     arrays = x.data_ptr(), y.data_ptr(), DTYPES.index(x.dtype), s, I, tuple(affine)
     split_passes(masks.B, masks.t, E * I, lambda *part: loaded().dropout(masks.described, *arrays, *part))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...acquisition import check_kernel_call
 from ...masks import MaskSpec
+from ..operands import check_head
 from .extension import loaded
 from .linear import SUBSET, float_bias, pack
 from .memory import NativeSpec, on_cpu
@@ -36,14 +36,10 @@ def dropout_head(
     x, weight = (
         on_cpu(value, what).float().contiguous() for value, what in ((x_BD, "features"), (weight_CD, "weight"))
     )
-    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or weight.shape[0] < 1:
-        raise ValueError(f"features (B, D) {tuple(x.shape)} do not fit weight (C, D) {tuple(weight.shape)}")
+    check_head(x, spec, weight, bias_C, scores, likelihood)
     (B, D), C = x.shape, weight.shape[0]
     masks = NativeSpec(spec, D)
-    check_kernel_call("dropout_head", scores, likelihood, (masks.t, B, C))
-    if masks.B != B:
-        raise ValueError(f"features {tuple(x.shape)} (B, D) do not fit {masks.t} passes and {masks.B} ids")
-    bias = float_bias(bias_C, C)
+    bias = float_bias(bias_C)
     packed, _, width = pack(weight_CD, weight, SUBSET)
     out, to = outputs(scores, B)
     arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...masks import MaskSpec
+from ..operands import check_linear
 from ..weight_cache import made_from
 from .extension import loaded
 from .memory import NativeSpec, on_cpu
@@ -35,14 +36,11 @@ def dropout_linear(
     x, weight = (on_cpu(value, what).contiguous() for value, what in ((x_sBLD, "features"), (weight_CD, "weight")))
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         raise TypeError(f"dropout_linear needs float32 features and weight, got {x.dtype} and {weight.dtype}")
-    if x.ndim != 4 or weight.ndim != 2 or x.shape[3] != weight.shape[1]:
-        raise ValueError(f"features (s, B, L, D) {tuple(x.shape)} do not fit weight (C, D) {tuple(weight.shape)}")
+    check_linear(x, spec, weight, bias_C)
     s, B, L, D = x.shape
     C = weight.shape[0]
     masks = NativeSpec(spec, L * D)
-    if s not in (1, masks.t) or masks.B != B:
-        raise ValueError(f"features {tuple(x.shape)} (s, B, L, D) do not fit {masks.t} passes and {masks.B} ids")
-    bias = float_bias(bias_C, C)
+    bias = float_bias(bias_C)
     y = torch.empty((masks.t, B, L, C), dtype=torch.float32)
     how = _how(s, C)
     packed, padded, width = pack(weight_CD, weight, how)
@@ -61,10 +59,8 @@ def dropout_linear(
     return y
 
 
-def float_bias(bias_C: Tensor | None, C: int) -> Tensor | None:
-    """The bias in float32, as the kernels add it. ValueError unless it has C values."""
-    if bias_C is not None and bias_C.shape != (C,):
-        raise ValueError(f"bias must have shape ({C},), got {tuple(bias_C.shape)}")
+def float_bias(bias_C: Tensor | None) -> Tensor | None:
+    """The bias in float32, as the kernels add it."""
     return None if bias_C is None else on_cpu(bias_C, "bias").float().contiguous()
 
 

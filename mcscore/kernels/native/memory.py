@@ -25,6 +25,7 @@ class NativeSpec:
 
     def __init__(self, spec: MaskSpec, elements: int) -> None:
         loaded()  # or says why it is missing, even where there is nothing to compute
+        spec.check_values()
         self.passes_t = torch.as_tensor(spec.passes, dtype=torch.int64, device="cpu").contiguous()
         self.ids_B = torch.as_tensor(spec.ids, dtype=torch.int64, device="cpu").contiguous()
         self.t, self.B = len(self.passes_t), len(self.ids_B)

@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...masks import MaskSpec
+from ..operands import check_dropout
 from .launch import Launch, check_device, check_dtype
 from .philox import counter_args, draws, on_device
 
@@ -120,16 +121,10 @@ def plan_dropout(
 ) -> tuple[Launch, Tensor]:
     """The launch of ``dropout`` and the tensor that it fills."""
     check_dtype("dropout", x_sBEI)
-    if x_sBEI.ndim != 4:
-        raise ValueError(f"dropout: x must be (s, B, E, I), got shape {tuple(x_sBEI.shape)}")
+    check_dropout(x_sBEI, masks)
     masks, rate = on_device(masks, x_sBEI.device), masks.drop_rate
     s, B, E, I = x_sBEI.shape
     t = masks.t
-    if masks.B != B or s not in (1, t):
-        raise ValueError(
-            f"dropout: x is {tuple(x_sBEI.shape)} (s, B, E, I), but there are {t} passes and {masks.B} ids: "
-            "s must be 1 or the number of passes, B the number of ids"
-        )
     x = x_sBEI.contiguous()
     y = torch.empty((t, B, E, I), dtype=x.dtype, device=x.device)
     widest = 16 // x.element_size()

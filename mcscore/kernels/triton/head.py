@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...acquisition import check_kernel_call
 from ...masks import MaskSpec
+from ..operands import check_head, check_linear
 from . import masked_gemm
 from .launch import Launch, check_device, check_dtype
 from .philox import counter_args, on_device, tile_draws
@@ -157,7 +157,9 @@ def dropout_linear(
         x_sBLD.shape[2:-1].numel() > 1 and x_sBLD.shape[-1] * masks.drop_rate.bits % 128 > 0
     )  # rows start inside a Philox block
     if inside or len(weight_CD) > _MAX_OUTPUTS:
-        x, masks, weight, bias = _linear_operands(x_sBLD, masks, weight_CD, bias_C)
+        check_linear(x_sBLD, masks, weight_CD, bias_C)
+        masks = on_device(masks, x_sBLD.device)
+        x, weight, bias = _contiguous("dropout_linear", x_sBLD, weight_CD, bias_C)
         shared = masked_gemm.share_masks(masks.ids)
         return masked_gemm.linear(x, masks, weight, bias, shared=shared)
     launch, y_tBLC = plan_linear(x_sBLD, masks, weight_CD, bias_C)
@@ -181,7 +183,9 @@ def dropout_head(
     check_device("dropout_head", x_BD.device)
     shared = masked_gemm.share_masks(masks.ids)
     if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
-        x, masks, weight, bias = _head_operands(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+        check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+        masks = on_device(masks, x_BD.device)
+        x, weight, bias = _contiguous("dropout_head", x_BD, weight_CD, bias_C)
         return masked_gemm.head(x, masks, weight, bias, scores, likelihood, shared=shared)
     launch, results = plan_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     launch.run()
@@ -195,7 +199,9 @@ def plan_linear(
     bias_C: Tensor | None,
 ) -> tuple[Launch, Tensor]:
     """The launch of the fused ``dropout_linear`` and the tensor that it fills."""
-    x, masks, weight, bias = _linear_operands(x_sBLD, masks, weight_CD, bias_C)
+    check_linear(x_sBLD, masks, weight_CD, bias_C)
+    masks = on_device(masks, x_sBLD.device)
+    x, weight, bias = _contiguous("dropout_linear", x_sBLD, weight_CD, bias_C)
     rate = masks.drop_rate
     s, B, L, D = x.shape
     if L > 1 and D * rate.bits % 128:
@@ -229,7 +235,9 @@ def plan_head(
     likelihood: str,
 ) -> tuple[Launch, dict[str, Tensor]]:
     """The launch of the fused ``dropout_head`` and the tensors that it fills."""
-    x, masks, weight, bias = _head_operands(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+    check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+    masks = on_device(masks, x_BD.device)
+    x, weight, bias = _contiguous("dropout_head", x_BD, weight_CD, bias_C)
     rate = masks.drop_rate
     (B, D), C, T = x.shape, weight.shape[0], masks.t
     if C > MAX_CLASSES:
@@ -272,48 +280,11 @@ def _variants(block: Block) -> list[Block]:
     ]
 
 
-def _linear_operands(
-    x_sBLD: Tensor, masks: MaskSpec, weight_CD: Tensor, bias_C: Tensor | None
-) -> tuple[Tensor, MaskSpec, Tensor, Tensor]:
-    """Features, masks, weight and bias of a Linear, checked."""
-    masks = on_device(masks, x_sBLD.device)
-    x, weight, bias = _operands("dropout_linear", x_sBLD, weight_CD, bias_C)
-    if x.ndim != 4 or x.shape[1] != masks.B or x.shape[0] not in (1, masks.t):
-        raise ValueError(
-            f"dropout_linear: features are {tuple(x.shape)}, expected (s, B, L, D) with s = 1 or the number of passes "
-            f"({masks.t}) and B the number of ids ({masks.B})"
-        )
-    return x, masks, weight, bias
-
-
-def _head_operands(
-    x_BD: Tensor,
-    masks: MaskSpec,
-    weight_CD: Tensor,
-    bias_C: Tensor | None,
-    scores: Sequence[str],
-    likelihood: str,
-) -> tuple[Tensor, MaskSpec, Tensor, Tensor]:
-    """Features, masks, weight and bias of a head, checked."""
-    masks = on_device(masks, x_BD.device)
-    x, weight, bias = _operands("dropout_head", x_BD, weight_CD, bias_C)
-    if x.ndim != 2 or x.shape[0] != masks.B:
-        raise ValueError(f"dropout_head: features are {tuple(x.shape)}, expected (B, D) with B = {masks.B} ids")
-    check_kernel_call("dropout_head", scores, likelihood, (masks.t, len(x), len(weight)))
-    return x, masks, weight, bias
-
-
-def _operands(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, weight and float32 bias, contiguous on one device."""
+def _contiguous(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weight and float32 bias, contiguous on one device. TypeError for dtypes that the kernels do not have."""
     check_dtype(what, x)
     if weight_CD.dtype != x.dtype:
         raise TypeError(f"{what}: features are {x.dtype} but the weight is {weight_CD.dtype}")
-    if weight_CD.ndim != 2 or weight_CD.shape[1] != x.shape[-1]:
-        raise ValueError(
-            f"{what}: weight {tuple(weight_CD.shape)} (C, D) does not fit features {tuple(x.shape)} (..., D)"
-        )
-    if bias_C is not None and bias_C.shape != weight_CD.shape[:1]:
-        raise ValueError(f"{what}: bias {tuple(bias_C.shape)} does not fit weight {tuple(weight_CD.shape)} (C, D)")
     weight = weight_CD.to(x.device).contiguous()
     bias = weight.new_zeros(weight.shape[0]) if bias_C is None else bias_C
     return x.contiguous(), weight, bias.to(device=x.device, dtype=torch.float32).contiguous()

@@ -9,7 +9,7 @@ One operand of the product is masked, multiplied while it is still in the cache,
                Made once for all items; the product reads x once for all passes, and has no random numbers in it.
 
 ``linear`` writes y. ``head`` (L = 1) keeps the logits of some items, all passes, in a workspace of half the L2 cache, and
-``triton_score`` reduces them there: T B C logits never exist.
+``score`` reduces them there: T B C logits never exist.
 
 What a chunk costs at C = 1000, D = 2048, T = 20 in bfloat16, calculated, not measured, for an H100 (product 700 TFLOP/s, 3.0e13
 instructions of a lane per second, 5.5 TB/s from an L2 of 50 MB, 1.5 us between two kernels):
@@ -23,12 +23,11 @@ instructions of a lane per second, 5.5 TB/s from an L2 of 50 MB, 1.5 us between 
     share of the product                                                         90 %                   74 %
 
 less uneven last waves of the product. Fewer classes make masks on features dearer: at C = 100 they cost as much as the product,
-which is why up to 128 classes ``triton_head`` draws masks on the way into its own product.
+which is why up to 128 classes ``head`` draws masks on the way into its own product.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +87,7 @@ def head(
     shared: bool,
     cache: int | None = None,
 ) -> dict[str, Tensor]:
-    """Scores of B items, as ``triton_head.dropout_head``, whose operands have been checked, for any number of classes.
+    """Scores of B items, as ``head.dropout_head``, whose operands have been checked, for any number of classes.
 
     shared: all ids are the same. cache: bytes that chunks should stay in; default: the device's L2. Logits are rounded to
     x's dtype once. With masks on the weights a feature that is not finite makes its item NaN even where it is dropped.
@@ -103,7 +102,7 @@ def head(
     rate = masks.drop_rate
     row = wide
     if chunk.weights:
-        weight = dropout(weight[None, :, :, None], _of_weights(masks, wide), _KEEP).view(T * wide, D)
+        weight = dropout(weight[None, :, :, None], masks.shared(wide), _KEEP).view(T * wide, D)
         row = T * wide + -T * wide % 8  # a product's fast kernels want its columns to start at 16 bytes, too
         weight, bias = F.pad(weight, (0, 0, 0, row - T * wide)), F.pad(bias.repeat(T), (0, row - T * wide))
     workspace = x_BD.new_empty(chunk.items * (row if chunk.weights else T * row))
@@ -143,7 +142,7 @@ def linear(
     size = x.element_size()
     if shared and s == 1 and L == 1 and B > C and B * C >= _WIDE:
         for k in pieces(t, cache // 2 // max(1, C * D * size)):
-            stack = dropout(weight[None, :, :, None], _of_weights(masks.part(k), C), _KEEP)
+            stack = dropout(weight[None, :, :, None], masks.part(k).shared(C), _KEEP)
             for y_BC, masked_CD in zip(y[k].view(-1, B, C), stack.view(-1, C, D), strict=True):
                 multiply(x.view(B, D), masked_CD, bias, rate, y_BC)
         return y
@@ -154,11 +153,6 @@ def linear(
             dropped = dropout(x_s.reshape(len(x_s), -1, L * D, 1), masks.part(k, b), _KEEP)
             multiply(dropped.view(-1, D), weight, bias, rate, y[k, b].view(-1, C))
     return y
-
-
-def _of_weights(masks: MaskSpec, rows: int) -> MaskSpec:
-    """The masks that all items share, for each row of a weight."""
-    return dataclasses.replace(masks, ids=masks.ids[:1].expand(rows))
 
 
 def multiply(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor, rate: Rate, out_NC: Tensor) -> None:

@@ -118,6 +118,7 @@ def counter_args(masks: MaskSpec) -> dict[str, object]:
 
 def on_device(masks: MaskSpec, device: torch.device | str) -> MaskSpec:
     """The spec with passes and ids as contiguous int64 tensors on the device."""
+    masks.check_values()
     passes, ids = (
         torch.as_tensor(values).to(device=device, dtype=torch.int64).contiguous()
         for values in (masks.passes, masks.ids)

@@ -87,9 +87,14 @@ def with_p(sites: Sequence[Site], p: float | Mapping[str | int, float] | None) -
     for index, realized in chosen.items():
         if realized is not None and realized != 1.0 and not sites[index].draws:
             try:
-                rate(realized)
+                bits = rate(realized).bits
             except ValueError as error:
                 raise SiteError(f"site {index} ({sites[index].name}): {error}") from None
+            if not bits:
+                raise SiteError(
+                    f"site {index} ({sites[index].name}): drop probability 0.0 drops nothing; "
+                    "to leave a site off name the others in Dropout(sites=[...])"
+                )
     return [replace(site, p=chosen[site.index]) for site in sites]
 
 

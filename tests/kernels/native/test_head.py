@@ -133,11 +133,11 @@ def test_empty_batches_give_empty_scores():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight_CD": torch.zeros(3, 9)}, r"\(2, 8\) do not fit weight \(C, D\) \(3, 9\)"),
-        ({"ids": [1]}, "do not fit 2 passes and 1 ids"),
+        ({"weight_CD": torch.zeros(3, 9)}, r"weight \(3, 9\) \(C, D\) does not fit features \(2, 8\)"),
+        ({"ids": [1]}, r"features are \(2, 8\), expected \(B, D\) with B the number of ids \(1\)"),
         ({"passes": []}, "outputs hold no pass"),
         ({"weight_CD": torch.zeros(1, 8), "bias_C": None}, "use likelihood='bernoulli'"),
-        ({"bias_C": torch.zeros(2)}, r"bias must have shape \(3,\), got \(2,\)"),
+        ({"bias_C": torch.zeros(2)}, r"bias \(2,\) does not fit weight \(3, 8\)"),
         ({"scores": ("bold",)}, "unknown score 'bold'"),
     ],
 )

@@ -187,9 +187,9 @@ def test_non_contiguous_inputs_and_tensors_with_gradients_are_taken():
         ({"ids": [1, -2]}, "-2 at position 1"),
         ({"site": 65536}, "site must satisfy"),
         ({"seed": -1}, "seed must satisfy"),
-        ({"x_sBEI": torch.zeros(3, 2, 4, 1)}, "does not fit 1 passes and 2 ids"),
-        ({"x_sBEI": torch.zeros(1, 3, 4, 1)}, "does not fit 1 passes and 2 ids"),
-        ({"x_sBEI": torch.zeros(1, 2, 4)}, r"must be \(s, B, E, I\)"),
+        ({"x_sBEI": torch.zeros(3, 2, 4, 1)}, r"number of passes \(1\) and B the number of ids \(2\)"),
+        ({"x_sBEI": torch.zeros(1, 3, 4, 1)}, r"number of passes \(1\) and B the number of ids \(2\)"),
+        ({"x_sBEI": torch.zeros(1, 2, 4)}, r"\(1, 2, 4\), expected \(s, B, E, I\)"),
     ],
 )
 def test_errors_name_what_was_wrong(change, message):

@@ -150,5 +150,5 @@ def test_errors_say_what_was_wrong() -> None:
             ("bald",),
             "categorical",
         )
-    with pytest.raises(ValueError, match="expected \\(B, D\\) with B = 5"):
+    with pytest.raises(ValueError, match=r"expected \(B, D\) with B the number of ids \(5\)"):
         plan_head(x[0], MaskSpec(SEED, 0, PASSES, IDS, r), weight, None, ("bald",), "categorical")
