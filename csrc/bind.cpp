@@ -29,6 +29,10 @@ void require(bool ok, const char* what) {
     if (!ok) throw nb::value_error(what);
 }
 
+[[noreturn]] void refuse(const char* what, int64_t value, int64_t position) {
+    throw nb::value_error((what + std::to_string(value) + " at position " + std::to_string(position)).c_str());
+}
+
 Type type_of(int code) {
     require(code >= 0 && code <= 2, "dtype codes are 0 float32, 1 float16, 2 bfloat16");
     return static_cast<Type>(code);
@@ -91,9 +95,14 @@ Masks counters_of(const MaskArguments& a) {
     require(site < 65536, "site must lie in [0, 65536)");
     require(bits == 1 || bits == 8 || bits == 16 || bits == 32, "bits per element must be 1, 8, 16 or 32");
     require(0 <= elements && elements / (128 / bits) < (int64_t)1 << 32, "more mask elements per item than block numbers");
-    for (int64_t i = 0; i < t; i++)
-        require(0 <= at<int64_t>(passes)[i] && at<int64_t>(passes)[i] < 65536, "passes must lie in [0, 65536)");
-    for (int64_t i = 0; i < B; i++) require(at<int64_t>(ids)[i] >= -1, "item ids must be >= 0 (or -1 for shared masks)");
+    for (int64_t i = 0; i < t; i++) {
+        const int64_t pass = at<int64_t>(passes)[i];
+        if (pass < 0 || pass >= 65536) refuse("passes must lie in [0, 65536), got ", pass, i);
+    }
+    for (int64_t i = 0; i < B; i++) {
+        const int64_t id = at<int64_t>(ids)[i];
+        if (id < -1) refuse("item ids must be >= 0 (or -1 for shared masks), got ", id, i);
+    }
     return {seed, site, at<int64_t>(passes), at<int64_t>(ids), t, B, elements, bits, threshold};
 }
 

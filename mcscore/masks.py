@@ -137,7 +137,7 @@ class MaskSpec:
             raise ValueError(f"site must satisfy 0 <= site < {MAX_SITES}, got {self.site}")
 
     def check_values(self) -> None:
-        """ValueError unless passes and ids fit the counter. Every generator calls it, and no one else.
+        """ValueError unless passes and ids fit the counter. Generators in Python call it; the C++ kernels check for themselves.
 
         While a compiler traces they have no values yet. On a GPU they are the caller's word: looking would wait for it.
         """

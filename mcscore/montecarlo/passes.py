@@ -206,10 +206,9 @@ class Passes:
     ) -> PassResult:
         stream, parts = self.stream(ids_B), list[PassResult]()
 
-        def one_pass(index: Tensor) -> Tensor:
-            result = self.forward(inputs, VmapMasks(stream, index), tape, fused)
-            parts.append(dataclasses.replace(result, last_linear=None))  # its features are not kept alive
-            return result.logits
+        def one_pass(index: Tensor) -> Tensor:  # called once, for all passes
+            parts.append(self.forward(inputs, VmapMasks(stream, index), tape, fused))
+            return parts[0].logits
 
         logits_tBC = torch.vmap(one_pass, randomness="error")(passes_t)
         return PassResult.of(logits_tBC, parts)
