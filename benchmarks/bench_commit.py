@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcscore import atomic as disk
+from mcscore import atomic
 from mcscore.run.journal import Journal, Record
 from mcscore.run.run import Run
 from mcscore.run.schema import Model, PoolState, RunHeader, Settings
@@ -57,8 +57,8 @@ def floor(path: Path, span: int) -> float:
     data, seconds = bytes(ARRAYS * span * 4), []
     for turn in range(20):
         begin = time.perf_counter()
-        disk.write(path / f"{turn}", data)
-        disk.sync(path / f"{turn}")
+        atomic.write(path / f"{turn}", data)
+        atomic.sync(path / f"{turn}")
         seconds.append(time.perf_counter() - begin)
     return float(np.median(seconds))
 
