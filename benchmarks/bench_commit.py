@@ -1,9 +1,9 @@
-"""What durability costs: committing spans, checking them on resume, rebuilding the top-k from them.
+"""Cost of durability: commits of spans, and on resume the check of all spans and the top-k of their scores.
 
     python benchmarks/bench_commit.py [--items 100000000] [--dir DIR]
 
-A commit is a few fsyncs, so the disk under --dir decides; the bare fsyncs are measured beside it as the floor. Two
-scores and a prediction per item, that is 12 bytes.
+A commit is a few fsyncs, so its time depends on the disk under --dir; the floor is one fsync of the same bytes. An item
+has two scores and a prediction, 12 bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def header(n: int, span: int) -> RunHeader:
 
 
 def fill(path: Path, n: int, span: int, seed: int = 0) -> tuple[Journal, np.ndarray]:
-    """A complete run of random scores, its records packed, and the seconds of each commit."""
+    """Write a complete run of random scores with packed records; also return the seconds of each commit."""
     path.mkdir()
     journal = Journal.create(path, header(n, span))
     rng = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def fill(path: Path, n: int, span: int, seed: int = 0) -> tuple[Journal, np.ndar
 
 
 def floor(path: Path, span: int) -> float:
-    """Seconds to write the same bytes into a file with one fsync, and nothing else."""
+    """Measure the seconds to write the same bytes into a file with one fsync."""
     path.mkdir()
     data, seconds = bytes(ARRAYS * span * 4), []
     for turn in range(20):
@@ -64,7 +64,7 @@ def floor(path: Path, span: int) -> float:
 
 
 def resume(path: Path) -> tuple[float, float, float]:
-    """Seconds to open a run, to check all that is committed in it, and to rebuild its top-k."""
+    """Measure the seconds to open a run, to check all its spans, and to compute its top-k."""
     moments = [time.perf_counter()]
     run = Run.open(path)
     moments.append(time.perf_counter())

@@ -253,7 +253,7 @@ SPEECH_MODELS = [
         speech_classifier("Wav2Vec2", apply_spec_augment=True, mask_time_prob=0.5, mask_time_length=2),
         sound(),
         refused="numpy",
-        note="augmentation by NumPy's generator; set apply_spec_augment=False, or leave it off with sites=['*dropout*']",
+        note="augmentation by NumPy's generator; set apply_spec_augment=False, or leave it off with Dropout(sites=['*dropout*'])",
     ),
     _entry("SpeechT5 encoder, LayerDrop, pooled", speech_t5, sound(), note="SpecAugment off"),
     _entry(
