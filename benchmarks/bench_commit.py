@@ -1,9 +1,9 @@
-"""What durability costs: committing spans, checking them on resume, rebuilding the top-k from them.
+"""Cost of durability: commits of spans, and on resume the check of all spans and the top-k of their scores.
 
     python benchmarks/bench_commit.py [--items 100000000] [--dir DIR]
 
-A commit is a few fsyncs, so the disk under --dir decides; the bare fsyncs are measured beside it as the floor. Two
-scores and a prediction per item, that is 12 bytes.
+A commit is a few fsyncs, so its time depends on the disk under --dir; the floor is one fsync of the same bytes. An item
+has two scores and a prediction, 12 bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcscore import atomic as disk
+from mcscore import atomic
 from mcscore.run.journal import Journal, Record
 from mcscore.run.run import Run
 from mcscore.run.schema import Model, PoolState, RunHeader, Settings
@@ -36,7 +36,7 @@ def header(n: int, span: int) -> RunHeader:
 
 
 def fill(path: Path, n: int, span: int, seed: int = 0) -> tuple[Journal, np.ndarray]:
-    """A complete run of random scores, its records packed, and the seconds of each commit."""
+    """Write a complete run of random scores with packed records; also return the seconds of each commit."""
     path.mkdir()
     journal = Journal.create(path, header(n, span))
     rng = np.random.default_rng(seed)
@@ -52,19 +52,19 @@ def fill(path: Path, n: int, span: int, seed: int = 0) -> tuple[Journal, np.ndar
 
 
 def floor(path: Path, span: int) -> float:
-    """Seconds to write the same bytes into a file with one fsync, and nothing else."""
+    """Measure the seconds to write the same bytes into a file with one fsync."""
     path.mkdir()
     data, seconds = bytes(ARRAYS * span * 4), []
     for turn in range(20):
         begin = time.perf_counter()
-        disk.write(path / f"{turn}", data)
-        disk.sync(path / f"{turn}")
+        atomic.write(path / f"{turn}", data)
+        atomic.sync(path / f"{turn}")
         seconds.append(time.perf_counter() - begin)
     return float(np.median(seconds))
 
 
 def resume(path: Path) -> tuple[float, float, float]:
-    """Seconds to open a run, to check all that is committed in it, and to rebuild its top-k."""
+    """Measure the seconds to open a run, to check all its spans, and to compute its top-k."""
     moments = [time.perf_counter()]
     run = Run.open(path)
     moments.append(time.perf_counter())

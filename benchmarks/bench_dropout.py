@@ -1,4 +1,4 @@
-"""Replicating dropout, dropout with Linear, and the whole head, against the PyTorch calls they stand for."""
+"""Replicated dropout, dropout with Linear, and dropout with Linear and scores, against the same in PyTorch."""
 
 from __future__ import annotations
 

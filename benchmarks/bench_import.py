@@ -1,10 +1,10 @@
-"""Importing JPEGs against decoding and resizing them alone in as many processes: what storing them costs beside that.
+"""Import of JPEGs, against decoding and resizing alone in as many processes, which shows the cost of storing.
 
     python -m pytest benchmarks/bench_import.py -s
 
-The images are 500 x 375, of the size of ImageNet's (about 70 kB), made once. Both sides start their
-processes within the time that is taken. Taken in turns, best of each, because other
-work on the machine slows either. Also: threads against processes for reading encoded pools.
+The images are made once, 500 x 375 pixels and about 70 kB each, as those of ImageNet. The time of both sides includes the
+start of their processes. They take turns, and the best time of each counts, as other load only adds time. A second
+benchmark compares threads with processes for reading encoded pools.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORKERS = os.cpu_count() or 1
 
 
 def photograph(seed: int) -> bytes:
-    """Coarse shapes with noise: about as many bytes per pixel as a photograph, so about the time to decode one."""
+    """Make coarse shapes with noise, which have as many bytes per pixel as a photograph, and take as long to decode."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def decode_all(root: Path) -> None:
 
 
 def taken(call: Callable[[], Any]) -> tuple[float, float]:
-    """(seconds, seconds of processor time of this process and its children)."""
+    """Measure seconds of wall time, and of processor time of this process and its children."""
     begin, used = time.perf_counter(), _processor()
     call()
     return time.perf_counter() - begin, _processor() - used
@@ -98,7 +98,7 @@ def test_import(benchmark: Any, tmp_path: Path, photographs: Path, keep: bool) -
 
 
 def test_threads_or_processes(benchmark: Any, photographs: Path) -> None:
-    """What an encoded pool is read with: the pixels must come back to this process."""
+    """Compares threads with processes for decoding; processes must send the pixels back to this one."""
     paths = sorted(photographs.iterdir())[:256]
 
     def pixels(part: list[Path]) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_threads_or_processes(benchmark: Any, photographs: Path) -> None:
     parts = [paths[at : at + 16] for at in range(0, len(paths), 16)]
     rates: dict[str, float] = {}
     with ThreadPoolExecutor(WORKERS) as threads, ProcessPoolExecutor(WORKERS, get_context("spawn")) as processes:
-        list(processes.map(pixels_of, parts[:WORKERS]))  # they have started
+        list(processes.map(pixels_of, parts[:WORKERS]))  # starts the processes before the measurement
         for _ in range(ROUNDS):
             for name, pool, work in (("threads", threads, pixels), ("processes", processes, pixels_of)):
                 seconds, _ = taken(lambda pool=pool, work=work: list(pool.map(work, parts)))

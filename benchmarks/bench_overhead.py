@@ -1,11 +1,11 @@
-"""What streaming costs: a whole score_pool against the same scorer on batches that lie in memory.
+"""Cost of streaming: a whole score_pool, against the same scorer on batches in memory.
 
     python -m benchmarks.bench_overhead [--dir DIR] [--rounds 5] [--threads 1]
 
-The model looks at a few points of an image, so that hardly more than turning bytes into floats is left of its work and
-reading, handing over and committing show. Both are timed in turns in one process, from a warm page cache; a
-round is the whole pool, its commits included. What comes before the first item (finding the sites, planning, laying out
-the run) does not grow with the pool and stands apart.
+The model uses a few points of an image, so most of its work is the conversion of bytes to floats, and the time for reading
+and committing is visible. Both are timed in turns in one process, with a warm page cache. A round scores the whole pool,
+commits included. The time before the first item (finding the sites, planning, creating the run) does not grow with the
+pool, and is printed by itself.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mcscore import Execution, Pool, Scorer, score_pool
 
 POOL_BYTES = 1 << 30
 PASSES = 20
-# Bytes per step of the model: with the default of 64 MiB its buffers lie beyond glibc's 32 MiB, and page faults take four
-# times as long as all the rest of so cheap a model.
+# Bytes per step of the model. With the default of 64 MiB its buffers exceed 32 MiB, up to which glibc keeps pages, and page
+# faults take four times as long as the rest of this cheap model.
 STEP = 16 << 20
 
 
 def pictures(side: int, blocks: int = 16) -> Iterator[np.ndarray]:
-    """POOL_BYTES of noise, whose values do not matter here, in blocks."""
+    """Yield blocks of POOL_BYTES of noise; scores do not matter here."""
     rng = np.random.default_rng(0)
     n = POOL_BYTES // (3 * side * side)
     for at in range(blocks):
@@ -41,7 +41,7 @@ def pictures(side: int, blocks: int = 16) -> Iterator[np.ndarray]:
 
 
 class Grid(nn.Module):
-    """The colors at 8 x 8 points."""
+    """Takes the colors at 8 x 8 points as features."""
 
     def forward(self, images: Tensor) -> Tensor:
         step = images.shape[-1] // 8
@@ -58,7 +58,7 @@ def scorer() -> Scorer:
 
 
 def streamed(pool: Pool, out: Path) -> tuple[float, float, int]:
-    """Seconds from the first item on, seconds before it, and items per block."""
+    """Measure the seconds from the first item on, the seconds before it, and the items per block."""
     begun: list[float] = []
     start = time.perf_counter()
     run = score_pool(
@@ -74,7 +74,7 @@ def streamed(pool: Pool, out: Path) -> tuple[float, float, int]:
 
 
 def in_memory(scored_by: Scorer, items: np.ndarray, block: int, n: int) -> float:
-    """Seconds for n items in blocks that lie in memory, taken from ``items`` again and again."""
+    """Measure the seconds for n items in blocks in memory, taken from ``items`` repeatedly."""
     start, done, at = time.perf_counter(), 0, 0
     while done < n:
         at = at if at + block <= len(items) else 0

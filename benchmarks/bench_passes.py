@@ -1,9 +1,9 @@
-"""Monte Carlo passes against the plain PyTorch loop everybody writes, and against one deterministic forward.
+"""Monte Carlo passes, against a plain PyTorch loop over passes and against one deterministic forward pass.
 
     python -m pytest benchmarks/bench_passes.py -s
 
-One thread, one process, float32; the two sides take turns and the best processor time of each counts, which other load
-disturbs little. The loop: dropout layers on, T forward passes, softmax of each, BALD of the T results.
+One thread, one process, float32. The sides take turns, and the best processor time of each counts, which other load affects
+little. The loop has dropout layers in training mode, T forward passes, a softmax of each, and BALD of the T results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mcscore.bench.clock import CpuClock, in_turns
 
 
 def turns(*calls: Callable[[], Any]) -> list[float]:
-    """Seconds of each, on this thread."""
+    """Measure the seconds of each call, on this thread."""
     return in_turns(calls, CpuClock(), 2.0)
 
 
@@ -55,7 +55,7 @@ class Residual(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """The shape of ResNet-18, with dropout before its last Linear(512, 100)."""
+    """A network with the shapes of ResNet-18, and dropout before its last Linear(512, 100)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Reading a pool against copying the same bytes out of a memory-mapped file, the most a reader can reach.
+"""Reading a pool, against a copy of the same bytes from a memory-mapped file, the most that a reader can reach.
 
     python -m pytest benchmarks/bench_pool.py -s
 
-Both from a warm page cache, in the same blocks, into a reused buffer, taken in turns; best of each. The pool's chunks
-also have their crc32c compared, which alone costs what a copy in cache does.
+Both read from a warm page cache, in the same blocks, into a reused buffer. They take turns, and the best time of each
+counts. Reading a pool also checks the crc32c of its chunks, which takes as long as a copy in cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def pictures(side: int) -> np.ndarray:
-    """Blocky colors, with a little noise but in their left third: lz4 makes them 1.4 times smaller."""
+    """Make blocks of color, with a little noise except in the left third, which lz4 compresses by a factor of 1.4."""
     n, rng = BYTES // (3 * side * side), np.random.default_rng(0)
     coarse = rng.integers(0, 256, (n, 3, side // 8, side // 8), dtype=np.uint8)
     noise = rng.integers(0, 4, (n, 3, side, side), dtype=np.uint8)
@@ -84,9 +84,9 @@ def test_read(benchmark: Any, tmp_path: Path, side: int, compression: str, shard
 
 
 def test_reading_ahead_hides_behind_a_consumer_that_waits(benchmark: Any, tmp_path: Path) -> None:
-    """The consumer sleeps as long as a block takes to read, as one that waits for an accelerator does.
+    """Reads with a consumer that sleeps as long as a block takes to read, as one that waits for an accelerator does.
 
-    In blocks of a chunk, 70 in all: nothing can hide the reading of the first.
+    There are 70 blocks of a chunk, as the reading of the first block cannot be hidden.
     """
     pool = Pool.create(tmp_path / "pool", pictures(224), compression="lz4")
     step = pool.storage.rows.chunk
@@ -109,7 +109,7 @@ def test_reading_ahead_hides_behind_a_consumer_that_waits(benchmark: Any, tmp_pa
 
 
 def test_take(benchmark: Any, tmp_path: Path) -> None:
-    """1000 candidates at random out of 16 384: every chunk is decoded once."""
+    """Takes 1000 random candidates of 16 384, for which each chunk is decoded once."""
     pool = Pool.create(tmp_path / "pool", pictures(64), compression="lz4")
     ids = np.random.default_rng(1).permutation(pool.n)[:1000]
     taken = min(seconds(lambda: pool.take(ids)) for _ in range(ROUNDS))

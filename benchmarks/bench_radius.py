@@ -1,8 +1,8 @@
-"""The radius filter against k-center greedy, the usual diversity filter, written plainly in NumPy.
+"""The radius filter, against k-center greedy, the usual diversity filter, in plain NumPy.
 
     python -m pytest benchmarks/bench_radius.py -s
 
-Candidates lie in groups of unequal sizes (Zipf), and the best scores in few groups. k-center needs one matrix-vector
+Candidates form groups of unequal sizes (Zipf), and few groups have the best scores. k-center needs one matrix-vector
 product over all candidates per pick; it is measured on 50 picks and scaled to k.
 """
 
@@ -27,7 +27,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def candidates(m: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """scores (m,), embeddings (m, width), group of each."""
+    """Make scores (m,), embeddings (m, width) and the group of each candidate."""
     rng = np.random.default_rng(0)
     groups = np.minimum(rng.zipf(1.2, m), 20 * K) - 1
     centers = rng.normal(size=(20 * K, width)).astype(np.float32)
@@ -38,7 +38,7 @@ def candidates(m: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def k_center(points: np.ndarray, picks: int) -> list[int]:
-    """Farthest first: each pick is the point farthest from those picked."""
+    """Pick k points, each the farthest from those picked before."""
     norms = np.einsum("md,md->m", points, points)
     picked, nearest = [0], np.full(len(points), np.inf, np.float32)
     for _ in range(picks - 1):

@@ -1,11 +1,11 @@
-"""Scoring and selecting from pools of up to 10^8 items and more: does time stay linear, and memory flat?
+"""Time and memory of scoring and selecting from pools of up to 10^8 items and more.
 
     python -m benchmarks.bench_scale [N ...] [--dir DIR] [--threads 1]      (default 1, 10 and 100 million)
 
-The pool is made up as it is read (8 bytes an item), so that what is measured is the way through: reading, the passes of
-a tiny model with a dropout head, commits, resume, top-k, selection. Each size runs in a process of its own.
-Columns: scoring rate; seconds to take up a run of which the last span is missing, until that is being scored; seconds
-of ``select`` (1,000 items by radius out of 10,000); peak resident memory before anything, after scoring, at the end.
+The items (8 bytes each) are generated when they are read, so the measured work is that of mcscore: reading, the passes of
+a tiny model with a dropout head, commits, resume, top-k, selection. Each size runs in its own process.
+Columns: scoring rate; seconds to resume a run that lacks its last span, until that span is scored; seconds of ``select``
+(1,000 items by radius from 10,000); peak resident memory at the start, after scoring, and at the end.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SIZES = (10**6, 10**7, 10**8)
 
 
 def peak_mib() -> float:
-    """Of this process alone; getrusage would tell the parent's, too."""
+    """Read the peak of this process; getrusage includes that of the parent before exec."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def drive(n: int, where: Path, threads: int) -> str:
-    """Score, take up again, select; one line of the table."""
+    """Score, resume and select; returns one line of the table."""
     import torch
 
     from mcscore import score_pool

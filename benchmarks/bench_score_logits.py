@@ -1,4 +1,4 @@
-"""Logits to scores, at once and streamed: every logit read once, against some ten sweeps over memory."""
+"""Scores of logits, at once and streamed; the kernels read each logit once, plain PyTorch about ten times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcscore import score_logits
 from mcscore.bench.clock import CpuClock, in_turns
 from mcscore.bench.shapes import default_specs
 
-EXTRA = 1 << 20  # bytes a call may take beside logits and results
+EXTRA = 1 << 20  # bytes that a call may allocate besides logits and results
 
 
 @pytest.mark.parametrize("spec", default_specs("cpu", ("score_logits", "moments")), ids=str)
@@ -22,7 +22,7 @@ def test_scores(measured, spec):
 
 
 def test_two_threads_against_one(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Wall time, so it needs an idle machine of two cores."""
+    """Measures wall time, so it needs an idle machine with two cores."""
     logits = torch.randn(20, 832, 1000)
 
     def with_threads(n: int) -> None:

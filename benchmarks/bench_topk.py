@@ -1,8 +1,8 @@
-"""TopK against the least that can be done: one NumPy pass that counts the scores above a threshold.
+"""TopK, against a lower bound: one NumPy pass that counts the scores above a threshold.
 
     python -m pytest benchmarks/bench_topk.py -s
 
-50 million float32 scores on one thread, taken in turns; the best processor time of each, which other load disturbs little.
+50 million float32 scores on one thread. Both take turns, and the best processor time of each counts, which other load affects little.
 """
 
 from __future__ import annotations

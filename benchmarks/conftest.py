@@ -1,10 +1,10 @@
-"""Benchmarks run on one thread and print what a time means: items/s, share of the measured roof, ratios to PyTorch, error.
+"""Benchmarks run on one thread, and print items/s, share of the measured roof, ratios to PyTorch, and error.
 
     pytest benchmarks -s --benchmark-disable-gc                         # everything
-    pytest benchmarks/bench_dropout.py -s --without-compile             # no ratios to torch.compile: minutes less
-    pytest benchmarks --benchmark-autosave; ...; --benchmark-compare    # against an earlier state
+    pytest benchmarks/bench_dropout.py -s --without-compile             # no ratios to torch.compile, which saves minutes
+    pytest benchmarks --benchmark-autosave; ...; --benchmark-compare    # comparison with an earlier state
 
-Kernels are measured by ``mcscore.bench``, the cases are those of ``mcscore bench kernels``.
+``mcscore.bench`` measures the kernels, on the cases of ``mcscore bench kernels``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bench(request: pytest.FixtureRequest) -> Bench:
-    """One thread of this CPU, its ceilings measured."""
+    """One thread of this CPU, with measured ceilings."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     opened = Bench.open(torch.device("cpu"), compile=not request.config.getoption("--without-compile"))
@@ -53,7 +53,7 @@ def headed() -> list[str]:
 def measured(
     benchmark: Any, bench: Bench, headed: list[str], capsys: pytest.CaptureFixture[str]
 ) -> Callable[[Spec], Row]:
-    """measured(spec): the row of a case, printed, kept with the benchmark, and right."""
+    """measured(spec) measures a case, prints its row, stores it with the benchmark, and asserts that it is right."""
 
     def run(spec: Spec) -> Row:
         row = bench.measure(spec)

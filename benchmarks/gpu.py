@@ -1,9 +1,10 @@
-"""The Triton kernels on this machine's GPU, in one command: ``python -m benchmarks.gpu``, under 8 minutes.
+"""Test and measure the Triton kernels on this machine's GPU, in under 8 minutes: ``python -m benchmarks.gpu``.
 
-Needs torch, triton, numpy and pytest, and a checkout: neither the package installed nor its C++ extension. Runs every test
-marked ``gpu``, measures the ceilings (a copy, matrix products), then checks every case of ``mcscore.bench`` against float64
-and times it beside eager PyTorch and torch.compile, the most telling first. What does not fit in the time is listed as not
-measured. Writes DATE-GPU.json and DATE-GPU.md into benchmarks/results. Exit code 0: all tests passed, all results right.
+It needs torch, triton, numpy, pytest and a checkout, but neither an installed package nor the C++ extension. It runs each
+test marked ``gpu``, measures the ceilings (a copy, matrix products), then checks each case of ``mcscore.bench`` against
+float64 and times it in turns with eager PyTorch and torch.compile, in order of importance. Cases for which no time is left
+are listed as not measured. The results are DATE-GPU.json and DATE-GPU.md in benchmarks/results. Exit code 0: all tests
+passed and all results are right.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from mcscore.bench.shapes import Spec, default_specs
 from mcscore.kernels import backends
 
 ROOT = Path(__file__).resolve().parent.parent
-BUDGET = 450.0  # seconds of the 8 minutes; the rest is for starting, and for the case under way when they end
-TESTS_SHARE = 0.4  # of the budget, at most
-LONGEST_CASE = 20.0  # seconds: no case starts with less left
+BUDGET = 450.0  # seconds of the 8 minutes; the rest is for the start, and for a case that runs when they end
+TESTS_SHARE = 0.4  # greatest share of the budget for tests
+LONGEST_CASE = 20.0  # seconds; no case starts if fewer are left
 
 
 @dataclass(frozen=True)
 class GpuTests:
-    """Results of a pytest run. finished: it ended in time."""
+    """Results of a pytest run. finished: whether it ended in time."""
 
     finished: bool
     passed: int = 0
@@ -54,14 +55,14 @@ class GpuTests:
 
     def __str__(self) -> str:
         if not self.finished:
-            return f"GPU tests: stopped after {self.seconds:.0f} s, so nothing is known"
+            return f"GPU tests: stopped after {self.seconds:.0f} s, so their results are unknown"
         bad = f"; FAILED: {', '.join(self.failed)}" if self.failed else ""
         return f"GPU tests: {self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped in {self.seconds:.0f} s{bad}"
 
 
 @dataclass
 class Results:
-    """What was found so far. Each case is in one of rows, not_measured and failed."""
+    """The results so far. Each case is in one of rows, not_measured and failed."""
 
     tests: GpuTests
     rows: list[Row] = field(default_factory=list)
@@ -103,7 +104,7 @@ def measure(
     end: float,
     now: Callable[[], float] = time.monotonic,
 ) -> Results:
-    """Each case in order, until less than LONGEST_CASE seconds are left before ``end``. One that breaks stops no other."""
+    """Measure each case in order, until less than LONGEST_CASE seconds are left; a case that fails does not stop the others."""
     results = Results(tests)
     for spec in specs:
         if end - now() < LONGEST_CASE:
@@ -114,7 +115,7 @@ def measure(
             results.rows.append(one(spec))
         except NoKernel as error:
             results.not_measured[str(spec)] = str(error)
-        except Exception as error:  # a compiler's or a driver's: the others are still worth their time
+        except Exception as error:  # a compiler or driver may raise anything; the other cases are still measured
             results.failed[str(spec)] = f"{type(error).__name__}: {str(error).strip()[:500]}"
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -129,13 +130,13 @@ def say(text: str) -> None:
 
 
 def gpu_test_files() -> list[Path]:
-    """The test modules that have tests marked gpu. The others need not even import where only torch and pytest are."""
+    """List the test modules with tests marked gpu; others may need packages besides torch and pytest."""
     marked = re.compile(r"mark\.gpu|triton.places")
     return [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if marked.search(file.read_text())]
 
 
 def run_tests(limit: float, marker: str = "gpu") -> GpuTests:
-    """The tests with this marker, in a process of their own that gets ``limit`` seconds."""
+    """Run the tests with this marker in another process, for at most ``limit`` seconds."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +152,7 @@ def run_tests(limit: float, marker: str = "gpu") -> GpuTests:
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)  # its workers too
+            os.killpg(process.pid, 9)  # the group includes its workers
             process.wait()
             return GpuTests(finished=False, seconds=time.monotonic() - begin)
         seconds = time.monotonic() - begin
@@ -163,7 +164,7 @@ def run_tests(limit: float, marker: str = "gpu") -> GpuTests:
 
 
 def outcome(report: ET.Element, seconds: float) -> GpuTests:
-    """What a JUnit report says."""
+    """Count the results in a JUnit report."""
     cases = list(report.iter("testcase"))
     failed = tuple(
         f"{case.get('classname')}::{case.get('name')}"
@@ -174,11 +175,11 @@ def outcome(report: ET.Element, seconds: float) -> GpuTests:
     return GpuTests(True, len(cases) - len(failed) - skipped, failed, skipped, seconds)
 
 
-# ---- what is written ----------------------------------------------------------------------------------------------
+# ---- report -------------------------------------------------------------------------------------------------------
 
 
 def facts(bench: Bench, device: torch.device) -> dict[str, Any]:
-    """What was measured on."""
+    """Collect date, machine, versions and ceilings."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
@@ -191,7 +192,7 @@ def facts(bench: Bench, device: torch.device) -> dict[str, Any]:
 
 
 def write(results: Results, about: dict[str, Any], folder: Path) -> int:
-    """One JSON and one Markdown file, each whole or not at all. Returns the exit code."""
+    """Write one JSON and one Markdown file, each whole or not at all. Returns the exit code."""
     stem = f"{about['date']}-{re.sub(r'[^a-z0-9]+', '-', about['gpu'].lower()).strip('-')}"
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in (("json", as_json(results, about)), ("md", as_markdown(results, about))):

@@ -1,6 +1,6 @@
-// Python bindings: arrays arrive as addresses with their sizes, the GIL is released, the kernel of the active instruction set
-// is called. Importing a torch tensor through DLPack took 10 to 20 us per array, more than many calls take altogether;
-// so mcscore/kernels/native, the one caller, has checked dtypes, shapes, strides and bounds and keeps the arrays alive.
+// Python bindings: each takes arrays as addresses with sizes, releases the GIL, and calls the kernel of the active
+// instruction set. Importing a torch tensor through DLPack took 10 to 20 us per array, more than many whole calls. So the
+// only caller, mcscore/kernels/native, checks dtypes, shapes, strides and bounds, and keeps the arrays alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -58,7 +58,7 @@ Logits logits_of(Address x, int dtype, Shape3 shape, Shape3 strides) {
     return {at<void>(x), type_of(dtype), T, B, C, stride_t, stride_b, stride_c};
 }
 
-// One address per score in the order of struct Scores, the prediction last; 0 = not asked for.
+// One address per score in the order of struct Scores, the prediction last; 0 = not requested.
 using Outputs = std::tuple<Address, Address, Address, Address, Address, Address, Address, Address>;
 
 Scores scores_of(const Outputs& to) {
@@ -177,7 +177,7 @@ int64_t panel_classes(int64_t C) { return active().load()->panel_classes(C); }
 
 int lanes() { return active().load()->lanes; }
 
-// ids: an address, or 0 for first_id, first_id + 1, ...; exclude: an address or 0. Returns (keys written, items looked at).
+// ids: an address, or 0 for first_id, first_id + 1, ...; exclude: an address or 0. Returns (keys written, items processed).
 std::tuple<int64_t, int64_t> filter_above(Address scores, Address ids, int64_t first_id, Address exclude, int64_t n, uint64_t cut, Address keys, int64_t room) {
     const Candidates x{at<float>(scores), at<int64_t>(ids), first_id, at<bool>(exclude), n};
     const Kernels* k = active();

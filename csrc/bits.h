@@ -1,4 +1,4 @@
-// Masks as bits: one per element, 64 to a word, for kernels that look features up or mask them by the word.
+// Masks as bits, 64 elements per word, for kernels that look up or mask features by the word.
 #pragma once
 
 #include "dropout.h"
@@ -6,7 +6,7 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-MC_INLINE uint32_t lane_bits(i32v lanes) {  // lanes of ones or zeros
+MC_INLINE uint32_t lane_bits(i32v lanes) {  // each lane is all ones or all zeros
 #if defined(MC_AVX512)
     return _mm512_movepi32_mask((__m512i)lanes);
 #elif defined(MC_AVX2)
@@ -19,7 +19,7 @@ MC_INLINE uint32_t lane_bits(i32v lanes) {  // lanes of ones or zeros
     return out;
 }
 
-// Bit e of the little-endian words is set where element e is kept. n draws; bits beyond n are whatever they are.
+// Sets bit e of the little-endian words if element e is kept, for n draws. Bits from n on are undefined.
 template <int BITS> MC_INLINE void to_bits(const uint8_t* draws, int64_t n, int32_t threshold, uint64_t* words) {
     if constexpr (BITS == 1) {
         __builtin_memcpy(words, draws, (size_t)(n + 63) / 64 * 8);
@@ -58,7 +58,7 @@ template <int BITS> MC_INLINE void to_bits(const uint8_t* draws, int64_t n, int3
     }
 }
 
-// Keep bits of item b in passes [t0, t1): rows of `stride` words.
+// Writes the keep bits of item b in passes [t0, t1), in rows of `stride` words.
 template <int BITS> static void bits_of(const Masks& m, int64_t b, int64_t t0, int64_t t1, uint64_t* words, int64_t stride) {
     for_chunks<BITS>(m, b, Part{b, b + 1, t0, t1}, [&](int64_t t, int64_t e0, int64_t n, const uint8_t* draws) {
         to_bits<BITS>(draws, n, (int32_t)m.threshold, words + (t - t0) * stride + e0 / 64);
@@ -70,12 +70,12 @@ static void bits_of(const Masks& m, int64_t b, int64_t t0, int64_t t1, uint64_t*
     else bits_of<16>(m, b, t0, t1, words, stride);
 }
 
-MC_INLINE uint64_t bits_from(const uint64_t* words, int64_t e) {  // 64 bits from bit e on; the row has a word to spare
+MC_INLINE uint64_t bits_from(const uint64_t* words, int64_t e) {  // 64 bits from bit e on; the row ends in a spare word
     const int shift = (int)(e & 63);
     return shift ? words[e >> 6] >> shift | words[(e >> 6) + 1] << (64 - shift) : words[e >> 6];
 }
 
-// Words of one pass's row: whole chunks of draws are written, and one word is spare.
+// Words per row of one pass: whole chunks of draws, and one spare word.
 MC_INLINE int64_t words_per_row(const Masks& m) { return (m.E + 63) / 64 + 33; }
 
 }  // namespace MCSCORE_ISA

@@ -1,4 +1,4 @@
-// Which instruction sets this machine can run, best first, and the one in use.
+// The instruction sets that this machine can run, best first, and the active one.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,7 @@
 namespace mcscore {
 
 #if defined(__x86_64__)
-inline bool has_f16c() {  // older compilers do not know the name in __builtin_cpu_supports
+inline bool has_f16c() {  // older compilers do not accept "f16c" in __builtin_cpu_supports
     unsigned a, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
@@ -25,7 +25,7 @@ inline const std::vector<const Kernels*>& available() {
     static const std::vector<const Kernels*> list = [] {
         std::vector<const Kernels*> found;
 #if defined(__x86_64__)
-        __builtin_cpu_init();  // the checks below include that the operating system saves the wide registers
+        __builtin_cpu_init();  // the checks below include whether the operating system saves the wide registers
         const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
         if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512vl"))

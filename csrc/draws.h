@@ -1,6 +1,6 @@
-// Random numbers, one Philox word each: uniform on [0, 1) or standard normal. What they are: mcscore/masks.py.
+// Random numbers, one Philox word each: uniform on [0, 1) or standard normal, as mcscore/masks.py defines them.
 //
-// Writes each number once; the words live in the buffer of for_chunks, which stays in L1.
+// Writes each number once. The Philox words are in the buffer of for_chunks, which stays in L1.
 #pragma once
 
 #include "dropout.h"
@@ -9,7 +9,7 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-template <Type X> constexpr int kUniformBits = X == Type::f32 ? 24 : X == Type::f16 ? 11 : 8;  // what X holds exactly below 1
+template <Type X> constexpr int kUniformBits = X == Type::f32 ? 24 : X == Type::f16 ? 11 : 8;  // random bits of a number below 1 that X holds exactly
 
 template <Type X> MC_INLINE f32v uniform_from(const uint8_t* words) {
     constexpr int n = kUniformBits<X>;
@@ -22,7 +22,7 @@ template <Type X> MC_INLINE void uniforms(const uint8_t* words, int64_t n, typen
     if (e < n) store_first<X>(y + e, (int)(n - e), uniform_from<X>(words + 4 * e));
 }
 
-// sin and cos of |x| <= pi / 4, within 1 ulp. Cephes' sinf and cosf.
+// sin and cos of |x| <= pi / 4, within 1 ulp, by Cephes' sinf and cosf.
 MC_INLINE f32v sine(f32v x, f32v x2) {
     const f32v y = (-1.9515295891e-4f * x2 + 8.3321608736e-3f) * x2 - 1.6666654611e-1f;
     return y * x2 * x + x;
@@ -36,9 +36,9 @@ struct Pair {
     f32v first, second;
 };
 
-// W pairs of normal numbers of the words w0, w1.
+// W pairs of normal numbers from the words w0, w1.
 MC_INLINE Pair box_muller(u32v w0, u32v w1) {
-    // 65536 high is exact, so that the sum is w0 + 1 rounded once, in vectors without a conversion from unsigned too.
+    // 65536 high is exact, so the sum is w0 + 1 rounded once, also for vectors that have no conversion from unsigned.
     const f32v high = __builtin_convertvector((i32v)(w0 >> 16), f32v), low = __builtin_convertvector((i32v)(w0 & 0xffffu), f32v) + 1.0f;
     const f32v radius = square_root(log_positive(multiply_add(high, all(65536.0f), low) * 0x1p-32f) * -2.0f);
     const u32v quarter = (w1 + 0x20000000u) >> 30;  // mod 4
@@ -50,8 +50,8 @@ MC_INLINE Pair box_muller(u32v w0, u32v w1) {
     return {radius * bits<f32v>(bits<u32v>(first) ^ back ^ (quarter << 31)), radius * bits<f32v>(bits<u32v>(second) ^ back)};
 }
 
-// The numbers of 2 W words in memory order. Even lanes compute the pairs of the first W words and odd lanes those of the rest, so
-// that shifts alone take words apart and put numbers together.
+// The numbers of 2 W words, in memory order. Even lanes compute the pairs of the first W words and odd lanes those of the other
+// W, so shifts alone split the words and join the numbers.
 MC_INLINE Pair normal_from(const uint8_t* words) {
     const u64v a = load<u64v>(words), b = load<u64v>(words + 4 * W), low = all((uint64_t)0xffffffffu);
     const Pair n = box_muller(bits<u32v>((a & low) | (b << 32)), bits<u32v>((a >> 32) | (b & ~low)));

@@ -1,8 +1,8 @@
 // Keep masks, and dropout that applies them on the fly: y[t, b, e, i] = keep(t, b, e) ? a x[s, b, e, i] + b : d.
 //
-// Reads x once (s = 1: once for all passes) and writes y once; the random bits live in a 4 kB buffer that stays in L1.
-// Work goes item by item, a chunk of elements at a time, all passes of the chunk in turn, so that the chunk of x stays
-// in L1 as well. What a bit is: philox.h and mcscore/masks.py.
+// Reads x once (s = 1: once for all passes) and writes y once. The random bits are in a 4 kB buffer that stays in L1.
+// The loops go over items, chunks of elements, and passes, so the chunk of x stays in L1 as well. philox.h and
+// mcscore/masks.py define the bits.
 #pragma once
 
 #include "philox.h"
@@ -12,7 +12,7 @@ namespace MCSCORE_ISA {
 
 constexpr int64_t kBuffer = 4096;  // bytes of random bits at a time
 
-// Lanes of ones where the elements e..e + W of a run of draws are kept. Reads at most 4 bytes beyond their draws.
+// Lanes of ones for kept elements among e..e + W of a run of draws. Reads at most 4 bytes beyond their draws.
 template <int BITS> MC_INLINE i32v keep_lanes(const uint8_t* draws, int64_t e, int32_t threshold) {
     if constexpr (BITS == 1) {
         const i32v select = 1 << lane_numbers();
@@ -47,8 +47,8 @@ template <int BITS, class Use> MC_INLINE void for_chunks(const Masks& m, int64_t
     }
 }
 
-// One byte, 0 or 1, per element. Eight bits become eight bytes by two multiplications' worth of scalar work; the compilers
-// vectorize the comparisons.
+// One byte, 0 or 1, per element. For 1-bit draws, scalar work worth two multiplications makes eight bytes of eight bits; the
+// compilers vectorize the comparisons of wider draws.
 template <int BITS> MC_INLINE void expand(const uint8_t* __restrict draws, int64_t n, uint32_t threshold, uint8_t* __restrict out) {
     if constexpr (BITS == 1) {
         int64_t e = 0;
@@ -93,11 +93,11 @@ MC_INLINE void apply(const Dropout& f, const typename Element<X>::type* x, const
     }
     for (; e + W <= n; e += W) at(e);
     if (e == n) return;
-    if (n >= W) at(n - W);  // overlaps what is done: the same values again
+    if (n >= W) at(n - W);  // overlaps the vector before and writes the same values again
     else store_first<X>(y, (int)n, keep_lanes<BITS>(draws, 0, threshold) ? load_first<X>(x, (int)n) * a + b : d);
 }
 
-// y = keep ? a x + b : d for n >= W values that share one draw. No branch on the draw: it would be mispredicted half the time.
+// y = keep ? a x + b : d for n >= W values that share one draw. A branch on the draw would be mispredicted half the time.
 template <Type X>
 MC_INLINE void apply_shared(const Dropout& f, const typename Element<X>::type* x, bool keep, int64_t n, typename Element<X>::type* y) {
     const f32v a = all(f.a), b = all(f.b), d = all(f.d);
@@ -118,7 +118,7 @@ template <Type X, int BITS> static void dropout_of(const Masks& m, const Dropout
                 apply<X, BITS>(f, x, draws, (int32_t)m.threshold, n, y);
             } else if (f.I >= W) {
                 for (int64_t e = 0; e < n; e++, x += f.I, y += f.I) apply_shared<X>(f, x, keep_one<BITS>(draws, e, m.threshold), f.I, y);
-            } else {  // too short for a vector: draws are spread out to one byte per value first
+            } else {  // too short for a vector: each draw is first repeated, one byte per value
                 constexpr int64_t some = 64;  // elements at a time
                 uint8_t spread[some * W + W];
                 for (int64_t e = 0; e < n; e += some, x += some * f.I, y += some * f.I) {

@@ -8,19 +8,19 @@ namespace MCSCORE_ISA {
 
 constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
-// exp(z) for z <= 0 (a rounding above 0 does no harm): within 1.5 ulp of exp(z (1 - 2.75e-9)), of exp(z) where N = 1, as tests check (1.2 measured);
-// below 2^-126 any value up to 2^-126, and exactly 0 from z = -88.03 on, -inf included; NaN for NaN. The factor is the rounding of
-// log 2: as a temperature of the softmax it changes no score by 1e-7. z is raised to -127 log 2 on the way, so that a caller can
-// form exp(z) z without 0 * -inf.
+// exp(z) for z <= 0, or above 0 by a rounding: within 1.5 ulp of exp(z (1 - 2.75e-9)), or of exp(z) for N = 1, as tests check
+// (1.2 measured). Where exp(z) < 2^-126 the result lies in [0, 2^-126], and it is 0 for z <= -88.03, also -inf; NaN gives NaN. The
+// factor comes from the rounding of log 2; as a temperature of the softmax it changes no score by 1e-7. z is raised to at least
+// -127 log 2 in place, so that a caller can form exp(z) z without 0 * -inf.
 //
 // exp(z) = 2^e 2^(i/N) exp(r): adding 1.5 * 2^23 / N rounds z / log 2 to a multiple of 1/N and leaves N e + i in the low bits of
-// the sum. i looks up 2^(i/N), and the same bits, shifted, become the exponent: entries of the table hold their bits less i's
-// share of that shift. -127 log 2 gives e = -127, i = 0: the bits of 0. With |r| <= log 2 / (2 N), r + r^2 (c2 + c3 r) has a
-// relative error of 2e-9 (N = 16, AVX-512) and 3e-8 (N = 8, AVX2); without a permutation of that kind N = 1 and degree 6.
-// Measured with its two sums and a store on Zen 3: 5.6 cycles a vector, where N = 1 and degree 6 takes 8.8.
+// the sum. i is the index of 2^(i/N) in a table, and the same bits, shifted, become the exponent; the shift also adds bits of i,
+// which the entries of the table have subtracted. -127 log 2 gives e = -127, i = 0: the bits of 0. With |r| <= log 2 / (2 N),
+// r + r^2 (c2 + c3 r) has a relative error of 2e-9 (N = 16, AVX-512) or 3e-8 (N = 8, AVX2). Instruction sets without such a
+// table lookup use N = 1 and degree 6. On Zen 3, with two sums and a store, a vector took 5.6 cycles; with N = 1 and degree 6, 8.8.
 MC_INLINE f32v exp_nonpositive(f32v& z) {
     constexpr float kFloor = -0x1.601e68p6f;  // -127 log 2
-    z = max(all(kFloor), z);  // NaN stays: max returns its second argument
+    z = max(all(kFloor), z);  // keeps NaN, as max returns its second argument
 #if defined(MC_AVX512) || defined(MC_AVX2)
     constexpr int log_n = W == 16 ? 4 : 3;
     constexpr float magic = 0x1.8p23f / (1 << log_n);
@@ -36,7 +36,7 @@ MC_INLINE f32v exp_nonpositive(f32v& z) {
     const i32v entry = (i32v)_mm256_permutevar8x32_epi32(table, (__m256i)place);
 #endif
     const f32v power = bits<f32v>(entry + (place << (23 - log_n)));
-    const f32v r = multiply_add(n, all(-0.693147180559945309f), z);  // rounded once: n log 2 alone may be 88
+    const f32v r = multiply_add(n, all(-0.693147180559945309f), z);  // fused, so rounded once: n log 2 may be as large as 88
     const f32v q = r * ((r * c3 + c2) * r + 1.0f);
     return power * q + power;
 #else
@@ -78,8 +78,8 @@ MC_INLINE f32v log_positive(f32v x) {
     return l.k * kLn2High + (l.k * kLn2Low + l.log_m);
 }
 
-// log(1 + x) for x >= -1/2, within 4 ulp of itself however small x is: what y = 1 + x has rounded away comes back. (The term is
-// that over y, but where y is not near 1 it does not matter, and from 2 on it would be wrong.)
+// log(1 + x) for x >= -1/2, within 4 ulp for any small x: `lost`, the rounding error of y = 1 + x, is added to log y. (The exact
+// term is lost / y, which differs where y is not near 1 and lost does not matter; for y >= 2 lost is no rounding error.)
 MC_INLINE f32v log1p(f32v x) {
     const f32v y = 1.0f + x, lost = x - (y - 1.0f);
     const Log l = log_parts(y);

@@ -1,8 +1,8 @@
-// Dropout, the Linear that gives the model's output, and the scores, in one: features (B, D) in, scores (B,) out.
-//     x_t = bias + a W (keep_t h)  for every pass t,   then what score.h makes of (T, B, C) logits
+// Dropout, the model's last Linear and the scores in one kernel: features (B, D) in, scores (B,) out.
+//     x_t = bias + a W (keep_t h)  for each pass t,   then the scores of score.h from logits (T, B, C)
 //
-// The logits of a group of items (W of them, or one if lanes are classes) exist for at most kPassBlock passes at a time, in
-// L2; neither T x D dropped features nor T x C logits reach main memory. Per item: T D / 8 random bytes and up, 2 T D C FLOPs.
+// The logits of a group of items (W, or one if lanes are classes) are kept in L2 for at most kPassBlock passes at a time; neither
+// T x D dropped features nor T x C logits reach main memory. Per item: at least T D / 8 random bytes, and 2 T D C FLOPs.
 #pragma once
 
 #include "score.h"
@@ -11,13 +11,13 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-constexpr int64_t kPassBlock = 128;  // a multiple of kFlush, so that sums over passes do not depend on it
+constexpr int64_t kPassBlock = 128;  // a multiple of kFlush, so sums over passes do not depend on it
 
 template <Likelihood L> static bool dropout_head_of(const Masks& m, const Head& f, const Scores& to, Part part) {
     Sums sums;
     const int64_t group = f.C <= kLanesAreItems ? W : 1, block = least(m.t, kPassBlock), stride = words_per_row(m);
     const size_t words_bytes = 8 * (size_t)(block * stride), sums_bytes = 4 * (size_t)(block * f.width);
-    const size_t logits_bytes = 4 * (size_t)(block * group * f.C + W);  // a vector may be stored across the end
+    const size_t logits_bytes = 4 * (size_t)(block * group * f.C + W);  // the last vector may extend beyond the end
     char* const memory = (char*)__builtin_malloc(words_bytes + sums_bytes + logits_bytes + kTableBytes + 64);
     if (!memory) return false;
     if (!sums.allocate(f.C, to.mean_std != nullptr, to.variation_ratio != nullptr, L == Likelihood::bernoulli)) {

@@ -1,8 +1,9 @@
-// What the kernels take and give: plain structs and one table of function pointers per instruction set.
+// Interface of the kernels: plain structs, and one table of function pointers per instruction set.
 //
-// Kernels know nothing of Python or of any framework. They are single-threaded, re-entrant and touch only what they are
-// given; callers split the items over threads. A kernel returns false if, and only if, it could not get its scratch
-// memory (O(C) bytes), and has then written nothing.
+// Kernels depend neither on Python nor on a framework. They are single-threaded and re-entrant, and access their arguments
+// alone; callers split the items over threads. A kernel returns false if, and only if, it could not allocate its scratch
+// memory, and has then written nothing. Scratch is O(C) bytes for scores; for Linears it has the masks and sums of a block
+// of passes as well.
 #pragma once
 
 #include <stddef.h>
@@ -19,23 +20,23 @@ struct Logits {  // (T, B, C); strides count elements
     int64_t T, B, C, stride_t, stride_b, stride_c;
 };
 
-struct Scores {  // (B,) each; null = not asked for
+struct Scores {  // (B,) each; null = not requested
     float *entropy, *expected_entropy, *bald, *least_confidence, *margin, *variation_ratio, *mean_std;
     int32_t* prediction;
 };
-// The fields of struct Scores and of struct State in their order, for a test to compare with acquisition.py.
+// Fields of struct Scores and of struct State, in order; a test compares them with acquisition.py.
 constexpr const char* kScoreNames[] = {"entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std"};
 constexpr const char* kSumNames[] = {"p", "p2", "h", "votes", "bad"};
 
-constexpr double kBaldNoise = 0x1p-20;  // BALD_NOISE of acquisition.py, which says why; compared by the same test
+constexpr double kBaldNoise = 0x1p-20;  // BALD_NOISE of acquisition.py, which has the reason; the same test compares it
 
-struct State {  // sums over passes, added to in place; null = not kept
+struct State {  // sums over passes, updated in place; null = not requested
     double *p_BC, *p2_BC, *h_B;
     int32_t* votes_BC;
     bool* bad_B;
 };
 
-struct Masks {  // the random bits of one site: a function of (seed, site, pass, id, element) alone
+struct Masks {  // random bits of one site: a function of seed, site, pass, id and element
     uint64_t seed;
     uint32_t site;
     const int64_t* passes_t;
@@ -63,11 +64,11 @@ enum class How : int { subset, dot, dense };  // see linear.h
 
 struct Linear {  // y = bias + a W (keep x); the masks have E = L D elements
     const float* x_sBLD;
-    const float* packed;  // the weights in the order that `how` reads them
+    const float* packed;  // weights in the order in which `how` reads them
     const float* bias_C;  // or null
     float* y_tBLC;
     int64_t s, L, D, C;
-    int64_t padded, width;  // D and C as the packing has rounded them up
+    int64_t padded, width;  // D and C, rounded up by the packing
     float a;
     How how;
     float* scratch;  // set by the kernel
@@ -81,7 +82,7 @@ struct Head {  // logits of pass t = bias + a W (keep_t x); the masks have E = D
     float a;
 };
 
-struct Candidates {  // of a top-k
+struct Candidates {  // scores among which a top-k searches
     const float* scores;
     const int64_t* ids;  // or null: first_id, first_id + 1, ...
     int64_t first_id;
@@ -90,16 +91,16 @@ struct Candidates {  // of a top-k
 };
 
 struct Filtered {
-    int64_t found, taken;  // keys written; items looked at. taken < n: no room, or (where there was room) an id beyond 32 bits
+    int64_t found, taken;  // keys written; items processed. taken < n: no room, or (if there was room) an id beyond 32 bits
 };
 
-struct Part {  // the share of one call: items [b0, b1), passes [t0, t1)
+struct Part {  // items [b0, b1) and passes [t0, t1) of one call
     int64_t b0, b1, t0, t1;
 };
 
 struct Kernels {
     const char* isa;
-    int lanes;  // float32 per vector: packings depend on it
+    int lanes;  // float32 per vector; packings depend on it
     bool (*score)(const Logits&, Likelihood, const Scores&, Part);
     bool (*accumulate)(const Logits&, Likelihood, const State&, Part);
     void (*keep_mask)(const Masks&, bool* keep_tBE, Part);
@@ -113,7 +114,7 @@ struct Kernels {
     void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);
 };
 
-// One per translation unit that was compiled in; which of them this machine can run is decided in dispatch.h.
+// One per translation unit; dispatch.h decides which of them this machine can run.
 namespace baseline { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }

@@ -1,12 +1,13 @@
-// Dropout and the Linear that follows it, without the dropped copy of the features:
+// Dropout and the Linear after it, without a dropped copy of the features:
 //     y[t, b, l, c] = bias[c] + a sum_d keep(t, b, l D + d) x[s, b, l, d] w[c, d]
 //
-// Three ways, one per shape of the problem; all read packed weights, and give every output the same sequence of operations
-// whatever the batch, the chunk of passes or the thread, so results are equal bit for bit across all of them.
+// Three ways, one per kind of shape. All read packed weights. The sequence of operations of an output does not depend on the
+// batch, the chunk of passes or the thread, so results are equal bit for bit across them.
 //
-//   subset  all passes read one x: look sums of subsets up instead of multiplying, see subset.h
-//   dot     each pass has its own x, few classes: lanes run over d, kRows passes x kDots classes of accumulators share loads
-//   dense   the same, many classes: masked rows are built in cache and multiplied at once, as a matrix product packs its operand
+//   subset  all passes read one x: sums over subsets are looked up instead of multiplied, see subset.h
+//   dot     each pass has its own x, and classes are few: lanes are features; accumulators of kRows passes x kDots classes share loads
+//   dense   each pass has its own x, and classes are many: masked rows are built in cache and multiplied together, as the packed
+//           operand of a matrix product
 #pragma once
 
 #include "subset.h"
@@ -15,12 +16,12 @@ namespace mcscore {
 namespace MCSCORE_ISA {
 
 constexpr int kRows = W == 16 ? 4 : 2;    // dot: passes at a time
-constexpr int kDots = W == 16 ? 6 : W == 8 ? 5 : 4;  // and classes: kRows * kDots accumulators + kRows + 1 registers
+constexpr int kDots = W == 16 ? 6 : W == 8 ? 5 : 4;  // dot: classes at a time; it takes kRows * kDots + kRows + 1 registers
 constexpr int kPanelRows = 6, kPanelVectors = W == 16 ? 4 : 2;  // dense: accumulators of the micro-kernel
 constexpr int64_t kDepth = 256;           // dense: features at a time; their weights for one panel (16 kB) stay in L1
 constexpr int kGroup = 8 * kPanelRows;    // dense: masked rows at a time, 48 kB in L2, that share each panel of weights
 
-// Lane l of x where bit J W + l of the word is set, else 0; the word stands in every lane.
+// Lane l is that of x if bit J W + l of the word is set, else 0. `spread` has the word in every lane.
 template <int J> MC_INLINE f32v where_set(f32v x, uint32_t word, i32v spread) {
 #if defined(MC_AVX512)
     return (f32v)_mm512_maskz_mov_ps((__mmask16)(word >> (J * W)), (__m512)x);
@@ -38,7 +39,7 @@ template <int J> MC_INLINE void mask_32(const float* x, uint32_t word, i32v spre
     }
 }
 
-// masked[d] = kept x[d] for d < n, 0 up to the next multiple of W. Reads nothing beyond x[n - 1].
+// masked[d] = keep(d) x[d] for d < n, and 0 up to the next multiple of W. Reads nothing beyond x[n - 1].
 MC_INLINE void mask_row(const float* x, const uint64_t* words, int64_t e, int64_t n, float* masked) {
     int64_t d = 0;
     for (; d + 32 <= n; d += 32) {
@@ -152,7 +153,7 @@ static void dense_rows(const Linear& f, const uint64_t* words, int64_t stride, i
     }
 }
 
-// y[c] = a sums[c] + bias[c], written out for the same reason as multiply_add.
+// y[c] = a sums[c] + bias[c], by multiply_add for the reason given there.
 MC_INLINE void finish(const Linear& f, const float* sums, float* y) {
     for (int64_t c = 0; c < f.C; c += W) {
         const int n = (int)(f.C - c < W ? f.C - c : W);
@@ -166,8 +167,8 @@ MC_INLINE void finish(const Linear& f, const float* sums, float* y) {
 static bool dropout_linear(const Masks& m, const Linear& given, Part part) {
     Linear f = given;
     const int64_t stride = words_per_row(m);
-    // Passes at a time: their bits and sums stay in L2, a multiple of what each way takes at once. More of them share the
-    // subset way's tables.
+    // Passes at a time: as many as have bits and sums that stay in L2, in a multiple of the passes that each way processes
+    // together. For the subset way it is more, as they share its tables.
     int64_t block = (f.how == How::subset ? 262144 : 65536) / (8 * stride + 4 * f.width) / 12 * 12;
     block = block < 12 ? 12 : block;
     block = block < part.t1 - part.t0 ? block : part.t1 - part.t0;

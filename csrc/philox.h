@@ -1,8 +1,8 @@
 // Philox4x32 with 7 rounds (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011).
 //
-// Counter words sit in the low halves of 64-bit lanes, one block per lane: the one multiplication x86 and NEON have for
-// 32 x 32 -> 64 bits reads just those, ignores the upper halves and yields both output words at once. A round is then 2
-// multiplications, 2 shifts and 4 xors for W / 2 blocks: 0.9 instructions and (measured, AVX2) 0.4 cycles per random byte.
+// Counter words are in the low halves of 64-bit lanes, one block per lane. The 32 x 32 -> 64 bit multiplication of x86 and NEON
+// reads the low halves alone and yields both output words at once. A round is then 2 multiplications, 2 shifts and 4 xors for
+// W / 2 blocks: 0.9 instructions and (measured, AVX2) 0.4 cycles per random byte.
 #pragma once
 
 #include "simd.h"
@@ -16,7 +16,7 @@ struct Counter {
     u64v c0, c1, c2, c3;
 };
 
-// N counters side by side, since a round is a chain of 6 cycles: two at once ran 1.17 times as fast as one.
+// The rounds of N counters at once. A round is a dependency chain of 6 cycles: two counters ran 1.17 times as fast as one.
 template <int N> MC_INLINE void philox_rounds(Counter (&c)[N], uint64_t key) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
 #pragma GCC unroll 7
@@ -32,8 +32,8 @@ template <int N> MC_INLINE void philox_rounds(Counter (&c)[N], uint64_t key) {
     }
 }
 
-// Lane l of an even-odd pair of vectors holds block order(l): even lanes the first half of the blocks, odd lanes the
-// second. Then an in-lane interleave (unpack) is all it takes to store the blocks in memory order.
+// The block in lane l: even lanes hold the first half of the blocks, odd lanes the second. So one in-lane interleave
+// (unpack) stores the blocks in memory order.
 MC_INLINE constexpr int block_of_lane(int l) { return l / 2 + (l & 1) * (kLanes / 2); }
 
 // The 16 bytes of each block, word 0 first, blocks in the order of block_of_lane.
@@ -43,7 +43,7 @@ MC_INLINE void store_blocks(const Counter& c, uint8_t* out) {
     store(out + 8 * kLanes, interleave_odd(low, high, typename Count<kLanes>::type()));
 }
 
-// n blocks of random bits of one (id, site, pass) from block `first` on, rounded up to whole vectors of blocks.
+// Writes n blocks of random bits of one (id, site, pass), from block `first` on, rounded up to whole vectors of blocks.
 MC_INLINE void random_run(uint64_t seed, uint64_t id, uint32_t site_pass, uint32_t first, int64_t n, uint8_t* out) {
     u64v lane{};
     for (int l = 0; l < kLanes; l++) lane[l] = (uint64_t)block_of_lane(l);
@@ -63,8 +63,8 @@ MC_INLINE void random_run(uint64_t seed, uint64_t id, uint32_t site_pass, uint32
     }
 }
 
-// The same for n blocks each of several passes, rows one behind the other without gaps: lanes run over (row, block), so
-// that an item with fewer blocks than there are lanes wastes none.
+// Writes n blocks for each of several passes, in rows without gaps. Lanes run over (row, block), so no lane is idle for an
+// item with fewer blocks than lanes.
 MC_INLINE void random_rows(
     uint64_t seed, uint64_t id, uint32_t site, const int64_t* passes, int64_t rows, uint32_t first, int64_t n, uint8_t* out) {
     if (n >= 2 * kLanes || n % kLanes == 0) {  // a row's surplus blocks are overwritten by the next row
@@ -89,7 +89,7 @@ MC_INLINE void random_rows(
     }
 }
 
-// Counters and outputs as (n, 4) words, for tests against published answers.
+// Philox of counters (n, 4) words to outputs (n, 4), for tests against published answers.
 static void philox(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n) {
     for (int64_t i = 0; i < n; i += kLanes) {
         const int64_t part = n - i < kLanes ? n - i : kLanes;

@@ -1,4 +1,4 @@
-// From the sums over all T passes to scores and prediction.
+// Scores and prediction from the sums over all T passes.
 #pragma once
 
 #include "sums.h"
@@ -6,14 +6,14 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-struct Results {  // of W items, or of one in lane 0
-    double entropy[W], deviation[W], minority[W];  // minority: sum over labels of the votes of fewer passes
-    double doubt[W];  // softmax: 1 - max p, as the sum of the others; sigmoid: sum of min(p, 1 - p)
+struct Results {  // W items, or one item in lane 0
+    double entropy[W], deviation[W], minority[W];  // minority: sum over labels of the smaller number of votes, for or against
+    double doubt[W];  // softmax: 1 - max p, computed as the sum of the other p; sigmoid: sum of min(p, 1 - p)
     float best[W], second[W];
     int32_t most_votes[W], best_class[W];
 };
 
-// Mean probabilities as float32. Of up to 32 passes softmax takes them from the float32 sum; sigmoid subtracts them from 1.
+// Mean probabilities as float32; for sigmoid also 1 - p in `rest`. For up to 32 passes softmax divides the float32 sum.
 template <Likelihood L> MC_INLINE void mean_of(Sums& sums, double T, float* mean, float* rest) {
     const int64_t n = sums.steps * W;
     const double share = 1 / T;
@@ -27,7 +27,7 @@ template <Likelihood L> MC_INLINE void mean_of(Sums& sums, double T, float* mean
         for (int64_t i = 0; i < n; i++) rest[i] = (float)(1 - sums.p[i] * share);
 }
 
-// softmax: the term of the best class, p = 1 - q with q the sum of the others, to which it is exact where p is near 1.
+// softmax: adds the term of the best class. Near p = 1, log p = log1p(-q), with q the sum of the other p, keeps its digits.
 MC_INLINE void add_best(Results& out) {
     const f32v best = load<f32v>(out.best);
     f32v q;
@@ -39,7 +39,7 @@ MC_INLINE void add_best(Results& out) {
 
 template <Likelihood L> MC_INLINE void reduce(Sums& sums, double T, Results& out) {
     float* const mean = sums.part;
-    float* const rest = sums.row(0);  // 1 - mean; softmax leaves rows alone, which must stay 0 beyond C
+    float* const rest = sums.row(0);  // 1 - mean; softmax does not write it, as rows must stay 0 beyond C
     mean_of<L>(sums, T, mean, rest);
     for (int l = 0; l < W; l++) out.entropy[l] = out.doubt[l] = out.deviation[l] = 0;
     i32v minority{}, most_votes{}, best_class{}, index = sums.items ? i32v{} : lane_numbers();
@@ -56,7 +56,7 @@ template <Likelihood L> MC_INLINE void reduce(Sums& sums, double T, Results& out
                 entropies -= max(p, q) * log1p(-loser);
                 p = load<i32v>(sums.turned + i * W) != 0 ? q : p;
             } else {
-                loser = p < best ? p : best;  // the best so far, where p beats it: the best of all is left out
+                loser = p < best ? p : best;  // the smaller of p and the best so far, so the best of all is left out
             }
             entropies -= x_log_x(loser);
             doubts += loser;
@@ -88,7 +88,7 @@ template <Likelihood L> MC_INLINE void reduce(Sums& sums, double T, Results& out
         if constexpr (L == Likelihood::categorical) add_best(out);
         return;
     }
-    if constexpr (L == Likelihood::categorical) {  // the bests of lanes are losers, but for one
+    if constexpr (L == Likelihood::categorical) {  // the best of each lane but one is not the best of all
         const f32v top = max_lanes(best);
         i32v first = all(-1);
         for (int l = W - 1; l >= 0; l--) first = best[l] == top[l] ? all(l) : first;
@@ -105,7 +105,7 @@ template <Likelihood L> MC_INLINE void reduce(Sums& sums, double T, Results& out
     if constexpr (L == Likelihood::categorical) add_best(out);
 }
 
-// The n <= W scores that `value` gives, as float32, NaN for bad items. Whole vectors are computed, so that they are vectors.
+// Writes n <= W scores of `value` as float32, NaN for bad items. All W are computed, so that the loop is vectorized.
 template <class Value> MC_INLINE void write(float* to, int64_t n, const bool* bad, Value&& value) {
     if (!to) return;
     float scores[W];
@@ -115,7 +115,7 @@ template <class Value> MC_INLINE void write(float* to, int64_t n, const bool* ba
         for (int64_t l = 0; l < n; l++) to[l] = scores[l];
 }
 
-// Scores of the items first..first + n, all of whose T passes have been added.
+// Writes the scores of the items first..first + n, once all T passes have been added.
 template <Likelihood L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores& to, int64_t first, int64_t n, double T) {
     Results r;
     sums.flush_entropies();
@@ -125,7 +125,7 @@ template <Likelihood L> static MC_NOINLINE void finish_scores(Sums& sums, const 
     const auto put = [&](float* score, auto&& value) { write(score ? score + first : nullptr, n, sums.bad, value); };
     put(to.entropy, [&](int l) { return r.entropy[l]; });
     put(to.expected_entropy, [&](int l) { return expected[l]; });
-    put(to.bald, [&](int l) {  // at most the noise: 0, a tie
+    put(to.bald, [&](int l) {  // a value of at most the noise becomes 0, a tie
         const double bald = r.entropy[l] - expected[l];
         return bald > kBaldNoise * r.entropy[l] ? bald : 0.0;
     });

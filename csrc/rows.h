@@ -1,9 +1,8 @@
-// How rows of logits come in: W items at a time with lanes as items, or as they lie with lanes as classes.
+// Loading rows of logits: with lanes as items, W items at a time, or with lanes as classes, without a transpose.
 //
-// Rows of C <= 64 classes are transposed, so that C = 10 wastes no lane and sums over classes need no shuffles: four classes of
-// W items are W loads of 16 bytes, put together as they are loaded, and 8 shuffles within 128-bit lanes (a W x W transpose takes
-// 24 for 8 vectors, and reads C = 10 as 16 classes). Layouts whose classes are not contiguous are gathered into scratch first,
-// some passes of some items at a time.
+// Rows of C <= 64 classes are transposed, so that C = 10 leaves no lane idle and sums over classes need no shuffles. Four classes
+// of W items take W loads of 16 bytes and 8 shuffles within 128-bit lanes; a W x W transpose takes 24 for 8 vectors, and reads
+// C = 10 as 16 classes. Layouts without contiguous classes (for C <= 64: or items) are gathered into scratch first.
 #pragma once
 
 #include "simd.h"
@@ -30,7 +29,7 @@ template <Type In> MC_INLINE f32q load_four(const typename Element<In>::type* p)
     return v;
 }
 
-template <Type In> MC_INLINE f32q load_below_four(const typename Element<In>::type* p, int n) {  // 0 beyond p[n - 1], unread
+template <Type In> MC_INLINE f32q load_below_four(const typename Element<In>::type* p, int n) {  // 0 beyond p[n - 1], which is not read
 #if defined(MC_AVX512) || defined(MC_AVX2)
     typedef int32_t i32q __attribute__((vector_size(16)));
     if constexpr (In == Type::f32) return (f32q)_mm_maskload_ps(p, (__m128i)(i32q{0, 1, 2, 3} < n));
@@ -40,7 +39,7 @@ template <Type In> MC_INLINE f32q load_below_four(const typename Element<In>::ty
     return v;
 }
 
-// 128 bits each of items l, l + 4, l + 8 ... of the group, read by load_row.
+// 128 bits each of items l, l + 4, l + 8 ... of the group, loaded by load_row.
 template <class Load> MC_INLINE f32v side_by_side(Load&& load_row, int l) {
 #if defined(MC_AVX512)
     const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512((__m128)load_row(l)), (__m128)load_row(l + 4), 1);
@@ -63,7 +62,7 @@ template <int Half, int... I> MC_INLINE f32v halves(f32v a, f32v b, Indices<I...
     return MC_SHUFFLE(f32v, i32v, a, b, ((I & 2 ? W - 2 : 0) + I + 2 * Half)...);
 }
 
-// Four vectors of side_by_side() -> four classes, lane l of each is item l of the group.
+// Four vectors of side_by_side() -> four classes, with item l of the group in lane l.
 MC_INLINE void transpose_fours(f32v (&r)[4]) {
     typedef typename Count<W>::type All;
     const f32v a = unpack<0>(r[0], r[1], All()), b = unpack<0>(r[2], r[3], All()), c = unpack<1>(r[0], r[1], All()),
@@ -75,7 +74,7 @@ template <int Odd, int... I> MC_INLINE f32v every_other(f32v a, f32v b, Indices<
     return MC_SHUFFLE(f32v, i32v, a, b, (2 * I + Odd)...);
 }
 
-// Rows of C values, item l at x + stride * at(l) -> row[c][l] as float32; returns the maximum over classes of each item, NaNs aside.
+// Rows of C values, item l at x + stride * at(l) -> row[c][l] as float32. Returns each item's maximum over classes, ignoring NaN.
 template <Type In, class At>
 MC_INLINE f32v transpose_items(const typename Element<In>::type* x, int64_t stride, At&& at, int64_t C, float* row) {
     f32v r[4], m = all(-kInf);
@@ -86,7 +85,7 @@ MC_INLINE f32v transpose_items(const typename Element<In>::type* x, int64_t stri
         return m;
     }
     for (int64_t c = 0; c < C; c += 4) {
-        const int64_t begin = least(c, C - 4);  // the last block overlaps the one before
+        const int64_t begin = least(c, C - 4);  // the last block overlaps the previous one
         for (int l = 0; l < 4; l++) r[l] = side_by_side([&](int i) { return load_four<In>(x + begin + stride * at(i)); }, l);
         transpose_fours(r);
         float* const to = row + begin * W;
@@ -96,7 +95,7 @@ MC_INLINE f32v transpose_items(const typename Element<In>::type* x, int64_t stri
     return m;
 }
 
-// The same for n <= W items; one or two classes of adjacent items are loaded as they lie.
+// The same for n <= W items. One or two classes of adjacent items are loaded without a transpose.
 template <Type In> MC_INLINE f32v load_items(const typename Element<In>::type* x, int64_t stride, int64_t n, int64_t C, float* row) {
     if (n < W) return transpose_items<In>(x, stride, [&](int l) { return least<int64_t>(l, n - 1); }, C, row);
     if (C == 1 && stride == 1) {
@@ -113,7 +112,7 @@ template <Type In> MC_INLINE f32v load_items(const typename Element<In>::type* x
     return transpose_items<In>(x, stride, [](int l) { return (int64_t)l; }, C, row);
 }
 
-// The same where items are contiguous: x[c * stride + lane], n <= W items.
+// The same for contiguous items: x[c * stride + lane], n <= W items.
 template <Type In> MC_INLINE f32v load_class_major(const typename Element<In>::type* x, int64_t stride, int64_t n, int64_t C, float* row) {
     f32v m = all(-kInf);
     for (int64_t c = 0; c < C; c++) {
@@ -124,10 +123,10 @@ template <Type In> MC_INLINE f32v load_class_major(const typename Element<In>::t
     return m;
 }
 
-// ---- lanes are classes: C > W values as they lie; the last vector overlaps the one before --------------------------------------
+// ---- lanes are classes: C > W contiguous values; the last vector overlaps the previous one -------------------------------------
 
 template <Type In> MC_INLINE f32v max_of_row(const typename Element<In>::type* x, int64_t C) {  // in every lane
-    f32v m0 = max(load_as_float<In>(x + C - W), all(-kInf)), m1 = m0, m2 = m0, m3 = m0;  // where one is NaN, max returns the second
+    f32v m0 = max(load_as_float<In>(x + C - W), all(-kInf)), m1 = m0, m2 = m0, m3 = m0;  // for NaN max returns its second argument
     int64_t i = 0;
     for (; i + 4 * W <= C; i += 4 * W) {
         m0 = max(load_as_float<In>(x + i), m0), m1 = max(load_as_float<In>(x + i + W), m1);

@@ -1,15 +1,15 @@
 // (T, B, C) logits -> acquisition scores (B,), each logit read from main memory once.
 //
-//   p_t = likelihood(x_t),  sums over t of p, H[p_t], p^2 and votes  ->  scores;   nothing of size T x C is ever kept.
+//   p_t = likelihood(x_t),  sums over t of p, H[p_t], p^2 and votes  ->  scores;   nothing of size T x C is kept.
 //   softmax:  m = max x, e = exp(x - m), s = sum e, w = sum e (x - m):  p = e / s,  H = log s - w / s
 //   sigmoid:  a = |x|, e = exp(-a):  p = 1 / (1 + e) or e / (1 + e),  H = log(1 + e) + a e / (1 + e), summed over labels
 //
-// BALD is the difference of two entropies, and of a confident item both are small, so both keep their digits relative to
-// themselves: sums.h says how for softmax. sigmoid: what is summed is the probability that a label is not what pass 0 says,
-// and 16 labels share one log(1 + u), u <- u (1 + e) + e.
+// BALD is the difference of two entropies. Both are small for a confident item, so both must be accurate relative to themselves.
+// sums.h has the method for softmax. For sigmoid, the sum is over the probability that a label differs from that of pass 0, and
+// 16 labels share one log(1 + u), with u <- u (1 + e) + e.
 //
-// C <= 64: lanes are items; C > 64: lanes are classes (rows.h). A row is read for its maximum and again, from cache, for its
-// exponentials; up to four passes are then added to the sums at once.
+// C <= 64: lanes are items; C > 64: lanes are classes (rows.h). A row is read for its maximum, and from cache for its
+// exponentials; then up to four passes are added to the sums together.
 #pragma once
 
 #include "reduce.h"
@@ -18,9 +18,9 @@ namespace mcscore {
 namespace MCSCORE_ISA {
 
 constexpr int64_t kRun = W < 8 ? 512 : 1024;  // classes per float32 sum
-constexpr int64_t kScratch = 98304;  // gathered logits at a time: 384 kB, which stay in L2
+constexpr int64_t kScratch = 98304;  // logits gathered at a time: 384 kB, which stay in L2
 
-// e = exp(x - m), s += e, w += e (x - m) for some vectors. next: what will be read next, wanted in cache by then; or null.
+// e = exp(x - m), s += e, w += e (x - m) for some vectors. next: the row that is read next, to be prefetched; or null.
 template <Type In>
 MC_INLINE void exp_vectors(const typename Element<In>::type* x, const typename Element<In>::type* next, float* e, int64_t vectors, f32v m, f32v& s,
                            f32v& w) {
@@ -43,7 +43,7 @@ MC_INLINE void exp_vectors(const typename Element<In>::type* x, const typename E
     s = s0 + s1, w = w0 + w1;
 }
 
-// Rows of one item, or of W short ones, lie a whole batch apart from pass to pass, which no hardware prefetcher follows.
+// Prefetches a row: rows of consecutive passes are a batch apart, which hardware prefetchers do not follow.
 template <class E> MC_INLINE void prefetch_row(const E* x, int64_t n) {
     for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(E)) __builtin_prefetch(x + i);
 }
@@ -65,8 +65,8 @@ template <int R> MC_INLINE void softmax_items(Sums& sums, const f32v (&m)[R]) {
     for (int r = 0; r < R; r++) sums.end_pass(s[r], w[r]);
 }
 
-// The n sigmoids of consecutive vectors, turned as Sums::turned says, in place of their logits; returns the sum of their entropies,
-// NaN for NaN or +inf.
+// Replaces the logits of n consecutive vectors by their sigmoids, turned as Sums::turned says. Returns the sum of their
+// entropies, NaN for NaN or +inf.
 MC_INLINE f32v sigmoid(float* row, const int32_t* turned, int64_t n) {
     f32v h{}, more{}, top = all(-kInf);
     const i32v sign = all(INT32_MIN);
@@ -81,7 +81,7 @@ MC_INLINE f32v sigmoid(float* row, const int32_t* turned, int64_t n) {
         more = more * one + e;  // one logarithm serves 16 labels: 1 + more is the product of theirs
         if (c % 16 == 15) h += log1p(more), more = f32v{};
     }
-    return h + log1p(more) + (top < kInf ? f32v{} : all(kNan));  // a NaN among the labels is in h
+    return h + log1p(more) + (top < kInf ? f32v{} : all(kNan));  // h is NaN already if a label is
 }
 
 MC_INLINE void vote_labels(Sums& sums, const float* row) {  // before sigmoid() overwrites the logits
@@ -103,7 +103,7 @@ template <int R> MC_INLINE void sigmoid_items(Sums& sums) {
 
 // ---- lanes are classes: R passes of one item ----------------------------------------------------------------------------------
 
-// One stage after the other, each for all R rows: a row of 100 classes is shorter than the chain of latencies through the stages.
+// Each stage runs for all R rows before the next one, as a row of 100 classes takes less time than the latencies of the stages.
 template <Type In, int R>
 MC_INLINE void softmax_classes(Sums& sums, const typename Element<In>::type* const (&x)[R], const typename Element<In>::type* const (&next)[R]) {
     const int64_t C = sums.C, whole = C / W;
@@ -119,7 +119,7 @@ MC_INLINE void softmax_classes(Sums& sums, const typename Element<In>::type* con
         float* const row = sums.row(r);
         more_s[r] = more_w[r] = 0;
         s[r] = w[r] = f32v{};
-        if (C % W) {  // the last values, in lanes that the vector before leaves free; it overwrites the zeros in the others
+        if (C % W) {  // the last values, in the upper lanes; the loop overwrites the zeros stored in the lower lanes
             const auto fresh = lane_numbers() >= (int32_t)(W - C % W);
             f32v z = fresh ? load_as_float<In>(x[r] + C - W) - m[r] : all(-kInf);
             s[r] = exp_nonpositive(z);
@@ -137,7 +137,7 @@ MC_INLINE void softmax_classes(Sums& sums, const typename Element<In>::type* con
     float total_s[R], total_w[R];
     for (int r = 0; r < R; r++) {
         const double all_s = more_s[r] + (double)sum_lanes(s[r])[0], all_w = more_w[r] + (double)sum_lanes(w[r])[0];
-        total_s[r] = all_s > 0 ? (float)all_s : kNan, total_w[r] = (float)all_w;  // 0, or NaN, where every class was at -inf
+        total_s[r] = all_s > 0 ? (float)all_s : kNan, total_w[r] = (float)all_w;  // all_s is 0 or NaN if every class is -inf
         scale[r] = all((float)(1 / all_s));
     }
     sums.add<R>(scale);
@@ -167,7 +167,7 @@ template <Type In, int R> MC_INLINE void sigmoid_classes(Sums& sums, const typen
 
 // ---- all passes -------------------------------------------------------------------------------------------------------------------
 
-// Where the pass t of the n items from `first` on begins; a pass beyond the last is one of the next items; null beyond those.
+// Address of pass t of the n items from `first` on. A pass beyond the last is one of the next items; null if there is none.
 template <class E> MC_INLINE const E* begin_of(const Logits& x, int64_t first, int64_t n, int64_t t) {
     if (t >= x.T) t -= x.T, first += n;
     return t < x.T && first < x.B ? (const E*)x.data + t * x.stride_t + first * x.stride_b : nullptr;
@@ -187,7 +187,7 @@ static MC_NOINLINE void add_together(const Logits& x, int64_t first, int64_t n, 
     f32v m[R];
     for (int r = 0; r < R; r++) {
         const E* const here = pass + r * x.stride_t;
-        const E* const later = begin_of<E>(x, first, n, t + r + 2 * kTogether);  // rows are short: two steps ahead
+        const E* const later = begin_of<E>(x, first, n, t + r + 2 * kTogether);  // two steps ahead, as rows are short
         const int64_t some = !later ? 0 : t + r + 2 * kTogether < x.T ? n : least(n, x.B - first - n);
         if (x.stride_c == 1) {
             if (x.stride_b == x.C) prefetch_row(later, some * x.C);
@@ -203,7 +203,7 @@ static MC_NOINLINE void add_together(const Logits& x, int64_t first, int64_t n, 
     else sigmoid_items<R>(sums);
 }
 
-// The passes of the items first..first + n (n <= W; 1 if lanes are classes) join the sums. Classes, or items, are contiguous.
+// Adds all passes of the items first..first + n to the sums. n <= W, or 1 if lanes are classes. Classes or items are contiguous.
 template <Type In, Likelihood L> MC_INLINE void add_passes(const Logits& x, int64_t first, int64_t n, Sums& sums) {
     int64_t t = 0;
     for (; t + 4 <= x.T && sums.together == 4; t += 4) add_together<In, L, 4>(x, first, n, t, sums);
@@ -211,13 +211,13 @@ template <Type In, Likelihood L> MC_INLINE void add_passes(const Logits& x, int6
     if (t < x.T) add_together<In, L, 1>(x, first, n, t, sums);
 }
 
-// Calls use(first, n, sums) for every group of items of the part, when all their passes have joined the sums.
+// Calls use(first, n, sums) for each group of items of the part, after all its passes have been added to the sums.
 template <Type In, Likelihood L, class Use> static bool for_groups(const Logits& x, bool squares, bool votes, Part part, Use&& use) {
     Sums sums;
     if (!sums.allocate(x.C, squares, votes, L == Likelihood::bernoulli)) return false;
     const int64_t group = sums.items ? W : 1;
     const bool as_it_lies = x.stride_c == 1 || (sums.items && x.stride_b == 1);
-    // Gathered a few passes at a time, a multiple of kTogether, so that the sums are those of the same logits laid out otherwise.
+    // The number of passes gathered at a time is a multiple of kTogether, so the sums do not depend on the layout of the logits.
     const int64_t some = most<int64_t>(sums.together, least<int64_t>(x.T + 3, kScratch / (group * x.C)) / kTogether * kTogether);
     float* const scratch = as_it_lies ? nullptr : (float*)__builtin_malloc(4 * (size_t)(some * group * x.C));
     if (!as_it_lies && !scratch) {
@@ -260,7 +260,7 @@ template <Type In, Likelihood L> static bool accumulate_of(const Logits& x, cons
             if (to.votes_BC)
                 for (int64_t c = 0; c < x.C; c++) to.votes_BC[at + c] += sums.vote[first + c * stride];
             if (to.h_B) {
-                double others = 0, best = 0;  // sums of p
+                double others = 0, best = 0;  // sums of p: all but the largest, and the largest
                 for (int64_t c = 0; c < x.C && L == Likelihood::categorical; c++) others += least(best, sum_p(c)), best = most(best, sum_p(c));
                 to.h_B[b + l] += sums.entropy_of_passes(l, others, (double)x.T);
             }

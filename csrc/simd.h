@@ -1,9 +1,9 @@
 // Vectors of W float32 lanes in the instruction set this translation unit is compiled for.
 //
-// GCC/Clang vector extensions carry the arithmetic, so one source serves every width; an intrinsic appears only where
-// the compilers do not find the one instruction that does the job. Everything lives in mcscore::<instruction set> and
-// is always inlined: a function shared with another translation unit could be kept in its AVX-512 form and then run on
-// a machine without AVX-512. For the same reason no header here may pull in inline functions of the standard library.
+// Arithmetic uses the vector extensions of GCC and Clang, so one source serves each width; an intrinsic is used only where
+// the compilers do not find the best instruction. Everything is in mcscore::<instruction set> and always inlined: the linker
+// could keep the AVX-512 version of a function that translation units share, and it would run on a machine without AVX-512.
+// For the same reason no header here may include inline functions of the standard library.
 #pragma once
 
 #include <stddef.h>
@@ -18,12 +18,12 @@
 #include "kernels.h"
 
 #define MC_INLINE inline __attribute__((always_inline))
-#define MC_NOINLINE __attribute__((noinline))  // for what several callers share: it halves the time to compile
+#define MC_NOINLINE __attribute__((noinline))  // for functions with several callers: halves the compile time
 
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-// MCSCORE_W sets the width by hand, without intrinsics: so the wide code can be tested on a narrow machine.
+// MCSCORE_W sets the width without intrinsics, so that wide code can be tested on a narrow machine.
 #if defined(MCSCORE_W)
 constexpr int W = MCSCORE_W;
 #elif defined(__AVX512F__)
@@ -71,7 +71,7 @@ template <int... I> struct Count<0, I...> { typedef Indices<I...> type; };
 template <int... I> MC_INLINE i32v lane_numbers(Indices<I...>) { return i32v{I...}; }
 MC_INLINE i32v lane_numbers() { return lane_numbers(typename Count<W>::type()); }
 
-// The larger lane; b where either is NaN (the rule of x86 maxps, which the compilers do not emit for a > b ? a : b).
+// The larger lane; b if either is NaN. This is x86 maxps, which the compilers do not emit for a > b ? a : b.
 MC_INLINE f32v max(f32v a, f32v b) {
 #if defined(MC_AVX512)
     return (f32v)_mm512_max_ps((__m512)a, (__m512)b);
@@ -83,7 +83,7 @@ MC_INLINE f32v max(f32v a, f32v b) {
     return a > b ? a : b;
 }
 
-// a b + c, written out: left to the compilers, one of two instances of a loop may round twice and the other once.
+// a b + c, as an explicit FMA: the compilers may contract it in one instance of a loop and not in another.
 MC_INLINE f32v multiply_add(f32v a, f32v b, f32v c) {
 #if defined(MC_AVX512)
     return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -140,7 +140,7 @@ template <int... I> MC_INLINE u64v interleave_odd(u64v a, u64v b, Indices<I...>)
     return MC_SHUFFLE(u64v, u64v, a, b, (I & 1 ? W / 2 + I : I + 1)...);
 }
 
-// Product of the low 32 bits of each 64-bit lane with m; what the upper 32 bits hold does not matter.
+// Product of the low 32 bits of each 64-bit lane with m; the upper 32 bits are ignored.
 MC_INLINE u64v multiply_low(u64v a, uint32_t m) {
 #if defined(MC_AVX512)
     return (u64v)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
@@ -154,7 +154,7 @@ MC_INLINE u64v multiply_low(u64v a, uint32_t m) {
     return (a & 0xffffffffu) * (uint64_t)m;
 }
 
-// Sum and maximum over the lanes, in every lane of the result.
+// Sum and maximum over the lanes, in each lane of the result.
 template <int S, int... I> MC_INLINE f32v swapped(f32v v, Indices<I...>) { return MC_SHUFFLE(f32v, i32v, v, v, (I ^ S)...); }
 template <int S = W / 2> MC_INLINE f32v sum_lanes(f32v v) {
     v += swapped<S>(v, typename Count<W>::type());
@@ -204,7 +204,7 @@ MC_INLINE f32v load_half(const uint16_t* p) {
 #elif defined(MC_NEON)
     return (f32v)vcvt_f32_f16((float16x4_t)load<u16w>(p));
 #endif
-    // The exponent is rebiased by a multiplication, which gets subnormal halves right as well.
+    // A multiplication rebiases the exponent, which is also right for subnormal halves.
     const u32v u = (u32v)load_words(p), magnitude = (u & 0x7fffu) << 13;
     const f32v scaled = bits<f32v>(magnitude) * 0x1p112f;
     const u32v finite = bits<u32v>(scaled);
@@ -222,7 +222,7 @@ MC_INLINE u16w to_half(f32v v) {  // round to nearest, ties to even
 #endif
     const u32v all_bits = bits<u32v>(v), sign = all_bits & 0x80000000u, f = all_bits ^ sign;
     const u32v normal = (f + 0xc8000fffu + ((f >> 13) & 1u)) >> 13;
-    const u32v subnormal = bits<u32v>(bits<f32v>(f) + 0.5f) - 0x3f000000u;  // the addition does the rounding
+    const u32v subnormal = bits<u32v>(bits<f32v>(f) + 0.5f) - 0x3f000000u;  // the addition rounds
     const u32v special = f > 0x7f800000u ? (f & 0u) + 0x7e00u : (f & 0u) + 0x7c00u;
     u32v out = f < 0x38800000u ? subnormal : normal;
     out = f >= 0x47800000u ? special : out;

@@ -1,16 +1,15 @@
 // Sums over the kept features of one row, for many passes over the same row, without multiplying:
 //     y[t][c] = sum_d keep[t][d] v[d][c],   v[d][c] = x[d] w[c][d]
 //
-// The method of the four Russians (Arlazarov, Dinic, Kronrod, Faradzev 1970). Features are taken in fours: the 16 subset
-// sums of their v are made once (4 products, 11 sums), and then each pass adds one of them where a matrix product would do
-// four multiply-adds, whatever the mask. Four mask bits are the index. With T = 100 passes that is 0.29 of the operations
-// of the matrix product; measured with AVX2, T = 100, p = 1/2, random bits included: 3872 -> 128 features at 1.6 times the
-// FLOP/s of the same core's sgemm, 2048 -> 10 (where 6 of 16 lanes idle) at its speed. A row of w per kept feature instead,
-// or per dropped one, was as fast at p = 1/4 and half as fast at p = 1/2.
+// The method of the four Russians (Arlazarov, Dinic, Kronrod, Faradzev 1970). For each group of four features the 16 subset
+// sums of their v are computed once (4 products, 11 sums). Then each pass adds one of them, with its four mask bits as index,
+// where a matrix product does four multiply-adds. For T = 100 passes that is 0.29 of the operations of the matrix product.
+// Measured with AVX2, T = 100, p = 1/2, random bits included: 3872 -> 128 features at 1.6 times the FLOP/s of the same core's
+// sgemm, 2048 -> 10 (6 of 16 lanes idle) at its speed. Adding a row of w per kept feature, or subtracting one per dropped
+// feature, was as fast at p = 1/4 and half as fast at p = 1/2.
 //
-// Tables of several fours (24 kB, in L1) serve one walk over the passes, so that a pass's running sums are loaded and
-// stored once for up to 64 features. An output is always the same sequence of additions: batch, chunk of passes and thread
-// change no bit of it.
+// One loop over the passes uses the tables of several groups (24 kB, in L1), so a pass's running sums are loaded and stored
+// once for up to 64 features. The sequence of additions of an output does not depend on batch, chunk of passes or thread.
 #pragma once
 
 #include "bits.h"
@@ -18,22 +17,22 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-constexpr int64_t kMostVectors = W == 16 ? 4 : 8;  // of classes per panel: 64 classes, or as many as leave registers free
+constexpr int64_t kMostVectors = W == 16 ? 4 : 8;  // vectors of classes per panel: 64 classes, or fewer if registers do not suffice
 constexpr int64_t kTableBytes = 24576;
 
-// Classes per panel of packed weights, in vectors: as few panels as possible, then as narrow as possible.
+// Vectors of classes per panel of packed weights: as few panels as possible, then as narrow as possible.
 MC_INLINE int64_t panel_vectors(int64_t C) {
     const int64_t vectors = (C + W - 1) / W, panels = (vectors + kMostVectors - 1) / kMostVectors;
     return panels ? (vectors + panels - 1) / panels : 1;
 }
 static int64_t panel_classes(int64_t C) { return panel_vectors(C) * W; }
 
-// A subset sum takes 2^n vectors, so that four mask bits become its address by one shift and one mask.
+// A subset sum has room for 2^n vectors, so one shift and one mask turn four mask bits into its address.
 template <int V> constexpr int kRowLog = V == 1 ? 0 : V == 2 ? 1 : V <= 4 ? 2 : 3;
 template <int V> constexpr int kRow = W << kRowLog<V>;
 template <int V> constexpr int kFours = (int)(kTableBytes / (64 * kRow<V>) < 16 ? kTableBytes / (64 * kRow<V>) : 16);
 
-// tables[g][s] = sum of v[4 g + i] over the bits i of s. n <= 4 kFours features.
+// tables[g][s] = sum of v[4 g + i] over the bits i of s, for n <= 4 kFours features.
 template <int V> MC_INLINE void subset_sums(const float* x, const float* w, int64_t n, float* tables) {
     constexpr int row = kRow<V>;
     for (int64_t d = 0; d < n; d += 4, tables += 16 * row) {
@@ -51,11 +50,11 @@ template <int V> MC_INLINE void subset_sums(const float* x, const float* w, int6
     }
 }
 
-// sums[t][0 .. V W) += the kept features of one panel of classes, for t passes.
+// sums[t][0 .. V W) += sum over the kept features, for one panel of classes and each pass t.
 template <int V>
 static MC_NOINLINE void subset_panel(const float* x, const float* w, int64_t D, const uint64_t* words, int64_t stride, int64_t first_bit, int64_t passes,
                          float* sums, int64_t width, float* tables) {
-    constexpr int fours = kFours<V>, row = kRow<V>, chains = V < 4 ? 2 : 1;  // few vectors: a second chain of sums hides latency
+    constexpr int fours = kFours<V>, row = kRow<V>, chains = V < 4 ? 2 : 1;  // with few vectors, a second chain of sums hides latency
     constexpr int bytes_log = kRowLog<V> + (W == 16 ? 6 : W == 8 ? 5 : 4);
     for (int g = 0; g < fours; g++)
         for (int v = 0; v < V; v++) store(tables + g * 16 * row + v * W, f32v{});  // the empty subset

@@ -1,12 +1,12 @@
-// The running sums over passes of W items (lanes are items, C <= 64) or of one (lanes are classes): of p, H[p], p^2 and votes.
+// Running sums over passes of p, H[p], p^2 and votes, for W items (lanes are items, C <= 64) or one item (lanes are classes).
 //
 // Precision: sums over passes are float32 for at most 32 passes, then float64; sums over classes are float32 in lanes
-// for at most 1024 classes, then float64. p^2 goes to float64 at once, since a standard deviation subtracts two such sums.
+// for at most 1024 classes, then float64. p^2 is summed in float64, as a standard deviation subtracts two such sums.
 //
-// softmax: where a pass is confident, s = 1 + q / (1 - q) with q the sum of p over the others than the maximum, and a float32 s
-// has lost the digits of q. H = (log s - q) - w / s + q, in which the first term has the slope 0 at s = 1, and the sum of the last
-// over the passes is in the sums of p, with all its digits. This costs nothing per class (a sum over the others
-// beside s: 17 to 45 % of the time).
+// softmax: let q be the sum of p over all classes but the maximum. In a confident pass s = 1 + q / (1 - q), and a float32 s has
+// lost digits of q. So H = (log s - q) - w / s + q: the first term has slope 0 at s = 1, and the sum of the last term over the
+// passes follows from the sums of p, which have all digits of q. This costs nothing per class; a separate sum over the other
+// classes took 17 to 45 % of the time.
 #pragma once
 
 #include "exp.h"
@@ -17,19 +17,19 @@ namespace MCSCORE_ISA {
 
 constexpr int64_t kLanesAreItems = 64;  // up to this many classes
 constexpr int64_t kFlush = 32;          // passes
-constexpr int kTogether = 4;            // passes whose p is added at once: sums are read and written a quarter as often
-constexpr int64_t kLong = 2048;         // classes; from here on half as many, so that their rows stay in L2
+constexpr int kTogether = 4;            // passes whose p is added together: sums are read and written a quarter as often
+constexpr int64_t kLong = 2048;         // classes from which kTogether is halved, so that its rows stay in L2
 
 struct Sums {  // arrays hold `steps` vectors
     int64_t C, steps, pending;
-    bool items, squares, votes, begun;  // begun: p holds something
+    bool items, squares, votes, begun;  // items: lanes are items; begun: p is not empty
     double *p, *p2;      // over all passes up to the last flush (p2: up to now)
     float *rows, *part;  // passes being added, `row_stride` apart; the sum of p over the passes since the last flush
     int64_t together, row_stride;
     int32_t* vote;
-    int32_t* turned;  // sigmoid: the sign bit where pass 0 has the label, and 1 - p is summed in place of p; else 0
-    bool aligned;     // it is set
-    float *s, *w;  // normalisers of the passes since the last flush: H = log s - w / s. Vectors over items, or scalars
+    int32_t* turned;  // sigmoid: the sign bit if pass 0 has the label, and 1 - p is summed in place of p; else 0
+    bool aligned;     // whether `turned` is set
+    float *s, *w;  // normalizers of the passes since the last flush: H = log s - w / s. Vectors over items, or scalars
     double h[W], q[W];  // sums of H - q and of q = 1 - 1 / s
     bool bad[W];
     void* memory;
@@ -38,7 +38,7 @@ struct Sums {  // arrays hold `steps` vectors
         C = classes, items = C <= kLanesAreItems, squares = want_squares, votes = want_votes;
         steps = items ? C : (C + W - 1) / W, together = C < kLong ? kTogether : kTogether / 2;
         const size_t n = (size_t)(steps * W), line = 64;
-        // Rows begin a few cache lines off a multiple of 4096 bytes from each other, or stores delay loads that seem to overlap.
+        // A few cache lines of padding: at a distance of a multiple of 4096 bytes, stores to a row delay loads from the others.
         row_stride = (int64_t)((n + 15) / 16 * 16 + 80);
         memory = __builtin_malloc(8 * n + (squares ? 8 * n : 0) + 4 * (size_t)(together * row_stride) + 4 * n + (votes ? 4 * n : 0) + (labels ? 4 * n : 0) +
                                   8 * kFlush * W + 9 * line);
@@ -54,7 +54,7 @@ struct Sums {  // arrays hold `steps` vectors
         vote = votes ? (int32_t*)take(4 * n) : nullptr;
         turned = labels ? (int32_t*)take(4 * n) : nullptr;
         s = (float*)take(4 * kFlush * W), w = (float*)take(4 * kFlush * W);
-        __builtin_memset(rows, 0, 4 * (size_t)(together * row_stride));  // beyond C they stay 0
+        __builtin_memset(rows, 0, 4 * (size_t)(together * row_stride));  // values beyond C stay 0
         return true;
     }
     MC_INLINE void clear() {
@@ -67,19 +67,19 @@ struct Sums {  // arrays hold `steps` vectors
     }
     MC_INLINE float* row(int r) const { return rows + r * row_stride; }
 
-    // The logits of pass 0 decide what is summed: a confident label's 1e-6 would be lost in a sum of 1 - 1e-6.
+    // The logits of pass 0 decide whether p or 1 - p is summed, so that small values are: a sum of 1 - 1e-6 loses digits of 1e-6.
     MC_INLINE void turn(const float* row) {
         for (int64_t i = 0; i < steps * W; i += W) store(turned + i, load<f32v>(row + i) >= 0.0f ? all(INT32_MIN) : i32v{});
         aligned = true;
     }
-    // Sum of H over the passes of item l, when all are flushed. others: softmax: sum of p over all classes but the largest sum.
-    // Where the same class was the maximum of every pass, that is the sum of q, exact relative to itself; or else it is larger.
+    // Sum of H over the passes of item l, after flush_entropies(). others (softmax): sum of p over all classes but the largest.
+    // If the same class is the maximum of each pass, that is the sum of q, accurate relative to itself; else it is larger.
     MC_INLINE double entropy_of_passes(int l, double others, double passes) const {
-        const double noise = 6e-8 * (double)(4 + least<int64_t>(steps, 1024 / W)) * passes, apart = others - q[l];  // the rounding of s
+        const double noise = 6e-8 * (double)(4 + least<int64_t>(steps, 1024 / W)) * passes, apart = others - q[l];  // rounding error of s
         return h[l] + (others < passes / 16 && -noise < apart && apart < noise ? others : q[l]);
     }
 
-    // p of R passes = row r * scale[r] joins the sums.
+    // Adds p = row(r) * scale[r] of R passes to the sums.
     template <int R> MC_INLINE void add(const f32v (&scale)[R]) {
         if (squares) {
             for (int r = 0; r < R; r++) {
@@ -96,13 +96,13 @@ struct Sums {  // arrays hold `steps` vectors
         const float* from[R];
         for (int r = 0; r < R; r++) from[r] = row(r);
         const auto at = [&](int64_t i) {
-            f32v sum = load<f32v>(from[0] + i) * scale[0];  // of the passes first: fewer roundings of the large sum
+            f32v sum = load<f32v>(from[0] + i) * scale[0];  // the passes are summed first, so the large sum is rounded less often
             for (int r = 1; r < R; r++) sum += load<f32v>(from[r] + i) * scale[r];
             return load<f32v>(to + i) + sum;
         };
         const int64_t n = steps * W;
         int64_t i = 0;
-        for (; i + 2 * W <= n; i += 2 * W) {  // two at once: 1.2 cycles a vector and row, one after the other 2.2
+        for (; i + 2 * W <= n; i += 2 * W) {  // two vectors at once take 1.2 cycles per vector and row, one at a time 2.2
             const f32v a = at(i), b = at(i + W);
             store(to + i, a), store(to + i + W, b);
         }
@@ -130,7 +130,7 @@ struct Sums {  // arrays hold `steps` vectors
     MC_NOINLINE void flush_entropies() {
         const int64_t n = items ? pending * W : (pending + W - 1) / W * W;
         for (int64_t i = pending; i < n && !items; i++) s[i] = 1, w[i] = 0;
-        // The whole part of log s apart from the rest, so that no float32 near log C is ever rounded.
+        // The integer part k of log2 s is summed apart from the rest, so that no float32 near log C is rounded.
         f32v k{}, rest{}, others{}, health{};
         for (int64_t i = 0; i < n; i += W) {
             const f32v total = load<f32v>(s + i);

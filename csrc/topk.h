@@ -1,9 +1,9 @@
-// Which of a run of scores can be among the k best: those whose key exceeds the smallest key that is kept so far.
+// Filter of scores that may be among the k best: those whose key exceeds the k-th best key so far, the cut.
 //
-//   key = order(score) << 32 | ~id,   order: the bits of a float32 as an unsigned integer of the same order
+//   key = order(score) << 32 | ~id,   order: the bits of a float32 as an unsigned integer with the same order
 //
-// A greater key is a better item: score descending, then id ascending; -0.0 equals 0.0; NaN is never taken. Four vectors are compared
-// with the score of the cut at once, and that is all that happens to most: one load, one comparison and a quarter of a branch each.
+// A greater key is a better item: score descending, then id ascending; -0.0 equals 0.0; NaN is left out. Four vectors are compared
+// with the score of the cut together. Most vectors contain no candidate, and cost a load, a comparison and a quarter of a branch.
 #pragma once
 
 #include "bits.h"
@@ -35,12 +35,12 @@ static Filtered filter_above(const Candidates& x, uint64_t cut, uint64_t* keys, 
     const uint32_t cut_id = ~(uint32_t)cut;
     int64_t found = 0;
     const auto id_of = [&](int64_t i) { return x.ids ? x.ids[i] : x.first_id + i; };
-    // Whether item i is taken on or passed over; false: there is no room, or its id is none.
+    // Writes the key of item i if it exceeds the cut. False if there is no room, or its id does not fit 32 bits.
     const auto take = [&](int64_t i) {
         if (!(x.scores[i] >= limit) || (x.exclude && x.exclude[i])) return true;
         const int64_t id = id_of(i);
         if (id < 0 || id > 0xffffffffLL) return false;
-        if (cut && x.scores[i] == limit && (uint32_t)id >= cut_id) return true;  // ties are common: decided without a key
+        if (cut && x.scores[i] == limit && (uint32_t)id >= cut_id) return true;  // ties are common, and are decided without a key
         if (found == room) return false;
         keys[found++] = key_of(x.scores[i], (uint32_t)id);
         return true;
@@ -55,12 +55,12 @@ static Filtered filter_above(const Candidates& x, uint64_t cut, uint64_t* keys, 
         const float* const s = x.scores + i;
         const f32v a = load<f32v>(s), b = load<f32v>(s + W), c = load<f32v>(s + 2 * W), d = load<f32v>(s + 3 * W);
         uint64_t some;
-        if (cut && !x.ids && x.first_id + i >= (int64_t)cut_id) {  // ids rise, so no tie is taken from here on
+        if (cut && !x.ids && x.first_id + i >= (int64_t)cut_id) {  // ids rise, so no tie exceeds the cut from here on
             if (!lane_bits((a > limit) | (b > limit) | (c > limit) | (d > limit))) continue;
             some = bits_of_step(s, [&](f32v v) { return v > limit; });
         } else {
             if (!lane_bits((a >= limit) | (b >= limit) | (c >= limit) | (d >= limit))) continue;
-            // Many ties: where nothing exceeds the cut, its id decides, by comparisons of whole vectors too.
+            // If no score exceeds that of the cut, ids decide the ties, also by comparisons of vectors.
             if (cut && x.ids && !lane_bits((a > limit) | (b > limit) | (c > limit) | (d > limit)) && !any_below(x.ids + i, step, cut_id)) continue;
             some = bits_of_step(s, [&](f32v v) { return v >= limit; });
         }

@@ -1,8 +1,8 @@
-"""The active-learning cycle: train, score, select, label, and again.
+"""The active-learning cycle: train, score, select, label, repeat.
 
     labeled ids ──fit──▶ model ──score_pool──▶ run ──select──▶ ids ──oracle──▶ labels of the pool ──▶ labeled ids
 
-Training is the user's: ``fit`` gets the pool and the labeled ids and returns a model. Everything else is the engine.
+The caller trains: ``fit`` gets the pool and the labeled ids, and returns a model. ``cycle`` does the rest.
 """
 
 from __future__ import annotations
@@ -26,14 +26,23 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of the cycle: a model trained on what was labeled, and what was chosen to be labeled next."""
+    """The result of one round of the cycle.
+
+    Attributes:
+        index: number of the round, from 0.
+        labels: number of labels that the model was trained on.
+        accuracy: accuracy of the model, as ``evaluate`` returned it.
+        chosen: ids that were labeled after training; empty in the last round.
+        seconds: time for training, scoring and selecting.
+        run: the run directory; None in the last round and for the random baseline.
+    """
 
     index: int
-    labels: int  # the model was trained on
+    labels: int
     accuracy: float
-    chosen: Ids  # empty in the last round
-    seconds: float  # training, scoring and selecting
-    run: Path | None  # the run directory; None in the last round and for the random baseline
+    chosen: Ids
+    seconds: float
+    run: Path | None
 
 
 def cycle(
@@ -51,26 +60,38 @@ def cycle(
     seed: int = 0,
     progress: Callable[[str], None] = lambda _stage: None,
 ) -> Iterator[Round]:
-    """Go ``rounds`` times through the cycle, acquiring ``k`` labels each time, and train once more at the end.
+    """Run ``rounds`` rounds that acquire ``k`` labels each, and train once more at the end.
 
-    The pool's labels are written as they are acquired.
+    Each round's labels are written to the pool when the round ends.
 
     Args:
         pool: items, some of them labeled.
         fit: (pool, labeled ids, seed) -> a model trained from scratch.
         evaluate: model -> its accuracy on held-out data.
         oracle: ids -> the true labels, int.
-        rounds: how often labels are acquired.
+        rounds: number of rounds that acquire labels.
         k: labels per round.
-        out: where the run directories go, ``round-00`` and so on.
+        out: directory that gets the run directories, ``round-00`` and so on.
         by: the score to select by, or None for the random baseline.
-        diversity: how the selection is spread, see ``mcscore.select``.
+        diversity: a method of ``mcscore.selection.DIVERSITY``.
         passes: stochastic forward passes per item.
-        seed: of training, masks and the random baseline.
-        progress: is called with a sentence at the start of each stage.
+        seed: seed of training, masks and the random baseline.
+        progress: called with a sentence at the start of each stage.
 
     Yields:
         rounds + 1 results.
+
+    >>> import tempfile
+    >>> items = np.random.default_rng(0).random((40, 4), np.float32)
+    >>> labels = (items.sum(1) > 2).astype(np.int32)
+    >>> def fit(pool, labeled, seed):  # a real one trains the model on pool.take(labeled), pool.labels[labeled]
+    ...     return nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pool = Pool.create(f"{folder}/pool", items, labels=[*labels[:2], *[-1] * 38])
+    ...     turns = cycle(pool, fit=fit, evaluate=lambda model: 0.5, oracle=lambda ids: labels[ids],
+    ...                   rounds=2, k=5, out=Path(folder), passes=10)
+    ...     [(turn.labels, len(turn.chosen)) for turn in turns]
+    [(2, 5), (7, 5), (12, 0)]
     """
     for index in range(rounds + 1):
         start = time.perf_counter()

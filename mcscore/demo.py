@@ -1,9 +1,9 @@
-"""The main job on real data: from a pool of handwritten digits to a model taught by the labels it asked for.
+"""The demo: active learning with BALD on handwritten digits, compared with labels chosen at random.
 
-1,797 images of 8 x 8 pixels ship in scikit-learn's wheel (Alpaydin & Kaynak 1998), so nothing is downloaded. One fifth
-is held out for testing. A small Bayesian CNN starts from 20 labels; the pool is scored with Monte Carlo dropout, the
-most informative and diverse items are labeled, and it is trained again. Beside it, the same number of labels chosen at
-random.
+scikit-learn's wheel holds the data, 1,797 images of 8 x 8 pixels (Alpaydin & Kaynak 1998), so nothing is downloaded. One
+fifth is held out for testing. A small Bayesian CNN is trained on 20 labels. Each round scores the pool with Monte Carlo
+dropout, labels a diverse selection of the items with the highest BALD, and trains the CNN anew. The baseline labels the
+same number of items at random.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .atomic import replaced
 from .cycle import Round, cycle
 from .pool import Pool
 
@@ -28,7 +29,7 @@ _STEPS, _BATCH = 200, 32
 
 
 class BayesianCNN(nn.Module):
-    """Two convolutions, then dropout before each dense layer: the shape of Gal, Islam & Ghahramani 2017, sized for 8 x 8 images."""
+    """Two convolutions, then dropout before each dense layer, as in Gal, Islam & Ghahramani 2017, for 8 x 8 images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +40,8 @@ class BayesianCNN(nn.Module):
         self.dropout2 = nn.Dropout(0.5)
         self.dense2 = nn.Linear(64, 10)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, 1, 8, 8) -> (B, 10)
-        """Logits (B, 10) of images (B, 1, 8, 8)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute logits (B, 10) of images (B, 1, 8, 8)."""
         x = F.relu(self.conv2(F.relu(self.conv1(x))))
         x = self.dropout1(F.max_pool2d(x, 2).flatten(1))
         return self.dense2(self.dropout2(F.relu(self.dense1(x))))
@@ -57,7 +58,7 @@ class Digits:
 
 
 def load_digits() -> Digits:
-    """The digits, shuffled once with a fixed seed; pixel values 0..16 become 0..255."""
+    """Load the digits, shuffled once with a fixed seed; pixel values 0..16 become 0..255."""
     try:
         from sklearn.datasets import load_digits as sklearn_digits
     except ImportError as error:
@@ -70,15 +71,21 @@ def load_digits() -> Digits:
     return Digits(images[held_out:], labels[held_out:], images[:held_out], labels[:held_out])
 
 
+def new_pool(path: Path, digits: Digits) -> Pool:
+    """Write the images of the pool to ``path``, without labels."""
+    return Pool.create(path, digits.pool_images, classes=[str(d) for d in range(10)], source="scikit-learn digits")
+
+
 def _as_input(images: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).float() / 255
 
 
 def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> BayesianCNN:
-    """Train from fresh weights: continuing from the last round's is known to hurt (it overfits the oldest labels)."""
+    """Train a new model; continuing from the weights of the last round overfits the oldest labels."""
     images, labels = _as_input(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # on 32 images of 8 x 8 a second thread only waits; on a busy machine it costs up to 10x
+    # A second thread makes a step on 32 images of 8 x 8 pixels no faster, and up to 10 times slower on a busy machine.
+    torch.set_num_threads(1)
     try:
         return _train(images, labels, seed)
     finally:
@@ -102,22 +109,34 @@ def _train(images: Tensor, labels: Tensor, seed: int) -> BayesianCNN:
 def main(
     out: Path, *, seeds: int = SEEDS, rounds: int = ROUNDS, passes: int = PASSES, quiet: bool = False
 ) -> dict[str, object]:
-    """Run the demo, print the table, and return it: {"table": rows, "pool", "runs", "report", "curves", "seconds"}."""
+    """Run the demo and print the table of accuracies.
+
+    Args:
+        out: directory for pools, runs and pictures; an earlier demo there is replaced.
+        seeds: number of repetitions, each with other first labels and weights.
+        rounds: number of rounds per repetition.
+        passes: stochastic forward passes per item.
+        quiet: whether to leave out the progress on stderr.
+
+    Returns:
+        {"table": rows, "seconds": number} and the paths "pool", "runs", "report" and "curves".
+
+    Raises:
+        FileExistsError: ``out`` is a file, or a directory that does not hold an earlier demo.
+        ImportError: scikit-learn or matplotlib is not installed.
+    """
     out = Path(out)
     if out.exists():
         if not out.is_dir():
             raise FileExistsError(f"{out} exists and is a file; choose another --out")
         if not (out / "pool.zarr").exists() and any(out.iterdir()):
-            raise FileExistsError(f"{out} exists and is not a former demo; choose another --out")
+            raise FileExistsError(f"{out} exists and does not hold an earlier demo; choose another --out")
         shutil.rmtree(out)
-    out.mkdir(parents=True)
     begin = time.perf_counter()
     line = _ProgressLine(quiet)
     digits = load_digits()
     line(f"write {len(digits.pool_images)} images to a Zarr pool")
-    Pool.create(
-        out / "pool.zarr", digits.pool_images, classes=[str(d) for d in range(10)], source="scikit-learn digits"
-    )
+    new_pool(out / "pool.zarr", digits)
     test_images, test_labels = _as_input(digits.test_images), torch.from_numpy(digits.test_labels)
 
     def evaluate(model: nn.Module) -> float:
@@ -130,8 +149,7 @@ def main(
         start = _balanced_start(digits.pool_labels, START, seed)
         for strategy, curves in results.items():
             own = out / f"seed-{seed}-{strategy}"
-            shutil.copytree(out / "pool.zarr", own / "pool.zarr")
-            pool = Pool.open(own / "pool.zarr")
+            pool = new_pool(own / "pool.zarr", digits)
             pool.set_labels(start, digits.pool_labels[start])
             turns = cycle(
                 pool,
@@ -176,7 +194,7 @@ def main(
 
 
 def _balanced_start(labels: npt.NDArray[np.int32], n: int, seed: int) -> npt.NDArray[np.int64]:
-    """The same number of first labels from each class, as in the papers."""
+    """Choose the same number of items from each class at random, as the papers do for the first labels."""
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)
     picks = [rng.choice(np.flatnonzero(labels == c), size=n // len(classes), replace=False) for c in classes]
@@ -205,6 +223,7 @@ def _print(table: list[dict[str, float]], seeds: int, seconds: float) -> None:
 
 
 def _draw(table: list[dict[str, float]], path: Path) -> Path:
+    """Draw accuracy against number of labels, and write the chart to ``path`` as PNG."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -222,12 +241,13 @@ def _draw(table: list[dict[str, float]], path: Path) -> Path:
     axes.set(xlabel="labels", ylabel="accuracy on held-out digits")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+    with replaced(path) as file:
+        figure.savefig(file, format="png", dpi=120)
     return path
 
 
 class _ProgressLine:
-    """One line, rewritten in place on a terminal; one line per stage otherwise."""
+    """Progress on stderr: one line, rewritten in place, on a terminal; else one line per stage."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._live, self._begin = quiet, sys.stderr.isatty(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""What this installation consists of: versions, machine, and which kernels run here (and, where one does not, why)."""
+"""Versions of packages, facts about the machine, and which kernels run here or why not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPORT_PACKAGES = ("matplotlib", "jinja2", "pillow")
 
 
 def versions() -> dict[str, str | None]:
-    """Installed version per package mcscore uses, None where it is not installed. Imports none of them."""
+    """Look up the installed version of each package that mcscore uses (None: not installed), without importing it."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES + REPORT_PACKAGES:
         try:
@@ -24,7 +24,7 @@ def versions() -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Operating system, processor, cores this process may use, memory in bytes, GPUs by name."""
+    """Look up operating system, processor, cores this process may use, memory in bytes, and names of GPUs."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 
 def describe() -> dict[str, Any]:
-    """Everything `mcscore env` shows, as one JSON-able object: versions, machine, backends (name -> active, why)."""
+    """Collect what `mcscore env` shows, ready for JSON: versions, machine, backends (name -> active, why)."""
     from .kernels import backends
 
     return {
@@ -51,7 +51,7 @@ def describe() -> dict[str, Any]:
 
 
 def text(facts: dict[str, Any]) -> str:
-    """The object of describe() as aligned lines for a terminal."""
+    """Format the result of ``describe`` as aligned lines for a terminal."""
     box = facts["machine"]
     lines = [f"{name:12} {version or '-'}" for name, version in facts["versions"].items()]
     lines += [

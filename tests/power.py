@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mcscore import atomic as disk
+from mcscore import atomic
 
 
 class File:
@@ -37,8 +37,8 @@ class Disk:
         self.root, self.ignore_sync_of = root, ignore_sync_of
         self.top = self._as_it_is(root)
         self.steps: list[str] = []
-        for name in disk.STEPS:
-            monkeypatch.setattr(disk, name, self._following(name, getattr(disk, name)))
+        for name in atomic.STEPS:
+            monkeypatch.setattr(atomic, name, self._following(name, getattr(atomic, name)))
 
     def _as_it_is(self, path: Path) -> Folder:
         folder = Folder()

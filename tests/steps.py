@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mcscore import atomic as disk
+from mcscore import atomic
 
 
 @contextmanager
@@ -25,8 +25,8 @@ def at_step(n: int, act: Callable[[str, tuple[Any, ...]], None]) -> Iterator[lis
             real(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in disk.STEPS:
-            patch.setattr(disk, name, partial(step, name, getattr(disk, name)))
+        for name in atomic.STEPS:
+            patch.setattr(atomic, name, partial(step, name, getattr(atomic, name)))
         yield seen
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 from mcscore import Pool, Run
 from mcscore.cycle import cycle
-from mcscore.demo import load_digits, main
+from mcscore.demo import _draw, load_digits, main
 
 
 def small(pool: Pool, labeled: np.ndarray, seed: int) -> nn.Module:
@@ -72,6 +74,25 @@ def test_the_demo_goes_through_the_cycle_and_shows_its_table(
         assert Path(result[name]).exists()
         assert result[name] in printed
     assert f"{result['table'][-1]['bald']:.1%}" in printed
+
+
+def test_the_chart_of_the_demo_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    rows = [{"labels": 20.0, "bald": 0.5, "bald_std": 0.1, "random": 0.4, "random_std": 0.1}]
+    chart = _draw(rows, tmp_path / "curves.png")
+    before = chart.read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def half(_figure: object, file: Any, **_options: object) -> None:
+        with contextlib.nullcontext(file) if hasattr(file, "write") else open(file, "wb") as out:
+            out.write(before[:100])
+        raise OSError("no space left on the disk")
+
+    monkeypatch.setattr(figures.Figure, "savefig", half)
+    with pytest.raises(OSError, match="no space"):
+        _draw(rows, chart)
+    assert chart.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [chart]
 
 
 def test_the_demo_spares_what_is_not_its_own(tmp_path: Path) -> None:

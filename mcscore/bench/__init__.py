@@ -1,1 +1,1 @@
-"""Measuring: what a kernel, a model or a pool reaches here, beside what this machine allows and what plain PyTorch does."""
+"""Benchmarks of kernels, models and pools, compared with this machine's ceilings and with plain PyTorch."""

@@ -1,7 +1,7 @@
-"""One case: inputs, what mcscore does with them, what plain PyTorch does, and the float64 truth that both stand for.
+"""Benchmark cases: inputs, mcscore's call, the same in plain PyTorch, and the error against float64.
 
-A builder per kernel turns a ``Spec`` into a ``Case``. Inputs are random (constant data draws less power and runs up to 40 %
-faster on a GPU) and as many as leave no cache a chance: calls rotate through them.
+A builder per kernel turns a ``Spec`` into a ``Case``. Inputs are random, as constant data draws less power and runs up to 40 %
+faster on a GPU. Calls rotate through more inputs than the caches hold.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from ..moments import Moments
 from . import baselines
 from .shapes import Shape, Spec
 
-# Of what is read, per call: beyond the caches. PyTorch's temporaries of that size are fresh pages at every call; below 32 MiB
-# glibc may keep them, by chance: eager took 23 ms or 42 ms for the same 16 MiB (Zen 3, T = 20, C = 1000).
+# Bytes that a call reads: more than the caches hold. PyTorch's temporaries of that size get new pages at every call. Below
+# 32 MiB glibc keeps the pages in some runs only: eager took 23 ms or 42 ms for the same 16 MiB (Zen 3, T = 20, C = 1000).
 CPU_BYTES = 64 << 20
-# Of what is written, per call: little enough for its pages to be kept, or they would be measured (1.5 GB/s instead of 12).
+# Bytes that a call writes: few enough for glibc to keep their pages. Page faults would cost 12 GB/s down to 1.5 GB/s.
 CPU_OUTPUT = 16 << 20
-GPU_BYTES = 400_000_000  # eight times the L2 cache of an H100
+GPU_BYTES = 400_000_000  # bytes that a call reads or writes: eight times the L2 cache of an H100
 SCORES = ("bald", "entropy")
 SEED = 0
-_CHECKED = 1 << 21  # values per pass and class or feature that the truth is computed of: a second of float64 at most
+_CHECKED = 1 << 21  # logits or features whose float64 truth is computed, in a second at most
 _MAX_INPUTS = 512
 
 Inputs = tuple[Any, ...]
 
 
 class NoKernel(ValueError):
-    """mcscore has no kernel for this case on this device."""
+    """mcscore has no kernel for a case on a device."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case, ready to be measured."""
+    """One case, with inputs."""
 
-    spec: Spec  # with every letter of its shape
+    spec: Spec  # its shape has every letter
     items: int  # per call
     work: roofline.Roofline
     inputs: list[Inputs]
     ours: Callable[..., object]
     eager: Callable[..., object]  # plain PyTorch
-    error: Callable[[], float]  # of ours against float64, in the unit of the kernel
-    tolerance: float  # what the error may be at most
-    floor: Callable[..., object] | None = None  # the least that one could do with these inputs
+    error: Callable[[], float]  # greatest error of ours against float64, in the unit of Kernel.error
+    tolerance: float  # the greatest error that is right
+    floor: Callable[..., object] | None = None  # a lower bound of the work on these inputs
     compiles: bool = True  # whether torch.compile takes ``eager``
 
 
@@ -64,14 +64,14 @@ class Kernel:
 
     name: str
     does: str
-    unit: str  # of its rate: GB/s where memory decides, GFLOP/s where products do
+    unit: str  # unit of its rate: GB/s if memory bounds it, GFLOP/s if products do
     error: str  # unit of the error
-    floor: str  # what the floor is, "" if there is none
+    floor: str  # name of the floor, "" if there is none
     build: Callable[[Spec, torch.device], Case]
 
 
 def build(spec: Spec, device: torch.device) -> Case:
-    """The case with its inputs. NoKernel, with the reason, where mcscore would take PyTorch operations instead."""
+    """Build a case with its inputs. NoKernel, with the reason, if mcscore runs PyTorch operations for it."""
     return KERNELS[spec.kernel].build(spec, device)
 
 
@@ -174,7 +174,7 @@ def _draw(spec: Spec, device: torch.device) -> Case:
         return draws.draw_passes(law, MaskSpec(SEED, 0, passes, ids), R, dtype)
 
     def error() -> float:
-        # Of float32: a normal number near 0 follows from arguments that are rounded to it by definition.
+        # The reference is in float32: by definition, the arguments of a normal number are rounded to float32.
         return _relative(
             ours(passes, ids)[:, some], draws.reference(law, MaskSpec(SEED, 0, passes, ids[some]), R, torch.float32)
         )
@@ -253,7 +253,7 @@ def _dropout_head(spec: Spec, device: torch.device) -> Case:
         ours,
         lambda x: theirs(x, weight, bias, t, p),
         error,
-        5e-5 if dtype == torch.float32 else 1e-2,  # logits of 16 bits may be rounded to them on their way to the scores
+        5e-5 if dtype == torch.float32 else 1e-2,  # a kernel may round logits to 16 bits before it scores them
     )
 
 
@@ -262,7 +262,7 @@ def _keep(passes_t: Tensor, ids_B: Tensor, elements: int, p: float) -> Tensor:
 
 
 def _product(x_sBD: Tensor, passes_t: Tensor, ids_B: Tensor, weight_CD: Tensor, bias_C: Tensor, p: float) -> Tensor:
-    """Dropout and Linear by their definition, float64 (t, B, C)."""
+    """Compute dropout and Linear by their definition, float64 (t, B, C)."""
     keep_tBD = _keep(passes_t, ids_B, x_sBD.shape[2], p)
     return (x_sBD.double() * keep_tBD / masks.rate(p).keep) @ weight_CD.double().T + bias_C.double()
 
@@ -274,7 +274,7 @@ def _top_k(spec: Spec, device: torch.device) -> Case:
     from ..selection.topk import TopK, best_first
 
     if device.type != "cpu":
-        raise NoKernel(f"top_k is NumPy's and the CPU's; it does not run on {device.type}")
+        raise NoKernel(f"top_k runs on the CPU alone, not on {device.type}")
     N, K, Q = spec.shape["N"], spec.shape["K"], spec.shape.get("Q", 0)
     scores = np.random.default_rng(0).random(N, np.float32)
     if Q:
@@ -311,21 +311,21 @@ def _dtype(spec: Spec) -> torch.dtype:
 
 
 def _items(shape: Shape, bytes_per_item: int, device: torch.device, written: bool = False) -> int:
-    """B, or if the shape leaves it out, as many items as fill the device's caches several times."""
+    """Return B; if the shape has none, as many items as fill the device's caches several times."""
     wanted = GPU_BYTES if device.type == "cuda" else CPU_OUTPUT if written else CPU_BYTES
     fitting = max(1, wanted // bytes_per_item)
     return shape.get("B", fitting if fitting < 64 else fitting // 16 * 16)
 
 
 def _sized(spec: Spec, B: int) -> Spec:
-    """With B behind T."""
+    """Return the spec with B after T in its shape."""
     rest = {letter: number for letter, number in spec.shape.numbers.items() if letter not in "TB"}
     numbers = {"T": spec.shape.numbers["T"], "B": float(B), **rest}
     return dataclasses.replace(spec, shape=Shape(numbers, spec.shape.words))
 
 
 def _tensors(size: tuple[int, ...], dtype: torch.dtype, device: torch.device, scale: float = 1.0) -> list[Inputs]:
-    """Random tensors of this size, so many that a caller who goes through them finds none of them in a cache."""
+    """Make random tensors of this size: so many that, used in turn, none of them is in a cache."""
     one = max(1, torch.Size(size).numel() * dtype.itemsize)
     enough = 3 * torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else CPU_BYTES
     number = min(_MAX_INPUTS, -(-enough // one))
@@ -337,24 +337,24 @@ def _weights(C: int, D: int, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def _ids(B: int, shared: bool, device: torch.device) -> Tensor:
-    """Shared masks have one id for all, expanded: kernels tell by its stride."""
+    """Make ids; shared masks have one expanded id, which kernels recognize by its stride 0."""
     return torch.full((1,), -1, device=device).expand(B) if shared else torch.arange(B, device=device)
 
 
 def _some(B: int, values: int) -> Tensor:
-    """Indices of the first and the last items: as many as have _CHECKED values in all."""
+    """Return indices of the first and the last items, which have about _CHECKED values in all."""
     half = max(1, _CHECKED // max(1, values) // 2)
     return torch.arange(B) if 2 * half >= B else torch.cat((torch.arange(half), torch.arange(B - half, B)))
 
 
 def _nats(scores: dict[str, Tensor], logits_TnC: Tensor, some: Tensor) -> float:
-    """The greatest error of the scores of these items, NaN if there is one. Logits of their own dtype are exact in float64."""
+    """Compute the greatest error of the scores of these items, NaN if one is NaN. float64 holds every logit exactly."""
     truth = oracle_scores(logits_TnC, SCORES)
     return max(float((scores[name][some].double() - truth[name]).abs().max()) for name in SCORES)
 
 
 def _relative(found: Tensor, truth: Tensor) -> float:
-    """The greatest error in units of the greatest value."""
+    """Compute the greatest error in units of the greatest value."""
     return float((found.double() - truth).abs().max() / truth.abs().max())
 
 

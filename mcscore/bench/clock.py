@@ -1,7 +1,7 @@
-"""Time and memory of calls, measured so that other load, heat and caches hit all candidates alike.
+"""Time and memory of calls, measured so that other load, heat and caches affect all candidates alike.
 
-Candidates take turns in one process. A turn repeats the call until it lasts long enough for the clock. On a CPU the best
-turn counts: other load only ever adds. On a GPU the median counts: a clock that was boosted for one turn is no result.
+Candidates take turns in one process. A turn repeats the call until it is long enough for the clock. On a CPU the shortest
+turn is the result, as other load only adds time. On a GPU the median is, as its clock may be boosted for single turns.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Clock(Protocol):
 
     @property
     def least(self) -> float:
-        """The seconds that a turn must last."""
+        """The least number of seconds of a turn."""
 
     def warm(self) -> None:
-        """Bring the device to the speed at which it works."""
+        """Bring the device to its working clock rate."""
 
     def seconds(self, call: Call, repeats: int) -> float:
         """Time one call, out of ``repeats`` in a row."""
 
     def verdict(self, turns: Sequence[float]) -> float:
-        """Return the figure that stands for these turns."""
+        """Return the result of these turns."""
 
 
 @dataclass(frozen=True)
 class CpuClock:
-    """Processor time of this thread, which other load disturbs little; or wall time, where others do part of the work."""
+    """Processor time of this thread, which other load affects little, or wall time if several threads work."""
 
     wall: bool = False
     least: float = 0.02
@@ -65,12 +65,12 @@ class CpuClock:
 
 @dataclass(frozen=True)
 class CudaClock:
-    """Time between two events on the device; calls are queued back to back, so that launches hide behind work."""
+    """Time between two events on the device. Calls are queued back to back, so that launches overlap with work."""
 
     least: float = 0.005
 
     def warm(self) -> None:
-        """Multiply matrices for 0.2 s: a GPU that has been idle, during a compilation for example, clocks down."""
+        """Multiply matrices for 0.2 s, as a GPU lowers its clock rate while it is idle, during a compilation for example."""
         left, right = (torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         end = time.perf_counter() + 0.2
         while time.perf_counter() < end:
@@ -98,7 +98,7 @@ def clock_for(device: torch.device) -> Clock:
 
 
 def in_turns(calls: Sequence[Call], clock: Clock, seconds: float) -> list[float]:
-    """Seconds per call of each: about ``seconds`` of measuring per candidate, at least MIN_TURNS turns whatever they take."""
+    """Measure seconds per call of each candidate, for about ``seconds`` each and at least MIN_TURNS turns."""
     clock.warm()
     repeats = []
     for call in calls:
@@ -114,7 +114,7 @@ def in_turns(calls: Sequence[Call], clock: Clock, seconds: float) -> list[float]
 
 
 def rotating(function: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> Call:
-    """A call that takes the next of the inputs each time: when it comes round, their first is in no cache any more."""
+    """Make a call that uses the inputs in turn, so that an input has left the caches when its turn comes again."""
     following = itertools.cycle(inputs)
     return lambda: function(*next(following))
 
@@ -123,9 +123,10 @@ def rotating(function: Callable[..., object], inputs: Sequence[tuple[Any, ...]])
 
 
 def peak_bytes(call: Call, device: torch.device) -> int | None:
-    """Memory that ``call`` needs at its peak beyond what is held already. None where the system does not report it.
+    """Measure the peak of memory that ``call`` adds to what is allocated. None if the system does not report it.
 
-    CUDA: of the allocator. Linux: resident pages, to within some 100 KiB. Call it once before: first calls load code.
+    CUDA: memory of the allocator. Linux: resident pages, to within some 100 KiB. The caller runs ``call`` once before, as a
+    first call loads code.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -136,10 +137,10 @@ def peak_bytes(call: Call, device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device) - held
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
-        trim(0)  # memory that was freed and kept would be taken again without growing
+        trim(0)  # freed pages that glibc keeps would be used again and not be counted
     try:
         with open("/proc/self/clear_refs", "w") as reset:
-            reset.write("5")  # the peak starts anew (man 5 proc)
+            reset.write("5")  # resets the peak VmHWM (man 5 proc)
         held = _status("VmRSS")
         call()
         return max(0, _status("VmHWM") - held)

@@ -1,4 +1,4 @@
-"""A case, measured: checked against float64 first, then timed beside plain PyTorch, torch.compile and the roof."""
+"""Measurement of a case: checked against float64, then timed in turns with plain PyTorch and torch.compile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .shapes import Spec
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one case. Rates are mcscore's; None: there is no such figure."""
+    """The results of one case. Rates are those of mcscore; None: there is no such figure."""
 
     kernel: str
     shape: str
@@ -32,20 +32,20 @@ class Row:
     GFLOP_per_s: float
     percent_of_roof: float
     times_eager: float  # PyTorch's time over mcscore's
-    times_compile: float | None  # the same of torch.compile
+    times_compile: float | None  # torch.compile's time over mcscore's
     times_floor: float | None  # mcscore's time over that of the floor (cases.Kernel.floor)
-    extra_bytes: int | None  # memory at the peak of a call beyond its inputs, results included
+    extra_bytes: int | None  # peak memory of a call beyond its inputs, results included
     eager_extra_bytes: int | None
-    error: float  # the greatest, against float64, in the unit of the kernel
+    error: float  # greatest error against float64, in the unit of cases.Kernel.error
     tolerance: float
 
     @property
     def right(self) -> bool:
-        """Whether the error is within the tolerance; an error of NaN is not."""
+        """Whether the error is at most the tolerance; NaN is not."""
         return self.error <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields for JSON, which has no NaN: an error that is not finite is None."""
+        """Return the fields for JSON, which has no NaN: an error that is not finite becomes None."""
         return {
             **dataclasses.asdict(self),
             "right": self.right,
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how cases are measured. note(text) receives messages to show once, such as why nothing compiles."""
+    """Device, clock and ceilings with which cases are measured."""
 
     device: torch.device
     clock: Clock
@@ -65,7 +65,7 @@ class Bench:
 
     @staticmethod
     def open(device: torch.device, compile: bool = True, seconds: float = 0.3) -> Bench:
-        """Measure the ceilings and try torch.compile if it is wanted; where it cannot work, note why and leave it out."""
+        """Measure the ceilings, and try torch.compile if it is requested; if it fails, warn why and leave it out."""
         clock = clock_for(device)
         ceilings = measure_ceilings(device, clock)
         if compile and (why := why_not_compile(device)):
@@ -74,7 +74,7 @@ class Bench:
         return Bench(device, clock, ceilings, compile, seconds)
 
     def measure(self, spec: Spec) -> Row:
-        """NoKernel where mcscore has none for it. Whether the results are right is in the row: look at ``right``."""
+        """Measure one case; ``Row.right`` has whether its results are right. NoKernel if mcscore has no kernel for it."""
         case = cases.build(spec, self.device)
         error = case.error()
         calls = [rotating(case.ours, case.inputs), rotating(case.eager, case.inputs)]
@@ -108,7 +108,7 @@ class Bench:
     def _compiled(self, case: cases.Case) -> Call | None:
         if not (self.compile and case.compiles):
             return None
-        # Every case compiles anew: one function called with more shapes than the compiler keeps would run uncompiled without a word.
+        # Each case is compiled from a clean cache: for more shapes than its cache holds, torch.compile silently runs eager code.
         torch._dynamo.reset()
         call = rotating(torch.compile(case.eager, fullgraph=True, dynamic=False), case.inputs)
         try:
@@ -120,7 +120,7 @@ class Bench:
 
 
 def why_not_compile(device: torch.device) -> str:
-    """Why torch.compile does not work on ``device``, in one line; "" if it does. Takes some seconds."""
+    """Try torch.compile on ``device``, for some seconds. Returns why it fails, in one line, or ""."""
     try:
         torch.compile(lambda x: x + 1, fullgraph=True)(torch.zeros(2, device=device))
     except (RuntimeError, NotImplementedError, ImportError, OSError) as error:
@@ -129,9 +129,9 @@ def why_not_compile(device: torch.device) -> str:
 
 
 def measure_ceilings(device: torch.device, clock: Clock) -> dict[torch.dtype, Ceilings]:
-    """What a copy and a matrix product of random data reach, as many threads working as torch uses. By dtype of the product.
+    """Measure the rates of a copy and of a matrix product of random data, with torch's threads, by dtype of the product.
 
-    On a CPU mcscore computes all products in float32, so that is the ceiling of every dtype.
+    On a CPU mcscore computes all products in float32, so float32's rate is the ceiling of every dtype.
     """
     cuda = device.type == "cuda"
     size, side = (1 << 30, 8192) if cuda else (64 << 20, 1024)

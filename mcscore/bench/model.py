@@ -1,7 +1,7 @@
-"""A user's model: T passes as mcscore runs them against the loop everybody writes, and against one forward pass.
+"""Benchmark of a user's model: mcscore's T passes, a plain loop of T passes, and one forward pass.
 
-The loop draws its masks from PyTorch's generator, so the two cannot agree to the last bit. That they do the same work is
-seen from the scores: they must not differ from mcscore's by much more than mcscore's of another seed do.
+The loop draws its masks from PyTorch's generator, so its scores differ from mcscore's. Both did the same work if that
+difference is not much larger than the difference between two seeds of mcscore.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from . import baselines
 from .clock import Clock, in_turns
 from .table import quantity
 
-LIMIT = 3.0  # times the difference between two seeds; 1 is expected, and with eight items chance makes it 2 at times
+LIMIT = 3.0  # ratio to the difference between two seeds; it is 1 on average, and up to 2 by chance with eight items
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model scored by mcscore and by the loop that one would write without it."""
+    """Times and scores of mcscore and of the plain loop on one model."""
 
     items: int
     passes: int
     seconds: float  # mcscore, for all items
     loop_seconds: float  # T passes of the model with dropout on
     forward_seconds: float  # one deterministic pass
-    difference: float  # mean absolute difference of the score to the loop's
-    seed_difference: float  # the same between two seeds of mcscore
+    difference: float  # mean absolute difference between the scores of mcscore and of the loop
+    seed_difference: float  # mean absolute difference between the scores of two seeds of mcscore
 
     @property
     def same(self) -> bool:
-        """Whether the loop and mcscore did the same work, as far as scores can tell."""
+        """Whether the scores of the loop and of mcscore differ no more than ``LIMIT`` allows."""
         return self.difference <= LIMIT * self.seed_difference
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields and the rates that follow from them, for JSON."""
+        """Return the fields, and the rates computed from them, for JSON."""
         rates = {
             "items_per_s": self.items / self.seconds,
             "loop_items_per_s": self.items / self.loop_seconds,
@@ -52,7 +52,7 @@ class Comparison:
         return {**dataclasses.asdict(self), **rates, "same": self.same}
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """Format the comparison for a terminal."""
         rows = (
             ("mcscore", self.seconds, f"costs {self.seconds / self.forward_seconds:.3g} forward passes"),
             ("plain loop", self.loop_seconds, f"{self.loop_seconds / self.seconds:.3g} times as long"),
@@ -64,10 +64,10 @@ class Comparison:
 
 
 def compare(scorer: Scorer, items_B: Any, clock: Clock, seconds: float, say: Callable[[str], None]) -> Comparison:
-    """Scores of ``items_B`` by mcscore and by the loop, and one forward pass for the price of it.
+    """Time mcscore, the plain loop and one forward pass on ``items_B``, and compare the scores.
 
-    scorer: of the one score that ``baselines.disagreement`` computes. It is left prepared for these items. SiteError if the
-    model has no dropout; whatever the model raises with dropout on.
+    scorer has the one score that ``baselines.disagreement`` computes, and is left prepared for these items. SiteError if
+    the model has no dropout; errors that the model raises with dropout on pass through.
     """
     model, T, (score,), seed = scorer.model, scorer.passes, scorer.scores, scorer.seed
     ids = np.arange(len(items_B))

@@ -1,7 +1,7 @@
-"""Reading a pool, against a copy of the same bytes out of a memory-mapped file: the most that a reader can reach.
+"""Benchmark of reading a pool, compared with a copy from a memory-mapped file, the most that a reader can reach.
 
-Both from the page cache, in the same blocks, into a reused buffer, in turns. And how far reading ahead hides reading from
-a consumer that waits, as one does whose model runs on a GPU.
+Both read the same bytes from the page cache, in the same blocks, into a reused buffer, in turns. A second measurement is how
+far reading ahead hides the reading from a consumer that waits, as one does whose model runs on a GPU.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from ..pool import Pool
 from .clock import CpuClock, in_turns
 from .table import quantity
 
-SAMPLE = 256 << 20  # bytes of items that are read, over and over; also what the memory-mapped file takes on disk
+SAMPLE = 256 << 20  # bytes of items that are read in each turn; the memory-mapped file takes as much disk
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How fast a sample of a pool was read, in several ways."""
+    """Times of reading a sample of a pool in several ways."""
 
-    items: int  # of the sample
+    items: int  # number of items in the sample
     bytes: int
-    first_seconds: float  # the first reading: from disk, unless the page cache had the pool already
-    copy_seconds: float  # the sample out of a memory-mapped file
+    first_seconds: float  # first reading: from disk, unless the page cache had the pool already
+    copy_seconds: float  # copy from a memory-mapped file
     read_seconds: float  # Pool.read into a reused buffer
     blocks_seconds: float  # Pool.blocks, two blocks ahead
-    wait_seconds: float  # that the consumer waited in all in the next two
-    waited_seconds: float  # Pool.blocks and a wait as long as reading takes, nothing read ahead
-    ahead_seconds: float  # the same, two blocks ahead
+    wait_seconds: float  # total wait of the consumer in each of the next two
+    waited_seconds: float  # Pool.blocks and a wait as long as reading takes, without reading ahead
+    ahead_seconds: float  # Pool.blocks two blocks ahead, and the same wait
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields and the rates that follow from them, for JSON."""
+        """Return the fields, and the rates computed from them, for JSON."""
         figures = {
             "items_per_s": self.items / self.read_seconds,
             "copy_GB_per_s": self.bytes / self.copy_seconds / 1e9,
@@ -52,7 +52,7 @@ class Reading:
         return {**dataclasses.asdict(self), **figures}
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """Format the figures for a terminal."""
         rows = (
             ("first reading", self.first_seconds, "from disk, unless the page cache had it"),
             ("memory-mapped copy", self.copy_seconds, "the most that a reader can reach"),
@@ -65,15 +65,15 @@ class Reading:
                 f"{name:20} {self.bytes / taken / 1e9:6.2f} GB/s {quantity(self.items / taken):>8} items/s   {more}"
                 for name, taken, more in rows
             ),
-            f"\na consumer that waits as long as reading takes, {self.wait_seconds:.3g} s in all: {self.waited_seconds:.3g} s;",
-            f"with two blocks read ahead {self.ahead_seconds:.3g} s, {self.ahead_seconds / longer:.2f} times the longer of the two",
+            f"\nwith a consumer that waits as long as reading takes, {self.wait_seconds:.3g} s in all: {self.waited_seconds:.3g} s;",
+            f"with two blocks read ahead: {self.ahead_seconds:.3g} s, {self.ahead_seconds / longer:.2f} times the longer of the two",
         ]
 
 
 def read(pool: Pool, seconds: float, say: Callable[[str], None]) -> Reading:
-    """Measured on the pool's first SAMPLE bytes of items, at least one block. ValueError if the pool is empty."""
+    """Measure on the pool's first SAMPLE bytes of items, at least one block. ValueError if the pool is empty."""
     if pool.n == 0:
-        raise ValueError(f"{pool.path} holds no items to read")
+        raise ValueError(f"{pool.path} has no items to read")
     item_bytes = pool.dtype.itemsize * int(np.prod(pool.item_shape))
     step = pool.block_items
     count = min(pool.n, max(step, SAMPLE // item_bytes))

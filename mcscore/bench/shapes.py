@@ -1,9 +1,9 @@
-"""Which cases are measured: shapes as text, and the tables of those measured by default.
+"""Shapes of benchmark cases as text, and the tables of default cases.
 
-A shape is letters with numbers, and words, joined by x: T20xC1000, T100xB64xD512xC10xP0.25xshared. T passes, B items (left
-out: as many as fill some memory), C classes, D features, E mask elements of I values each (1), P drop probability (0.5), R
-random numbers per item, N scores of which the best K, rounded to Q values (not rounded). shared: one mask per pass for all
-items. own: an x of its own for each pass. normal: random numbers of that law (uniform).
+A shape is letters with numbers, and words, joined by x: T20xC1000, T100xB64xD512xC10xP0.25xshared. Defaults in parentheses:
+T passes, B items (as many as fill some memory), C classes, D features, E mask elements of I values each (1), P drop
+probability (0.5), R random numbers per item, N scores of which the best K are selected, rounded to Q values (not rounded).
+shared: one mask per pass for all items. own: each pass has its own x. normal: normal random numbers (uniform).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class ShapeError(ValueError):
-    """A shape that cannot be read, or that no kernel takes."""
+    """A shape is malformed, or no kernel accepts it."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """The shapes that a kernel takes: letters it needs, letters it may have and their values if not (None: left out), words."""
+    """The shapes that a kernel accepts: needed letters, optional letters with defaults (None: left out), and words."""
 
     needs: str
     defaults: dict[str, float | None] = field(default_factory=dict)
     words: tuple[str, ...] = ()
 
     def takes(self, letters: set[str], words: set[str]) -> bool:
-        """Whether a shape of these letters and words has this form."""
+        """Test whether a shape of these letters and words has this form."""
         return set(self.needs) <= letters <= {*self.needs, *self.defaults} and words <= {*self.words}
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Spec:
 
 
 def parse(text: str) -> Shape:
-    """T20xB512xC1000 -> Shape. ShapeError says which part is wrong."""
+    """Parse a shape such as T20xB512xC1000. ShapeError names the part that is wrong."""
     numbers: dict[str, float] = {}
     words: set[str] = set()
     every = {word for form in FORMS.values() for word in form.words}
@@ -90,7 +90,7 @@ def parse(text: str) -> Shape:
             wrong = (
                 "comes twice"
                 if found or part in every
-                else f"is no letter with a number, nor {' or '.join(sorted(every))}"
+                else f"is neither a letter with a number nor {' or '.join(sorted(every))}"
             )
             raise ShapeError(f"shape {text!r}: {part!r} {wrong}; a shape is such as T20xB512xC1000")
         else:
@@ -99,7 +99,7 @@ def parse(text: str) -> Shape:
 
 
 def _number(text: str, letter: str, number: float) -> float:
-    least = 2 if letter == "C" else 1  # softmax over one class is always 1
+    least = 2 if letter == "C" else 1  # the softmax of one class is 1, so it has no uncertainty
     if letter == "P":
         if not 0 < number < 1:
             raise ShapeError(f"shape {text!r}: P must lie strictly between 0 and 1")
@@ -109,16 +109,16 @@ def _number(text: str, letter: str, number: float) -> float:
 
 
 def specs(text: str, dtypes: Sequence[str] = ("float32",), only: Sequence[str] = ()) -> list[Spec]:
-    """The cases of one shape: of every kernel that takes it, in every dtype (top_k knows float32 alone).
+    """List the cases of one shape: each kernel that accepts it, in each dtype (top_k: float32 alone).
 
-    ShapeError if there is none, with the shapes that kernels take.
+    ShapeError if there is none; the message lists the shapes that kernels accept.
     """
     shape = parse(text)
     among = {name: FORMS[name] for name in only or FORMS}
     kernels = [name for name, form in among.items() if form.takes(set(shape.numbers), set(shape.words))]
     if not kernels:
         forms = "; ".join(f"{name} {form}" for name, form in among.items())
-        raise ShapeError(f"shape {text!r} is none that a kernel takes: {forms}")
+        raise ShapeError(f"shape {text!r} fits no kernel; kernels take {forms}")
     found = []
     for kernel in kernels:
         defaults = {k: v for k, v in FORMS[kernel].defaults.items() if v is not None and k not in shape.numbers}
@@ -127,7 +127,7 @@ def specs(text: str, dtypes: Sequence[str] = ("float32",), only: Sequence[str] =
     return found
 
 
-# Kernel, dtypes, shapes. On a CPU products are computed in float32, so bfloat16 there concerns logits alone.
+# Kernel, dtypes, shapes. On a CPU products are computed in float32, so there only score_logits has bfloat16 cases.
 _CPU = """
 score_logits    float32,bfloat16  T20xC10 T100xC10 T20xC100 T20xC1000 T20xC20000
 score_logits    float32           T20xB512xC10 T20xB256xC1000
@@ -140,7 +140,7 @@ dropout_head    float32           T100xD512xC10xP0.5 T100xD512xC10xP0.25 T100xD5
 dropout_head    float32           T100xD2048xC10xP0.5 T100xD768xC1000xP0.5
 top_k           float32           N50000000xK10000 N50000000xK10000xQ256 N50000000xK1000
 """
-# The most telling first: what time does not allow is left out at the end.
+# In order of importance, as cases at the end are left out when time runs out.
 _GPU = """
 score_logits    bfloat16          T20xC1000 T20xC256
 dropout_head    bfloat16          T20xB16384xD2048xC1000xshared
@@ -159,9 +159,9 @@ draw            bfloat16,float32  T20xR4096 T20xR4096xnormal
 
 
 def default_specs(device: str, kernels: Sequence[str] = (), dtypes: Sequence[str] = ()) -> list[Spec]:
-    """The cases measured unless shapes are given, on "cpu" or "cuda"; in order of importance.
+    """List the default cases on "cpu" or "cuda", in order of importance.
 
-    kernels: these alone. dtypes: these instead of the table's.
+    kernels selects kernels, dtypes replaces the dtypes of the table.
     """
     return [
         spec

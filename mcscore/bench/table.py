@@ -1,4 +1,4 @@
-"""Rows as a person reads them: for a terminal of 100 columns, and as Markdown."""
+"""Tables of results, for a terminal of 100 columns and as Markdown."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .cases import KERNELS
 from .measure import Row
 
 LEGEND = (
-    "% roof: 100 = as fast as the copy or the matrix product above allow the least bytes and FLOPs of",
-    "the task; what stays in cache can exceed it. x eager, x compile: how many times as long plain",
-    "PyTorch takes, as it is and under torch.compile. x floor: how many times as long as the floor.",
-    "extra: memory beyond the inputs at the peak, results included. error: the greatest, against float64.",
+    "% roof: 100 = the least bytes or FLOPs of the task at the speed of the copy or the matrix product",
+    "above; data that stays in cache can exceed it. x eager, x compile: time of plain PyTorch, without and",
+    "with torch.compile, over mcscore's. x floor: mcscore's time over that of the floor. extra: peak memory",
+    "beyond the inputs, results included. error: the greatest error against float64.",
 )
 
 
 def quantity(value: float | None, digits: int = 3) -> str:
-    """1234567 -> 1.23M; - for None."""
+    """Format a number with a unit prefix: 1234567 -> 1.23M; None -> -."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -34,7 +34,7 @@ def quantity(value: float | None, digits: int = 3) -> str:
 
 
 def _digits(value: float, digits: int) -> str:
-    """So many significant digits, without an exponent: 0.0123, 1.23, 12.3, 1234."""
+    """Format a number with ``digits`` significant digits and no exponent: 0.0123, 1.23, 12.3, 1234."""
     whole = math.floor(math.log10(abs(value))) + 1 if value else 1
     return f"{value:.{min(9, max(0, digits - whole))}f}"
 
@@ -48,7 +48,7 @@ def _error(row: Row) -> str:
 
 
 Cell = Callable[[Row], str]
-# Name, width, and text of a cell.
+# Name, width (negative: aligned left), and text of a cell.
 _COLUMNS: tuple[tuple[str, int, Cell], ...] = (
     ("shape", -30, lambda row: row.shape),
     ("dtype", -8, lambda row: row.dtype),
@@ -64,7 +64,7 @@ _COLUMNS: tuple[tuple[str, int, Cell], ...] = (
 
 
 def columns(kernel: str) -> tuple[tuple[str, int, Cell], ...]:
-    """Of a kernel's rows. Kernels that multiply have GFLOP/s for GB/s."""
+    """Return the columns of a kernel's table; kernels that multiply have GFLOP/s in place of GB/s."""
     if KERNELS[kernel].unit == "GB/s":
         return _COLUMNS
     rate = ("GFLOP/s", 7, lambda row: quantity(row.GFLOP_per_s))
@@ -72,7 +72,7 @@ def columns(kernel: str) -> tuple[tuple[str, int, Cell], ...]:
 
 
 def heading(kernel: str) -> list[str]:
-    """The lines above a kernel's rows."""
+    """Format the lines above a kernel's rows."""
     info = KERNELS[kernel]
     floor = f"; floor: {info.floor}" if info.floor else ""
     names = " ".join(f"{name:{_align(width)}}" for name, width, _ in columns(kernel))
@@ -80,7 +80,7 @@ def heading(kernel: str) -> list[str]:
 
 
 def line(row: Row) -> str:
-    """One row of the table, for a terminal."""
+    """Format one row of the table for a terminal."""
     return " ".join(f"{cell(row):{_align(width)}}" for _, width, cell in columns(row.kernel)).rstrip()
 
 
@@ -89,7 +89,7 @@ def _align(width: int) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:
-    """A table per kernel, in the order in which kernels first appear."""
+    """Format a table per kernel, in order of first appearance."""
     lines: list[str] = []
     for kernel in dict.fromkeys(row.kernel for row in rows):
         info, shown = KERNELS[kernel], columns(kernel)
@@ -102,7 +102,7 @@ def markdown(rows: Sequence[Row]) -> list[str]:
 
 
 def machine_line(device: torch.device, machine: Mapping[str, Any]) -> str:
-    """What was measured on: processor or GPU, threads, torch, and the kernels that run."""
+    """Describe processor or GPU, threads, version of torch, and the kernels that run."""
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:
@@ -113,7 +113,7 @@ def machine_line(device: torch.device, machine: Mapping[str, Any]) -> str:
 
 
 def roof_line(ceilings: Mapping[torch.dtype, Ceilings]) -> str:
-    """The ceilings, with a rate of the product for each dtype that has one of its own."""
+    """Format the ceilings, with each distinct rate of the matrix product."""
     rates: dict[float, str] = {}
     for dtype, ceiling in ceilings.items():
         rates.setdefault(ceiling.matmul, str(dtype).removeprefix("torch."))
@@ -123,7 +123,7 @@ def roof_line(ceilings: Mapping[torch.dtype, Ceilings]) -> str:
 
 
 def ceilings_facts(ceilings: Mapping[torch.dtype, Ceilings]) -> dict[str, Any]:
-    """The same for JSON."""
+    """Return the ceilings for JSON."""
     copy = next(iter(ceilings.values())).copy
     rates = {str(dtype).removeprefix("torch."): ceiling.matmul / 1e9 for dtype, ceiling in ceilings.items()}
     return {"copy_GB_per_s": copy / 1e9, "matmul_GFLOP_per_s": rates}

@@ -176,6 +176,11 @@ class Pool:
     def take(self, ids: Any) -> np.ndarray:
         """Return the items of any ids, in the given order, repeats allowed; each chunk concerned is decoded once.
 
+        >>> import tempfile
+        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.arange(10, dtype=np.uint8).reshape(5, 2))
+        >>> pool.take([3, 0]).tolist(), pool.read(1, 2).tolist()
+        ([[6, 7], [0, 1]], [[2, 3]])
+
         Raises:
             PoolError: ids outside the pool, naming them.
             ChunkError: a chunk cannot be read; names it.
@@ -311,6 +316,12 @@ class Pool:
 
     def set_excluded(self, ids: Any, flag: Any = True) -> None:
         """Exclude items from scoring and selection, or (False) readmit them; durable when it returns.
+
+        >>> import tempfile
+        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((3, 2), np.uint8))
+        >>> pool.set_excluded([0, 2])
+        >>> Pool.open(pool.path).excluded
+        array([ True, False,  True])
 
         Raises:
             PoolError: ids outside the pool or repeated.

@@ -85,6 +85,17 @@ class Run(StoredScores):
             RunError: the run is incomplete; no such score or method; k is less than 1 or more than what is left; pool or
                 scorer are missing or not those of the run; the file cannot be written.
             ValueError: fewer than k candidates remain at the radius given.
+
+        Example:
+            >>> import tempfile, numpy, torch
+            >>> from mcscore import Pool, Scorer, score_pool
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(), torch.nn.Linear(8, 3))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     pool = Pool.create(f"{folder}/pool", numpy.random.default_rng(0).random((20, 4), numpy.float32))
+            ...     run = score_pool(pool, Scorer(model, passes=10, scores=("bald",)), f"{folder}/run")
+            ...     chosen = run.select(3, diversity="none")
+            ...     bool(chosen.scores[0] == run.scores("bald").max()), (run.path / "selection-bald-3.parquet").exists()
+            (True, True)
         """
         return choose(
             self,

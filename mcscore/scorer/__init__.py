@@ -1,4 +1,4 @@
-"""A model and how it is scored, as one object: ``Scorer`` turns batches of items into scores."""
+"""``Scorer``: a model with the options by which it turns batches of items into scores."""
 
 from .options import Dropout, Execution
 from .scorer import Scorer

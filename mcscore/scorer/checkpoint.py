@@ -1,7 +1,7 @@
-"""Weights as people have them: a state dict, or a checkpoint with one in it, its names with a wrapper's prefix or without.
+"""Load weights from a state dict, or from a checkpoint that contains one, with or without a wrapper's prefix in its names.
 
-Whether tensors belong to a model is for PyTorch's own strict ``load_state_dict`` to say, on a copy of it. What fits in one way
-only is taken, and that is told; what fits in none or in several is an error that names what was found.
+A set of tensors fits a model if PyTorch's strict ``load_state_dict`` accepts it on a copy of the model. If exactly one set in the
+file fits, it is loaded, and a warning names it unless it is the whole file. If none or several fit, the error names all of them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ RESAVE = (
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 MAX_NAMED = 6  # tensors listed per kind in an error; a wrong architecture has hundreds
-_DEEPEST = 3  # dicts in dicts that are looked into
+_DEEPEST = 3  # levels of nested dicts that are searched
 
 
 @dataclass(frozen=True)
 class Part:
-    """A set of tensors by name out of a file: where it lies, and the prefix that was cut off its names."""
+    """A set of named tensors from a file.
+
+    Attributes:
+        keys: keys of the nested dicts that lead to the set.
+        prefix: prefix that was removed from the names.
+        state: name -> tensor.
+        left: names without the prefix, which are not in ``state``.
+    """
 
     keys: tuple[str, ...]
     prefix: str
     state: OrderedDict[str, Any]
-    left: tuple[str, ...]  # names without the prefix
+    left: tuple[str, ...]
 
     def __str__(self) -> str:
         where = "".join(f"[{key!r}]" for key in self.keys)
@@ -44,15 +51,19 @@ class Part:
 
     @property
     def told(self) -> str:
-        """The part as messages name it."""
+        """Name of the part in messages, with the names it leaves out."""
         left = f", leaving {some(list(self.left))}" if self.left else ""
         return f"{self}{left}"
 
 
 def load_weights(module: nn.Module, path: Path) -> str | None:
-    """Copy the weights in ``path`` into ``module``. Returns what was taken of the file, None if it was all as it is.
+    """Copy the weights in ``path`` into ``module``.
 
-    Raises ModelError, which names what was found and what to do.
+    Returns:
+        The name of the part of the file that was loaded; None if the whole file was.
+
+    Raises:
+        ModelError: no part or several parts of the file fit; the message names them and says what to do.
     """
     content = read_weights(path)
     parts = list(_parts(module, content))
@@ -76,7 +87,7 @@ def load_weights(module: nn.Module, path: Path) -> str | None:
 
 
 def read_weights(path: Path) -> Mapping[Any, Any]:
-    """What a weights file or checkpoint holds, on the CPU. Never runs code from the file."""
+    """Read a weights file or checkpoint to the CPU, without running code from it."""
     if not path.is_file():
         raise ModelError(f"{path}: no such weights file")
     suffix = path.suffix.lower()
@@ -100,7 +111,7 @@ def read_weights(path: Path) -> Mapping[Any, Any]:
         raise ModelError(
             f"{path} is damaged, or holds more than tensors{_unsafe(path)}, which could run code when read; {RESAVE}"
         ) from error
-    except Exception as error:  # torch's reader raises KeyError, EOFError, RuntimeError and others on a damaged file
+    except Exception as error:  # torch.load raises KeyError, EOFError, RuntimeError and others on a damaged file
         raise ModelError(f"{path} is not a readable torch file: {first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds {kind_of(content)}, not a state dict; {RESAVE}")
@@ -108,21 +119,21 @@ def read_weights(path: Path) -> Mapping[Any, Any]:
 
 
 def _unsafe(path: Path) -> str:
-    """The classes in a file that cannot be read safely, in brackets."""
+    """List the classes in a file that weights_only=True refuses, in parentheses."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:
         names = get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # the file is damaged, or of the format before zip files: the error says so without names
+    except Exception:  # the file is damaged, or older than the zip format: the error then has no names
         return ""
     return f" ({some(sorted(names))})" if names else ""
 
 
-# -- what there is in a file -------------------------------------------------------------------------------------------
+# -- parts of a file ---------------------------------------------------------------------------------------------------
 
 
 def _parts(module: nn.Module, content: Mapping[Any, Any]) -> Iterator[Part]:
-    """Every dict of tensors in ``content`` as it is, and without each prefix behind which names of the model stand."""
+    """Yield each dict of tensors in ``content``: as it is, and without each prefix that precedes names of the model."""
     own = module.state_dict()
     for keys, state in _dicts(content, ()):
         yield _part(own, keys, state, "")
@@ -133,7 +144,8 @@ def _parts(module: nn.Module, content: Mapping[Any, Any]) -> Iterator[Part]:
             if letter == "." and name[dot + 1 :] in own
         )
         for prefix, names in sorted(behind.items()):
-            if names * 2 >= len(own):  # of a part of the model there may be many, one for each layer
+            # A prefix before fewer names is that of a submodule, such as a layer, of which there are many.
+            if names * 2 >= len(own):
                 yield _part(own, keys, state, prefix)
 
 
@@ -154,10 +166,10 @@ def _part(own: Mapping[str, Any], keys: tuple[str, ...], state: Mapping[str, Any
         (name[n:], value) for name, value in state.items() if name.startswith(prefix) and name != prefix
     )
     held = {_place(own[name]): cut[name] for name in own if name in cut}
-    for name, tensor in own.items():  # safetensors writes a tensor that two names share only once
+    for name, tensor in own.items():  # safetensors stores a tensor that two names share under one of them
         if name not in cut and _place(tensor) in held:
             cut[name] = held[_place(tensor)]
-    # The versions of the layers that wrote the tensors, by which PyTorch converts old ones.
+    # PyTorch converts tensors of older layer versions by this metadata.
     metadata = getattr(state, "_metadata", None)
     if isinstance(metadata, Mapping):
         of = prefix.removesuffix(".")
@@ -167,7 +179,7 @@ def _part(own: Mapping[str, Any], keys: tuple[str, ...], state: Mapping[str, Any
 
 
 def _place(tensor: Any) -> object:
-    """Equal for two names of one tensor."""
+    """Return a key that is equal for two names of the same tensor."""
     import torch
 
     if not isinstance(tensor, torch.Tensor) or torch.nn.parameter.is_lazy(tensor) or not tensor.numel():
@@ -175,30 +187,25 @@ def _place(tensor: Any) -> object:
     return tensor.data_ptr(), tensor.shape
 
 
-# -- what fits ---------------------------------------------------------------------------------------------------------
+# -- fit to a model ----------------------------------------------------------------------------------------------------
 
 
 def _fits(module: nn.Module, part: Part) -> bool:
-    """Whether PyTorch loads ``part`` strictly into a copy of ``module``, and no value changes its kind (float, integer)."""
+    """Test whether PyTorch loads ``part`` strictly into a copy of ``module`` without changing floats to integers or back."""
     if _other_kinds(module.state_dict(), part):
         return False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that copying to the meta device is a no-op
+        warnings.simplefilter("ignore")  # PyTorch warns that copying to the meta device is a no-op
         try:
             _hollow(module).load_state_dict(part.state)
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ):  # what strictness and users' hooks raise
+        # Errors of strict loading, and of hooks that users registered.
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError):
             return False
     return True
 
 
 def _hollow(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` whose tensors have shapes but no values; itself if it cannot be copied: nobody else has it yet."""
+    """Copy ``module`` with tensors on the meta device. If it cannot be copied, return it: the caller has just built it."""
     from torch import nn
 
     memo: dict[int, Any] = {}
@@ -207,12 +214,12 @@ def _hollow(module: nn.Module) -> nn.Module:
             memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
     try:
         return copy.deepcopy(module, memo)
-    except Exception:  # whatever a user's __deepcopy__ raises
+    except Exception:  # a user's __deepcopy__ may raise anything
         return module
 
 
 def _other_kinds(own: Mapping[str, Any], part: Part) -> list[str]:
-    """Tensors of another shape, or that would lose what they are."""
+    """List the tensors whose shape, or kind (integer, float, complex), differs between file and model."""
     import torch
 
     def kind(x: Tensor) -> tuple[object, ...]:
@@ -230,7 +237,7 @@ def _other_kinds(own: Mapping[str, Any], part: Part) -> list[str]:
 
 
 def _misfit(module: nn.Module, content: Mapping[Any, Any], parts: list[Part], path: Path) -> str:
-    """Why nothing in the file fits, told by the set of tensors that has most names in common with the model."""
+    """Explain why nothing in the file fits, for the set of tensors that shares most names with the model."""
     found = ", ".join(f"{key!r}{_size(value)}" for key, value in list(content.items())[:MAX_NAMED])
     found += f" and {len(content) - MAX_NAMED} more" if len(content) > MAX_NAMED else ""
     if not parts:
@@ -246,7 +253,7 @@ def _misfit(module: nn.Module, content: Mapping[Any, Any], parts: list[Part], pa
     if not told:
         try:
             _hollow(module).load_state_dict(best.state)
-        except Exception as error:  # the reason PyTorch, or a hook of the model, had a moment ago
+        except Exception as error:  # PyTorch, or a hook of the model, refused it before: this is the reason
             told = " ".join(str(error).split())
     if best.keys or best.prefix or any(isinstance(value, Mapping) for value in content.values()):
         told += f" (closest of all was {best}; the file holds {found}). {RESAVE[0].upper()}{RESAVE[1:]}"
@@ -262,7 +269,7 @@ def _size(value: Any) -> str:
 
 
 def some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Join the first names, and count the others."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more
 
@@ -272,7 +279,7 @@ def _form(tensor: Tensor) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """How an error calls ``value``: "a list", "a tuple (int, int)", "None"."""
+    """Describe the type of ``value`` for an error: "a list", "a tuple (int, int)", "None"."""
     if isinstance(value, tuple):
         return f"a tuple ({', '.join(type(part).__name__ for part in value)})"
     name = type(value).__name__

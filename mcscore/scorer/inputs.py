@@ -1,4 +1,4 @@
-"""From what a Scorer is given to what its model gets, and errors that say what to give instead."""
+"""Conversion of a Scorer's items to its model's input, and checks of models, items and ids."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Turns items as the pool stores them into the input of a model.
+    """Convert items as the pool stores them to the input of a model.
 
-    Without a transform, uint8 becomes float / 255, normalized by mean and std if there are any; anything else goes in as it is,
-    floats in the dtype of the model's parameters.
+    Without a transform, uint8 becomes float / 255, normalized by mean and std if they are set. Other floats are cast to the dtype
+    of the model's parameters, and integers are passed unchanged.
     """
 
     device: torch.device
@@ -35,7 +35,7 @@ class ModelInputs:
     mean_std: MeanStd | None = None
 
     def __call__(self, items_B: Items) -> Any:
-        """The model's input, on its device. Raises TypeError or ValueError if ``transform`` gives what no model gets."""
+        """Convert a batch, on the model's device. TypeError or ValueError if ``transform`` returns no usable input."""
         inputs = self._transformed(items_B)
         if not self.channels_last:
             return inputs
@@ -52,11 +52,11 @@ class ModelInputs:
             return inputs
         if x.is_complex():
             raise ValueError(
-                f"items are {x.dtype}, which is not given to a model unasked: transform=torch.view_as_real gives real and "
-                "imaginary parts in a last dimension of 2, transform=lambda x: x gives them as they are"
+                f"items are {x.dtype}, and a model gets complex numbers by a transform alone: transform=torch.view_as_real "
+                "gives real and imaginary parts in a last dimension of 2, transform=lambda x: x leaves them complex"
             )
         if x.dtype == torch.uint8:
-            x = x.to(self.dtype).div_(255)  # in place: a third of the time of a new tensor's pages
+            x = x.to(self.dtype).div_(255)  # in place: a new tensor's page faults took three times as long
             return x if self.mean_std is None else self._normalized(x, self.mean_std)
         return x.to(self.dtype) if x.is_floating_point() else x
 
@@ -67,7 +67,7 @@ class ModelInputs:
 
 
 def checked_ids(items_B: Items, ids_B: npt.ArrayLike | Tensor | None, device: torch.device) -> Tensor:
-    """(B,) int64 on the device; None: 0..B-1. Raises TypeError or ValueError unless there is one id >= 0 for every item."""
+    """Convert ids to (B,) int64 on the device; None: 0..B-1. TypeError or ValueError unless each item has an id >= 0."""
     check_items(items_B)
     if ids_B is None:
         return torch.arange(len(items_B), device=device)
@@ -85,9 +85,11 @@ def checked_ids(items_B: Items, ids_B: npt.ArrayLike | Tensor | None, device: to
 
 
 def scorable(model: nn.Module) -> nn.Module:
-    """The module to score: of torch.compile's wrapper the module inside, as Python must see dropout to drive it.
+    """Return the module to score: ``model``, or the module inside torch.compile's wrapper, whose dropout Python can see.
 
-    Raises TypeError for what is no module or hides its dropout, ValueError for a model whose weights have no values.
+    Raises:
+        TypeError: ``model`` is not a module, or its dropout is hidden from Python (scripted, exported).
+        ValueError: a weight has no values.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -127,7 +129,7 @@ def require_one_device(model: nn.Module) -> None:
 
 
 def check_items(items_B: Any) -> None:
-    """Raise TypeError or ValueError unless these are items (B, ...), dense, in an array or tensor."""
+    """Raise TypeError or ValueError unless ``items_B`` is a dense array or tensor (B, ...) of numbers."""
     if not isinstance(items_B, (np.ndarray, Tensor)):
         raise TypeError(
             f"items must be a NumPy array or a tensor of shape (B, ...), got {type(items_B).__name__}; "
@@ -144,7 +146,7 @@ def check_items(items_B: Any) -> None:
 
 
 def check_transformed(inputs: Any, B: int) -> None:
-    """Raise if ``transform`` gave a tensor that no model gets here, or dropped or added items."""
+    """Raise TypeError or ValueError if ``transform`` returned no dense tensor, or dropped or added items."""
     leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not leaves:
         raise TypeError(
@@ -173,7 +175,7 @@ def _check_dense(x: Tensor, who: str) -> None:
 
 
 def check_rows(model: nn.Module, rows: int, B: int) -> None:
-    """Raise OutputError if ``model`` gave scores of another number of items than it got."""
+    """Raise OutputError if ``model`` returned logits for a number of items other than B."""
     if rows != B:
         raise OutputError(
             f"{type(model).__name__} returned logits of {rows} items for {B}; it must keep every item, in order"
@@ -181,5 +183,5 @@ def check_rows(model: nn.Module, rows: int, B: int) -> None:
 
 
 def ordinary(x: Tensor) -> Tensor:
-    """``x``, copied if it was made in inference mode: such tensors count no versions, so no change of them can be noticed."""
+    """Copy ``x`` if it was made in inference mode: such tensors have no version counter, so changes to them go unnoticed."""
     return x.clone() if x.is_inference() else x

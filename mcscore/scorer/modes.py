@@ -1,4 +1,4 @@
-"""The modes of PyTorch and the threads in which a Scorer's methods run."""
+"""A decorator that runs a Scorer's methods one thread at a time, in the PyTorch modes that scoring needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 def one_at_a_time(
     *holding: Callable[[Scorer], object],
 ) -> Callable[[Callable[Concatenate[Scorer, P], R]], Callable[Concatenate[Scorer, P], R]]:
-    """Make a method of a Scorer run for one thread at a time, which also holds these things, in the modes that scores need."""
+    """Decorate a method of a Scorer to run one thread at a time, with the Scorer and ``holding`` locked."""
 
     def decorate(method: Callable[Concatenate[Scorer, P], R]) -> Callable[Concatenate[Scorer, P], R]:
         @functools.wraps(method)
@@ -39,7 +39,7 @@ def one_at_a_time(
 
 @contextlib.contextmanager
 def _scoring_modes(device: torch.device) -> Iterator[None]:
-    """Neither inference mode, under which no tensor tells that it was changed, nor autocast, nor gradients."""
+    """Switch off gradients, autocast, and inference mode, in which tensors have no version counter to detect changes."""
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

@@ -1,4 +1,4 @@
-"""What drops out, and how steps are executed: the two groups of a Scorer's options."""
+"""Options of a Scorer: ``Dropout`` selects what drops, ``Execution`` how steps run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,24 @@ DTYPES = (None, "bfloat16", "auto")
 
 @dataclass(frozen=True)
 class Dropout:
-    """Which dropout sites act, how strongly, and what the masks share.
+    """Dropout sites to use, their probabilities, and whether items share masks.
 
-    sites: names (shell patterns) or indices of the dropout sites to use; default all. p: a drop probability for all of them, or by
-    name or index, instead of the model's own. masks: "independent" (each item has its own) or "shared" (pass t uses one mask for all
-    items, a true sample of weights). weights: for a model without dropout, drop the weights of Linear and convolution layers with
-    this probability (DropConnect, Wan et al. 2013), one mask per pass for all items.
+    Attributes:
+        sites: names (shell patterns) or indices of the dropout sites to use; default: all.
+        p: drop probability of all sites, or by name or index; default: the model's own.
+        masks: "independent" (each item has its own) or "shared" (pass t uses one mask for all items, a sample of the weights).
+        weights: for a model without dropout: drop the weights of Linear and convolution layers with this probability
+            (DropConnect, Wan et al. 2013), with one mask per pass for all items.
 
-    Raises ValueError for an unknown kind of masks.
+    Raises:
+        ValueError: the kind of masks is unknown.
+
+    >>> import torch, mcscore
+    >>> model = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
+    >>> scorer = mcscore.Scorer(model, dropout=Dropout(sites=["2"], p=0.25))
+    >>> _ = scorer.prepare(torch.randn(3, 4))
+    >>> [(site["name"], site["p"], site["active"]) for site in scorer.describe()["sites"]]
+    [('0', 0.25, False), ('2', 0.25, True)]
     """
 
     sites: Sequence[str | int] | None = None
@@ -35,15 +45,22 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps run; scores are the same up to the last bits, but for dtype.
+    """Memory, precision and compilation of steps. All but ``dtype`` change no more than the last bits of scores.
 
-    memory: bytes of activations that a step may use. dtype: None runs the model as it is, "bfloat16" computes products in it, as
-    torch.autocast would; "auto" takes bfloat16 where the hardware is fast at it and the first batch keeps its ranking (Spearman of
-    its scores against float32 at least 0.99), and says what it did. channels_last: images go into the model in this memory format,
-    which lasts until the first site. compile: what comes after the first site runs under torch.compile, for batches as large as a
-    step (see ``Scorer.plan``); smaller ones run without.
+    Attributes:
+        memory: bytes of activations that a step may use.
+        dtype: None runs the model in its own dtype. "bfloat16" computes products in bfloat16, as torch.autocast does. "auto" does
+            so if the hardware is fast at it and the scores of the first batch keep their ranking (Spearman correlation with those
+            of float32 of at least 0.99); a message says which it chose.
+        channels_last: pass images to the model in this memory format, which lasts until the first site.
+        compile: run the part of the model after the first site under torch.compile, for batches as large as a step (see
+            ``Scorer.plan``); smaller batches run without.
 
-    Raises ValueError for an unknown dtype.
+    Raises:
+        ValueError: the dtype is unknown.
+
+    >>> Execution(memory=1 << 28, dtype="auto")
+    Execution(memory=268435456, dtype='auto', channels_last=False, compile=False)
     """
 
     memory: int = MEMORY

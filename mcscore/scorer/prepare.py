@@ -1,4 +1,4 @@
-"""From a model and its first batch to steps: sites, strategy, plan and precision."""
+"""Preparation of the steps of a model on its first batch: sites, strategy, plan and precision."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def prepare(
     items_B: Items,
     recorded: Mapping[str, Any] | None,
 ) -> Steps:
-    """Find the sites, choose how to run, and plan the steps on a first batch; or adopt a recorded plan.
+    """Find the sites, choose the path, and plan the steps on a first batch, or adopt a recorded plan.
 
     Raises:
         SiteError: the model has no dropout that can be driven.
         OutputError: the model does not return logits.
-        PrecisionError: it does not run in the precision asked for.
-        ValueError: no item, or no site is left on.
+        PrecisionError: the model does not run in the requested precision.
+        ValueError: there is no item, or no site is active.
     """
     B = len(items_B)
     if B == 0:
@@ -52,7 +52,7 @@ def prepare(
     if not any(site.active for site in found.sites):
         raise ValueError("sites: no dropout site is left on")
     reduces: Fuses = functools.partial(head_kernel.fits, likelihood=reduction.likelihood, input=reduction.input)
-    if not set(reduction.scores) <= set(KERNEL_SCORES):  # a score that was added to the catalog
+    if not set(reduction.scores) <= set(KERNEL_SCORES):  # a score that a user added to the catalog has no kernel
         reduces = _no_kernel
     passes = Passes(model, found, seed=seed, shared=dropout.masks == "shared", reduces=reduces)
     inert = require_effect(passes, three)
@@ -80,7 +80,7 @@ def _no_kernel(_x: Tensor, _weight: Tensor, _p: float) -> bool:
 def _with_precision(
     plan: Plan, passes: Passes, reduction: Reduction, execution: Execution, inputs: ModelInputs, items_B: Items
 ) -> Plan:
-    """The plan with the precision that was asked for, or with what ``auto`` finds."""
+    """Return the plan with the requested precision, or with the one that "auto" chooses."""
     if execution.dtype is None:
         return plan
     if execution.dtype == "bfloat16":
@@ -98,7 +98,7 @@ def _with_precision(
 def _trial(
     plan: Plan, passes: Passes, reduction: Reduction, inputs: ModelInputs, items_B: Items, rounded: bool
 ) -> dict[str, Tensor]:
-    """Scores of the first items, step by step. PrecisionError if the model does not run in bfloat16."""
+    """Score the first items step by step. PrecisionError if the model does not run in bfloat16."""
     steps = Steps(passes.in_precision(bfloat16.Autocast() if rounded else None), plan, reduction, frozenset(), False)
     ids = torch.arange(len(items_B), device=inputs.device)
     try:

@@ -1,4 +1,4 @@
-"""What was scored with what, as JSON: the record that a run keeps and compares."""
+"""The record of a scorer, as JSON, that a run stores, and compares when it is resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe(scorer: Scorer) -> dict[str, Any]:
-    """Model, options, sites and plan of a scorer. Sites and plan are empty before ``prepare``."""
+    """Describe model, options, sites and plan of a scorer. Sites and plan are empty before ``prepare``."""
     model, steps, inputs = scorer.model, scorer.steps, scorer.inputs
     dropout, execution = scorer.dropout, scorer.execution
     sites = steps.passes.found.sites if steps is not None else ()

@@ -1,4 +1,4 @@
-"""A model and a number of passes, turned into scores of a batch."""
+"""``Scorer``: acquisition scores of batches by Monte Carlo dropout."""
 
 from __future__ import annotations
 
@@ -27,35 +27,36 @@ from .prepare import prepare
 from .record import describe
 from .steps import Reduction, Steps
 
-_EMBEDDED = 256  # items that go through the model at a time for embeddings
+_EMBEDDED = 256  # items per forward pass for embeddings
 
 
 class Scorer:
     """Acquisition scores of a batch from T stochastic passes of ``model`` (Gal & Ghahramani 2016).
 
-    A score depends on (model, item, id, seed, passes) alone: not on the batch, its order or its size.
+    A score depends on model, item, id, seed and passes, and not on the batch, its order or its size.
 
     Args:
-        model: any nn.Module with dropout; left exactly as it was after every call, also after an exception. Never in training mode.
-        passes: T, 1 to 65536.
+        model: any nn.Module with dropout. Every call, also one that raises, leaves it as it was. It is never put into training mode.
+        passes: number of stochastic forward passes T, 1 to 65536.
         scores: names from ``mcscore.SCORES``.
-        likelihood: how outputs become a distribution: "categorical", "bernoulli" or "gaussian".
-        input: what the outputs are: "logits", "log_probs" or "probs".
-        seed: of the masks, 0 <= seed < 2^64.
+        likelihood: distribution that the outputs parametrize: "categorical", "bernoulli" or "gaussian".
+        input: kind of the outputs: "logits", "log_probs" or "probs".
+        seed: seed of the masks, 0 <= seed < 2^64.
         transform: maps a batch (Tensor on the device, as stored in the pool) to the model's input: a tensor, or a tuple or dict of
-            arguments. Without one, uint8 becomes float / 255, normalized if ``normalize`` was called; anything else goes in as it
-            is, floats in the dtype of the model's parameters.
-        device: where to run; default: where the model's first parameter is.
-        dropout: which sites act, how strongly, and whether items share masks.
+            arguments. Without one, uint8 becomes float / 255, normalized if ``normalize`` was called; other floats are cast to the
+            dtype of the model's parameters, and integers are passed unchanged.
+        device: device to run on; default: that of the model's first parameter.
+        dropout: dropout sites to use, their probabilities, and whether items share masks.
         execution: memory of a step, dtype, memory format, torch.compile.
         noise_variance: known variance of the noise, for likelihood "gaussian".
-        reduction: of pixel scores to one per item, for dense outputs: "mean", "max" or the share of highest pixels to average.
+        reduction: reduction of pixel scores to one per item, for dense outputs: "mean", "max", or the share of highest pixels whose
+            mean is taken.
         embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
-        spec, weights, weights_part: where the model came from, kept for the record.
+        spec, weights, weights_part: origin of the model, for the record.
 
     Raises:
-        TypeError: ``model`` is no nn.Module, or hides its dropout (scripted, exported).
-        ValueError: an argument is out of range, or the model's weights have no values yet.
+        TypeError: ``model`` is not an nn.Module, or its dropout is hidden from Python (scripted, exported).
+        ValueError: an argument is out of range, or a weight of the model has no values yet.
 
     Example:
         >>> import torch, mcscore
@@ -120,26 +121,26 @@ class Scorer:
 
     @one_at_a_time()
     def __call__(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> dict[str, Tensor]:
-        """Scores (B,) float32 by name, and "prediction" (int32; float32 for likelihood gaussian), on the model's device.
+        """Compute scores (B,) float32 by name, and "prediction" (int32; float32 for likelihood gaussian), on the model's device.
 
         Args:
             items_B: (B, ...) as the pool stores them.
-            ids_B: their int64 ids, 0 <= id < 2^63, of which the masks are functions; default 0..B-1.
+            ids_B: int64 ids of the items, 0 <= id < 2^63, on which their masks depend; default: 0..B-1.
 
         Returns:
-            NaN scores and prediction -1 mark items whose logits were not finite.
+            name -> (B,). An item whose logits are not finite has NaN scores and prediction -1.
 
         Raises:
-            SiteError: the model's dropout cannot be driven, did not fire, or items see each other.
+            SiteError: the model's dropout cannot be driven or did not fire, or scores depend on other items.
             OutputError: the model does not return logits for every item.
-            TypeError, ValueError: items or ids are not what they should be.
+            TypeError, ValueError: items or ids have the wrong type, shape or values.
         """
         ids = checked_ids(items_B, ids_B, self.inputs.device)
         results = self._reduction.empty(len(ids), self.inputs.device)
         if not len(ids):
             return results
-        # Room for all results before the first step: kept one by one, the results of each would lie in blocks that its tensors left,
-        # and glibc gives a block with a hole to no tensor of the next step (16 MiB more with every step of an MLP).
+        # Results are allocated before the first step. Allocated step by step, they would occupy parts of blocks that the step's
+        # tensors had left, which glibc then cannot reuse for the next step: an MLP took 16 MiB more with every step.
         steps = self._prepared(items_B, ids)
         steps.before_batch(len(ids))
         lo = 0
@@ -158,7 +159,7 @@ class Scorer:
         return results
 
     def _step(self, steps: Steps, items_B: Items, ids_B: Tensor) -> dict[str, Tensor]:
-        """Scores of one step. Of the first one, two items are scored by themselves as well."""
+        """Score one step. In the first step two items are also scored alone, and must get the same scores."""
         first, B = not steps.differ, len(ids_B)
         scores = steps.scores(self.inputs(items_B), ids_B)
         check_rows(self.model, len(scores["prediction"]), B)
@@ -172,7 +173,7 @@ class Scorer:
 
     @one_at_a_time()
     def samples(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> Tensor:
-        """The outputs of all passes, logits_TBC (T, B, C), as the model gives them: memory grows with T x B.
+        """Compute the outputs of all passes, logits_TBC (T, B, C), as the model returns them. Memory grows with T x B.
 
         Raises what scoring raises.
 
@@ -194,9 +195,9 @@ class Scorer:
 
     @one_at_a_time()
     def predict(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> Tensor:
-        """The mean prediction over the passes, float64: class or label probabilities (B, C), for likelihood gaussian means (B,).
+        """Compute the mean prediction over the passes, float64: probabilities (B, C), or for likelihood gaussian means (B,).
 
-        Passes come in chunks, so memory does not grow with T. Raises what scoring raises.
+        Passes run in chunks, so memory does not grow with T. Raises what scoring raises.
 
         Example:
             >>> import torch, mcscore
@@ -207,7 +208,7 @@ class Scorer:
         """
         ids = checked_ids(items_B, ids_B, self.inputs.device)
         if not len(ids):
-            raise ValueError("predict needs at least one item: the number of outputs is the model's")
+            raise ValueError("predict needs at least one item, as the model decides the number of outputs; got none")
         steps = self._prepared(items_B, ids)
         step = steps.plan.items
         parts = []
@@ -224,15 +225,15 @@ class Scorer:
     def prepare(
         self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None, plan: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Find the sites, choose how to run, and plan the steps on a first batch; or adopt a recorded plan. Returns the plan.
+        """Find the sites, choose the path, and plan the steps on a first batch, or adopt a recorded plan. Returns the plan.
 
-        Happens by itself on the first call.
+        The first call that scores does this if it has not been done.
 
         Raises:
             SiteError: the model has no dropout that can be driven.
-            OutputError: it does not return logits.
-            PrecisionError: it does not run in the precision asked for.
-            ValueError: there is no item, or no site is left on.
+            OutputError: the model does not return logits.
+            PrecisionError: the model does not run in the requested precision.
+            ValueError: there is no item, or no site is active.
         """
         checked_ids(items_B, ids_B, self.inputs.device)
         self.steps = prepare(
@@ -251,14 +252,20 @@ class Scorer:
         return Reduction(self.passes, self.scores, self.likelihood, self.input, self.noise_variance, self.reduction)
 
     def plan(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> str:
-        """Sites, p, shapes, share of the FLOPs before the first site, path and why, step size and memory, as text."""
+        """Describe sites, share of the FLOPs before the first site, path and its reason, step size and memory, as text.
+
+        >>> import torch, mcscore
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
+        >>> mcscore.Scorer(model, passes=20).plan(torch.randn(5, 4)).splitlines()[1].split()[:3]
+        ['0', '0.5', 'yes']
+        """
         if self.steps is None:
             self.prepare(items_B, ids_B)
         assert self.steps is not None
         return explain(self.steps.plan, self.steps.passes, self.passes, self.execution.compile, self.steps.inert)
 
     def normalize(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-        """Set per-channel mean and std, in units of [0, 1], for uint8 items when there is no transform. None, None: off."""
+        """Set per-channel mean and std in units of [0, 1], for uint8 items without a transform. None, None: switch off."""
         if (mean is None) != (std is None):
             raise ValueError("give both mean and std, or neither")
         given = (tuple(mean), tuple(std)) if mean is not None and std is not None else None
@@ -266,12 +273,18 @@ class Scorer:
 
     @property
     def normalization(self) -> MeanStd | None:
-        """The mean and std that ``normalize`` was given."""
+        """The mean and std that ``normalize`` set, or None."""
         return self.inputs.mean_std
 
     @one_at_a_time(lambda self: self.model)
     def embed(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> npt.NDArray[np.float32]:
-        """Embeddings (B, D) float32 from one deterministic pass: the input of the last Linear, or the output of ``embedding``."""
+        """Compute embeddings (B, D) float32 in one deterministic pass: the input of the last Linear, or the output of ``embedding``.
+
+        >>> import torch, mcscore
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
+        >>> mcscore.Scorer(model).embed(torch.randn(5, 4)).shape
+        (5, 8)
+        """
         check_items(items_B)
         parts = [self._embeddings(items_B[lo : lo + _EMBEDDED]) for lo in range(0, len(items_B), _EMBEDDED)]
         return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
@@ -281,47 +294,47 @@ class Scorer:
         if self.steps is None:
             try:
                 return embeddings(self.model, inputs, self._embedding, None)
-            except DrawError:  # which constants its draws have when they are off is measured first
+            except DrawError:  # ``prepare`` finds the constants that stand for its random numbers
                 self.prepare(items_B)
         assert self.steps is not None
         found = self.steps.passes.found
         return embeddings(self.model, inputs, self._embedding, found.constants, found.written)
 
     def copy(self) -> Scorer:
-        """A scorer of the same model with the same settings, but with a plan and a normalization of its own."""
+        """Copy the scorer: same model and settings, but its own plan and normalization."""
         twin = copy.copy(self)
         twin.steps = None
         return twin
 
     def adopt(self, other: Scorer) -> None:
-        """Take over the plan of a copy that is no longer used, if this scorer has none yet."""
+        """Take the plan of a copy that is no longer used, if this scorer has none yet."""
         with exclusive(self):
             if self.steps is None:
                 self.steps = other.steps
 
     @property
     def transform(self) -> Callable[[Tensor], Any] | None:
-        """From a batch to the model's input, as it was given."""
+        """The ``transform`` that the scorer was made with."""
         return self.inputs.transform
 
     @property
     def device(self) -> str:
-        """Where the model runs."""
+        """Name of the device on which the model runs."""
         return str(self.inputs.device)
 
     @property
     def recorded_plan(self) -> dict[str, Any]:
-        """The plan as ``describe`` gives it; empty before ``prepare``."""
+        """The plan as in ``describe``; empty before ``prepare``."""
         return self.steps.plan.to_dict() if self.steps is not None else {}
 
     @property
     def fingerprint(self) -> str:
         """sha256 over the model's structure and every parameter, buffer and extra state: name, dtype, shape, bytes.
 
-        Computed anew each time, for nothing tells for certain that a weight has changed; 1 GB takes about a second.
+        It is computed each time, as no cheaper test finds every change of a weight; 1 GB takes about a second.
         """
         return fingerprint(self.model)
 
     def describe(self) -> dict[str, Any]:
-        """What was scored with what, as JSON. Sites and plan are empty before ``prepare``."""
+        """Describe model, options, sites and plan as JSON. Sites and plan are empty before ``prepare``."""
         return describe(self)

@@ -1,4 +1,4 @@
-"""Scores of one step: as many items as the plan allows, all passes, in one or several chunks."""
+"""Scores of one step: all passes of as many items as the plan allows, in one or more chunks of passes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..montecarlo.checks import require_different_passes
 from ..montecarlo.compiled import recorded
 from ..montecarlo.plan import Plan
 
-_HEAD_PASSES = 64  # whose logits a head gives at a time: all of them would be T x C
+_HEAD_PASSES = 64  # passes whose logits a head computes at a time; all passes would take T x C values per item
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """How the logits of T passes become scores."""
+    """Settings of the reduction of T passes to scores."""
 
     passes: int
     scores: tuple[str, ...]
@@ -44,7 +44,7 @@ class Reduction:
         }
 
     def empty(self, items: int, device: torch.device) -> dict[str, Tensor]:
-        """Room for the results of so many items."""
+        """Allocate the results of ``items`` items."""
         results = {name: torch.empty(items, device=device) for name in self.scores}
         dtype = torch.float32 if self.likelihood == "gaussian" else torch.int32
         results["prediction"] = torch.empty(items, dtype=dtype, device=device)
@@ -52,21 +52,21 @@ class Reduction:
 
 
 class Steps:
-    """The prepared passes of a model, the plan they run by, and what has been checked of them so far.
+    """The prepared passes of a model, their plan, and the checks of the first step.
 
-    inert: names of active sites that changed nothing for the first items.
+    inert: names of active sites that did not change the output for the first items.
     """
 
     def __init__(self, passes: Passes, plan: Plan, reduction: Reduction, inert: frozenset[str], compile: bool) -> None:
         self.passes, self.plan, self.reduction, self.inert = passes, plan, reduction, inert
-        self.differ = False  # passes of a first step were seen to differ
+        self.differ = False  # whether the passes of the first step were found to differ
         self._compile = compile
-        self._recorded: Hashable = ()  # the model as it was when its passes were compiled
+        self._recorded: Hashable = ()  # state of the model when its passes were compiled
         if compile:
             passes.compile_for(plan.items, plan.passes)
 
     def scores(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
-        """Scores and prediction (B,). The passes of the first step must differ: SiteError if they do not."""
+        """Compute scores and prediction (B,). SiteError if the passes of the first step do not differ."""
         passes_T = torch.arange(self.reduction.passes, device=ids_B.device)
         plan = self.plan
         if plan.path == "head":
@@ -76,8 +76,8 @@ class Steps:
                     self._check_first_logits(head.of_first(2).logits(passes_T[:_HEAD_PASSES]), inputs)
                 return head.scores(passes_T, self.reduction.scores, self.reduction.likelihood)
             backends.warn_once(
-                f"{type(self.passes.model).__name__} does not end in dropout and Linear for all items as it did for the first: "
-                "batches where it does not are scored one pass at a time"
+                f"{type(self.passes.model).__name__} ends in dropout and Linear for the first items, but not for all: "
+                "batches in which it does not are scored one pass at a time"
             )
             plan = dataclasses.replace(plan, path="loop", passes=1)
         chunks = list(torch.split(passes_T, plan.passes))
@@ -86,7 +86,7 @@ class Steps:
             self._check_first_logits(logits_TBC, inputs)
             return score_logits(logits_TBC, self.reduction.scores, **self.reduction.settings)
         moments = Moments(self.reduction.scores, **self.reduction.settings)
-        firsts = []  # two items of each chunk, until passes were seen to differ
+        firsts = []  # two items of each chunk, until passes are found to differ
         for logits_tBC in self.passes.chunks(inputs, ids_B, chunks, plan.strategy):
             if not self.differ:
                 firsts.append(logits_tBC[:, :2].clone())
@@ -96,11 +96,11 @@ class Steps:
         return moments.compute()
 
     def logits(self, inputs: Any, ids_B: Tensor) -> Tensor:
-        """logits_TBC of all passes."""
+        """Compute logits_TBC of all passes."""
         return torch.cat(list(self.chunks(inputs, ids_B)))
 
     def chunks(self, inputs: Any, ids_B: Tensor) -> Iterator[Tensor]:
-        """logits_tBC of all passes, chunk by chunk; of a model with a head of as many passes as their features allow."""
+        """Yield logits_tBC of all passes, chunk by chunk; for the path "head", _HEAD_PASSES passes at a time."""
         strategy, t = self.plan.strategy, self.plan.passes
         if strategy.path == "head":
             head = self.passes.head(inputs, ids_B)
@@ -113,7 +113,7 @@ class Steps:
         yield from self.passes.chunks(inputs, ids_B, torch.split(passes_T, t), strategy)
 
     def _check_first_logits(self, logits_tBC: Tensor, inputs: Any) -> None:
-        """The passes of the first step must show that the masks reach the output. logits_tBC may hold its first items alone."""
+        """Raise SiteError if the passes of the first step are equal. logits_tBC may hold the first items of the step alone."""
         if not self.differ:
             require_different_passes(self.passes, logits_tBC, inputs)
             self.differ = True
@@ -121,9 +121,9 @@ class Steps:
     def require_independence(
         self, alone: Mapping[str, Tensor], together: Mapping[str, Tensor], ids: Sequence[int], B: int, coarse: bool
     ) -> None:
-        """SiteError unless items got the same scores by themselves, from the transform on, as in a first batch of B.
+        """Raise SiteError unless items have the same scores alone, from the transform on, as in the first batch of B.
 
-        The probe saw three items. What shows in larger batches only: experts of limited capacity, cropping to the longest item.
+        The probe ran on three items. Experts of limited capacity and cropping to the longest item show in larger batches only.
         """
         for name in self.reduction.scores:
             ours, theirs = alone[name], together[name]
@@ -133,14 +133,14 @@ class Steps:
             if not torch.allclose(ours, theirs, **close, equal_nan=True):
                 raise SiteError(
                     f"{type(self.passes.model).__name__}: {name} of items {list(ids)} is {ours.tolist()} by themselves and "
-                    f"{theirs.tolist()} in a batch of {B}: scores depend on the batch. Does the model or the transform look at other "
-                    "items (a crop to the longest, experts of limited capacity, statistics of the batch, random numbers for whole "
-                    "buffers)? Leave the layer off by choosing the other sites with Dropout(sites=[...]); there are "
+                    f"{theirs.tolist()} in a batch of {B}: scores depend on the batch. Check whether the model or the transform uses "
+                    "other items (a crop to the longest, experts of limited capacity, statistics of the batch, random numbers for "
+                    "whole buffers), and leave that layer off by choosing the other sites with Dropout(sites=[...]); there are "
                     f"{', '.join(map(str, self.passes.found.sites[:8]))}"
                 )
 
     def halve(self, device: torch.device) -> bool:
-        """Go on with half the items, then half the passes, after an out-of-memory; False if nothing is left to halve."""
+        """Halve the items of a step, then its passes, after an out-of-memory error; False if neither can be halved."""
         before, after = self.plan, self.plan.halved()
         if after is None:
             return False
@@ -149,24 +149,24 @@ class Steps:
             self.passes.compile_for(after.items, after.passes)
         torch.cuda.empty_cache()
         backends.warn_once(
-            f"{device} has no memory for {before.items} items x {before.passes} passes at a time; "
-            f"going on with {after.items} x {after.passes}, which may change the last bits of scores"
+            f"{device} has no memory for {before.items} items x {before.passes} passes at a time; scoring continues "
+            f"with {after.items} x {after.passes}, which may change the last bits of scores"
         )
         return True
 
     def before_batch(self, items: int) -> None:
-        """Compile anew if the model is another than was compiled; warn of batches smaller than a compiled step."""
+        """Compile again if the model has changed; warn of batches that are smaller than a compiled step."""
         if not self._compile:
             return
         if items < self.plan.items:
             backends.warn_once(
-                f"compile=True compiles steps of {self.plan.items} items; batches of {items} run without. "
-                "Give larger batches, or a smaller memory="
+                f"compile=True compiles steps of {self.plan.items} items; batches of {items} run uncompiled. "
+                "Pass larger batches, or a smaller Execution(memory=...)"
             )
         if recorded(self.passes.model) != self._recorded:
             self.passes.compile_for(self.plan.items, self.plan.passes)
 
     def after_batch(self) -> None:
-        """Note the model as it is after the call: a model that counts its calls is not compiled for each."""
+        """Record the state of the model after the call, so that a model that counts its calls is not compiled for each."""
         if self._compile:
             self._recorded = recorded(self.passes.model)

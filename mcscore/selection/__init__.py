@@ -1,4 +1,4 @@
-"""From scores to the k items to label: the best of a stream (TopK), and a diverse choice among them (select)."""
+"""Selection of k items to label: the best of a stream of scores (TopK), and a diverse subset of them (select)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def select(
 
     Args:
         ids: (M,) int, each once.
-        scores: (M,) float, higher is better; NaN is never selected.
-        k: how many to choose.
+        scores: (M,) float, higher is better; an item with NaN is never selected.
+        k: number of items to choose.
         diversity: a name in DIVERSITY.
         embeddings: (M, D) float, in the order of ids; needed unless diversity is "none".
-        radius: distance within which candidates count as repeats; default: the greatest that leaves k.
-        labeled_embeddings: (L, D) float: candidates within the radius of one of these are left out.
+        radius: distance within which candidates count as repeats; default: the greatest at which k remain.
+        labeled_embeddings: (L, D) float; candidates within the radius of one of them are left out.
 
     Raises:
-        ValueError: an unknown method; shapes that do not match; fewer than k candidates left, and how many.
+        ValueError: the method is unknown, shapes do not match, or fewer than k candidates remain (the message has the number).
     """
     if diversity not in DIVERSITY:
         raise ValueError(f"diversity {diversity!r} is unknown; choose from {', '.join(DIVERSITY)}")

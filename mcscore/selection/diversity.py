@@ -1,9 +1,9 @@
-"""Methods that choose k candidates which do not repeat each other. DIVERSITY is their table, one row a method.
+"""Methods that choose k candidates that do not repeat each other. DIVERSITY is their table, with one row per method.
 
-`radius` goes down in score order and skips an item that lies within r of an item kept before (or of a labeled one). Kept items are
-pairwise further apart than r, and every skipped one has a kept item of at least its score within r. In tests on grouped
-data it kept the quality of maximal marginal relevance at a thirtieth of the time (100 000 candidates), since it is
-matrix products of a block against the kept, and ends when k are kept.
+`radius` visits candidates in score order and skips each one that lies within r of a kept or a labeled item. So kept items are
+pairwise further apart than r, and each skipped item has a kept or labeled item within r. On grouped data with 100 000 candidates
+the method reached the quality of maximal marginal relevance in a thirtieth of the time: it needs only matrix products of a
+block of candidates with the kept items, and stops when k are kept.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from .neighbors import any_within, nearest, norms, one_faiss_thread, pairs_within, squared_distances
 from .topk import best_first
 
-BLOCK = 256  # candidates per matrix product, fixed so that results do not depend on how many there are
-_PRECISION = 1e-3  # of the radius, when it is searched for
+BLOCK = 256  # candidates per matrix product; fixed, so that results do not depend on the number of candidates
+_PRECISION = 1e-3  # relative precision of a radius that is searched for
 
 
 @dataclass(frozen=True)
 class Picks:
-    """positions (k,) of the picked candidates in the arrays given, best first; the radius used, if any."""
+    """The picked candidates: their ``positions`` (k,) in the input arrays, best first, and the radius used, if any."""
 
     positions: np.ndarray
     radius: float | None
@@ -41,7 +41,9 @@ class Method:
 def none(ids: Any, scores: Any, embeddings: Any, k: int, r: Any = None, labeled_embeddings: Any = None) -> Picks:
     """Choose the k best by score, without regard to their distances."""
     if r is not None:
-        raise ValueError(f"diversity 'none' has no radius (radius={r} was given): choose 'radius', or leave it out")
+        raise ValueError(
+            f"diversity 'none' has no radius, got radius={r}: choose diversity 'radius', or leave radius out"
+        )
     return Picks(_ranked(ids, scores, k)[:k], None)
 
 
@@ -52,16 +54,16 @@ def radius(
 
     Args:
         ids: (M,), any order, each once.
-        scores: (M,); NaN scores are left out.
-        k: how many to choose.
+        scores: (M,); items with NaN are left out.
+        k: number of items to choose.
         embeddings: (M, D) float, Euclidean.
-        r: the radius >= 0. None: searched by bisection, to a thousandth, so that k remain. (The number that remains is
-            not strictly falling in r, so what is found is a radius that yields k while one 0.1 % greater yields fewer.)
-        labeled_embeddings: (L, D): candidates within r of one of these are left out too.
+        r: the radius >= 0. None: bisection searches a radius at which k remain and, 0.1 % above it, fewer than k. It need
+            not be the greatest such radius, as the number that remains does not fall monotonically with r.
+        labeled_embeddings: (L, D); candidates within r of one of them are left out too.
 
     Raises:
-        ValueError: shapes that do not match; embeddings that are not finite; fewer than k candidates, or fewer than k
-            left at this radius (0 when searched), saying how many.
+        ValueError: shapes do not match, embeddings are not finite, there are fewer than k candidates, or fewer than k
+            remain at this radius (at radius 0 if it is searched). The message has the number.
     """
     order = _ranked(ids, scores, k)
     points_MD = _points("embeddings", embeddings, np.asarray(ids))[order]
@@ -74,18 +76,18 @@ def radius(
             kept, r = _widest(pool, k)
         else:
             if not 0 <= r < np.inf:
-                raise ValueError(f"radius must be finite and >= 0, not {r}")
+                raise ValueError(f"radius must be finite and >= 0, got {r}")
             kept = pool.suppress(float(r), k)
     if len(kept) < k:
         raise ValueError(
-            f"k = {k}, but only {len(kept)} of {len(order)} candidates remain at radius {r:g}: the others lie within it of "
-            f"better or labeled items. Take a smaller k or radius, more candidates, or diversity 'none'"
+            f"k = {k}, but only {len(kept)} of {len(order)} candidates remain at radius {r:g}: the others lie within that radius "
+            f"of better or labeled items. Choose a smaller k or radius, more candidates, or diversity 'none'"
         )
     return Picks(order[kept], float(r))
 
 
 def _widest(pool: _Candidates, k: int) -> tuple[np.ndarray, float]:
-    """Return the candidates kept at the greatest radius that keeps k, and that radius; radius 0 if even that keeps fewer."""
+    """Return the candidates kept at the greatest radius that keeps k, and that radius; it is 0 if radius 0 keeps fewer."""
     kept, low = pool.suppress(0.0, k), 0.0
     if len(kept) < k or k == 0:
         return kept, low
@@ -103,7 +105,7 @@ def _widest(pool: _Candidates, k: int) -> tuple[np.ndarray, float]:
 
 
 class _Candidates:
-    """Points in score order, with the values that do not depend on the radius computed once."""
+    """Points in score order, and the values that do not depend on the radius."""
 
     def __init__(self, points_MD: np.ndarray, labeled_LD: np.ndarray | None) -> None:
         self.points_MD = points_MD
@@ -116,11 +118,11 @@ class _Candidates:
 
     @property
     def diameter_bound(self) -> float:
-        """No two points are further apart than this."""
+        """An upper bound of the distance between two points."""
         return 2.0 * float(np.sqrt(squared_distances(self.points_MD[0], self.points_MD).max()))
 
     def suppress(self, r: float, k: int) -> np.ndarray:
-        """Positions of the first k kept at radius r; fewer (perhaps stopping early) when k cannot be reached."""
+        """Find the positions of the first k candidates kept at radius r; fewer if fewer are kept."""
         points_MD, kept = self.points_MD, np.empty(k, np.int64)
         kept_KD, count = np.empty((k, points_MD.shape[1]), np.float32), 0
         for start in range(0, len(points_MD), BLOCK):
@@ -146,12 +148,12 @@ class _Candidates:
 
 
 def _ranked(ids: Any, scores: Any, k: int) -> np.ndarray:
-    """Positions of the candidates that have a score, best first; at least k."""
+    """Sort the positions of the candidates that have a score, best first; ValueError if there are fewer than k."""
     ids, scores = np.asarray(ids), np.asarray(scores)
     if ids.ndim != 1 or ids.shape != scores.shape:
         raise ValueError(f"ids {ids.shape} and scores {scores.shape} must be one-dimensional and equally long")
     if isinstance(k, bool) or k != int(k) or k < 0:
-        raise ValueError(f"k must be a whole number of items >= 0, not {k!r}")
+        raise ValueError(f"k must be a whole number of items >= 0, got {k!r}")
     order = best_first(ids, scores)
     sorted_ids = np.sort(ids)
     if (sorted_ids[1:] == sorted_ids[:-1]).any():
@@ -177,7 +179,7 @@ def _points(name: str, embeddings: Any, ids: np.ndarray | None = None) -> np.nda
 
 DIVERSITY: dict[str, Method] = {
     "radius": Method(
-        radius, True, "best first, skipping what lies within r of one kept; r given, or such that k remain"
+        radius, True, "best first, skipping candidates within r of a kept one; r given, or searched so that k remain"
     ),
     "none": Method(none, False, "the k best by score"),
 }

@@ -1,8 +1,8 @@
 """A selection, and its Parquet file.
 
 File, version 2: columns id (int64), rank (int64, 0 = best), score (float32), then any others that the writer adds (key,
-prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null) and what the
-writer adds (by, run). A file without ``version`` has version 1, which is the same but for that field.
+prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null) and the fields
+that the writer adds (by, run). A file without ``version`` has version 1, which differs in that field alone.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Selection:
     Attributes:
         ids: (k,) int64.
         scores: (k,) float32.
-        rank: (k,) int64: place among all candidates by score, 0 = best. Gaps are what diversity left out.
-        radius: no two chosen items are as close as this; None without diversity.
-        method: the name in DIVERSITY.
+        rank: (k,) int64: rank among all candidates by score, 0 = best; ranks that are missing were left out for diversity.
+        radius: any two chosen items are further apart than this; None without diversity.
+        method: name of the method in DIVERSITY.
     """
 
     ids: np.ndarray
@@ -48,16 +48,16 @@ class Selection:
 
     @property
     def ties_at_zero(self) -> int:
-        """How many chosen items have the score 0, as BALD has at its noise floor: these were chosen by id, not by score."""
+        """Number of chosen items with score 0, as BALD has at its noise floor; among these the id decided."""
         return int((self.scores <= 0).sum())
 
     def to_table(self, columns: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Any:
-        """A pyarrow.Table with columns id, rank, score, then ``columns`` (name -> k values: keys, predictions).
+        """Make a pyarrow.Table of the columns id, rank, score and ``columns`` (name -> k values, such as keys).
 
-        Its schema metadata holds, under "mcscore", JSON of version, k, method, radius and what ``metadata`` adds (by, run).
+        Its schema metadata "mcscore" is JSON: version, k, method, radius and the fields of ``metadata`` (by, run).
 
         Raises:
-            ValueError: a column of another length; a column or a metadata field with the name of one of the selection's own.
+            ValueError: a column has not k values, or a column or metadata field has the name of one of the selection's own.
         """
         import pyarrow
 
@@ -81,7 +81,7 @@ class Selection:
         columns: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write :meth:`to_table` as Parquet, whole or not at all, durable on return. Returns the path."""
+        """Write :meth:`to_table` as Parquet, whole or not at all, durable on return, and return the path."""
         import pyarrow.parquet
 
         where = Path(path)
@@ -102,7 +102,7 @@ def read_parquet(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     ([7], 2, 'none')
 
     Raises:
-        RunError: no selection, damaged, or written by a newer version of mcscore.
+        RunError: the file is not a selection, is damaged, or was written by a newer version of mcscore.
     """
     import pyarrow
     import pyarrow.parquet
@@ -115,9 +115,9 @@ def read_parquet(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     try:
         metadata = json.loads((table.schema.metadata or {}).get(b"mcscore", b"null"))
     except ValueError as error:
-        raise RunError(f"{path}: schema metadata 'mcscore' is no JSON: {error}") from error
+        raise RunError(f"{path}: schema metadata 'mcscore' is not JSON: {error}") from error
     if not isinstance(metadata, dict):
-        raise RunError(f"{path}: not a selection of mcscore: schema metadata 'mcscore' is missing or no JSON object")
+        raise RunError(f"{path}: not a selection of mcscore: schema metadata 'mcscore' is missing or not a JSON object")
     version = metadata.setdefault("version", 1)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise RunError(f"{path}: version must be a whole number >= 1, got {version!r}")

@@ -1,10 +1,10 @@
 """The k best of a stream of scores, in one total order: score descending, then id ascending.
 
-A plain float threshold returns different ids for different block sizes as soon as scores tie, and ties are common
-(saturated entropy, BALD exactly 0, half precision models). So scores and ids together become keys (kernels/topk.py).
+A threshold on scores alone returns different ids for different block sizes when scores tie, and ties are common
+(saturated entropy, BALD exactly 0, half-precision models). So score and id together form a key (kernels/topk.py).
 
-Method: a block is compared with the k-th best so far; the few survivors become keys and go to a buffer, which is cut
-back to k keys when full.
+Method: each block is compared with the k-th best key so far. The few items above it are appended as keys to a buffer, which
+is reduced to its k greatest keys when it is full.
 """
 
 from __future__ import annotations
@@ -15,54 +15,57 @@ import numpy as np
 
 from ..kernels.topk import MAX_ID, filter_above, keys_of, split_keys
 
-_LEAST_ROOM = 1 << 13  # keys; a smaller buffer would be cut back too often
+_LEAST_ROOM = 1 << 13  # keys beyond k; a smaller buffer would be reduced too often
 
 
 def best_first(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Positions of the items that have a score (not NaN), best first: score descending, id ascending."""
+    """Sort the positions of the items that have a score (not NaN), best first: score descending, id ascending."""
     scored = np.flatnonzero(~np.isnan(scores))
     keys = keys_of(ids[scored], scores[scored])
     return scored[np.argsort(keys)[::-1]]
 
 
 class TopK:
-    """The ``k`` best items seen so far, whatever the size, order or number of the blocks they came in.
+    """The ``k`` best items of all blocks seen so far; size, order and number of the blocks do not matter.
 
     >>> import numpy as np
     >>> best = TopK(2).update(np.array([7, 3, 5]), np.array([0.5, 0.9, 0.5], np.float32))
     >>> best.result()
     (array([3, 5]), array([0.9, 0.5], dtype=float32))
+    >>> ids, _ = best.merge(TopK(2).update([1], [0.7])).result()
+    >>> ids
+    array([3, 1])
 
-    Memory is O(k). An id that comes twice with the same score counts once, so that blocks may be repeated and
-    ``merge`` is associative, commutative and idempotent. NaN never enters; -0.0 equals 0.0; scores are compared as
-    float32, the precision they are stored in.
+    Memory is O(k). An id that comes twice with the same score counts once, so blocks may be repeated, and ``merge`` is
+    associative, commutative and idempotent. Items with NaN are left out, -0.0 equals 0.0, and scores are compared as
+    float32, the precision in which they are stored.
 
     Raises:
-        ValueError: k negative; shapes that differ; ids outside [0, 2**32).
+        ValueError: k is negative, shapes differ, or an id lies outside [0, 2**32).
     """
 
     def __init__(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
-            raise ValueError(f"k must be a whole number of items >= 0, not {k!r}")
+            raise ValueError(f"k must be a whole number of items >= 0, got {k!r}")
         self.k = int(k)
-        # The fuller the buffer, the staler the cut and the more survive; the smaller, the more often it is cut back.
+        # A larger buffer is reduced less often, but its cut is older, so more keys that are not among the best enter it.
         self._keys = np.empty(max(self.k + self.k // 2, self.k + _LEAST_ROOM), np.uint64)
         self._used = 0
-        # Key of the k-th best when the buffer was last cut back: a key that is not greater is not among the k best.
+        # The k-th best key when the buffer was last reduced: a key that is not greater is not among the k best.
         self._cut = 0
-        # While ids only rise, none can have come twice, and cutting back needs no sort (half a pass at k = 100 000).
+        # While ids only rise, none came twice, and the buffer is reduced without a sort, which costs half a pass at k = 100 000.
         self._rising, self._last_id = True, -1
 
     def update(self, ids_B: Any, scores_B: Any, exclude: Any = None) -> TopK:
-        """Take in a block: ids (B,) int, scores (B,) float, ``exclude`` (B,) bool (True: leave out). Returns self.
+        """Add a block: ids (B,) int, scores (B,) float, ``exclude`` (B,) bool (True: leave the item out). Returns self.
 
-        ids may be a ``range`` of step 1: then they need not be read, and ties are passed over faster.
+        ids may be a ``range`` of step 1, which is faster: no ids are read, and ties are skipped a vector at a time.
         """
         scores_B = np.ascontiguousarray(scores_B, np.float32)
         if not (isinstance(ids_B, range) and ids_B.step == 1):
             ids_B = np.asarray(ids_B)
             if ids_B.dtype.kind not in "iu" and ids_B.size:
-                raise ValueError(f"ids must be integers, not {ids_B.dtype}")
+                raise ValueError(f"ids must be integers, got {ids_B.dtype}")
             ids_B = np.ascontiguousarray(ids_B, np.int64)
         shape = (len(ids_B),) if isinstance(ids_B, range) else ids_B.shape
         if len(shape) != 1 or shape != scores_B.shape:
@@ -80,12 +83,12 @@ class TopK:
         return self
 
     def merge(self, other: TopK) -> TopK:
-        """Take in what another TopK of the same k has kept. Returns self."""
+        """Add the items that another TopK of the same k has kept. Returns self."""
         if other.k != self.k:
             raise ValueError(f"cannot merge the best {other.k} into the best {self.k}: k must be equal")
         self._rising = False
         keys = other._keys[: other._used].copy()
-        while len(keys):  # those at or below the cut do no harm
+        while len(keys):  # keys at or below the cut are dropped when the buffer is reduced
             room = len(self._keys) - self._used
             part, keys = keys[:room], keys[room:]
             self._keys[self._used : self._used + len(part)] = part
@@ -93,12 +96,12 @@ class TopK:
         return self
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """``(ids int64, scores float32)``, best first; at most k, fewer when fewer were seen."""
+        """Return ``(ids int64, scores float32)``, best first; fewer than k if fewer were seen."""
         self._compact()
         return split_keys(np.sort(self._keys[: self._used])[::-1])
 
     def _admit(self, found: int) -> None:
-        """Count in the keys that filter_above has written behind the others."""
+        """Register the keys that filter_above has appended to the buffer."""
         if found and self._rising:
             ids = MAX_ID - (self._keys[self._used : self._used + found] & np.uint64(MAX_ID)).astype(np.int64)
             self._rising = bool(ids[0] > self._last_id and (ids[1:] > ids[:-1]).all())
@@ -108,7 +111,7 @@ class TopK:
             self._compact()
 
     def _compact(self) -> None:
-        """Keep the k greatest distinct keys; the smallest of them is the new cut."""
+        """Reduce the buffer to its k greatest distinct keys; the smallest of them is the new cut."""
         keys = self._keys[: self._used]
         best = np.partition(keys, len(keys) - self.k)[len(keys) - self.k :] if len(keys) > self.k else keys
         if not self._rising:

@@ -71,5 +71,5 @@ def test_reading_is_measured_on_the_pool_s_own_bytes(tmp_path: Path, monkeypatch
 
 def test_an_empty_pool_is_refused(tmp_path: Path) -> None:
     pool = Pool.create(tmp_path / "pool", np.empty((0, 4), np.uint8))
-    with pytest.raises(ValueError, match="holds no items to read"):
+    with pytest.raises(ValueError, match="has no items to read"):
         reading.read(pool, 0.01, lambda _: None)

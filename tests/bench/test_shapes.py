@@ -27,18 +27,18 @@ def test_a_shape_is_measured_for_every_kernel_that_takes_it() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "'' is no letter"),
-        ("T20xC", "'C' is no letter with a number"),
-        ("20xC3", "'20' is no letter"),
-        ("T20xcold", "'cold' is no letter with a number, nor normal or own or shared"),
+        ("", "'' is neither a letter"),
+        ("T20xC", "'C' is neither a letter with a number"),
+        ("20xC3", "'20' is neither a letter"),
+        ("T20xcold", "'cold' is neither a letter with a number nor normal or own or shared"),
         ("T20xC3xC4", "'C4' comes twice"),
         ("T2xD3xC4xsharedxshared", "'shared' comes twice"),
         ("T2.5xC3", "T must be a whole number"),
         ("T0xC3", "T must be a whole number of at least 1"),
         ("T20xC1", "C must be a whole number of at least 2"),
         ("T20xE3xP1", "P must lie strictly between 0 and 1"),
-        ("T20xD3", "none that a kernel takes: score_logits TxC[xB]"),
-        ("T20xC3xshared", "none that a kernel takes"),
+        ("T20xD3", "fits no kernel; kernels take score_logits TxC[xB]"),
+        ("T20xC3xshared", "fits no kernel"),
     ],
 )
 def test_what_is_no_shape_is_refused_with_the_part_that_is_wrong(text: str, says: str) -> None:

@@ -109,8 +109,8 @@ def test_wrong_results_are_a_failure(mcscore: Command, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("kernels", "--shapes", "T20xD3"), "none that a kernel takes: score_logits TxC[xB]"),
-        (("kernels", "--shapes", "T20xC"), "'C' is no letter with a number"),
+        (("kernels", "--shapes", "T20xD3"), "fits no kernel; kernels take score_logits TxC[xB]"),
+        (("kernels", "--shapes", "T20xC"), "'C' is neither a letter with a number"),
         (("kernels", "--only", "score"), "'score' is none of score_logits"),
         (("kernels", "--dtype", "int8"), "'int8' is none of float32"),
         (("kernels", "--device", "tpu"), "none that torch knows"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -253,12 +252,6 @@ def test_numbers_are_uncorrelated_across(axis: str, law: str) -> None:
 
 needs_native = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 KERNEL_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(params=native.available_isas() if native.available()[0] else [])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    with native.use_isa(request.param):
-        yield request.param
 
 
 @needs_native

@@ -75,5 +75,5 @@ def test_a_model_that_cannot_be_compiled_is_scored_without():
 
 def test_batches_below_a_step_are_said_to_run_without():
     make, data = ZOO["mlp"]
-    with pytest.warns(UserWarning, match=r"compile=True compiles steps of \d+ items; batches of 5 run without"):
+    with pytest.warns(UserWarning, match=r"compile=True compiles steps of \d+ items; batches of 5 run uncompiled"):
         Scorer(make().eval(), 10, execution=Execution(compile=True))(data(5), np.arange(5))

@@ -124,8 +124,9 @@ def test_randomness_that_no_mask_can_drive_is_named(noise):
                 x = x + noise(x)
             return self.fc(self.drop(x))
 
-    with pytest.raises(SiteError, match=r"Noisy draws randomness .*(poisson|randperm|gamma|rand)"):
+    with pytest.raises(SiteError, match=r"Noisy draws randomness .*(poisson|randperm|gamma|rand)") as refused:
         found(Noisy(), torch.randn(3, 4))
+    assert str(refused.value).endswith(" use: Dropout(sites=['drop', ...])")
     assert [s.name for s in found(Noisy(), torch.randn(3, 4), chosen=["drop"]).sites] == ["drop"]
 
 

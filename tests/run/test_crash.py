@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mcscore import atomic as disk
+from mcscore import atomic
 from mcscore.errors import RunError
 from mcscore.run import score_pool
 from mcscore.run.run import Run
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def steps(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     with at_step(10**9, lambda *_: None) as seen:
         begin(tmp_path_factory.mktemp("steps") / "run")
-    assert set(seen) == set(disk.STEPS) - {"remove_tree"}  # which clears up after a failure
+    assert set(seen) == set(atomic.STEPS) - {"remove_tree"}  # which clears up after a failure
     return seen
 
 
@@ -213,8 +213,8 @@ def test_a_read_only_disk_is_told(small_disk: Path, undisturbed: dict[str, bytes
 
 def test_steps_are_all_there_is(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
     """Nothing changes the disk past the steps: with all of them stubbed there is no run."""
-    for name in disk.STEPS:
-        monkeypatch.setattr(disk, name, lambda *_args: None)
+    for name in atomic.STEPS:
+        monkeypatch.setattr(atomic, name, lambda *_args: None)
     with pytest.raises((RunError, OSError)):
         begin(out)
     assert not out.exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mcscore import atomic as disk
+from mcscore import atomic
 from mcscore.errors import RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, export, score_pool
@@ -238,8 +238,8 @@ def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_p
 def test_an_export_is_durable_before_it_has_its_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[tuple[str, str]] = []
     for name in ("sync", "rename"):
-        real = getattr(disk, name)
-        monkeypatch.setattr(disk, name, lambda *a, name=name, real=real: (steps.append((name, a[0].name)), real(*a)))
+        real = getattr(atomic, name)
+        monkeypatch.setattr(atomic, name, lambda *a, name=name, real=real: (steps.append((name, a[0].name)), real(*a)))
     run.export("csv", tmp_path / "a")
     temporary = steps[0][1]
     assert temporary != "a"
@@ -249,7 +249,7 @@ def test_an_export_is_durable_before_it_has_its_name(run: Run, tmp_path: Path, m
 def test_what_a_killed_export_left_goes_with_the_next(run: Run, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    machine = disk._machine()
+    machine = atomic._machine()
     (tmp_path / f"a.{machine}-{dead.pid}-0.tmp").write_text("half")
     others = [f"a.{machine}-{os.getppid()}-0.tmp", f"a.00000000-{dead.pid}-0.tmp"]  # one lives, one is of another host
     for name in others:

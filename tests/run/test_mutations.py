@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore import atomic as disk
+from mcscore import atomic
 from mcscore.errors import RunError
 from mcscore.run import score_pool
 from mcscore.run.journal import Journal, ShardLayout, records
@@ -29,7 +29,7 @@ from .test_resume import DAMAGE
 
 # Functions with steps in them, by what holds them; the others have conditions that find damage.
 # replace_file stands in tests/test_atomic.py: a run loses by it only what it writes again, so a power cut here finds it by luck.
-WRITING = [(disk, name) for name in ("_written_beside", "create_file", "create_directory")]
+WRITING = [(atomic, name) for name in ("_written_beside", "create_file", "create_directory")]
 READING = [
     *((Journal, name) for name in ("_load", "_check", "_checked")),
     (ShardLayout, "decode"),
@@ -37,8 +37,8 @@ READING = [
     (records, "_checked"),
 ]
 ALL = list(mutants(WRITING + READING))
-DURABILITY = [mutant for mutant in ALL if mutant.what and mutant.owner is disk]
-CHECKSUMS = [mutant for mutant in ALL if mutant.what and mutant.owner is not disk]
+DURABILITY = [mutant for mutant in ALL if mutant.what and mutant.owner is atomic]
+CHECKSUMS = [mutant for mutant in ALL if mutant.what and mutant.owner is not atomic]
 
 
 def test_there_are_mutants_of_every_step_and_check() -> None:

@@ -167,7 +167,7 @@ def test_errors_say_what_remains_and_what_to_do() -> None:
         select(ids, scores, 2)
     with pytest.raises(ValueError, match=r"embeddings have shape \(9, 1\); \(10, D\) is needed"):
         select(ids, scores, 2, embeddings=points[:9])
-    with pytest.raises(ValueError, match="radius must be finite and >= 0, not -1"):
+    with pytest.raises(ValueError, match="radius must be finite and >= 0, got -1"):
         select(ids, scores, 2, embeddings=np.ones((10, 2)), radius=-1)
     with pytest.raises(ValueError, match="differ in width"):
         select(ids, scores, 2, embeddings=np.ones((10, 2)), labeled_embeddings=np.ones((1, 3)))

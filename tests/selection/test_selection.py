@@ -117,7 +117,7 @@ def test_files_that_are_no_selection_are_refused(chosen: Selection, tmp_path: Pa
     with pytest.raises(Error, match="not a selection of mcscore"):
         read_parquet(path)
     pyarrow.parquet.write_table(table.replace_schema_metadata({"mcscore": "{"}), path)
-    with pytest.raises(Error, match="is no JSON"):
+    with pytest.raises(Error, match="is not JSON"):
         read_parquet(path)
     rewrite(path, table, {"version": 2, "k": 3, "method": "none"})
     with pytest.raises(Error, match="'radius' is missing"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .entry import Entry, Logits, images, tokens
-from .huggingface import BERT
+from .huggingface_builders import BERT
 
 
 def x_encoder(**options: Any) -> Callable[[], nn.Module]:

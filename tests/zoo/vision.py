@@ -215,7 +215,7 @@ TORCHVISION = [
             32,
             {"note": "the dropout of the heads changes nothing in the logits"},
         ),
-        ("GoogLeNet, sites=['model.dropout']", googlenet, 32, {"sites": ["model.dropout"]}),
+        ("GoogLeNet, Dropout(sites=['model.dropout'])", googlenet, 32, {"sites": ["model.dropout"]}),
     )
 ]
 

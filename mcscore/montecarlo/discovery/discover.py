@@ -152,9 +152,7 @@ def _refuse_unsupported(
         advice = "It is random in evaluation mode too, so it cannot be left off: remove it"
     elif probed.seen.random_calls:
         some = next(iter(probed.seen.random_calls))
-        advice = (
-            f"Remove it, or leave it off and choose the dropout sites to use: Dropout(Dropout(sites=[{some!r}, ...]))"
-        )
+        advice = f"Remove it, or leave it off and choose the dropout sites to use: Dropout(sites=[{some!r}, ...])"
     else:
         advice = "Write it with torch.rand, torch.randn, torch.bernoulli or nn.Dropout, which can be driven"
     raise SiteError(

@@ -15,14 +15,7 @@ from mcscore.masks import MaskSpec
 if not native.available()[0]:
     pytest.skip(native.available()[1], allow_module_level=True)
 
-ISAS = native.available_isas()
 SEED, SITE = 0xFEDCBA9876543210, 5
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    with native.use_isa(request.param):
-        yield request.param
 
 
 def operands(B, D, C, t):

@@ -15,7 +15,6 @@ from mcscore.masks import MaskSpec
 if not native.available()[0]:
     pytest.skip(native.available()[1], allow_module_level=True)
 
-ISAS = native.available_isas()
 RATES = [0.5, 0.25, 0.3, 1 / 256, 255 / 256, 2**-16, 1 - 2**-16]
 IDS = [0, 7, 2**32 - 1, 2**40 + 7, 2**63 - 1, -1]
 PASSES = [0, 3, 65535]
@@ -30,12 +29,6 @@ KNOWN_ANSWERS = [  # Random123, philox4x32 7 rounds: counter, key, result
 
 def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    with native.use_isa(request.param):
-        yield request.param
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)

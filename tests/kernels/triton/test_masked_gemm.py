@@ -14,12 +14,14 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from mcscore import Dropout, Scorer, masks
-from mcscore.acquisition import KERNEL_SCORES, SCORES, oracle_scores
+from mcscore.acquisition import KERNEL_SCORES, oracle_scores
 from mcscore.kernels import backends
 from mcscore.kernels.triton import masked_gemm as triton_chunks
 from mcscore.kernels.triton.head import dropout_head, dropout_linear
 from mcscore.kernels.triton.masked_gemm import Chunk, cut_head, share_masks
 from mcscore.masks import MaskSpec, rate
+
+from .accuracy import check_accuracy
 
 pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
@@ -59,17 +61,7 @@ def check_scores(
     naive_TBC = F.linear(torch.where(keep, x, 0.0) * scale, weight, bias)
     names = tuple(name for name in got if name != "prediction")
     truth, naive = (oracle_scores(logits.double(), names, likelihood) for logits in (truth_TBC, naive_TBC))
-    for name in names:
-        assert got[name].dtype == torch.float32
-        assert torch.equal(got[name].isnan(), truth[name].isnan()), name
-        ok = ~truth[name].isnan()
-        if not ok.any():
-            continue
-        error = (got[name] - truth[name])[ok].abs().max().item()
-        yardstick = (naive[name] - truth[name])[ok].abs().max().item()
-        largest = max(1.0, SCORES["entropy" if name == "bald" else name].bounds(len(weight), likelihood)[1])
-        assert error <= 2 * yardstick + 2e-6 * largest, f"{name}: error {error:.2g}, naive {yardstick:.2g}"
-    assert torch.equal(got["prediction"] == -1, truth["prediction"] == -1)
+    check_accuracy(got, truth, naive, len(weight), likelihood, 2e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

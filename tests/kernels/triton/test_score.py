@@ -12,11 +12,13 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from mcscore.acquisition import KERNEL_SCORES, SCORES, oracle_scores
+from mcscore.acquisition import KERNEL_SCORES, oracle_scores
 from mcscore.kernels.score import row_blocks
 from mcscore.kernels.triton import score as triton_score
 from mcscore.kernels.triton.score import plan, score
 from mcscore.kernels.triton.tiling import tiling
+
+from .accuracy import check_accuracy
 
 pytest_plugins = ("tests.kernels.triton.places",)
 Call = Callable[..., Any]
@@ -58,17 +60,7 @@ def check(got: dict[str, Tensor], x: Tensor, likelihood: str, names: tuple[str, 
     the GPU's log2. Items that the truth calls NaN must be NaN, and no others."""
     truth, naive = oracle_scores(x, names, likelihood), naive_scores(x, likelihood)
     assert list(got) == [*names, "prediction"]
-    for name in names:
-        assert got[name].dtype == torch.float32
-        assert torch.equal(got[name].isnan(), truth[name].isnan()), name
-        ok = ~truth[name].isnan()
-        if not ok.any():
-            continue
-        error = (got[name] - truth[name])[ok].abs().max().item()
-        yardstick = (naive[name] - truth[name])[ok].abs().max().item()
-        largest = max(1.0, SCORES["entropy" if name == "bald" else name].bounds(x.shape[2], likelihood)[1])
-        assert error <= 2 * yardstick + 1e-6 * largest, f"{name}: error {error:.2g}, naive {yardstick:.2g}"
-        assert (got[name][ok] >= 0).all(), name
+    check_accuracy(got, truth, naive, x.shape[2], likelihood, 1e-6)
     check_prediction(got["prediction"], truth["prediction"], x, likelihood)
 
 
