@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .options import COMMA, PATH, POOL, names, numbers
-from .terminal import FAILED, as_json, emit, fail, progress_line
+from .terminal import FAILED, as_json, echo, emit, fail, progress_line
 
 
 @click.group()
@@ -212,7 +212,7 @@ def pool_verify(path: Path, quiet: bool) -> None:
         emit(facts, f"{path}: all {chunks:,} chunks are readable and unchanged")
         return
     lines = [f"{d.array} chunk {d.chunk}, items {d.start_item}..{d.stop_item - 1}, {d.file}: {d.why}" for d in found]
-    click.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
     text = f"{path}: {len(found):,} of {chunks:,} chunks are damaged; restore their files from a copy, or import again"
     fail(click.get_current_context(), FAILED, text, "PoolError", **facts)
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ..text import duration
+from ..text import duration, visible
 
 FAILED, RESUMABLE = 1, 3  # 0 is done, 2 click's own for wrong usage
 SECONDS_PER_LINE = 10.0  # of progress, where no bar can be drawn
@@ -29,7 +29,7 @@ class Group(click.Group):
 
         def warn(message: Warning | str, *_where: object, **_more: object) -> None:
             told.append(str(message))
-            click.echo(f"mcscore: warning: {message}", err=True)
+            echo(f"mcscore: warning: {message}", err=True)
 
         try:
             with warnings.catch_warnings():
@@ -55,9 +55,14 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text} (MCSCORE_TRACEBACK=1 shows where)"
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines; a name in them neither drives the terminal nor fails to be encoded."""
+    click.echo("\n".join(map(visible, text.split("\n"))), err=err)
+
+
 def fail(ctx: click.Context, code: int, text: str, kind: str, **facts: Any) -> NoReturn:
     """Stop with a sentence on stderr and, with --json, the same as an object on stdout."""
-    click.echo(f"mcscore: {text}", err=True)
+    echo(f"mcscore: {text}", err=True)
     if ctx.meta.get("json"):
         click.echo(_object(ctx, {"error": kind, "message": text, "exit_code": code, **facts}))
     ctx.exit(code)
@@ -78,7 +83,7 @@ as_json = remembered_flag("json", "Print one JSON object on stdout, also on fail
 def emit(facts: dict[str, Any], *lines: str) -> None:
     """Print a verb's answer on stdout: the object with --json, otherwise the lines."""
     ctx = click.get_current_context()
-    click.echo(_object(ctx, facts) if ctx.meta.get("json") else "\n".join(lines))
+    echo(_object(ctx, facts) if ctx.meta.get("json") else "\n".join(lines))
 
 
 def _object(ctx: click.Context, facts: dict[str, Any]) -> str:

@@ -33,6 +33,10 @@ def verb(kind: str) -> None:
         raise KeyboardInterrupt
     elif kind == "value":
         raise ValueError("two\nlines")
+    elif kind == "name":
+        raise ValueError("\x1b[2J \udcff.png")
+    elif kind == "names":
+        emit({"name": "\udcff"}, "a\x07", "\udcff.png")
     elif kind == "file":
         raise FileNotFoundError(2, "No such file or directory", "x.npy")
     else:
@@ -44,6 +48,7 @@ def verb(kind: str) -> None:
     [
         ("ctrl-c", 1, "mcscore: interrupted\n"),
         ("value", 1, "mcscore: two lines\n"),
+        ("name", 1, "mcscore: \\x1b[2J \\udcff.png\n"),
         ("file", 1, "mcscore: x.npy: No such file or directory\n"),
         ("fault", 1, "mcscore: ZeroDivisionError: a fault (MCSCORE_TRACEBACK=1 shows where)\n"),
     ],
@@ -58,6 +63,11 @@ def test_what_a_verb_raises_becomes_one_sentence(kind: str, code: int, says: str
 def test_answer_is_lines_or_one_object() -> None:
     assert CliRunner().invoke(group, ["verb", "done"]).stdout == "one\ntwo\n"
     assert json.loads(CliRunner().invoke(group, ["verb", "done", "--json"]).stdout) == {"a": 1}
+
+
+def test_a_name_neither_drives_the_terminal_nor_fails_to_be_printed() -> None:
+    assert CliRunner().invoke(group, ["verb", "names"]).stdout == "a\\x07\n\\udcff.png\n"
+    assert json.loads(CliRunner().invoke(group, ["verb", "names", "--json"]).stdout) == {"name": "\udcff"}
 
 
 def test_warnings_are_on_stderr_and_in_the_object() -> None:
