@@ -129,7 +129,9 @@ def _npz_key(path: Path, members: list[str], key: str | None) -> str:
         problem = "choose one with key=" if key is None else f"there is no array {key!r}"
         raise PoolError(f"{path} holds {', '.join(names)}: {problem}")
     if names.count(key) > 1:
-        raise PoolError(f"{path} holds {names.count(key)} arrays named {key!r}, and a name must mean one: save it again")
+        raise PoolError(
+            f"{path} holds {names.count(key)} arrays named {key!r}, and a name must mean one: save it again"
+        )
     return key
 
 

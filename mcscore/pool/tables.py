@@ -98,7 +98,9 @@ def items_from(pool: Pool, text: str) -> np.ndarray:
             raise PoolError(f"{text!r} is neither a file nor a list of ids such as 3,17,20-29")
         first, last = _whole(found[1]), _whole(found[2] or found[1])
         if first is None or last is None or max(first, last) >= pool.n:
-            raise PoolError(f"{part.strip()} is outside {pool.path}, which has {count(pool.n, 'item')}: ids 0..{pool.n - 1}")
+            raise PoolError(
+                f"{part.strip()} is outside {pool.path}, which has {count(pool.n, 'item')}: ids 0..{pool.n - 1}"
+            )
         if first > last:
             raise PoolError(f"the range {part.strip()} runs backwards and names no item: write {last}-{first}")
         chosen[first : last + 1] = True

@@ -43,7 +43,10 @@ def test_labels_come_by_key_or_id_as_names_or_numbers(tmp_path: Path, pool: Pool
 @pytest.mark.parametrize(
     ("lines", "match"),
     [
-        (["key,label", "nobody,1", "008,1"], r"has 1 conflict, nothing was changed: line 2, column key: key 'nobody' is unknown"),
+        (
+            ["key,label", "nobody,1", "008,1"],
+            r"has 1 conflict, nothing was changed: line 2, column key: key 'nobody' is unknown",
+        ),
         (["key,label", "twice,1"], "key 'twice' names several items: use ids"),
         (["id,label", "50,1"], "50 is not an id of this pool"),
         (["id,label", "-1,1"], "-1 is not an id of this pool"),
@@ -51,7 +54,10 @@ def test_labels_come_by_key_or_id_as_names_or_numbers(tmp_path: Path, pool: Pool
         (["id,label", "8,1", "0,1"], r"item 0 is labeled 0 and would become 1 \(--overwrite replaces\)"),
         (["id,label", "8,1", "0,-1"], "item 0 is labeled 0 and would become -1"),
         (["id,key,label", "8,009,1"], "item 8 has the key '008', not '009'"),
-        (["id,label", "8,bird"], r"csv, line 2, column label: 'bird' is neither a class \(cat, dog, 0\) nor the number"),
+        (
+            ["id,label", "8,bird"],
+            r"csv, line 2, column label: 'bird' is neither a class \(cat, dog, 0\) nor the number",
+        ),
         (["id,label", "8,3"], "line 2, column label: '3' is neither a class"),
         (["id,label", "8,1", "", "²,1"], "line 4, column id: ² is not an id of this pool"),
         (["id,label", "99999999999999999999,1"], "9 is not an id of this pool"),
@@ -154,7 +160,9 @@ def test_tables_as_spreadsheets_and_tools_write_them(tmp_path: Path, name: str, 
 
 
 def test_a_repeated_column_and_columns_with_gaps_of_a_parquet_file(tmp_path: Path, pool: Pool) -> None:
-    twice = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([1]), pyarrow.array([2])], ["id", "label", "id"])
+    twice = pyarrow.Table.from_arrays(
+        [pyarrow.array([1]), pyarrow.array([1]), pyarrow.array([2])], ["id", "label", "id"]
+    )
     pyarrow.parquet.write_table(twice, tmp_path / "t.parquet")
     with pytest.raises(PoolError, match=r"t\.parquet, the schema: 2 columns are named 'id' \(columns 1, 3\)"):
         label_from(pool, tmp_path / "t.parquet")

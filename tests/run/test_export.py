@@ -27,7 +27,21 @@ from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 N = 100
 KEYS = [f'cats/{i}, the "good" 100%.png' if i == 7 else f"cats/ü{i}.png" for i in range(N)]
 # What a spreadsheet would run, and what begins with the apostrophe that stops it from that.
-FORMULAS = ["=1+1", "+x", "-x.png", "@SUM(A1)", "\tx", "\rx", "\nx", "＝1", "'=1+1", "''-x", "'tis.png", " padded ", "a\nb"]
+FORMULAS = [
+    "=1+1",
+    "+x",
+    "-x.png",
+    "@SUM(A1)",
+    "\tx",
+    "\rx",
+    "\nx",
+    "＝1",
+    "'=1+1",
+    "''-x",
+    "'tis.png",
+    " padded ",
+    "a\nb",
+]
 KEYS[20 : 20 + len(FORMULAS)] = FORMULAS
 SKIPPED = {3, 50}  # labeled, excluded
 
