@@ -138,10 +138,10 @@ def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, list[str]]:
         ids = np.array([-1 if id is None or id >= pool.n else id for id in given], np.int64)
         wrong += [
             f"{table.place(i, 'id')}: {columns['id'][i].strip() or 'an empty id'} is not an id of this pool"
-            for i in np.flatnonzero(ids < 0)
+            for i in np.flatnonzero(ids < 0).tolist()
         ]
         if keys is not None:
-            other = [i for i in np.flatnonzero(ids >= 0) if keys[ids[i]] not in _readings(columns["key"][i])]
+            other = [i for i in np.flatnonzero(ids >= 0).tolist() if keys[ids[i]] not in _readings(columns["key"][i])]
             wrong += [
                 f"{table.place(i, 'key')}: item {ids[i]} has the key {str(keys[ids[i]])!r}, not {columns['key'][i]!r}"
                 for i in other

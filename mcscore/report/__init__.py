@@ -1,4 +1,4 @@
-"""A run and its selection as one HTML page that needs nothing else: plots, pictures and styles are inside."""
+"""Writes a run and its selection as one HTML page, with plots, pictures and styles inside."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The chart of predicted classes: the share of each class in the pool and in the selection, as bars that the page draws.
 
-The bars are HTML, not a picture: a reader's browser has the fonts of every script, and takes no name for a formula.
+The bars are HTML, not a picture: a reader's browser has the fonts of every script, and a name is never read as a formula.
 """
 
 from __future__ import annotations
