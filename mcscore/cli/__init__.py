@@ -1,7 +1,7 @@
-"""The command line: import a pool, score it, select from the scores, report. Each verb is a thin call of the library.
+"""The command line: imports a pool, scores it, selects from the scores, reports. Each verb is a thin call of the library.
 
-Only click and the catalog of names are imported up front: `--help` answers without torch. Exit codes: 0 done, 1 failed,
-2 wrong usage, 3 stopped but resumable.
+Modules at the top import only click and the catalog of names, so that `--help` answers without torch. Exit codes: 0 done,
+1 failed, 2 wrong usage, 3 stopped but resumable.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from .terminal import Group, remembered_flag
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mcscore")
-@remembered_flag("traceback", "Show the Python traceback of an error (as MCSCORE_TRACEBACK=1 does).")
+@remembered_flag("traceback", "Show the Python traceback of an error, as MCSCORE_TRACEBACK=1 does.")
 def main() -> None:
-    """Which items of a huge unlabeled pool should a human label next?
+    """Find the items of a huge unlabeled pool that a human should label next.
 
     \b
     mcscore pool import images.npy pool.zarr
     mcscore score pool.zarr --model net.py:build --weights net.safetensors --out runs/a
     mcscore select runs/a -k 50 --by bald
     mcscore report runs/a
-    """  # noqa: D301  (click reads the backspace as "leave the lines as they are")
+    """  # noqa: D301  (click leaves the lines after a backspace as they are)
 
 
 for verb in (

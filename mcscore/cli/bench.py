@@ -1,4 +1,4 @@
-"""mcscore bench: what kernels, a model and a pool reach on this machine."""
+"""mcscore bench: measures kernels, a model and a pool on this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
-from ..likelihoods import LIKELIHOODS
 from ..text import count
+from . import shared
 from .model import build_scorer
 from .options import COMMA, PATH, names
+from .shared import Command
 from .terminal import FAILED, SECONDS_PER_LINE, as_json, emit, fail
 
 if TYPE_CHECKING:
@@ -23,44 +24,57 @@ if TYPE_CHECKING:
 
     from ..bench.measure import Row
 
-_SECONDS = click.FloatRange(0, min_open=True)
 
-
-@click.group()
+@click.group(short_help="Measure kernels, a model or a pool on this machine.")
 def bench() -> None:
-    """Measure kernels, a model or a pool here, beside plain PyTorch and what the machine allows."""
+    """Measure kernels, a model or a pool on this machine, and compare them with plain PyTorch and the machine's limits."""
 
 
 def _among(choices: Iterable[str]) -> Callable[[click.Context, click.Parameter, str | None], tuple[str, ...]]:
-    """The callback of an option that takes some of these names."""
+    """Return the callback of an option that takes some of these names."""
 
     def chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
         given = names(ctx, param, value) or ()
         for name in given:
             if name not in choices:
-                raise click.BadParameter(f"{name!r} is none of {', '.join(choices)}")
+                raise click.BadParameter(f"{name!r} is not one of {', '.join(choices)}")
         return given
 
     return chosen
 
 
 @bench.command(
-    short_help="Each kernel over its shapes, beside PyTorch and torch.compile.",
+    cls=Command,
+    short_help="Measure each kernel against PyTorch and torch.compile.",
     epilog="Shapes by kernel, optional parts in brackets: " + "; ".join(f"{k} {f}" for k, f in FORMS.items()),
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--only", callback=_among(FORMS), metavar=COMMA, help=f"Kernels out of {', '.join(FORMS)}; default: all.")
+@click.option("--device", default="cpu", show_default=True, help="Device to measure: cpu, cuda or cuda:N.")
+@click.option(
+    "--only",
+    callback=_among(FORMS),
+    metavar=COMMA,
+    help=f"Kernels to measure, out of {', '.join(FORMS)}; default: all.",
+)
 @click.option(
     "--shapes",
     callback=names,
     metavar=COMMA,
-    help="Instead of the usual ones, such as T20xC1000,T100xB64xD512xC10xP0.25: see below.",
+    help="Shapes to measure, such as T20xC1000,T100xB64xD512xC10xP0.25 (see below); default: a list for each kernel.",
 )
-@click.option("--dtype", callback=_among(PRECISIONS), metavar=COMMA, help=f"Out of {', '.join(PRECISIONS)}.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the CPU.")
-@click.option("--seconds", type=_SECONDS, default=0.3, show_default=True, help="Per candidate; at least three turns.")
 @click.option(
-    "--no-compile", "compile", flag_value=False, default=True, help="No ratio to torch.compile: saves minutes."
+    "--dtype",
+    callback=_among(PRECISIONS),
+    metavar=COMMA,
+    help=f"Types of numbers, out of {', '.join(PRECISIONS)}; default: float32 for --shapes, else a list for each kernel.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
+@shared.seconds(0.3)
+@click.option(
+    "--no-compile",
+    "compile",
+    flag_value=False,
+    default=True,
+    help="Leave out the ratio to torch.compile, which saves minutes.",
 )
 @as_json
 @click.pass_context
@@ -74,11 +88,12 @@ def kernels(
     seconds: float,
     compile: bool,
 ) -> None:
-    """Time each kernel over its shapes: items/s, share of the roof, ratios to PyTorch and torch.compile, error.
+    """Measure each kernel over its shapes: items/s, share of the roof, ratios to PyTorch and torch.compile, error.
 
-    A shape is letters with numbers: T passes, B items (left out: chosen), C classes, D features, E mask elements of I
-    values each, P drop probability, N scores, the best K of them, rounded to Q values; and words: shared, one mask per
-    pass for all items; own, an x of its own per pass. It is measured for every kernel that takes it.
+    The roof is the speed at which this machine copies memory or multiplies matrices, measured first. A shape is a list of
+    letters with numbers: T passes, B items (chosen if left out), C classes, D features, E mask elements of I
+    values each, P drop probability, N scores of which the best K are found, rounded to Q values. Two words may follow: shared
+    (one mask per pass, for all items) and own (an input of its own for each pass). Every kernel that takes a shape is measured.
     """
     try:
         chosen = _chosen(device, only, shapes, dtype)
@@ -120,26 +135,25 @@ def _sizes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
         return None
     parts = value.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"{value!r} is no shape such as 3x224x224")
+        raise click.BadParameter(f"{value!r} is not a shape such as 3x224x224")
     return tuple(map(int, parts))
 
 
-@bench.command(short_help="Your own model against a plain loop of passes.")
+@bench.command(cls=Command, short_help="Measure your model against a plain loop of passes.")
 @click.argument("path", metavar="[POOL]", type=PATH, required=False)
-@click.option("--model", "spec", required=True, metavar="FILE.py:NAME", help="As for `score`.")
-@click.option("--weights", type=PATH, help="As for `score`.")
-@click.option("--passes", type=click.IntRange(1, 65536), default=100, show_default=True, help="As for `score`.")
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Items scored at a time.")
-@click.option("--item-shape", callback=_sizes, metavar="3x224x224", help="Without POOL: random items of this shape.")
+@shared.model
+@shared.passes
+@shared.likelihood
+@shared.execution
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Items to score at a time.")
 @click.option(
-    "--likelihood", type=click.Choice(LIKELIHOODS), default="categorical", show_default=True, help="As for `score`."
+    "--item-shape",
+    callback=_sizes,
+    metavar="3x224x224",
+    help="Shape of random items, to measure without POOL.",
 )
-@click.option("--dtype", type=click.Choice(["bfloat16", "auto"]), help="As for `score`; the loop keeps the model's.")
-@click.option("--channels-last", is_flag=True, help="As for `score`.")
-@click.option("--compile", is_flag=True, help="As for `score`; the loop is not compiled.")
-@click.option("--device", help="As for `score`.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the CPU; default: as torch has them.")
-@click.option("--seconds", type=_SECONDS, default=2.0, show_default=True, help="Per candidate; at least three turns.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as many as torch uses.")
+@shared.seconds(2.0)
 @as_json
 @click.pass_context
 def model(
@@ -154,12 +168,13 @@ def model(
     seconds: float,
     **settings: Any,
 ) -> None:
-    """Your own model: items/s of mcscore and of a plain loop of passes with dropout on, and how it is run.
+    """Measure a model: items/s of mcscore and of a plain loop of passes with dropout on, and how mcscore runs the model.
 
-    The items are the first of POOL, or random ones of --item-shape.
+    The items are the first of POOL, or random ones of --item-shape. The plain loop runs the model as it is built:
+    --dtype and --compile change mcscore alone.
     """
     if (path is None) == (item_shape is None):
-        raise click.UsageError("give a POOL to take items from, or --item-shape for random ones")
+        raise click.UsageError("give a POOL to take items from, or --item-shape for random items")
     with _torch_threads(threads):
         import torch
 
@@ -192,8 +207,8 @@ def model(
     }
     if not found.same:
         told = (
-            f"{score} of mcscore and of the loop differ by {found.difference:.3g} on average, of two seeds of mcscore by only "
-            f"{found.seed_difference:.3g}: they do not do the same work, so there is nothing to compare"
+            f"{score} of mcscore and of the loop differ by {found.difference:.3g} on average, {score} of two seeds of mcscore "
+            f"by only {found.seed_difference:.3g}: mcscore and the loop do not do the same work, so their speeds are not compared"
         )
         fail(ctx, FAILED, told, "DifferentWork", **facts)
     emit(
@@ -202,19 +217,19 @@ def model(
         f"{count(found.items, 'item')} ({source}), {found.passes} passes, {score}\n",
         f"{plan}\n",
         *found.lines(),
-        f"\nsame work: {score} of the two differs by {found.difference:.2g} on average, "
+        f"\nsame work: {score} of mcscore and of the loop differs by {found.difference:.2g} on average, "
         f"two seeds of mcscore by {found.seed_difference:.2g}",
     )
 
 
-@bench.command(short_help="Reading POOL against a memory-mapped copy.")
+@bench.command(cls=Command, short_help="Measure reading POOL against a memory-mapped copy.")
 @click.argument("path", metavar="POOL", type=PATH)
-@click.option("--seconds", type=_SECONDS, default=2.0, show_default=True, help="Per candidate; at least three turns.")
+@shared.seconds(2.0)
 @as_json
 def pool(path: Path, seconds: float) -> None:
-    """Read POOL: GB/s and items/s, beside a memory-mapped copy, and how well reading hides behind a consumer.
+    """Measure reading POOL: GB/s and items/s, beside a memory-mapped copy, and how far reading ahead hides the time.
 
-    Up to 256 MiB of its items are read again and again, from the page cache after the first time.
+    Up to 256 MiB of the items are read repeatedly; after the first time they come from the page cache.
     """
     from .. import env
     from ..bench import pool as reading
@@ -242,7 +257,7 @@ def _chosen(device: str, only: tuple[str, ...], shapes: tuple[str, ...] | None, 
 
 
 def _head(ctx: click.Context, device: torch.device, ceilings: Any) -> dict[str, Any]:
-    """Tells, or with --json returns, what is measured on."""
+    """Return the facts on the machine; without --json, print them first."""
     from .. import env
     from ..bench import table
 
@@ -260,7 +275,7 @@ def _head(ctx: click.Context, device: torch.device, ceilings: Any) -> dict[str, 
 
 
 def _show(ctx: click.Context, rows: list[Row]) -> None:
-    """The last row, as soon as it is there."""
+    """Print the newest row, under a heading if its kernel is new."""
     from ..bench import table
 
     if ctx.meta.get("json"):
@@ -271,11 +286,11 @@ def _show(ctx: click.Context, rows: list[Row]) -> None:
     click.echo(table.line(rows[-1]))
 
 
-_said = float("-inf")  # when a line of progress was last printed
+_said = float("-inf")  # when the last line of progress was printed
 
 
 def say(text: str) -> None:
-    """Progress on stderr: one line that is written over; where stderr is no terminal, at most a line every ten seconds."""
+    """Show progress on stderr: a line that replaces the last one; where stderr is no terminal, one line in ten seconds."""
     global _said
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{text}", err=True, nl=False)
@@ -290,13 +305,13 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise click.UsageError(f"--device {name!r} is none that torch knows") from error
+        raise click.UsageError(f"--device {name!r} is not a device that torch knows") from error
     if device.type not in ("cpu", "cuda"):
         raise click.UsageError(f"--device {name!r}: mcscore has kernels for cpu and cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device (`mcscore env` says why)")
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # events and kernels go to the current one
+        torch.cuda.set_device(device)  # events and kernels go to the current device
     return device
 
 

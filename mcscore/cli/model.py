@@ -1,4 +1,4 @@
-"""The user's model, as the verbs that need it build it."""
+"""Builds the user's model for the verbs that need it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EXECUTION = ("memory", "dtype", "channels_last", "compile")
 
 
 def grouped(**options: Any) -> dict[str, Any]:
-    """The keyword arguments of a Scorer: options of dropout and execution in their groups, the others as they are."""
+    """Return the keyword arguments of a Scorer: options of dropout and execution in their groups, the others as they are."""
     from ..scorer import Dropout, Execution
 
     dropout = {field: options.pop(name) for name, field in _DROPOUT.items() if name in options}
@@ -22,7 +22,7 @@ def grouped(**options: Any) -> dict[str, Any]:
 
 
 def build_scorer(spec: str, weights: Path | None, *, device: str | None, **settings: Any) -> Scorer:
-    """The model built and given to a Scorer; on the GPU where there is one and nothing else is asked."""
+    """Build the model and give it to a Scorer; without ``device``, on the GPU if there is one."""
     import torch
 
     from ..scorer import Scorer

@@ -1,4 +1,4 @@
-"""Kinds of values that options take."""
+"""Types of the values that options take."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def either(_ctx: click.Context, _param: click.Parameter, value: str) -> str | fl
 
 
 class _Place(click.Path):
-    """A path, or a URL, which stays as it is: as a path it would lose a slash."""
+    """A path, or a URL, which stays text: a path would lose one of its slashes."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)

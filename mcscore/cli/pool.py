@@ -1,4 +1,4 @@
-"""The verbs of mcscore pool: make a pool on disk, change it, inspect it."""
+"""mcscore pool: makes a pool on disk, changes it, inspects it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
+from . import shared
 from .options import COMMA, PATH, POOL, names, numbers
-from .terminal import FAILED, as_json, emit, fail, progress_line
+from .shared import Command, Option, together
+from .terminal import FAILED, as_json, echo, emit, fail, progress_line
 
 
 @click.group()
@@ -22,7 +24,7 @@ def pool() -> None:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """The options that import and append share, by the kind of source they belong to; those not given are left out."""
+    """The options that import and append share, by the kind of source that they belong to; options not given are left out."""
 
     images: dict[str, Any]
     arrays: dict[str, Any]
@@ -49,8 +51,13 @@ class SourceOptions:
         return self.arrays
 
 
+_images = functools.partial(click.option, cls=Option, section="Images")
+_arrays = functools.partial(click.option, cls=Option, section="Arrays")
+_facts = functools.partial(click.option, cls=Option, section="Pool")
+
+
 def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a source; it gets them as ``options: SourceOptions``."""
+    """Give a command the options of a source, which it gets as ``options: SourceOptions``."""
 
     @functools.wraps(command)
     def with_options(
@@ -69,43 +76,49 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         arrays = {"labels": labels, "layout": layout, "key": key}
         return command(*args, options=SourceOptions(_given(images), _given(arrays), quiet), **more)
 
-    options = (
-        click.option("--source-labels", is_flag=True, help="Images: labels from class folders, .cls, or column label."),
-        click.option("--column", help="Parquet: the column of images."),
-        click.option("--max-bad", type=click.IntRange(0), help="Images: stop when more than this cannot be used."),
-        click.option("--workers", type=click.IntRange(1), help="Images: decoding processes; default one per core."),
-        click.option("--quiet", is_flag=True, help="No progress on stderr."),
-        click.option("--labels", type=PATH, help="Array: labels, -1 where unlabeled: a .npy, .npz or idx array."),
-        click.option("--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Array: axes of an item in SRC."),
-        click.option("--key", help=".npz or Zarr group: the array that holds the items."),
-    )
-    for option in reversed(options):  # as a stack of decorators: --help lists the last one applied first
-        with_options = option(with_options)
-    return with_options
+    return together(
+        _images(
+            "--source-labels", is_flag=True, help="Take labels from class folders, .cls members, or the column label."
+        ),
+        _images("--column", help="Parquet: the column that holds the images; default: the only column of images."),
+        _images(
+            "--max-bad", type=click.IntRange(0), help="Stop when more images than this cannot be used; default: never."
+        ),
+        _images("--workers", type=click.IntRange(1), help="Processes that decode; default: one per core."),
+        _arrays("--key", help=".npz or Zarr group: the array that holds the items; default: the only array."),
+        _arrays(
+            "--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Axes of an item in SRC: height, width, channels."
+        ),
+        _arrays("--labels", type=PATH, help="Labels, -1 where an item has none: a .npy, .npz or idx array."),
+        shared.quiet,
+    )(with_options)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-@pool.command("import")
+@pool.command("import", cls=Command)
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
-@click.option("--size", type=click.IntRange(1), help="Images (a folder, tars, Parquet): pixels per side to resize to.")
-@click.option("--gray", is_flag=True, help="Images: one channel instead of three.")
-@click.option("--keep-encoded", is_flag=True, help="Images: store the encoded files; decode and resize while scoring.")
+@_images("--size", type=click.IntRange(1), help="Pixels per side that images are resized to; required for images.")
+@_images("--gray", is_flag=True, help="Store one channel instead of three.")
+@_images("--keep-encoded", is_flag=True, help="Store the encoded files; decode and resize them while scoring.")
 @_source_options
-@click.option("--mean", callback=numbers, metavar=COMMA, help="Mean per channel, in units of [0, 1].")
-@click.option("--std", callback=numbers, metavar=COMMA, help="Standard deviation per channel, in units of [0, 1].")
-@click.option("--classes", callback=names, metavar=COMMA, help="Names of the classes, in order.")
+@_facts("--classes", callback=names, metavar=COMMA, help="Names of the classes, in the order of their numbers.")
+@_facts("--mean", callback=numbers, metavar=COMMA, help="Mean of each channel, with values scaled to [0, 1].")
+@_facts(
+    "--std", callback=numbers, metavar=COMMA, help="Standard deviation of each channel, with values scaled to [0, 1]."
+)
 @as_json
 def pool_import(
     src: Path, dst: Path, size: int | None, gray: bool, keep_encoded: bool, options: SourceOptions, **facts: Any
 ) -> None:
-    """Make a pool at DST from SRC: an array (.npy, .npz, idx, idx.gz; Zarr as folder or folder::name), or images with --size.
+    """Make a pool at DST from SRC: an array, or images.
 
-    Images come from a folder, WebDataset tars ('train-{000..127}.tar') or Parquet files. After a kill, the same command
-    resumes. Images that cannot be used are listed in DST.bad.csv.
+    An array is .npy, .npz, idx or idx.gz, or Zarr (a folder, or folder::name). Images are a folder of files, WebDataset tars
+    ('train-{000..127}.tar') or Parquet files, and need --size. After a kill, the same command resumes. Images that cannot be
+    used are listed in DST.bad.csv.
     """
     from ..ingest import import_array, import_images
 
@@ -131,16 +144,16 @@ def pool_import(
     emit(stored, f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled")
 
 
-@pool.command("append")
+@pool.command("append", cls=Command, short_help="Add the items of SRC to POOL: an array, or images.")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.argument("src", type=PATH)
 @_source_options
 @as_json
 def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
-    """Add the items of SRC to POOL: images to a pool of images, in its size; otherwise an array, as for import.
+    """Add the items of SRC to POOL: images, resized as those in POOL, or an array, of the kinds that `import` takes.
 
-    Ids stay, and a run over the pool resumes with the new items. After a kill, the same command resumes. Images whose key
-    POOL has already are listed in POOL.bad.csv, so a folder that has grown can be given again.
+    The ids of the items in POOL stay, and a run over POOL resumes with the new items. After a kill, the same command resumes.
+    Images whose key is in POOL already are listed in POOL.bad.csv, so a folder that has grown can be given again.
     """
     from ..ingest import append_array, append_images
     from ..ingest.sources import is_images
@@ -160,12 +173,13 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
 @pool.command("label")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.argument("table", type=PATH)
-@click.option("--overwrite", is_flag=True, help="Replace labels that differ.")
+@click.option("--overwrite", is_flag=True, help="Replace labels that items have already.")
 @as_json
 def pool_label(path: Path, table: Path, overwrite: bool) -> None:
-    """Label items of POOL from TABLE: CSV or Parquet with columns label, and id or key.
+    """Label items of POOL from TABLE, which has a column label, and a column id or key.
 
-    Labels are class names or numbers. All labels are set or none: a contradiction is named, and nothing changes.
+    TABLE is CSV (.csv, .tsv; comma, semicolon or tab) or Parquet. Labels are class names or numbers; -1 takes a label away, and
+    a row without a label changes nothing. All labels are set or none: conflicts are named, and nothing changes.
     """
     from ..pool import Pool, label_from
 
@@ -179,10 +193,13 @@ def pool_label(path: Path, table: Path, overwrite: bool) -> None:
 @pool.command("exclude")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.argument("items", metavar="ITEMS")
-@click.option("--readmit", is_flag=True, help="Undo an exclusion.")
+@click.option("--readmit", is_flag=True, help="Take the exclusion of ITEMS back.")
 @as_json
 def pool_exclude(path: Path, items: str, readmit: bool) -> None:
-    """Exclude ITEMS of POOL from scoring and selection: ids (3,17,20-29), or a file of ids or keys (lines, .csv, .parquet)."""
+    """Exclude ITEMS of POOL from scoring and selection.
+
+    ITEMS are ids (3,17,20-29), or a file: CSV or Parquet with a column id or key, or text with one id or key a line.
+    """
     from ..pool import Pool, items_from
 
     opened = Pool.open(path)
@@ -196,10 +213,10 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
 
 @pool.command("verify")
 @click.argument("path", metavar="POOL", type=POOL)
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@shared.quiet
 @as_json
 def pool_verify(path: Path, quiet: bool) -> None:
-    """Read every chunk of POOL and list the damaged ones; exit code 1 if there are any."""
+    """Read every chunk of POOL and list the damaged chunks; exit code 1 if there are any."""
     from ..pool import Pool
     from ..pool.verify import verify
 
@@ -212,17 +229,17 @@ def pool_verify(path: Path, quiet: bool) -> None:
         emit(facts, f"{path}: all {chunks:,} chunks are readable and unchanged")
         return
     lines = [f"{d.array} chunk {d.chunk}, items {d.start_item}..{d.stop_item - 1}, {d.file}: {d.why}" for d in found]
-    click.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
     text = f"{path}: {len(found):,} of {chunks:,} chunks are damaged; restore their files from a copy, or import again"
     fail(click.get_current_context(), FAILED, text, "PoolError", **facts)
 
 
 @pool.command("info")
 @click.argument("path", metavar="POOL", type=POOL)
-@click.option("--contact-sheet", type=PATH, help="Write a PNG of a few items to this file.")
+@click.option("--contact-sheet", type=PATH, help="PNG file to draw up to 64 items in.")
 @as_json
 def pool_info(path: Path, contact_sheet: Path | None) -> None:
-    """Describe POOL: items, labels, exclusions, classes, storage and its bytes, fingerprint."""
+    """Describe POOL: items, labels, exclusions, classes, fingerprint, and the arrays on disk."""
     from ..pool import Pool
     from ..pool.contact_sheet import contact_sheet as write_sheet
 

@@ -1,4 +1,4 @@
-"""mcscore run: how a run stands. mcscore export: its scores for other tools."""
+"""mcscore run: the state of a run. mcscore export: the scores of a run for other tools."""
 
 from __future__ import annotations
 
@@ -8,34 +8,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..text import count, duration, size
+from . import shared
 from .options import PATH
-from .terminal import FAILED, as_json, emit, fail
+from .terminal import FAILED, as_json, echo, emit, fail
 
-FORMATS = (
-    "parquet",
-    "csv",
-    "jsonl",
-    "label-studio",
-    "fiftyone",
-)  # the rows of mcscore.run.export.formats.FORMATS, unimported
+# The rows of mcscore.run.export.formats.FORMATS, which --help does not import; a test compares the two.
+FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")
 
 if TYPE_CHECKING:
     from ..run.journal import SpanDamage
     from ..store.lock import Holder
 
-_NAMED = 12  # ids that are printed; --json has them all
+_NAMED = 12  # ids that are printed; --json has all
 
 
 @click.group()
 def run() -> None:
-    """Show how a run stands, and check whether it is whole."""
+    """Show the state of a run, and check its files."""
 
 
-@run.command("info")
+@run.command("info", short_help="Describe RUN: what is done and left, speed, hardware.")
 @click.argument("path", metavar="RUN", type=PATH)
 @as_json
 def run_info(path: Path) -> None:
-    """Show what of RUN is done and left, how fast it is, which items have no score, and who writes into it."""
+    """Describe RUN: items done and left, speed, items without a score, hardware, and the process that writes into it."""
     from ..run.status import info
 
     status = info(path)
@@ -76,18 +72,18 @@ def _writer(holder: Holder | None) -> str:
         return "none"
     how = {
         True: "",
-        False: ", which is gone (the next writer takes over)",
+        False: ", which has ended (the next writer takes over)",
         None: ", which this machine cannot see",
     }
     return f"process {holder.pid} on {holder.host}{how[holder.alive]}"
 
 
-@run.command("verify")
+@run.command("verify", short_help="Check every file of RUN; exit code 1 if one is damaged.")
 @click.argument("path", metavar="RUN", type=PATH)
 @as_json
 @click.pass_context
 def run_verify(ctx: click.Context, path: Path) -> None:
-    """Read and check all that is committed in RUN, and change nothing; exit code 1 if something is damaged."""
+    """Read and check everything that is committed in RUN, and change nothing; exit code 1 if a file is damaged."""
     from ..run import Run
     from ..run.status import verify
 
@@ -100,11 +96,11 @@ def run_verify(ctx: click.Context, path: Path) -> None:
         )
         return
     if not ctx.meta.get("json"):
-        click.echo("\n".join(f"{damage.file}: {damage.why}{_again(damage)}" for damage in found))
+        echo("\n".join(f"{damage.file}: {damage.why}{_again(damage)}" for damage in found))
     fail(
         ctx,
         FAILED,
-        f"{path} is damaged in {count(len(found), 'file')}; scoring into it again repairs it",
+        f"{path} is damaged in {count(len(found), 'file')}; the `score` command of the run repairs it",
         "Damaged",
         run=str(path),
         damage=[_damage_facts(damage) for damage in found],
@@ -112,7 +108,7 @@ def run_verify(ctx: click.Context, path: Path) -> None:
 
 
 def _again(damage: SpanDamage) -> str:
-    return f"; {damage.span} will be scored again" if damage.span else "; it will be written again"
+    return f"; {damage.span} will be scored again" if damage.span else "; the file will be written again"
 
 
 def _damage_facts(damage: SpanDamage) -> dict[str, object]:
@@ -124,25 +120,31 @@ def _damage_facts(damage: SpanDamage) -> dict[str, object]:
 @click.command()
 @click.argument("path", metavar="RUN", type=PATH)
 @click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Format of the file.")
-@click.option("--selection", metavar="FILE|latest", help="A selection file of RUN, or its newest; default: all items.")
-@click.option("--out", type=PATH, help="The file to write; default: in RUN, export-...")
-@click.option("--by", help="The score that label-studio gets; default: the selection's, or RUN's first.")
+@click.option(
+    "--selection", metavar="FILE|latest", help="Selection of RUN to export: a file, or the newest; default: all items."
+)
+@click.option("--out", type=PATH, help="The file to write; default: export-... in RUN.")
+@click.option("--by", help="Score that label-studio gets; default: the score of the selection, or the first of RUN.")
 @click.option(
     "--prefix",
     default="",
-    help="Text put before a key to make an address of it (s3://bucket/), or a path for fiftyone.",
+    help="Text to put before each key: label-studio needs an address (s3://bucket/), fiftyone a path (images/).",
 )
-@click.option("--pool", "pool_path", type=PATH, help="Where the pool is now; default: as recorded by `score`.")
-@click.option("--partial", is_flag=True, help="Export even if the run is not complete.")
+@shared.pool_now
+@click.option("--partial", is_flag=True, help="Export even if RUN is not complete.")
 @as_json
 def export(
     path: Path, format: str, selection: str | None, out: Path | None, pool_path: Path | None, by: str | None, **how: Any
 ) -> None:
     """Write the scores of RUN, or a selection from it, for other tools.
 
-    Label Studio takes the lowest prediction score first, so label-studio gets a confidence, 1 / (1 + score): the most
-    informative items come first. For FiftyOne: Dataset.from_dir(data_path=IMAGES, labels_path=FILE,
-    dataset_type=fiftyone.types.FiftyOneImageClassificationDataset).
+    csv: a key that a spreadsheet would run as a formula has an apostrophe before it, which `pool label` takes away.
+
+    label-studio: Label Studio takes the lowest prediction score first, so the file has 1 / (1 + score), a confidence: the most
+    informative items come first.
+
+    fiftyone: Dataset.from_dir(data_path=IMAGES, labels_path=FILE,
+    dataset_type=fiftyone.types.FiftyOneImageClassificationDataset) reads the file.
     """
     from ..pool import Pool
     from ..run import Run

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import SCORES, check_scores
-from ..likelihoods import INPUTS, LIKELIHOODS
+from ..acquisition import check_scores
 from ..text import duration
+from . import shared
 from .model import build_scorer
-from .options import COMMA, PATH, POOL, PROBABILITY, either, names
+from .options import PATH, POOL
+from .shared import Command, Option
 from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
 if TYPE_CHECKING:
@@ -19,93 +21,43 @@ if TYPE_CHECKING:
     from ..run.prefetch import OnBadChunk
 
 
-@click.command()
+_run = functools.partial(click.option, cls=Option, section="Run")
+
+
+@click.command(cls=Command)
 @click.argument("path", metavar="POOL", type=POOL)
-@click.option(
-    "--model",
-    "spec",
-    required=True,
-    metavar="FILE.py:NAME",
-    help="Function or class that builds the model, or package.module:NAME.",
-)
-@click.option(
-    "--weights", type=PATH, help="Its weights: .safetensors, or a state dict or checkpoint (.pt, .pth, .ckpt, .bin)."
-)
-@click.option(
+@shared.model
+@_run(
     "--out",
     type=PATH,
     required=True,
-    help="Directory of the run; if it is there, the run is resumed where it stopped.",
+    help="Directory of the run; a run that is there already resumes where it stopped.",
 )
-@click.option(
-    "--passes",
-    type=click.IntRange(1, 65536),
-    default=100,
-    show_default=True,
-    help="Stochastic forward passes per item.",
+@_run(
+    "--span",
+    type=click.IntRange(1),
+    help="Items to score and commit as one unit; default: as many as keep commits cheap.",
 )
-@click.option(
-    "--scores",
-    callback=names,
-    default="bald,entropy",
-    show_default=True,
-    metavar=COMMA,
-    help=f"Out of {', '.join(SCORES)}.",
-)
-@click.option(
-    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of the dropout masks."
-)
-@click.option(
-    "--likelihood",
-    type=click.Choice(LIKELIHOODS),
-    default="categorical",
-    show_default=True,
-    help="How outputs become a distribution.",
-)
-@click.option(
-    "--input", type=click.Choice(INPUTS), default="logits", show_default=True, help="What the model's outputs are."
-)
-@click.option(
-    "--masks",
-    type=click.Choice(["independent", "shared"]),
-    default="independent",
-    show_default=True,
-    help="A mask per item and pass, or one per pass for all items.",
-)
-@click.option("--sites", callback=names, metavar=COMMA, help="Dropout sites to use, by name; default: all.")
-@click.option("--p", type=PROBABILITY, help="A drop probability for all sites, instead of the model's own.")
-@click.option("--weight-dropout", type=PROBABILITY, help="For a model without dropout: drop its weights instead.")
-@click.option("--noise-variance", type=float, help="Known variance of the noise, for --likelihood gaussian.")
-@click.option(
-    "--reduction",
-    callback=either,
-    default="mean",
-    show_default=True,
-    help="Of pixel scores to one per item: mean, max, or the share of highest pixels to average.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["bfloat16", "auto"]),
-    help="Compute products in bfloat16, or where that is fast and keeps the ranking; default: as the model is.",
-)
-@click.option("--channels-last", is_flag=True, help="Give images to the model in channels-last format.")
-@click.option("--compile", is_flag=True, help="Compile the part after the first dropout with torch.compile.")
-@click.option("--device", help="Such as cpu or cuda:0; default: cuda if there is one.")
-@click.option("--span", type=click.IntRange(1), help="Items scored and committed as one unit; default: chosen for you.")
-@click.option("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
-@click.option(
+@_run("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
+@_run(
     "--on-bad-chunk",
     type=click.Choice(["raise", "skip"]),
     default="raise",
     show_default=True,
-    help="Stop at items that cannot be read from POOL, or leave them without a score, listed.",
+    help="raise: stop at items that cannot be read from POOL. skip: leave such items without a score, and list them.",
 )
-@click.option(
+@_run(
     "--mixed-hardware",
     is_flag=True,
-    help="Resume on other hardware than so far; the last bits of scores then differ between spans.",
+    help="Resume on other hardware than the run was started on; the last bits of scores then differ between spans.",
 )
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@shared.passes
+@shared.scores("bald,entropy", "bald,entropy")
+@shared.outputs
+@shared.dropout
+@shared.seed
+@shared.execution
+@shared.quiet
 @as_json
 @click.pass_context
 def score(
@@ -122,7 +74,10 @@ def score(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Score the unlabeled items of POOL with a model that has dropout. Ctrl-C stops; the same command resumes."""
+    """Score the unlabeled items of POOL with a model that has dropout.
+
+    Ctrl-C stops the run; the same command resumes it.
+    """
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
     except ValueError as error:
@@ -159,27 +114,20 @@ def score(
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", metavar="POOL", type=POOL)
-@click.option("--model", "spec", required=True, metavar="FILE.py:NAME", help="As for `score`.")
-@click.option("--weights", type=PATH, help="As for `score`.")
-@click.option("--passes", type=click.IntRange(1, 65536), default=100, show_default=True, help="As for `score`.")
-@click.option("--sites", callback=names, metavar=COMMA, help="As for `score`.")
-@click.option("--p", type=PROBABILITY, help="As for `score`.")
-@click.option("--weight-dropout", type=PROBABILITY, help="As for `score`.")
-@click.option("--masks", type=click.Choice(["independent", "shared"]), default="independent", help="As for `score`.")
-@click.option("--likelihood", type=click.Choice(LIKELIHOODS), default="categorical", help="As for `score`.")
-@click.option("--input", type=click.Choice(INPUTS), default="logits", help="As for `score`.")
-@click.option(
-    "--scores", callback=names, default=None, metavar=COMMA, help="As for `score`; default: entropy or variance."
-)
-@click.option("--dtype", type=click.Choice(["bfloat16", "auto"]), help="As for `score`.")
-@click.option("--channels-last", is_flag=True, help="As for `score`.")
-@click.option("--compile", is_flag=True, help="As for `score`.")
-@click.option("--device", help="As for `score`.")
+@shared.model
+@shared.passes
+@shared.scores(None, "entropy, or variance with --likelihood gaussian")
+@shared.outputs
+@shared.dropout
+@shared.execution
 @as_json
 def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
-    """Show how POOL would be scored: dropout sites, what runs once, how the passes run, step and memory."""
+    """Show how `score` would run with these options, and score nothing.
+
+    The plan names the dropout sites, what runs once per item, how the passes run, the items per step and the memory.
+    """
     from ..pool import Pool
 
     opened = Pool.open(path)

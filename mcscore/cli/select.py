@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,36 +10,48 @@ import click
 
 from ..acquisition import SCORES
 from ..text import count
+from . import shared
 from .model import build_scorer
-from .options import PATH, POOL
+from .options import PATH
+from .shared import Command, Option
 from .terminal import as_json, emit
 
 if TYPE_CHECKING:
     from ..run import Run
     from ..scorer.scorer import Scorer
 
-DIVERSITY = ("radius", "none")  # the rows of mcscore.selection.DIVERSITY, which needs NumPy and FAISS to import
+DIVERSITY = ("radius", "none")  # the rows of mcscore.selection.DIVERSITY, whose import needs NumPy and FAISS
 
 
-@click.command()
+_selection = functools.partial(click.option, cls=Option, section="Selection")
+_diverse = functools.partial(click.option, cls=Option, section="Diversity")
+
+
+@click.command(cls=Command)
 @click.argument("path", metavar="RUN", type=PATH)
-@click.option("-k", type=click.IntRange(1), required=True, help="How many items.")
-@click.option("--by", type=click.Choice(list(SCORES)), help="The score to select by; default: the run's first.")
-@click.option(
+@_selection("-k", type=click.IntRange(1), required=True, help="Number of items to select.")
+@_selection("--by", type=click.Choice(list(SCORES)), help="Score to select by; default: the first score of RUN.")
+@_diverse(
     "--diversity",
     type=click.Choice(DIVERSITY),
     default="radius",
     show_default=True,
-    help="radius: no two selected items closer than r. none: the best k.",
+    help="radius: no two selected items are closer than the radius. none: the K items with the highest scores.",
 )
-@click.option("--radius", type=click.FloatRange(min=0), help="r; default: as large as K items allow.")
-@click.option("--candidates", type=click.IntRange(1), help="Best items to select from; default 10 K.")
-@click.option("--partial", is_flag=True, help="Select even if the run is not complete.")
-@click.option("--pool", "pool_path", type=POOL, help="Where the pool is now; default: as recorded by `score`.")
-@click.option("--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: as recorded.")
-@click.option("--weights", type=PATH, help="Where its weights are now; default: as recorded.")
-@click.option("--embedding", metavar="MODULE", help="Whose output is compared; default: input of the last Linear.")
-@click.option("--device", help="Where to compute embeddings; default: cuda if there is one.")
+@_diverse("--radius", type=click.FloatRange(min=0), help="The radius; default: as large as K items allow.")
+@_diverse("--candidates", type=click.IntRange(1), help="Number of best items to select from; default: 10 K.")
+@_diverse(
+    "--embedding",
+    metavar="MODULE",
+    help="Module of the model whose output is compared; default: the input of the last Linear layer.",
+)
+@_diverse("--device", help="Device to compute embeddings on; default: cuda if there is one.")
+@_diverse(
+    "--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: the place that `score` recorded."
+)
+@_diverse("--weights", type=PATH, help="Where the weights are now; default: the place that `score` recorded.")
+@shared.pool_now
+@_selection("--partial", is_flag=True, help="Select even if RUN is not complete.")
 @as_json
 def select(
     path: Path,
@@ -52,7 +65,10 @@ def select(
     device: str | None,
     **choice: Any,
 ) -> None:
-    """Choose K diverse items of RUN with high scores, and write them to RUN/selection-BY-K.parquet."""
+    """Select K diverse items of RUN with high scores, and write them to RUN/selection-BY-K.parquet.
+
+    Items that are labeled or excluded by now are left out.
+    """
     if diversity == "none" and choice["radius"] is not None:
         raise click.UsageError("--radius belongs to --diversity radius")
     from ..pool import Pool
@@ -69,7 +85,7 @@ def select(
     best, least = chosen.scores.max(), chosen.scores.min()
     told = {"at_noise_floor": chosen.ties_at_zero} if by == "bald" else {}
     noise = (
-        [f"{count(chosen.ties_at_zero, 'item')} of them at the noise floor of BALD: stored as 0, ties chosen by id"]
+        [f"{count(chosen.ties_at_zero, 'item')} of them at the noise floor of BALD: stored as 0, ties ordered by id"]
         if told.get("at_noise_floor")
         else []
     )
@@ -82,32 +98,32 @@ def select(
 
 
 def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | None, embedding: str | None) -> Scorer:
-    """Build the model that scored ``run``, and check it against the recorded fingerprint."""
+    """Build the model that scored ``run``; ValueError if its fingerprint is not the recorded one."""
     recorded = run.meta["model"]
     spec, weights = spec or recorded["spec"], weights or recorded["weights"]
     if spec is None:
         raise click.UsageError(
-            f"{run.path} was scored from Python and records no model file: give --model and --weights, or --diversity none"
+            f"{run.path} was scored from Python, so no model file is recorded: give --model and --weights, or --diversity none"
         )
     # Embeddings do not depend on how the run was scored.
     scorer = build_scorer(spec, weights, device=device, embedding=embedding)
     if scorer.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"{spec} {f'with {weights}' if weights else 'as built, without --weights,'} is not the model that scored "
-            f"{run.path}: its fingerprint is {scorer.fingerprint}, recorded is {recorded['fingerprint']}"
-            + ("" if weights else "; a model built with fresh random weights differs each time")
+            f"{run.path}: the fingerprint is {scorer.fingerprint}, and {recorded['fingerprint']} is recorded"
+            + ("" if weights else "; a model that is built with fresh random weights differs each time")
         )
     return scorer
 
 
 @click.command()
 @click.argument("path", metavar="RUN", type=PATH)
-@click.option("--out", type=PATH, help="The page to write; default RUN/report.html.")
-@click.option("--selection", type=PATH, help="A selection file of RUN; default: the newest.")
-@click.option("--pool", "pool_path", type=POOL, help="Where the pool is now; default: as recorded by `score`.")
+@click.option("--out", type=PATH, help="The page to write; default: RUN/report.html.")
+@click.option("--selection", type=PATH, help="Selection file of RUN to show; default: the newest.")
+@shared.pool_now
 @as_json
 def report(path: Path, out: Path | None, selection: Path | None, pool_path: Path | None) -> None:
-    """Write RUN and its newest selection as one self-contained HTML page."""
+    """Write a report of RUN and a selection from it: one HTML page, with its plots and pictures inside."""
     from ..pool import Pool
     from ..report import write_report
     from ..run import Run

@@ -1,4 +1,4 @@
-"""How the command line talks: one answer on stdout, progress on stderr, errors as one sentence and an exit code."""
+"""The output of every verb: one answer on stdout, progress on stderr, an error as one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from typing import Any, NoReturn
 
 import click
 
-from ..text import duration
+from ..text import duration, visible
 
-FAILED, RESUMABLE = 1, 3  # 0 is done, 2 click's own for wrong usage
-SECONDS_PER_LINE = 10.0  # of progress, where no bar can be drawn
+FAILED, RESUMABLE = 1, 3  # 0 is done; click itself exits with 2 for wrong usage
+SECONDS_PER_LINE = 10.0  # between lines of progress where no bar can be drawn
 
 
 class Group(click.Group):
-    """Turns what a verb raises into one sentence on stderr and an exit code; MCSCORE_TRACEBACK=1 shows the rest."""
+    """Turns an exception of a verb into one sentence on stderr and an exit code; MCSCORE_TRACEBACK=1 shows the traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; what it raises becomes a sentence and an exit code."""
+        """Run a verb; an exception becomes a sentence and an exit code, a warning a line on stderr."""
+        told: list[str] = ctx.meta.setdefault("warnings", [])
+
+        def warn(message: Warning | str, *_where: object, **_more: object) -> None:
+            told.append(str(message))
+            echo(f"mcscore: warning: {message}", err=True)
+
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _warn
+                warnings.showwarning = warn
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -39,30 +45,31 @@ class Group(click.Group):
             fail(ctx, FAILED, _sentence(error), type(error).__name__)
 
 
-def _warn(message: Warning | str, *_where: object, **_more: object) -> None:
-    click.echo(f"mcscore: warning: {message}", err=True)
-
-
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or "no message"
-    # What the library raises on purpose speaks for itself; anything else is a fault that someone will have to find.
+    # These are what the library raises on purpose, with a message for the user; any other exception is a fault of the program.
     if isinstance(error, (ValueError, OSError, ImportError)):
         return text
     return f"{type(error).__name__}: {text} (MCSCORE_TRACEBACK=1 shows where)"
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines; a name in them neither drives the terminal nor fails to be encoded."""
+    click.echo("\n".join(map(visible, text.split("\n"))), err=err)
+
+
 def fail(ctx: click.Context, code: int, text: str, kind: str, **facts: Any) -> NoReturn:
-    """Stop with a sentence on stderr and, with --json, the same as an object on stdout."""
-    click.echo(f"mcscore: {text}", err=True)
+    """Stop with a sentence on stderr; with --json, also with an object on stdout that holds the sentence."""
+    echo(f"mcscore: {text}", err=True)
     if ctx.meta.get("json"):
-        click.echo(json.dumps({"error": kind, "message": text, "exit_code": code, **facts}))
+        click.echo(_object(ctx, {"error": kind, "message": text, "exit_code": code, **facts}))
     ctx.exit(code)
 
 
 def remembered_flag(name: str, help: str) -> Callable[[Any], Any]:
-    """A flag that is remembered in ctx.meta, where Group finds it too."""
+    """Return a flag whose value goes into ctx.meta, where Group and every verb read it."""
 
     def remember(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         ctx.meta[name] = ctx.meta.get(name, False) or value
@@ -74,15 +81,25 @@ as_json = remembered_flag("json", "Print one JSON object on stdout, also on fail
 
 
 def emit(facts: dict[str, Any], *lines: str) -> None:
-    """The one thing a verb says on stdout: the object with --json, otherwise the lines."""
-    click.echo(json.dumps(facts) if click.get_current_context().meta.get("json") else "\n".join(lines))
+    """Print a verb's answer on stdout: the object with --json, otherwise the lines."""
+    ctx = click.get_current_context()
+    echo(_object(ctx, facts) if ctx.meta.get("json") else "\n".join(lines))
+
+
+def _object(ctx: click.Context, facts: dict[str, Any]) -> str:
+    """The facts as JSON, with the warnings that stderr had, if there were any."""
+    told = ctx.meta.get("warnings")
+    return json.dumps({**facts, "warnings": told} if told else facts)
 
 
 @contextlib.contextmanager
 def progress_line(passes: int | None, quiet: bool, unit: str = "items") -> Iterator[Callable[[int, int], None] | None]:
-    """progress(done, total) on stderr: a bar on a terminal, a line every ten seconds elsewhere, nothing if quiet.
+    """Yield progress(done, total) for stderr: a bar on a terminal, elsewhere a line every ten seconds; None if quiet.
 
-    passes: per item, to tell their rate; None where there are none.
+    Args:
+        passes: passes per item, to show their rate; None: there are none.
+        quiet: show nothing.
+        unit: what is counted.
     """
     if quiet:
         yield None
@@ -96,7 +113,7 @@ def progress_line(passes: int | None, quiet: bool, unit: str = "items") -> Itera
     def show(done: int, total: int) -> None:
         nonlocal bar, first, said, begin
         now = time.monotonic()
-        if bar is None:  # the first call tells what an earlier attempt had done: that is not this one's speed
+        if bar is None:  # the first call tells what an earlier attempt did, which is no part of this attempt's speed
             first, said, begin = done, now, now
             bar = tqdm(total=total, initial=done, unit=unit, unit_scale=True, dynamic_ncols=True, disable=not live)
         rate = (done - first) / max(now - begin, 1e-9)

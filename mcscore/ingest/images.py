@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import atomic
+from ..cells import guarded
 from ..errors import PoolError
 from ..pool.create import finish_pool, planned_layout
 from ..pool.decode import require_decoder
@@ -138,7 +139,7 @@ def write_bad(path: Path, bad: list[list[str]]) -> None:
     """List the entries that cannot be used in ``<path>.bad.csv``, if there are any."""
     if bad:
         text = io.StringIO()
-        csv.writer(text).writerows([["path", "reason"], *bad])
+        csv.writer(text).writerows([["path", "reason"], *([guarded(cell) for cell in row] for row in bad)])
         atomic.replace_file(path.with_name(f"{path.name}.bad.csv"), text.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -1,4 +1,4 @@
-"""One item of a pool as a small picture: a thumbnail, bars for a short vector, a line for a long one, else its numbers."""
+"""Draws an item of a pool as a small picture: a thumbnail, bars for a short vector, a line for a long one, numbers for anything else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN_NUMBERS = 6
 
 @dataclass(frozen=True)
 class Picture:
-    """What stands for an item on the page. Bars are heights in [0, 1]; a line is (x, y) points in a 100 × 40 box."""
+    """The picture of an item on the page. Bars are heights in [0, 1]; a line is (x, y) points in a 100 × 40 box."""
 
     kind: Literal["image", "bars", "line", "numbers"]
     uri: str = ""
@@ -32,7 +32,7 @@ class Picture:
 
 
 def pictures(items: np.ndarray) -> list[Picture]:
-    """A picture of each of ``items`` (n, *item_shape); the items share one scale, so that they can be compared."""
+    """Return a picture of each of ``items`` (n, *item_shape); the items share one scale, so that they can be compared."""
     shape = items.shape[1:]
     if not len(items):
         return []
@@ -55,7 +55,7 @@ def _thumbnail(image: np.ndarray) -> Picture:
 
 
 def _bars(items: np.ndarray) -> list[Picture]:
-    """Features have units of their own, so each is scaled to its range over the items shown."""
+    """Draw each feature scaled to its range over the items shown, because features have different units."""
     values = finite(items)
     lo, hi = values.min(axis=0), values.max(axis=0)
     heights = (values - lo) / np.where(hi > lo, hi - lo, 1.0)

@@ -1,4 +1,4 @@
-"""The plots of a report, each drawn twice: on light and on dark ground, for the reader's setting to choose from.
+"""Draws the plots of a report, each on a light and on a dark ground; the reader's browser chooses.
 
 Matplotlib's object interface and its Agg canvas only: no window system, no state shared with a caller's own plots.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Theme:
     ramp: tuple[str, str, str]
 
 
-# Blue and orange differ in lightness as well as in hue: they stay apart for the color-blind and in gray print.
+# Blue and orange differ in lightness as well as in hue: color-blind readers and gray print can tell them apart.
 LIGHT = Theme("#1f2733", "#66707f", "#e4e8ee", "#7d9cc9", "#d9480f", "#ffffff", ("#dbe6f5", "#6f94c9", "#1d3f72"))
 DARK = Theme("#e6eaf0", "#98a3b3", "#2a323d", "#5d82b8", "#ff8a4c", "#161b22", ("#22344f", "#5d8ccb", "#d6e6ff"))
 
@@ -60,7 +60,7 @@ Draw = Callable[[Axes, Theme], None]
 
 
 def histogram(spread: Spread, chosen: np.ndarray, cut: float | None, label: str) -> Plot:
-    """Items per bin of one score on a log scale; the selected ones in front, and where the selection begins."""
+    """Draw the items per bin of one score on a log scale, the selected items in front, and the lowest selected score."""
     front, _ = np.histogram(chosen, spread.edges)
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -94,7 +94,7 @@ def histogram(spread: Spread, chosen: np.ndarray, cut: float | None, label: str)
 
 
 def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tuple[str, str], corners: bool) -> Plot:
-    """Two quantities against each other, points or hexagons, the selected ones marked.
+    """Draw two quantities against each other as points or hexagons, and mark the selected items.
 
     ``corners``: x is expected entropy and y BALD, whose sum is the entropy: its contours are drawn, the corners named.
     """
@@ -119,7 +119,7 @@ def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tupl
             zorder=3,
         )
         axes.set_xlabel(labels[0])
-        axes.ticklabel_format(useOffset=False)  # "+2.3" in a corner would stand on the labels
+        axes.ticklabel_format(useOffset=False)  # an offset such as "+2.3" would overlap the labels
         axes.set_ylabel(labels[1])
         axes.grid(color=theme.grid, linewidth=0.8)
         axes.margins(0.03)
@@ -132,29 +132,8 @@ def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tupl
     return _plot(draw, WIDTH, 375, alt)
 
 
-def class_mix(names: Sequence[str], pool: np.ndarray, chosen: np.ndarray) -> Plot:
-    """Share of each predicted class, in the pool and in the selection."""
-
-    def draw(axes: Axes, theme: Theme) -> None:
-        rows = np.arange(len(names))
-        axes.barh(rows - 0.2, pool * 100, 0.38, color=theme.pool)
-        if chosen.any():
-            axes.barh(rows + 0.2, chosen * 100, 0.38, color=theme.chosen)
-        axes.set_yticks(rows, [name if len(name) <= 22 else name[:21] + "…" for name in names])
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("share of items, %")
-        axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-
-    told = "; ".join(
-        f"{name}: {a:.0%}" + (f", selection {b:.0%}" if chosen.any() else "")
-        for name, a, b in zip(names, pool, chosen, strict=True)
-    )
-    return _plot(draw, WIDTH, 86 + 23 * len(names), f"Share of each predicted class in the pool. {told}.")
-
-
 def _name_corners(axes: Axes, cloud: Cloud, theme: Theme) -> None:
-    """Contours of equal entropy, and words for the two ends. Axes begin at 0 unless that would leave half of them empty."""
+    """Draw contours of equal entropy and name the two ends. Axes begin at 0 unless half of an axis would be empty."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     x0 = 0.0 if cloud.x.min() < 0.5 * cloud.x.max() else x0
     y0 = 0.0 if cloud.y.min() < 0.5 * cloud.y.max() else y0
@@ -195,7 +174,9 @@ def _png(draw: Draw, theme: Theme, width: int, height: int) -> str:
     axes.tick_params(colors=theme.faint, labelsize=8.5, length=3, width=0.6, which="both")
     axes.tick_params(axis="y", length=0, which="both")
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=theme.faint, fontsize=9)
+        label.set(color=theme.faint, fontsize=9, parse_math=False)  # a score's name is text, never a formula
     file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})  # matplotlib's own address is left out
+    figure.savefig(
+        file, format="png", metadata={"Software": None}
+    )  # without the address of matplotlib, which the page would otherwise hold
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What belongs to a run and lies elsewhere: the pool it scored, and the selection made from it."""
+"""Finds what a report needs beside the run: the pool that was scored, and the selection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A selection read back: ids (k,) int64, best first; by which score; how; how far apart (None if not asked)."""
+    """A selection as its file tells: ids (k,) int64, best first; score, method, radius (None without one), file name."""
 
     ids: np.ndarray
     by: str
@@ -25,7 +25,7 @@ class Chosen:
 
 
 def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
-    """The pool that ``run`` scored, or None and a warning where it is not at its recorded place.
+    """Return the pool that ``run`` scored; None and a warning if there is no pool at the recorded place.
 
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
@@ -42,7 +42,7 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
 
 def chosen_items(run: Run, path: str | os.PathLike[str] | None = None) -> Chosen | None:
-    """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run."""
+    """Return the selection in ``path``, else the newest of the run, else None. RunError if it belongs to another run."""
     from ..run.select import read_selection
 
     if path is None and not any(run.path.glob("selection-*.parquet")):

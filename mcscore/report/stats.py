@@ -1,4 +1,4 @@
-"""The figures behind the plots, streamed over the stored scores: memory does not grow with the pool.
+"""Computes the figures behind the plots in streams over the stored scores: memory does not grow with the pool.
 
 A stream is a callable that starts reading from the beginning, because most figures need two passes. NaN marks what has
 no score, and is left out everywhere.
@@ -14,9 +14,9 @@ import numpy as np
 FINE = 1 << 16  # bins of the histogram that quantiles are read from: exact to the range / 65536
 BINS = 64  # bins shown
 GRID = 512  # cells per axis that points are counted in before they are drawn as hexagons
-MAX_POINTS = 4000  # up to here every item is its own point; more would be a blot
+MAX_POINTS = 4000  # up to this many items are drawn as points; more points would hide each other
 QUANTILES = (0.5, 0.9, 0.99)
-TRIES = 20  # rounds of drawing before the scored items are listed instead
+TRIES = 20  # rounds of drawing before all scored items are listed
 
 Stream = Callable[[], Iterable[np.ndarray]]  # values of consecutive items, some thousands at a time
 Pairs = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
@@ -24,7 +24,7 @@ Pairs = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Spread:
-    """How one score is distributed over the scored items. ``edges`` (bins+1,), ``counts`` (bins,) int64."""
+    """The distribution of one score over the scored items. ``edges`` (bins+1,), ``counts`` (bins,) int64."""
 
     n: int
     lo: float
@@ -36,7 +36,7 @@ class Spread:
 
     @property
     def flat(self) -> bool:
-        """Every scored item has the same score: nothing to choose by."""
+        """Whether every scored item has the same score, so that the score cannot choose."""
         return self.n > 1 and self.lo == self.hi
 
 
@@ -51,7 +51,7 @@ class Cloud:
 
 
 def spread(values: Stream) -> Spread | None:
-    """The distribution of the finite ones among the values; None when there are none."""
+    """Return the distribution of the finite values; None if there are none."""
     n, total, lo, hi = 0, 0.0, np.inf, -np.inf
     for part in map(_finite, values()):
         if part.size:
@@ -76,7 +76,7 @@ def spread(values: Stream) -> Spread | None:
 
 
 def cloud(pairs: Pairs) -> Cloud | None:
-    """Points, or counts on a grid, of the items for which both values are finite; None when there are none."""
+    """Return points, or counts on a grid, of the items with two finite values; None if there are none."""
     n, lo, hi = 0, np.full(2, np.inf), np.full(2, -np.inf)
     for xy in map(_finite_pairs, pairs()):
         if xy.shape[1]:
@@ -98,7 +98,7 @@ def cloud(pairs: Pairs) -> Cloud | None:
 
 
 def class_counts(predictions: Stream) -> np.ndarray:
-    """How many items are predicted to be of each class, (C,) int64; C is the highest class seen plus one, at least 1."""
+    """Count the items predicted to be of each class, (C,) int64; C is the highest class seen plus one, at least 1."""
     counts = np.zeros(1, np.int64)
     for part in predictions():
         more = np.bincount(part[part >= 0].astype(np.int64))
@@ -115,7 +115,7 @@ def random_ids(
     scored: Callable[[np.ndarray], np.ndarray],
     listed: Callable[[], Iterable[np.ndarray]],
 ) -> np.ndarray:
-    """Up to ``k`` distinct ids drawn evenly from the scored ones of range(n) that are not in ``without``; in drawn order.
+    """Draw up to ``k`` distinct ids evenly from the scored ids of range(n) that are not in ``without``; in drawn order.
 
     Drawn and kept if ``scored(ids)`` (bool), so a few k values are read, not n; only where scored items are rare are
     all of them read from ``listed()``, their ids in parts.
@@ -138,6 +138,6 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _finite_pairs(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """(2, n) float64 of the items where both are finite."""
+    """Return the pairs of two finite values, (2, n) float64."""
     xy = np.stack([np.asarray(values, np.float64) for values in pair])
     return xy[:, np.isfinite(xy).all(axis=0)]

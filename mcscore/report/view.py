@@ -1,4 +1,4 @@
-"""What the page says about a run: every figure, sentence and table cell, as the template's variables."""
+"""Makes the variables of the page's template: every figure, sentence and table cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ..acquisition import SCORES
 from ..text import count, duration, number
 from . import stats
 from .items import Picture, pictures
-from .plots import class_mix, histogram, plane
+from .mix import MAX_CLASSES, class_mix
+from .plots import histogram, plane
 from .source import Chosen
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from ..run import Run
 
 MAX_CARDS = 120  # of a side; a thousand pictures would make the page too heavy to open
-CARD_SCORES = 3  # the one selected by, and two more
-MAX_CLASSES = 20  # rows of the class mix; of more classes those are shown whose shares differ most
+CARD_SCORES = 3  # the score of the selection, and two more
 NAMED_IDS = 12
 TITLES = {"bald": "BALD"}
 SHORT = {
@@ -37,7 +37,7 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Shown:
-    """Everything the page speaks of, read once. Without the pool: no pictures, labels, keys and class names."""
+    """The facts of the page, read once. Without the pool: no pictures, labels, keys and class names."""
 
     run: Run
     pool: Pool | None
@@ -55,7 +55,7 @@ class Shown:
 
     @property
     def by(self) -> str:
-        """The score selected by; before there is a selection, the first."""
+        """The score that the selection was made by; without a selection, the first score of the run."""
         return self.chosen.by if self.chosen else next(iter(self.spreads))
 
     @property
@@ -64,10 +64,13 @@ class Shown:
         return bool(self.run.meta["likelihood"] == "gaussian")
 
     def class_name(self, index: int) -> str:
-        """The name of a class, or its number."""
+        """The name of a class; its number where it has none or the name is blank."""
         if index < 0:
             return "nothing"
-        return self.classes[index] if self.classes and index < len(self.classes) else str(index)
+        if not self.classes or index >= len(self.classes):
+            return str(index)
+        name = self.classes[index]
+        return name if name.strip() else f"{index} (its name is blank)"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Card:
 
 
 def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]) -> dict[str, Any]:
-    """The variables of page.html. ``pool`` None: no pictures, labels, keys or class names. ``warnings`` come first."""
+    """Return the variables of page.html. ``pool`` None: no pictures, labels, keys or class names. ``warnings`` come first."""
     scores = tuple(run.meta["scores"])
     ids = chosen.ids if chosen else np.empty(0, np.int64)
     shown = Shown(
@@ -137,7 +140,7 @@ def title(name: str) -> str:
 
 
 def _rate(site: Mapping[str, Any]) -> str:
-    """A site's drop probability; of random numbers that the model draws itself there is none."""
+    """The drop probability of a site, as text; random numbers that the model draws have none."""
     return "drawn" if site["p"] is None else f"{site['p']:g}"
 
 
@@ -283,7 +286,7 @@ def _score(shown: Shown, name: str, spread: stats.Spread) -> dict[str, Any]:
 
 
 def _formula(name: str, likelihood: str) -> str:
-    """The catalog's line, without the variant of another likelihood."""
+    """The line of the catalog, without the variant of another likelihood."""
     text, _, gaussian = SCORES[name].text.partition("; gaussian: ")
     return gaussian if gaussian and likelihood == "gaussian" else text
 
@@ -340,15 +343,11 @@ def _class_mix(shown: Shown) -> dict[str, Any] | None:
     if not pool.any():
         return None
     pool = np.pad(pool, (0, max(0, len(shown.classes or ()) - len(pool))))
-    pool_share = pool / pool.sum()
-    share = np.bincount(shown.selected["prediction"], minlength=len(pool)) / max(k, 1)
     text = "What the model takes the items for, in the pool" + (" and in the selection." if k else ".")
-    rows = np.arange(len(pool))
     if len(pool) > MAX_CLASSES:
-        rows = np.sort(np.argsort(-np.abs(share - pool_share), kind="stable")[:MAX_CLASSES])
         text += f" Of {len(pool):,} classes, the {MAX_CLASSES} whose shares {'differ most' if k else 'are largest'}."
-    plot = class_mix([shown.class_name(c) for c in rows.tolist()], pool_share[rows], share[rows])
-    return {"title": "Predicted classes", "text": text, "plot": plot}
+    bars = class_mix(pool, np.bincount(shown.selected["prediction"], minlength=len(pool)), shown.class_name)
+    return {"title": "Predicted classes", "text": text, "bars": bars}
 
 
 # ---- contact sheets --------------------------------------------------------------------------------------------------
@@ -369,7 +368,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
         lambda: (ids[np.isfinite(values)] for ids, values in run.spans(by)),
     )
     both = np.concatenate([selected, random])
-    # One call for all: pictures share a scale.
+    # One call for all items, because their pictures share a scale.
     images = pictures(shown.pool.take(both)) if shown.pool is not None else [None] * len(both)
     ordered = [by, *(name for name in shown.spreads if name != by)][:CARD_SCORES]
     values = {name: run.values(name, both) for name in (*ordered, "prediction")}
@@ -394,7 +393,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
 
 
 def _label(shown: Shown, i: int) -> int | None:
-    """The item's label, if it has one by now; labels of a pool are classes, which say nothing of a regression."""
+    """The item's label, if it has one by now; labels of a pool are classes, so a regression has none."""
     if shown.labels_N is None or shown.regression or shown.labels_N[i] < 0:
         return None
     return int(shown.labels_N[i])

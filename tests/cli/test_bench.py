@@ -111,13 +111,13 @@ def test_wrong_results_are_a_failure(mcscore: Command, monkeypatch: pytest.Monke
     [
         (("kernels", "--shapes", "T20xD3"), "fits no kernel; kernels take score_logits TxC[xB]"),
         (("kernels", "--shapes", "T20xC"), "'C' is neither a letter with a number"),
-        (("kernels", "--only", "score"), "'score' is none of score_logits"),
-        (("kernels", "--dtype", "int8"), "'int8' is none of float32"),
-        (("kernels", "--device", "tpu"), "none that torch knows"),
+        (("kernels", "--only", "score"), "'score' is not one of score_logits"),
+        (("kernels", "--dtype", "int8"), "'int8' is not one of float32"),
+        (("kernels", "--device", "tpu"), "not a device that torch knows"),
         (("kernels", "--device", "meta"), "mcscore has kernels for cpu and cuda"),
         (("model", *MODEL), "give a POOL to take items from, or --item-shape"),
         (("model", "pool.zarr", *MODEL, "--item-shape", "8"), "give a POOL to take items from, or --item-shape"),
-        (("model", *MODEL, "--item-shape", "3x"), "'3x' is no shape such as 3x224x224"),
+        (("model", *MODEL, "--item-shape", "3x"), "'3x' is not a shape such as 3x224x224"),
         (("pool",), "POOL"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_model_that_the_loop_runs_otherwise_is_a_failure(mcscore: Command, poo
     result = mcscore("bench", "model", pool, *words)
     assert result.exit_code == 1
     assert answer(result)["error"] == "DifferentWork"
-    assert "they do not do the same work" in result.stderr
+    assert "mcscore and the loop do not do the same work" in result.stderr
 
 
 def test_pool_tells_how_fast_it_is_read(mcscore: Command, pool: Path) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ...cells import FORMULA
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -68,6 +70,7 @@ def _parquet(file: BinaryIO, tables: Tables, source: Source) -> None:
 
 
 def _csv(file: BinaryIO, tables: Tables, _source: Source) -> None:
+    """Write the rows; no spreadsheet runs a key as a formula, and ``mcscore pool label`` reads the same keys back."""
     import pyarrow.csv
 
     with contextlib.ExitStack() as open_writer:
@@ -75,7 +78,7 @@ def _csv(file: BinaryIO, tables: Tables, _source: Source) -> None:
         for table in tables:
             if writer is None:
                 writer = open_writer.enter_context(pyarrow.csv.CSVWriter(file, table.schema))
-            writer.write(table)
+            writer.write(_guarded(table))
 
 
 def _jsonl(file: BinaryIO, tables: Tables, _source: Source) -> None:
@@ -154,6 +157,17 @@ def _rows(table: pyarrow.Table, names: list[str]) -> Iterator[tuple[str, ...]]:
             # Readers of JSON take -0 for the integer 0.
             columns.append(pc.replace_substring_regex(text, "^-0$", "-0.0").to_pylist())
     return zip(*columns, strict=True)
+
+
+def _guarded(table: pyarrow.Table) -> pyarrow.Table:
+    """The table with every text as mcscore.cells.guarded has it; numbers stay numbers."""
+    import pyarrow
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(table.schema):
+        if pyarrow.types.is_string(field.type):
+            table = table.set_column(at, field, pc.replace_substring_regex(table[at], f"^({FORMULA})", "'\\1"))
+    return table
 
 
 def _escaped(text: str) -> str:
