@@ -1,4 +1,4 @@
-"""Masks onto tensors: for one pass under vmap, and for rows that hold one copy of the batch or one per pass."""
+"""Apply masks to tensors: under vmap, and for rows that hold one copy of the batch or one copy per pass."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from .ops.dropout import ConstantSource
 
 
 class Masks(Protocol):
-    """What is done at the sites of a forward pass."""
+    """What a forward pass does at its sites."""
 
     def drop(self, site: Site, x: Tensor, mask_rank: int, affine: Affine, inplace: bool) -> Tensor:
-        """``x`` with the masks of the site's passes applied."""
+        """Return ``x`` with the masks of the site's passes applied."""
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
-        """The site's random numbers in the shape of ``like``."""
+        """Return the site's random numbers in the shape of ``like``."""
 
     def bernoulli(self, site: Site, like: Tensor, p: float | Tensor) -> Tensor:
-        """1 with probability p, else 0."""
+        """Return 1 with probability p, else 0."""
 
     def holds(self, site: Site, x: Tensor) -> bool:
-        """Has x room for the result, so that in-place dropout can be done in place?"""
+        """Return whether x has room for the result, so that in-place dropout can be done in place."""
 
     def replicates(self, site: Site, x: Tensor) -> bool:
-        """Does the model see another shape behind the site than before it?"""
+        """Return whether the model sees another shape behind the site than before it."""
 
     def linear(self, site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The same, fused into the Linear that follows."""
+        """Return the dropped ``x`` times the weight, as one operation."""
 
 
 @dataclass(frozen=True)
 class MaskStream:
-    """Whose masks: the seed, and the ids of the items (all -1 if every item shares the mask of a pass)."""
+    """The seed of the masks and the ids of the items; -1 for every item if all share the mask of a pass."""
 
     seed: int
     ids_B: Tensor
@@ -54,9 +54,8 @@ class MaskStream:
         one = torch.full((1,), -1, dtype=torch.int64, device=self.ids_B.device)
         if site.axis is None:
             return one
-        return (
-            one.expand(len(self.ids_B)) if self.shared else self.ids_B
-        )  # expanded: kernels see that the masks are shared
+        # Expanded, not repeated: kernels see by the stride that all items share the masks.
+        return one.expand(len(self.ids_B)) if self.shared else self.ids_B
 
     def masks(self, site: Site, passes_t: Tensor, rank: int | None = None) -> MaskSpec:
         """The masks of the site in these passes; ``rank`` of MaskSpec."""
@@ -68,13 +67,13 @@ class MaskStream:
 
 
 def _below(u: Tensor, p: float | Tensor) -> Tensor:
-    """Bernoulli draws by the uniform ones, as PyTorch has them: 1 where u < p."""
+    """Return Bernoulli draws made of uniform ones as in PyTorch: 1 where u < p."""
     return (u < p).to(u.dtype)
 
 
 @dataclass(frozen=True)
 class VmapMasks:
-    """Under vmap: ``index`` stands for every pass at once, and tensors look as they do in a single pass."""
+    """Masks under vmap: ``index`` stands for all passes at once, and tensors have the shapes of a single pass."""
 
     stream: MaskStream
     index: Tensor
@@ -117,7 +116,7 @@ class VmapMasks:
 
 @dataclass(frozen=True)
 class BatchedMasks:
-    """A batch of B rows, or t*B rows, pass after pass."""
+    """Masks of a batch of B rows, or of t*B rows, pass after pass."""
 
     stream: MaskStream
     passes_t: Tensor
@@ -135,7 +134,7 @@ class BatchedMasks:
             stacked = x.movedim(site.axis, 0).reshape(copies, masks.B * site.rows, *rest).movedim(1, site.axis + 1)
             y_t = drop(stacked, masks, affine, copies=copies, axis=site.axis)
             y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
-        return x.copy_(y) if inplace else y  # in-place dropout also changes what other names of x see
+        return x.copy_(y) if inplace else y  # other names of x see the result of in-place dropout too
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:
         """Return the site's random numbers in the shape of ``like``."""
@@ -175,7 +174,7 @@ class BatchedMasks:
 
 @dataclass(frozen=True)
 class ZeroSite:
-    """One pass in which nothing is random, but one site (None: no site) is at its other end: drops everything, or draws otherwise.
+    """One pass in which nothing is random, and one site (None: no site) drops everything or draws the other constant.
 
     With ``scales`` each masked tensor is multiplied by a number of its own, so that gradients tell which sites matter.
     """
@@ -263,7 +262,7 @@ class SingleSite:
 
 
 def batch_copies(site: Site, x: Tensor, B: int, t: int = 1) -> int:
-    """How many copies of the batch x holds (1 or t); anything else is a model that changes its batch on the way."""
+    """Return how many copies of the batch x holds, 1 or t. RowsError for any other number: the model changes its batch."""
     assert site.axis is not None
     n = x.shape[site.axis]
     if n in (B * site.rows, t * B * site.rows):

@@ -1,4 +1,4 @@
-"""bfloat16 where it pays and keeps the ranking.
+"""Run products in bfloat16 where that is faster and keeps the ranking.
 
 torch.autocast stays without effect under torch.vmap, so its rule is applied here, call by call: products take bfloat16, what needs
 the range of float32 takes that, everything else what it is given.
@@ -22,7 +22,7 @@ from ..kernels import backends
 from ..kernels.weight_cache import made_from
 
 ITEMS = 256  # of the first batch, on which rankings are compared
-_FEWEST = 32  # below, a rank correlation says little
+_FEWEST = 32  # with fewer items a rank correlation says little
 _KEEPS = 0.99
 
 

@@ -1,4 +1,4 @@
-"""What must hold of the passes before scores are made of them: sites matter, passes differ, the output is logits."""
+"""Checks before scoring: each site changes the output, passes differ, the output is logits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .tensors import check_output, equal_bits
 
 
 def require_effect(passes: Passes, inputs: Any) -> frozenset[str]:
-    """Each site in turn drops everything: an output that stays the same to the last bit shows a site that does not matter.
+    """Find active sites without effect: the output stays the same to the last bit when the site drops everything.
 
-    That of all sites is an error, that of some is said: a branch may be unused, or still zero as it was initialized.
+    SiteError if no site has an effect. A warning names them if some have none: a branch may be unused, or still zero as initialized.
 
-    Deterministic, so that no chance of the masks can raise a false alarm. Gradients clear most sites in one pass; what they do
-    not is tried by one forward pass of a small batch per site.
+    The check is deterministic, so masks cannot raise a false alarm by chance. Gradients show the effect of most sites in one
+    backward pass; each other site takes one forward pass of a small batch.
     """
     constants = passes.found.constants
     active = [site for site in passes.found.sites if site.active]
@@ -40,7 +40,7 @@ def require_effect(passes: Passes, inputs: Any) -> frozenset[str]:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, (SiteError, OutputError)):
                 raise
-            continue  # a pass that fails with everything dropped there is one that looks at it
+            continue  # a pass that fails when the site drops everything depends on the site
         if equal_bits(output, whole) and not (site.draws and _changes_when_redrawn(passes, inputs, site)):
             inert.append(site)
     names = frozenset(site.name for site in inert)
@@ -60,7 +60,7 @@ def require_effect(passes: Passes, inputs: Any) -> frozenset[str]:
 
 
 def _changes_when_redrawn(passes: Passes, inputs: Any, site: Site) -> bool:
-    """Does any of some other passes' numbers at this site change pass 0? Where an end of the law does not (argsort of a constant)."""
+    """Return whether numbers of other passes at this site change pass 0, for sites where a constant does not (argsort of a constant)."""
     leaf = next(x for x in tree_leaves(passes.each_batch(inputs, 3, lambda x: x)) if isinstance(x, Tensor))
     ids_B = torch.arange(3, device=leaf.device)
     first, stream = torch.zeros(1, dtype=torch.int64, device=leaf.device), passes.stream(ids_B)
@@ -73,24 +73,23 @@ def _changes_when_redrawn(passes: Passes, inputs: Any, site: Site) -> bool:
 
 
 def _sites_with_gradient(passes: Passes, inputs: Any) -> set[str]:
-    """Sites with a gradient of the output by a factor on their tensor: one pass instead of one per site."""
+    """Return the sites with a nonzero gradient of the output by a factor on their tensor: one pass instead of one per site."""
     zero = ZeroSite(passes.found.constants, scales={})
     assert zero.scales is not None
     try:
-        # Backward too: what is computed again for it (checkpoints) must run in evaluation as well.
+        # The backward pass is inside the block too: checkpointed parts are computed again there, and must run in evaluation mode.
         with evaluating(passes.model, passes.found.training, passes.found.written, grad=True):
             output = passes.forward(inputs, zero, None, grad=True).logits
             scales = list(zero.scales.items())
             if not scales or not output.requires_grad:
                 return set()
-            weights = torch.linspace(1.0, 2.0, output.numel(), device=output.device).reshape(
-                output.shape
-            )  # no sums that cancel
+            # Different weights, so that gradients of different outputs do not cancel.
+            weights = torch.linspace(1.0, 2.0, output.numel(), device=output.device).reshape(output.shape)
             total = (output.float() * weights).sum()
             gradients = torch.autograd.grad(total, [scale for _, scale in scales], allow_unused=True)
     except (SiteError, OutputError):
         raise
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):  # no gradient to be had: every site is tried
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):  # the model has no gradient: every site is tried
         return set()
     return {
         name
@@ -100,7 +99,7 @@ def _sites_with_gradient(passes: Passes, inputs: Any) -> set[str]:
 
 
 def require_different_passes(passes: Passes, logits_TBC: Tensor, inputs: Any) -> None:
-    """Passes that do not differ carry no information: an error, not a quiet zero. A single pass is compared with dropout off."""
+    """SiteError if all passes are equal, since they carry no information. A single pass is compared with dropout off."""
     if logits_TBC.shape[0] == 1:
         other = check_output(passes.model, passes.deterministic(inputs))
         same = torch.equal(other[: logits_TBC.shape[1]], logits_TBC[0])

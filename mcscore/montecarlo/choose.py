@@ -1,4 +1,4 @@
-"""Which strategy runs the passes: the fastest that gives what one pass at a time gives, on a small batch."""
+"""Choose the fastest strategy that gives the logits of one pass at a time, on a small batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .discovery.sites import Site
 from .passes import PATHS, Passes, PassResult, Strategy
 from .tensors import close_to
 
-# What PyTorch and models raise where they have no rule for a way to run. Anything else, such as an interrupt, is not about the strategy.
+# What PyTorch and models raise where a strategy does not work. Any other exception, such as an interrupt, has another cause.
 _NO_RULE = (
     RuntimeError,
     ValueError,
@@ -26,7 +26,7 @@ _NO_RULE = (
 
 
 def choose_strategy(passes: Passes, inputs: Any, ids_B: Tensor, T: int) -> Strategy:
-    """The fastest strategy that gives what ``loop`` gives on this batch, and why faster ones were passed over.
+    """Return the fastest strategy that gives what ``loop`` gives on this batch, with the reasons against faster ones.
 
     Raises:
         SiteError: two runs of the same passes differ; or items see each other with masks on.
@@ -59,7 +59,7 @@ def choose_strategy(passes: Passes, inputs: Any, ids_B: Tensor, T: int) -> Strat
                 _require_independence(passes, inputs, ids_B, passes_t[:2], strategy, found.logits[:2])
                 return strategy
             reason = "gives other numbers than one pass at a time"
-        if path != "head":  # no news: few models end that way
+        if path != "head":  # few models end that way, so that is no news
             why.append(f"{path}: {reason}")
     raise SiteError(
         f"{type(passes.model).__name__}: two runs of the same passes differ ({'; '.join(why)}); is something else random?"
@@ -69,7 +69,7 @@ def choose_strategy(passes: Passes, inputs: Any, ids_B: Tensor, T: int) -> Strat
 def _require_independence(
     passes: Passes, inputs: Any, ids_B: Tensor, passes_t: Tensor, strategy: Strategy, together_tBC: Tensor
 ) -> None:
-    """SiteError if the first items come out otherwise without the last one, masks on: DropBlock, experts of limited capacity."""
+    """SiteError if removing the last item changes the others with masks on: DropBlock, experts of limited capacity."""
     n = len(ids_B) - 1
     if n < 1 or together_tBC.shape[1] != len(ids_B):
         return
@@ -86,7 +86,7 @@ def _require_independence(
 
 
 def _dependent_sites(passes: Passes, inputs: Any, fewer: Any, ids_B: Tensor) -> list[Site]:
-    """The active sites which, masked alone, let items see each other."""
+    """Return the active sites that, masked alone, let items depend on each other."""
     n = len(ids_B) - 1
     first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
 

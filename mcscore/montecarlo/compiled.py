@@ -26,7 +26,7 @@ Run = Callable[[Any, Tensor, Tensor], Tensor]
 
 
 class _Once(nn.Module):
-    """The prefix: computed when first asked for, then remembered until the next batch."""
+    """The prefix, computed when first asked for and kept until the next batch."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -40,16 +40,16 @@ class _Once(nn.Module):
 
 
 class CompiledPasses:
-    """``run`` for inputs, ids and passes of the shapes it was made with."""
+    """``run``, compiled for the shapes of the inputs, ids and passes with which it was made."""
 
     def __init__(self, run: Run, inputs: Any, ids_B: Tensor, passes_t: Tensor) -> None:
-        """Traces and compiles. Raises whatever make_fx or torch.compile raise."""
+        """Trace and compile. Raises what make_fx or torch.compile raise."""
         leaves, spec = tree_flatten(inputs)
 
         def flat(ids: Tensor, passes: Tensor, *leaves: Any) -> Tensor:
             return run(tree_unflatten(list(leaves), spec), ids, passes)
 
-        # What is made from weights belongs into the graph, or a change of the weights would not reach it.
+        # The graph must contain what is computed from weights, or it would miss later changes of the weights.
         with torch.no_grad(), keeping_nothing():
             graph = make_fx(torch.func.functionalize(flat))(ids_B, passes_t, *leaves)
             self._parts = _split(graph)
@@ -79,7 +79,7 @@ class CompiledPasses:
 
 
 def recorded(model: nn.Module) -> Hashable:
-    """All that a graph of ``model`` has taken for granted: which tensors it has and where they lie, and its plain Python values."""
+    """Return what a graph of ``model`` assumes: its tensors, their addresses, and its plain Python values."""
     return tuple((id(module), *_taken_for_granted(module)) for module in model.modules())
 
 
@@ -92,7 +92,7 @@ def _taken_for_granted(module: nn.Module) -> Iterator[Hashable]:
 
 
 def _split(graph: fx.GraphModule) -> fx.GraphModule:
-    """Into submod_0, which does not need the passes, and submod_1, which does."""
+    """Split into submod_0, which does not need the passes, and submod_1, which does."""
     _, passes, *_ = (node for node in graph.graph.nodes if node.op == "placeholder")
     behind = {passes}
     for node in graph.graph.nodes:

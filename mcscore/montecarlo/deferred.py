@@ -1,4 +1,4 @@
-"""Dropout that is deferred until its output is used: straight into a Linear, the pair becomes one operation.
+"""Defer dropout until its output is used. If a Linear uses it, the two become one operation.
 
 A site that can be deferred gives the model an alias of its input and remembers that its dropout is still to come. Reshapes that keep
 each item's values in order keep it deferred, F.linear takes it over with the fused kernel, and anything else gets the dropped tensor,
@@ -25,7 +25,7 @@ from .autocast import Autocast
 from .discovery.sites import Site
 
 _RESHAPES = {Tensor.flatten, torch.flatten, Tensor.reshape, torch.reshape, Tensor.view, Tensor.contiguous}
-# Of these the answer or the result does not name the number of rows, unless flatten begins at dimension 0 (then they clash).
+# The results of these do not show the number of rows, unless flatten begins at dimension 0 (then the shapes clash).
 _KEEPING_ROWS = {Tensor.flatten, torch.flatten, Tensor.contiguous, Tensor.dim, Tensor.is_floating_point, F.linear}
 _QUESTIONS = {
     Tensor.size,
@@ -39,7 +39,7 @@ _QUESTIONS = {
 
 
 def can_defer(site: Site, x: Tensor) -> bool:
-    """The first dimension holds the items and nothing else."""
+    """Return whether dropout at the site can be deferred: the first dimension holds the items and nothing else."""
     return site.axis == 0 and site.rows == 1 and x.ndim >= 2 and 0.0 < site.drop_p < 1.0
 
 
@@ -58,7 +58,7 @@ class FusedLinear:
 class _DeferredDropout:
     site: Site
     alias: Tensor  # undropped; also keeps its id from being used again
-    drop: Callable[[], Tensor]  # the tensor the model would have got
+    drop: Callable[[], Tensor]  # gives the tensor that the model would have got
     fusable: bool  # may a Linear take it over?
     replicates: bool  # has the dropped tensor another shape?
     dropped: Tensor | None = None
@@ -102,7 +102,7 @@ class Deferred:
         if deferred is not None and (not deferred.replicates or func in _KEEPING_ROWS):
             if func in _QUESTIONS or func.__name__ == "__get__":
                 answer = execute(func, args, kwargs)
-                if not isinstance(answer, Tensor):  # x.T and x.data are no questions
+                if not isinstance(answer, Tensor):  # x.T and x.data give tensors
                     return answer
             if func in _RESHAPES:
                 alias = execute(func, args, kwargs)
@@ -123,7 +123,7 @@ class Deferred:
         return execute(func, args, kwargs)
 
     def _fused(self, deferred: _DeferredDropout, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-        """F.linear of a dropout that has not happened yet, if there is a kernel for both."""
+        """Return F.linear of a deferred dropout as one operation; None if there is no kernel for the pair."""
         if id(weight) in self._deferred or id(bias) in self._deferred:
             return None
         x = deferred.alias
@@ -139,7 +139,7 @@ class Deferred:
         return y
 
     def _mentions(self, values: Iterable[Any]) -> bool:
-        """Is one of them an alias, or a list (cat, stack) with one in it? Asked for every operation, so it must be cheap."""
+        """Return whether an argument is an alias, or a list (cat, stack) with one in it. Every operation calls it: keep it cheap."""
         known = self._deferred
         return bool(known) and any(
             id(value) in known or (type(value) in (tuple, list) and any(id(part) in known for part in value))
@@ -154,9 +154,9 @@ class Deferred:
         return deferred.materialize()
 
     def materialize_arguments(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments of another stochastic call."""
+        """Return the arguments of another stochastic call with aliases replaced."""
         return self.materialize_output(dict(arguments)) if self._mentions(arguments.values()) else arguments
 
     def materialize_output(self, x: Any) -> Any:
-        """What the model returns must not be an alias."""
+        """Return the output of the model with aliases replaced."""
         return tree_map_only(Tensor, self._materialized, x)

@@ -1,4 +1,4 @@
-"""What a model knows of an item before its last decision."""
+"""Embeddings of items: the input of the last Linear, or the output of a named module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that ends in dropout and Linear, after its one forward pass: what is left to do is one kernel."""
+"""Scores of a model that ends in dropout and Linear: after one forward pass, one kernel does the rest."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .deferred import FusedLinear
 
 @dataclass(frozen=True)
 class Head:
-    """The last features of a batch, the same for every pass, and the dropout and Linear that follow them."""
+    """The last features of a batch, which all passes share, and the dropout and Linear behind them."""
 
     stream: MaskStream
     end: FusedLinear
 
     def of_first(self, n: int) -> Head:
-        """The same of the first n items alone, for checks."""
+        """Return the head of the first n items alone, for checks."""
         few = dataclasses.replace(self.stream, ids_B=self.stream.ids_B[:n])
         return Head(few, dataclasses.replace(self.end, x=self.end.x[:n], y=self.end.y[:n]))
 
     def logits(self, passes_t: Tensor) -> Tensor:
-        """logits_tBC of some passes, for checks."""
+        """Return logits_tBC of some passes, for checks."""
         y_tBC = BatchedMasks(self.stream, passes_t).linear(self.end.site, self.end.x, self.end.weight, self.end.bias)
         return y_tBC.unflatten(0, (len(passes_t), -1))
 
     def scores(self, passes_t: Tensor, scores: Sequence[str], likelihood: str) -> dict[str, Tensor]:
-        """Scores and prediction (B,) over these passes."""
+        """Return scores and prediction (B,) over these passes."""
         return dropout_head(
             self.end.x,
             self.stream.masks(self.end.site, passes_t),

@@ -1,4 +1,4 @@
-"""One forward pass, or t at once, with masks and draws in place: what every stochastic call of the model becomes."""
+"""Run one forward pass, or t at once, with masks and draws in place of every stochastic call."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _READS = {
     torch.allclose,
     Tensor.allclose,
 }
-"""Tensors become Python values here, and a model may branch on them."""
+"""Functions that turn tensors into Python values, on which a model may branch."""
 
 
 class MaskedForward(Interceptor):
@@ -97,7 +97,7 @@ class MaskedForward(Interceptor):
         return op.run(arguments, _SiteSource(self, call))
 
     def _unprobed_call(self, call: Call) -> Any:
-        """A call that the probe did not meet. It is never left undropped in silence."""
+        """Handle a call that the probe did not meet: never leave it undropped in silence."""
         op = call.op
         if op is None:
             drops = call.is_random
@@ -120,7 +120,7 @@ class MaskedForward(Interceptor):
             self._tape.site()
 
     def check_all_fired(self, model: nn.Module) -> None:
-        """SiteError if a site did not fire, unless the model decided so by a number that was drawn (LayerDrop)."""
+        """SiteError if a site did not fire, unless a drawn number decided that (LayerDrop)."""
         if self.reads and any(site.draws and site.active for site in self._sites.values()):
             return
         silent = [str(site) for name, site in self._sites.items() if site.active and name not in self.fired]
@@ -179,7 +179,7 @@ class _SiteSource:
 
 
 def deterministic_call(call: Call, constants: ConstantSource) -> Any:
-    """What a stochastic call gives when every site is off. SiteError if it is random in a way that cannot be switched off."""
+    """Return the result of a stochastic call when every site is off. SiteError if its randomness cannot be switched off."""
     if call.op is None:
         if call.is_random:
             raise SiteError(

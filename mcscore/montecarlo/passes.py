@@ -46,7 +46,7 @@ Fuses = Callable[[Tensor, Tensor, float], bool]
 
 @dataclass(frozen=True)
 class Strategy:
-    """How passes run: one of PATHS, the sites that become one operation with the Linear behind them, why no faster path."""
+    """How passes run: a path of PATHS, the sites fused with the Linear behind them, and why no faster path runs."""
 
     path: str
     fused: frozenset[str] = frozenset()
@@ -55,7 +55,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class PassResult:
-    """What one or several forward passes gave, and what they met on the way."""
+    """The logits of one or several forward passes, and what happened at their sites."""
 
     logits: Tensor  # of one forward: as the model returns it; of a chunk of passes: tBC
     fused: frozenset[str] = frozenset()  # sites whose output went into a Linear
@@ -76,7 +76,7 @@ class PassResult:
 
 
 class Passes:
-    """The stochastic passes of one model. A pass is a function of (seed, pass index, ids, inputs), whatever ran before it.
+    """The stochastic passes of one model. A pass is a function of (seed, pass index, ids, inputs) alone.
 
     Args:
         model: any module; left as it was after every call.
@@ -104,12 +104,12 @@ class Passes:
         self._compiled: CompiledPasses | None = None
 
     def in_precision(self, autocast: Autocast | None) -> Passes:
-        """The same passes in another precision."""
+        """Return the same passes in another precision."""
         options: dict[str, Any] = {"seed": self.seed, "shared": self.shared, "reduces": self.reduces}
         return Passes(self.model, self.found, **options, autocast=autocast)
 
     def deterministic(self, inputs: Any) -> Any:
-        """One pass with every dropout off."""
+        """Run one pass with every dropout off."""
 
         def handler(call: Call) -> Any:
             return (
@@ -138,7 +138,7 @@ class Passes:
             yield result.logits
 
     def results(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], strategy: Strategy) -> Iterator[PassResult]:
-        """As ``chunks``, with what the passes met."""
+        """Yield a PassResult for each chunk, as ``chunks`` yields logits."""
         path = strategy.path
         if path == "head":
             head = self.head(inputs, ids_B)
@@ -175,7 +175,7 @@ class Passes:
     def run(
         self, inputs: Any, ids_B: Tensor, passes_t: Tensor, strategy: Strategy, tape: Tape | None = None
     ) -> PassResult:
-        """One chunk of passes by ``vmap``, ``fork``, ``repeat`` or ``loop``: logits_tBC."""
+        """Run one chunk of passes by ``vmap``, ``fork``, ``repeat`` or ``loop``: logits_tBC."""
         way = {"vmap": self._vmap, "fork": self._fork, "repeat": self._repeat, "loop": self._loop}[strategy.path]
         return way(inputs, ids_B, passes_t, strategy.fused, tape)
 
@@ -254,7 +254,7 @@ class Passes:
         fuses: Fuses = fuses,
         grad: bool = False,
     ) -> PassResult:
-        """One call of the model with these masks."""
+        """Call the model once with these masks."""
         # A model may work in place on its input; the next chunk needs it whole.
         inputs = tree_map_only(Tensor, torch.clone, inputs)
         forward = MaskedForward(self.model, self.found, masks, tape, fused, fuses, self.autocast)
@@ -274,7 +274,7 @@ class Passes:
         )
 
     def stream(self, ids_B: Tensor) -> MaskStream:
-        """Whose masks these items get."""
+        """Return the stream of masks for these items."""
         return MaskStream(self.seed, ids_B, self.shared)
 
 

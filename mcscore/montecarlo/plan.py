@@ -1,4 +1,4 @@
-"""How many items and passes go through the model in one step: big enough to fill the device, small enough for its caches and memory.
+"""Choose how many items and passes go through the model in one step: enough to fill the device, few enough for its memory.
 
 The plan follows from measured sizes (activations per item, and per item and pass), never from measured times: another batch shape
 changes the last bits of a matrix product, and two runs of the same job must agree to the last bit on a quiet machine and on a busy
@@ -47,18 +47,17 @@ class Plan:
     path: str  # how the passes run, see passes.PATHS
     threads: int  # of torch, when the plan was made
     prefix_bytes: (
-        int  # peak activations of one item before the first site, estimated; on path "head" with its logits of one pass
+        int  # estimated peak activations of one item before the first site; on path "head" with its logits of one pass
     )
-    tail_bytes: int  # and of one item and pass after it
+    tail_bytes: int  # estimated peak activations of one item and pass after the first site
     prefix_flops: int  # per item
     tail_flops: int  # per item and pass
     fused: tuple[str, ...] = ()  # sites that run as one operation with the Linear behind them
     why: str = ""  # why faster paths were passed over
     autocast: str = ""  # precision of products, if not the model's own: "bfloat16"
-    precision: str = ""  # why that
-    sums_bytes: int = (
-        0  # per item, of sums over passes that come in chunks; counted, but steps are not made smaller for them
-    )
+    precision: str = ""  # why this precision
+    # Per item, of sums over passes that come in chunks. Counted, but steps are not made smaller for them.
+    sums_bytes: int = 0
 
     @property
     def memory(self) -> int:
@@ -67,7 +66,7 @@ class Plan:
 
     @property
     def strategy(self) -> Strategy:
-        """How its passes run."""
+        """The strategy of its passes."""
         return Strategy(self.path, frozenset(self.fused), self.why)
 
     def halved(self) -> Plan | None:
@@ -168,7 +167,7 @@ def _cudnn_flops(x: Tensor, weights: list[Tensor], *_args: Any) -> int:
     return 2 * x[..., 0].numel() * sum(w.numel() for w in weights if w.ndim == 2)
 
 
-# PyTorch's counter knows no recurrent layers.
+# PyTorch's counter has no formulas for recurrent layers.
 _RECURRENT_FLOPS: dict[Any, Callable[..., int]] = {
     torch.ops.aten.mkldnn_rnn_layer: _onednn_flops,
     torch.ops.aten._cudnn_rnn: _cudnn_flops,
@@ -248,7 +247,7 @@ _PATHS = {
 
 
 def explain(plan: Plan, passes: Passes, T: int, compiled: bool, inert: Collection[str] = ()) -> str:
-    """The plan as a person reads it."""
+    """Describe the plan in text."""
     lines = [f"{'site':>4}  {'p':>5}  {'fires':<5}  {'masked per item':<16} {'kind':<22} where"]
     for site in passes.found.sites:
         shape = "x".join(map(str, site.shape)) or "1"

@@ -19,27 +19,27 @@ from torch.utils._pytree import tree_leaves
 
 
 class TapeError(RuntimeError):
-    """The prefix did not repeat itself, so its results cannot be used again."""
+    """The prefix of a later chunk differs from the recorded one, so the recorded results cannot be used."""
 
 
 @dataclass
 class _Entry:
     function: Callable[..., Any]
     result: Any
-    replays: bool  # False for what has no tensor in or out: switches such as grad mode must really be thrown again
+    replays: bool  # False for calls without tensors, which are executed again: switches such as grad mode
     version: int = 0
 
 
 def _holders(slots: list[Any], i: int) -> int:
-    """References to what slots[i] holds, ours included."""
+    """Return the number of references to slots[i], ours included."""
     return sys.getrefcount(slots[i])
 
 
-_OURS = _holders([object()], 0)  # measured, not assumed: interpreters differ in how they count a temporary
+_OURS = _holders([object()], 0)  # measured, since interpreters count temporaries differently
 
 
 class Tape:
-    """Record on the first run, replay on the next ones. One forward pass at a time; ``start`` begins each."""
+    """Record the prefix in the first forward pass and replay it in the next ones; ``start`` begins each pass."""
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
@@ -48,7 +48,7 @@ class Tape:
         self._in_prefix = True
 
     def start(self) -> None:
-        """Begin a forward pass. If a pass wrote in place into a tensor the tape keeps, its record is worthless: record anew."""
+        """Begin a forward pass. Records anew if a pass wrote in place into a tensor that the tape keeps."""
         if self._sealed and any(
             isinstance(e.result, Tensor) and _version(e.result) != e.version for e in self._entries
         ):
@@ -60,7 +60,7 @@ class Tape:
     def call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], execute: Callable[[], Any]
     ) -> Any:
-        """Execute an operation, or give back what it gave the first time."""
+        """Execute an operation, or return its recorded result."""
         if not self._in_prefix:
             return execute()
         if not self._sealed:
@@ -78,7 +78,7 @@ class Tape:
         return entry.result if entry.replays else execute()
 
     def site(self) -> None:
-        """A site fires: if it is the first, the prefix is complete."""
+        """Note that a site fires. The prefix ends at the first one."""
         if self._in_prefix and not self._sealed:
             self._seal()
         self._in_prefix = False

@@ -1,4 +1,4 @@
-"""Outputs of a model compared with each other, and with what logits look like."""
+"""Compare outputs of a model, and check that an output is logits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .ops.intercept import is_dense
 
 
 def equal_bits(one: Tensor, other: Tensor) -> bool:
-    """To the last bit, NaN being equal to NaN."""
+    """Return whether the tensors are equal to the last bit; NaN equals NaN."""
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def close_to(ours: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
-    """Equal up to the rounding that other shapes of the same computation in ``dtype`` may have."""
+    """Return whether the tensors are equal up to the rounding of the same computation in other shapes in ``dtype``."""
     scale = truth.float().masked_fill(~truth.isfinite(), 0.0).abs().amax().item()
     close = max(1e-4, 8 * torch.finfo(dtype).eps)  # of the largest logit
     return ours.shape == truth.shape and torch.allclose(
@@ -26,7 +26,7 @@ def close_to(ours: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
 
 
 def check_output(model: nn.Module, output: Any) -> Tensor:
-    """The output of a model, if it is logits for every item; OutputError says what it is instead."""
+    """Return the output of a model if it is logits for every item. OutputError says what it is instead."""
     if not isinstance(output, Tensor):
         hint = (
             "; wrap the model in a module that returns .logits"

@@ -1,4 +1,4 @@
-"""Which sites a model has: a probe finds them, a trace measures them, and nothing is taken on trust.
+"""Find the sites of a model: a probe finds the calls, a trace measures each of them.
 
 1. *Probe.* Two items go through a private copy of the model in training mode (normalization layers stay in evaluation),
    with every stochastic call intercepted. What would drop or draw there is the list of sites. This finds what lists of module
@@ -199,7 +199,7 @@ def _measured(site: Site, seen: PassRecord, seen_3: PassRecord, distance: Mappin
     """The site with the shape, item axis and polarity that were found."""
     p = site.p
     if site.draws and p is not None:
-        # Whether 1 means keep or drop: the constant under which the model is nearer to evaluation keeps.
+        # A draw of 1 may mean keep or drop. The constant under which the model is nearer to evaluation keeps.
         keeps = distance.get("1.0", 0.0) <= distance.get("0.0", float("inf"))
         p = 1.0 - p if keeps else p
     if site.name not in seen.shapes:
@@ -247,9 +247,8 @@ def _check_order(sites: Sequence[Site], before: Mapping[str, Tensor], after: Map
     depend on its neighbors: masks and scores would depend on the batch.
     """
     for site in sites:
-        if (
-            site.axis is None or site.draws or not site.active
-        ):  # numbers are drawn row by row: nothing there can be swapped
+        # Numbers are drawn row by row: a site that draws has nothing to swap.
+        if site.axis is None or site.draws or not site.active:
             continue
         first, second = before[site.name].movedim(site.axis, 0), after[site.name].movedim(site.axis, 0)
         swapped = first.roll(site.rows, 0)

@@ -1,4 +1,4 @@
-"""Whether a forward pass drew random numbers that no mask drives, found by its consequence: some generator has moved.
+"""Find out whether a forward pass drew random numbers that no mask drives: some generator has moved.
 
 The generators of torch (each device), Python and NumPy, and those that a module keeps for itself. A list of random functions can
 never be whole: scripted code, extensions, Python's ``random`` and NumPy escape it.
@@ -30,7 +30,7 @@ def cuda_devices(model: nn.Module) -> list[int]:
 
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Put the generators of torch, Python and NumPy back at the end, also after an exception."""
+    """Restore the generators of torch, Python and NumPy at the end, also after an exception."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(cuda_devices(model)):

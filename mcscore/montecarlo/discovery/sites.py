@@ -1,4 +1,4 @@
-"""Places in a model where randomness acts, and what discovery says of them."""
+"""Sites, the places in a model where randomness acts, and the result of discovery."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class Site:
     p: float | None  # of dropping, in scoring (masks realize it to within 2^-17); None: a draw that has no such number
     model_p: float | None  # as the call has it: of dropping, or with which a Bernoulli draw is 1
     shape: tuple[int, ...]  # of the masked tensor for one item, the item's own axis left out
-    axis: (
-        int | None
-    )  # dimension of the masked tensor that runs over items; None: no item axis, one mask per pass for all items
+    # The dimension of the masked tensor that runs over items; None: no item axis, one mask per pass for all items.
+    axis: int | None
     rows: int  # rows of that axis that belong to one item (heads, patches), item after item
     mask_rank: int  # leading dimensions of the tensor with mask elements of their own
     active: bool = True
@@ -56,7 +55,7 @@ def call_name(site: str) -> str:
 
 @dataclass(frozen=True)
 class Discovery:
-    """The sites of a model, and what scoring must know of it besides."""
+    """The sites of a model, and what else scoring must know about the model."""
 
     sites: tuple[Site, ...]
     idle: tuple[str, ...]  # stochastic calls that do nothing even in training (p = 0, training=False)
@@ -69,12 +68,12 @@ class Discovery:
     batched: tuple[bool, ...] | None = None  # which leaves of the inputs hold the items in their first dimension
 
     def wants(self, name: str) -> bool:
-        """Whether the user's choice covers a call of this name."""
+        """Return whether the user's choice of sites covers a call of this name."""
         return self.chosen is None or any(isinstance(c, str) and fnmatchcase(name, c) for c in self.chosen)
 
 
 def with_p(sites: Sequence[Site], p: float | Mapping[str | int, float] | None) -> list[Site]:
-    """The sites with the probabilities asked for, each checked against what random bits can tell apart."""
+    """Return the sites with the probabilities asked for. SiteError for one that the random bits cannot realize."""
     wanted: Mapping[str | int, float] = {} if p is None else p if isinstance(p, Mapping) else {"*": p}
     chosen: dict[int, float | None] = {site.index: site.p for site in sites}
     for pattern, value in wanted.items():
@@ -108,7 +107,7 @@ def _matching(sites: Sequence[Site], pattern: str | int) -> set[int]:
 
 
 def choose(sites: Sequence[Site], chosen: Sequence[str | int] | None) -> tuple[Site, ...]:
-    """The sites, those that ``chosen`` does not name switched off. SiteError for a name that matches none."""
+    """Return the sites, with those that ``chosen`` does not name switched off. SiteError for a name that matches none."""
     if chosen is None:
         return tuple(sites)
     wanted = set[int]().union(*(_matching(sites, pattern) for pattern in chosen))

@@ -1,4 +1,4 @@
-"""The trace: a model as it will be scored, on a copy, met with nothing random.
+"""The trace: run a copy of the model as it will be scored, with constants for randomness.
 
 In evaluation mode it must reach the calls that the probe met in training mode; the modules that must be in training mode for it are
 found, and with nothing dropped it must give what it gives in evaluation.
@@ -27,7 +27,7 @@ class Tracer:
         self, model: nn.Module, weight_p: float | None, extremes: Sequence[ConstantSource], reseeded: Collection[str]
     ) -> None:
         self.twin, self._weight_p, self._extremes, self._reseeded = private_copy(model), weight_p, extremes, reseeded
-        self._weights = checksums(self.twin)  # of which every pass must leave all as they are
+        self._weights = checksums(self.twin)  # no pass may change them
         self.moved: list[str] = []
         self.written: set[str] = set()
 

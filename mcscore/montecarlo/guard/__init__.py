@@ -1,1 +1,1 @@
-"""What keeps the user's model as it was: its state put back after every pass, and one thread at a time."""
+"""Keep the user's model as it was: restore its state after every pass, and let in one thread at a time."""

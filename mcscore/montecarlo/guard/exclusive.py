@@ -1,4 +1,4 @@
-"""One thread at a time for a model: its flags are changed for the length of a forward pass, which another thread would run with.
+"""Let one thread at a time use a model: a forward pass changes its flags, with which another thread would run.
 
 Models that share a module (a backbone under two heads) wait for each other; others run side by side.
 """
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from torch import nn
 
 PREPARING = object()
-"""For what moves the random generators of the process and puts them back: discovery, one at a time, of whatever model."""
+"""Held while code moves the random generators of the process and restores them: one discovery at a time, for all models."""
 
 _Ticket = tuple[int, frozenset[int]]  # a thread, and the ids of what it holds or waits for
 
 _changed = threading.Condition()
-_holding: list[_Ticket] = []  # a thread that takes again what it holds has two
+_holding: list[_Ticket] = []  # a thread that takes what it holds already has two tickets
 _waiting: list[_Ticket] = []  # in the order in which they came
 
 
 def _forget_others() -> None:
-    """A forked child has none of the other threads, so nobody would let go of what they hold."""
+    """Forget other threads in a forked child, which does not have them: nobody would release what they hold."""
     global _changed
     _changed = threading.Condition()
     _waiting.clear()

@@ -1,4 +1,4 @@
-"""What a forward pass may change of a model though nobody asked it to, and how it is put back.
+"""Keep and restore what a forward pass may change in a model.
 
 Forward passes are written to be run once: they count calls, keep activations, merge weights, move running statistics. Scoring runs
 them many times and must leave the model exactly as it was, and pass 7 must not see what pass 6 left.
@@ -29,12 +29,12 @@ _TABLES = (
     "_forward_hooks_always_called",
 )
 _CONTAINERS = (list, dict, set)
-# What libraries call the switch of activation checkpointing, which is of no use without gradients and which vmap cannot enter.
+# Names that libraries give the switch of activation checkpointing, which is useless without gradients and which vmap cannot enter.
 _CHECKPOINTING = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "with_cp", "memory_efficient")
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy that owns every tensor: a training-mode pass writes into weights of more models than one would think.
+    """Return a deep copy that owns every tensor: training-mode passes write into the weights of many models.
 
     Merged LoRA weights, momentum encoders, codebooks kept as Parameters, running statistics by hand.
     """
@@ -109,7 +109,7 @@ class Snapshot:
                         self._others.append((path, name, value, _state(value)))
 
     def restore(self) -> list[str]:
-        """Put everything back. Returns the names of the parameters and buffers that were written and are not kept by content."""
+        """Restore everything. Returns the names of the parameters and buffers that were written and are not kept by content."""
         for table, before in self._tables:
             table.update(before)  # cheaper than to look for differences: 0.3 ms in all for 60 modules
             if len(table) != len(before):
@@ -204,7 +204,7 @@ def _checksum(tensor: Tensor) -> Any:
 
 
 def require_unchanged(model: nn.Module, before: dict[str, Any], during: str) -> None:
-    """SiteError if the content of a parameter or buffer is not what ``contents`` found before."""
+    """SiteError if the content of a parameter or buffer is not what ``checksums`` found before."""
     now = checksums(model)
     changed = [name for name in before if now.get(name) != before[name]]
     if changed:

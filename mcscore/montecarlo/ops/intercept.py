@@ -45,12 +45,12 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def execute(self) -> Any:
-        """The call, untouched."""
+        """Execute the call unchanged."""
         return self.function(*self.args, **self.kwargs)
 
 
 Handler = Callable[[Call], Any]
-"""Given the call, returns what the model shall see."""
+"""Takes the call, returns the result that the model gets."""
 
 
 def _without_torch_function(function: Any) -> Callable[..., Any]:
@@ -138,12 +138,12 @@ class Interceptor(TorchFunctionMode):
         return self.other(func, args, kwargs)
 
     def stochastic(self, call: Call) -> Any:
-        """What a stochastic call gives."""
+        """Return the result of a stochastic call."""
         assert self._handler is not None
         return self._handler(call)
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Everything that is not stochastic."""
+        """Execute a call that is not stochastic."""
         return execute_plain(func, args, kwargs)
 
     def _call(
