@@ -98,13 +98,14 @@ def _discover(
         raise SiteError(f"{len(sites)} sites; the mask counter has room for {MAX_SITES}")
     sites = list(choose(sites, chosen))
     active = {call_name(site.name): random_calls[call_name(site.name)] for site in sites if site.active}
-    in_evaluation, seen, training, climbed, drawing = reach_sites(who, trace, inputs_2, active, probed.seen)
+    reached = reach_sites(who, trace, inputs_2, active, probed.seen)
+    training = reached.training
     if trace.moved:
         raise SiteError(
             f"{who} draws randomness that masks cannot drive while it is scored: {generators.join(trace.moved)}. Remove it"
         )
-    _refuse_new_calls(who, seen, probed.seen, training)
-    off, distance = find_constants(who, trace, inputs_2, seen, in_evaluation.output, training, drawing, climbed)
+    _refuse_new_calls(who, reached.seen, probed.seen, training)
+    off, distance = find_constants(who, trace, inputs_2, reached)
     extremes = probed.extremes if off is None else (off, *probed.extremes[1:])
     trace = Tracer(model, weight_p, extremes, probed.reseeded)
     seen, seen_3 = trace(inputs_2, training), trace(inputs_3, training)

@@ -7,6 +7,7 @@ found, and with nothing dropped it must give what it gives in evaluation.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,16 +66,21 @@ class Tracer:
         return seen
 
 
-def reach_sites(
-    who: str, trace: Tracer, inputs: Any, active: Mapping[str, Signature], expected: PassRecord
-) -> tuple[PassRecord, PassRecord, tuple[str, ...], list[str], set[str]]:
+@dataclass(frozen=True)
+class Reached:
+    """How the active sites are reached in evaluation."""
+
+    in_evaluation: PassRecord  # a pass with every module in evaluation mode
+    seen: PassRecord  # a pass that meets every active site as training mode does
+    training: tuple[str, ...]  # the modules in training mode for it
+    climbed: list[str]  # sites that their owners' training mode alone did not reach
+    drawing: set[str]  # owners of calls that draw
+
+
+def reach_sites(who: str, trace: Tracer, inputs: Any, active: Mapping[str, Signature], expected: PassRecord) -> Reached:
     """Find the modules that must be in training mode for the active sites to be reached in evaluation.
 
     A draw may be made in evaluation too and only be heeded in training (LayerDrop), so its owner is always put in training mode.
-
-    Returns:
-        A pass in evaluation mode, one that meets every active site as training mode does, the modules in training mode for it, the
-        sites that their owners' training mode alone did not reach, the owners of calls that draw.
     """
     named = dict(trace.twin.named_modules())
     in_evaluation = trace(inputs, ())
@@ -110,7 +116,7 @@ def reach_sites(
         if norms:
             raise SiteError(f"{who}: dropout inside normalization layers cannot be driven: {', '.join(norms)}")
         raise _unreached(who, lost, random_calls)
-    return in_evaluation, seen, _without_normalization(named, training), climbed, drawing
+    return Reached(in_evaluation, seen, _without_normalization(named, training), climbed, drawing)
 
 
 def _unreached(who: str, lost: Sequence[str], random_calls: Mapping[str, Signature]) -> SiteError:
@@ -138,19 +144,14 @@ def _calls_of_owner(calls: Mapping[str, Signature], owner: str) -> dict[str, Sig
 
 
 def find_constants(
-    who: str,
-    trace: Tracer,
-    inputs: Any,
-    seen: PassRecord,
-    reference: Any,
-    training: tuple[str, ...],
-    drawing: set[str],
-    climbed: Sequence[str],
+    who: str, trace: Tracer, inputs: Any, reached: Reached
 ) -> tuple[ConstantSource | None, dict[str, float]]:
-    """The constants for draws under which the driven model gives what it gives in evaluation, measured; None: there are none.
+    """Find the constants for draws under which the driven model gives what it gives in evaluation; None: there are none.
 
     Also how far from it each constant of the Bernoulli draws leads, which tells whether 1 means keep or drop.
     """
+    seen, reference, training = reached.seen, reached.in_evaluation.output, reached.training
+    drawing, climbed = reached.drawing, reached.climbed
     hits = (1.0, 0.0, None) if any(s.function.startswith("bernoulli") for s in seen.random_calls.values()) else (1.0,)
     draws = any(call.op is not None and call.op.draws for call, _ in seen.calls.values())
     uniforms = (None, 0.0, 0.5) if draws else (None,)
