@@ -28,7 +28,7 @@ CAMPAIGNS = {"flips": 5, "reads": 4, "writes": 3, "kills": 6, "races": 2, "swaps
 def main(names: tuple[str, ...], seed: int, minutes: float, case: int | None) -> None:
     """Attack mcscore: flipped bytes, failing reads and writes, kills, races, swapped pools, many appends."""
     names = names or tuple(CAMPAIGNS)
-    folder = Path(tempfile.mkdtemp(prefix="mcscore-soak-"))
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
     whole = project.make(folder)
     shares = sum(CAMPAIGNS[name] for name in names)
     found = 0

@@ -78,8 +78,12 @@ class Child:
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self._end)
-            os._exit(_child(folder, work, end))
+            code = 1
+            try:
+                os.close(self._end)
+                code = _child(folder, work, end)
+            finally:
+                os._exit(code)  # whatever happens: a child must never go on as its parent
         os.close(end)
         self.limit = PATIENCE
         self.code: int | None = None

@@ -27,7 +27,9 @@ class Faults:
         times: how many calls fail from then on.
     """
 
-    def __init__(self, folder: Path, kinds: tuple[str, ...], nth: int = -1, code: int = errno.EIO, times: int = 1) -> None:
+    def __init__(
+        self, folder: Path, kinds: tuple[str, ...], nth: int = -1, code: int = errno.EIO, times: int = 1
+    ) -> None:
         self.folder, self.nth, self.code, self.times = os.path.realpath(folder) + "/", nth, code, times
         self.calls: list[str] = []
         for kind in kinds:
@@ -68,7 +70,13 @@ class Faults:
             self._call("io.open", file)
         opened = real(file, mode, *args, **kwargs)
         raw = getattr(getattr(opened, "buffer", opened), "raw", None)
-        if "r" in mode and "+" not in mode and isinstance(file, (str, os.PathLike)) and raw is not None and self._in(file):
+        if (
+            "r" in mode
+            and "+" not in mode
+            and isinstance(file, (str, os.PathLike))
+            and raw is not None
+            and self._in(file)
+        ):
             opened.close()
             failing: Any = io.BufferedReader(_Raw(self, os.fspath(file)))
             return failing if "b" in mode else io.TextIOWrapper(failing, encoding=kwargs.get("encoding"))

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+import mcscore
+
 from . import child
 from .child import Answer, give
 
@@ -127,10 +129,10 @@ def _stable(value: Any) -> Any:
 
 def contents(folder: Path) -> dict[str, str]:
     """Return a digest of what the data files of a pool, run or table hold, by name; times and paths do not enter."""
-    found = {}
+    found = _scores(folder) if (folder / "run.json").exists() else {}
     for path in _files(folder):
         name = str(path.relative_to(folder)) if path != folder else ""
-        if re.search(r"(^|/)c[./]", name) or path.suffix == ".csv":
+        if (re.search(r"(^|/)c[./]", name) and not name.startswith("scores.zarr")) or path.suffix == ".csv":
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.suffix == ".parquet":
             found[name] = _table(path)
@@ -147,6 +149,17 @@ def _files(folder: Path) -> Iterator[Path]:
         yield folder
     elif folder.is_dir():
         yield from sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _scores(folder: Path) -> dict[str, str]:
+    """Return digests of the scores of a run, to the last bit; its files hold the run's own random id beside them."""
+    from mcscore.run import Run
+
+    try:
+        run = Run.open(folder)
+        return {name: hashlib.sha256(run.scores(name).tobytes()).hexdigest() for name in run.meta["scores"]}
+    except mcscore.Error as error:
+        return {"scores": str(error)}
 
 
 def _table(path: Path) -> str:

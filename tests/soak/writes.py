@@ -32,7 +32,9 @@ def attack(project: Project, rng: random.Random) -> tuple[str, str]:
     if answer.raw:
         return "wrong", f"{what}: raw error: {answer.err.strip().splitlines()[-1][:200]}"
     _, finding = finish(project, folder, name)
-    return ("wrong", f"{what}: exit {answer.code}; {finding}") if finding else ("refused" if answer.code else "held", "")
+    return (
+        ("wrong", f"{what}: exit {answer.code}; {finding}") if finding else ("refused" if answer.code else "held", "")
+    )
 
 
 def failing(folder: Path, name: str, nth: int, code: int, times: int) -> tuple[Outcome, list[str]]:
