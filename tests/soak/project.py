@@ -47,7 +47,7 @@ SCORE = ("score", "pool", *MODEL, "--passes", 4, "--span", 16, "--quiet", "--jso
 SELECT = ("select", "run", "-k", 10, "--diversity", "radius", "--json")
 # Facts that two equal runs do not share.
 _VOLATILE = {"seconds", "seconds_left", "items_per_second", "created", "bytes", "run", "pool", "file", "path", "holder"}
-_VOLATILE |= {"begun", "host", "pid", "decode_seconds"}
+_VOLATILE |= {"begun", "host", "pid", "report", "warnings"}
 
 
 @dataclass(frozen=True)
