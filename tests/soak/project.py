@@ -128,11 +128,14 @@ def _stable(value: Any) -> Any:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return a digest of what the data files of a pool, run or table hold, by name; times and paths do not enter."""
+    """Return a digest of what the data files of a pool, run or table hold, by name; times and paths do not enter.
+
+    Nor does the pool's log of appends, which holds times of files.
+    """
     found = _scores(folder) if (folder / "run.json").exists() else {}
     for path in _files(folder):
         name = str(path.relative_to(folder)) if path != folder else ""
-        if (re.search(r"(^|/)c[./]", name) and not name.startswith("scores.zarr")) or path.suffix == ".csv":
+        if (re.search(r"(^|/)c[./]", name) and not re.match("scores.zarr|appends", name)) or path.suffix == ".csv":
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.suffix == ".parquet":
             found[name] = _table(path)
