@@ -5,15 +5,18 @@
 # make wheel  build the wheel, install it into an empty environment, and score with it
 # make test-all  the tests on every Python found, with and without the C++ kernels, lowest and newest dependencies (an hour or more)
 # make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
+# make soak   faults by chance against every verb: flips, failing reads and writes, kills, races, swaps, appends (MINUTES=10, SEED=0)
 # make bench  measure (needs a quiet machine)
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+SEED   ?= 0
+MINUTES ?= 10
 WORKERS ?= 2# processes of pytest; each with one thread, so that they do not wait for each other
 
-.PHONY: demo test docs wheel test-all test-zoo sanitize bench clean
+.PHONY: demo test docs wheel test-all test-zoo sanitize soak bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
@@ -48,6 +51,9 @@ test-all: $(VENV)/installed
 
 test-zoo: $(VENV)/installed-zoo
 	$(BIN)/python -m pytest tests/zoo
+
+soak: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider

@@ -85,6 +85,7 @@ def score(
     from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
+    from ..store.files import retries_of
 
     try:
         opened = Pool.open(path)
@@ -104,12 +105,13 @@ def score(
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
-    facts = _run_facts(run)
+    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path)}
     emit(
         facts,
         f"{out}: {run.scored:,} items scored with {scorer.passes} passes in {duration(run.seconds)} ({run.items_per_second:,.0f} items/s)"
         + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else "")
-        + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else ""),
+        + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else "")
+        + (f", {facts['remote_retries']:,} requests sent again" if facts["remote_retries"] else ""),
         f"next: mcscore select {out} -k 50 --by {scorer.scores[0]}",
     )
 

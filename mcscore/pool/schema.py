@@ -247,6 +247,8 @@ def read_attributes(path: AnyPath) -> Attributes:
         meta = json.loads((path / "zarr.json").read_bytes())
     except FileNotFoundError:
         raise no("it has no zarr.json, so it is no Zarr v3 group") from None
+    except PoolError:  # a server that fails, which is no answer
+        raise
     except ValueError as error:
         raise no(f"its zarr.json cannot be read ({error})") from error
     attributes = meta.get("attributes", {}) if isinstance(meta, dict) else {}

@@ -7,6 +7,7 @@ is missing, short or flipped is an error that names it.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ChunkError, PoolError
-from .files import File, open_file
+from .files import File, open_file, size_of
 from .layout import ABSENT, CRC_BYTES, ChunkLayout, Encoding, crc32c
 
 _HEADER_BYTES = 16
@@ -26,6 +27,9 @@ _HEADER_BYTES = 16
 # would show.
 _ALONE = 1 << 18
 _THREADS = 8
+# What the system says of a file whose bytes are lost, or that is none. Any other failure (too many open files, no
+# permission, a file server that is away) leaves the bytes as they are: such items must not be skipped as damaged.
+_DAMAGE = {errno.EIO, errno.ENODATA, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), errno.EISDIR, errno.ENOTDIR}
 
 
 class ChunkReader:
@@ -172,18 +176,38 @@ class ChunkReader:
 
     def _fill(self, number: int, file: File, buffers: list[Any], offset: int) -> int:
         """Fill ``buffers`` from the file that holds chunk ``number``; returns the bytes read."""
-        try:
+        with self._reading(number):
             return file.read(buffers, offset)
-        except OSError as error:  # a bad sector
-            raise self._bad(number, f"{error.strerror}") from error
+
+    def _size(self, number: int, file: File) -> int:
+        """Return the bytes in the file that holds chunk ``number``."""
+        with self._reading(number):
+            return file.size
+
+    @contextmanager
+    def _reading(self, number: int) -> Iterator[None]:
+        """Turn a failure to read the file that holds chunk ``number`` into an error that names it."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._bad(number, "the file is missing") from None
+        except OSError as error:
+            if error.errno in _DAMAGE:  # a bad sector
+                raise self._bad(number, f"{error.strerror}") from error
+            raise PoolError(
+                f"{self.layout.file_of_chunk(number)} cannot be read: {error.strerror or error}. The file may be whole: "
+                "try again when this is mended"
+            ) from error
 
     def _decode_by_zarr(self, number: int, out: np.ndarray) -> None:
-        if not self.layout.file_of_chunk(number).exists():
-            raise self._bad(number, "the file is missing")
+        with self._reading(number):
+            size_of(self.layout.file_of_chunk(number))  # zarr would read a missing file as zeros
         start = number * self.layout.chunk
         stop = min(start + self.layout.chunk, self.layout.n)
         try:
             out[: stop - start] = self.layout.array[start:stop]
+        except PoolError:  # a server that fails, which is no damage
+            raise
         except Exception as error:  # zarr and its codecs raise a dozen unrelated types
             raise self._bad(number, f"{type(error).__name__}: {error}") from error
 
@@ -192,7 +216,7 @@ class ChunkReader:
         """Yield the open file, the offset and the length of a chunk."""
         with self._file_of(number) as file:
             if self.layout.shard is None:
-                yield file, 0, file.size
+                yield file, 0, self._size(number, file)
                 return
             offset, length = (int(v) for v in self._index[number % (self.layout.shard // self.layout.chunk)])
             if offset == ABSENT:
@@ -219,15 +243,13 @@ class ChunkReader:
         yield self._shard[1]
 
     def _open(self, number_of_file: int, number: int) -> File:
-        try:
+        with self._reading(number):
             return open_file(self.layout.file(number_of_file))
-        except FileNotFoundError:
-            raise self._bad(number, "the file is missing") from None
 
     def _read_index(self, file: File, number: int) -> np.ndarray:
         """Return the table at a shard's end: (offset, length) per chunk as little-endian uint64; its crc32c follows."""
         assert self.layout.shard is not None
-        size = file.size
+        size = self._size(number, file)
         table = 16 * (self.layout.shard // self.layout.chunk)
         raw = bytearray(table + CRC_BYTES)
         got = self._fill(number, file, [raw], max(0, size - table - CRC_BYTES))

@@ -6,16 +6,12 @@ What lies at a URL is read only. Nothing here knows what is in a file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import PoolError
-
-# obstore fetches ranges with a fraction of fsspec's overhead; fsspec knows more kinds of URLs.
-_BY_OBSTORE = ("s3", "gs", "az", "http", "https")
 
 
 class File(Protocol):
@@ -33,7 +29,7 @@ class File(Protocol):
 
 
 class LocalFile:
-    """A file on a local disk, read by pread."""
+    """A file on a local disk, read by preadv."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -44,12 +40,27 @@ class LocalFile:
         return os.fstat(self._descriptor).st_size
 
     def read(self, buffers: list[Any], offset: int) -> int:
-        """Fill the buffers by one system call."""
-        return os.preadv(self._descriptor, buffers, offset)
+        """Fill the buffers by as few system calls as the system needs: one, except beyond 2 GiB and on some file servers."""
+        wanted = sum(memoryview(buffer).nbytes for buffer in buffers)
+        done = got = os.preadv(self._descriptor, buffers, offset)
+        while got and done < wanted:
+            got = os.preadv(self._descriptor, _rest(buffers, done), offset + done)
+            done += got
+        return done
 
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._descriptor)
+
+
+def _rest(buffers: list[Any], skip: int) -> list[memoryview]:
+    """Return what is left of buffers after their first ``skip`` bytes."""
+    rest = []
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        rest.append(view[skip:])
+        skip = max(0, skip - len(view))
+    return rest
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class RemotePath:
     """A path below a URL, in the manner of pathlib. A failure other than absence is a PoolError."""
 
     url: str
-    store: Any  # zarr.abc.store.Store
+    store: Any  # store.remote.PatientStore
     key: str = ""
 
     def __truediv__(self, name: str) -> RemotePath:
@@ -73,42 +84,34 @@ class RemotePath:
 
     def read_bytes(self) -> bytes:
         """Return the whole file; FileNotFoundError if there is none."""
-        found = self._ask(lambda get, prototype: get(self.key, prototype))
-        if found is None:
-            raise FileNotFoundError(str(self))
-        return bytes(found.to_bytes())
+        return self._get(None)
 
     def size(self) -> int:
         """Return the bytes in the file; FileNotFoundError if there is none."""
-        return int(self._ask(lambda *_: self.store.getsize(self.key)))
+        from zarr.core.sync import sync
+
+        return int(sync(self.store.getsize(self.key)))
 
     def exists(self) -> bool:
         """Whether there is a file."""
-        try:
-            self.size()
-        except FileNotFoundError:
-            return False
-        return True
+        from zarr.core.sync import sync
+
+        return bool(sync(self.store.exists(self.key)))
 
     def range(self, start: int, stop: int) -> bytes:
         """Return the bytes start..stop-1; FileNotFoundError if there is no file."""
         from zarr.abc.store import RangeByteRequest
 
-        found = self._ask(lambda get, prototype: get(self.key, prototype, RangeByteRequest(start, stop)))
-        if found is None:
-            raise FileNotFoundError(str(self))
-        return bytes(found.to_bytes())
+        return self._get(RangeByteRequest(start, stop))
 
-    def _ask(self, request: Callable[..., Any]) -> Any:
+    def _get(self, part: Any) -> bytes:
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
 
-        try:
-            return sync(request(self.store.get, default_buffer_prototype()))
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # each kind of store raises types of its own
-            raise PoolError(f"{self} cannot be reached: {type(error).__name__}: {error}") from error
+        found = sync(self.store.get(self.key, default_buffer_prototype(), part))
+        if found is None:
+            raise FileNotFoundError(str(self))
+        return bytes(found.to_bytes())
 
 
 class RemoteFile:
@@ -128,12 +131,11 @@ class RemoteFile:
         wanted = sum(len(memoryview(buffer).cast("B")) for buffer in buffers)
         wanted = min(wanted, max(0, self.size - offset))
         data = memoryview(self._path.range(offset, offset + wanted)) if wanted else memoryview(b"")
-        got = len(data)
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
             part, data = data[: len(view)], data[len(view) :]
             view[: len(part)] = part
-        return got if got <= wanted else 0  # a server that sends more than the range has ignored it
+        return wanted
 
     def close(self) -> None:
         """Do nothing: each request stands alone."""
@@ -157,7 +159,9 @@ def path_of(where: str | os.PathLike[str]) -> AnyPath:
         return Path(where)
     if scheme == "file":
         return Path(rest)
-    return RemotePath(text.rstrip("/"), _store(scheme, text.rstrip("/")))
+    from .remote import open_store  # zarr takes .3 s to import
+
+    return RemotePath(text.rstrip("/"), open_store(text.rstrip("/")))
 
 
 def local(path: AnyPath, what: str) -> Path:
@@ -186,21 +190,6 @@ def size_of(path: AnyPath) -> int:
     return os.stat(path).st_size if isinstance(path, Path) else path.size()
 
 
-def _store(scheme: str, url: str) -> Any:
-    """Return the zarr store that reads a URL."""
-    from zarr.storage import FsspecStore, ObjectStore
-
-    try:
-        if scheme in _BY_OBSTORE:
-            try:
-                from obstore.store import from_url
-            except ImportError:
-                return FsspecStore.from_url(url, read_only=True)
-            # http, not https, is for servers of this machine or network; AWS_ENDPOINT_URL names one that speaks s3.
-            insecure = scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-            return ObjectStore(from_url(url, client_options={"allow_http": insecure}), read_only=True)
-        return FsspecStore.from_url(url, read_only=True)
-    except (ImportError, ValueError) as error:
-        raise PoolError(
-            f"{url} cannot be opened: {error}. `pip install 'mcscore[remote]'` reads pools at URLs"
-        ) from error
+def retries_of(path: AnyPath) -> int:
+    """Return how many requests were sent again, because a server failed, since the path was opened."""
+    return path.store.retried if isinstance(path, RemotePath) else 0

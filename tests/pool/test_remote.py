@@ -201,6 +201,6 @@ def test_a_server_that_is_away_is_no_damage(web: Publish, tmp_path: Path, monkey
         Pool.open("nonsense://pools/p")
     there = Pool.open(web(small_pool(tmp_path / "p").path))  # type: ignore[arg-type]
     monkeypatch.setattr(_Ranges, "do_GET", lambda self: self.send_error(403))
-    with pytest.raises(PoolError, match="cannot be reached") as raised:
+    with pytest.raises(PoolError, match="cannot be read: the server answers 403") as raised:
         there.read(0, 4)
     assert type(raised.value) is PoolError, "no ChunkError: what cannot be reached must not be skipped as bad"
