@@ -107,7 +107,9 @@ def append_images(
             write_bad(where, ingested.bad)
             if not ingested.keys:
                 atomic.discard_directory(stage)
-                raise PoolError(f"none of the entries of {src} can be added: {'; '.join(counted(where, source, log).lines())}")
+                raise PoolError(
+                    f"none of the entries of {src} can be added: {'; '.join(counted(where, source, log).lines())}"
+                )
             given = np.array([number[label] for label in ingested.labels] if number else ingested.labels, np.int32)
             given = checked_labels(given, len(ingested.keys), pool.classes)
             offsets = np.array([*ingested.starts[1:], log.n], np.int64) if image_format.keep_encoded else None
