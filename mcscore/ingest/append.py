@@ -108,7 +108,7 @@ def append_images(
             if not ingested.keys:
                 atomic.discard_directory(stage)
                 raise PoolError(
-                    f"none of the entries of {src} can be added: {'; '.join(counted(where, source, log).lines())}"
+                    f"none of the {len(ingested.bad)} entries of {src} can be added: {'; '.join(counted(where, source, log).lines())}"
                 )
             given = np.array([number[label] for label in ingested.labels] if number else ingested.labels, np.int32)
             given = checked_labels(given, len(ingested.keys), pool.classes)
