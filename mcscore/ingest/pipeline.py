@@ -60,6 +60,7 @@ def ingest_entries(
     seen = {*known, *log.ingested.keys}
     inside = writer.n - log.start  # rows of the entry in hand that are written
     refuse_too_many(log.ingested.bad, max_bad)
+    refuse_too_many([[shown(key), why] for key, why in source.refused], max_bad)
     processes = workers or os.cpu_count() or 1
     with decoders(processes, image_format) as pool:
         for entry, image in _decode_ahead(source, image_format, log, pool, known, 2 * processes, progress):

@@ -97,6 +97,18 @@ def test_what_cannot_be_read_is_listed_and_stops_nothing(tmp_path: Path) -> None
     assert counts.bad_list == str(tmp_path / "p.bad.csv")
 
 
+def test_more_bad_names_than_allowed_stop_before_any_image_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image(tmp_path / "src/a.png", 1)
+    image(tmp_path / "src/z\udce9.png", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.ingest.helpers.decode_entry", lambda *_: pytest.fail("an image was decoded"))
+        with pytest.raises(PoolError, match=r"1 entries cannot be used, more than max_bad=0; the last: z\\xe9.png"):
+            imported(tmp_path / "src", tmp_path / "p", max_bad=0)
+    assert imported(tmp_path / "src", tmp_path / "p", max_bad=1)[0].n == 1
+
+
 def test_a_file_that_becomes_a_fifo_after_the_listing_is_refused(tmp_path: Path) -> None:
     image(tmp_path / "a.png", 1)
     changed = image(tmp_path / "b.png", 2)
