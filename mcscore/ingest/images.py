@@ -21,6 +21,7 @@ import numpy as np
 from .. import atomic
 from ..cells import guarded
 from ..errors import PoolError
+from ..pool.class_names import TwoReadingsError
 from ..pool.create import finish_pool, planned_layout
 from ..pool.decode import FITS, MAX_PIXELS, require_decoder, sides
 from ..pool.pool import Pool
@@ -125,7 +126,12 @@ def import_images(
             refuse_existing(path)
             atomic.create_directory(stage / "pool")
             log = StagingLog(stage / "log")
-            layout = _ingest_all(source, image_format, stage / "pool", log, compression, max_bad, workers, progress)
+            try:
+                layout = _ingest_all(source, image_format, stage / "pool", log, compression, max_bad, workers, progress)
+            except TwoReadingsError:
+                if not log.checkpoints:  # nothing is lost, and the call that says which has other settings
+                    atomic.discard_directory(stage)
+                raise
             ingested = log.ingested
             write_bad(path, ingested.bad, anew=True)
             if not ingested.keys:
