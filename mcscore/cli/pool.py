@@ -7,14 +7,20 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import shared
-from .options import COMMA, PATH, POOL, names, numbers
+from .options import COMMA, PATH, POOL, height_and_width, names, numbers
 from .shared import Command, Option, together
 from .terminal import FAILED, as_json, echo, emit, fail, progress_line
+
+if TYPE_CHECKING:
+    from ..ingest.counts import Counts
+
+FITS = ("crop", "pad", "squash")
+READINGS = ("names", "numbers")
 
 
 @click.group()
@@ -54,6 +60,12 @@ class SourceOptions:
 _images = functools.partial(click.option, cls=Option, section="Images")
 _arrays = functools.partial(click.option, cls=Option, section="Arrays")
 _facts = functools.partial(click.option, cls=Option, section="Pool")
+_labels_are = functools.partial(
+    click.option,
+    "--labels-are",
+    type=click.Choice(READINGS),
+    help="Read labels of digits as names or as numbers of classes.",
+)
 
 
 def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,13 +78,20 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         column: str | None,
         max_bad: int | None,
         workers: int | None,
+        labels_are: str | None,
         quiet: bool,
         labels: Path | None,
         layout: str | None,
         key: str | None,
         **more: Any,
     ) -> Any:
-        images = {"labels": source_labels or None, "column": column, "max_bad": max_bad, "workers": workers}
+        images = {
+            "labels": source_labels or None,
+            "column": column,
+            "max_bad": max_bad,
+            "workers": workers,
+            "reading": labels_are,
+        }
         arrays = {"labels": labels, "layout": layout, "key": key}
         return command(*args, options=SourceOptions(_given(images), _given(arrays), quiet), **more)
 
@@ -80,7 +99,11 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _images(
             "--source-labels", is_flag=True, help="Take labels from class folders, .cls members, or the column label."
         ),
-        _images("--column", help="Parquet: the column that holds the images; default: the only column of images."),
+        _labels_are(cls=Option, section="Images"),
+        _images(
+            "--column",
+            help="Parquet: the column that holds the images; default: the only column of images. Tars: the extension of the images.",
+        ),
         _images(
             "--max-bad", type=click.IntRange(0), help="Stop when more images than this cannot be used; default: never."
         ),
@@ -101,7 +124,17 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 @pool.command("import", cls=Command)
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
-@_images("--size", type=click.IntRange(1), help="Pixels per side that images are resized to; required for images.")
+@_images(
+    "--size",
+    callback=height_and_width,
+    metavar="PIXELS",
+    help="Pixels per side that images are resized to, or height x width as 24x96; required for images.",
+)
+@_images(
+    "--fit",
+    type=click.Choice(FITS),
+    help="Images of another shape: crop (default; keep the middle), pad (with black), or squash.",
+)
 @_images("--gray", is_flag=True, help="Store one channel instead of three.")
 @_images("--keep-encoded", is_flag=True, help="Store the encoded files; decode and resize them while scoring.")
 @_source_options
@@ -112,16 +145,25 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 )
 @as_json
 def pool_import(
-    src: Path, dst: Path, size: int | None, gray: bool, keep_encoded: bool, options: SourceOptions, **facts: Any
+    src: Path,
+    dst: Path,
+    size: int | tuple[int, int] | None,
+    fit: str | None,
+    gray: bool,
+    keep_encoded: bool,
+    options: SourceOptions,
+    **facts: Any,
 ) -> None:
     """Make a pool at DST from SRC: an array, or images.
 
     An array is .npy, .npz, idx or idx.gz, or Zarr (a folder, or folder::name). Images are a folder of files, WebDataset tars
-    ('train-{000..127}.tar') or Parquet files, and need --size. After a kill, the same command resumes. Images that cannot be
-    used are listed in DST.bad.csv.
+    ('train-{000..127}.tar') or Parquet files, and need --size. After a kill, the same command resumes. The closing lines count
+    what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
     """
     from ..ingest import import_array, import_images
+    from ..ingest.counts import Counts
 
+    told: list[Counts] = []
     if size is not None:
         chosen = options.for_images("--size to images")
         channels = 1 if gray else 3
@@ -130,18 +172,23 @@ def pool_import(
                 src,
                 dst,
                 size=size,
+                fit=fit or "crop",
                 channels=channels,
                 keep_encoded=keep_encoded,
                 progress=progress,
+                report=told.append,
                 **chosen,
                 **facts,
             )
     else:
-        if gray or keep_encoded:
+        if gray or keep_encoded or fit:
             raise click.UsageError("options for images need --size")
         made = import_array(src, dst, **options.for_array("options for images need --size"), **facts)
+        told.append(Counts(made.n))
     stored = _pool_facts(made)
-    emit(stored, f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled")
+    count = told[0]
+    text = f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled"
+    emit({**stored, **count.to_json()}, text, *count.lines())
 
 
 @pool.command("append", cls=Command, short_help="Add the items of SRC to POOL: an array, or images.")
@@ -160,31 +207,49 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     from ..pool import Pool
 
     before = Pool.open(path).n
+    told: list[Counts] = []
     if is_images(src):
         chosen = options.for_images(f"and {src} holds images")
         with progress_line(None, options.quiet) as progress:
-            grown = append_images(path, src, progress=progress, **chosen)
+            grown = append_images(path, src, progress=progress, report=told.append, **chosen)
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
-    facts = {"added": grown.n - before, **_pool_facts(grown)}
-    emit(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all")
+    # None: an earlier call had done it, and this one has read nothing.
+    count = told[0] if told else None
+    facts = {"added": grown.n - before, **_pool_facts(grown), **(count.to_json() if count else {})}
+    emit(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all", *(count.lines() if count else []))
 
 
 @pool.command("label")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.argument("table", type=PATH)
 @click.option("--overwrite", is_flag=True, help="Replace labels that items have already.")
+@click.option("--id-column", metavar="NAME", help="The column of item ids; default: item, else id.")
+@click.option("--key-column", metavar="NAME", help="The column of keys; default: key.")
+@click.option("--label-column", metavar="NAME", help="The column of labels; default: label.")
+@_labels_are()
 @as_json
-def pool_label(path: Path, table: Path, overwrite: bool) -> None:
+def pool_label(
+    path: Path,
+    table: Path,
+    overwrite: bool,
+    id_column: str | None,
+    key_column: str | None,
+    label_column: str | None,
+    labels_are: str | None,
+) -> None:
     """Label items of POOL from TABLE, which has a column label, and a column id or key.
 
-    TABLE is CSV (.csv, .tsv; comma, semicolon or tab) or Parquet. Labels are class names or numbers; -1 takes a label away, and
-    a row without a label changes nothing. All labels are set or none: conflicts are named, and nothing changes.
+    TABLE is CSV (.csv, .tsv; comma, semicolon or tab) or Parquet. Labels are class names or numbers (--labels-are says which
+    where a class has the number of another as its name); -1 takes a label away, and a row without a label changes nothing. All
+    labels are set or none: conflicts are named, and nothing changes.
     """
     from ..pool import Pool, label_from
+    from ..pool.table_files import Columns
 
     opened = Pool.open(path)
-    changed = label_from(opened, table, overwrite=overwrite)
+    columns = Columns(id_column, key_column, label_column)
+    changed = label_from(opened, table, overwrite=overwrite, columns=columns, reading=labels_are)
     labeled = int((opened.labels >= 0).sum())
     facts = {"path": str(path), "changed": changed, "labeled": labeled, "items": opened.n}
     emit(facts, f"{path}: {changed:,} labels set, {labeled:,} of {opened.n:,} items are labeled")

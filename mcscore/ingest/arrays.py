@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..pool.labels import checked_labels
 from ..pool.pool import Pool
 from .array_formats import open_array
 
@@ -56,6 +57,8 @@ def import_array(
         (5, (1, 28, 28), [3, 1, -1, -1, -1])
     """
     blocks, n, labels, _ = read_source(src, labels, key=key, labels_key=labels_key, layout=layout)
+    if labels is not None:
+        checked_labels(labels, n, classes)  # before hours of copying, not after
     return Pool.create(
         dst,
         blocks,
@@ -82,7 +85,12 @@ def read_source(
     files = [src]
     if isinstance(labels, (str, os.PathLike)):
         files.append(labels)
-        labels = open_array(labels, labels_key)[1].read()
+        found = open_array(labels, labels_key)[1]
+        if found.shape != array.shape[:1]:  # its size is not known to be small before this
+            raise PoolError(
+                f"{labels} has shape {found.shape}; labels of the {array.shape[0]} items of {src} are ({array.shape[0]},)"
+            )
+        labels = found.read()
     if labels is not None and len(labels) != array.shape[0]:
         raise PoolError(f"{len(labels)} labels for the {array.shape[0]} items of {src}")
     stamps = [_stamp(os.fspath(file)) for file in files]

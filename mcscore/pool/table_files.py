@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,62 @@ from ..errors import PoolError
 COLUMNS = ("id", "key", "label")
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _DELIMITERS = ",;\t"
+
+
+# Columns that labeling tools (Label Studio, CVAT, Labelbox, Prodigy) write beside an id of their own.
+OF_TOOLS = frozenset(
+    {
+        "annotation_id",
+        "annotations",
+        "annotator",
+        "completed_by",
+        "data_row_id",
+        "external_id",
+        "job_id",
+        "lead_time",
+        "task",
+        "task_id",
+        "_task_hash",
+        "updated_at",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table name items and labels, where the user chooses them.
+
+    Attributes:
+        id: the column of ids; default: "item", as mcscore names it for labeling tools, which have an id of their own, else
+            "id".
+        key: the column of keys; default: "key". If one of id and key is chosen, the other has no default.
+        label: the column of labels; default: "label".
+    """
+
+    id: str | None = None
+    key: str | None = None
+    label: str | None = None
+
+    def found(self, names: list[str], path: Path) -> dict[str, str]:
+        """Return the name in the file of each of COLUMNS that it has.
+
+        Raises:
+            PoolError: a chosen column is missing; the column "id" may hold the ids of a labeling tool.
+        """
+        for name in (self.id, self.key, self.label):
+            if name is not None and name not in names:
+                raise PoolError(f"{path} has no column {name!r}; it has {', '.join(names)}")
+        wanted = {"id": self.id, "key": self.key, "label": self.label or "label"}
+        if self.id is None and self.key is None:
+            wanted |= {"id": "item" if "item" in names else "id", "key": "key"}
+            others = [name for name in names if name.lower().replace(" ", "_") in OF_TOOLS]
+            if wanted["id"] == "id" and "id" in names and others:
+                raise PoolError(
+                    f"{path} has a column 'id' beside {', '.join(others)}: it may hold the ids of a labeling tool's tasks, "
+                    "which are not those of items. Say which column names the items: --id-column or --key-column "
+                    "(columns= in Python)"
+                )
+        return {role: name for role, name in wanted.items() if name is not None and name in names}
 
 
 @dataclass(frozen=True)
@@ -43,8 +99,8 @@ class Table:
         return Table(self.path, self.names, columns, [self.lines[i] for i in chosen])
 
 
-def read_table(path: Path) -> Table:
-    """Read the columns id, key and label of a table as text.
+def read_table(path: Path, chosen: Columns = Columns()) -> Table:
+    """Read the columns id, key and label of a table, or those chosen in their place, as text.
 
     In a CSV file, an apostrophe before a character that would begin a formula is no part of the value (see mcscore.cells).
 
@@ -55,18 +111,18 @@ def read_table(path: Path) -> Table:
     if path.suffix not in SUFFIXES:
         raise PoolError(f"{path} is neither CSV (.csv, .tsv) nor Parquet (.parquet)")
     try:
-        return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        return _read_parquet(path, chosen) if path.suffix == ".parquet" else _read_csv(path, chosen)
     except OSError as error:
         raise PoolError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_csv(path: Path) -> Table:
+def _read_csv(path: Path, chosen: Columns) -> Table:
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
-            names = _header(header, delimiter := _delimiter(header), path)
-            at = _positions(names, path, "line 1")
+            names = _header(header, delimiter := _delimiter(header, chosen), path)
+            at = _positions(names, path, "line 1", chosen)
             columns: dict[str, list[str]] = {name: [] for name in at}
             lines: list[int] = []
             reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -95,11 +151,12 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
         first = reader.line_num + 2
 
 
-def _delimiter(header: str) -> str:
+def _delimiter(header: str, chosen: Columns) -> str:
     """The delimiter that separates most of the columns that are looked for; a comma where none does."""
+    wanted = {*COLUMNS, "item", chosen.id, chosen.key, chosen.label}
 
     def found(delimiter: str) -> int:
-        return sum(name.strip().strip('"') in COLUMNS for name in header.split(delimiter))
+        return sum(name.strip().strip('"') in wanted for name in header.split(delimiter))
 
     return max(_DELIMITERS, key=found)  # the first of equals
 
@@ -111,18 +168,19 @@ def _header(header: str, delimiter: str, path: Path) -> list[str]:
     return [name.strip() for name in names]
 
 
-def _positions(names: Iterable[str], path: Path, where: str) -> dict[str, int]:
-    """Where each of COLUMNS stands that the header has."""
+def _positions(names: list[str], path: Path, where: str, chosen: Columns) -> dict[str, int]:
+    """Where each of COLUMNS stands that the header has, under its own name or the chosen one."""
     places: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         places.setdefault(name, []).append(i)
-    for name in COLUMNS:
+    found = chosen.found(names, path)
+    for name in found.values():
         if len(twice := places.get(name, [])) > 1:
             raise PoolError(
                 f"{path}, {where}: {len(twice)} columns are named {name!r} (columns "
                 f"{', '.join(str(i + 1) for i in twice)}); keep one of them"
             )
-    return {name: places[name][0] for name in COLUMNS if name in places}
+    return {role: places[name][0] for role, name in found.items()}
 
 
 def read_text(path: Path) -> str:
@@ -149,18 +207,18 @@ def _undecodable(path: Path) -> int:
     return number
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, chosen: Columns) -> Table:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            at = _positions(names, path, "the schema")
-            read = file.read(columns=list(at))
+            at = _positions(names, path, "the schema", chosen)
+            read = file.read(columns=sorted({names[i] for i in at.values()}))
     except pyarrow.ArrowException as error:
         raise PoolError(f"{path} cannot be read as Parquet: {error}") from error
-    columns = {name: [_text(value) for value in read.column(name).to_pylist()] for name in at}
+    columns = {name: [_text(value) for value in read.column(names[i]).to_pylist()] for name, i in at.items()}
     return Table(path, names, columns, list(range(1, read.num_rows + 1)))
 
 

@@ -11,17 +11,23 @@ import numpy as np
 
 from ..errors import PoolError
 from ..text import count
+from .class_names import ClassReader, whole_number
 from .pool import Pool
 from .schema import UNLABELED
-from .table_files import SUFFIXES, Table, read_table, read_text
+from .table_files import SUFFIXES, Columns, Table, read_table, read_text
 
 _SHOWN = 5  # conflicts, or classes, that an error names
-# ASCII only, because int() refuses some of the digits that str.isdigit() accepts; 18 digits fit in an int64.
-_NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?")
 _RANGE = re.compile(r"([0-9]+)(?:\s*-\s*([0-9]+))?")
 
 
-def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+def label_from(
+    pool: Pool,
+    table: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 (frozen)
+    reading: str | None = None,
+) -> int:
     r"""Set the labels that a table gives, all or none; returns how many changed.
 
     Args:
@@ -30,9 +36,12 @@ def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = F
             class names, or numbers (-1 takes a label away). Rows without a label are left out. In CSV, an apostrophe that
             keeps a spreadsheet from running a text (``'=x``) is no part of the text.
         overwrite: replace labels that items have already.
+        columns: which columns name the items and the labels.
+        reading: whether labels of digits are "names" or "numbers" of classes; needed only where the two differ.
 
     Raises:
-        PoolError: no such table or columns; a label that is neither a class name nor a number of one; and as conflicts,
+        PoolError: no such table or columns; a label that is neither a class name nor a number of one, or is both, of
+            different classes; ids that may be those of a labeling tool; and as conflicts,
             naming them: ids or keys that the pool does not have, items that are given two labels, and, unless
             ``overwrite``, items that have another label.
 
@@ -43,11 +52,13 @@ def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = F
     >>> label_from(pool, folder / "labels.csv"), pool.labels.tolist()
     (2, [1, -1, 0])
     """
-    given = read_table(Path(table))
+    given = read_table(Path(table), columns)
     if "label" not in given.columns:
-        raise PoolError(f"{table} has no column 'label'; it has {', '.join(given.names)}")
+        raise PoolError(
+            f"{table} has no column 'label' (--label-column names another); it has {', '.join(given.names)}"
+        )
     given = given.rows([i for i, text in enumerate(given.columns["label"]) if text.strip()])
-    labels = np.array([_number(text, pool, given, i) for i, text in enumerate(given.columns["label"])], np.int64)
+    labels = _numbers(pool, given, reading)
     ids, conflicts = find_items(pool, given)
     known = ids >= 0
     ids, labels = ids[known], labels[known]
@@ -96,7 +107,7 @@ def items_from(pool: Pool, text: str) -> np.ndarray:
         found = _RANGE.fullmatch(part.strip())
         if found is None:
             raise PoolError(f"{text!r} is neither a file nor a list of ids such as 3,17,20-29")
-        first, last = _whole(found[1]), _whole(found[2] or found[1])
+        first, last = whole_number(found[1]), whole_number(found[2] or found[1])
         if first is None or last is None or max(first, last) >= pool.n:
             raise PoolError(
                 f"{part.strip()} is outside {pool.path}, which has {count(pool.n, 'item')}: ids 0..{pool.n - 1}"
@@ -111,7 +122,7 @@ def _lines(pool: Pool, path: Path) -> Table:
     """Read a file with one id or key a line."""
     numbered = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1)]
     lines, values = [n for n, text in numbered if text], [text for _, text in numbered if text]
-    digits = all(_whole(text) is not None for text in values)
+    digits = all(whole_number(text.strip()) is not None for text in values)
     if digits and pool.keys is not None and np.isin(pool.keys, np.array(values or [""])).any():
         raise PoolError(
             f"{path} has numbers that may be ids, and some of them are keys of {pool.path} as well: "
@@ -134,7 +145,7 @@ def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, list[str]]:
         raise PoolError(f"{table.path} names items by key, and {pool.path} has no keys: name them by id")
     wrong: list[str] = []
     if "id" in columns:
-        given = [_whole(text) for text in columns["id"]]
+        given = [whole_number(text.strip()) for text in columns["id"]]
         ids = np.array([-1 if id is None or id >= pool.n else id for id in given], np.int64)
         wrong += [
             f"{table.place(i, 'id')}: {columns['id'][i].strip() or 'an empty id'} is not an id of this pool"
@@ -171,27 +182,21 @@ def _readings(text: str) -> tuple[str, ...]:
     return (text,) if text == text.strip() else (text, text.strip())
 
 
-def _whole(text: str) -> int | None:
-    """The whole number that a text is, also as the 3.0 that tools make of 3 in a column with gaps; None for any other text.
-
-    >>> _whole("3"), _whole(" 3.0"), _whole("²"), _whole("3.5"), _whole("-1"), _whole("9" * 5000)
-    (3, 3, None, None, -1, None)
-    """
-    found = _NUMBER.fullmatch(text.strip())
-    return int(found[1]) if found else None
-
-
-def _number(text: str, pool: Pool, table: Table, row: int) -> int:
-    classes = pool.classes or []
-    for reading in _readings(text):
-        if reading in classes:
-            return classes.index(reading)
-    number = _whole(text)
-    if number is not None and UNLABELED <= number < (len(classes) or 2**31):
-        return number
-    some = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
-    choices = f"neither a class ({some}) nor the number of one" if classes else "not a number from 0 on"
-    raise PoolError(f"{table.path}, {table.place(row, 'label')}: {text.strip()!r} is {choices}, nor -1")
+def _numbers(pool: Pool, table: Table, reading: str | None) -> np.ndarray:
+    """Return the class number of every row."""
+    classes, texts = pool.classes or [], table.columns["label"]
+    try:
+        known = set(classes)
+        named = [next((form for form in _readings(text) if form in known), text.strip()) for text in texts]
+        numbers = ClassReader(pool.classes, reading).numbers(named)
+    except PoolError as error:
+        raise PoolError(f"{table.path}: {error}") from error
+    for row, number in enumerate(numbers):
+        if number is None:
+            some = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
+            choices = f"neither a class ({some}) nor the number of one" if classes else "not a number from 0 on"
+            raise PoolError(f"{table.path}, {table.place(row, 'label')}: {texts[row].strip()!r} is {choices}, nor -1")
+    return np.array(numbers, np.int64)
 
 
 def _refuse(conflicts: list[str], table: Any) -> None:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
 
 from ...cells import FORMULA
 
@@ -97,19 +98,38 @@ def _label_studio(file: BinaryIO, tables: Tables, source: Source) -> None:
     names, before = None, "[\n"
     for table in tables:
         names = names or [name for name in table.column_names if name not in ("key", "prediction")]
-        columns = ", ".join(f'"{name}": %s' for name in names)
+        # Label Studio exports its own task id as "id": the id of the item has a second name, which comes back as it is.
+        columns = ", ".join(f'"{name}": %s' for name in [*names, *(["item"] if "id" in names else [])])
         task = (
             f'{{"data": {{"image": %s, {columns}, "prediction": %s}}, '
             f'"predictions": [{{"model_version": {_escaped(source.model)}, "score": %r, "result": []}}]}}'
         )
-        images = [json.dumps(source.prefix + key) for key in table["key"].to_pylist()]
+        images = [json.dumps(_address(source.prefix, key)) for key in table["key"].to_pylist()]
+        columns_read = [*names, *(["id"] if "id" in names else [])]
         predictions = [json.dumps(source.class_name(value)) for value in table["prediction"].to_pylist()]
         confidences = [1 / (1 + score) for score in table[source.by].to_pylist()]
-        rows = zip(images, *zip(*_rows(table, names), strict=True), predictions, confidences, strict=True)
+        rows = zip(images, *zip(*_rows(table, columns_read), strict=True), predictions, confidences, strict=True)
         for tasks in [",\n".join(task % row for row in rows)] if len(table) else []:
             file.write((before + tasks).encode())
             before = ",\n"
     file.write(b"[]\n" if before == "[\n" else b"\n]\n")
+
+
+def _address(prefix: str, key: str) -> str:
+    """Return the URL of an item; a key that is a URL itself stays as it is.
+
+    In addresses of the web (http, https, or relative ones) the key is percent-encoded, as the browser and Label Studio's server
+    decode it. Of s3:// and its like Label Studio takes the rest as the name of the object, literally.
+
+    >>> _address("/data/local-files/?d=img/", "cat+dog #1.png")
+    '/data/local-files/?d=img/cat%2Bdog%20%231.png'
+    >>> _address("s3://bucket/", "cat+dog #1.png")
+    's3://bucket/cat+dog #1.png'
+    """
+    if not prefix and "://" in key:
+        return key
+    scheme = prefix.partition("://")[0].lower() if "://" in prefix else ""
+    return prefix + (quote(key, safe="/") if scheme in ("", "http", "https") else key)
 
 
 def _fiftyone(file: BinaryIO, tables: Tables, source: Source) -> None:
