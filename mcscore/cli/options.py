@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         return None if value is None else tuple(float(part) for part in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.49,0.48,0.45") from error
+
+
+def height_and_width(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> int | tuple[int, int] | None:
+    """Parse a number of pixels, or height and width as 24x96 or 24,96."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,5})(?:\s*[x,]\s*([1-9][0-9]{0,5}))?", value.strip())
+    if not found:
+        raise click.BadParameter(f"{value!r} is neither a number of pixels such as 224 nor height x width such as 24x96")
+    return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
 
 
 def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -7,12 +7,18 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import COMMA, PATH, POOL, names, numbers
+from .options import COMMA, PATH, POOL, height_and_width, names, numbers
 from .terminal import FAILED, as_json, emit, fail, progress_line
+
+if TYPE_CHECKING:
+    from ..ingest.counts import Counts
+
+FITS = ("crop", "pad", "squash")
+READINGS = ("names", "numbers")
 
 
 @click.group()
@@ -49,6 +55,11 @@ class SourceOptions:
         return self.arrays
 
 
+_LABELS_ARE = click.option(
+    "--labels-are", type=click.Choice(READINGS), help="Read labels of digits as names or as numbers of classes."
+)
+
+
 def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a source; it gets them as ``options: SourceOptions``."""
 
@@ -59,19 +70,27 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         column: str | None,
         max_bad: int | None,
         workers: int | None,
+        labels_are: str | None,
         quiet: bool,
         labels: Path | None,
         layout: str | None,
         key: str | None,
         **more: Any,
     ) -> Any:
-        images = {"labels": source_labels or None, "column": column, "max_bad": max_bad, "workers": workers}
+        images = {
+            "labels": source_labels or None,
+            "column": column,
+            "max_bad": max_bad,
+            "workers": workers,
+            "reading": labels_are,
+        }
         arrays = {"labels": labels, "layout": layout, "key": key}
         return command(*args, options=SourceOptions(_given(images), _given(arrays), quiet), **more)
 
     options = (
         click.option("--source-labels", is_flag=True, help="Images: labels from class folders, .cls, or column label."),
-        click.option("--column", help="Parquet: the column of images."),
+        _LABELS_ARE,
+        click.option("--column", help="Parquet: the column of images. Tars: the extension of the images to take."),
         click.option("--max-bad", type=click.IntRange(0), help="Images: stop when more than this cannot be used."),
         click.option("--workers", type=click.IntRange(1), help="Images: decoding processes; default one per core."),
         click.option("--quiet", is_flag=True, help="No progress on stderr."),
@@ -91,7 +110,17 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 @pool.command("import")
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
-@click.option("--size", type=click.IntRange(1), help="Images (a folder, tars, Parquet): pixels per side to resize to.")
+@click.option(
+    "--size",
+    callback=height_and_width,
+    metavar="PIXELS",
+    help="Images (a folder, tars, Parquet): pixels per side to resize to, or height x width as 24x96.",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(FITS),
+    help="Images of another shape: crop (default; keep the middle), pad (with black), or squash.",
+)
 @click.option("--gray", is_flag=True, help="Images: one channel instead of three.")
 @click.option("--keep-encoded", is_flag=True, help="Images: store the encoded files; decode and resize while scoring.")
 @_source_options
@@ -100,15 +129,24 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--classes", callback=names, metavar=COMMA, help="Names of the classes, in order.")
 @as_json
 def pool_import(
-    src: Path, dst: Path, size: int | None, gray: bool, keep_encoded: bool, options: SourceOptions, **facts: Any
+    src: Path,
+    dst: Path,
+    size: int | tuple[int, int] | None,
+    fit: str | None,
+    gray: bool,
+    keep_encoded: bool,
+    options: SourceOptions,
+    **facts: Any,
 ) -> None:
     """Make a pool at DST from SRC: an array (.npy, .npz, idx, idx.gz; Zarr as folder or folder::name), or images with --size.
 
     Images come from a folder, WebDataset tars ('train-{000..127}.tar') or Parquet files. After a kill, the same command
-    resumes. Images that cannot be used are listed in DST.bad.csv.
+    resumes. The closing lines count what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
     """
     from ..ingest import import_array, import_images
+    from ..ingest.counts import Counts
 
+    told: list[Counts] = []
     if size is not None:
         chosen = options.for_images("--size to images")
         channels = 1 if gray else 3
@@ -117,18 +155,23 @@ def pool_import(
                 src,
                 dst,
                 size=size,
+                fit=fit or "crop",
                 channels=channels,
                 keep_encoded=keep_encoded,
                 progress=progress,
+                report=told.append,
                 **chosen,
                 **facts,
             )
     else:
-        if gray or keep_encoded:
+        if gray or keep_encoded or fit:
             raise click.UsageError("options for images need --size")
         made = import_array(src, dst, **options.for_array("options for images need --size"), **facts)
+        told.append(Counts(made.n))
     stored = _pool_facts(made)
-    emit(stored, f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled")
+    count = told[0]
+    text = f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled"
+    emit({**stored, **count.to_json()}, text, *count.lines())
 
 
 @pool.command("append")
@@ -147,14 +190,17 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     from ..pool import Pool
 
     before = Pool.open(path).n
+    told: list[Counts] = []
     if is_images(src):
         chosen = options.for_images(f"and {src} holds images")
         with progress_line(None, options.quiet) as progress:
-            grown = append_images(path, src, progress=progress, **chosen)
+            grown = append_images(path, src, progress=progress, report=told.append, **chosen)
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
-    facts = {"added": grown.n - before, **_pool_facts(grown)}
-    emit(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all")
+    # None: an earlier call had done it, and this one has read nothing.
+    count = told[0] if told else None
+    facts = {"added": grown.n - before, **_pool_facts(grown), **(count.to_json() if count else {})}
+    emit(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all", *(count.lines() if count else []))
 
 
 @pool.command("label")

@@ -21,11 +21,13 @@ from ..store.files import local
 from ..store.writer import ArrayWriter
 from .append_commit import check_base, commit_staged, complete_earlier, stage_ready
 from .arrays import read_source
-from .images import write_bad
-from .pipeline import ImageFormat, Progress, ingest_entries
+from .counts import Report
+from .images import counted, tell, write_bad
+from .pipeline import Progress, ingest_entries
 from .sources import open_source
 from .staging import stage_of, staged
 from .staging_log import StagingLog
+from .worker import ImageFormat
 
 
 def append_images(
@@ -36,7 +38,9 @@ def append_images(
     column: str | None = None,
     max_bad: int | None = None,
     workers: int | None = None,
+    reading: str | None = None,
     progress: Progress | None = None,
+    report: Report | None = None,
 ) -> Pool:
     """Add the images of a source to a pool, in its size and form; repeat the call after a kill to resume.
 
@@ -44,13 +48,15 @@ def append_images(
     given as a whole.
 
     Args:
-        path: a pool made by import_images, or one of uint8 (1 or 3, S, S).
+        path: a pool made by import_images, or one of uint8 (1 or 3, H, W).
         src: the images, as for import_images.
         labels: take labels, as import_images does; class folders are matched with the pool's classes by name.
         column: the Parquet column of images.
         max_bad: stop when more entries than this cannot be used; None: never.
         workers: decoding processes; default: one per core.
+        reading: whether labels of digits are "names" or "numbers", as for import_images.
         progress: called as progress(entries done, entries in all).
+        report: called with the closing count, as for import_images.
 
     Raises:
         PoolError: the pool does not hold images; no source; the pool lacks a class; no entry can be used; another append
@@ -68,17 +74,18 @@ def append_images(
         ['tom.png', 'ulf.png']
     """
     require_decoder()
-    pool, source = Pool.open(path), open_source(src, labels, column)
-    image_format = ImageFormat(pool.item_shape[-1], pool.item_shape[0], bool(pool.storage.attributes.encoded))
-    if pool.dtype != np.uint8 or pool.item_shape not in (
-        (1, image_format.size, image_format.size),
-        (3, image_format.size, image_format.size),
-    ):
-        raise PoolError(f"{path} holds {pool.dtype} items of shape {pool.item_shape}; images need uint8 (1 or 3, S, S)")
+    pool = Pool.open(path)
+    source = open_source(src, labels, column, pool.classes, reading)
+    if pool.dtype != np.uint8 or len(pool.item_shape) != 3 or pool.item_shape[0] not in (1, 3):
+        raise PoolError(f"{path} holds {pool.dtype} items of shape {pool.item_shape}; images need uint8 (1 or 3, H, W)")
+    channels, height, width = pool.item_shape
+    attributes = pool.storage.attributes
+    image_format = ImageFormat((height, width), channels, bool(attributes.encoded), attributes.fit or "crop")
     number = _class_numbers(pool, source.classes)
     where = local(pool.path, "append")
     stage = stage_of(where, "append")
     settings = {"source": source.identity, "labels": labels, "column": column}
+    settings |= {"reading": reading} if reading else {}
     identity = json.dumps(settings)
     try:
         with staged(stage, settings):
@@ -100,14 +107,14 @@ def append_images(
             write_bad(where, ingested.bad)
             if not ingested.keys:
                 atomic.discard_directory(stage)
-                raise PoolError(
-                    f"none of the {len(ingested.bad)} entries of {src} can be added; {pool.path.name}.bad.csv says why"
-                )
+                raise PoolError(f"none of the entries of {src} can be added: {'; '.join(counted(where, source, log).lines())}")
             given = np.array([number[label] for label in ingested.labels] if number else ingested.labels, np.int32)
             given = checked_labels(given, len(ingested.keys), pool.classes)
             offsets = np.array([*ingested.starts[1:], log.n], np.int64) if image_format.keep_encoded else None
             stage_ready(stage, pool, identity, log.content, given, encoded_keys(ingested.keys, len(given)), offsets)
-            return commit_staged(where, stage)
+            grown = commit_staged(where, stage)
+            tell(where, source, log, report)
+            return grown
     except OSError as error:
         raise PoolError(f"{path} could not be appended to: {error}. Repeat the call to resume") from error
 

@@ -7,8 +7,11 @@ a kill at any moment, the same call resumes and makes the same pool.
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import os
+import warnings
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +21,25 @@ import numpy as np
 from .. import atomic
 from ..errors import PoolError
 from ..pool.create import finish_pool, planned_layout
-from ..pool.decode import require_decoder
+from ..pool.decode import FITS, MAX_PIXELS, require_decoder, sides
 from ..pool.pool import Pool
 from ..pool.schema import Grid, checked_attributes, plan_grid
 from ..store.layout import ChunkLayout
 from ..store.writer import ArrayWriter
-from .pipeline import ImageFormat, Progress, ingest_entries
+from .counts import Counts, Report, reasons_of
+from .pipeline import Progress, ingest_entries
 from .sources import Source, open_source
 from .staging import check_same, stage_of, staged
 from .staging_log import StagingLog
+from .worker import ImageFormat
 
 
 def import_images(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     *,
-    size: int,
+    size: int | tuple[int, int],
+    fit: str = "crop",
     channels: int = 3,
     keep_encoded: bool = False,
     labels: bool = False,
@@ -43,26 +49,38 @@ def import_images(
     mean: Any = None,
     std: Any = None,
     classes: Any = None,
+    reading: str | None = None,
     compression: str = "none",
     progress: Progress | None = None,
+    report: Report | None = None,
 ) -> Pool:
-    """Make a pool of (channels, size, size) uint8 from images; repeat the call after a kill to resume.
+    """Make a pool of (channels, height, width) uint8 from images; repeat the call after a kill to resume.
+
+    The key of an item is its identity in the source: the path in the folder, ``shard.tar/name.png``, or
+    ``file.parquet:row`` with the path that the row names, if any.
 
     Args:
-        src: a folder of images, WebDataset tars (a glob, or {000..127}), or Parquet files (the same).
+        src: a folder of images (or of tars or Parquet files only), WebDataset tars (a glob, or {000..127}), or Parquet files
+            (the same).
         dst: the pool to make; must not exist.
-        size: pixels per side; the shorter side of an image is resized to it, the middle is kept.
+        size: (height, width) of the items in pixels, or both as one number.
+        fit: what is done to an image of another shape. "crop": resize to cover, keep the middle; "pad": resize to fit
+            inside, the rest is black; "squash": resize height and width each by its own factor.
         channels: 3, or 1 for gray.
         keep_encoded: store the encoded images (each is decoded once as a check) and decode while reading.
         labels: take labels from class folders, ``.cls`` members, or the column "label".
-        column: the Parquet column of images; default: the one that has structs of {bytes, path}.
+        column: the Parquet column of images; default: the one that has structs of {bytes, path}. In tars the extension of
+            the images to take, where a sample has several.
         max_bad: stop when more entries than this cannot be used; None: never. All are listed in ``<dst>.bad.csv``.
         workers: decoding processes; default: one per core.
         mean: mean per channel, as for Pool.create.
         std: standard deviation per channel, as for Pool.create.
-        classes: names of the classes; default: those of the source.
+        classes: names of the classes in order, by which labels get their numbers; default: those of the source.
+        reading: whether labels of digits are "names" or "numbers" of classes; needed only where the two differ.
         compression: "none", "lz4" or "zstd", as for Pool.create.
         progress: called as progress(entries done, entries in all); the second is the first where the source cannot tell.
+        report: called with the closing count: what was stored, refused, passed over, converted. Without it, a warning
+            names what did not come in.
 
     Raises:
         PoolError: no source; dst exists; no entry, or too few, can be used; source or settings differ from those of the
@@ -79,21 +97,25 @@ def import_images(
         (1, (3, 32, 32), ['cats'], ['cats/tom.png'])
     """
     require_decoder()
-    if size < 1 or channels not in (1, 3):
-        raise PoolError(f"size must be at least 1 and channels 1 or 3, not {size} and {channels}")
-    path, source = Path(dst), open_source(src, labels, column)
-    image_format = ImageFormat(size, channels, keep_encoded)
-    facts = checked_attributes((channels, size, size), mean, std, classes or source.classes, Path(os.fspath(src)).name)
+    image_format = checked_format(size, channels, keep_encoded, fit)
+    names = None if classes is None else tuple(str(name) for name in classes)
+    path, source = Path(dst), open_source(src, labels, column, names, reading)
+    item_shape = (channels, *image_format.size)
+    named = classes if classes is not None else source.classes
+    facts = checked_attributes(item_shape, mean, std, named, Path(os.fspath(src)).name, fit, np.dtype(np.uint8))
     stage = stage_of(path, "import")
     settings = {
         "source": source.identity,
         "labels": labels,
         "column": column,
+        "classes": None if named is None else list(named),
+        "reading": reading,
         "compression": compression,
         **asdict(image_format),
     }
     if path.exists() and stage.exists():  # killed between the last two steps
         check_same(stage, settings)
+        tell(path, source, StagingLog(stage / "log"), report)
         atomic.discard_directory(stage)
         return Pool.open(path)
     try:
@@ -104,22 +126,60 @@ def import_images(
             log = StagingLog(stage / "log")
             layout = _ingest_all(source, image_format, stage / "pool", log, compression, max_bad, workers, progress)
             ingested = log.ingested
-            write_bad(path, ingested.bad)
+            write_bad(path, ingested.bad, anew=True)
             if not ingested.keys:
                 atomic.discard_directory(stage)  # once the entries are repaired, the source has another identity
-                raise PoolError(
-                    f"none of the {len(ingested.bad)} entries of {src} can be used; {path.name}.bad.csv says why"
-                )
+                raise PoolError(f"none of the entries of {src} can be used: {'; '.join(counted(path, source, log).lines())}")
             facts = replace(facts, encoded=image_format.keep_encoded, content=log.content)
             offsets = np.array([*ingested.starts, layout.n], np.int64) if image_format.keep_encoded else None
             labels_N = np.array(ingested.labels, np.int32)
             finish_pool(stage / "pool", facts, layout, compression, labels_N, ingested.keys, offsets)
             atomic.sync(stage / "pool")
             atomic.move(stage / "pool", path)
+            tell(path, source, log, report)
             atomic.discard_directory(stage)
             return Pool.open(path)
     except OSError as error:
         raise PoolError(f"{path} could not be imported: {error}. Repeat the call to resume") from error
+
+
+def checked_format(size: int | tuple[int, int], channels: int, keep_encoded: bool, fit: str) -> ImageFormat:
+    """Return how images are stored.
+
+    Raises:
+        PoolError: a size below 1, or so large that an item is no longer an image; other channels than 1 or 3; no such fit.
+    """
+    shape = sides(size)
+    if min(shape) < 1 or channels not in (1, 3):
+        raise PoolError(f"size must be at least 1 and channels 1 or 3, not {size} and {channels}")
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise PoolError(f"size {shape[0]} x {shape[1]} has more than {MAX_PIXELS:,} pixels")
+    if fit not in FITS:
+        raise PoolError(f"fit {fit!r} is unknown; choose from {', '.join(FITS)}")
+    return ImageFormat(shape, channels, keep_encoded, fit)
+
+
+def counted(path: Path, source: Source, log: StagingLog) -> Counts:
+    """Return the closing count of an import or an append to the pool at ``path``."""
+    passed = Counter(dict(source.passed))
+    passed.update(log.passed)
+    return Counts(
+        stored=len(log.ingested.keys),
+        refused=reasons_of(log.ingested.bad),
+        passed_over=dict(sorted(passed.items())),
+        converted=dict(sorted(log.converted.items())),
+        remarks=source.remarks,
+        bad_list=str(bad_list_of(path)) if log.ingested.bad else None,
+    )
+
+
+def tell(path: Path, source: Source, log: StagingLog, report: Report | None) -> None:
+    """Hand over the closing count; where nobody takes it, warn of what was not stored as it is."""
+    counts = counted(path, source, log)
+    if report is not None:
+        report(counts)
+    elif counts.refused or counts.passed_over or counts.remarks:
+        warnings.warn(f"{path}: {'; '.join(counts.lines())}", stacklevel=3)
 
 
 def refuse_existing(path: Path) -> None:
@@ -134,12 +194,35 @@ def refuse_existing(path: Path) -> None:
         )
 
 
-def write_bad(path: Path, bad: list[list[str]]) -> None:
-    """List the entries that cannot be used in ``<path>.bad.csv``, if there are any."""
+def bad_list_of(path: Path) -> Path:
+    """Return the file beside a pool that lists the entries which cannot be used."""
+    return path.with_name(f"{path.name}.bad.csv")
+
+
+def write_bad(path: Path, bad: list[list[str]], anew: bool = False) -> None:
+    """List the entries that cannot be used in ``<path>.bad.csv``.
+
+    Args:
+        path: the pool.
+        bad: key and reason of each.
+        anew: the pool is new; without bad entries, the list of an earlier pool of the same name is removed.
+    """
+    file = bad_list_of(path)
+    atomic.discard_temporaries(path.parent, f"{glob.escape(file.name)}.*")  # of a killed call
+    text = io.StringIO()
+    csv.writer(text).writerows([_HEAD, *bad])
     if bad:
-        text = io.StringIO()
-        csv.writer(text).writerows([["path", "reason"], *bad])
-        atomic.replace_file(path.with_name(f"{path.name}.bad.csv"), text.getvalue().encode("utf-8", "surrogateescape"))
+        atomic.replace_file(file, text.getvalue().encode("utf-8", "backslashreplace"))
+    elif anew and file.is_file() and not file.is_symlink() and _is_bad_list(file):
+        atomic.remove(file)
+
+
+_HEAD = ["path", "reason"]
+
+
+def _is_bad_list(file: Path) -> bool:
+    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+        return lines.readline().rstrip("\r\n") == ",".join(_HEAD)
 
 
 def _ingest_all(
@@ -153,10 +236,11 @@ def _ingest_all(
     progress: Progress | None,
 ) -> ChunkLayout:
     """Write the whole source as files in ``where``; return their layout."""
-    item_shape = () if image_format.keep_encoded else (image_format.channels, image_format.size, image_format.size)
+    item_shape = () if image_format.keep_encoded else (image_format.channels, *image_format.size)
     item_bytes = int(np.prod(item_shape))
     folder = where / ("blob" if image_format.keep_encoded else "items")
     atomic.create_directory(folder)
+    atomic.discard_temporaries(folder, "*")  # of a killed call: this one has the lock of the stage
 
     def layout_for(grid: Grid) -> ChunkLayout:
         return planned_layout(grid, item_shape, np.dtype(np.uint8), compression)

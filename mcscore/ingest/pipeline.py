@@ -9,34 +9,24 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
-from pathlib import Path
+from concurrent.futures import Future
+from dataclasses import replace
 
-import numpy as np
-
-from ..errors import ImageError, PoolError
-from ..pool.decode import decode
+from ..errors import PoolError
 from ..store.writer import ArrayWriter
-from .sources import Entry, Position, Source
+from .decoders import Decoders, decoders
+from .sources import Entry, Source, key_problem, shown
 from .staging_log import StagingLog
+from .worker import DecodedImage, ImageFormat
 
-# A process decodes BLOCK entries at a time, fewer where their pixels exceed BLOCK_BYTES.
+__all__ = ["ImageFormat", "Progress", "ingest_entries", "refuse_too_many"]
+
+# A process decodes a block at a time. Entries that wait to be decoded or written have at most AHEAD_BYTES, counted as
+# encoded bytes and pixels; one that is larger by itself waits alone.
 BLOCK = 64
 BLOCK_BYTES = 16 << 20
+AHEAD_BYTES = 256 << 20
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """How an image is stored: as (channels, size, size) pixels, or its encoded bytes, decoded once as a check."""
-
-    size: int
-    channels: int
-    keep_encoded: bool
 
 
 def ingest_entries(
@@ -65,26 +55,30 @@ def ingest_entries(
     Raises:
         PoolError: more than max_bad entries cannot be used; an entry was usable before a restart and is not now.
     """
+    known = set(known)
     seen = {*known, *log.ingested.keys}
     inside = writer.n - log.start  # rows of the entry in hand that are written
     refuse_too_many(log.ingested.bad, max_bad)
-    for image in _decode_ahead(source, image_format, log, workers or os.cpu_count() or 1, progress):
-        log.position, log.start = image.position, writer.n - inside
-        if inside and image.rows is None:
-            raise PoolError(
-                f"{image.key} was stored in part and cannot be used now: {image.why}. Start the import anew"
-            )
-        if image.rows is None:
-            log.add_bad(image.key, image.why)
-        elif image.key in seen:
-            log.add_bad(image.key, "an earlier item has the same key")
-        else:
-            writer.add(image.rows[inside:])
-            inside = 0
-            log.add(image.key, image.label)
-            seen.add(image.key)
-            continue
-        refuse_too_many(log.ingested.bad, max_bad)
+    processes = workers or os.cpu_count() or 1
+    with decoders(processes, image_format) as pool:
+        for entry, image in _decode_ahead(source, image_format, log, pool, known, 2 * processes, progress):
+            log.position, log.start = entry.position, writer.n - inside
+            if inside and image.rows is None:
+                raise PoolError(
+                    f"{shown(entry.key)} was stored in part and cannot be used now: {image.why}. Start the import anew"
+                )
+            if image.rows is not None and entry.key not in seen:
+                writer.add(image.rows[inside:])
+                inside = 0
+                log.add(entry.key, entry.label, image.converted)
+                seen.add(entry.key)
+            elif image.rows is not None:
+                log.add_bad(shown(entry.key), "an earlier item has the same key")
+            elif image.why:
+                log.add_bad(shown(entry.key), shown(image.why))
+            log.add_passed(entry.passed)
+            if image.rows is None:
+                refuse_too_many(log.ingested.bad, max_bad)
 
 
 def refuse_too_many(bad: list[list[str]], max_bad: int | None) -> None:
@@ -100,56 +94,57 @@ def refuse_too_many(bad: list[list[str]], max_bad: int | None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _DecodedImage:
-    position: Position
-    key: str
-    label: int
-    rows: np.ndarray | None
-    why: str
-
-
 def _decode_ahead(
-    source: Source, image_format: ImageFormat, log: StagingLog, workers: int, progress: Progress | None
-) -> Iterator[_DecodedImage]:
-    """Yield the entries behind the last checkpoint, in order; up to 2 blocks per worker are decoded ahead."""
+    source: Source,
+    image_format: ImageFormat,
+    log: StagingLog,
+    pool: Decoders,
+    known: set[str],
+    ahead: int,
+    progress: Progress | None,
+) -> Iterator[tuple[Entry, DecodedImage]]:
+    """Yield the entries behind the last checkpoint, in order; up to ``ahead`` blocks are decoded in advance."""
     done = log.entries
-    block = max(1, min(BLOCK, BLOCK_BYTES // (image_format.channels * image_format.size**2)))
-    entries = source.entries(log.position)
-    waiting: deque[Future[list[_DecodedImage]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            while True:
-                while len(waiting) < 2 * workers and (part := list(islice(entries, block))):
-                    waiting.append(pool.submit(_decode_block, part, image_format))
-                if progress:
-                    progress(done, source.count or done)
-                if not waiting:
-                    return
-                for image in waiting.popleft().result():
-                    log.entries = done
-                    yield image
-                    done += 1
-        except BrokenProcessPool as error:
-            raise PoolError(
-                "a decoding process was killed, perhaps for lack of memory; repeat the call to resume"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    blocks = _blocks(source.entries(log.position), image_format, known)
+    waiting: deque[tuple[list[Entry], int, Future[list[DecodedImage]]]] = deque()
+    held, following = 0, next(blocks, None)
+    while True:
+        while following and len(waiting) < ahead and (not waiting or held + following[1] <= AHEAD_BYTES):
+            waiting.append((*following, pool.submit(following[0])))
+            held += following[1]
+            following = next(blocks, None)
+        if progress:
+            progress(done, source.count or done)
+        if not waiting:
+            return
+        block, cost, images = waiting.popleft()
+        for entry, image in zip(block, images.result(), strict=True):
+            log.entries = done
+            yield entry, image
+            done += bool(image.why or image.rows is not None)  # not for what only counts things passed over
+        held -= cost
 
 
-def _decode_block(entries: list[Entry], image_format: ImageFormat) -> list[_DecodedImage]:
-    return [_decode_one(entry, image_format) for entry in entries]
+def _blocks(entries: Iterator[Entry], image_format: ImageFormat, known: set[str]) -> Iterator[tuple[list[Entry], int]]:
+    """Yield entries, and the bytes that they will take, in blocks of at most BLOCK entries and, but for one large entry, BLOCK_BYTES."""
+    pixels = image_format.channels * image_format.size[0] * image_format.size[1]
+    block: list[Entry] = []
+    cost = 0
+    for entry in entries:
+        checked = _checked(entry, known)
+        price = pixels + checked.size if checked.data is not None else 0
+        if block and (len(block) == BLOCK or cost + price > BLOCK_BYTES):
+            yield block, cost
+            block, cost = [], 0
+        block.append(checked)
+        cost += price
+    if block:
+        yield block, cost
 
 
-def _decode_one(entry: Entry, image_format: ImageFormat) -> _DecodedImage:
-    try:
-        if entry.refused:
-            raise ImageError(entry.refused)
-        data = entry.data.read_bytes() if isinstance(entry.data, Path) else (entry.data or b"")
-        pixels = decode(data, image_format.size, image_format.channels)
-    except (ImageError, OSError) as error:
-        return _DecodedImage(entry.position, entry.key, entry.label, None, str(error))
-    rows = np.frombuffer(data, np.uint8) if image_format.keep_encoded else pixels[None]
-    return _DecodedImage(entry.position, entry.key, entry.label, rows, "")
+def _checked(entry: Entry, known: set[str]) -> Entry:
+    """Refuse an entry by its key before its image is decoded."""
+    if entry.refused or entry.data is None:
+        return entry
+    problem = "the pool has an item of this key" if entry.key in known else key_problem(entry.key)
+    return replace(entry, data=None, refused=problem, size=0) if problem else entry

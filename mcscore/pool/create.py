@@ -61,7 +61,7 @@ def create(
         keys = None if keys is None else encoded_keys(keys, n)
         with atomic.new_directory(path) as partial:
             grid, first, blocks = _planned(checked_blocks(blocks), n, chunk_items, shard_items)
-            attributes = checked_attributes(first.shape[1:], mean, std, classes, source)
+            attributes = checked_attributes(first.shape[1:], mean, std, classes, source, dtype=first.dtype)
             writer = ArrayWriter(planned_layout(grid, first.shape[1:], first.dtype, compression), partial / "items")
             atomic.create_directory(partial / "items")
             for block in blocks:

@@ -93,6 +93,7 @@ class Attributes:
         classes: names of the labels 0, 1, ...; None: labels are bare numbers.
         source: free text: where the data came from.
         encoded: whether items are kept as encoded images.
+        fit: how an image of another shape was or is made to fit: crop, pad or squash; None: crop, or no images.
         appended: identity of the source of the last append, as earlier releases recorded it.
         rows: name of the array of items (or of encoded bytes); None: "items" (or "blob").
         keys: (name, first item, item after the last) of each array of keys; None: as earlier releases named them.
@@ -111,6 +112,7 @@ class Attributes:
     classes: tuple[str, ...] | None = None
     source: str | None = None
     encoded: bool = False
+    fit: str | None = None
     appended: str | None = None
     rows: str | None = None
     keys: tuple[tuple[str, int, int], ...] | None = None
@@ -242,6 +244,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "classes": _list_of(_text),
     "source": _text,
     "encoded": _flag,
+    "fit": _text,
     "appended": _text,
     "rows": _file_name,
     "keys": _list_of(_record(_file_name, _integer, _integer)),
@@ -252,13 +255,20 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def checked_attributes(
-    item_shape: tuple[int, ...], mean: Any, std: Any, classes: Any, source: str | None
+    item_shape: tuple[int, ...],
+    mean: Any,
+    std: Any,
+    classes: Any,
+    source: str | None,
+    fit: str | None = None,
+    dtype: np.dtype | None = None,
 ) -> Attributes:
     """Return the attributes of a pool to be made.
 
     Raises:
         PoolError: one of mean and std without the other; lengths other than 1 or the number of channels (the first axis
-            of an item); values that are not finite; std that is not positive; class names that repeat.
+            of an item); values that are not finite, or not in the units of uint8 items; std that is not positive; class names
+            that repeat.
     """
     if (mean is None) != (std is None):
         raise PoolError("mean and std go together: give both or neither")
@@ -266,11 +276,16 @@ def checked_attributes(
         mean, std = _per_channel("mean", mean, item_shape), _per_channel("std", std, item_shape)
         if min(std) <= 0:
             raise PoolError(f"std must be positive in every channel, not {std}")
+        if dtype == np.uint8 and (min(mean) < 0 or max(*mean, *std) > 1):
+            raise PoolError(
+                f"mean {mean} and std {std} are not in units of [0, 1], in which uint8 items are normalized (value / 255): "
+                "divide both by 255"
+            )
     if classes is not None:
         classes = tuple(str(name) for name in classes)
         if len(set(classes)) != len(classes):
             raise PoolError(f"class names must differ from each other: {', '.join(classes)}")
-    return Attributes(item_shape=item_shape, mean=mean, std=std, classes=classes, source=source)
+    return Attributes(item_shape=item_shape, mean=mean, std=std, classes=classes, source=source, fit=fit)
 
 
 def _per_channel(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float, ...]:

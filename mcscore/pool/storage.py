@@ -70,8 +70,9 @@ class Storage:
         """Return a reader of items; ``name_of`` names an item in errors."""
         if self.offsets is None:
             return ChunkReader(self.rows)
-        channels, size, _ = self.attributes.item_shape
-        return EncodedReader(self.rows, self.offsets, lambda data: decode(data, size, channels), name_of)
+        channels, *size = self.attributes.item_shape
+        shape, fit = (size[0], size[1]), self.attributes.fit or "crop"
+        return EncodedReader(self.rows, self.offsets, lambda data: decode(data, shape, channels, fit), name_of)
 
     def edges(self) -> np.ndarray:
         """Return (N + 1,) int64: where each encoded image begins in the blob, and where the last ends."""
@@ -93,6 +94,8 @@ class Storage:
             "item_shape": self.attributes.item_shape,
             "mean": self.attributes.mean,
             "std": self.attributes.std,
+            # Only where it decides the pixels, and is not the default: older pools have none.
+            **({"fit": self.attributes.fit} if self.offsets and self.attributes.fit not in (None, "crop") else {}),
         }
         layouts = first_rows(self.rows, self.offsets, n) if self.offsets else [replace(self.rows, n=n)]
         return fingerprint(json.dumps(header, sort_keys=True).encode(), layouts)
