@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
+from ..store.files import status_of
 from ..store.layout import ChunkLayout, layout_of
 from ..store.writer import ArrayWriter
 from ..store.zarr_store import AtomicStore
@@ -55,7 +55,7 @@ def create(
     """Do the work of Pool.create, which documents it."""
     blocks, n = as_blocks(items, n)
     try:
-        if os.path.lexists(path):
+        if status_of(path, follow=False) is not None:
             raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
         labels = None if labels is None else checked_labels(labels, n, classes)  # before anything is written
         keys = None if keys is None else encoded_keys(keys, n)

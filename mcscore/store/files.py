@@ -176,14 +176,14 @@ def location(path: AnyPath) -> str:
     return str(path) if isinstance(path, RemotePath) else os.path.abspath(path)
 
 
-def status_of(path: Path) -> os.stat_result | None:
-    """Return the status of what is at a path, links followed; None if there is nothing.
+def status_of(path: Path, *, follow: bool = True) -> os.stat_result | None:
+    """Return the status of what is at a path (or of a link itself); None if there is nothing.
 
     Raises:
         OSError: the path cannot be read, which does not say that there is nothing.
     """
     try:
-        return os.stat(path)
+        return os.stat(path, follow_symlinks=follow)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
