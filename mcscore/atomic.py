@@ -17,6 +17,7 @@ import itertools
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,6 +78,8 @@ def remove_tree(path: Path) -> None:
 def replace_file(path: Path, *parts: Any) -> None:
     """Make ``path`` hold ``parts``: durable on return, and never anything but the old or the new content.
 
+    A new file has the mode that the umask leaves; a regular file that is replaced keeps its mode.
+
     Args:
         path: the file; its directory must be there.
         parts: bytes-like, written one after another.
@@ -120,6 +123,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     try:
         write(temporary)
         with open(temporary, "r+b") as file:
+            _take_mode(temporary, path)
             yield file
         sync(temporary)
         rename(temporary, path)
@@ -289,11 +293,22 @@ def _written_beside(path: Path, parts: tuple[Any, ...]) -> Path:
     temporary = _beside(path)
     try:
         write(temporary, *parts)
+        _take_mode(temporary, path)
         sync(temporary)
     except BaseException:
         _discard(temporary)
         raise
     return temporary
+
+
+def _take_mode(temporary: Path, path: Path) -> None:
+    """Give a file the mode of the regular file that it will replace; where there is none, its own mode stays."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(mode) and mode != temporary.stat().st_mode:  # some file systems refuse every change of a mode
+        os.chmod(temporary, stat.S_IMODE(mode))
 
 
 def _discard(temporary: Path) -> None:

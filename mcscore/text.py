@@ -1,8 +1,12 @@
-"""Numbers as a person reads them."""
+"""Numbers as a person reads them, and names with every character to be seen."""
 
 from __future__ import annotations
 
 import math
+import re
+
+# Control characters, bytes of a name that is not UTF-8, line breaks, and what turns the direction of the text after it.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def number(value: float) -> str:
@@ -35,3 +39,12 @@ def size(n: int) -> str:
         return count(n, "byte")
     power = min((len(str(n)) - 1) // 3, 4)
     return f"{n / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def visible(text: str) -> str:
+    r"""Text with characters that cannot be seen, or change what stands around them, as escapes; the rest as it is.
+
+    >>> visible("a\nb"), visible("\x1b[31m"), visible("\udcff.png"), visible(r"$\foo$")
+    ('a\\nb', '\\x1b[31m', '\\udcff.png', '$\\foo$')
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

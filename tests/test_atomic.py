@@ -6,6 +6,7 @@ import ast
 import errno
 import os
 import random
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ def streamed(root: Path) -> None:
     with atomic.replaced(root / "file") as file:
         file.write(b"new, ")
         file.write(b"in parts")
+
+
+def streamed_to(path: Path) -> None:
+    with atomic.replaced(path) as file:
+        file.write(b"new")
 
 
 def filled(root: Path) -> None:
@@ -246,6 +252,47 @@ def test_a_streamed_file_removes_what_the_dead_left_and_spares_the_living(tmp_pa
     with atomic.replaced(tmp_path / "a") as file:
         file.write(b"x")
     assert sorted(os.listdir(tmp_path)) == sorted(["a", *spared])
+
+
+WRITING = {
+    "replace_file": lambda path: atomic.replace_file(path, b"new"),
+    "replaced": streamed_to,
+    "create_file": lambda path: atomic.create_file(path, b"new"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITING)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path, writer: str, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        WRITING[writer](tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("writer", ["replace_file", "replaced"])
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path, writer: str, mode: int) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(mode)
+    WRITING[writer](tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+def test_the_mode_of_what_a_link_points_to_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"old")
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "a").symlink_to("secret")
+    before = os.umask(0o022)
+    try:
+        atomic.replace_file(tmp_path / "a", b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "secret").read_bytes() == b"old"
+    assert stat.S_IMODE((tmp_path / "a").lstat().st_mode) == 0o644
 
 
 def test_a_directory_is_made_once(tmp_path: Path) -> None:

@@ -17,15 +17,15 @@ def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.49,0.48,0.45") from error
 
 
-def height_and_width(
-    _ctx: click.Context, _param: click.Parameter, value: str | None
-) -> int | tuple[int, int] | None:
+def height_and_width(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | tuple[int, int] | None:
     """Parse a number of pixels, or height and width as 24x96 or 24,96."""
     if value is None:
         return None
     found = re.fullmatch(r"([1-9][0-9]{0,5})(?:\s*[x,]\s*([1-9][0-9]{0,5}))?", value.strip())
     if not found:
-        raise click.BadParameter(f"{value!r} is neither a number of pixels such as 224 nor height x width such as 24x96")
+        raise click.BadParameter(
+            f"{value!r} is neither a number of pixels such as 224 nor height x width such as 24x96"
+        )
     return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import COMMA, PATH, POOL, height_and_width, names, numbers
-from .terminal import FAILED, as_json, emit, fail, progress_line
+from .terminal import FAILED, as_json, echo, emit, fail, progress_line
 
 if TYPE_CHECKING:
     from ..ingest.counts import Counts
@@ -207,16 +207,31 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
 @click.argument("path", metavar="POOL", type=POOL)
 @click.argument("table", type=PATH)
 @click.option("--overwrite", is_flag=True, help="Replace labels that differ.")
+@click.option("--id-column", metavar="NAME", help="The column of item ids; default: item, else id.")
+@click.option("--key-column", metavar="NAME", help="The column of keys; default: key.")
+@click.option("--label-column", metavar="NAME", help="The column of labels; default: label.")
+@_LABELS_ARE
 @as_json
-def pool_label(path: Path, table: Path, overwrite: bool) -> None:
+def pool_label(
+    path: Path,
+    table: Path,
+    overwrite: bool,
+    id_column: str | None,
+    key_column: str | None,
+    label_column: str | None,
+    labels_are: str | None,
+) -> None:
     """Label items of POOL from TABLE: CSV or Parquet with columns label, and id or key.
 
-    Labels are class names or numbers. All labels are set or none: a contradiction is named, and nothing changes.
+    Labels are class names or numbers; --labels-are says which where a class has the number of another as its name. All labels
+    are set or none: a contradiction is named, and nothing changes.
     """
     from ..pool import Pool, label_from
+    from ..pool.table_files import Columns
 
     opened = Pool.open(path)
-    changed = label_from(opened, table, overwrite=overwrite)
+    columns = Columns(id_column, key_column, label_column)
+    changed = label_from(opened, table, overwrite=overwrite, columns=columns, reading=labels_are)
     labeled = int((opened.labels >= 0).sum())
     facts = {"path": str(path), "changed": changed, "labeled": labeled, "items": opened.n}
     emit(facts, f"{path}: {changed:,} labels set, {labeled:,} of {opened.n:,} items are labeled")
@@ -258,7 +273,7 @@ def pool_verify(path: Path, quiet: bool) -> None:
         emit(facts, f"{path}: all {chunks:,} chunks are readable and unchanged")
         return
     lines = [f"{d.array} chunk {d.chunk}, items {d.start_item}..{d.stop_item - 1}, {d.file}: {d.why}" for d in found]
-    click.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
     text = f"{path}: {len(found):,} of {chunks:,} chunks are damaged; restore their files from a copy, or import again"
     fail(click.get_current_context(), FAILED, text, "PoolError", **facts)
 
@@ -306,7 +321,7 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
         "dtype": str(pool.dtype),
         "labeled": int((pool.labels >= 0).sum()),
         "excluded": int(pool.excluded.sum()),
-        "keys": pool.keys is not None,
+        "keys": pool.has_keys,
         "classes": pool.classes,
         "mean": pool.mean,
         "std": pool.std,

@@ -9,7 +9,7 @@ import click
 
 from ..text import count, duration, size
 from .options import PATH
-from .terminal import FAILED, as_json, emit, fail
+from .terminal import FAILED, as_json, echo, emit, fail
 
 FORMATS = (
     "parquet",
@@ -100,7 +100,7 @@ def run_verify(ctx: click.Context, path: Path) -> None:
         )
         return
     if not ctx.meta.get("json"):
-        click.echo("\n".join(f"{damage.file}: {damage.why}{_again(damage)}" for damage in found))
+        echo("\n".join(f"{damage.file}: {damage.why}{_again(damage)}" for damage in found))
     fail(
         ctx,
         FAILED,

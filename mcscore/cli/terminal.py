@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ..text import duration
+from ..text import duration, visible
 
 FAILED, RESUMABLE = 1, 3  # 0 is done, 2 click's own for wrong usage
 SECONDS_PER_LINE = 10.0  # of progress, where no bar can be drawn
@@ -25,9 +25,15 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; what it raises becomes a sentence and an exit code."""
+        told: list[str] = ctx.meta.setdefault("warnings", [])
+
+        def warn(message: Warning | str, *_where: object, **_more: object) -> None:
+            told.append(str(message))
+            echo(f"mcscore: warning: {message}", err=True)
+
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _warn
+                warnings.showwarning = warn
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -37,10 +43,6 @@ class Group(click.Group):
             if ctx.meta.get("traceback") or os.environ.get("MCSCORE_TRACEBACK", "0") not in ("", "0"):
                 traceback.print_exc()
             fail(ctx, FAILED, _sentence(error), type(error).__name__)
-
-
-def _warn(message: Warning | str, *_where: object, **_more: object) -> None:
-    click.echo(f"mcscore: warning: {message}", err=True)
 
 
 def _sentence(error: Exception) -> str:
@@ -53,11 +55,16 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text} (MCSCORE_TRACEBACK=1 shows where)"
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines; a name in them neither drives the terminal nor fails to be encoded."""
+    click.echo("\n".join(map(visible, text.split("\n"))), err=err)
+
+
 def fail(ctx: click.Context, code: int, text: str, kind: str, **facts: Any) -> NoReturn:
     """Stop with a sentence on stderr and, with --json, the same as an object on stdout."""
-    click.echo(f"mcscore: {text}", err=True)
+    echo(f"mcscore: {text}", err=True)
     if ctx.meta.get("json"):
-        click.echo(json.dumps({"error": kind, "message": text, "exit_code": code, **facts}))
+        click.echo(_object(ctx, {"error": kind, "message": text, "exit_code": code, **facts}))
     ctx.exit(code)
 
 
@@ -74,8 +81,15 @@ as_json = remembered_flag("json", "Print one JSON object on stdout, also on fail
 
 
 def emit(facts: dict[str, Any], *lines: str) -> None:
-    """The one thing a verb says on stdout: the object with --json, otherwise the lines."""
-    click.echo(json.dumps(facts) if click.get_current_context().meta.get("json") else "\n".join(lines))
+    """Print a verb's answer on stdout: the object with --json, otherwise the lines."""
+    ctx = click.get_current_context()
+    echo(_object(ctx, facts) if ctx.meta.get("json") else "\n".join(lines))
+
+
+def _object(ctx: click.Context, facts: dict[str, Any]) -> str:
+    """The facts as JSON, with the warnings that stderr had, if there were any."""
+    told = ctx.meta.get("warnings")
+    return json.dumps({**facts, "warnings": told} if told else facts)
 
 
 @contextlib.contextmanager

@@ -113,7 +113,9 @@ def append_images(
                 if ingested.bad and all(reason == KNOWN for _, reason in ingested.bad):
                     tell(Path(path), source, log, report)
                     return pool
-                raise PoolError(f"none of the entries of {src} can be added: {'; '.join(counted(Path(path), source, log).lines())}")
+                raise PoolError(
+                    f"none of the entries of {src} can be added: {'; '.join(counted(Path(path), source, log).lines())}"
+                )
             given = np.array([number[label] for label in ingested.labels] if number else ingested.labels, np.int32)
             given = checked_labels(given, len(ingested.keys), pool.classes)
             offsets = np.array([*ingested.starts[1:], log.n], np.int64) if image_format.keep_encoded else None

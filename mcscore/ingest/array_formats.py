@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import PoolError
 
 _READ_BYTES = 16 << 20
+_NAMED = 5  # members of an archive that a message names
 _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)  # what gzip and zip raise for broken or short streams
 
 
@@ -91,23 +92,50 @@ def _open_npy(path: Path, _: str | None) -> ArrayFile:
 def _open_npz(path: Path, key: str | None) -> ArrayFile:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
         raise PoolError(f"{path} is a damaged .npz file: {error}") from error
-    if key is None and len(names) == 1:
-        key = names[0]
-    if key not in names:
-        problem = "choose one with key=" if key is None else f"there is no array {key!r}"
-        raise PoolError(f"{path} holds {', '.join(names)}: {problem}")
+    key = _npz_key(path, members, key)
 
     def stream() -> BinaryIO:
-        return zipfile.ZipFile(path).open(f"{key}.npy")  # type: ignore[return-value]
+        try:
+            return zipfile.ZipFile(path).open(f"{key}.npy")  # type: ignore[return-value]
+        except (RuntimeError, NotImplementedError, *_DAMAGE) as error:  # encrypted; compressed in a way Python lacks
+            raise PoolError(f"{key} of {path} cannot be read: {error}") from error
 
     with stream() as file:
         shape, fortran, dtype = _npy_header(file, path)
     if fortran and len(shape) > 1:
         raise PoolError(f"{key} of {path} is stored in Fortran order, which cannot be streamed: save it in C order")
     return _streamed(path, stream, lambda file: _npy_header(file, path), shape, dtype)
+
+
+def _npz_key(path: Path, members: list[str], key: str | None) -> str:
+    """Return the name of the array to read; members that are no arrays are passed over with a warning.
+
+    Raises:
+        PoolError: there is no array; or several, and no key chooses one; the key is unknown, or names two members.
+    """
+    names = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
+    others = [name for name in members if not name.endswith(".npy") and not name.endswith("/")]
+    if not names:
+        held = f"it holds {_listed(others)}" if others else "it is empty"
+        raise PoolError(f"{path} is a ZIP file without an array (.npy), so no .npz file: {held}")
+    if key is None and len(set(names)) == 1:
+        key = names[0]
+        if others:
+            warnings.warn(f"{path}: passed over {_listed(others)}, not arrays (.npy); read {key}", stacklevel=2)
+    if key not in names:
+        problem = "choose one with key=" if key is None else f"there is no array {key!r}"
+        raise PoolError(f"{path} holds {', '.join(names)}: {problem}")
+    if names.count(key) > 1:
+        raise PoolError(f"{path} holds {names.count(key)} arrays named {key!r}, and a name must mean one: save it again")
+    return key
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:

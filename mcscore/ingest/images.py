@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import atomic
+from ..cells import guarded
 from ..errors import PoolError
 from ..pool.create import finish_pool, planned_layout
 from ..pool.decode import FITS, MAX_PIXELS, require_decoder, sides
@@ -129,7 +130,9 @@ def import_images(
             write_bad(path, ingested.bad, anew=True)
             if not ingested.keys:
                 atomic.discard_directory(stage)  # once the entries are repaired, the source has another identity
-                raise PoolError(f"none of the entries of {src} can be used: {'; '.join(counted(path, source, log).lines())}")
+                raise PoolError(
+                    f"none of the entries of {src} can be used: {'; '.join(counted(path, source, log).lines())}"
+                )
             facts = replace(facts, encoded=image_format.keep_encoded, content=log.content)
             offsets = np.array([*ingested.starts, layout.n], np.int64) if image_format.keep_encoded else None
             labels_N = np.array(ingested.labels, np.int32)
@@ -210,7 +213,7 @@ def write_bad(path: Path, bad: list[list[str]], anew: bool = False) -> None:
     file = bad_list_of(path)
     atomic.discard_temporaries(path.parent, f"{glob.escape(file.name)}.*")  # of a killed call
     text = io.StringIO()
-    csv.writer(text).writerows([_HEAD, *bad])
+    csv.writer(text).writerows([_HEAD, *([guarded(cell) for cell in row] for row in bad)])
     if bad:
         atomic.replace_file(file, text.getvalue().encode("utf-8", "backslashreplace"))
     elif anew and file.is_file() and not file.is_symlink() and _is_bad_list(file):

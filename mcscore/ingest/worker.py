@@ -15,7 +15,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def _read(data: bytes | Path | Part | None) -> bytes:
 # -- the protocol ------------------------------------------------------------------------------------------------------
 
 
-def send(stream: BinaryIO, message: Any) -> None:
+def send(stream: IO[bytes], message: Any) -> None:
     """Write one message."""
     data = pickle.dumps(message, protocol=5)
     stream.write(_LENGTH.pack(len(data)))
@@ -99,7 +99,7 @@ def send(stream: BinaryIO, message: Any) -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Any:
+def receive(stream: IO[bytes]) -> Any:
     """Read one message.
 
     Raises:
@@ -127,7 +127,7 @@ def serve() -> None:
         send(answers, [decode_entry(entry, image_format) for entry in entries])
 
 
-def _listen(stream: BinaryIO, waiting: queue.SimpleQueue[tuple[list[Entry], ImageFormat]]) -> None:
+def _listen(stream: IO[bytes], waiting: queue.SimpleQueue[tuple[list[Entry], ImageFormat]]) -> None:
     """Put what comes into the queue; end the process when the parent has ended or closed the stream."""
     try:
         while True:

@@ -16,6 +16,8 @@ _TOP = 2**31 - 1
 def whole_number(text: str) -> int | None:
     """Return the integer that a text is; "2.0" too, for a spreadsheet with gaps makes that of 2.
 
+    ASCII only, because int() refuses some of the digits that str.isdigit() accepts; 18 digits fit in an int64.
+
     >>> whole_number("2.0"), whole_number("-1"), whole_number("2.5"), whole_number("²")
     (2, -1, None, None)
     """

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import PoolError
+from ..text import count
+from .class_names import ClassReader, whole_number
+from .keys import SEVERAL
 from .pool import Pool
 from .schema import UNLABELED
+from .table_files import SUFFIXES, Columns, Table, read_table, read_text
 
-_SHOWN = 5  # conflicts that an error names
+_SHOWN = 5  # conflicts, or classes, that an error names
+_RANGE = re.compile(r"([0-9]+)(?:\s*-\s*([0-9]+))?")
 
 
-def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+def label_from(
+    pool: Pool,
+    table: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 (frozen)
+    reading: str | None = None,
+) -> int:
     r"""Set the labels that a table gives, all or none; returns how many changed.
 
     Args:
         pool: the pool.
-        table: a CSV or Parquet file with a column ``id`` or ``key``, and ``label``: the pool's class names, or numbers (-1
-            takes a label away). Rows without a label are left out.
+        table: a CSV (comma, semicolon or tab) or Parquet file with a column ``id`` or ``key``, and ``label``: the pool's
+            class names, or numbers (-1 takes a label away). Rows without a label are left out. In CSV, an apostrophe that
+            keeps a spreadsheet from running a text (``'=x``) is no part of the text.
         overwrite: replace labels that items have already.
+        columns: which columns name the items and the labels.
+        reading: whether labels of digits are "names" or "numbers" of classes; needed only where the two differ.
 
     Raises:
-        PoolError: no such table or columns; a label that is neither a class name nor a number of one; and as conflicts,
+        PoolError: no such table or columns; a label that is neither a class name nor a number of one, or is both, of
+            different classes; ids that may be those of a labeling tool; and as conflicts,
             naming them: ids or keys that the pool does not have, items that are given two labels, and, unless
             ``overwrite``, items that have another label.
 
@@ -36,13 +53,14 @@ def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = F
     >>> label_from(pool, folder / "labels.csv"), pool.labels.tolist()
     (2, [1, -1, 0])
     """
-    columns = read_table(Path(table))
-    if "label" not in columns:
-        raise PoolError(f"{table} has no column 'label'; it has {', '.join(columns)}")
-    rows = [i for i, text in enumerate(columns["label"]) if text]
-    columns = {name: [values[i] for i in rows] for name, values in columns.items()}
-    labels = np.array([_number(text, pool, table) for text in columns["label"]], np.int64)
-    ids, conflicts = find_items(pool, columns, table)
+    given = read_table(Path(table), columns)
+    if "label" not in given.columns:
+        raise PoolError(
+            f"{table} has no column 'label' (--label-column names another); it has {', '.join(given.names)}"
+        )
+    given = given.rows([i for i, text in enumerate(given.columns["label"]) if text.strip()])
+    labels = _numbers(pool, given, reading)
+    ids, conflicts = find_items(pool, given)
     known = ids >= 0
     ids, labels = ids[known], labels[known]
     order = np.argsort(ids, kind="stable")
@@ -51,16 +69,14 @@ def label_from(pool: Pool, table: str | os.PathLike[str], *, overwrite: bool = F
     conflicts += [f"item {ids[i]} is given both {labels[i]} and {labels[i + 1]}" for i in again]
     ids, first = np.unique(ids, return_index=True)
     labels = labels[first]
-    had = pool.labels[ids]
-    changed = had != labels
-    if not overwrite:
-        other = np.flatnonzero(changed & (had != UNLABELED))
-        conflicts += [
-            f"item {ids[i]} is labeled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other
-        ]
-    _refuse(conflicts, table)
-    pool.set_labels(ids[changed], labels[changed])
-    return int(changed.sum())
+
+    def agree(had: np.ndarray) -> None:
+        """Refuse all, while no other call can change the labels that the items have."""
+        other = np.flatnonzero((had != labels) & (had != UNLABELED) & (not overwrite))
+        more = [f"item {ids[i]} is labeled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other]
+        _refuse(conflicts + more, table)
+
+    return pool.set_labels(ids, labels, check=agree)
 
 
 def items_from(pool: Pool, text: str) -> np.ndarray:
@@ -72,7 +88,8 @@ def items_from(pool: Pool, text: str) -> np.ndarray:
             line.
 
     Raises:
-        PoolError: ``text`` is neither; ids or keys that the pool does not have.
+        PoolError: ``text`` is neither; a range runs backwards or beyond the pool; ids or keys that the pool does not have;
+            lines that are ids and keys as well.
 
     >>> import tempfile
     >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((9, 2), np.uint8))
@@ -80,95 +97,102 @@ def items_from(pool: Pool, text: str) -> np.ndarray:
     [2, 3, 4, 7]
     """
     path = Path(text)
-    if path.is_file():
-        if path.suffix in (".csv", ".parquet"):
-            columns = read_table(path)
-        else:
-            lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-            columns = {"id" if all(line.isdigit() for line in lines) else "key": lines}
-        ids, conflicts = find_items(pool, columns, path)
+    if os.path.isfile(path):  # unlike Path.is_file, no error for a list that is too long for a file name
+        ids, conflicts = find_items(pool, read_table(path) if path.suffix in SUFFIXES else _lines(pool, path))
         _refuse(conflicts, path)
         return np.unique(ids)
-    ids_list: list[int] = []
+    chosen = np.zeros(pool.n, bool)  # no more than the pool, however long the ranges are
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        found = _RANGE.fullmatch(part.strip())
+        if found is None:
             raise PoolError(f"{text!r} is neither a file nor a list of ids such as 3,17,20-29")
-        ids_list.extend(range(int(first), int(last or first) + 1))
-    return np.unique(np.array(ids_list, np.int64))
+        first, last = whole_number(found[1]), whole_number(found[2] or found[1])
+        if first is None or last is None or max(first, last) >= pool.n:
+            raise PoolError(
+                f"{part.strip()} is outside {pool.path}, which has {count(pool.n, 'item')}: ids 0..{pool.n - 1}"
+            )
+        if first > last:
+            raise PoolError(f"the range {part.strip()} runs backwards and names no item: write {last}-{first}")
+        chosen[first : last + 1] = True
+    return np.flatnonzero(chosen)
 
 
-def read_table(path: Path) -> dict[str, list[str]]:
-    """Read the columns of a table as text, "" where a row has no value.
-
-    Raises:
-        PoolError: it cannot be read; it is neither .csv nor .parquet.
-    """
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        elif path.suffix == ".csv":
-            names = pyarrow.csv.open_csv(path).schema.names
-            # Everything as text: a key 007 is not the number 7.
-            as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
-            table = pyarrow.csv.read_csv(path, convert_options=as_text)
-        else:
-            raise PoolError(f"{path} is neither a .csv nor a .parquet file")
-    except (OSError, pyarrow.ArrowException) as error:
-        raise PoolError(f"{path} cannot be read: {error}") from error
-    return {
-        name: ["" if value is None else str(value).strip() for value in table.column(name).to_pylist()]
-        for name in table.column_names
-    }
+def _lines(pool: Pool, path: Path) -> Table:
+    """Read a file with one id or key a line."""
+    numbered = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1)]
+    lines, values = [n for n, text in numbered if text], [text for _, text in numbered if text]
+    digits = all(whole_number(text.strip()) is not None for text in values)
+    if digits and pool.has_keys and (pool.find_keys(values) != -1).any():
+        raise PoolError(
+            f"{path} has numbers that may be ids, and some of them are keys of {pool.path} as well: "
+            "name the items in a .csv file, in a column 'id' or 'key'"
+        )
+    return Table(path, [], {"id" if digits else "key": values}, lines)
 
 
-def find_items(pool: Pool, columns: dict[str, list[str]], table: Any) -> tuple[np.ndarray, list[str]]:
+def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, list[str]]:
     """Return (ids, -1 where there is none; conflicts) of the rows of a table. An id and a key must name the same item.
 
     Raises:
         PoolError: there is neither column; or only keys, and the pool has none.
     """
-    keys = pool.keys if "key" in columns else None
+    columns = table.columns
     if "id" not in columns and "key" not in columns:
-        raise PoolError(f"{table} has neither a column 'id' nor 'key'; it has {', '.join(columns)}")
-    if "id" not in columns and keys is None:
-        raise PoolError(f"{table} names items by key, and {pool.path} has no keys: name them by id")
+        raise PoolError(f"{table.path} has neither a column 'id' nor 'key'; it has {', '.join(table.names)}")
+    if "id" not in columns and not pool.has_keys:
+        raise PoolError(f"{table.path} names items by key, and {pool.path} has no keys: name them by id")
     wrong: list[str] = []
     if "id" in columns:
-        ids = np.array([int(text) if text.isdigit() and len(text) < 19 else -1 for text in columns["id"]], np.int64)
-        ids[ids >= pool.n] = -1
-        wrong += [f"{columns['id'][i] or 'an empty id'} is not an id of this pool" for i in np.flatnonzero(ids < 0)]
-        if keys is not None:
-            other = [i for i in np.flatnonzero(ids >= 0) if columns["key"][i] != keys[ids[i]]]
-            wrong += [f"item {ids[i]} has the key {str(keys[ids[i]])!r}, not {columns['key'][i]!r}" for i in other]
+        given = [whole_number(text.strip()) for text in columns["id"]]
+        ids = np.array([-1 if id is None or id >= pool.n else id for id in given], np.int64)
+        wrong += [
+            f"{table.place(i, 'id')}: {columns['id'][i].strip() or 'an empty id'} is not an id of this pool"
+            for i in np.flatnonzero(ids < 0).tolist()
+        ]
+        rows = np.flatnonzero(ids >= 0)
+        keys = pool.keys_of(ids[rows]) if "key" in columns else None
+        for row, key in zip(rows.tolist(), [] if keys is None else keys, strict=keys is not None):
+            if key not in _readings(columns["key"][row]):
+                wrong.append(
+                    f"{table.place(row, 'key')}: item {ids[row]} has the key {str(key)!r}, not {columns['key'][row]!r}"
+                )
         return ids, wrong
-    assert keys is not None
-    item_of: dict[str, int] = {}
-    twice = set()
-    for i in np.flatnonzero(np.isin(keys, np.array(columns["key"] or [""]))).tolist():
-        twice.update([keys[i]] if keys[i] in item_of else [])
-        item_of[keys[i]] = i
-    ids = np.array([-1 if key in twice else item_of.get(key, -1) for key in columns["key"]], np.int64)
-    for i in np.flatnonzero(ids < 0).tolist():
-        key = columns["key"][i]
-        wrong.append(f"key {key!r} names several items: use ids" if key in twice else f"key {key!r} is unknown")
+    found = iter(pool.find_keys([reading for key in columns["key"] for reading in _readings(key)]).tolist())
+    ids = np.full(len(columns["key"]), -1, np.int64)
+    for row, text in enumerate(columns["key"]):
+        items = [next(found) for _ in _readings(text)]
+        ids[row] = next((item for item in items if item != -1), -1)
+        if ids[row] == -1:
+            wrong.append(f"{table.place(row, 'key')}: key {text.strip()!r} is unknown")
+        elif ids[row] == SEVERAL:
+            wrong.append(f"{table.place(row, 'key')}: key {text.strip()!r} names several items: use ids")
+            ids[row] = -1
     return ids, wrong
 
 
-def _number(text: str, pool: Pool, table: Any) -> int:
-    if pool.classes and text in pool.classes:
-        return pool.classes.index(text)
-    if text.removeprefix("-").isdigit() and UNLABELED <= int(text) < (len(pool.classes) if pool.classes else 2**31):
-        return int(text)
-    choices = f"a class ({', '.join(pool.classes)}) or its number" if pool.classes else "a number from 0 on"
-    raise PoolError(f"{table} has the label {text!r}, which is not {choices}, nor -1")
+def _readings(text: str) -> tuple[str, ...]:
+    """What a cell may mean, best first: the text as it is, or without the blanks that people put after a delimiter."""
+    return (text,) if text == text.strip() else (text, text.strip())
+
+
+def _numbers(pool: Pool, table: Table, reading: str | None) -> np.ndarray:
+    """Return the class number of every row."""
+    classes, texts = pool.classes or [], table.columns["label"]
+    try:
+        known = set(classes)
+        named = [next((form for form in _readings(text) if form in known), text.strip()) for text in texts]
+        numbers = ClassReader(pool.classes, reading).numbers(named)
+    except PoolError as error:
+        raise PoolError(f"{table.path}: {error}") from error
+    for row, number in enumerate(numbers):
+        if number is None:
+            some = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
+            choices = f"neither a class ({some}) nor the number of one" if classes else "not a number from 0 on"
+            raise PoolError(f"{table.path}, {table.place(row, 'label')}: {texts[row].strip()!r} is {choices}, nor -1")
+    return np.array(numbers, np.int64)
 
 
 def _refuse(conflicts: list[str], table: Any) -> None:
     if conflicts:
         some = "; ".join(conflicts[:_SHOWN]) + ("; ..." if len(conflicts) > _SHOWN else "")
-        raise PoolError(f"{table} has {len(conflicts)} conflicts, nothing was changed: {some}")
+        raise PoolError(f"{table} has {count(len(conflicts), 'conflict')}, nothing was changed: {some}")

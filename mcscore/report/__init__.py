@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic import replace_file
+from ..text import visible
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -35,15 +36,24 @@ def write_report(
     if missing:
         raise ImportError(f"a report needs {', '.join(missing)}: pip install 'mcscore[report]'")
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     from .source import chosen_items, pool_of
     from .view import view
 
     pool, warnings = pool_of(run, pool)
     variables = view(run, pool, chosen_items(run, selection), warnings)
-    # Autoescape: keys, class names and paths come from outside.
+
+    def shown(value: object) -> object:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    # Keys, class names and paths come from outside: HTML in them is escaped, and what cannot be seen is spelled out.
     pages = Environment(
-        loader=PackageLoader("mcscore", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("mcscore", "report"),
+        autoescape=True,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     path = Path(run.path) / "report.html" if out is None else Path(out)
     replace_file(path, pages.get_template("page.html").render(variables).encode("utf-8"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,27 +132,6 @@ def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tupl
     return _plot(draw, WIDTH, 375, alt)
 
 
-def class_mix(names: Sequence[str], pool: np.ndarray, chosen: np.ndarray) -> Plot:
-    """Share of each predicted class, in the pool and in the selection."""
-
-    def draw(axes: Axes, theme: Theme) -> None:
-        rows = np.arange(len(names))
-        axes.barh(rows - 0.2, pool * 100, 0.38, color=theme.pool)
-        if chosen.any():
-            axes.barh(rows + 0.2, chosen * 100, 0.38, color=theme.chosen)
-        axes.set_yticks(rows, [name if len(name) <= 22 else name[:21] + "…" for name in names])
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("share of items, %")
-        axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-
-    told = "; ".join(
-        f"{name}: {a:.0%}" + (f", selection {b:.0%}" if chosen.any() else "")
-        for name, a, b in zip(names, pool, chosen, strict=True)
-    )
-    return _plot(draw, WIDTH, 86 + 23 * len(names), f"Share of each predicted class in the pool. {told}.")
-
-
 def _name_corners(axes: Axes, cloud: Cloud, theme: Theme) -> None:
     """Contours of equal entropy, and words for the two ends. Axes begin at 0 unless that would leave half of them empty."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
@@ -195,7 +174,7 @@ def _png(draw: Draw, theme: Theme, width: int, height: int) -> str:
     axes.tick_params(colors=theme.faint, labelsize=8.5, length=3, width=0.6, which="both")
     axes.tick_params(axis="y", length=0, which="both")
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=theme.faint, fontsize=9)
+        label.set(color=theme.faint, fontsize=9, parse_math=False)  # a score's name is text, never a formula
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})  # matplotlib's own address is left out
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

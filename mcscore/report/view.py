@@ -15,7 +15,8 @@ from ..acquisition import SCORES
 from ..text import count, duration, number
 from . import stats
 from .items import Picture, pictures
-from .plots import class_mix, histogram, plane
+from .mix import MAX_CLASSES, class_mix
+from .plots import histogram, plane
 from .source import Chosen
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 MAX_CARDS = 120  # of a side; a thousand pictures would make the page too heavy to open
 CARD_SCORES = 3  # the one selected by, and two more
-MAX_CLASSES = 20  # rows of the class mix; of more classes those are shown whose shares differ most
 NAMED_IDS = 12
 TITLES = {"bald": "BALD"}
 SHORT = {
@@ -45,7 +45,6 @@ class Shown:
     spreads: dict[str, stats.Spread | None]
     selected: dict[str, np.ndarray]  # every score and the prediction of the selected items, (k,)
     labels_N: np.ndarray | None
-    keys_N: np.ndarray | None
     classes: list[str] | None
 
     @property
@@ -64,10 +63,13 @@ class Shown:
         return bool(self.run.meta["likelihood"] == "gaussian")
 
     def class_name(self, index: int) -> str:
-        """The name of a class, or its number."""
+        """The name of a class; its number where it has none or the name is blank."""
         if index < 0:
             return "nothing"
-        return self.classes[index] if self.classes and index < len(self.classes) else str(index)
+        if not self.classes or index >= len(self.classes):
+            return str(index)
+        name = self.classes[index]
+        return name if name.strip() else f"{index} (its name is blank)"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,6 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         {name: stats.spread(stream(run, name)) for name in scores},
         {name: run.values(name, ids) for name in (*scores, "prediction")},
         pool.labels if pool is not None else None,
-        pool.keys if pool is not None else None,
         list(pool.classes) if pool is not None and pool.classes else None,
     )
     selected, random = _sheets(shown)
@@ -340,15 +341,11 @@ def _class_mix(shown: Shown) -> dict[str, Any] | None:
     if not pool.any():
         return None
     pool = np.pad(pool, (0, max(0, len(shown.classes or ()) - len(pool))))
-    pool_share = pool / pool.sum()
-    share = np.bincount(shown.selected["prediction"], minlength=len(pool)) / max(k, 1)
     text = "What the model takes the items for, in the pool" + (" and in the selection." if k else ".")
-    rows = np.arange(len(pool))
     if len(pool) > MAX_CLASSES:
-        rows = np.sort(np.argsort(-np.abs(share - pool_share), kind="stable")[:MAX_CLASSES])
         text += f" Of {len(pool):,} classes, the {MAX_CLASSES} whose shares {'differ most' if k else 'are largest'}."
-    plot = class_mix([shown.class_name(c) for c in rows.tolist()], pool_share[rows], share[rows])
-    return {"title": "Predicted classes", "text": text, "plot": plot}
+    bars = class_mix(pool, np.bincount(shown.selected["prediction"], minlength=len(pool)), shown.class_name)
+    return {"title": "Predicted classes", "text": text, "bars": bars}
 
 
 # ---- contact sheets --------------------------------------------------------------------------------------------------
@@ -373,6 +370,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
     images = pictures(shown.pool.take(both)) if shown.pool is not None else [None] * len(both)
     ordered = [by, *(name for name in shown.spreads if name != by)][:CARD_SCORES]
     values = {name: run.values(name, both) for name in (*ordered, "prediction")}
+    keys = shown.pool.keys_of(both) if shown.pool is not None else None
     cards = []
     for at, (i, image) in enumerate(zip(both.tolist(), images, strict=True)):
         predicted, label = values["prediction"][at].item(), _label(shown, i)
@@ -380,7 +378,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
             Card(
                 id=i,
                 rank=at + 1 if at < len(selected) else None,
-                key=str(shown.keys_N[i]) if shown.keys_N is not None else None,
+                key=str(keys[at]) if keys is not None else None,
                 prediction=number(predicted) if shown.regression else shown.class_name(predicted),
                 label=None if label is None else shown.class_name(label),
                 correct=label == predicted,

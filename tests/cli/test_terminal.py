@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import click
 import pytest
@@ -23,10 +24,19 @@ def group() -> None:
 def verb(kind: str) -> None:
     if kind == "done":
         emit({"a": 1}, "one", "two")
+    elif kind.startswith("warn"):
+        warnings.warn(f"beware {kind}", stacklevel=1)
+        if kind == "warn and fail":
+            raise ValueError("no")
+        emit({"a": 1}, "one")
     elif kind == "ctrl-c":
         raise KeyboardInterrupt
     elif kind == "value":
         raise ValueError("two\nlines")
+    elif kind == "name":
+        raise ValueError("\x1b[2J \udcff.png")
+    elif kind == "names":
+        emit({"name": "\udcff"}, "a\x07", "\udcff.png")
     elif kind == "file":
         raise FileNotFoundError(2, "No such file or directory", "x.npy")
     else:
@@ -38,6 +48,7 @@ def verb(kind: str) -> None:
     [
         ("ctrl-c", 1, "mcscore: interrupted\n"),
         ("value", 1, "mcscore: two lines\n"),
+        ("name", 1, "mcscore: \\x1b[2J \\udcff.png\n"),
         ("file", 1, "mcscore: x.npy: No such file or directory\n"),
         ("fault", 1, "mcscore: ZeroDivisionError: a fault (MCSCORE_TRACEBACK=1 shows where)\n"),
     ],
@@ -52,6 +63,20 @@ def test_what_a_verb_raises_becomes_one_sentence(kind: str, code: int, says: str
 def test_answer_is_lines_or_one_object() -> None:
     assert CliRunner().invoke(group, ["verb", "done"]).stdout == "one\ntwo\n"
     assert json.loads(CliRunner().invoke(group, ["verb", "done", "--json"]).stdout) == {"a": 1}
+
+
+def test_a_name_neither_drives_the_terminal_nor_fails_to_be_printed() -> None:
+    assert CliRunner().invoke(group, ["verb", "names"]).stdout == "a\\x07\n\\udcff.png\n"
+    assert json.loads(CliRunner().invoke(group, ["verb", "names", "--json"]).stdout) == {"name": "\udcff"}
+
+
+def test_warnings_are_on_stderr_and_in_the_object() -> None:
+    result = CliRunner().invoke(group, ["verb", "warn", "--json"])
+    assert result.stderr == "mcscore: warning: beware warn\n"
+    assert json.loads(result.stdout) == {"a": 1, "warnings": ["beware warn"]}
+    told = json.loads(CliRunner().invoke(group, ["verb", "warn and fail", "--json"]).stdout)
+    assert (told["message"], told["warnings"]) == ("no", ["beware warn and fail"])
+    assert CliRunner().invoke(group, ["verb", "warn"]).stdout == "one\n"
 
 
 def test_progress_off_a_terminal_is_a_line_every_ten_seconds(

@@ -28,7 +28,7 @@ class _Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.seen.add(tag)
-        if tag not in ("meta", "img", "source", "rect", "polyline", "likelihood", "br", "input"):
+        if tag not in ("meta", "img", "source", "rect", "polyline", "likelihood", "br", "input", "col"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

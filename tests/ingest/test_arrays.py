@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -153,6 +156,48 @@ def test_data_after_the_last_item_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="data follow the 40 items"):
         import_array(tmp_path / "data", tmp_path / "pool")
     assert listing(tmp_path) == ["data"]
+
+
+def zipped(path: Path, **members: bytes | np.ndarray) -> Path:
+    """A ZIP file of members; arrays get the suffix .npy, __ stands for a dot."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            if isinstance(content, np.ndarray):
+                np.save(file := io.BytesIO(), content)
+                archive.writestr(f"{name}.npy", file.getvalue())
+            else:
+                archive.writestr(name.replace("__", "."), content)
+    return path
+
+
+def test_members_of_an_npz_that_are_no_arrays_are_named(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.npz", x=PICTURES, readme__txt=b"hello")
+    with pytest.warns(UserWarning, match=r"a\.npz: passed over readme\.txt, not arrays \(\.npy\); read x"):
+        pool = import_array(path, tmp_path / "a")
+    assert np.array_equal(pool.read(0, 40), PICTURES)
+    assert np.array_equal(import_array(path, tmp_path / "b", key="x").read(0, 40), PICTURES)
+    with pytest.raises(PoolError, match=r"a\.npz holds x: there is no array 'readme\.txt'"):
+        import_array(path, tmp_path / "c", key="readme.txt")
+
+
+def test_a_zip_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
+    pictures = {f"{i}__png": b"x" for i in range(7)}
+    with pytest.raises(PoolError, match=r"without an array .*: it holds 0\.png, 1\.png, .*4\.png and 2 more"):
+        import_array(zipped(tmp_path / "a.zip", **pictures), tmp_path / "c")
+    (tmp_path / "empty.npz").write_bytes(b"PK\5\6" + bytes(18))
+    with pytest.raises(PoolError, match="without an array .*: it is empty"):
+        import_array(tmp_path / "empty.npz", tmp_path / "c")
+    with zipfile.ZipFile(zipped(tmp_path / "twice.npz", x=PICTURES), "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's own
+        archive.writestr("x.npy", archive.read("x.npy"))
+    with pytest.raises(PoolError, match="holds 2 arrays named 'x'"):
+        import_array(tmp_path / "twice.npz", tmp_path / "c")
+    data = bytearray(zipped(tmp_path / "locked.npz", x=PICTURES).read_bytes())
+    data[6] |= 1  # encrypted, in the member's own header
+    data[data.rindex(b"PK\1\2") + 8] |= 1  # and in the directory
+    (tmp_path / "locked.npz").write_bytes(data)
+    with pytest.raises(PoolError, match=r"x of .*locked\.npz cannot be read: .*encrypted"):
+        import_array(tmp_path / "locked.npz", tmp_path / "c")
 
 
 @pytest.mark.parametrize("name", ["npz", "idx.gz"])

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 class Page(HTMLParser):
     """Text, tags and attributes of a page; fails where a tag is closed that is not open."""
 
-    VOID = frozenset({"meta", "img", "source", "rect", "polyline"})
+    VOID = frozenset({"meta", "img", "source", "rect", "polyline", "col"})
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -122,6 +122,52 @@ def test_names_from_outside_are_escaped(run: FakeRun, pool: FakePool) -> None:
     assert "<script" not in page.source
     assert "<b>cat" not in page.source
     assert "<b>cat</b>" in page.text
+
+
+STRANGE = {  # a class name, and how the page shows it
+    r"$\foo$": r"$\foo$",
+    "$": "$",
+    r"\frac{1}{2}_a^b": r"\frac{1}{2}_a^b",
+    "a\nb\tc": r"a\nb\tc",
+    "\x00\x1b[31m": r"\x00\x1b[31m",
+    "name-\udcff": r"name-\udcff",
+    "\u202egnp.exe": r"\u202egnp.exe",
+    "שלום עולם": "שלום עולם",
+    "🦊👩‍🔬": "🦊👩‍🔬",
+    "long " * 2000 + "end": "long " * 2000 + "end",
+    "": "10 (its name is blank)",
+    "  ": "11 (its name is blank)",
+    "{{ 7 * 7 }}<b>&amp;": "{{ 7 * 7 }}<b>&amp;",
+    "a" + "\u0301" * 200: "a" + "\u0301" * 200,
+}
+
+
+def test_names_of_every_kind_are_shown_as_they_are(make_run: Make, pool: FakePool) -> None:
+    pool.classes = list(STRANGE)
+    pool.keys = np.array([f"{i}-{list(STRANGE)[i % len(STRANGE)][:50]}/" for i in range(N)])
+    pool.source = "folder-\udcff"
+    run = make_run(np.arange(N, dtype=np.int32) % len(STRANGE), bald=np.linspace(0, 1, N))
+    run.select(list(range(N - 1, N - 40, -1)), "bald")
+    pool.labels[:] = run.values_of["prediction"]
+    page = _write(run, pool)
+    for shown in STRANGE.values():
+        assert f"says {shown}, is {shown}" in page.text
+        assert page.text.count(shown) >= 3  # in the chart, too
+    assert r"from folder-\udcff" in page.text
+    assert "\x1b" not in page.source
+
+
+def test_predicted_classes_have_bars_of_their_shares(make_run: Make, pool: FakePool) -> None:
+    run = make_run(np.repeat(np.array([0, 1], np.int32), [225, 75]), bald=np.linspace(0, 1, N))
+    run.select([299, 298], "bald")
+    page = _write(run, pool)
+    assert "cat 75.0%0.0%" in page.text
+    assert "dog 25.0%100.0%" in page.text
+    assert "eel 0.0%0.0%" in page.text
+    bars = [attrs["style"] for tag, attrs in page.tags if tag == "i" and attrs.get("style")]
+    assert bars == [f"width: {length}%" for length in ("75.00", "0.00", "25.00", "100.00", "0.00", "0.00")]
+    (run.path / "selection-a.parquet").unlink()
+    assert "cat 75.0% dog 25.0%" in _write(run, pool).text
 
 
 def test_newest_selection_is_shown_unless_another_is_named(run: FakeRun) -> None:
@@ -241,8 +287,15 @@ def test_a_page_is_replaced_whole_or_not_at_all(run: FakeRun, monkeypatch: pytes
 
 def test_page_may_be_written_elsewhere(run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> None:
     out = tmp_path_factory.mktemp("pages") / "mine.html"
-    assert write_report(run, None, out) == out  # type: ignore[arg-type]
-    assert out.stat().st_mode & 0o777 == 0o644
+    before = os.umask(0o027)
+    try:
+        assert write_report(run, None, out) == out  # type: ignore[arg-type]
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o640
+    out.chmod(0o600)
+    write_report(run, None, out)  # type: ignore[arg-type]
+    assert out.stat().st_mode & 0o777 == 0o600
     assert not (run.path / "report.html").exists()
 
 

@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 
-from mcscore.report.plots import Plot, class_mix, histogram, plane
+from mcscore.report.plots import Plot, histogram, plane
 from mcscore.report.stats import Cloud, spread
 
 Image = pytest.importorskip("PIL.Image")
@@ -61,7 +61,10 @@ def test_scores_that_are_all_equal_can_be_drawn(value: float) -> None:
     plane(Cloud(np.full(5, value), np.full(5, value), None, 5), np.full(2, value), np.full(2, value), ("a", "b"), True)
 
 
-def test_class_mix_tells_both_shares() -> None:
-    plot = class_mix(["cat", "a dog with a very long name indeed"], np.array([0.75, 0.25]), np.array([0.0, 1.0]))
-    assert "cat: 75%, selection 0%; a dog with a very long name indeed: 25%, selection 100%." in plot.alt
-    assert min(_colored(plot, *CHOSEN)) > 100
+@pytest.mark.parametrize("name", [r"$\foo$", "$x", r"\frac", "a_b^c", "%", ""])
+def test_a_score_may_have_any_name(name: str) -> None:
+    values = np.linspace(0, 1, 9).astype(np.float32)
+    found = spread(lambda: [values])
+    assert found is not None
+    assert f"of {name} over" in histogram(found, values[:0], None, name).alt
+    plane(Cloud(values, values, None, 9), values[:1], values[:1], (name, name), corners=False)

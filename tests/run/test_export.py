@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mcscore import atomic as disk
+from mcscore.cells import unguarded
 from mcscore.errors import RunError
-from mcscore.pool import Pool
+from mcscore.pool import Pool, label_from
 from mcscore.run import Run, export, score_pool
 from mcscore.run.export import formats
 
@@ -25,6 +26,9 @@ from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 
 N = 100
 KEYS = [f'cats/{i}, the "good" 100%.png' if i == 7 else f"cats/ü{i}.png" for i in range(N)]
+# What a spreadsheet would run, and what begins with the apostrophe that stops it from that.
+FORMULAS = ["=1+1", "+x", "-x.png", "@SUM(A1)", "\tx", "\rx", "\nx", "＝1", "'=1+1", "''-x", "'tis.png", " padded ", "a\nb"]
+KEYS[20 : 20 + len(FORMULAS)] = FORMULAS
 SKIPPED = {3, 50}  # labeled, excluded
 
 
@@ -65,11 +69,16 @@ def bits(values: list[float | None]) -> bytes:
     return np.array([math.nan if value is None else value for value in values], np.float32).tobytes()
 
 
-def read_csv(path: Path) -> list[dict[str, Any]]:
+def read_cells(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     numbers = {"id": int, "rank": int, "prediction": int, "bald": float, "entropy": float}
     return [{name: (numbers.get(name, str)(text) if text else None) for name, text in row.items()} for row in rows]
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    rows = read_cells(path)
+    return [{name: unguarded(cell) if name == "key" and cell else cell for name, cell in row.items()} for row in rows]
 
 
 READ = {
@@ -104,6 +113,22 @@ def test_a_selection_best_first(run: Run, format: str, which: str, tmp_path: Pat
     assert [row["rank"] for row in rows] == selected["rank"].to_pylist() == list(range(12))
     assert [row["key"] for row in rows] == [KEYS[row["id"]] for row in rows]
     assert bits([row["bald"] for row in rows]) == run.scores("bald")[[row["id"] for row in rows]].tobytes()
+
+
+def test_no_spreadsheet_runs_a_key_and_labels_come_back_to_it(run: Run, pool: Pool, tmp_path: Path) -> None:
+    rows = read_cells(run.export("csv", tmp_path / "sent.csv"))
+    cells = [row["key"] for row in rows[20 : 20 + len(FORMULAS)]]
+    assert cells[:5] == ["'=1+1", "'+x", "'-x.png", "'@SUM(A1)", "'\tx"]
+    assert cells[8:] == ["''=1+1", "'" + "''-x", "'tis.png", " padded ", "a\nb"]
+    assert not any(cell[0] in "=+-@\t\r\n＝" for cell in cells)
+    assert rows[16]["bald"] == 16777216.0
+    with (tmp_path / "back.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["key", "label"])
+        table.writerows((row["key"], row["id"] % 9) for row in rows if row["id"] not in SKIPPED)
+    copy = Pool.create(tmp_path / "copy", np.zeros((N, 1), np.uint8), keys=KEYS)
+    assert label_from(copy, tmp_path / "back.csv") == N - len(SKIPPED)
+    assert copy.labels.tolist() == [-1 if i in SKIPPED else i % 9 for i in range(N)]
 
 
 def test_parquet_says_where_its_rows_come_from(run: Run, tmp_path: Path) -> None:
@@ -263,7 +288,7 @@ def test_what_a_killed_export_left_goes_with_the_next(run: Run, tmp_path: Path) 
 _GROWS = """
 import resource, sys
 import numpy as np
-from mcscore.pool import Pool
+from mcscore.pool import Pool, label_from
 from mcscore.run.journal import Journal
 from mcscore.run.run import Run
 from benchmarks.bench_commit import fill

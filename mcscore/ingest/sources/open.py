@@ -95,7 +95,9 @@ def _open_folder(root: Path, options: LabelOptions, column: str | None) -> Sourc
                     passed[suffix_of(name)] -= 1
                 return replace(source, passed=tuple(sorted((+passed).items())))
     if column is not None:
-        raise PoolError(f"column={column!r} (--column) belongs to Parquet files and tars, and {root} is a folder of images")
+        raise PoolError(
+            f"column={column!r} (--column) belongs to Parquet files and tars, and {root} is a folder of images"
+        )
     return open_folder(root, listing, options)
 
 

@@ -51,9 +51,7 @@ def open_parquet(files: list[Path], options: LabelOptions, column: str | None) -
             raise PoolError(f"{file} cannot be read as Parquet: {error}") from error
         counts.append(metadata.num_rows)
     name = _image_column(files, schemas, column)
-    classes, number, names = None, {}, None
-    if options.take:
-        classes, number, names = _classes(files, schemas, options)
+    classes, number, names = _classes(files, schemas, options) if options.take else (None, {}, None)
     shards = shard_names(files)
     table = _Table(files, shards, name, LabelOptions(options.take, _tuple(classes), options.reading), names, number)
 

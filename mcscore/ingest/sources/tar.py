@@ -203,11 +203,13 @@ def _opened(file: Path) -> tarfile.TarFile:
 def _members(archive: tarfile.TarFile, file_bytes: int) -> Iterator[tarfile.TarInfo]:
     """Yield the members; raises where the archive ends without the block of zeros that ends each."""
     while (member := archive.next()) is not None:
-        archive.members.clear()  # tarfile keeps all of them
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them
         end = member.offset_data + (0 if member.issparse() else member.size)
         if _is_compressed(archive):
             if end > max(EXPANDED_BYTES, EXPANSION * file_bytes):
-                raise tarfile.ReadError(f"it expands to more than {EXPANSION} times its size: pack it anew, as a plain .tar")
+                raise tarfile.ReadError(
+                    f"it expands to more than {EXPANSION} times its size: pack it anew, as a plain .tar"
+                )
         elif end > file_bytes:
             raise tarfile.ReadError(f"{shown(member.name)} has {member.size:,} bytes, and the file ends before them")
         yield member

@@ -12,6 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
+
+from ...cells import FORMULA
 
 if TYPE_CHECKING:
     import pyarrow
@@ -68,6 +71,7 @@ def _parquet(file: BinaryIO, tables: Tables, source: Source) -> None:
 
 
 def _csv(file: BinaryIO, tables: Tables, _source: Source) -> None:
+    """Write the rows; no spreadsheet runs a key as a formula, and ``mcscore pool label`` reads the same keys back."""
     import pyarrow.csv
 
     with contextlib.ExitStack() as open_writer:
@@ -75,7 +79,7 @@ def _csv(file: BinaryIO, tables: Tables, _source: Source) -> None:
         for table in tables:
             if writer is None:
                 writer = open_writer.enter_context(pyarrow.csv.CSVWriter(file, table.schema))
-            writer.write(table)
+            writer.write(_guarded(table))
 
 
 def _jsonl(file: BinaryIO, tables: Tables, _source: Source) -> None:
@@ -94,19 +98,30 @@ def _label_studio(file: BinaryIO, tables: Tables, source: Source) -> None:
     names, before = None, "[\n"
     for table in tables:
         names = names or [name for name in table.column_names if name not in ("key", "prediction")]
-        columns = ", ".join(f'"{name}": %s' for name in names)
+        # Label Studio exports its own task id as "id": the id of the item has a second name, which comes back as it is.
+        columns = ", ".join(f'"{name}": %s' for name in [*names, *(["item"] if "id" in names else [])])
         task = (
             f'{{"data": {{"image": %s, {columns}, "prediction": %s}}, '
             f'"predictions": [{{"model_version": {_escaped(source.model)}, "score": %r, "result": []}}]}}'
         )
-        images = [json.dumps(source.prefix + key) for key in table["key"].to_pylist()]
+        images = [json.dumps(_address(source.prefix, key)) for key in table["key"].to_pylist()]
+        columns_read = [*names, *(["id"] if "id" in names else [])]
         predictions = [json.dumps(source.class_name(value)) for value in table["prediction"].to_pylist()]
         confidences = [1 / (1 + score) for score in table[source.by].to_pylist()]
-        rows = zip(images, *zip(*_rows(table, names), strict=True), predictions, confidences, strict=True)
+        rows = zip(images, *zip(*_rows(table, columns_read), strict=True), predictions, confidences, strict=True)
         for tasks in [",\n".join(task % row for row in rows)] if len(table) else []:
             file.write((before + tasks).encode())
             before = ",\n"
     file.write(b"[]\n" if before == "[\n" else b"\n]\n")
+
+
+def _address(prefix: str, key: str) -> str:
+    """Return the URL of an item; a key that is a URL itself stays as it is.
+
+    >>> _address("/data/local-files/?d=img/", "cat+dog #1.png")
+    '/data/local-files/?d=img/cat%2Bdog%20%231.png'
+    """
+    return key if not prefix and "://" in key else prefix + quote(key, safe="/")
 
 
 def _fiftyone(file: BinaryIO, tables: Tables, source: Source) -> None:
@@ -154,6 +169,17 @@ def _rows(table: pyarrow.Table, names: list[str]) -> Iterator[tuple[str, ...]]:
             # Readers of JSON take -0 for the integer 0.
             columns.append(pc.replace_substring_regex(text, "^-0$", "-0.0").to_pylist())
     return zip(*columns, strict=True)
+
+
+def _guarded(table: pyarrow.Table) -> pyarrow.Table:
+    """The table with every text as mcscore.cells.guarded has it; numbers stay numbers."""
+    import pyarrow
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(table.schema):
+        if pyarrow.types.is_string(field.type):
+            table = table.set_column(at, field, pc.replace_substring_regex(table[at], f"^({FORMULA})", "'\\1"))
+    return table
 
 
 def _escaped(text: str) -> str:
