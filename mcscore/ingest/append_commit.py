@@ -40,7 +40,7 @@ from ..store.writer import file_parts
 from ..store.zarr_store import AtomicStore
 from .staging import read_fields, stage_of, staged, write_fields
 
-_SPARE = re.compile(r"(items|blob|keys)-\d+c?|appends")  # names of arrays that come and go
+_SPARE = re.compile(r"(items|blob|keys)(-\d+c?)?|appends")  # names of arrays that come and go
 
 
 @dataclass(frozen=True)
