@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,19 @@ def set_values(
     if len(repeated):
         raise PoolError(f"id {repeated[0]} is given more than once: its {name} would depend on the order")
     folder = local(layout.folder, f"change {name}")
+    try:
+        return _set_sorted(layout, folder, ids, values, check and (lambda had: check(had[np.argsort(order, kind="stable")])))
+    except OSError as error:
+        raise PoolError(f"{name} could not be changed: {error}. Repeat the call") from error
+
+
+def _set_sorted(
+    layout: ChunkLayout,
+    folder: Path,
+    ids: np.ndarray,
+    values: np.ndarray,
+    check: Callable[[np.ndarray], None] | None,
+) -> int:
     chunk = np.empty(layout.chunk, layout.dtype)
     changed = 0
     with locked_in_turn(folder), ChunkReader(layout) as reader:
@@ -71,7 +85,7 @@ def set_values(
         if check is not None:
             had = np.empty(len(ids), layout.dtype)
             reader.gather(ids, had)
-            check(had[np.argsort(order, kind="stable")])
+            check(had)
         for number in np.unique(ids // layout.chunk):
             start = int(number) * layout.chunk
             low, high = np.searchsorted(ids, [start, start + layout.chunk])
@@ -85,6 +99,6 @@ def set_values(
             try:
                 replace_file(file, *file_parts(layout, chunk, len(chunk)))
             except OSError as error:
-                raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error
+                raise PoolError(f"{folder.name} could not be written, {file} is as it was: {error}") from error
             changed += differ
     return changed

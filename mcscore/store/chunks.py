@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ChunkError, PoolError
-from .files import File, open_file
+from .files import File, is_there, open_file
 from .layout import ABSENT, CRC_BYTES, ChunkLayout, Encoding, crc32c
 
 _HEADER_BYTES = 16
@@ -177,8 +177,19 @@ class ChunkReader:
         except OSError as error:  # a bad sector
             raise self._bad(number, f"{error.strerror}") from error
 
+    def _size(self, number: int, file: File) -> int:
+        """Return the bytes of the file that holds chunk ``number``."""
+        try:
+            return file.size
+        except OSError as error:
+            raise self._bad(number, f"{error.strerror}") from error
+
     def _decode_by_zarr(self, number: int, out: np.ndarray) -> None:
-        if not self.layout.file_of_chunk(number).exists():
+        try:
+            there = is_there(self.layout.file_of_chunk(number))
+        except OSError as error:
+            raise self._bad(number, f"{error.strerror}") from error
+        if not there:
             raise self._bad(number, "the file is missing")
         start = number * self.layout.chunk
         stop = min(start + self.layout.chunk, self.layout.n)
@@ -192,7 +203,7 @@ class ChunkReader:
         """Yield the open file, the offset and the length of a chunk."""
         with self._file_of(number) as file:
             if self.layout.shard is None:
-                yield file, 0, file.size
+                yield file, 0, self._size(number, file)
                 return
             offset, length = (int(v) for v in self._index[number % (self.layout.shard // self.layout.chunk)])
             if offset == ABSENT:
@@ -223,11 +234,13 @@ class ChunkReader:
             return open_file(self.layout.file(number_of_file))
         except FileNotFoundError:
             raise self._bad(number, "the file is missing") from None
+        except OSError as error:  # which does not say that the file is missing
+            raise self._bad(number, f"{error.strerror}") from error
 
     def _read_index(self, file: File, number: int) -> np.ndarray:
         """Return the table at a shard's end: (offset, length) per chunk as little-endian uint64; its crc32c follows."""
         assert self.layout.shard is not None
-        size = file.size
+        size = self._size(number, file)
         table = 16 * (self.layout.shard // self.layout.chunk)
         raw = bytearray(table + CRC_BYTES)
         got = self._fill(number, file, [raw], max(0, size - table - CRC_BYTES))
