@@ -26,7 +26,7 @@ from .append_commit import Added, appending, check_base, commit_staged, complete
 from .arrays import read_source
 from .counts import Report
 from .images import counted, tell, write_bad
-from .pipeline import KNOWN, Progress, ingest_entries
+from .pipeline import SAME_KEY, Progress, ingest_entries
 from .sources import open_source
 from .staging_log import StagingLog
 from .worker import ImageFormat
@@ -110,11 +110,11 @@ def append_images(
             write_bad(Path(path), ingested.bad)
             if not ingested.keys:
                 atomic.discard_directory(stage)
-                if ingested.bad and all(reason == KNOWN for _, reason in ingested.bad):
+                if ingested.bad and all(reason == SAME_KEY for _, reason in ingested.bad):
                     tell(Path(path), source, log, report)
                     return pool
                 raise PoolError(
-                    f"none of the entries of {src} can be added: {'; '.join(counted(Path(path), source, log).lines())}"
+                    f"none of the {len(ingested.bad)} entries of {src} can be added: {'; '.join(counted(Path(path), source, log).lines())}"
                 )
             given = np.array([number[label] for label in ingested.labels] if number else ingested.labels, np.int32)
             given = checked_labels(given, len(ingested.keys), pool.classes)

@@ -16,8 +16,20 @@ from ..errors import PoolError
 from .sources import Entry
 from .worker import DecodedImage, ImageFormat, receive, send
 
-# The processes find this package where this one did.
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from mcscore.ingest.worker import serve; serve()"
+# The processes find this package where this one did. A thread ends them when stdin hangs up, for that is when this process
+# has ended; it runs before the imports, which take a second.
+_PROGRAM = """
+import os, select, sys, threading
+def watch():
+    waiting = select.poll()
+    waiting.register(0, 0)
+    waiting.poll()
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+sys.path[:] = sys.argv[1:]
+from mcscore.ingest.worker import serve
+serve()
+"""
 
 
 class Decoders:

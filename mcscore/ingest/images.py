@@ -131,7 +131,7 @@ def import_images(
             if not ingested.keys:
                 atomic.discard_directory(stage)  # once the entries are repaired, the source has another identity
                 raise PoolError(
-                    f"none of the entries of {src} can be used: {'; '.join(counted(path, source, log).lines())}"
+                    f"none of the {len(ingested.bad)} entries of {src} can be used: {'; '.join(counted(path, source, log).lines())}"
                 )
             facts = replace(facts, encoded=image_format.keep_encoded, content=log.content)
             offsets = np.array([*ingested.starts, layout.n], np.int64) if image_format.keep_encoded else None

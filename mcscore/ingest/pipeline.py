@@ -26,10 +26,8 @@ __all__ = ["ImageFormat", "Progress", "ingest_entries", "refuse_too_many"]
 BLOCK = 64
 BLOCK_BYTES = 16 << 20
 AHEAD_BYTES = 256 << 20
+SAME_KEY = "an earlier item has the same key"
 Progress = Callable[[int, int], None]
-
-
-KNOWN = "the pool has an item of this key"
 
 
 def ingest_entries(
@@ -75,7 +73,7 @@ def ingest_entries(
                 log.add(entry.key, entry.label, image.converted)
                 seen.add(entry.key)
             elif image.rows is not None:
-                log.add_bad(shown(entry.key), "an earlier item has the same key")
+                log.add_bad(shown(entry.key), SAME_KEY)
             elif image.why:
                 log.add_bad(shown(entry.key), shown(image.why))
             log.add_passed(entry.passed)
@@ -148,5 +146,5 @@ def _checked(entry: Entry, known: Container[str]) -> Entry:
     """Refuse an entry by its key before its image is decoded."""
     if entry.refused or entry.data is None:
         return entry
-    problem = KNOWN if entry.key in known else key_problem(entry.key)
+    problem = SAME_KEY if entry.key in known else key_problem(entry.key)
     return replace(entry, data=None, refused=problem, size=0) if problem else entry

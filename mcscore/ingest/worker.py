@@ -1,18 +1,13 @@
-"""The decoding process: blocks of entries come in on stdin, decoded images go out on stdout, until stdin ends.
-
-A thread waits for the next block. When the parent ends, however it ends, stdin does too, and the thread ends the process
-at once: no decoding process outlives its import.
-"""
+"""The decoding process: blocks of entries come in on stdin, decoded images go out on stdout, until stdin ends."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-import queue
 import signal
 import struct
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -120,17 +115,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
-    waiting: queue.SimpleQueue[tuple[list[Entry], ImageFormat]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, waiting), daemon=True).start()
-    while True:
-        entries, image_format = waiting.get()
-        send(answers, [decode_entry(entry, image_format) for entry in entries])
-
-
-def _listen(stream: IO[bytes], waiting: queue.SimpleQueue[tuple[list[Entry], ImageFormat]]) -> None:
-    """Put what comes into the queue; end the process when the parent has ended or closed the stream."""
-    try:
+    with contextlib.suppress(EOFError):
         while True:
-            waiting.put(receive(stream))
-    except (EOFError, OSError):
-        os._exit(0)
+            entries, image_format = receive(sys.stdin.buffer)
+            send(answers, [decode_entry(entry, image_format) for entry in entries])

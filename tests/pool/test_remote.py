@@ -16,7 +16,7 @@ from mcscore.ingest import append_blocks, import_images
 from mcscore.pool import Pool
 from mcscore.pool.verify import verify
 
-from ..ingest.test_images import folder
+from ..ingest.helpers import folder
 from .helpers import chunk_files, flip_bit, images, small_pool
 
 Publish = Callable[[Path], str]  # make a pool readable at a URL

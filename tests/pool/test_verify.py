@@ -15,7 +15,7 @@ from mcscore.pool import Pool
 from mcscore.pool.contact_sheet import GAP, SIDE, contact_sheet
 from mcscore.pool.verify import verify
 
-from ..ingest.test_images import folder, noise
+from ..ingest.helpers import folder, noise
 from .helpers import chunk_files, flip_bit, images, small_pool
 
 
