@@ -200,7 +200,10 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     # None: an earlier call had done it, and this one has read nothing.
     count = told[0] if told else None
     facts = {"added": grown.n - before, **_pool_facts(grown), **(count.to_json() if count else {})}
-    emit(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all", *(count.lines() if count else []))
+    known = "" if facts["added"] or count else f"; the pool has the items of {src} already"
+    emit(
+        facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all{known}", *(count.lines() if count else [])
+    )
 
 
 @pool.command("compact")
@@ -225,7 +228,9 @@ def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
         "forgotten_states": done.forgotten,
     }
     where = done.pool.path if out else path
-    lines = [f"{where}: {done.pool.n:,} items, files of items and keys: {done.files_before:,} before, {done.files:,} now"]
+    lines = [
+        f"{where}: {done.pool.n:,} items, files of items and keys: {done.files_before:,} before, {done.files:,} now"
+    ]
     if done.forgotten:
         lines.append(f"runs that scored it at one of its first {done.forgotten:,} sizes will not recognize it")
     emit(facts, *lines)

@@ -287,8 +287,10 @@ def _stage_items(pool: Pool, stage: Path, blocks: Iterable[np.ndarray]) -> tuple
     writer, digest = _writer(pool, stage, None), hashlib.sha256()
     for block in checked_blocks(iter(blocks)):
         if block.shape[1:] != pool.item_shape or block.dtype != pool.dtype:
-            raise PoolError(f"items are {block.dtype} {block.shape[1:]}; {pool.path} holds {pool.dtype} {pool.item_shape}")
-        digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+            raise PoolError(
+                f"items are {block.dtype} {block.shape[1:]}; {pool.path} holds {pool.dtype} {pool.item_shape}"
+            )
+        digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
         writer.add(block)
     writer.finish()
     return writer.content, writer.n - pool.n, digest.hexdigest()

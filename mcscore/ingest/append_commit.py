@@ -92,7 +92,11 @@ def appending(pool: Pool, settings: dict[str, Any]) -> Iterator[tuple[Path, Path
             another append.
     """
     where = local(pool.path, "append").resolve()
-    columns = [pool.storage.rows, *pool.storage.columns.values(), *([pool.storage.offsets] if pool.storage.offsets else [])]
+    columns = [
+        pool.storage.rows,
+        *pool.storage.columns.values(),
+        *([pool.storage.offsets] if pool.storage.offsets else []),
+    ]
     for layout in columns:
         if layout.encoding is None:
             raise PoolError(f"{layout.folder} was written by other software in an encoding that mcscore cannot write")
@@ -158,7 +162,11 @@ def _extend_pool(pool: Pool, path: Path, stage: Path, ready: Ready) -> None:
     atomic.discard_temporaries(path / facts.rows_name, "zarr.json.*")
     if facts.n is None:  # made by other software: from now on the pool records its n
         facts = write_attributes(path, replace(facts, n=pool.n))
-    values = {name: np.load(stage / f"{name}.npy") for name in ("labels", "keys", "offsets") if is_there(stage / f"{name}.npy")}
+    values = {
+        name: np.load(stage / f"{name}.npy")
+        for name in ("labels", "keys", "offsets")
+        if is_there(stage / f"{name}.npy")
+    }
     atomic.move_files(stage / "files", path / facts.rows_name)
     if "offsets" in values:
         assert storage.offsets is not None

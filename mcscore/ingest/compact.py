@@ -56,7 +56,9 @@ class Compacted:
     forgotten: int
 
 
-def compact(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Compacted:
+def compact(
+    path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, progress: Progress | None = None
+) -> Compacted:
     """Write the items and keys of a pool anew, in files of the size that a new pool of as many items would have.
 
     Ids, items, labels, keys and the fingerprint stay. Runs that read the pool meanwhile fail; the same command resumes them.
@@ -108,7 +110,9 @@ def _in_place(pool: Pool, where: Path, progress: Progress | None) -> Compacted:
 
 def _beside(pool: Pool, where: Path, out: Path, progress: Progress | None) -> Compacted:
     if status_of(out, follow=False) is not None:
-        raise PoolError(f"{out} exists already, and pools are never overwritten: choose another path, or remove it first")
+        raise PoolError(
+            f"{out} exists already, and pools are never overwritten: choose another path, or remove it first"
+        )
     facts = _facts(pool)
     with atomic.new_directory(out) as partial:
         atomic.replace_file(partial / "zarr.json", (where / "zarr.json").read_bytes())
@@ -159,9 +163,7 @@ def _cut(pool: Pool) -> ChunkLayout:
     return replace(storage.rows, n=int(storage.edges()[-1])) if storage.offsets else storage.rows
 
 
-def _write(
-    pool: Pool, facts: Attributes, where: Path, names: tuple[str, str], progress: Progress | None
-) -> Attributes:
+def _write(pool: Pool, facts: Attributes, where: Path, names: tuple[str, str], progress: Progress | None) -> Attributes:
     """Write items and keys under their new names, compare them, and return the attributes of the compacted pool."""
     import zarr
     from zarr.codecs import ZstdCodec
@@ -169,9 +171,7 @@ def _write(
     old = _cut(pool)
     group: Any = zarr.open_group(AtomicStore(where), mode="r+", zarr_format=3, use_consolidated=False)
     shape = (old.n, *old.row_shape)
-    new = layout_of(
-        items_array(group, _planned(pool), shape, old.dtype, _compression(old), names[0]), where / names[0]
-    )
+    new = layout_of(items_array(group, _planned(pool), shape, old.dtype, _compression(old), names[0]), where / names[0])
     _copy(_steps(old), new, pool, progress)
     keys: tuple[tuple[str, int, int], ...] = ()
     if pool.has_keys:
@@ -200,7 +200,7 @@ def _copy(rows: Iterator[np.ndarray], new: ChunkLayout, pool: Pool, progress: Pr
     """Write rows as a new array, read them back and compare their hashes."""
     writer, written, done = ArrayWriter(new, local(new.folder, "compact")), hashlib.sha256(), 0
     for part in rows:
-        written.update(part.reshape(-1).view(np.uint8))
+        written.update(part.reshape(-1).view(np.uint8).data)
         writer.add(part)
         done += len(part)
         if progress:
@@ -208,7 +208,7 @@ def _copy(rows: Iterator[np.ndarray], new: ChunkLayout, pool: Pool, progress: Pr
     writer.finish()
     there = hashlib.sha256()
     for part in _steps(new):
-        there.update(part.reshape(-1).view(np.uint8))
+        there.update(part.reshape(-1).view(np.uint8).data)
         done += len(part)
         if progress:
             progress(done, 2 * new.n)

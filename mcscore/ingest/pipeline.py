@@ -125,7 +125,9 @@ def _decode_ahead(
         held -= cost
 
 
-def _blocks(entries: Iterator[Entry], image_format: ImageFormat, known: Container[str]) -> Iterator[tuple[list[Entry], int]]:
+def _blocks(
+    entries: Iterator[Entry], image_format: ImageFormat, known: Container[str]
+) -> Iterator[tuple[list[Entry], int]]:
     """Yield entries, and the bytes that they will take, in blocks of at most BLOCK entries and, but for one large entry, BLOCK_BYTES."""
     pixels = image_format.channels * image_format.size[0] * image_format.size[1]
     block: list[Entry] = []

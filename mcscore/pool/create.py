@@ -56,7 +56,9 @@ def create(
     blocks, n = as_blocks(items, n)
     try:
         if status_of(path, follow=False) is not None:
-            raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
+            raise PoolError(
+                f"{path} exists already; pools are never overwritten: choose another path, or remove it first"
+            )
         labels = None if labels is None else checked_labels(labels, n, classes)  # before anything is written
         keys = None if keys is None else encoded_keys(keys, n)
         with atomic.new_directory(path) as partial:

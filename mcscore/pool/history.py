@@ -47,7 +47,9 @@ def encoded_appends(appends: list[Append], width: int = WIDTH) -> np.ndarray:
     lines = [json.dumps([one.n, one.content, one.source, one.details]).encode() for one in appends]
     for line in lines:
         if len(line) > width:
-            raise PoolError(f"the attribute 'content' cannot be recorded, it has more than {width - 180} bytes: {line!r}")
+            raise PoolError(
+                f"the attribute 'content' cannot be recorded, it has more than {width - 180} bytes: {line!r}"
+            )
     return np.array(lines, f"S{width}").view(np.uint8).reshape(len(lines), width)
 
 

@@ -145,8 +145,8 @@ class KnownKeys:
         rows = np.concatenate([np.empty((0, 2), "<u8"), *hashes])
         self._rows = rows[np.argsort(rows[:, 0], kind="stable")]
 
-    def __contains__(self, key: str) -> bool:
-        first, second = np.frombuffer(_hash(key.encode(errors="surrogatepass")), "<u8")
+    def __contains__(self, key: object) -> bool:
+        first, second = np.frombuffer(_hash(str(key).encode(errors="surrogatepass")), "<u8")
         low, high = np.searchsorted(self._rows[:, 0], first, "left"), np.searchsorted(self._rows[:, 0], first, "right")
         return bool((self._rows[low:high, 1] == second).any())
 

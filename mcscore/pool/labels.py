@@ -66,7 +66,9 @@ def set_values(
         raise PoolError(f"id {repeated[0]} is given more than once: its {name} would depend on the order")
     folder = local(layout.folder, f"change {name}")
     try:
-        return _set_sorted(layout, folder, ids, values, check and (lambda had: check(had[np.argsort(order, kind="stable")])))
+        return _set_sorted(
+            layout, folder, ids, values, check and (lambda had: check(had[np.argsort(order, kind="stable")]))
+        )
     except OSError as error:
         raise PoolError(f"{name} could not be changed: {error}. Repeat the call") from error
 

@@ -122,9 +122,13 @@ def read_array(path: AnyPath, name: str, recorded: str | None) -> dict[str, Any]
     for field, (fits, wanted) in _ARRAY_FIELDS.items():
         value = meta.get(field) if isinstance(meta, dict) else meta
         if not isinstance(meta, dict) or not fits(value):
-            raise PoolError(f"{file} is damaged: the field {field!r} is {reprlib.repr(value)}; {wanted} is needed. {_RESTORE}")
+            raise PoolError(
+                f"{file} is damaged: the field {field!r} is {reprlib.repr(value)}; {wanted} is needed. {_RESTORE}"
+            )
     if len(meta["chunk_grid"]["configuration"]["chunk_shape"]) != len(meta["shape"]):
-        raise PoolError(f"{file} is damaged: the field 'chunk_grid' has another number of axes than 'shape'. {_RESTORE}")
+        raise PoolError(
+            f"{file} is damaged: the field 'chunk_grid' has another number of axes than 'shape'. {_RESTORE}"
+        )
     if recorded is not None and array_hash(meta) != recorded:
         raise PoolError(f"{file} is damaged: it differs from the hash that {path / FILE} has of it. {_RESTORE}")
     return dict(meta)
@@ -150,7 +154,14 @@ def array_names(attributes: Attributes) -> Iterable[str]:
     """Return the names of all arrays of a pool whose attributes name its arrays of keys."""
     offsets = ["offsets"] if attributes.encoded else []
     appends = [] if attributes.appends is None else ["appends"]
-    return [attributes.rows_name, *offsets, "labels", "excluded", *(name for name, *_ in attributes.keys or ()), *appends]
+    return [
+        attributes.rows_name,
+        *offsets,
+        "labels",
+        "excluded",
+        *(name for name, *_ in attributes.keys or ()),
+        *appends,
+    ]
 
 
 def set_rows(path: Path, name: str, rows: int) -> None:

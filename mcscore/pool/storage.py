@@ -178,7 +178,9 @@ def _layout(path: AnyPath, attributes: Attributes, name: str) -> ChunkLayout:
     try:
         metadata = read_array(path, name, recorded.get(name))
     except FileNotFoundError as error:
-        raise PoolError(f"{path} is a damaged pool: the array {name!r} is missing, {error.filename or error}") from error
+        raise PoolError(
+            f"{path} is a damaged pool: the array {name!r} is missing, {error.filename or error}"
+        ) from error
     if isinstance(path, Path):
         where = StorePath(LocalStore(path, read_only=True), name)
     else:
@@ -193,7 +195,9 @@ def _layout(path: AnyPath, attributes: Attributes, name: str) -> ChunkLayout:
         raise PoolError(f"{path / name}/zarr.json is not understood: {type(error).__name__}: {error}") from error
     row_bytes = layout.dtype.itemsize * math.prod(layout.row_shape)
     if layout.rows_per_file * row_bytes > _FILE_BYTES_MAX:
-        raise PoolError(f"{path / name}/zarr.json is damaged: the field 'chunk_grid' has chunks above {_FILE_BYTES_MAX} bytes")
+        raise PoolError(
+            f"{path / name}/zarr.json is damaged: the field 'chunk_grid' has chunks above {_FILE_BYTES_MAX} bytes"
+        )
     return layout
 
 

@@ -25,7 +25,9 @@ ALL = images(120)
 
 def grown(path: Path, compression: str = "none", sharded: bool = False) -> tuple[Pool, dict[int, str]]:
     """50 items, some without keys, and three appends; the pool, and its fingerprints by how many items it had."""
-    prints = {50: small_pool(path, compression, sharded, labels=np.arange(50), keys=[f"k{i}" for i in range(50)]).fingerprint}
+    prints = {
+        50: small_pool(path, compression, sharded, labels=np.arange(50), keys=[f"k{i}" for i in range(50)]).fingerprint
+    }
     for start, stop, keys in ((50, 60, None), (60, 90, [f"longer {i}" for i in range(30)]), (90, 91, ["a"])):
         prints[stop] = append_blocks(path, ALL[start:stop], keys=keys).fingerprint
     return Pool.open(path), prints
@@ -109,7 +111,12 @@ def test_a_stop_at_any_step_leaves_the_old_pool_or_the_new_one(tmp_path: Path, m
         assert pool.fingerprint == prints[91]
         done = compact(tmp_path / "p").pool
         assert done.fingerprint == prints[91]
-        assert listing(tmp_path / "p") == ["appends", "excluded", *sorted(dict(done.storage.attributes.arrays or ()))[2:], "zarr.json"]
+        assert listing(tmp_path / "p") == [
+            "appends",
+            "excluded",
+            *sorted(dict(done.storage.attributes.arrays or ()))[2:],
+            "zarr.json",
+        ]
     assert states == {None, "items-1"}
     assert n > 20
 
