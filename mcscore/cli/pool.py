@@ -217,7 +217,40 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     # None: an earlier call had done it, and this one has read nothing.
     count = told[0] if told else None
     facts = {"added": grown.n - before, **_pool_facts(grown), **(count.to_json() if count else {})}
-    emit(facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all", *(count.lines() if count else []))
+    known = "" if facts["added"] or count else f"; the pool has the items of {src} already"
+    emit(
+        facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all{known}", *(count.lines() if count else [])
+    )
+
+
+@pool.command("compact")
+@click.argument("path", metavar="POOL", type=POOL)
+@click.option("--out", type=PATH, help="Write the compacted pool to this path; default: in place.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@as_json
+def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
+    """Write the items and keys of POOL anew, in files of the size that a new pool would have.
+
+    Ids, items, labels and fingerprint stay, so runs over POOL go on; stop them meanwhile. The disk needs room for both. After
+    a kill POOL is the old one or the new one.
+    """
+    from ..ingest.compact import compact
+
+    with progress_line(None, quiet, unit="rows") as progress:
+        done = compact(path, out, progress)
+    facts = {
+        **_pool_facts(done.pool),
+        "files_before": done.files_before,
+        "files": done.files,
+        "forgotten_states": done.forgotten,
+    }
+    where = done.pool.path if out else path
+    lines = [
+        f"{where}: {done.pool.n:,} items, files of items and keys: {done.files_before:,} before, {done.files:,} now"
+    ]
+    if done.forgotten:
+        lines.append(f"runs that scored it at one of its first {done.forgotten:,} sizes will not recognize it")
+    emit(facts, *lines)
 
 
 @pool.command("label")
@@ -342,7 +375,7 @@ def _pool_facts(pool: Any) -> dict[str, Any]:
         "dtype": str(pool.dtype),
         "labeled": int((pool.labels >= 0).sum()),
         "excluded": int(pool.excluded.sum()),
-        "keys": pool.keys is not None,
+        "keys": pool.has_keys,
         "classes": pool.classes,
         "mean": pool.mean,
         "std": pool.std,

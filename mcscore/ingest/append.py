@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,19 @@ from .. import atomic
 from ..errors import PoolError
 from ..pool.create import as_blocks, checked_blocks
 from ..pool.decode import require_decoder
-from ..pool.labels import checked_labels, encoded_keys
+from ..pool.history import Append, read_appends
+from ..pool.keys import KnownKeys, as_arrow, encoded_keys
+from ..pool.labels import checked_labels
 from ..pool.pool import Pool
 from ..pool.schema import UNLABELED, Grid
 from ..store.chunks import ChunkReader
-from ..store.files import local
 from ..store.writer import ArrayWriter
-from .append_commit import check_base, commit_staged, complete_earlier, stage_ready
+from .append_commit import Added, appending, check_base, commit_staged, complete_earlier, stage_ready
 from .arrays import read_source
 from .counts import Report
 from .images import counted, tell, write_bad
-from .pipeline import Progress, ingest_entries
+from .pipeline import SAME_KEY, Progress, ingest_entries
 from .sources import open_source
-from .staging import stage_of, staged
 from .staging_log import StagingLog
 from .worker import ImageFormat
 
@@ -59,8 +61,8 @@ def append_images(
         report: called with the closing count, as for import_images.
 
     Raises:
-        PoolError: the pool does not hold images; no source; the pool lacks a class; no entry can be used; another append
-            was interrupted; and the errors of import_images.
+        PoolError: the pool does not hold images; no source; the pool lacks a class; no entry can be used, other than
+            because the pool has its key; another append was interrupted; and the errors of import_images.
 
     Example:
         >>> import tempfile
@@ -82,40 +84,45 @@ def append_images(
     attributes = pool.storage.attributes
     image_format = ImageFormat((height, width), channels, bool(attributes.encoded), attributes.fit or "crop")
     number = _class_numbers(pool, source.classes)
-    where = local(pool.path, "append")
-    stage = stage_of(where, "append")
     settings = {"source": source.identity, "labels": labels, "column": column}
     settings |= {"reading": reading} if reading else {}
     identity = json.dumps(settings)
     try:
-        with staged(stage, settings):
-            pool, done = complete_earlier(where, stage, identity)
+        with appending(pool, settings) as (where, stage):
+            pool, done = complete_earlier(where, stage)
             if done:
                 return pool
+            again = named(identity) in {one.source for one in read_appends(pool.storage.appends)}
             check_base(stage, pool)
             atomic.create_directory(stage / "files")
             log = StagingLog(stage / "log", pool.storage.rows.n, pool.storage.attributes.content)
             writer = _writer(pool, stage, log)
-            known = () if pool.keys is None else pool.keys.tolist()
+            known = KnownKeys(pool.storage.keys)
             if not log.ended:
+                # All entries of a source that was appended before are known, and no fault.
+                most = None if again else max_bad
                 ingest_entries(
-                    source, image_format, writer, log, known, max_bad=max_bad, workers=workers, progress=progress
+                    source, image_format, writer, log, known, max_bad=most, workers=workers, progress=progress
                 )
                 writer.finish()
                 log.commit(writer.n, writer.content, _grid(pool), ended=True)
             ingested = log.ingested
-            write_bad(where, ingested.bad)
+            write_bad(Path(path), ingested.bad)
             if not ingested.keys:
                 atomic.discard_directory(stage)
+                if ingested.bad and all(reason == SAME_KEY for _, reason in ingested.bad):
+                    tell(Path(path), source, log, report)
+                    return pool
                 raise PoolError(
-                    f"none of the {len(ingested.bad)} entries of {src} can be added: {'; '.join(counted(where, source, log).lines())}"
+                    f"none of the {len(ingested.bad)} entries of {src} can be added: {'; '.join(counted(Path(path), source, log).lines())}"
                 )
             given = np.array([number[label] for label in ingested.labels] if number else ingested.labels, np.int32)
             given = checked_labels(given, len(ingested.keys), pool.classes)
             offsets = np.array([*ingested.starts[1:], log.n], np.int64) if image_format.keep_encoded else None
-            stage_ready(stage, pool, identity, log.content, given, encoded_keys(ingested.keys, len(given)), offsets)
+            added = Added(given, encoded_keys(ingested.keys, len(given)), offsets, named(identity))
+            stage_ready(stage, pool, log.content, added)
             grown = commit_staged(where, stage)
-            tell(where, source, log, report)
+            tell(Path(path), source, log, report)
             return grown
     except OSError as error:
         raise PoolError(f"{path} could not be appended to: {error}. Repeat the call to resume") from error
@@ -132,11 +139,12 @@ def append_array(
 ) -> Pool:
     """Add the items of an array file to a pool; the arguments are those of import_array.
 
-    A kill costs only time. The same call twice adds the items once: the file that was appended last is recognized.
+    A kill costs only time. The same call again adds nothing: a file is known by its path, and by a hash of its items, which
+    the pool keeps of every file that was appended.
 
     Raises:
-        PoolError: shape or dtype of the items differ from the pool's; another append was interrupted; and the errors of
-            import_array.
+        PoolError: shape or dtype of the items differ from the pool's; the items were appended before with other labels;
+            another append was interrupted; and the errors of import_array.
 
     Example:
         >>> import tempfile
@@ -151,7 +159,8 @@ def append_array(
         7
     """
     blocks, n, given, identity = read_source(src, labels, key=key, labels_key=labels_key, layout=layout)
-    return append_blocks(path, blocks, n=n, labels=given, identity=identity)
+    file = repr((os.path.abspath(src), key, layout))
+    return _append(path, blocks, n=n, labels=given, keys=None, identity=identity, file=file)
 
 
 def append_blocks(
@@ -171,11 +180,11 @@ def append_blocks(
         n: the number of items, as a check.
         labels: (n,) integers, -1 where unlabeled.
         keys: the names of the items.
-        identity: names the source: if the last append had the same identity, nothing is added.
+        identity: names the source: if any earlier append had the same identity, nothing is added.
 
     Raises:
-        PoolError: shape or dtype of the items differ from the pool's; the pool has a key already; another append was
-            interrupted; disk full. The pool is unchanged then.
+        PoolError: shape or dtype of the items differ from the pool's; labels or keys that do not fit; the pool has a key
+            already; another append was interrupted; disk full. The pool is unchanged then.
 
     Example:
         >>> import tempfile
@@ -184,47 +193,107 @@ def append_blocks(
         >>> append_blocks(folder / "pool.zarr", np.ones((2, 1, 28, 28), np.uint8), labels=[3, -1]).labels.tolist()
         [-1, -1, -1, -1, -1, 3, -1]
     """
+    return _append(path, items, n=n, labels=labels, keys=keys, identity=identity, file=None)
+
+
+def _append(
+    path: str | os.PathLike[str], items: Any, *, n: int | None, labels: Any, keys: Any, identity: str, file: str | None
+) -> Pool:
+    """Do the work of append_blocks; ``file`` names a source that is known by its content too, ``identity`` only resumes."""
     pool = Pool.open(path)
     if pool.storage.attributes.encoded:
         raise PoolError(f"{path} holds encoded images: append images to it, not an array")
     blocks, n = as_blocks(items, n)
-    where = local(pool.path, "append")
-    stage = stage_of(where, "append")
+    labels = None if labels is None else checked_labels(labels, n, pool.classes)  # before anything is read
+    keys = None if keys is None else encoded_keys(keys, n)
+    settings = {"source": identity, "labels": None, "column": None}
     try:
-        with staged(stage, {"source": identity, "labels": None, "column": None}):
-            pool, done = complete_earlier(where, stage, identity)
-            if done and identity:
-                return pool
-            if done:
-                raise PoolError(
-                    f"an interrupted append to {path} was completed now; the pool holds {pool.n} items, and the items of "
-                    "this call were not added. Append those that are missing"
-                )
-            atomic.remove_tree(stage / "files")  # of an earlier call that was killed
-            atomic.create_directory(stage / "files")
-            try:
-                writer = _writer(pool, stage, None)
-                for block in checked_blocks(blocks):
-                    if block.shape[1:] != pool.item_shape or block.dtype != pool.dtype:
-                        raise PoolError(
-                            f"items are {block.dtype} {block.shape[1:]}; {path} holds {pool.dtype} {pool.item_shape}"
-                        )
-                    writer.add(block)
-                writer.finish()
-                count = writer.n - pool.n
-                if n is not None and count != n:
-                    raise PoolError(f"n={n}, but the blocks hold {count} items")
-                given = np.full(count, UNLABELED) if labels is None else labels
-                given = checked_labels(given, count, pool.classes)
-                named = None if keys is None else encoded_keys(keys, count)
-                _refuse_known(pool, keys)
-                stage_ready(stage, pool, identity, writer.content, given, named, None)
-            except PoolError:
-                atomic.discard_directory(stage)  # wrong arguments: nobody will resume this
-                raise
-            return commit_staged(where, stage)
+        while True:
+            with appending(pool, settings) as (where, stage):
+                pool, done = complete_earlier(where, stage)
+                if done and file is not None:
+                    continue  # the file may hold other items since; they are told by their hash
+                if done and not identity:
+                    raise PoolError(
+                        f"an interrupted append to {path} was completed now; the pool holds {pool.n} items, and the items "
+                        "of this call were not added. Append those that are missing"
+                    )
+                legacy = bool(identity) and pool.storage.attributes.appended == identity
+                if done or legacy or (file is None and _known(pool, named(identity))):
+                    if not done:
+                        atomic.discard_directory(stage)
+                    return pool
+                try:
+                    added = _staged(pool, stage, blocks, n, labels, keys, identity, file)
+                except PoolError:
+                    atomic.discard_directory(stage)  # wrong arguments: nobody will resume this
+                    raise
+                if added is None:
+                    atomic.discard_directory(stage)
+                    return pool
+                return commit_staged(where, stage)
     except OSError as error:
         raise PoolError(f"{path} could not be appended to and is unchanged: {error}") from error
+
+
+def _staged(
+    pool: Pool,
+    stage: Path,
+    blocks: Iterable[np.ndarray],
+    n: int | None,
+    labels: np.ndarray | None,
+    keys: np.ndarray | None,
+    identity: str,
+    file: str | None,
+) -> Added | None:
+    """Make everything ready in the stage; None if the pool has the items of the file already.
+
+    Raises:
+        PoolError: the items, or what came with them, do not fit; the pool has the items, and with other labels.
+    """
+    atomic.remove_tree(stage / "files")  # of an earlier call that was killed
+    atomic.create_directory(stage / "files")
+    content, count, digest = _stage_items(pool, stage, blocks)
+    if n is not None and count != n:
+        raise PoolError(f"n={n}, but the blocks hold {count} items")
+    given = checked_labels(np.full(count, UNLABELED, np.int32) if labels is None else labels, count, pool.classes)
+    keys = None if keys is None else _new_keys(pool, keys, count)
+    added = Added(given, keys, None, named(identity if file is None else f"{file} {digest}"))
+    before = None if file is None else _known(pool, added.source)
+    if before and before.details != added.details:
+        raise PoolError(
+            f"{pool.path} has the items of this file already, from item {before.n} on; they came with other labels then, and "
+            "nothing was added now. `mcscore pool label` changes labels"
+        )
+    if before:
+        return None
+    stage_ready(stage, pool, content, added)
+    return added
+
+
+def named(identity: str) -> str | None:
+    """Return how a pool records the source of an append; None if it has no name."""
+    return f"sha256:{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()}" if identity else None
+
+
+def _known(pool: Pool, source: str | None) -> Append | None:
+    """Return the append of a source."""
+    found = [one for one in read_appends(pool.storage.appends) if one.source == source]
+    return found[0] if source and found else None
+
+
+def _stage_items(pool: Pool, stage: Path, blocks: Iterable[np.ndarray]) -> tuple[str, int, str]:
+    """Write the blocks into the stage; return the pool's hash with them, their number, and a hash of them alone."""
+    writer, digest = _writer(pool, stage, None), hashlib.sha256()
+    for block in checked_blocks(iter(blocks)):
+        if block.shape[1:] != pool.item_shape or block.dtype != pool.dtype:
+            raise PoolError(
+                f"items are {block.dtype} {block.shape[1:]}; {pool.path} holds {pool.dtype} {pool.item_shape}"
+            )
+        digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        writer.add(block)
+    writer.finish()
+    return writer.content, writer.n - pool.n, digest.hexdigest()
 
 
 def _grid(pool: Pool) -> Grid:
@@ -244,13 +313,23 @@ def _class_numbers(pool: Pool, classes: list[str] | None) -> dict[int, int]:
     return {UNLABELED: UNLABELED, **{i: pool.classes.index(name) for i, name in enumerate(classes)}}
 
 
-def _refuse_known(pool: Pool, keys: Any) -> None:
-    given = [] if keys is None else [str(key) for key in keys if key]
-    known = set() if pool.keys is None else set(pool.keys.tolist())
-    for key in given:
-        if key in known:
-            raise PoolError(f"key {key!r} is given twice, or {pool.path} has it already")
-        known.add(key)
+def _new_keys(pool: Pool, keys: np.ndarray, count: int) -> np.ndarray:
+    """Return the keys of new items.
+
+    Raises:
+        PoolError: another number of keys; a key that is given twice, or that the pool has.
+    """
+    if len(keys) != count:
+        raise PoolError(f"{len(keys)} keys came for {count} items")
+    names = as_arrow(keys)
+    given = keys.view(f"S{keys.shape[1]}")[:, 0]
+    given = np.sort(given[given != b""])
+    twice = given[1:][given[1:] == given[:-1]]
+    there = np.flatnonzero(pool.find_keys(names) != -1)
+    if len(twice) or len(there):
+        key = bytes(twice[0]) if len(twice) else names[int(there[0])].as_py()
+        raise PoolError(f"key {key.decode()!r} is given twice, or {pool.path} has it already")
+    return keys
 
 
 def _writer(pool: Pool, stage: Path, log: StagingLog | None) -> ArrayWriter:

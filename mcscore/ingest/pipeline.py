@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def ingest_entries(
     image_format: ImageFormat,
     writer: ArrayWriter,
     log: StagingLog,
-    known: Iterable[str],
+    known: Container[str],
     *,
     max_bad: int | None,
     workers: int | None,
@@ -56,8 +56,7 @@ def ingest_entries(
     Raises:
         PoolError: more than max_bad entries cannot be used; an entry was usable before a restart and is not now.
     """
-    known = set(known)
-    seen = {*known, *log.ingested.keys}
+    seen = set(log.ingested.keys)  # the blocks hold no entry that is known
     inside = writer.n - log.start  # rows of the entry in hand that are written
     refuse_too_many(log.ingested.bad, max_bad)
     refuse_too_many([[shown(key), why] for key, why in source.refused], max_bad)
@@ -101,7 +100,7 @@ def _decode_ahead(
     image_format: ImageFormat,
     log: StagingLog,
     pool: Decoders,
-    known: set[str],
+    known: Container[str],
     ahead: int,
     progress: Progress | None,
 ) -> Iterator[tuple[Entry, DecodedImage]]:
@@ -127,7 +126,9 @@ def _decode_ahead(
         held -= cost
 
 
-def _blocks(entries: Iterator[Entry], image_format: ImageFormat, known: set[str]) -> Iterator[tuple[list[Entry], int]]:
+def _blocks(
+    entries: Iterator[Entry], image_format: ImageFormat, known: Container[str]
+) -> Iterator[tuple[list[Entry], int]]:
     """Yield entries, and the bytes that they will take, in blocks of at most BLOCK entries and, but for one large entry, BLOCK_BYTES."""
     pixels = image_format.channels * image_format.size[0] * image_format.size[1]
     block: list[Entry] = []
@@ -144,7 +145,7 @@ def _blocks(entries: Iterator[Entry], image_format: ImageFormat, known: set[str]
         yield block, cost
 
 
-def _checked(entry: Entry, known: set[str]) -> Entry:
+def _checked(entry: Entry, known: Container[str]) -> Entry:
     """Refuse an entry by its key before its image is decoded."""
     if entry.refused or entry.data is None:
         return entry

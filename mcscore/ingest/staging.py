@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..atomic import create_directory, discard_leftovers, replace_file
 from ..errors import PoolError
+from ..store.files import status_of
 from ..store.lock import locked_in_turn
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def staged(stage: Path, settings: dict[str, Any]) -> Iterator[None]:
         create_directory(stage)
         made = stage.stat().st_ino
         with locked_in_turn(stage):
-            if not stage.exists() or stage.stat().st_ino != made:
+            if (status := status_of(stage)) is None or status.st_ino != made:
                 continue  # the process that held the lock has finished and removed the directory
             check_same(stage, settings)
             yield
@@ -59,7 +60,7 @@ def check_same(stage: Path, settings: dict[str, Any]) -> None:
         PoolError: the stage has another version, or was started with other settings.
     """
     file = stage / "settings.json"
-    if not file.exists():
+    if status_of(file) is None:
         write_fields(file, Settings(VERSION, settings))
     version = _read(file).get("version", 1)
     if version != VERSION:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..atomic import create_directory, discard_temporaries
 from ..pool.schema import Grid
+from ..store.files import is_there
 from .sources import Position
 from .staging import read_fields, write_fields
 
@@ -72,7 +73,7 @@ class StagingLog:
         self._passed, self._converted = Counter[str](), Counter[str]()
         create_directory(folder)
         discard_temporaries(folder, "*")  # of a killed call: this one has the lock of the stage
-        while not self.ended and self._file(self.checkpoints).exists():
+        while not self.ended and is_there(self._file(self.checkpoints)):
             self._add(read_fields(self._file(self.checkpoints), Checkpoint))
 
     def _add(self, last: Checkpoint) -> None:

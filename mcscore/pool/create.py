@@ -14,14 +14,18 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
+from ..store.files import status_of
 from ..store.layout import ChunkLayout, layout_of
 from ..store.writer import ArrayWriter
 from ..store.zarr_store import AtomicStore
-from .labels import checked_labels, encoded_keys
+from .keys import encoded_keys
+from .labels import checked_labels
+from .metadata import write_attributes
 from .schema import (
     COLUMN_CHUNK,
     COLUMN_CHUNK_MIN,
     ITEM_DTYPES,
+    KEY_CHUNK_BYTES,
     UNLABELED,
     Attributes,
     Grid,
@@ -49,10 +53,14 @@ def create(
     shard_items: int | None,
 ) -> None:
     """Do the work of Pool.create, which documents it."""
-    if path.exists() or path.is_symlink():
-        raise PoolError(f"{path} exists already; pools are never overwritten: choose another path, or remove it first")
     blocks, n = as_blocks(items, n)
     try:
+        if status_of(path, follow=False) is not None:
+            raise PoolError(
+                f"{path} exists already; pools are never overwritten: choose another path, or remove it first"
+            )
+        labels = None if labels is None else checked_labels(labels, n, classes)  # before anything is written
+        keys = None if keys is None else encoded_keys(keys, n)
         with atomic.new_directory(path) as partial:
             grid, first, blocks = _planned(checked_blocks(blocks), n, chunk_items, shard_items)
             attributes = checked_attributes(first.shape[1:], mean, std, classes, source, dtype=first.dtype)
@@ -107,7 +115,7 @@ def finish_pool(
     """
     import zarr
 
-    for leftover in where.iterdir():  # of an earlier call that was killed
+    for leftover in list(where.iterdir()):  # of an earlier call that was killed
         if leftover.name in ("labels", "excluded", "keys", "offsets"):
             atomic.remove_tree(leftover)
         elif leftover.is_dir():
@@ -123,7 +131,8 @@ def finish_pool(
         write_column(group, "offsets", offsets, 0, [])
     write_columns(group, n, labels, keys, attributes.classes)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    group.update_attributes(replace(attributes, created=now, n=n).to_json())
+    table = () if keys is None else (("keys", 0, n),)
+    write_attributes(where, replace(attributes, created=now, n=n, keys=table))
 
 
 def as_blocks(items: Any, n: int | None) -> tuple[Iterator[np.ndarray], int | None]:
@@ -226,12 +235,16 @@ def items_array(
     )
 
 
-def write_column(group: Any, name: str, values: np.ndarray, fill: Any, compressors: list[Any]) -> None:
+def write_column(
+    group: Any, name: str, values: np.ndarray, fill: Any, compressors: list[Any], chunk: int | None = None
+) -> None:
     """Write one (N,) or (N, width) array beside the items, every chunk present and carrying its crc32c."""
     from zarr.codecs import Crc32cCodec
 
-    least = COLUMN_CHUNK_MIN if values.ndim == 1 else 1  # arrays of two axes never grow
-    chunk = min(max(len(values), least), COLUMN_CHUNK)
+    if chunk is None and values.ndim == 1:
+        chunk = min(max(len(values), COLUMN_CHUNK_MIN), COLUMN_CHUNK)
+    elif chunk is None:
+        chunk = key_chunk(values.shape[1])
     array = group.create_array(
         name,
         shape=values.shape,
@@ -247,6 +260,11 @@ def write_column(group: Any, name: str, values: np.ndarray, fill: Any, compresso
         array[at : at + chunk] = values[at : at + chunk]
 
 
+def key_chunk(width: int) -> int:
+    """Return how many keys of a width a chunk holds."""
+    return min(1 << (KEY_CHUNK_BYTES // width).bit_length() - 1, COLUMN_CHUNK)
+
+
 def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: Iterable[str] | None) -> None:
     """Write the columns of a new pool: labels, exclusion flags and, if given, keys."""
     from zarr.codecs import ZstdCodec
@@ -255,4 +273,7 @@ def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: Iterable[
     write_column(group, "labels", given, UNLABELED, [])
     write_column(group, "excluded", np.zeros(n, bool), False, [])
     if keys is not None:
-        write_column(group, "keys", encoded_keys(keys, n), 0, [ZstdCodec(level=3)])
+        named = keys if isinstance(keys, np.ndarray) and keys.dtype == np.uint8 else encoded_keys(keys, n)
+        if len(named) != n:
+            raise PoolError(f"{len(named)} keys came for {n} items")
+        write_column(group, "keys", named, 0, [ZstdCodec(level=3)])

@@ -1,8 +1,9 @@
-"""One value per item: labels, exclusion flags and keys, checked, read and changed."""
+"""One value per item: labels and exclusion flags, checked and changed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from ..atomic import discard_temporaries, replace_file
 from ..errors import PoolError
 from ..store.chunks import ChunkReader
-from ..store.columns import Column
 from ..store.files import local
 from ..store.layout import ChunkLayout
 from ..store.lock import locked_in_turn
@@ -18,8 +18,8 @@ from ..store.writer import file_parts
 from .schema import UNLABELED
 
 
-def checked_labels(labels: Any, n: int, classes: Iterable[str] | None) -> np.ndarray:
-    """Return labels as int32 (n,).
+def checked_labels(labels: Any, n: int | None, classes: Iterable[str] | None) -> np.ndarray:
+    """Return labels as int32 (n,); n None: any number.
 
     Raises:
         PoolError: another length or rank; not integers; below -1 (unlabeled); beyond the class names, if there are any.
@@ -28,9 +28,9 @@ def checked_labels(labels: Any, n: int, classes: Iterable[str] | None) -> np.nda
     array([ 1, -1], dtype=int32)
     """
     given = np.asarray(labels)
-    if given.shape != (n,):
+    if given.ndim != 1 or (n is not None and len(given) != n):
         raise PoolError(f"labels have shape {given.shape} for {n} items; one integer per item is needed, ({n},)")
-    if given.dtype.kind not in "iu" and n:
+    if given.dtype.kind not in "iu" and len(given):
         raise PoolError(f"labels are {given.dtype}; they must be integers (-1: unlabeled)")
     highest = len(list(classes)) - 1 if classes is not None else np.iinfo(np.int32).max
     wrong = np.flatnonzero((given < UNLABELED) | (given > highest))
@@ -40,49 +40,20 @@ def checked_labels(labels: Any, n: int, classes: Iterable[str] | None) -> np.nda
     return given.astype(np.int32)
 
 
-def encoded_keys(keys: Iterable[Any], n: int) -> np.ndarray:
-    """Return keys as (n, width) uint8: fixed width is the one string layout that Zarr v3 has settled.
-
-    Raises:
-        PoolError: another number of keys; a key that ends in a zero byte.
-
-    >>> encoded_keys(["a", "bc"], n=2)
-    array([[97,  0],
-           [98, 99]], dtype=uint8)
-    """
-    encoded = [str(key).encode() for key in keys]
-    if len(encoded) != n:
-        raise PoolError(f"{len(encoded)} keys came for {n} items")
-    width = max(1, max(map(len, encoded), default=1))
-    for at, key in enumerate(encoded):
-        if key.endswith(b"\0"):
-            raise PoolError(f"key {at} ends in a zero byte, which pads keys on disk: {key!r}")
-    return np.array(encoded, dtype=f"S{width}").view(np.uint8).reshape(n, width)
-
-
-def read_keys(keys: dict[int, ChunkLayout], n: int, ids: np.ndarray | None = None) -> np.ndarray:
-    """Return keys as strings, "" where an item has none.
+def set_values(
+    layout: ChunkLayout,
+    ids: np.ndarray,
+    values: np.ndarray,
+    check: Callable[[np.ndarray], None] | None = None,
+) -> int:
+    """Change a column at some items; durable when it returns, each chunk replaced at once. Returns how many changed.
 
     Args:
-        keys: the arrays of keys, by the first item they name.
-        n: how many items the pool has.
-        ids: the items, in the order wanted; None: all. Only the chunks concerned are read.
-    """
-    width = max(layout.row_shape[0] for layout in keys.values())
-    names = np.zeros(n if ids is None else len(ids), f"S{width}")
-    for start, layout in keys.items():
-        if ids is None:
-            where: Any = slice(start, start + layout.n)
-            raw = Column(layout)[:]
-        else:
-            where = np.flatnonzero((ids >= start) & (ids < start + layout.n))
-            raw = Column(layout).at(ids[where] - start)
-        names[where] = raw.view(f"S{raw.shape[1]}")[:, 0]
-    return np.char.decode(names, "utf-8")
-
-
-def set_values(layout: ChunkLayout, ids: np.ndarray, values: np.ndarray) -> None:
-    """Change a column at some items; durable when it returns, each chunk replaced at once.
+        layout: of the column.
+        ids: the items.
+        values: their new values.
+        check: is called with the values that the items have, before anything is written and under the lock that every
+            writer takes, so that none can come between; what it raises leaves the column as it is.
 
     Raises:
         PoolError: an id is repeated; the pool is at a URL; a chunk cannot be read or written.
@@ -94,17 +65,42 @@ def set_values(layout: ChunkLayout, ids: np.ndarray, values: np.ndarray) -> None
     if len(repeated):
         raise PoolError(f"id {repeated[0]} is given more than once: its {name} would depend on the order")
     folder = local(layout.folder, f"change {name}")
+    try:
+        return _set_sorted(
+            layout, folder, ids, values, check and (lambda had: check(had[np.argsort(order, kind="stable")]))
+        )
+    except OSError as error:
+        raise PoolError(f"{name} could not be changed: {error}. Repeat the call") from error
+
+
+def _set_sorted(
+    layout: ChunkLayout,
+    folder: Path,
+    ids: np.ndarray,
+    values: np.ndarray,
+    check: Callable[[np.ndarray], None] | None,
+) -> int:
     chunk = np.empty(layout.chunk, layout.dtype)
-    with locked_in_turn(folder):
+    changed = 0
+    with locked_in_turn(folder), ChunkReader(layout) as reader:
         discard_temporaries(folder, "*")  # of a killed call: this one has the lock
+        if check is not None:
+            had = np.empty(len(ids), layout.dtype)
+            reader.gather(ids, had)
+            check(had)
         for number in np.unique(ids // layout.chunk):
             start = int(number) * layout.chunk
             low, high = np.searchsorted(ids, [start, start + layout.chunk])
-            with ChunkReader(layout) as reader:
-                reader.decode(int(number), chunk)
-            chunk[ids[low:high] - start] = values[low:high]
+            reader.decode(int(number), chunk)
+            inside = ids[low:high] - start
+            differ = int((chunk[inside] != values[low:high]).sum())
+            if not differ:
+                continue
+            chunk[inside] = values[low:high]
             file = folder / layout.name.format(int(number))
             try:
                 replace_file(file, *file_parts(layout, chunk, len(chunk)))
             except OSError as error:
-                raise PoolError(f"{name} could not be written, {file} is as it was: {error}") from error
+                raise PoolError(f"{folder.name} could not be written, {file} is as it was: {error}") from error
+            changed += differ
+    return changed

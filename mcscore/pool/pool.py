@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from ..store.files import path_of
 from ..store.layout import ChunkLayout
 from ..store.read_ahead import read_ahead
 from .create import create
-from .labels import checked_labels, read_keys, set_values
+from .keys import find_keys, read_keys
+from .labels import checked_labels, set_values
 from .storage import Storage, open_storage
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
@@ -262,14 +263,19 @@ class Pool:
     @cached_property
     def fingerprint(self) -> str:
         """Which data this is, as "sha256:...", read in milliseconds; see Storage.fingerprint for what it detects."""
-        return self.storage.fingerprint(self.n, self.storage.attributes.content)
+        return self._known_as(self.n, self.storage.fingerprint(self.n, self.storage.attributes.content))
 
     def fingerprint_at(self, n: int) -> str | None:
         """Return the fingerprint that this pool had when it held ``n`` items; None if it never held exactly that many."""
         if n == self.n:
             return self.fingerprint
-        contents = dict(self.storage.attributes.earlier)
-        return self.storage.fingerprint(n, contents[n]) if n in contents else None
+        contents = self.storage.states()
+        return self._known_as(n, self.storage.fingerprint(n, contents[n])) if n in contents else None
+
+    def _known_as(self, n: int, fingerprint: str) -> str:
+        """Return the fingerprint that the same items had before the pool was compacted, which runs have recorded."""
+        known = {(count, now): before for count, now, before in self.storage.attributes.known_as}
+        return known.get((n, fingerprint), fingerprint)
 
     # ------------------------------------------------------------------ labels and flags
 
@@ -285,7 +291,10 @@ class Pool:
 
     @property
     def keys(self) -> np.ndarray | None:
-        """The user's names of the items, (N,) str ("" where an item has none), or None."""
+        """The user's names of the items, (N,) str ("" where an item has none), or None; 4 bytes of memory per character.
+
+        Of a large pool ask for the keys of some items (keys_of), or for the items of some keys (find_keys).
+        """
         return read_keys(self.storage.keys, self.n) if self.storage.keys else None
 
     def keys_of(self, ids: Any) -> np.ndarray | None:
@@ -298,21 +307,46 @@ class Pool:
             return None
         return read_keys(self.storage.keys, self.n, self._checked_ids(ids))
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether any item may have a key; reads nothing."""
+        return bool(self.storage.keys)
+
+    def find_keys(self, keys: Any) -> np.ndarray:
+        """Return which item has each key, (n,) int64: its id, -1 where no item has it, -2 where several have.
+
+        Args:
+            keys: strings: a list, an array of NumPy, or one of pyarrow.
+
+        >>> import tempfile
+        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((3, 2), np.uint8), keys=["a", "b", "b"])
+        >>> pool.find_keys(["a", "b", "c"]).tolist()
+        [0, -2, -1]
+        """
+        return find_keys(self.storage.keys, keys)
+
     def column(self, name: str) -> Column:
         """Return "labels" or "excluded" to be read range by range, in memory that does not grow with N."""
         return Column(self.storage.columns[name])
 
-    def set_labels(self, ids: Any, labels: Any) -> None:
-        """Give items labels (-1 takes one away); durable when it returns.
+    def set_labels(self, ids: Any, labels: Any, *, check: Callable[[np.ndarray], None] | None = None) -> int:
+        """Give items labels (-1 takes one away); durable when it returns. Returns how many changed.
 
         The labels of 2**20 consecutive items are replaced at once: a crash leaves old or new ones of each such chunk, and
         repeating the call completes it.
+
+        Args:
+            ids: the items.
+            labels: one integer for each.
+            check: is called with the labels that the items have, in the order of ``ids``, while no other process can
+                change them; what it raises leaves all labels as they are.
 
         Raises:
             PoolError: ids outside the pool or repeated; labels that are not integers, below -1 or beyond the classes.
         """
         ids_B = self._checked_ids(ids)
-        set_values(self.storage.columns["labels"], ids_B, checked_labels(labels, len(ids_B), self.classes))
+        values = checked_labels(labels, len(ids_B), self.classes)
+        return set_values(self.storage.columns["labels"], ids_B, values, check)
 
     def set_excluded(self, ids: Any, flag: Any = True) -> None:
         """Exclude items from scoring and selection, or (False) readmit them; durable when it returns.

@@ -8,23 +8,23 @@ pool.zarr/         Zarr v3 group; its attributes are those of :class:`Attributes
   labels/          (N,) int32, -1 = unlabeled
   excluded/        (N,) bool
   keys/            (N, width) uint8: UTF-8 names, padded with zero bytes; optional
-  keys-<n>/        the same for the items that were appended when the pool held n
+  keys-<n>/        the same for the items from n on, where the names became wider
+  appends/         (M, width) uint8: one line of JSON per append, padded with zero bytes; see history.py
+A compacted pool has items-<g> (or blob-<g>) and keys-<g>c, <g> counting up; its attributes name them.
 The attribute n is the only truth about N: an append that is under way, or was killed, leaves longer arrays behind.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import PoolError
-from ..store.files import AnyPath
 
 FORMAT = "mcscore-pool"
 VERSION = 2
@@ -40,6 +40,9 @@ SHARD_BYTES_MAX = 1 << 30
 SHARD_FILES = 1 << 14  # shards double in size (up to the maximum) rather than exceed this many files
 COLUMN_CHUNK_MIN = 1 << 16  # so that a small pool stays at few files when it grows
 COLUMN_CHUNK = 1 << 20  # items per chunk of labels and excluded: at most 4 MiB are rewritten to change one label
+# Bytes of keys per chunk: what an append of a few items rewrites, and what a search holds in memory at a time.
+KEY_CHUNK_BYTES = 4 << 20
+COUNT_MAX = 2**63 - 1  # an id is an int64
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,17 @@ class Grid:
 def plan_grid(n: int | None, item_bytes: int) -> Grid:
     """Return chunk and shard sizes for ``n`` items (None: unknown, but more than one shard holds).
 
-    >>> plan_grid(1000, item_bytes=3 * 32 * 32)
-    Grid(chunk=1000, shard=None)
+    The chunk depends on the bytes of an item alone: a pool that begins with five items may grow to millions.
+
+    >>> plan_grid(5, item_bytes=3 * 32 * 32)
+    Grid(chunk=1024, shard=None)
     >>> plan_grid(10**6, item_bytes=3 * 32 * 32)
     Grid(chunk=1024, shard=21504)
     """
     chunk = 1 << max(0, (CHUNK_BYTES // item_bytes).bit_length() - 1)
     per_shard = max(1, SHARD_BYTES // (chunk * item_bytes))
     if n is not None and n <= per_shard * chunk:
-        return Grid(min(chunk, max(n, 1)), None)
+        return Grid(chunk, None)
     if n is not None:
         while n > SHARD_FILES * per_shard * chunk and 2 * per_shard * chunk * item_bytes <= SHARD_BYTES_MAX:
             per_shard *= 2
@@ -82,14 +87,19 @@ class Attributes:
         created: when the pool was made, ISO 8601.
         n: how many items count; None: as many as the array of items has.
         content: a hash of all items, taken as they were written; None: unknown.
-        earlier: (n, content) as they were before each append.
+        earlier: (n, content) as they were before each append that is not in the array ``appends``.
         mean: per channel, or one value, of the items as floats, where uint8 counts as value / 255; None: not normalized.
         std: as mean.
         classes: names of the labels 0, 1, ...; None: labels are bare numbers.
         source: free text: where the data came from.
         encoded: whether items are kept as encoded images.
         fit: how an image of another shape was or is made to fit: crop, pad or squash; None: crop, or no images.
-        appended: identity of the source of the last append, by which a repeated append is known.
+        appended: identity of the source of the last append, as earlier releases recorded it.
+        rows: name of the array of items (or of encoded bytes); None: "items" (or "blob").
+        keys: (name, first item, item after the last) of each array of keys; None: as earlier releases named them.
+        appends: how many rows of the array ``appends`` count; None: there is no such array.
+        known_as: (n, fingerprint, earlier fingerprint) of what is stored otherwise since the pool was compacted.
+        arrays: (name, hash of its metadata) of each array; None: not recorded.
     """
 
     item_shape: tuple[int, ...]
@@ -104,6 +114,16 @@ class Attributes:
     encoded: bool = False
     fit: str | None = None
     appended: str | None = None
+    rows: str | None = None
+    keys: tuple[tuple[str, int, int], ...] | None = None
+    appends: int | None = None
+    known_as: tuple[tuple[int, str, str], ...] = ()
+    arrays: tuple[tuple[str, str], ...] | None = None
+
+    @property
+    def rows_name(self) -> str:
+        """The name of the array of items, or of their encoded bytes."""
+        return self.rows or ("blob" if self.encoded else "items")
 
     def to_json(self) -> dict[str, Any]:
         """Return format, version and every attribute; null where it has no value, so that an update clears an older one."""
@@ -111,6 +131,7 @@ class Attributes:
             "format": FORMAT,
             "version": VERSION,
             **{field.name: getattr(self, field.name) for field in fields(self)},
+            "arrays": None if self.arrays is None else dict(self.arrays),
         }
 
     @staticmethod
@@ -118,7 +139,8 @@ class Attributes:
         """Read attributes; one that is missing or null has its default.
 
         Raises:
-            PoolError: an attribute is unknown, so written by a newer mcscore, or has a value of another type.
+            PoolError: an attribute is unknown, so written by a newer mcscore, or has a value of another type or one that
+                does not fit the others.
 
         >>> Attributes.from_json({"format": FORMAT, "version": 2, "item_shape": [3, 32, 32]}).encoded
         False
@@ -129,25 +151,36 @@ class Attributes:
                 raise PoolError(f"unknown attribute {name!r}: written by a newer mcscore. Upgrade mcscore")
         if given.get("item_shape") is None:
             raise PoolError("the attribute 'item_shape' is missing")
-        return Attributes(**{name: _READERS[name](name, value) for name, value in given.items() if value is not None})
+        read = {name: _READERS[name](name, value) for name, value in given.items() if value is not None}
+        shape = read["item_shape"]
+        if not shape or 0 in shape or math.prod(shape) > COUNT_MAX:
+            raise _wrong("item_shape", given["item_shape"], "a list of positive lengths, whose product is an int64,")
+        for name in ("mean", "std"):
+            if name in read and len(read[name]) not in (1, shape[0]):
+                raise _wrong(name, given[name], f"a list of 1 or {shape[0]} numbers")
+        if ("mean" in read) != ("std" in read):
+            raise PoolError("the attributes 'mean' and 'std' go together: one is missing")
+        if "std" in read and min(read["std"]) <= 0:
+            raise _wrong("std", given["std"], "a list of positive numbers")
+        return Attributes(**read)
 
 
 # -- reading attributes ------------------------------------------------------------------------------------------------
 
 
 def _wrong(name: str, value: Any, wanted: str) -> PoolError:
-    return PoolError(f"the attribute {name!r} is {value!r}; {wanted} is needed")
+    return PoolError(f"the attribute {name!r} is {reprlib.repr(value)}; {wanted} is needed")
 
 
 def _integer(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _wrong(name, value, "an integer from 0 on")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= COUNT_MAX:
+        raise _wrong(name, value, "an integer from 0 on, below 2^63,")
     return value
 
 
 def _number(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise _wrong(name, value, "a number")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e300:  # nor NaN
+        raise _wrong(name, value, "a finite number")
     return float(value)
 
 
@@ -179,6 +212,27 @@ def _state(name: str, value: Any) -> tuple[int, str | None]:
     return _integer(name, value[0]), None if value[1] is None else _text(name, value[1])
 
 
+def _record(*readers: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
+    def read_record(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)) or len(value) != len(readers):
+            raise _wrong(name, value, f"a list of lists of {len(readers)}")
+        return tuple(read(name, element) for read, element in zip(readers, value, strict=True))
+
+    return read_record
+
+
+def _file_name(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or value.startswith(".") or "/" in value or "\0" in value:
+        raise _wrong(name, value, "the name of an array")
+    return value
+
+
+def _hashes(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "an object")
+    return tuple((_file_name(name, array), _text(name, digest)) for array, digest in value.items())
+
+
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "item_shape": _list_of(_integer),
     "created": _text,
@@ -192,12 +246,12 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "encoded": _flag,
     "fit": _text,
     "appended": _text,
+    "rows": _file_name,
+    "keys": _list_of(_record(_file_name, _integer, _integer)),
+    "appends": _integer,
+    "known_as": _list_of(_record(_integer, _text, _text)),
+    "arrays": _hashes,
 }
-
-
-def key_arrays(attributes: Attributes) -> list[tuple[int, str]]:
-    """Return (first item, name) of the arrays that may hold keys: each append has its own, of the width that it needs."""
-    return [(0, "keys"), *((n, f"keys-{n}") for n, _ in attributes.earlier)]
 
 
 def checked_attributes(
@@ -241,46 +295,3 @@ def _per_channel(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[f
     if not all(math.isfinite(v) for v in given):
         raise PoolError(f"{name} must be finite, not {given}")
     return given
-
-
-def read_attributes(path: AnyPath) -> Attributes:
-    """Read the attributes of the pool at a path.
-
-    Raises:
-        PoolError: the path is missing, a file, no Zarr v3 group, a group of something else, or a pool of another format
-            version; an attribute is unknown or has a value of another type.
-    """
-
-    def no(why: str) -> PoolError:
-        return PoolError(f"{path} is not a pool: {why}. `mcscore pool import` makes one")
-
-    if isinstance(path, Path) and not path.exists():
-        raise no("there is nothing at this path")
-    if isinstance(path, Path) and not path.is_dir():
-        raise no("it is a file; a pool is a directory")
-    try:
-        meta = json.loads((path / "zarr.json").read_bytes())
-    except FileNotFoundError:
-        raise no("it has no zarr.json, so it is no Zarr v3 group") from None
-    except PoolError:  # a server that fails, which is no answer
-        raise
-    except ValueError as error:
-        raise no(f"its zarr.json cannot be read ({error})") from error
-    attributes = meta.get("attributes", {}) if isinstance(meta, dict) else {}
-    if not isinstance(meta, dict) or meta.get("node_type") != "group" or attributes.get("format") != FORMAT:
-        raise no(f"its zarr.json does not have the format {FORMAT!r}, so it is Zarr data of another kind")
-    version = attributes.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise PoolError(
-            f"{path} has pool format version {version!r}, written by a newer mcscore; this one reads version {VERSION}: "
-            "upgrade mcscore"
-        )
-    if version < VERSION:
-        raise PoolError(
-            f"{path} has pool format version {version}, written by an older mcscore; this one reads version {VERSION}: "
-            "import the data again"
-        )
-    try:
-        return Attributes.from_json(attributes)
-    except PoolError as error:
-        raise PoolError(f"{path} cannot be read: {error}") from error

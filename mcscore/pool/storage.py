@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,11 @@ from ..store.files import AnyPath
 from ..store.fingerprint import fingerprint
 from ..store.layout import ChunkLayout, layout_of
 from .decode import decode
-from .schema import FORMAT, VERSION, Attributes, key_arrays, read_attributes
+from .history import read_appends
+from .metadata import read_array, read_attributes
+from .schema import FORMAT, VERSION, Attributes
+
+_FILE_BYTES_MAX = 1 << 40  # of one chunk or shard: a thousand times what is written here
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Storage:
         offsets: where each encoded image begins; None where items are stored as they are.
         columns: "labels" and "excluded".
         keys: the arrays of keys, by the first item they name.
+        appends: the array of what was appended; None: there is none.
     """
 
     path: AnyPath
@@ -41,6 +47,7 @@ class Storage:
     offsets: ChunkLayout | None
     columns: dict[str, ChunkLayout]
     keys: dict[int, ChunkLayout]
+    appends: ChunkLayout | None
 
     @property
     def n(self) -> int:
@@ -52,7 +59,12 @@ class Storage:
         columns = [(layout, 0) for layout in self.columns.values()]
         keys = [(layout, start) for start, layout in self.keys.items()]
         items = [(self.offsets, 0), (self.rows, 0)] if self.offsets else [(self.rows, 0)]
-        return [*items, *columns, *keys]
+        appends = [(self.appends, 0)] if self.appends else []
+        return [*items, *columns, *keys, *appends]
+
+    def states(self) -> dict[int, str | None]:
+        """Return the hash of the items as it was before each append, by how many items there were."""
+        return dict(self.attributes.earlier) | {one.n: one.content for one in read_appends(self.appends)}
 
     def reader(self, name_of: Callable[[int], str]) -> ChunkReader | EncodedReader:
         """Return a reader of items; ``name_of`` names an item in errors."""
@@ -93,38 +105,100 @@ def open_storage(path: AnyPath) -> Storage:
     """Open the arrays of a pool for reading.
 
     Raises:
-        PoolError: there is no pool, or one of another format version; arrays are missing or do not match.
+        PoolError: there is no pool, or one of another format version; metadata are damaged; arrays are missing or do not
+            match.
     """
-    import zarr
-
-    attributes = read_attributes(path)
     try:
-        group: Any = zarr.open_group(
-            path if isinstance(path, Path) else path.store, mode="r", zarr_format=3, use_consolidated=False
-        )
-        with _reading_pipeline():
-            array = group["blob" if attributes.encoded else "items"]
-        n = array.shape[0] if attributes.n is None else attributes.n
-        offsets = layout_of(group["offsets"], path / "offsets", n + 1) if attributes.encoded else None
-        rows = layout_of(array, path / array.basename, None if offsets else n)
-        columns = {name: layout_of(group[name], path / name, n) for name in ("labels", "excluded")}
-        keys = {start: layout_of(group[name], path / name) for start, name in key_arrays(attributes) if name in group}
-    except PoolError:
-        raise
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        raise PoolError(f"{path} is a damaged pool: {type(error).__name__}: {error}") from error
-    lengths = {name: column.array.shape[0] for name, column in columns.items()}
-    if offsets is not None:
-        lengths["offsets"] = offsets.array.shape[0] - 1
-    else:
-        lengths["items"] = array.shape[0]
+        return _opened(path, read_attributes(path))
+    except OSError as error:
+        raise PoolError(f"{path} cannot be read: {error}") from error
+
+
+def _opened(path: AnyPath, attributes: Attributes) -> Storage:
+    rows = _layout(path, attributes, attributes.rows_name)
+    n = rows.n if attributes.n is None else attributes.n
+    columns = {name: _layout(path, attributes, name) for name in ("labels", "excluded")}
+    lengths = {name: column.n for name, column in columns.items()}
+    offsets = _layout(path, attributes, "offsets") if attributes.encoded else None
+    lengths |= {"offsets": offsets.n - 1} if offsets else {"items": rows.n}
     # An append that was cut short leaves arrays that are longer than n. Without n they must agree.
     fits = all(length == n if attributes.n is None else length >= n for length in lengths.values())
-    if tuple(array.shape[1:]) != (() if attributes.encoded else attributes.item_shape) or not fits:
+    if rows.row_shape != (() if attributes.encoded else attributes.item_shape) or not fits:
+        shape = (rows.n, *rows.row_shape)
         raise PoolError(
-            f"{path} is a damaged pool: items {array.shape}, item_shape {attributes.item_shape}, lengths {lengths}"
+            f"{path} is a damaged pool: items {shape}, n {n}, item_shape {attributes.item_shape}, lengths {lengths}"
         )
-    return Storage(path, attributes, rows, offsets, columns, keys)
+    keys = {}
+    for name, start, stop in _key_arrays(path, attributes, n):
+        layout = _layout(path, attributes, name)
+        if len(layout.row_shape) != 1 or layout.dtype != np.uint8 or not 0 <= stop - start <= layout.n or stop > n:
+            raise PoolError(
+                f"{path} is a damaged pool: {name} is {layout.dtype} {(layout.n, *layout.row_shape)} and has the keys of "
+                f"items {start}..{stop} of {n}"
+            )
+        keys[start] = replace(layout, n=stop - start)
+    appends = None
+    if attributes.appends is not None:
+        appends = _layout(path, attributes, "appends")
+        if len(appends.row_shape) != 1 or appends.n < attributes.appends:
+            raise PoolError(f"{path} is a damaged pool: appends has {appends.n} rows, {attributes.appends} are needed")
+        appends = replace(appends, n=attributes.appends)
+    return Storage(
+        path,
+        attributes,
+        rows if offsets else replace(rows, n=n),
+        None if offsets is None else replace(offsets, n=n + 1),
+        {name: replace(column, n=n) for name, column in columns.items()},
+        keys,
+        appends,
+    )
+
+
+def _key_arrays(path: AnyPath, attributes: Attributes, n: int) -> list[tuple[str, int, int]]:
+    """Return (name, first item, item after the last) of the arrays of keys; earlier releases named them by appends."""
+    if attributes.keys is not None:
+        return list(attributes.keys)
+    found = []
+    for start, name in ((0, "keys"), *((start, f"keys-{start}") for start, _ in attributes.earlier)):
+        try:
+            found.append((name, start, min(n, start + int(read_array(path, name, None)["shape"][0]))))
+        except FileNotFoundError:
+            continue  # nothing appended then had a key
+    return found
+
+
+def _layout(path: AnyPath, attributes: Attributes, name: str) -> ChunkLayout:
+    """Open one array, all of whose rows count."""
+    import zarr
+    from zarr.storage import LocalStore, StorePath
+
+    recorded = dict(attributes.arrays or ())
+    if attributes.arrays is not None and name not in recorded:
+        raise PoolError(f"{path} is a damaged pool: its attribute 'arrays' does not have the array {name!r}")
+    try:
+        metadata = read_array(path, name, recorded.get(name))
+    except FileNotFoundError as error:
+        raise PoolError(
+            f"{path} is a damaged pool: the array {name!r} is missing, {error.filename or error}"
+        ) from error
+    if isinstance(path, Path):
+        where = StorePath(LocalStore(path, read_only=True), name)
+    else:
+        where = StorePath(path.store, (path / name).key)
+    try:
+        with _reading_pipeline():
+            array: Any = zarr.Array.from_dict(where, metadata)
+        layout = layout_of(array, path / name)
+    except PoolError:
+        raise
+    except Exception as error:  # zarr and its codecs raise a dozen unrelated types
+        raise PoolError(f"{path / name}/zarr.json is not understood: {type(error).__name__}: {error}") from error
+    row_bytes = layout.dtype.itemsize * math.prod(layout.row_shape)
+    if layout.rows_per_file * row_bytes > _FILE_BYTES_MAX:
+        raise PoolError(
+            f"{path / name}/zarr.json is damaged: the field 'chunk_grid' has chunks above {_FILE_BYTES_MAX} bytes"
+        )
+    return layout
 
 
 def _reading_pipeline() -> Any:

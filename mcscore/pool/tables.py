@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import PoolError
 from ..text import count
 from .class_names import ClassReader, whole_number
+from .keys import SEVERAL
 from .pool import Pool
 from .schema import UNLABELED
 from .table_files import SUFFIXES, Columns, Table, read_table, read_text
@@ -68,16 +69,14 @@ def label_from(
     conflicts += [f"item {ids[i]} is given both {labels[i]} and {labels[i + 1]}" for i in again]
     ids, first = np.unique(ids, return_index=True)
     labels = labels[first]
-    had = pool.labels[ids]
-    changed = had != labels
-    if not overwrite:
-        other = np.flatnonzero(changed & (had != UNLABELED))
-        conflicts += [
-            f"item {ids[i]} is labeled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other
-        ]
-    _refuse(conflicts, table)
-    pool.set_labels(ids[changed], labels[changed])
-    return int(changed.sum())
+
+    def agree(had: np.ndarray) -> None:
+        """Refuse all, while no other call can change the labels that the items have."""
+        other = np.flatnonzero((had != labels) & (had != UNLABELED) & (not overwrite))
+        more = [f"item {ids[i]} is labeled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other]
+        _refuse(conflicts + more, table)
+
+    return pool.set_labels(ids, labels, check=agree)
 
 
 def items_from(pool: Pool, text: str) -> np.ndarray:
@@ -123,7 +122,7 @@ def _lines(pool: Pool, path: Path) -> Table:
     numbered = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1)]
     lines, values = [n for n, text in numbered if text], [text for _, text in numbered if text]
     digits = all(whole_number(text.strip()) is not None for text in values)
-    if digits and pool.keys is not None and np.isin(pool.keys, np.array(values or [""])).any():
+    if digits and pool.has_keys and (pool.find_keys(values) != -1).any():
         raise PoolError(
             f"{path} has numbers that may be ids, and some of them are keys of {pool.path} as well: "
             "name the items in a .csv file, in a column 'id' or 'key'"
@@ -138,10 +137,9 @@ def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, list[str]]:
         PoolError: there is neither column; or only keys, and the pool has none.
     """
     columns = table.columns
-    keys = pool.keys if "key" in columns else None
     if "id" not in columns and "key" not in columns:
         raise PoolError(f"{table.path} has neither a column 'id' nor 'key'; it has {', '.join(table.names)}")
-    if "id" not in columns and keys is None:
+    if "id" not in columns and not pool.has_keys:
         raise PoolError(f"{table.path} names items by key, and {pool.path} has no keys: name them by id")
     wrong: list[str] = []
     if "id" in columns:
@@ -151,29 +149,24 @@ def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, list[str]]:
             f"{table.place(i, 'id')}: {columns['id'][i].strip() or 'an empty id'} is not an id of this pool"
             for i in np.flatnonzero(ids < 0).tolist()
         ]
-        if keys is not None:
-            other = [i for i in np.flatnonzero(ids >= 0).tolist() if keys[ids[i]] not in _readings(columns["key"][i])]
-            wrong += [
-                f"{table.place(i, 'key')}: item {ids[i]} has the key {str(keys[ids[i]])!r}, not {columns['key'][i]!r}"
-                for i in other
-            ]
+        rows = np.flatnonzero(ids >= 0)
+        keys = pool.keys_of(ids[rows]) if "key" in columns else None
+        for row, key in zip(rows.tolist(), [] if keys is None else keys, strict=keys is not None):
+            if key not in _readings(columns["key"][row]):
+                wrong.append(
+                    f"{table.place(row, 'key')}: item {ids[row]} has the key {str(key)!r}, not {columns['key'][row]!r}"
+                )
         return ids, wrong
-    assert keys is not None
-    item_of: dict[str, int] = {}
-    twice = set()
-    wanted = np.array([reading for key in columns["key"] for reading in _readings(key)] or [""])
-    for i in np.flatnonzero(np.isin(keys, wanted)).tolist():
-        twice.update([keys[i]] if keys[i] in item_of else [])
-        item_of[keys[i]] = i
+    found = iter(pool.find_keys([reading for key in columns["key"] for reading in _readings(key)]).tolist())
     ids = np.full(len(columns["key"]), -1, np.int64)
     for row, text in enumerate(columns["key"]):
-        key = next((reading for reading in _readings(text) if reading in item_of), None)
-        if key is None:
+        items = [next(found) for _ in _readings(text)]
+        ids[row] = next((item for item in items if item != -1), -1)
+        if ids[row] == -1:
             wrong.append(f"{table.place(row, 'key')}: key {text.strip()!r} is unknown")
-        elif key in twice:
-            wrong.append(f"{table.place(row, 'key')}: key {key!r} names several items: use ids")
-        else:
-            ids[row] = item_of[key]
+        elif ids[row] == SEVERAL:
+            wrong.append(f"{table.place(row, 'key')}: key {text.strip()!r} names several items: use ids")
+            ids[row] = -1
     return ids, wrong
 
 

@@ -68,7 +68,9 @@ def _damage(
     pool: Pool, layout: ChunkLayout, first_item: int, number: int, error: ChunkError, offsets_broken: bool
 ) -> DamagedChunk:
     start, stop = first_item + error.start, first_item + error.stop
-    if layout.folder.name == "blob":
+    if layout.folder.name == "appends":  # no item by itself; what the pool was before cannot be told
+        start, stop = 0, pool.n
+    elif layout is pool.storage.rows and pool.storage.offsets:
         start, stop = (0, pool.n) if offsets_broken else rows_of_bytes(pool.offsets(), start, stop)
     elif layout.folder.name == "offsets":
         start, stop = max(start - 1, 0), min(stop, pool.n)

@@ -45,7 +45,6 @@ class Shown:
     spreads: dict[str, stats.Spread | None]
     selected: dict[str, np.ndarray]  # every score and the prediction of the selected items, (k,)
     labels_N: np.ndarray | None
-    keys_N: np.ndarray | None
     classes: list[str] | None
 
     @property
@@ -98,7 +97,6 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         {name: stats.spread(stream(run, name)) for name in scores},
         {name: run.values(name, ids) for name in (*scores, "prediction")},
         pool.labels if pool is not None else None,
-        pool.keys if pool is not None else None,
         list(pool.classes) if pool is not None and pool.classes else None,
     )
     selected, random = _sheets(shown)
@@ -372,6 +370,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
     images = pictures(shown.pool.take(both)) if shown.pool is not None else [None] * len(both)
     ordered = [by, *(name for name in shown.spreads if name != by)][:CARD_SCORES]
     values = {name: run.values(name, both) for name in (*ordered, "prediction")}
+    keys = shown.pool.keys_of(both) if shown.pool is not None else None
     cards = []
     for at, (i, image) in enumerate(zip(both.tolist(), images, strict=True)):
         predicted, label = values["prediction"][at].item(), _label(shown, i)
@@ -379,7 +378,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
             Card(
                 id=i,
                 rank=at + 1 if at < len(selected) else None,
-                key=str(shown.keys_N[i]) if shown.keys_N is not None else None,
+                key=str(keys[at]) if keys is not None else None,
                 prediction=number(predicted) if shown.regression else shown.class_name(predicted),
                 label=None if label is None else shown.class_name(label),
                 correct=label == predicted,

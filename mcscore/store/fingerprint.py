@@ -5,7 +5,8 @@ the size of every chunk or shard file; the crc32c stored with up to 1024 chunks 
 
 So the fingerprint changes when a file is truncated, lost or exchanged, and when a chunk is rewritten (beyond 4 GiB: if it
 is among the 1024). It does not see bytes that flip on disk: the crc32c of each chunk finds those when the chunk is read.
-Arrays that lost a file have a fingerprint too, a different one: what is left can be scored if that is asked for.
+Arrays that lost a file have a fingerprint too, a different one: what is left can be scored if that is asked for. A read
+that fails is an error: the next one may succeed, and would give another fingerprint.
 
 Arrays that grew still have the fingerprint of what they were: only the first ``layout.n`` rows enter. An append rewrites
 the file in which they end, so of the last chunk only the rows count, and of the last shard the chunks.
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ChunkError
+from ..errors import ChunkError, PoolError
 from .chunks import ChunkReader
 from .files import AnyPath, size_of
 from .layout import CRC_BYTES, ChunkLayout, crc32c
@@ -59,13 +60,13 @@ def _parts(layout: ChunkLayout) -> Iterator[bytes]:
                 rows = np.empty((layout.n % layout.chunk, *layout.row_shape), layout.dtype)
                 reader.read(whole * layout.chunk, rows)
                 yield crc32c(rows.reshape(-1).view(np.uint8)).to_bytes(CRC_BYTES, "little")
-        except ChunkError:
-            yield b"unreadable"
+        except ChunkError as error:
+            yield _unreadable(error)
         for number in range(0, whole, -(-whole // _SAMPLED_CHUNKS) or 1):
             try:
                 yield reader.stored_crc(number)
-            except ChunkError:
-                yield b"unreadable"
+            except ChunkError as error:
+                yield _unreadable(error)
 
 
 def _size(file: AnyPath) -> bytes:
@@ -73,3 +74,12 @@ def _size(file: AnyPath) -> bytes:
         return f"{size_of(file)}\n".encode()
     except FileNotFoundError:
         return b"missing\n"
+    except OSError as error:
+        raise PoolError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _unreadable(error: ChunkError) -> bytes:
+    """Return what stands for a damaged chunk; a disk that cannot be read says nothing about the data, so that is raised."""
+    if isinstance(error.__cause__, OSError):
+        raise error
+    return b"unreadable"

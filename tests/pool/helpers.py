@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,11 @@ def flip_bit(file: Path, at: int) -> None:
 def listing(folder: Path) -> list[str]:
     """Every name in a folder, hidden ones too."""
     return sorted(entry.name for entry in folder.iterdir())
+
+
+def unsigned(path: Path) -> None:
+    """Make a pool one of other software, or of an earlier release: without checksums and what came with them."""
+    meta = json.loads((path / "zarr.json").read_text())
+    for name in ("checksum", "arrays", "rows", "keys", "appends", "known_as"):
+        meta["attributes"].pop(name, None)
+    (path / "zarr.json").write_text(json.dumps(meta))

@@ -332,7 +332,7 @@ def test_an_existing_path_is_never_overwritten(tmp_path: Path, there: str) -> No
         (np.ones((3, 2), "u1"), {"labels": [0, 1, -2]}, "label -2 at position 2 is outside"),
         (np.ones((3, 2), "u1"), {"labels": [0, 1, 2], "classes": ["a", "b"]}, r"label 2 at position 2 .*\[-1, 1\]"),
         (np.ones((3, 2), "u1"), {"keys": ["a", "b"]}, "2 keys came for 3 items"),
-        (np.ones((3, 2), "u1"), {"keys": ["a", "b", "c\0"]}, "key 2 ends in a zero byte"),
+        (np.ones((3, 2), "u1"), {"keys": ["a", "b", "c\0"]}, "key 2 cannot be stored, it contains a zero byte"),
         (np.ones((3, 2), "u1"), {"classes": ["a", "a"]}, "must differ"),
         (np.ones((3, 2), "u1"), {"mean": 0.5}, "mean and std go together"),
         (np.ones((3, 2), "u1"), {"mean": 0.5, "std": 0.0}, "std must be positive"),

@@ -13,10 +13,11 @@ import zarr
 
 from mcscore.errors import ChunkError, PoolError
 from mcscore.pool import Pool
+from mcscore.pool.metadata import attributes_hash
 from mcscore.store import chunks
 from mcscore.store.chunks import ChunkReader
 
-from .helpers import chunk_files, flip_bit, images, small_pool
+from .helpers import chunk_files, flip_bit, images, small_pool, unsigned
 
 KINDS = pytest.mark.parametrize(
     ("compression", "sharded"), [("none", False), ("none", True), ("lz4", False), ("lz4", True), ("zstd", True)]
@@ -187,8 +188,11 @@ def test_damaged_labels_are_an_error_and_never_minus_one(tmp_path: Path, array: 
 
 
 def edit(path: Path, **attributes: object) -> None:
+    """Change attributes as somebody who knows the format would: the checksum fits."""
     meta = json.loads((path / "zarr.json").read_text())
     meta["attributes"].update(attributes)
+    del meta["attributes"]["checksum"]
+    meta["attributes"]["checksum"] = attributes_hash(meta["attributes"])
     (path / "zarr.json").write_text(json.dumps(meta))
 
 
@@ -257,10 +261,17 @@ def test_attributes_that_are_missing_or_null_have_defaults(tmp_path: Path) -> No
     [
         ("item_shape", "round", "a list is needed"),
         ("item_shape", None, "'item_shape' is missing"),
-        ("n", "50", "an integer from 0 on is needed"),
-        ("n", -1, "an integer from 0 on is needed"),
+        ("n", "50", "an integer from 0 on"),
+        ("n", -1, "an integer from 0 on"),
+        ("n", 10**30, "below 2^63"),
+        ("mean", [10**400], "a finite number"),
+        ("mean", [0.5, 0.5, 0.5], "a list of 1 or 2 numbers"),
+        ("item_shape", [0], "positive lengths"),
+        ("keys", [["keys", 0]], "a list of lists of 3"),
+        ("rows", "../other", "the name of an array"),
+        ("arrays", ["items"], "an object"),
         ("mean", 0.5, "a list is needed"),
-        ("std", ["x"], "a number is needed"),
+        ("std", ["x"], "a finite number is needed"),
         ("classes", [1], "a string is needed"),
         ("encoded", 1, "true or false is needed"),
         ("earlier", [[1, 2, 3]], "pairs"),
@@ -296,6 +307,7 @@ def test_arrays_that_do_not_match_are_a_damaged_pool(tmp_path: Path) -> None:
 
 def test_chunks_that_cut_items_apart_are_refused(tmp_path: Path) -> None:
     pool = small_pool(tmp_path / "p")
+    unsigned(pool.path)
     group = zarr.open_group(pool.path, mode="r+")
     del group["items"]
     group.create_array("items", shape=(50, 2, 3, 5), dtype="u1", chunks=(8, 2, 3, 4))

@@ -16,7 +16,7 @@ from mcscore.pool import Pool
 from mcscore.store.chunks import ChunkReader
 from mcscore.store.read_ahead import read_ahead
 
-from .helpers import images, small_pool
+from .helpers import images, small_pool, unsigned
 
 N = 50
 
@@ -93,6 +93,7 @@ def test_wrong_ranges_and_ids_are_named(pool: Pool) -> None:
 
 def test_an_encoding_only_zarr_knows_is_read_through_zarr(tmp_path: Path) -> None:
     pool = small_pool(tmp_path / "p")
+    unsigned(pool.path)
     group = zarr.open_group(pool.path, mode="r+")
     del group["items"]
     array = group.create_array(

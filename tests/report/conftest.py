@@ -82,6 +82,9 @@ class FakePool:
     def dtype(self) -> np.dtype:
         return self.items.dtype
 
+    def keys_of(self, ids: np.ndarray) -> np.ndarray | None:
+        return None if self.keys is None else np.asarray(self.keys)[ids]
+
     def take(self, ids: np.ndarray) -> np.ndarray:
         return self.items[ids]
 
