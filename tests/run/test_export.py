@@ -271,7 +271,7 @@ from pathlib import Path
 n, out = int(sys.argv[1]), Path(sys.argv[2])
 journal = fill(out, n, 1 << 16)[0]
 for format in ("parquet", "csv", "jsonl"):
-    Run(journal, journal.records()).export(format, out / format)
+    Run(journal, journal.survey().records).export(format, out / format)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 
