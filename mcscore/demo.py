@@ -8,6 +8,7 @@ random.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -21,10 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cycle import Round, cycle
+from .paths import exists, is_directory, names_in
 from .pool import Pool
 
 START, PER_ROUND, ROUNDS, SEEDS, PASSES = 20, 10, 10, 3, 100
 _STEPS, _BATCH = 200, 32
+_SOURCE = "scikit-learn digits"
+_MADE = re.compile(r"pool\.zarr|curves\.png|seed-\d+-(bald|random)")  # what stands in the directory of a demo
 
 
 class BayesianCNN(nn.Module):
@@ -104,20 +108,15 @@ def main(
 ) -> dict[str, object]:
     """Run the demo, print the table, and return it: {"table": rows, "pool", "runs", "report", "curves", "seconds"}."""
     out = Path(out)
-    if out.exists():
-        if not out.is_dir():
-            raise FileExistsError(f"{out} exists and is a file; choose another --out")
-        if not (out / "pool.zarr").exists() and any(out.iterdir()):
-            raise FileExistsError(f"{out} exists and is not a former demo; choose another --out")
+    _require_former_demo(out)
+    if exists(out):
         shutil.rmtree(out)
     out.mkdir(parents=True)
     begin = time.perf_counter()
     line = _ProgressLine(quiet)
     digits = load_digits()
     line(f"write {len(digits.pool_images)} images to a Zarr pool")
-    Pool.create(
-        out / "pool.zarr", digits.pool_images, classes=[str(d) for d in range(10)], source="scikit-learn digits"
-    )
+    Pool.create(out / "pool.zarr", digits.pool_images, classes=[str(d) for d in range(10)], source=_SOURCE)
     test_images, test_labels = _as_input(digits.test_images), torch.from_numpy(digits.test_labels)
 
     def evaluate(model: nn.Module) -> float:
@@ -173,6 +172,16 @@ def main(
         "curves": str(curves_png),
         "seconds": seconds,
     }
+
+
+def _require_former_demo(out: Path) -> None:
+    """FileExistsError if there is anything at ``out`` that no demo wrote: what is there will be removed."""
+    if exists(out) and not is_directory(out):
+        raise FileExistsError(f"{out} exists and is a file; choose another --out")
+    names = names_in(out)
+    foreign = [name for name in names if not _MADE.fullmatch(name)]
+    if foreign or (names and Pool.open(out / "pool.zarr").source != _SOURCE):
+        raise FileExistsError(f"{out} holds {(foreign or names)[0]} and is not a former demo; choose another --out")
 
 
 def _balanced_start(labels: npt.NDArray[np.int32], n: int, seed: int) -> npt.NDArray[np.int64]:

@@ -41,12 +41,12 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
     return pool, []
 
 
-def chosen_items(run: Run, path: str | os.PathLike[str] | None = None) -> Chosen | None:
-    """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run."""
-    from ..run.select import read_selection
+def chosen_items(run: Run, path: str | os.PathLike[str] | None = None, pool: Pool | None = None) -> Chosen | None:
+    """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run and pool."""
+    from ..run.select import read_selection, selections_of
 
-    if path is None and not any(run.path.glob("selection-*.parquet")):
+    if path is None and not selections_of(run.path):
         return None
-    file, table, how = read_selection(run, path)
+    file, table, how = read_selection(run, path, pool)
     ids = table.column("id").to_numpy().astype(np.int64)
     return Chosen(ids, how["by"], how["method"], how["radius"], file.name)

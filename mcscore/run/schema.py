@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import RunError
-from .fields import annotations_of, fits, kind_of, parse, sealed, shown, unsealed
+from ..fields import annotations_of, fits, kind_of, parse, sealed, shown, unsealed
 from .spans import Span
 
 FORMAT = "mcscore-run"

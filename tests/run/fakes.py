@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from mcscore import fields
 from mcscore.errors import ChunkError
+from mcscore.fields import unsealed
 from mcscore.pool import Batch
-from mcscore.run import fields, score_pool
-from mcscore.run.fields import unsealed
+from mcscore.run import score_pool
 from mcscore.run.run import Run
 
 from ..steps import at_step, half

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from mcscore import fields
 from mcscore.errors import RunError
-from mcscore.run import Run, fields, score_pool
+from mcscore.run import Run, score_pool
 from mcscore.run.status import info, verify
 
 from .fakes import SPAN, FakePool, FakeScorer, begin, content, go_on, reheader, unpacked

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mcscore.errors import RunError
+from mcscore.fields import unsealed
 from mcscore.run import score_pool
-from mcscore.run.fields import unsealed
 from mcscore.run.journal.shard import HEADER_BYTES, crc32c
 from mcscore.run.run import Run
 

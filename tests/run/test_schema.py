@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mcscore.errors import RunError
+from mcscore.fields import sealed
 from mcscore.run import Run, schema, score_pool
-from mcscore.run.fields import sealed
 from mcscore.run.schema import Record, RunHeader, Settings, read_header
 from mcscore.run.spans import Span
 from mcscore.run.status import verify

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
+from ...fields import parse
 from ...paths import exists, names_in
 from ...text import count
-from ..fields import parse
 from ..schema import JSON, Record, RunHeader, read_header
 from ..spans import Span, cut
 from . import records
