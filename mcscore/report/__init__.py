@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import RunError
-from ..outputs import named_output
+from ..outputs import named_output, refuse_foreign
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -41,13 +41,14 @@ def write_report(
     from .source import chosen_items, pool_of
     from .view import view
 
+    path = Path(run.path) / "report.html" if out is None else Path(out)
+    refuse_foreign(path, "a report", _is_report, RunError)  # before the minutes that the plots of a large run take
     pool, warnings = pool_of(run, pool)
     variables = view(run, pool, chosen_items(run, selection, pool), warnings)
     # Autoescape: keys, class names and paths come from outside.
     pages = Environment(
         loader=PackageLoader("mcscore", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    path = Path(run.path) / "report.html" if out is None else Path(out)
     page = pages.get_template("page.html").render(variables).encode("utf-8")
     with named_output(path, "a report", _is_report, RunError) as file:
         file.write(page)
