@@ -29,12 +29,11 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
-    from ..errors import PoolNotFoundError
-    from ..run.identity import find_pool
+    from ..run.place import pool_unless_gone
 
-    try:
-        pool = find_pool(run, pool)
-    except PoolNotFoundError as error:
+    pool, error = pool_unless_gone(run, pool)
+    if pool is None:
+        assert error is not None
         return None, [f"No pictures, labels and class names: the pool is not where it was scored ({error.__cause__})."]
     if pool.n > run.n:
         return pool, [f"{pool.n - run.n:,} items were appended to the pool since it was scored; they are not shown."]

@@ -148,7 +148,8 @@ def _read_checked(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     with open(path, "rb") as file:
         try:
             table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
-            said = table.schema.metadata or {}
+            table.validate(full=True)  # of text: that it is UTF-8
+            said, content_now = table.schema.metadata or {}, _content_of(table)
         # Whatever a footer of nonsense leads to: pyarrow passes on what C++ and Python raise.
         except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
             raise RunError(f"{path}: cannot be read as Parquet: {error}. Select again") from error
@@ -162,7 +163,7 @@ def _read_checked(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     content, checksum = metadata.pop("content", None), said.get(_CHECKSUM.encode())
     if content is None and checksum is None:  # of before there were checksums
         return table, metadata
-    if checksum is None or checksum.decode("ascii", "replace") != _sha256(text) or content != _content_of(table):
+    if checksum is None or checksum.decode("ascii", "replace") != _sha256(text) or content != content_now:
         raise RunError(f"{path}: is damaged: checksum mismatch, it is not as it was written. Select again")
     return table, metadata
 

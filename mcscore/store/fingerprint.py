@@ -59,13 +59,20 @@ def _parts(layout: ChunkLayout) -> Iterator[bytes]:
                 rows = np.empty((layout.n % layout.chunk, *layout.row_shape), layout.dtype)
                 reader.read(whole * layout.chunk, rows)
                 yield crc32c(rows.reshape(-1).view(np.uint8)).to_bytes(CRC_BYTES, "little")
-        except ChunkError:
-            yield b"unreadable"
+        except ChunkError as error:
+            yield _unreadable(error)
         for number in range(0, whole, -(-whole // _SAMPLED_CHUNKS) or 1):
             try:
                 yield reader.stored_crc(number)
-            except ChunkError:
-                yield b"unreadable"
+            except ChunkError as error:
+                yield _unreadable(error)
+
+
+def _unreadable(error: ChunkError) -> bytes:
+    """What stands for a chunk that is damaged; one that the disk does not give now may be whole, so that is an error."""
+    if isinstance(error.__cause__, OSError):
+        raise error
+    return b"unreadable"
 
 
 def _size(file: AnyPath) -> bytes:

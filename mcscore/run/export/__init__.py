@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import PoolNotFoundError, RunError
+from ...errors import RunError
 from ...outputs import named_output
-from ..identity import find_pool
 from ..journal import Values
+from ..place import pool_unless_gone
 from ..select import read_selection, refuse_incomplete
 from ..stored import StoredScores
 from .formats import FORMATS, Source, Tables, is_export
@@ -73,13 +73,12 @@ def export(
 
 
 def _pool_or_none(run: StoredScores, pool: Pool | None, required: bool) -> Pool | None:
-    try:
-        return find_pool(run, pool)
-    except PoolNotFoundError as error:
+    found, error = pool_unless_gone(run, pool)
+    if error is not None:
         if required:
-            raise
+            raise error
         warnings.warn(f"{error}. The export is without keys and class names", stacklevel=4)
-        return None
+    return found
 
 
 def _all(run: StoredScores, pool: Pool | None) -> Tables:
