@@ -306,6 +306,8 @@ def read_header(path: Path) -> RunHeader:
         data = unsealed(data) if isinstance(data, dict) else data
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run: it has no run.json; `mcscore score` makes one") from None
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}; nothing was changed") from error
     except ValueError as error:
         raise RunError(
             f"{file} is damaged: {error}. The scores lie in other files ({path / 'scores.zarr'}, {path / 'commits'}), so "

@@ -8,6 +8,8 @@ import errno
 import io
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mcscore.cli import main
+from mcscore.errors import RunError
 from mcscore.pool import Pool
 from mcscore.run import score_pool
 
-from .fakes import SPAN, FakePool, FakeScorer, fail_at, unpacked
+from .fakes import SPAN, FakePool, FakeScorer, content, fail_at, unpacked
 
 N = 100
 CALLS = [(os, "stat"), (os, "lstat"), (os, "open"), (os, "listdir"), (os, "scandir"), (os, "fstat")]
@@ -140,3 +143,26 @@ def test_a_read_that_fails_gives_no_other_answer(made: Path, verb: str, code: in
                 refused += 1
     assert refused > 5
     assert ask(made, verb)[0] == expected
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("which", ["run", "single", "half"])
+def test_a_resumed_run_scores_nothing_again_in_silence(made: Path, tmp_path: Path, which: str, code: int) -> None:
+    def resume(*fault: Any) -> tuple[dict[str, bytes] | None, list[int], str, list[str]]:
+        out = Path(shutil.copytree(made / which, tmp_path / "out"))
+        scorer, run, looks = FakeScorer(), None, []
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with failing(out, *fault) as looks, contextlib.suppress(RunError, OSError):
+                run = score_pool(Pool.open(made / "pool"), scorer, out)  # type: ignore[arg-type]
+        values = None if run is None else content(run)
+        shutil.rmtree(out)
+        return values, scorer.seen, " ".join(str(each.message) for each in said), looks
+
+    expected, scored, _, looks = resume(10**9, code, "call")
+    for n, how in [(n, how) for n in range(len(looks)) for how in ("call", "read")]:
+        values, seen, said, _ = resume(n, code, how)
+        assert values in (None, expected)
+        if seen not in ([], scored):
+            assert code == errno.EIO, (n, looks[n])  # a bad sector; what may not be read is not lost
+            assert "the disk cannot read it; what is damaged is scored again" in said, (n, looks[n], said)
