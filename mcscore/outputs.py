@@ -59,12 +59,11 @@ def named_output(
 
 def refuse_foreign(path: Path, what: str, recognize: Callable[[BinaryIO], bool], error: type[Error]) -> None:
     """Raise ``error`` if writing to ``path`` would destroy something, see ``named_output``."""
-    folder = Path(os.path.realpath(path.parent))
-    for above in (folder, *folder.parents):
-        if kind := _kind_of(above):
-            if kind == "pool" or above != folder or _is_reserved(path.name):
-                raise error(f"{path} would be in the {kind} {above}, among its files; choose another name for {what}")
-            break
+    if owner := owner_of(path):
+        kind, above = owner
+        beside = kind == "run" and above == Path(os.path.realpath(path.parent)) and not _is_reserved(path.name)
+        if not beside:
+            raise error(f"{path} would be in the {kind} {above}, among its files; choose another name for {what}")
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -74,6 +73,12 @@ def refuse_foreign(path: Path, what: str, recognize: Callable[[BinaryIO], bool],
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size and not recognize(file):
             raise error(f"{path} exists and is not {what} that mcscore made; choose another name, or remove it")
+
+
+def owner_of(path: Path) -> tuple[str, Path] | None:
+    """The run or pool that a file or directory of this name would be in, as ("run" or "pool", where it is)."""
+    folder = Path(os.path.realpath(path.parent))
+    return next(((kind, above) for above in (folder, *folder.parents) if (kind := _kind_of(above))), None)
 
 
 def _kind_of(folder: Path) -> str | None:

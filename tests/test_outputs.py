@@ -182,6 +182,14 @@ def test_a_directory_of_anyone_else_is_no_place_for_a_run(scored: tuple[Run, Poo
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_is_not_made_in_a_run_or_a_pool(scored: tuple[Run, Pool]) -> None:
+    run, pool = scored
+    for out in (run.path / "again", run.path / "commits" / "x", pool.path / "run", pool.path / "items" / "run"):
+        with pytest.raises(RunError, match=r"would be in the (run|pool) .*, among its files; choose another directory"):
+            score_pool(pool, FakeScorer(), out)
+        assert not out.exists()
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "pool.zarr"])
 def test_the_demo_removes_a_demo_and_nothing_else(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

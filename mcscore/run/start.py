@@ -14,6 +14,7 @@ import numpy as np
 from .. import atomic
 from ..errors import ChunkError, RunError
 from ..fields import parse
+from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
 from ..store.lock import locked
 from .hardware import class_of, conditions, hardware_of
@@ -94,6 +95,8 @@ def is_run(path: Path) -> bool:
             raise RunError(f"{path} exists and is a file; a run is a directory: choose another")
         if exists(path):
             _require_unfinished(path)
+        if owner := owner_of(path):
+            raise RunError(f"{path} would be in the {owner[0]} {owner[1]}, among its files; choose another directory")
         return False
 
 

@@ -143,14 +143,21 @@ def test_a_record_of_wrong_types_is_refused_and_not_thrown_away(out: Path, name:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_run_json_of_another_run_is_refused_before_anything_is_lost(out: Path, packed: bool) -> None:
-    other = begin(out.with_name("other"))
+@pytest.mark.parametrize("changes", [{}, {"scores": ["entropy"]}])
+def test_the_run_json_of_another_run_is_refused_before_anything_is_lost(
+    out: Path, packed: bool, changes: dict[str, Any]
+) -> None:
+    other = begin(out.with_name("other"), **changes)
     run = begin(out) if packed else unpacked(begin(out))
     mine = (out / "run.json").read_bytes()
     shutil.copy(other.path / "run.json", out / "run.json")
     says = f"it has the id {other.meta['id']}, but 3 records name the run {run.meta['id']}"
-    refused(out, f"run.json is not of the records beside it: {says}")
+    looks = LOOKS if not changes else LOOKS[:-1]  # the fourth tells of the scores, which differ
+    for look in looks:
+        with pytest.raises(RunError, match=f"run.json is not of the records beside it: {says}"):
+            look(out)
     (out / "run.json").write_bytes(mine)
+    assert verify(out) == []
     assert content(go_on(out)) == content(run)
 
 

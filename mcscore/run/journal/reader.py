@@ -80,12 +80,12 @@ class JournalReader:
         Raises:
             RunError: the array's zarr.json is not what run.json says, or run.json is not of these records.
         """
+        found = self._decode_all()
         if why := self._array_damage():
             raise RunError(
                 f"{self._zarr_json}: {why}. The scores are not in this file: remove it, and scoring into {self.path} again "
                 "writes it"
             )
-        found = self._decode_all()
         return Survey(
             [each for each in found if isinstance(each, Record)],
             [each for each in found if isinstance(each, SpanDamage)],
@@ -228,7 +228,8 @@ class JournalReader:
         for at, record in enumerate(lines):
             if isinstance(record, Record):
                 span = self.spans[max(0, min(record.span.index, len(self.spans) - 1))]
-                found[span.index] = self._checked(record, span, self._packed)
+                if not isinstance(found.get(span.index), Record):
+                    found[span.index] = self._checked(record, span, self._packed)
             else:
                 torn[at] = f"line {at + 1}: {record}"
         lost = [span for span in self.spans[: self._packed_spans(lines)] if span.index not in found]
