@@ -47,7 +47,7 @@ def fill(path: Path, n: int, span: int, seed: int = 0) -> tuple[Journal, np.ndar
         begin = time.perf_counter()
         journal.commit(part, values, held=None, conditions=0, scored=part.n, seconds=1.0)
         seconds.append(time.perf_counter() - begin)
-    journal.pack(journal.records())
+    journal.pack(journal.survey().records)
     return journal, np.array(seconds)
 
 

@@ -15,6 +15,7 @@ import glob
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import stat
@@ -22,11 +23,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .paths import exists, files_below, is_directory, names_in
+
 TEMPORARY = ".tmp"
 DISCARDED = ".gone"
 STEPS = ("write", "sync", "rename", "link", "remove", "make_directory", "remove_tree")
 
 _count = itertools.count()
+_MADE_BESIDE = re.compile(rf"\.([0-9a-f]{{8}})-([0-9]{{1,9}})-[0-9]+{re.escape(TEMPORARY)}$", re.ASCII)
 
 # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -107,7 +111,8 @@ def replace_file(path: Path, *parts: Any) -> None:
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write to that becomes ``path`` at the end: replace_file for what does not fit in memory.
 
-    What a killed process of this machine left of an earlier try is removed first: it may be as large.
+    What killed processes of this machine left in the directory, of this or any other file, is removed first: it may be as
+    large.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -116,9 +121,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     >>> (folder / "a").read_bytes()
     b'new'
     """
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{TEMPORARY}"):
-        if _is_abandoned(leftover):
-            remove(leftover)
+    discard_abandoned(path.parent)
     temporary = _beside(path)
     try:
         write(temporary)
@@ -163,7 +166,7 @@ def move_files(source: Path, target: Path) -> None:
     old names back, so the caller discards ``source``.
     """
     touched = {target}
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+    for file in files_below(source):
         place = target / file.relative_to(source)
         create_directory(place.parent)
         rename(file, place)
@@ -178,7 +181,7 @@ def move_files(source: Path, target: Path) -> None:
 def create_directory(path: Path) -> None:
     """Make a directory and the missing ones above it, durable on return."""
     missing = [path, *path.parents]
-    missing = missing[: next(i for i, folder in enumerate(missing) if folder.exists())]
+    missing = missing[: next(i for i, folder in enumerate(missing) if exists(folder))]
     for folder in reversed(missing):
         make_directory(folder)
         sync(folder.parent)
@@ -246,6 +249,13 @@ def discard_temporaries(directory: Path, *patterns: str) -> None:
             remove(leftover)
 
 
+def discard_abandoned(directory: Path) -> None:
+    """Remove the temporary files in a directory whose process ran on this machine and is gone."""
+    for name in names_in(directory, f"*{TEMPORARY}"):
+        if _is_abandoned(directory / name) and not is_directory(directory / name):
+            remove(directory / name)
+
+
 # -- temporary names ---------------------------------------------------------------------------------------------------
 
 
@@ -271,11 +281,19 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_machine()}-{os.getpid()}-{next(_count)}{TEMPORARY}")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that is given here to a file that is not whole yet.
+
+    >>> is_temporary("scores.csv.0c4f1a2b-4711-0.tmp"), is_temporary("notes.tmp")
+    (True, False)
+    """
+    return _MADE_BESIDE.search(name) is not None
+
+
 def _is_abandoned(temporary: Path) -> bool:
     """Whether the process that made a temporary name ran on this machine and is gone."""
-    machine, _, rest = temporary.name.removesuffix(TEMPORARY).rpartition(".")[2].partition("-")
-    pid = rest.partition("-")[0]
-    return machine == _machine() and pid.isdigit() and not runs(int(pid))
+    made = _MADE_BESIDE.search(temporary.name)
+    return made is not None and made[1] == _machine() and not runs(int(made[2]))
 
 
 def _remove_if_unlocked(directory: Path) -> None:

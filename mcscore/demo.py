@@ -8,6 +8,7 @@ same number of items at random.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -22,10 +23,13 @@ from torch import Tensor, nn
 
 from .atomic import replaced
 from .cycle import Round, cycle
+from .paths import exists, is_directory, names_in
 from .pool import Pool
 
 START, PER_ROUND, ROUNDS, SEEDS, PASSES = 20, 10, 10, 3, 100
 _STEPS, _BATCH = 200, 32
+_SOURCE = "scikit-learn digits"
+_MADE = re.compile(r"pool\.zarr|curves\.png|seed-\d+-(bald|random)")  # what stands in the directory of a demo
 
 
 class BayesianCNN(nn.Module):
@@ -73,7 +77,7 @@ def load_digits() -> Digits:
 
 def new_pool(path: Path, digits: Digits) -> Pool:
     """Write the images of the pool to ``path``, without labels."""
-    return Pool.create(path, digits.pool_images, classes=[str(d) for d in range(10)], source="scikit-learn digits")
+    return Pool.create(path, digits.pool_images, classes=[str(d) for d in range(10)], source=_SOURCE)
 
 
 def _as_input(images: npt.NDArray[np.uint8]) -> Tensor:
@@ -126,11 +130,8 @@ def main(
         ImportError: scikit-learn or matplotlib is not installed.
     """
     out = Path(out)
-    if out.exists():
-        if not out.is_dir():
-            raise FileExistsError(f"{out} exists and is a file; choose another --out")
-        if not (out / "pool.zarr").exists() and any(out.iterdir()):
-            raise FileExistsError(f"{out} exists and does not hold an earlier demo; choose another --out")
+    _require_former_demo(out)
+    if exists(out):
         shutil.rmtree(out)
     begin = time.perf_counter()
     line = _ProgressLine(quiet)
@@ -191,6 +192,16 @@ def main(
         "curves": str(curves_png),
         "seconds": seconds,
     }
+
+
+def _require_former_demo(out: Path) -> None:
+    """FileExistsError if there is anything at ``out`` that no demo wrote: what is there will be removed."""
+    if exists(out) and not is_directory(out):
+        raise FileExistsError(f"{out} exists and is a file; choose another --out")
+    names = names_in(out)
+    foreign = [name for name in names if not _MADE.fullmatch(name)]
+    if foreign or (names and Pool.open(out / "pool.zarr").source != _SOURCE):
+        raise FileExistsError(f"{out} holds {(foreign or names)[0]} and is not a former demo; choose another --out")
 
 
 def _balanced_start(labels: npt.NDArray[np.int32], n: int, seed: int) -> npt.NDArray[np.int64]:

@@ -69,7 +69,7 @@ class PoolNotFoundError(RunError):
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived: what was committed is kept, and scoring into the same directory continues from there.
+    """SIGINT, SIGTERM or SIGHUP arrived: what was committed is kept, and scoring into the same directory continues from there.
 
     A KeyboardInterrupt and no ``Error``, so that ``except Exception`` around a long loop does not swallow it.
     """

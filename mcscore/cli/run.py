@@ -30,8 +30,13 @@ def run() -> None:
 @run.command("info", short_help="Describe RUN: what is done and left, speed, hardware.")
 @click.argument("path", metavar="RUN", type=PATH)
 @as_json
-def run_info(path: Path) -> None:
-    """Describe RUN: items done and left, speed, items without a score, hardware, and the process that writes into it."""
+@click.pass_context
+def run_info(ctx: click.Context, path: Path) -> None:
+    """Describe RUN: items done and left, speed, items without a score, hardware, and the process that writes into it.
+
+    The exit code is 1 if a record is damaged, so that what is shown may be less than what was done.
+    """
+    from ..run.journal import told
     from ..run.status import info
 
     status = info(path)
@@ -53,7 +58,13 @@ def run_info(path: Path) -> None:
         "writer": _writer(status.holder),
         "on disk": size(status.bytes),
     }
-    emit(status.facts(), *(f"{name:10}  {text}" for name, text in lines.items()))
+    shown = [f"{name:10}  {text}" for name, text in lines.items()]
+    if not run.damaged:
+        emit(status.facts(), *shown)
+        return
+    if not ctx.meta.get("json"):
+        click.echo("\n".join(shown))
+    fail(ctx, FAILED, f"{path}: {told(run.damaged)}; scoring into it again repairs it", "Damaged", **status.facts())
 
 
 def _some(items: int, names: list[str]) -> str:
@@ -90,6 +101,8 @@ def run_verify(ctx: click.Context, path: Path) -> None:
     found = verify(path)
     if not found:
         run = Run.open(path)
+        found = list(run.damaged)  # of a disk that fails from time to time
+    if not found:
         emit(
             {"run": str(path), "done": run.done, "items": run.n, "damage": []},
             f"{path}: {run.done:,} of {run.n:,} items are committed and intact",
@@ -103,18 +116,12 @@ def run_verify(ctx: click.Context, path: Path) -> None:
         f"{path} is damaged in {count(len(found), 'file')}; the `score` command of the run repairs it",
         "Damaged",
         run=str(path),
-        damage=[_damage_facts(damage) for damage in found],
+        damage=[damage.facts() for damage in found],
     )
 
 
 def _again(damage: SpanDamage) -> str:
     return f"; {damage.span} will be scored again" if damage.span else "; the file will be written again"
-
-
-def _damage_facts(damage: SpanDamage) -> dict[str, object]:
-    span = damage.span
-    items = {"span": span.index, "start": span.start, "stop": span.stop} if span else {}
-    return {"file": str(damage.file), "why": damage.why, **items}
 
 
 @click.command()

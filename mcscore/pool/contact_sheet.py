@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from ..atomic import replace_file
 from ..errors import PoolError
+from ..outputs import named_output
 from .decode import require_decoder
 from .pictures import is_image, pixels, thumbnail
 from .pool import Pool
@@ -21,7 +22,8 @@ def contact_sheet(pool: Pool, path: Path, count: int = 64) -> int:
     """Write a PNG of up to ``count`` items, spread evenly, as a grid; returns how many.
 
     Raises:
-        PoolError: the items are no images (see pictures.is_image); the pool is empty; Pillow is missing.
+        PoolError: the items are no images (see pictures.is_image); the pool is empty; Pillow is missing; there is something
+            else at ``path``.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -31,6 +33,7 @@ def contact_sheet(pool: Pool, path: Path, count: int = 64) -> int:
     """
     require_decoder()
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     if not is_image(pool.item_shape, pool.dtype):
         raise PoolError(
@@ -47,6 +50,14 @@ def contact_sheet(pool: Pool, path: Path, count: int = 64) -> int:
         left, top = (SIDE - tile.width) // 2, (SIDE - tile.height) // 2
         sheet.paste(tile, (i % columns * step + left, i // columns * step + top))
     out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
-    replace_file(path, out.getvalue())
+    made_by = PngInfo()
+    made_by.add_text("Software", "mcscore")
+    sheet.save(out, "PNG", optimize=True, pnginfo=made_by)
+    with named_output(path, "a contact sheet", _is_sheet, PoolError) as file:
+        file.write(out.getbuffer())
     return len(images)
+
+
+def _is_sheet(file: BinaryIO) -> bool:
+    start = file.read(256)
+    return start.startswith(b"\x89PNG") and b"tEXtSoftware\0mcscore" in start

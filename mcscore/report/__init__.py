@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from ..atomic import replace_file
+from ..errors import RunError
+from ..outputs import named_output, refuse_foreign
 from ..text import visible
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def write_report(
     """Write the report of ``run`` to ``out`` (default: report.html in the run's directory) and return its path.
 
     pool: the pool that was scored; default: where run.json says it is. Where that is gone, the page has no pictures and
-    says so. selection: a selection file of the run; default: the newest. An older page is replaced as the last step.
+    says so. selection: a selection file of the run; default: the newest. An older page is replaced as the last step, and
+    nothing else is.
 
     Raises ImportError if matplotlib, jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
     ``selection`` do not belong to the run.
@@ -41,8 +43,10 @@ def write_report(
     from .source import chosen_items, pool_of
     from .view import view
 
+    path = Path(run.path) / "report.html" if out is None else Path(out)
+    refuse_foreign(path, "a report", _is_report, RunError)  # before the minutes that the plots of a large run take
     pool, warnings = pool_of(run, pool)
-    variables = view(run, pool, chosen_items(run, selection), warnings)
+    variables = view(run, pool, chosen_items(run, selection, pool), warnings)
 
     def shown(value: object) -> object:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -55,6 +59,11 @@ def write_report(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    path = Path(run.path) / "report.html" if out is None else Path(out)
-    replace_file(path, pages.get_template("page.html").render(variables).encode("utf-8"))
+    page = pages.get_template("page.html").render(variables).encode("utf-8")
+    with named_output(path, "a report", _is_report, RunError) as file:
+        file.write(page)
     return path
+
+
+def _is_report(file: BinaryIO) -> bool:
+    return b'<meta name="generator" content="mcscore ' in file.read(4096)

@@ -29,24 +29,23 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
-    from ..errors import PoolNotFoundError
-    from ..run.identity import find_pool
+    from ..run.place import pool_unless_gone
 
-    try:
-        pool = find_pool(run, pool)
-    except PoolNotFoundError as error:
+    pool, error = pool_unless_gone(run, pool)
+    if pool is None:
+        assert error is not None
         return None, [f"No pictures, labels and class names: the pool is not where it was scored ({error.__cause__})."]
     if pool.n > run.n:
         return pool, [f"{pool.n - run.n:,} items were appended to the pool since it was scored; they are not shown."]
     return pool, []
 
 
-def chosen_items(run: Run, path: str | os.PathLike[str] | None = None) -> Chosen | None:
-    """Return the selection in ``path``, else the newest of the run, else None. RunError if it belongs to another run."""
-    from ..run.select import read_selection
+def chosen_items(run: Run, path: str | os.PathLike[str] | None = None, pool: Pool | None = None) -> Chosen | None:
+    """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run and pool."""
+    from ..run.select import read_selection, selections_of
 
-    if path is None and not any(run.path.glob("selection-*.parquet")):
+    if path is None and not selections_of(run.path):
         return None
-    file, table, how = read_selection(run, path)
+    file, table, how = read_selection(run, path, pool)
     ids = table.column("id").to_numpy().astype(np.int64)
     return Chosen(ids, how["by"], how["method"], how["radius"], file.name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .export import export
-from .journal import Journal, Record
+from .journal import Journal, Record, SpanDamage, told
 from .select import choose
 from .stored import StoredScores
 
@@ -24,6 +25,9 @@ class Run(StoredScores):
     What is not committed, labeled, excluded, or without a finite score reads NaN (predictions of classes: -1). Values
     are checked against their checksums whenever they are read: RunError names a damaged file.
 
+    Attributes:
+        damaged: files and spans whose record does not hold; these spans count as not committed.
+
     Example:
         >>> import tempfile, numpy, torch
         >>> from mcscore import Pool, Run, Scorer, score_pool
@@ -37,17 +41,33 @@ class Run(StoredScores):
     """
 
     def __init__(
-        self, journal: Journal, committed: Sequence[Record], pool: Pool | None = None, scorer: Scorer | None = None
+        self,
+        journal: Journal,
+        committed: Sequence[Record],
+        pool: Pool | None = None,
+        scorer: Scorer | None = None,
+        damaged: Sequence[SpanDamage] = (),
     ) -> None:
         """Use ``Run.open``, or what ``score_pool`` returns: that one remembers pool and scorer."""
         super().__init__(journal, committed)
+        self.damaged = tuple(damaged)
         self._pool, self._scorer = pool, scorer
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> Run:
-        """Open the run in a directory, complete or not. Raises RunError if there is none."""
+        """Open the run in a directory, complete or not; a warning names records that are damaged.
+
+        Raises:
+            RunError: there is no run, or its run.json, or the metadata of its scores, is damaged.
+        """
         journal = Journal.open(Path(path))
-        return Run(journal, journal.records())
+        committed, damaged = journal.survey()
+        if damaged:
+            warnings.warn(
+                f"{path}: {told(damaged)}. These spans count as not done; scoring into the run again repairs it",
+                stacklevel=2,
+            )
+        return Run(journal, committed, damaged=damaged)
 
     def select(
         self,

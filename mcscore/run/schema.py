@@ -3,6 +3,9 @@
 A field that a file lacks has the default written here, so that a new option does not end an old run. A field that is not
 written here is refused by name: the file was written by a newer mcscore, and ignoring what it says could mix scores.
 
+A field of another type than is written here, or with a value that no run has, is refused by name, too. run.json ends in a
+checksum of its fields (see fields.py), which files of before it was introduced lack.
+
 A new setting of ``Scorer.describe()`` needs one line in ``Settings``: its name and the default that older runs had.
 """
 
@@ -17,11 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import RunError
+from ..fields import annotations_of, fits, kind_of, parse, sealed, shown, unsealed
 from .spans import Span
 
 FORMAT = "mcscore-run"
 VERSION = 2
 JSON = dict[str, Any]
+SPANS_MAX = 1 << 24  # all are held in memory, and each is a file
 T = TypeVar("T")
 
 
@@ -124,17 +129,22 @@ class RunHeader:
         settings = data.pop("settings")
         return {"format": FORMAT, "version": VERSION, **data, **settings}
 
+    def to_bytes(self) -> bytes:
+        """The file run.json: the fields and their checksum."""
+        return (json.dumps(sealed(self.to_json()), indent=1) + "\n").encode()
+
     @staticmethod
     def from_json(data: Any, file: Path) -> RunHeader:
-        """Check and read the content of run.json.
+        """Check and read the content of run.json, without its checksum.
 
         Raises:
-            RunError: ``file`` is not a run.json, is of another version, or has a field that this version does not know.
+            RunError: ``file`` is not a run.json, is of another version, has a field that this version does not know, or one
+                of a wrong type or value.
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise RunError(f"{file.parent} is not a run: its run.json does not have the format {FORMAT!r}")
         version = data.get("version")
-        if not isinstance(version, int) or version > VERSION:
+        if type(version) is not int or version > VERSION:
             raise RunError(
                 f"{file.parent} is a run of format version {version!r}; this mcscore reads version {VERSION}: upgrade mcscore"
             )
@@ -143,17 +153,44 @@ class RunHeader:
                 f"{file.parent} is a run of format version {version}, which this mcscore does not read (it reads {VERSION}): "
                 "score the pool into another directory"
             )
+        if "settings" in data:
+            raise RunError(_unknown(str(file), "settings"))
         names = {_key(each.name) for each in dataclasses.fields(Settings)}
         own = {name: value for name, value in data.items() if name not in names and name not in ("format", "version")}
         settings = {name: value for name, value in data.items() if name in names}
         where = str(file)
         header = from_json(RunHeader, {**own, "settings": from_json(Settings, settings, where)}, where)
-        return dataclasses.replace(
+        header = dataclasses.replace(
             header,
             pool=from_json(PoolState, header.pool, f"{where}: pool"),
             grown=tuple(from_json(PoolState, former, f"{where}: grown") for former in header.grown),
             hardware=tuple(from_json(Hardware, each, f"{where}: hardware") for each in header.hardware),
         )
+        header.refuse_impossible(where)
+        return header
+
+    def refuse_impossible(self, where: str) -> None:
+        """Raise RunError, which begins with ``where``, if a field has a value that no run can have."""
+        states, settings = [self.pool, *self.grown], self.settings
+        items = [state.n for state in states]
+        limits: list[tuple[bool, str, Any, str]] = [
+            (len(self.id) == 32 and set(self.id) <= _HEXADECIMAL, "id", self.id, "32 hexadecimal digits"),
+            (min(items) > 0 and max(items) < 2**63, "pool.n", items, "whole numbers from 1 to 2^63 - 1"),
+            (items[0] == max(items), "grown", items[1:], f"numbers of items up to those of the pool, {items[0]}"),
+            (0 < self.span <= self.pool.n, "span", self.span, f"a whole number from 1 to {self.pool.n}"),
+            (self.block_items > 0, "block_items", self.block_items, "a whole number from 1 on"),
+            (0 < settings.passes <= 1 << 16, "passes", settings.passes, "a whole number from 1 to 65,536"),
+            (0 <= settings.seed < 1 << 64, "seed", settings.seed, "a whole number from 0 to 2^64 - 1"),
+            (0 < len(self.rows) - 1 < len(set(self.rows)), "scores", settings.scores, "names, each once"),
+        ]
+        for holds, name, value, wanted in limits:
+            if not holds:
+                raise RunError(f"{where}: the field {name!r} is {shown(value)}; {wanted} is needed")
+        if (spans := -(-self.pool.n // self.span)) > SPANS_MAX:
+            raise RunError(
+                f"{where}: the field 'span' is {self.span}, which cuts {self.pool.n:,} items into {spans:,} spans; "
+                f"at most {SPANS_MAX:,} are possible: choose a larger span"
+            )
 
 
 class Record(NamedTuple):
@@ -209,10 +246,16 @@ class Record(NamedTuple):
         """Read a record; written out field by field for speed.
 
         Raises:
-            RunError: a field is missing, or is one that this version does not know.
+            RunError: a field is missing, of a wrong type, or is one that this version does not know.
         """
-        if not data.keys() <= _RECORD_FIELDS:
-            raise RunError(_unknown(str(file), min(data.keys() - _RECORD_FIELDS)))
+        if not isinstance(data, dict):
+            raise RunError(f"{file} holds {shown(data)}; a record is an object of JSON")
+        if not data.keys() <= _RECORD_FIELDS.keys():
+            raise RunError(_unknown(str(file), min(data.keys() - _RECORD_FIELDS.keys())))
+        for name, value in data.items():
+            wanted = _RECORD_FIELDS[name]
+            if type(value) not in wanted or (type(value) is list and not _ELEMENTS[name].issuperset(map(type, value))):
+                raise RunError(f"{file}: the field {name!r} is {shown(value)}, which is of a wrong type")
         try:
             start = data["start"]
             return Record(
@@ -221,34 +264,55 @@ class Record(NamedTuple):
                 scored=data["scored"],
                 crc32c=tuple(data["crc32c"]),
                 nonfinite_ids=tuple(data.get("nonfinite_ids", ())),
-                unreadable=tuple((a, b) for a, b in data.get("unreadable", ())),
+                unreadable=tuple(_pair(pair) for pair in data.get("unreadable", ())),
                 seconds=data.get("seconds", 0.0),
                 hardware=data.get("hardware", 0),
                 plan=data.get("plan"),
             )
         except KeyError as error:
             raise RunError(f"{file} lacks the field {error}") from None
+        except ValueError:
+            raise RunError(f"{file}: the field 'unreadable' is {shown(data['unreadable'])}; pairs are needed") from None
 
 
-_RECORD_FIELDS = {
-    *("run", "span", "start", "n", "scored", "crc32c"),
-    *("nonfinite_ids", "unreadable", "seconds", "hardware", "plan"),
+_HEXADECIMAL = frozenset("0123456789abcdef")
+# Not by fields.fits, which takes 10 us for a record.
+_RECORD_FIELDS: dict[str, tuple[type, ...]] = {
+    "run": (str,),
+    **dict.fromkeys(("span", "start", "n", "scored", "hardware"), (int,)),
+    **dict.fromkeys(("crc32c", "nonfinite_ids", "unreadable"), (list,)),
+    "seconds": (int, float),
+    "plan": (dict, types.NoneType),
 }
+_ELEMENTS: dict[str, set[type]] = {"crc32c": {int}, "nonfinite_ids": {int}, "unreadable": {list}}
+
+
+def _pair(value: list[Any]) -> tuple[int, int]:
+    start, stop = value
+    if not {int}.issuperset((type(start), type(stop))):
+        raise ValueError
+    return start, stop
 
 
 def read_header(path: Path) -> RunHeader:
     """Read run.json in the directory ``path``.
 
     Raises:
-        RunError: there is none, or it cannot be read, see ``RunHeader.from_json``.
+        RunError: there is none, it is damaged, or it cannot be read, see ``RunHeader.from_json``.
     """
     file = path / "run.json"
     try:
-        data = json.loads(file.read_bytes())
+        data = parse(file.read_bytes())
+        data = unsealed(data) if isinstance(data, dict) else data
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run: it has no run.json; `mcscore score` makes one") from None
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}; nothing was changed") from error
     except ValueError as error:
-        raise RunError(f"{file} cannot be read ({error}): the run is lost, remove it") from error
+        raise RunError(
+            f"{file} is damaged: {error}. The scores lie in other files ({path / 'scores.zarr'}, {path / 'commits'}), so "
+            "keep the directory: put run.json back from a copy, and `mcscore run verify` checks it against them"
+        ) from error
     return RunHeader.from_json(data, file)
 
 
@@ -256,16 +320,20 @@ def from_json(schema: type[T], data: Any, where: str, hint: str = "") -> T:
     """Read an object of JSON as a dataclass; objects within it are read if the field's default or name says so.
 
     Raises:
-        RunError: a field without a default is missing, or one is unknown.
+        RunError: a field without a default is missing, or one is unknown or of a wrong type.
     """
     if not isinstance(data, Mapping):
-        raise RunError(f"{where} is {type(data).__name__}, not an object of JSON")
+        raise RunError(f"{where} is {shown(data)}; an object of JSON is needed")
     known: dict[str, Any] = {_key(each.name): each for each in dataclasses.fields(schema)}  # type: ignore[arg-type]
     if unknown := sorted(data.keys() - known.keys()):
         raise RunError(_unknown(where, unknown[0], hint))
     for name, each in known.items():
         if name not in data and each.default is MISSING and each.default_factory is MISSING:
             raise RunError(f"{where} lacks the field {name!r}")
+    wanted = annotations_of(schema)
+    for name, value in data.items():
+        if not fits(value, wanted[known[name].name]):
+            raise RunError(_wrong(where, name, value, wanted[known[name].name]))
     values = {known[name].name: value for name, value in data.items()}
     if "model" in values and "model" in known and isinstance(values["model"], Mapping):
         values["model"] = from_json(Model, values["model"], f"{where}: model", hint)
@@ -294,3 +362,7 @@ def _key(name: str) -> str:
 
 def _unknown(where: str, name: str, hint: str = "") -> str:
     return f"{where} has the unknown field {name!r}: " + (hint or "it was written by a newer mcscore; upgrade mcscore")
+
+
+def _wrong(where: str, name: str, value: Any, wanted: Any) -> str:
+    return f"{where}: the field {name!r} is {shown(value)}; {kind_of(wanted)} is needed"

@@ -70,7 +70,7 @@ def score_pool(
             is being written by another process; the model failed on a block (named); a chunk of the pool cannot be read
             (chunk, file and items are named); the disk is full. What was committed stays.
         ChunkError: a file of the pool is missing. Nothing is written then.
-        Stopped: SIGINT or SIGTERM came; what was committed stays.
+        Stopped: SIGINT, SIGTERM or SIGHUP came; what was committed stays.
         Exception: what ``Scorer.prepare`` raises for a model that cannot be scored. Nothing is on disk then.
 
     Example:

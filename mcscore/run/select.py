@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError
+from ..paths import names_in
 from .identity import find_pool
 from .normalize import own_scorer
 from .prefetch import STRIDE, Skipped
+from .spans import Span
 from .stored import StoredScores
 
 if TYPE_CHECKING:
@@ -167,29 +169,60 @@ def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> np
     return np.concatenate(chosen)
 
 
-def read_selection(run: StoredScores, path: str | os.PathLike[str] | None = None) -> tuple[Path, Any, dict[str, Any]]:
+def read_selection(
+    run: StoredScores, path: str | os.PathLike[str] | None = None, pool: Pool | None = None
+) -> tuple[Path, Any, dict[str, Any]]:
     """Read a selection file of ``run``; without a path the newest in its directory.
 
     Returns:
         The file, its pyarrow.Table, and how it was chosen.
 
     Raises:
-        RunError: there is none, it cannot be read, or it was selected from another run.
+        RunError: there is none, it cannot be read, it was selected from another run, it has items that the run has no score
+            of, or that have other keys in ``pool``.
     """
     from ..selection.result import read_parquet
 
-    if path is None:
-        files = sorted(run.path.glob("selection-*.parquet"), key=lambda file: file.stat().st_mtime_ns)
-        if not files:
-            raise RunError(f"there is no selection in {run.path}; `mcscore select` makes one")
-        path = files[-1]
     try:
+        if path is None:
+            files = selections_of(run.path)
+            if not files:
+                raise RunError(f"there is no selection in {run.path}; `mcscore select` makes one")
+            path = files[-1]
         table, how = read_parquet(path)
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path or run.path} cannot be read: {error}") from error
     if (other := how.get("run")) != run.meta["id"]:
         raise RunError(f"{path} was selected from another run (id {other}), not from {run.path} (id {run.meta['id']})")
+    by = how.get("by")
+    if not isinstance(by, str) or by not in run.meta["scores"]:
+        raise RunError(f"{path} was selected by {by!r}; {run.path} has {', '.join(run.meta['scores'])}. Select again")
+    _refuse_unknown_items(run, Path(path), table, by, pool)
     return Path(path), table, how
+
+
+def selections_of(run: Path) -> list[Path]:
+    """The selection files in a run directory, the newest last."""
+    files = [run / name for name in names_in(run, "selection-*.parquet")]
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns)
+
+
+def _refuse_unknown_items(run: StoredScores, path: Path, table: Any, by: str, pool: Pool | None) -> None:
+    ids = table["id"].to_numpy()
+    if len(beyond := ids[ids >= run.n]):
+        raise RunError(f"{path} has the item {beyond[0]}, but {run.path} has {run.n:,} items. Select again")
+    if len(without := ids[np.isnan(run.values(by, ids))]):
+        index, size = int(without[0]) // run.meta["span"], run.meta["span"]
+        span = Span(index, index * size, min((index + 1) * size, run.n))
+        raise RunError(
+            f"item {without[0]} of {path} has no {by} in {run.path}: {span} is not committed, or its record is damaged. "
+            "`mcscore run verify` tells; scoring into the run again repairs it"
+        )
+    if pool is None or "key" not in table.column_names or (keys := pool.keys_of(ids)) is None:
+        return
+    for id, said, key in zip(ids.tolist(), table["key"].to_pylist(), keys.tolist(), strict=True):
+        if (said or "") != key:
+            raise RunError(f"item {id} has the key {said!r} in {path}, but {key!r} in {pool.path}. Select again")
 
 
 def _write(run: StoredScores, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
@@ -199,7 +232,7 @@ def _write(run: StoredScores, pool: Pool, selection: Selection, how: dict[str, A
         columns = {"key": keys, **columns}
     path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"
     try:
-        others = [file.stat().st_mtime_ns for file in run.path.glob("selection-*.parquet") if file != path]
+        others = [file.stat().st_mtime_ns for file in selections_of(run.path) if file != path]
         selection.write_parquet(path, columns, how)
         if others and path.stat().st_mtime_ns <= max(others):  # the clock went back: the newest must stay the newest
             os.utime(path, ns=(max(others) + 1,) * 2)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request that is read between blocks, instead of an exception at any bytecode."""
+"""SIGINT, SIGTERM and SIGHUP as a request that is read between blocks, instead of an exception at any bytecode."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block; outside the main thread, where Python delivers none, do nothing."""
+    """Catch SIGINT, SIGTERM and SIGHUP (a closed terminal) inside the block.
+
+    Outside the main thread, where Python delivers none, do nothing.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         former = signal.getsignal(number)
         # None: a handler set by C code, which Python could not put back. Ignored signals (nohup) stay ignored.
         if former is not None and former != signal.SIG_IGN:

@@ -13,6 +13,9 @@ import numpy as np
 
 from .. import atomic
 from ..errors import ChunkError, RunError
+from ..fields import parse
+from ..outputs import owner_of
+from ..paths import exists, files_below, is_directory, names_in
 from ..store.lock import locked
 from .hardware import class_of, conditions, hardware_of
 from .identity import new_header, refuse_difference, state_of, versions, warn_of_other_versions
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FIRST_BLOCK = 4096  # items shown to the scorer to plan with
-_UNFINISHED = {"lock", "commits", "scores.zarr"}  # what a run that was killed while it was made may have left
+_UNFINISHED = ("lock", "commits", "scores.zarr")  # what a run that was killed while it was made may have left
 
 
 @dataclass(frozen=True)
@@ -83,25 +86,41 @@ class Job:
 
 def is_run(path: Path) -> bool:
     """Whether there is a run at ``path``; RunError if there is anything else."""
-    if (path / "run.json").exists():
-        return True
-    if path.is_symlink() and not path.exists():
-        raise RunError(f"{path} is a link to nothing; choose another directory")
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} exists and is a file; a run is a directory: choose another")
-    if path.exists():
-        _require_unfinished(path)
-    return False
+    with writing(f"{path} cannot be looked at"):
+        if exists(path / "run.json"):
+            return True
+        if path.is_symlink() and not exists(path):
+            raise RunError(f"{path} is a link to nothing; choose another directory")
+        if exists(path) and not is_directory(path):
+            raise RunError(f"{path} exists and is a file; a run is a directory: choose another")
+        if exists(path):
+            _require_unfinished(path)
+        if owner := owner_of(path):
+            raise RunError(f"{path} would be in the {owner[0]} {owner[1]}, among its files; choose another directory")
+        return False
 
 
 def _require_unfinished(path: Path) -> None:
     """An existing directory without run.json must be empty, or a run that was killed while it was made."""
-    names = {child.name for child in path.iterdir() if not child.name.startswith("run.json.")}
-    commits = path / "commits"
-    if names - _UNFINISHED or (
-        commits.is_dir() and any(child.suffix != atomic.TEMPORARY for child in commits.iterdir())
-    ):
-        raise RunError(f"{path} exists and is not a run (it has no run.json); choose another directory")
+    foreign = [Path(name) for name in names_in(path) if name not in _UNFINISHED and not atomic.is_temporary(name)]
+    foreign += [file.relative_to(path) for file in files_below(path) if not _is_of_a_run(file, file.relative_to(path))]
+    if foreign:
+        raise RunError(f"{path} holds {foreign[0]} and is not a run (it has no run.json); choose another directory")
+
+
+def _is_of_a_run(file: Path, inside: Path) -> bool:
+    """Whether a file is one that is there before run.json is, and not another's of the same name."""
+    if atomic.is_temporary(file.name):
+        return True
+    if str(inside) == "lock":
+        return file.read_bytes()[:7] in (b"", b'{"pid":')
+    if str(inside) != "scores.zarr/zarr.json":
+        return False
+    try:
+        found = parse(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("dimension_names") == ["score", "item"]
 
 
 @contextlib.contextmanager
@@ -120,7 +139,7 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
     span = min(options.span, pool.n) if options.span is not None else default_span(pool.n, step, flops, item_bytes)
     header = new_header(pool, settings, span, default_block(span, step, item_bytes), options.labeled, hardware)
-    made = not path.exists()
+    made = not exists(path)
     with writing(f"{path} could not be made a run"):
         atomic.create_directory(path)
     with _locked(path):
@@ -128,7 +147,7 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
             with writing(f"{path} could not be made a run"):
                 journal = Journal.create(path, header)
         except RunError:
-            if made and not (path / "run.json").exists():  # nobody else's either: we hold the lock
+            if made and not exists(path / "run.json"):  # nobody else's either: we hold the lock
                 shutil.rmtree(path, ignore_errors=True)
             raise
         yield Job(journal, [], open_tasks(journal, [], options.retry), skipped, options, hardware, settings)

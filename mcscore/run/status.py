@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..paths import files_below
 from ..store.lock import Holder, holder_of
 from .journal import Journal, SpanDamage
 from .run import Run
@@ -66,14 +67,15 @@ class Status:
             "hardware": run.meta["hardware"],
             "lock": None if self.holder is None else self.holder.facts(),
             "bytes": self.bytes,
+            "damage": [each.facts() for each in run.damaged],
         }
 
 
 def info(path: str | os.PathLike[str]) -> Status:
     """Tell how the run in the directory ``path`` stands. Raises RunError if there is none."""
     journal = Journal.open(Path(path))
-    committed = journal.records()
-    run = Run(journal, committed)
+    committed, damaged = journal.survey()
+    run = Run(journal, committed, damaged=damaged)
     whole = sum(record.span == journal.spans[record.span.index] for record in committed)
     left = run.n - run.done
     return Status(
@@ -84,7 +86,7 @@ def info(path: str | os.PathLike[str]) -> Status:
         run.nonfinite_ids.tolist(),
         ranges_of(run.unreadable_ids),
         holder_of(run.path),
-        sum(_size(Path(folder) / name) for folder, _, names in os.walk(run.path) for name in names),
+        sum(map(_size, files_below(run.path))),
     )
 
 

@@ -1,27 +1,32 @@
 """A selection, and its Parquet file.
 
 File, version 2: columns id (int64), rank (int64, 0 = best), score (float32), then any others that the writer adds (key,
-prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null) and the fields
-that the writer adds (by, run). A file without ``version`` has version 1, which differs in that field alone.
+prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null), the fields that
+the writer adds (by, run), and ``content``, a checksum of all columns. The metadata "mcscore_checksum" is a checksum of that JSON,
+so neither can be lost unseen. Files written before the checksums have neither. A file without ``version`` has version 1, which
+differs in that field alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..atomic import replaced
 from ..errors import RunError
+from ..fields import parse
+from ..outputs import named_output
 
 SELECTION_VERSION = 2
 COLUMNS = {"id": "int64", "rank": "int64", "score": "float32"}
 """The columns that every selection has, with their Arrow types."""
+_CHECKSUM = "mcscore_checksum"
 _METADATA: dict[str, tuple[type, ...]] = {"k": (int,), "method": (str,), "radius": (int, float, type(None))}
 
 
@@ -54,7 +59,8 @@ class Selection:
     def to_table(self, columns: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> Any:
         """Make a pyarrow.Table of the columns id, rank, score and ``columns`` (name -> k values, such as keys).
 
-        Its schema metadata "mcscore" is JSON: version, k, method, radius and the fields of ``metadata`` (by, run).
+        Its schema metadata "mcscore" is JSON: version, k, method, radius, the fields of ``metadata`` (by, run) and a checksum of
+        the columns. "mcscore_checksum" is the checksum of that JSON.
 
         Raises:
             ValueError: a column has not k values, or a column or metadata field has the name of one of the selection's own.
@@ -70,10 +76,11 @@ class Selection:
             data[name] = values
         fields = {"version": SELECTION_VERSION, "k": len(self), "method": self.method, "radius": self.radius}
         for name in metadata or {}:
-            if name in fields:
+            if name in (*fields, "content"):
                 raise ValueError(f"metadata {name!r} is one of the selection's own: choose another name")
-        text = json.dumps({**fields, **(metadata or {})})
-        return pyarrow.table(data).replace_schema_metadata({"mcscore": text})
+        table = pyarrow.table(data)
+        text = json.dumps({**fields, **(metadata or {}), "content": _content_of(table)}, allow_nan=False)
+        return table.replace_schema_metadata({"mcscore": text, _CHECKSUM: _sha256(text.encode())})
 
     def write_parquet(
         self,
@@ -81,13 +88,17 @@ class Selection:
         columns: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write :meth:`to_table` as Parquet, whole or not at all, durable on return, and return the path."""
+        """Write :meth:`to_table` as Parquet, whole or not at all, durable on return, and return the path.
+
+        Raises:
+            RunError: ``path`` holds something that is not a selection, or lies among the files of a run or pool.
+        """
         import pyarrow.parquet
 
         where = Path(path)
         table = self.to_table(columns, metadata)
-        with replaced(where) as file:
-            pyarrow.parquet.write_table(table, file)
+        with named_output(where, "a selection", _is_selection, RunError) as file:
+            pyarrow.parquet.write_table(table, file, write_page_checksum=True)
         return where
 
 
@@ -102,22 +113,11 @@ def read_parquet(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     ([7], 2, 'none')
 
     Raises:
-        RunError: the file is not a selection, is damaged, or was written by a newer version of mcscore.
+        RunError: no selection, damaged, or written by a newer version of mcscore; ids or ranks that are negative or stand
+            twice; scores that are not finite.
+        OSError: the file cannot be opened.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with open(path, "rb") as file:
-            table = pyarrow.parquet.read_table(file)
-    except pyarrow.ArrowException as error:
-        raise RunError(f"{path}: cannot be read as Parquet: {error}") from error
-    try:
-        metadata = json.loads((table.schema.metadata or {}).get(b"mcscore", b"null"))
-    except ValueError as error:
-        raise RunError(f"{path}: schema metadata 'mcscore' is not JSON: {error}") from error
-    if not isinstance(metadata, dict):
-        raise RunError(f"{path}: not a selection of mcscore: schema metadata 'mcscore' is missing or not a JSON object")
+    table, metadata = _read_checked(path)
     version = metadata.setdefault("version", 1)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise RunError(f"{path}: version must be a whole number >= 1, got {version!r}")
@@ -136,4 +136,84 @@ def read_parquet(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
             raise RunError(f"{path}: column {name!r} must be {kind}, is {found}")
     if metadata["k"] != table.num_rows:
         raise RunError(f"{path}: k = {metadata['k']}, but the file has {table.num_rows} rows")
+    _refuse_impossible(path, table)
     return table, metadata
+
+
+def _read_checked(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """The table and its metadata, unchanged since they were written."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with open(path, "rb") as file:
+        try:
+            table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
+            table.validate(full=True)  # of text: that it is UTF-8
+            said, content_now = table.schema.metadata or {}, _content_of(table)
+        # Whatever a footer of nonsense leads to: pyarrow passes on what C++ and Python raise.
+        except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+            raise RunError(f"{path}: cannot be read as Parquet: {error}. Select again") from error
+    text = said.get(b"mcscore")
+    try:
+        metadata = parse(text) if text is not None else None
+    except ValueError as error:
+        raise RunError(f"{path}: schema metadata 'mcscore' is no JSON: {error}") from error
+    if not isinstance(metadata, dict) or text is None:
+        raise RunError(f"{path}: not a selection of mcscore: schema metadata 'mcscore' is missing or no JSON object")
+    content, checksum = metadata.pop("content", None), said.get(_CHECKSUM.encode())
+    if content is None and checksum is None:  # of before there were checksums
+        return table, metadata
+    if checksum is None or checksum.decode("ascii", "replace") != _sha256(text) or content != content_now:
+        raise RunError(f"{path}: is damaged: checksum mismatch, it is not as it was written. Select again")
+    return table, metadata
+
+
+def _refuse_impossible(path: str | os.PathLike[str], table: Any) -> None:
+    """Raise RunError if a column has values that no selection has."""
+    for name in COLUMNS:
+        if table[name].null_count:
+            raise RunError(f"{path}: column {name!r} has {table[name].null_count} rows without a value")
+    ids, rank, scores = (table[name].to_numpy() for name in COLUMNS)
+    for name, values in (("id", ids), ("rank", rank)):
+        if (values < 0).any():
+            raise RunError(f"{path}: column {name!r} has the negative value {values.min()}")
+        found, times = np.unique(values, return_counts=True)
+        if (times > 1).any():
+            raise RunError(f"{path}: column {name!r} has the value {found[times > 1][0]} more than once")
+    if not np.isfinite(scores).all():
+        raise RunError(f"{path}: item {ids[~np.isfinite(scores)][0]} has no finite score")
+
+
+def _is_selection(file: BinaryIO) -> bool:
+    """Whether an open file is a selection that mcscore wrote, whole or damaged behind its schema."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return False
+    return b"mcscore" in (schema.metadata or {}) and schema.names[: len(COLUMNS)] == list(COLUMNS)
+
+
+def _content_of(table: Any) -> str:
+    """The checksum of all columns: their names, types and values."""
+    digest = hashlib.sha256()
+    for field in table.schema:
+        column = table[field.name]
+        digest.update(json.dumps([field.name, str(field.type), len(column)]).encode())
+        if _is_number(field.type) and not column.null_count:
+            digest.update(np.ascontiguousarray(column.to_numpy()).data)
+        else:
+            digest.update(json.dumps(column.to_pylist(), default=repr).encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)
+
+
+def _sha256(text: bytes) -> str:
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"

@@ -21,7 +21,9 @@ from typing import Any
 
 from .. import atomic
 from ..errors import Error
+from ..paths import exists, names_in
 
+_PROCESSES = Path("/proc")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere the host name alone tells machines apart
 
 
@@ -80,15 +82,45 @@ def _acquire(path: Path, error: type[Error]) -> int:
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
-            holder = _holder(path)
-            who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-            raise error(f"{path.parent} is being written by {who}; wait for it, or stop it first") from None
+            raise error(
+                f"{path.parent} is being written by {_who_holds(path)}; wait for it, or stop it first"
+            ) from None
         except OSError as cause:
             os.close(descriptor)
             raise error(
                 f"{path}: this file system cannot lock files ({cause.strerror}); put {path.parent} on a local disk"
             ) from cause
         os.close(descriptor)  # the last holder removed the file between open and flock here: try the new file
+
+
+def _who_holds(path: Path) -> str:
+    """Name the process that holds the kernel's lock: the one that took it, or one that was forked from it since."""
+    holder, holding = _holder(path), _processes_holding(path)
+    host = holder["host"] if holder else socket.gethostname()
+    if holding and (holder is None or int(holder["pid"]) not in holding):
+        forked = f", which inherited the lock of process {holder['pid']}" if holder else ""
+        return f"process {holding[0]} on {host}{forked}"
+    return f"process {holder['pid']} on {host}" if holder else "another process"
+
+
+def _processes_holding(path: Path) -> list[int]:
+    """The processes of this machine that hold the lock of a file, as far as /proc (of Linux) may be read.
+
+    A lock belongs to an open file. A forked child has that file, too, and holds the lock when its parent is gone.
+    """
+    found = []
+    for pid in names_in(_PROCESSES, "[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or is another user's
+            file = os.stat(path)
+            for descriptor in os.listdir(_PROCESSES / pid / "fd"):
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    if (
+                        os.path.samestat(os.stat(_PROCESSES / pid / "fd" / descriptor), file)
+                        and "FLOCK" in (_PROCESSES / pid / "fdinfo" / descriptor).read_text()
+                    ):
+                        found.append(int(pid))
+                        break
+    return sorted(found)
 
 
 def _is_named(path: Path, descriptor: int) -> bool:
@@ -129,14 +161,20 @@ class Holder:
 
 
 def holder_of(directory: Path) -> Holder | None:
-    """Return who writes into a directory, by its lock file; None if nobody does. Takes no lock, so no writer is disturbed."""
+    """Return who writes into a directory, by its lock file; None if nobody does. Takes no lock, so no writer is disturbed.
+
+    Where the process that the file names is gone, and one that it forked still holds the lock, that one is named.
+    """
     holder, me = _holder(directory / "lock"), _me()
     if holder is None:
         return None
     pid = int(holder["pid"])
     if holder["host"] != me["host"]:
         return Holder(pid, holder["host"], None)
-    return Holder(pid, holder["host"], holder["boot_id"] == me["boot_id"] and atomic.runs(pid))
+    if holder["boot_id"] == me["boot_id"] and atomic.runs(pid):
+        return Holder(pid, holder["host"], True)
+    holding = _processes_holding(directory / "lock")
+    return Holder(holding[0] if holding else pid, holder["host"], bool(holding))
 
 
 def _holder(path: Path) -> dict[str, str] | None:
@@ -149,5 +187,5 @@ def _holder(path: Path) -> dict[str, str] | None:
 
 
 def _me() -> dict[str, str]:
-    boot_id = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    boot_id = _BOOT_ID.read_text().strip() if exists(_BOOT_ID) else ""
     return {"pid": str(os.getpid()), "host": socket.gethostname(), "boot_id": boot_id}

@@ -4,6 +4,7 @@ together, as the last bits of matrix products do: a run that is not taken up exa
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from mcscore import fields
 from mcscore.errors import ChunkError
+from mcscore.fields import unsealed
 from mcscore.pool import Batch
 from mcscore.run import score_pool
 from mcscore.run.run import Run
@@ -174,6 +177,13 @@ def unpacked(run: Run) -> Run:
 
 def go_on(out: Path, **changes: Any) -> Run:
     return begin(out, step=changes.pop("step", 2), **changes)
+
+
+def reheader(run: Path, sealed: bool = False, **changes: Any) -> None:
+    """Give run.json other fields, ... for none; as an mcscore without checksums would have written it, unless sealed."""
+    said = unsealed(json.loads((run / "run.json").read_bytes())) | changes
+    said = {name: value for name, value in said.items() if value is not ...}
+    (run / "run.json").write_text(json.dumps(fields.sealed(said) if sealed else said))
 
 
 def content(run: Run) -> dict[str, bytes]:

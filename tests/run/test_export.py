@@ -271,8 +271,8 @@ def test_a_pool_that_is_gone_costs_the_keys(out: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_path: Path) -> None:
-    out = tmp_path / "there"
-    out.write_text("before")
+    out = run.export(format, tmp_path / "there", prefix="before/")
+    before = out.read_bytes()
     shard = run.path / "scores.zarr" / "c" / "0" / "2"
     data = shard.read_bytes()
     shard.write_bytes(data[:-1])
@@ -281,7 +281,7 @@ def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_p
             Run.open(run.path).export(format, out)
     finally:
         shard.write_bytes(data)
-    assert out.read_text() == "before"
+    assert out.read_bytes() == before
     assert os.listdir(tmp_path) == ["there"]
 
 
@@ -321,7 +321,7 @@ from pathlib import Path
 n, out = int(sys.argv[1]), Path(sys.argv[2])
 journal = fill(out, n, 1 << 16)[0]
 for format in ("parquet", "csv", "jsonl"):
-    Run(journal, journal.records()).export(format, out / format)
+    Run(journal, journal.survey().records).export(format, out / format)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 

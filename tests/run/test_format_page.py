@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import struct
@@ -15,6 +16,7 @@ from mcscore.run import Run
 from mcscore.run.schema import Hardware, Model, PoolState, Record, RunHeader, read_header
 from mcscore.run.spans import Span
 
+from .fakes import begin
 from .make_golden import GOLDEN
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -39,14 +41,14 @@ def test_every_field_of_run_json_is_on_the_page_with_its_default() -> None:
             "block_items": 1,
             "model": {"fingerprint": ""},
             "passes": 1,
-            "scores": [],
+            "scores": ["bald"],
         },
         Path("run.json"),
     )
     said, listed = header.to_json(), fields_of("run.json")
-    assert set(listed) == set(said)
+    assert set(listed) == {*said, "checksum"}
     for name, default in listed.items():
-        if default != "*required*":
+        if default not in ("*required*", "none"):
             assert json.loads(default.strip("`")) == said[name], name
     for schema in (Hardware, Model, PoolState):
         for field in dataclasses.fields(schema):
@@ -60,6 +62,16 @@ def test_every_field_of_a_record_is_on_the_page() -> None:
     required = {name for name, default in listed.items() if default == "*required*"}
     minimal = {name: value for name, value in full.to_json().items() if name in required}
     assert Record.from_json(minimal, Path("record")).to_json() == minimal | {"seconds": 0.0}
+
+
+def test_the_checksum_of_run_json_is_computed_as_the_page_says(tmp_path: Path) -> None:
+    path = begin(tmp_path / "run").path
+    said = json.loads((path / "run.json").read_bytes())
+    stored = said.pop("checksum")
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    assert stored == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    (path / "run.json").write_text(json.dumps({"checksum": stored, **said}))  # another layout, the same meaning
+    assert read_header(path).to_json() == said
 
 
 def crc32c(data: bytes) -> int:

@@ -63,7 +63,7 @@ def test_a_half_finished_run_is_resumed_on_whatever_machine_this_is(golden: Path
     for name in ("bald", "entropy"):
         assert run.scores(name)[:80].tobytes() == expected(name)[:80].tobytes()
         np.testing.assert_allclose(run.scores(name), expected(name), rtol=1e-6)
-    assert [record.span.n for record in Journal.open(golden / "run-v2-half").records()] == [40, 40, 20]
+    assert [record.span.n for record in Journal.open(golden / "run-v2-half").survey().records] == [40, 40, 20]
 
 
 def test_a_selection_is_made_from_it_and_exported(golden: Path) -> None:

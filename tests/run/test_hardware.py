@@ -39,7 +39,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def hardware_of_spans(out: Path) -> list[int]:
-    return [record.hardware for record in Journal.open(out).records()]
+    return [record.hardware for record in Journal.open(out).survey().records]
 
 
 def test_a_run_is_refused_on_other_hardware_and_mixed_where_that_is_asked_for(out: Path, on: Any) -> None:
@@ -177,7 +177,7 @@ def test_a_span_that_another_process_committed_meanwhile_is_left_as_it_is(out: P
     begin(out)
     unpacked(Run.open(out))
     journal = Journal.open(out)
-    (record, *_) = journal.records()
+    (record, *_) = journal.survey().records
     values = {name: journal.read(record, name) for name in journal.rows}
     shard = out / "scores.zarr" / "c" / "0" / "0"
     before, said = shard.read_bytes(), int.from_bytes(shard.read_bytes()[40:44], "little")
@@ -190,7 +190,7 @@ def test_a_span_that_another_process_committed_meanwhile_is_left_as_it_is(out: P
         ):
             journal.commit(record.span, other, held=None, conditions=conditions, scored=SPAN)
     assert shard.read_bytes() == before
-    assert Journal.open(out).records()[0] == record
+    assert Journal.open(out).survey().records[0] == record
 
 
 @pytest.mark.parametrize("why", ["hardware", "labels", "torn", "another span"])
@@ -243,7 +243,7 @@ def test_a_plan_that_changed_on_the_way_is_in_the_records_of_its_spans(out: Path
 
     run = score_pool(FakePool(), Shrinking(step=4), out, span=SPAN)
     assert run.meta["plan"]["items"] == 4
-    plans = [record.plan for record in Journal.open(out).records()]
+    plans = [record.plan for record in Journal.open(out).survey().records]
     assert plans[0] is None
     for plan in plans[1:]:
         assert plan == {**run.meta["plan"], "items": 1}

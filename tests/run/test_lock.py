@@ -5,6 +5,8 @@ import fcntl
 import json
 import multiprocessing
 import os
+import signal
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -79,6 +81,46 @@ def test_a_lock_lives_as_long_as_its_process(out: Path, undisturbed: dict[str, b
     with pytest.warns(UserWarning, match=f"took over the lock of process {child.pid}, which is gone"):
         assert content(go_on(out)) == undisturbed
     assert not (out / "lock").exists()
+
+
+def _hold_and_fork(run: Path, report: Any) -> None:
+    with locked(run):
+        if (child := os.fork()) == 0:
+            time.sleep(60)
+            os._exit(0)
+        report.send(child)
+        time.sleep(60)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="needs Linux's /proc")
+def test_a_lock_that_a_forked_child_holds_is_named_by_the_child(run: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    parent = context.Process(target=_hold_and_fork, args=(run, send))
+    parent.start()
+    child = receive.recv()
+    try:
+        with pytest.raises(RunError, match=rf"being written by process {parent.pid} on here; wait"), locked(run):
+            pass
+        assert lock.holder_of(run) == lock.Holder(parent.pid, "here", True)
+        parent.kill()
+        parent.join()
+        says = rf"written by process {child} on here, which inherited the lock of process {parent.pid}; wait for it"
+        with pytest.raises(RunError, match=says), locked(run):
+            pass
+        assert lock.holder_of(run) == lock.Holder(child, "here", True)
+        (run / "lock").write_text("")
+        with pytest.raises(RunError, match=rf"written by process {child} on here; wait"), locked(run):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+    leave(run, pid=str(parent.pid))
+    for _ in range(100):
+        if (holder := lock.holder_of(run)) == lock.Holder(parent.pid, "here", False):
+            break
+        time.sleep(0.05)
+    assert holder is not None
+    assert holder.alive is False
 
 
 def test_of_two_that_begin_the_same_run_the_second_changes_nothing(out: Path, undisturbed: dict[str, bytes]) -> None:

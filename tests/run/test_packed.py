@@ -69,10 +69,12 @@ DAMAGE: dict[
 ] = {  # spans lost, spans verify names
     "a line flipped": (flip_second, [1], [1]),
     "the end cut off": (cut_last, [2], [2]),
-    "a line lost": (lambda lines: [lines[0], lines[2]], [1], []),
+    "a line lost": (lambda lines: [lines[0], lines[2]], [1], [1]),
     "lines swapped": (lambda lines: [lines[1], lines[0], lines[2]], [], []),
     "a line of garbage": (lambda lines: [lines[0], b"\xff{\n", lines[2]], [1], [1]),
-    "empty": (lambda _lines: [], [0, 1, 2], []),
+    "two lines in one": (lambda lines: [lines[0], lines[1][:-1] + b" ", lines[2]], [1, 2], [1, 2]),
+    "a line too many": (lambda lines: [*lines, b"{}\n"], [], []),
+    "empty": (lambda _lines: [], [0, 1, 2], [0, 1, 2]),
 }
 
 
@@ -83,6 +85,7 @@ def test_a_damaged_line_costs_its_span(out: Path, undisturbed: dict[str, bytes],
     lines = packed(out).read_bytes().splitlines(keepends=True)
     packed(out).write_bytes(b"".join(damage(lines)))
     assert [one.span.index for one in verify(out) if one.span] == named
+    assert bool(verify(out)) == (kind != "lines swapped")
     scorer = FakeScorer(step=2)
     run = score_pool(FakePool(), scorer, out)
     assert scorer.seen == [id for span in spans for id in range(span * SPAN, min((span + 1) * SPAN, N))]
@@ -99,7 +102,7 @@ def test_a_record_that_does_not_hold_is_taken_out_of_the_packed_ones(out: Path) 
     with pytest.raises(RunError, match="60 of 100 items are done"):
         go_on(out, on_block=fail_at(45))
     assert [int(span.index) for span in Run.open(out)._journal.spans] == [0, 1, 2]
-    assert [record.span.index for record in Journal.open(out).records()] == [0, 2]
+    assert [record.span.index for record in Journal.open(out).survey().records] == [0, 2]
     assert Run.open(out).done == 60
 
 
@@ -134,4 +137,4 @@ def test_a_grown_run_is_packed_again(out: Path) -> None:
     run = score_pool(grown(150), FakeScorer(), out)
     assert run.complete
     assert os.listdir(out / "commits") == ["packed.jsonl"]
-    assert [record.span.n for record in Journal.open(out).records()] == [40, 40, 40, 30]
+    assert [record.span.n for record in Journal.open(out).survey().records] == [40, 40, 40, 30]

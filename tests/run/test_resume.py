@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from mcscore.errors import RunError
+from mcscore.fields import unsealed
 from mcscore.run import score_pool
 from mcscore.run.journal.shard import HEADER_BYTES, crc32c
 from mcscore.run.run import Run
 
-from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, fail_at, go_on, unpacked
+from .fakes import SPAN, FakePool, FakeScorer, N, begin, content, fail_at, go_on, reheader, unpacked
 
 
 @pytest.fixture
@@ -43,8 +44,7 @@ def test_the_recorded_plan_and_cut_are_adopted(done: Path, undisturbed: dict[str
 
 
 def test_blocks_are_those_that_were_recorded(done: Path) -> None:
-    said = json.loads((done / "run.json").read_text())
-    (done / "run.json").write_text(json.dumps({**said, "block_items": 15}))
+    reheader(done, block_items=15)
     (done / "commits" / "000001.json").unlink()
     shard(done, 1).unlink()
     sizes: list[int] = []
@@ -97,15 +97,15 @@ def test_other_sites_are_refused_once_they_are_known(done: Path) -> None:
 
 def test_another_version_is_told(done: Path) -> None:
     (done / "commits" / "000000.json").unlink()
-    reword(done / "run.json", f'"torch": "{torch.__version__}"', '"torch": "2.0"')
+    reheader(done, versions={**Run.open(done).meta["versions"], "torch": "2.0"})
     with pytest.warns(UserWarning, match=rf"last bits of scores may differ: torch 2.0 then, {torch.__version__[:3]}"):
         go_on(done)
 
 
 def test_a_run_json_that_is_not_one_is_refused(done: Path) -> None:
-    said = json.loads((done / "run.json").read_text())
+    said = unsealed(json.loads((done / "run.json").read_text()))
     for text, says in (
-        ("{", "cannot be read"),
+        ("{", r"run.json is damaged: .* keep the directory: put run.json back from a copy"),
         (json.dumps({**said, "format": "zip"}), "does not have the format"),
         (json.dumps({**said, "version": 99}), "format version 99; this mcscore reads version 2: upgrade mcscore"),
         (json.dumps({**said, "version": 1}), "format version 1, which .* does not read .* into another directory"),
@@ -222,6 +222,7 @@ DAMAGE = {
     "record flipped": (lambda run: flip(record(run, 1)), [1]),
     "record not a record": (lambda run: record(run, 1).write_text('["span"]'), [1]),
     "record says less was scored": (lambda run: reword(record(run, 1), '"scored":40', '"scored":30'), [1]),
+    "record says more was scored than there is": (lambda run: forge(record(run, 1), scored=41), [1]),
     "record of other shards": (lambda run: forge(record(run, 1), crc32c=[1, 2, 3]), [1]),
     "record of other rows": (
         lambda run: forge(record(run, 1), crc32c=json.loads(record(run, 1).read_bytes())["record"]["crc32c"][:2]),

@@ -84,6 +84,7 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
         "prediction": [0, 5, 0, 5],
     }
     how = json.loads(table.schema.metadata[b"mcscore"])
+    assert len(how.pop("content")) == len("sha256:") + 64
     assert how == {
         "version": 2,
         "run": run.meta["id"],
@@ -184,5 +185,7 @@ def test_a_selection_is_the_same_each_time_and_replaces_its_file(run: Run) -> No
 
 def test_a_selection_that_cannot_be_written_is_told(run: Run) -> None:
     (run.path / "selection-bald-3.parquet").mkdir()
-    with pytest.raises(RunError, match=r"selection-bald-3.parquet could not be written"):
+    with pytest.raises(
+        RunError, match=r"selection-bald-3.parquet is a directory: name a file in it; nothing was written"
+    ):
         run.select(3, by="bald", diversity="none")

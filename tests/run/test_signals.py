@@ -15,6 +15,7 @@ from mcscore.run import Run, score_pool
 
 from .fakes import SPAN, FakePool, FakeScorer, begin, content, go_on
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -27,16 +28,16 @@ def signal_at(id: int, number: int, times: int = 1):
     return send
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(("id", "done"), [(3, 0), (39, 40), (60, 40), (85, 80)])
 def test_a_stopped_run_keeps_whole_spans_and_goes_on(
     out: Path, undisturbed: dict[str, bytes], number: int, id: int, done: int
 ) -> None:
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    handlers = list(map(signal.getsignal, SIGNALS))
     with pytest.raises(Stopped, match=rf"resumable: {done} of 100 items done in .*run") as caught:
         begin(out, on_block=signal_at(id, number))
     assert (caught.value.done, caught.value.total, caught.value.exit_code) == (done, 100, 3)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert list(map(signal.getsignal, SIGNALS)) == handlers
     assert Run.open(out).done == done
     assert not (out / "lock").exists()
     assert content(go_on(out)) == undisturbed
@@ -69,12 +70,13 @@ def test_outside_the_main_thread_scoring_works_without_signals(out: Path, undist
     assert content(runs[0]) == undisturbed
 
 
-def test_an_ignored_signal_stays_ignored(out: Path, undisturbed: dict[str, bytes]) -> None:
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_ignored_signal_stays_ignored(out: Path, undisturbed: dict[str, bytes], number: int) -> None:
+    former = signal.signal(number, signal.SIG_IGN)  # as under nohup
     try:
-        assert content(begin(out, on_block=signal_at(60, signal.SIGINT))) == undisturbed
+        assert content(begin(out, on_block=signal_at(60, number))) == undisturbed
     finally:
-        signal.signal(signal.SIGINT, former)
+        signal.signal(number, former)
 
 
 def test_ctrl_c_ends_a_process_with_exit_code_3(out: Path, undisturbed: dict[str, bytes]) -> None:

@@ -43,6 +43,7 @@ def test_parquet_holds_columns_and_metadata(chosen: Selection, tmp_path: Path) -
     assert table["id"].to_pylist() == [2, 6, 8]
     assert table["key"].to_pylist() == ["a", "b", "c"]
     said = json.loads(table.schema.metadata[b"mcscore"])
+    assert said.pop("content").startswith("sha256:")
     assert said == {"version": 2, "k": 3, "method": "none", "radius": None, "by": "bald", "pool": "sha256:1"}
     assert os.listdir(tmp_path) == ["s.parquet"]
 
@@ -51,8 +52,8 @@ def test_parquet_holds_columns_and_metadata(chosen: Selection, tmp_path: Path) -
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     chosen: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    path = tmp_path / "s.parquet"
-    path.write_bytes(b"old")
+    path = chosen.write_parquet(tmp_path / "s.parquet")
+    old = path.read_bytes()
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -60,7 +61,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="No space left"):
         chosen.write_parquet(path)
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["s.parquet"]
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import atomic
-from ...errors import PoolNotFoundError, RunError
-from ..identity import find_pool
+from ...errors import RunError
+from ...outputs import named_output
 from ..journal import Values
+from ..place import pool_unless_gone
 from ..select import read_selection, refuse_incomplete
 from ..stored import StoredScores
-from .formats import FORMATS, Source, Tables
+from .formats import FORMATS, Source, Tables, is_export
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,7 +49,7 @@ def export(
     else:
         if by is not None:
             raise RunError("a selection has its own score: leave out by (--by)")
-        file, table, how = read_selection(run, None if selection == "latest" else selection)
+        file, table, how = read_selection(run, None if selection == "latest" else selection, pool)
         by, name, facts = how["by"], file.stem.removeprefix("selection-"), {**facts, **how}
         tables = _selected(run, table)
     if kind.needs_keys:
@@ -65,7 +65,7 @@ def export(
     )
     path = run.path / f"export-{name}{kind.suffix}" if out is None else Path(out)
     try:
-        with atomic.replaced(path) as target:
+        with named_output(path, "an export", is_export, RunError) as target:
             kind.write(target, tables, source)
     except OSError as error:
         raise RunError(f"{path} could not be written, and is unchanged: {error}") from error
@@ -73,13 +73,12 @@ def export(
 
 
 def _pool_or_none(run: StoredScores, pool: Pool | None, required: bool) -> Pool | None:
-    try:
-        return find_pool(run, pool)
-    except PoolNotFoundError as error:
+    found, error = pool_unless_gone(run, pool)
+    if error is not None:
         if required:
-            raise
+            raise error
         warnings.warn(f"{error}. The export is without keys and class names", stacklevel=4)
-        return None
+    return found
 
 
 def _all(run: StoredScores, pool: Pool | None) -> Tables:

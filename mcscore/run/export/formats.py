@@ -7,6 +7,7 @@ prediction; null where an item has no score. Numbers are written with the fewest
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
+from ...acquisition import SCORES
 from ...cells import FORMULA
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def _parquet(file: BinaryIO, tables: Tables, source: Source) -> None:
         for table in tables:
             if writer is None:
                 schema = table.schema.with_metadata({"mcscore": json.dumps(source.facts)})
-                writer = open_writer.enter_context(pyarrow.parquet.ParquetWriter(file, schema))
+                writer = open_writer.enter_context(
+                    pyarrow.parquet.ParquetWriter(file, schema, write_page_checksum=True)
+                )
             writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
 
 
@@ -160,6 +164,46 @@ FORMATS = {
     "label-studio": ExportFormat(".label-studio.json", _label_studio, needs_keys=True),
     "fiftyone": ExportFormat(".fiftyone.json", _fiftyone, needs_keys=True),
 }
+
+
+def is_export(file: BinaryIO) -> bool:
+    """Whether an open file is an export that mcscore wrote, in any format: by its first row, and by no name."""
+    start = file.read(_MAGIC_BYTES)
+    file.seek(0)
+    if start == b"PAR1":
+        return _is_parquet_export(file)
+    first, second = (file.readline(_LINE_MAX) for _ in range(2))
+    if first.startswith(b'"id",'):
+        return _is_row(next(csv.reader([first.decode("utf-8", "replace")])))
+    if first.startswith(b'{"id": '):
+        with contextlib.suppress(ValueError):
+            return _is_row(list(json.loads(first)))
+        return False
+    if first == b"[\n":
+        return second.startswith(b'{"data": {"image": ') and b'"model_version": "mcscore ' in second
+    if first == b'{"labels": {\n':
+        return second == b"}}\n" or b'"attributes": {"item": ' in second
+    return (first, second) == (b"[]\n", b"")
+
+
+_MAGIC_BYTES = 4
+_LINE_MAX = 1 << 20
+
+
+def _is_row(names: list[str]) -> bool:
+    return names[:1] == ["id"] and names[-1:] == ["prediction"] and not SCORES.keys().isdisjoint(names)
+
+
+def _is_parquet_export(file: BinaryIO) -> bool:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return False
+    # A selection has a column "score", too.
+    return b"mcscore" in (schema.metadata or {}) and "score" not in schema.names and _is_row(schema.names)
 
 
 def _rows(table: pyarrow.Table, names: list[str]) -> Iterator[tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..schema import Record
 from .journal import Journal
-from .reader import SpanDamage, Values
+from .reader import SpanDamage, Values, told
 from .shard import ShardLayout
 
-__all__ = ["Journal", "Record", "ShardLayout", "SpanDamage", "Values"]
+__all__ = ["Journal", "Record", "ShardLayout", "SpanDamage", "Values", "told"]

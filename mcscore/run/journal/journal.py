@@ -25,7 +25,7 @@ import contextlib
 import dataclasses
 import errno
 import json
-import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ import numpy.typing as npt
 
 from ... import atomic
 from ...errors import RunError
+from ...paths import exists, names_in
 from ..schema import JSON, Hardware, PoolState, Record, RunHeader, read_header
 from ..spans import Span
 from . import records
-from .reader import JournalReader, SpanDamage, Values, array_in, essential, file_name
+from .reader import JournalReader, SpanDamage, Values, array_in, essential, file_name, told
 from .shard import ShardHeader, TornError, crc32c
 
 # Class numbers are stored as float32, which holds every integer up to this one.
@@ -51,12 +52,13 @@ class Journal(JournalReader):
     @staticmethod
     def create(path: Path, header: RunHeader) -> Journal:
         """Make a new run in the directory ``path``, which must be locked; run.json comes last and makes it one."""
+        header.refuse_impossible(f"{path} cannot be made a run")
         journal = Journal(path, header)
         try:
-            if (path / "run.json").exists():
+            if exists(path / "run.json"):
                 raise FileExistsError
             journal._lay_out(keep=False)
-            atomic.create_file(path / "run.json", _to_bytes(header.to_json()))
+            atomic.create_file(path / "run.json", header.to_bytes())
         except FileExistsError:
             raise RunError(f"{path} was made a run by another process meanwhile; start again to resume it") from None
         return journal
@@ -89,7 +91,12 @@ class Journal(JournalReader):
         return self._publish_record(record, held)
 
     def grow(self, pool: PoolState) -> Journal:
-        """Turn the run into one of ``pool``, what its pool has become by appending; durable on return."""
+        """Turn the run into one of ``pool``, what its pool has become by appending; durable on return.
+
+        Raises:
+            RunError: run.json is not of the records beside it.
+        """
+        self._decode_all()
         former = dataclasses.replace(self.header.pool, path="")
         return self._with(pool=pool, grown=(*self.header.grown, former))
 
@@ -99,30 +106,37 @@ class Journal(JournalReader):
 
     def _with(self, **changes: Any) -> Journal:
         header = dataclasses.replace(self.header, **changes)
-        atomic.replace_file(self.path / "run.json", _to_bytes(header.to_json()))
+        atomic.replace_file(self.path / "run.json", header.to_bytes())
         return Journal(self.path, header)
 
     def repair(self) -> list[Record]:
         """Check every record against its shard, and remove those that do not hold: their spans must be scored again.
 
-        Also writes the array's metadata again if it is lost. Returns the records that hold, by span.
+        Also writes the array's metadata again if it is lost. What is damaged is told by a warning. Returns the records that
+        hold, by span.
+
+        Raises:
+            RunError: run.json is not of the records beside it, or the array's metadata is not what run.json says; nothing
+                was changed.
         """
-        self._lay_out(keep=True)
         held: list[Record] = []
-        lost: list[Span] = []
-        shards: list[Path] = []
+        damaged: list[SpanDamage] = []
         for found in self._examine():
             if isinstance(found, Record):
                 held.append(found)
-            elif found.span is not None:
-                lost.append(found.span)
-                shards += [found.file] if found.file == self._shard(found.span) else []
+            else:
+                damaged.append(found)
+        self._lay_out(keep=True)
+        if damaged:
+            warnings.warn(f"{self.path}: {told(damaged)}; what is damaged is scored again", stacklevel=2)
+        lost = [each.span for each in damaged if each.span is not None]
+        shards = [each.file for each in damaged if each.span is not None and each.file == self._shard(each.span)]
         if shards:
             # Durable before their records go: a shard without a record is compared with what is scored next.
             for file in shards:
                 atomic.remove(file)
             atomic.sync(shards[0].parent)
-        if lost and self._packed.exists():
+        if damaged and exists(self._packed):
             atomic.replace_file(self._packed, b"".join(map(records.encode, held)))
         for span in lost:
             # Not made durable: a record that a power cut brings back is found damaged again.
@@ -134,7 +148,7 @@ class Journal(JournalReader):
 
         150,000 single files take half a minute to read, one file a second. A kill in between leaves both: they are equal.
         """
-        there = {entry.name for entry in os.scandir(self._commits)}
+        there = set(names_in(self._commits))
         single = [self._record(span) for span in self.spans if file_name(span) in there]
         if not single:
             return
@@ -169,7 +183,7 @@ class Journal(JournalReader):
             if (found := _bytes_of(file)) == data:
                 atomic.sync(file.parent)  # its name may not be durable yet
                 return
-            if self._record(span).exists():
+            if exists(self._record(span)):
                 raise RunError(f"{span} of {self.path} was committed by another process meanwhile") from None
             with contextlib.suppress(TornError):
                 other, values = self.layout.decode(found)
@@ -199,18 +213,17 @@ class Journal(JournalReader):
 
     def _lay_out(self, keep: bool) -> None:
         """Make the directories and the array's metadata; what is there is kept and checked, or else written anew."""
+        if keep and (why := self._array_damage()):
+            raise RunError(
+                f"{self._zarr_json} is {why}. The scores are not in this file: remove it and resume, which writes it again"
+            )
+        atomic.discard_abandoned(self.path)  # of exports, selections and reports
         atomic.discard_temporaries(self.path, "run.json.*", "commits/*", "scores.zarr/**/*")
         atomic.create_directory(self.path / "commits")
         atomic.create_directory(self._shard(self.spans[0]).parent)
-        if not (keep and self._zarr_json.exists()):
-            atomic.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
-            return
-        stored = array_in(self._zarr_json.read_bytes())
-        if stored == essential(self._array_of(self.header.pool.n)):
-            return
-        if stored not in [essential(self._array_of(former.n)) for former in self.header.grown]:
-            raise RunError(f"{self._zarr_json} is not what {self.path / 'run.json'} says; remove it and resume")
-        atomic.replace_file(self._zarr_json, _to_bytes(self._array_of(self.header.pool.n)))
+        array = self._array_of(self.header.pool.n)
+        if not (keep and exists(self._zarr_json) and array_in(self._zarr_json.read_bytes()) == essential(array)):
+            atomic.replace_file(self._zarr_json, _to_bytes(array))
 
 
 def _bytes_of(file: Path) -> bytes:

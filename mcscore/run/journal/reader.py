@@ -5,31 +5,57 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
-from ..schema import JSON, Record, RunHeader
+from ...fields import parse
+from ...paths import exists, names_in
+from ...text import count
+from ..schema import JSON, Record, RunHeader, read_header
 from ..spans import Span, cut
 from . import records
 from .shard import ShardLayout, TornError, crc32c
 
 Values = npt.NDArray[Any]
 
+_MISSING = "missing"
+_TRIES = 3  # at reading records that another process packs at the time
+
 
 @dataclass(frozen=True)
 class SpanDamage:
-    """A file that is not what was committed, and the span that must be scored again for it (None: no span)."""
+    """A file that is not what was committed, and the span that must be scored again for it (None: no span).
+
+    ``run`` is the id of the run that a record names, if it is another one.
+    """
 
     span: Span | None
     file: Path
     why: str
+    run: str = ""
+
+    def __str__(self) -> str:
+        return (f"{self.span}, " if self.span else "") + f"{self.file}: {self.why}"
+
+    def facts(self) -> dict[str, object]:
+        """Return the fields for JSON."""
+        span = self.span
+        items = {"span": span.index, "start": span.start, "stop": span.stop} if span else {}
+        return {"file": str(self.file), "why": self.why, **items}
+
+
+class Survey(NamedTuple):
+    """What the records of a run say: those that hold, by span, and what is damaged among them."""
+
+    records: list[Record]
+    damaged: list[SpanDamage]
 
 
 class JournalReader:
@@ -48,17 +74,30 @@ class JournalReader:
         """N values of a row that mean "not scored"."""
         return np.full(n, -1, np.int32) if self._holds_classes(name) else np.full(n, np.nan, np.float32)
 
-    def records(self) -> list[Record]:
-        """The records of this run, by span; whether their shards match shows when these are read."""
-        return [found for found in self._decode_all() if isinstance(found, Record)]
+    def survey(self) -> Survey:
+        """Read the records; whether the shards match shows when these are read.
+
+        Raises:
+            RunError: the array's zarr.json is not what run.json says, or run.json is not of these records.
+        """
+        found = self._decode_all()
+        if why := self._array_damage():
+            raise RunError(
+                f"{self._zarr_json}: {why}. The scores are not in this file: remove it, and scoring into {self.path} again "
+                "writes it"
+            )
+        return Survey(
+            [each for each in found if isinstance(each, Record)],
+            [each for each in found if isinstance(each, SpanDamage)],
+        )
 
     def damage(self) -> Iterator[SpanDamage]:
         """What is not as it was committed, in order; reads everything, changes nothing."""
         yield from (found for found in self._examine() if isinstance(found, SpanDamage))
-        if not self._zarr_json.exists():
+        if not exists(self._zarr_json):
             yield SpanDamage(None, self._zarr_json, "missing")
-        elif array_in(self._zarr_json.read_bytes()) != essential(self._array_of(self.header.pool.n)):
-            yield SpanDamage(None, self._zarr_json, "not what run.json says")
+        elif why := self._array_damage():
+            yield SpanDamage(None, self._zarr_json, why)
 
     def read(self, record: Record, name: str) -> Values:
         """The committed values (span.n,) of a row.
@@ -129,38 +168,82 @@ class JournalReader:
             raise _Damaged(record.span, file, "crc32c mismatch")
         return stored
 
-    def _decode_all(self) -> Iterator[Record | SpanDamage]:
-        """What the single and the packed records say, by span."""
+    def _decode_all(self) -> list[Record | SpanDamage]:
+        """What the single and the packed records say, by span.
+
+        Raises:
+            RunError: run.json is not of these records.
+        """
+        for _ in range(_TRIES):
+            before = self._packed_state()
+            found = list(self._decode_once())
+            if self._packed_state() == before:  # else another process packed the records meanwhile
+                break
+        foreign = [each for each in found if isinstance(each, SpanDamage) and each.run]
+        if foreign and not any(isinstance(each, Record) for each in found):
+            raise RunError(
+                f"{self.path / 'run.json'} is not of the records beside it: it has the id {self.header.id}, but "
+                f"{len(foreign):,} {'record names' if len(foreign) == 1 else 'records name'} the run {foreign[0].run}. "
+                "Nothing was changed: put back the run.json of that run, or the records of this one"
+            )
+        return found
+
+    def _decode_once(self) -> Iterator[Record | SpanDamage]:
+        single = set(names_in(self._commits, "*.json"))
         packed = self._decode_packed()
-        single = {entry.name for entry in os.scandir(self._commits)} if self._commits.exists() else set()
-        single.discard(self._packed.name)
         for span in self.spans:
             if single and file_name(span) in single:
                 file = self._record(span)
                 try:
                     yield self._decode(span, file, _read(span, file))
                 except _Damaged as error:
-                    yield error.damage
+                    gone = error.damage.why == _MISSING and span.index in packed  # packed a moment ago
+                    yield packed[span.index] if gone else error.damage
             elif span.index in packed:
                 yield packed[span.index]
+        if None in packed:
+            yield packed[None]
 
-    def _decode_packed(self) -> dict[int, Record | SpanDamage]:
-        """What the packed records say, by index of the span; a torn line is taken for the span of its place."""
+    def _packed_state(self) -> tuple[int, int, int] | None:
         try:
-            found = records.decode_all(self._packed.read_bytes(), self._packed)
+            state = os.stat(self._packed)
+        except FileNotFoundError:
+            return None
+        return state.st_ino, state.st_size, state.st_mtime_ns
+
+    def _decode_packed(self) -> dict[int | None, Record | SpanDamage]:
+        """What the packed records say, by index of the span; None: of a line that is of no span.
+
+        They were packed when every span had a record. So a span that has none there is damage, unless the pool has grown
+        since.
+        """
+        try:
+            lines = records.decode_all(self._packed.read_bytes(), self._packed)
         except FileNotFoundError:
             return {}
         except OSError as error:
             return {span.index: _unreadable(error, span, self._packed).damage for span in self.spans}
-        whole: dict[int, Record | SpanDamage] = {}
-        torn: dict[int, Record | SpanDamage] = {}
-        for at, record in enumerate(found):
+        found: dict[int | None, Record | SpanDamage] = {}
+        torn: dict[int, str] = {}
+        for at, record in enumerate(lines):
             if isinstance(record, Record):
-                span = self.spans[min(record.span.index, len(self.spans) - 1)]
-                whole[span.index] = self._checked(record, span, self._packed)
-            elif at < len(self.spans):
-                torn[at] = SpanDamage(self.spans[at], self._packed, f"line {at + 1}: {record}")
-        return {**torn, **whole}
+                span = self.spans[max(0, min(record.span.index, len(self.spans) - 1))]
+                if not isinstance(found.get(span.index), Record):
+                    found[span.index] = self._checked(record, span, self._packed)
+            else:
+                torn[at] = f"line {at + 1}: {record}"
+        lost = [span for span in self.spans[: self._packed_spans(lines)] if span.index not in found]
+        for span in lost:
+            found[span.index] = SpanDamage(span, self._packed, torn.get(span.index, "no record of it"))
+        if torn and not lost:
+            found[None] = SpanDamage(None, self._packed, next(iter(torn.values())))
+        return found
+
+    def _packed_spans(self, lines: Sequence[Record | TornError]) -> int:
+        """How many spans had a record when the records were packed: as many as the pool had then, or some time before."""
+        least = max([len(lines), *(line.span.index + 1 for line in lines if isinstance(line, Record))])
+        counts = [-(-state.n // self.header.span) for state in (*self.header.grown, self.header.pool)]
+        return next((count for count in counts if count >= least), len(self.spans))
 
     def _decode(self, span: Span, file: Path, line: bytes) -> Record | SpanDamage:
         """The record of a span in a file of its own."""
@@ -172,12 +255,28 @@ class JournalReader:
     def _checked(self, record: Record, span: Span, file: Path) -> Record | SpanDamage:
         """The record if it is one of this run and of ``span``; otherwise it is damage like any other."""
         if record.run != self.header.id:
-            return SpanDamage(span, file, f"belongs to another run, {record.run}")
+            return SpanDamage(span, file, f"belongs to another run, {record.run}", record.run)
         if (record.span.index, record.span.start) != (span.index, span.start) or not 0 < record.span.n <= span.n:
             return SpanDamage(span, file, f"record of {record.span}")
         if len(record.crc32c) != len(self.rows):
             return SpanDamage(span, file, f"{len(record.crc32c)} checksums for {len(self.rows)} rows")
+        if not 0 <= record.scored <= record.span.n:
+            return SpanDamage(span, file, f"{record.scored} of {record.span.n} items scored")
         return record
+
+    def _array_damage(self) -> str | None:
+        """Why the array's zarr.json is not what run.json says; None if it is, was before the pool grew, or is missing."""
+        try:
+            stored = array_in(self._zarr_json.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if self._may_be(stored, self.header):
+            return None
+        # A process that scores into the run may have let it grow since run.json was read.
+        return None if self._may_be(stored, read_header(self.path)) else "not what run.json says"
+
+    def _may_be(self, stored: str | None, header: RunHeader) -> bool:
+        return stored in [essential(self._array_of(state.n)) for state in (header.pool, *header.grown)]
 
     def _holds_classes(self, name: str) -> bool:
         """Whether a row holds class numbers; a regression predicts numbers."""
@@ -218,6 +317,12 @@ def file_name(span: Span) -> str:
     return f"{span.index:06d}.json"
 
 
+def told(damaged: Sequence[SpanDamage], named: int = 3) -> str:
+    """How many places are damaged, and the first few of them."""
+    more = f"; and {len(damaged) - named:,} more" if len(damaged) > named else ""
+    return f"{count(len(damaged), 'damaged place')}: {'; '.join(map(str, damaged[:named]))}{more}"
+
+
 class _Damaged(Exception):
     """What is damaged, raised where it is found."""
 
@@ -235,21 +340,31 @@ def _read(span: Span, file: Path) -> bytes:
 
 def _unreadable(error: OSError, span: Span, file: Path) -> _Damaged:
     """What cannot be read and never will be is damage; after any other error (no permission, no network) that is not known."""
-    if isinstance(error, FileNotFoundError):
-        return _Damaged(span, file, "missing")
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return _Damaged(span, file, _MISSING)
     if error.errno != errno.EIO:
         raise error
     return _Damaged(span, file, "the disk cannot read it")
 
 
-def array_in(metadata: bytes) -> JSON | None:
-    """The essential part of a zarr.json; None if it is not JSON."""
+def array_in(metadata: bytes) -> str | None:
+    """The essential part of a zarr.json; None if it is no object of JSON."""
     try:
-        return essential(json.loads(metadata))
+        found = parse(metadata)
     except ValueError:
         return None
+    return essential(found) if isinstance(found, dict) else None
 
 
-def essential(metadata: JSON) -> JSON:
-    """What decides how the shards are read; other programs may write other things beside it."""
-    return {key: metadata.get(key) for key in ("node_type", "shape", "data_type", "chunk_grid", "fill_value", "codecs")}
+def essential(metadata: JSON) -> str:
+    """What decides how the shards are read, as one text; other programs may write other things beside it."""
+    attributes = metadata.get("attributes")
+    names = attributes.get("scores") if isinstance(attributes, dict) else None
+    # As text, because 1, 1.0 and true are equal in Python.
+    return json.dumps([{name: metadata.get(name) for name in _ESSENTIAL}, names], sort_keys=True)
+
+
+_ESSENTIAL = (
+    *("zarr_format", "node_type", "shape", "data_type", "chunk_grid"),
+    *("chunk_key_encoding", "fill_value", "codecs", "dimension_names"),
+)

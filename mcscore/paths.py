@@ -1,0 +1,65 @@
+"""What is at a path, told apart from what cannot be asked: only "no such file" means missing.
+
+``Path.exists``, ``glob``, ``os.walk`` and their like take some errors of the disk (all of them, in newer Pythons) for an
+empty answer, so that a bad sector or a directory without permission looks like a run that was never begun. Here every
+other error is raised.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import stat
+from pathlib import Path
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at ``path``; a link is followed.
+
+    >>> exists(Path("/")), exists(Path("/no/such/file"))
+    (True, False)
+    """
+    return _mode(path) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file at ``path``; a link is followed."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory at ``path``; a link is followed."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def names_in(directory: Path, pattern: str = "*") -> list[str]:
+    """The names in a directory that match, sorted; none if there is no directory.
+
+    >>> names_in(Path("/no/such/directory"))
+    []
+    """
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
+def files_below(directory: Path) -> list[Path]:
+    """All that is no directory in ``directory`` and the ones below it, sorted; links are not followed."""
+    found: list[Path] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            found += files_below(path) if entry.is_dir(follow_symlinks=False) else [path]
+    return sorted(found)
+
+
+def _mode(path: Path) -> int | None:
+    """The kind and permissions of what is at a path; None if there is nothing."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
