@@ -39,6 +39,7 @@ def score_pool(
     labeled: bool = False,
     on_bad_chunk: OnBadChunk = "raise",
     mixed_hardware: bool = False,
+    accept_edited_code: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labeled nor excluded, into the run directory ``out``.
@@ -60,6 +61,8 @@ def score_pool(
             selected.
         mixed_hardware: resume a run on hardware, or with an instruction set or numeric modes, that it was not scored with
             so far. The last bits of scores then differ between spans; every record says which hardware it is from.
+        accept_edited_code: resume a run though the model's or the transform's code, or a value it refers to, was edited since.
+            Spans that are done keep the scores of the former code; every record says which code it is from.
         progress: called as progress(items done, items in the pool) before the first block and after every one.
 
     Returns:
@@ -91,7 +94,7 @@ def score_pool(
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
     own = own_scorer(scorer, pool)
-    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware)
+    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code)
     with stop_request() as stop:
         begin = resumed_run if is_run(path) else new_run
         with begin(path, pool, own, options) as job:

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError
+from .code import code_of
 from .identity import find_pool
 from .normalize import own_scorer
 from .prefetch import STRIDE, Skipped
+from .schema import Settings
 from .stored import StoredScores
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def choose(
     scorer: Scorer | None,
     pool: Pool | None,
     partial: bool,
+    accept_edited_code: bool = False,
 ) -> Selection:
     """Choose k items, see ``Run.select``."""
     from ..selection import DIVERSITY, select
@@ -60,7 +63,7 @@ def choose(
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
     labeled = np.empty(0, np.int64)
     if DIVERSITY[diversity].needs_embeddings:
-        embed = _embedder(run, pool, _scorer_of(run, scorer))
+        embed = _embedder(run, pool, _scorer_of(run, scorer, accept_edited_code))
         labeled = _evenly(_labeled(pool, run.n), labeled_items, LABELED_MAX)
         embeddings, labeled_embeddings = embed(ids), embed(labeled) if len(labeled) else None
     selection = select(
@@ -116,17 +119,19 @@ def refuse_incomplete(run: StoredScores, pool: Pool | None) -> None:
         )
 
 
-def _scorer_of(run: StoredScores, scorer: Scorer | None) -> Scorer:
+def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> Scorer:
     if scorer is None:
         raise RunError(
             f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
             "pass scorer=, a Scorer of the model that scored the run, or diversity='none'"
         )
-    recorded, given = run.meta["model"]["fingerprint"], scorer.describe()["model"]["fingerprint"]
+    now = Settings.of_scorer(scorer.describe()).model
+    recorded, given = run.meta["model"]["fingerprint"], now.fingerprint
     if given != recorded:
         raise RunError(
             f"the scorer's model is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}"
         )
+    code_of(run.path, run.header, now, accept)
     return scorer
 
 

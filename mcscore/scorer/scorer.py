@@ -19,7 +19,7 @@ from ..masks import MAX_PASSES
 from ..montecarlo.embedding import embeddings
 from ..montecarlo.guard.exclusive import PREPARING, exclusive
 from ..montecarlo.plan import explain
-from .fingerprint import fingerprint
+from .identity import fingerprint, identity_of
 from .inputs import Items, MeanStd, ModelInputs, check_items, check_rows, checked_ids, require_one_device, scorable
 from .modes import one_at_a_time
 from .options import Dropout, Execution
@@ -51,7 +51,7 @@ class Scorer:
         noise_variance: known variance of the noise, for likelihood "gaussian".
         reduction: of pixel scores to one per item, for dense outputs: "mean", "max" or the share of highest pixels to average.
         embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
-        spec, weights, weights_part: where the model came from, kept for the record.
+        spec, weights, weights_part, spec_sha256: where the model came from, kept for the record.
 
     Raises:
         TypeError: ``model`` is no nn.Module, or hides its dropout (scripted, exported).
@@ -88,6 +88,7 @@ class Scorer:
         spec: str | None = None,
         weights: str | None = None,
         weights_part: str | None = None,
+        spec_sha256: str | None = None,
     ) -> None:
         model = scorable(model)
         if not 1 <= passes <= MAX_PASSES:
@@ -105,7 +106,7 @@ class Scorer:
         self.dropout, self.execution = dropout, execution
         self.scores = check_scores(tuple(scores), likelihood, noise_variance)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
-        self.spec, self.weights, self.weights_part = spec, weights, weights_part
+        self.spec, self.weights, self.weights_part, self.spec_sha256 = spec, weights, weights_part, spec_sha256
         if device is not None:
             model.to(device)
         require_one_device(model)
@@ -116,6 +117,7 @@ class Scorer:
         dtype = first.dtype if first is not None and first.is_floating_point() else torch.float32
         self.inputs = ModelInputs(where, dtype, transform, execution.channels_last)
         self.steps: Steps | None = None  # from ``prepare``
+        self.changing: frozenset[str] = frozenset()  # what of the model's identity a forward pass changes, so that it is none
         self._embedding = embedding
 
     @one_at_a_time()
@@ -235,9 +237,12 @@ class Scorer:
             ValueError: there is no item, or no site is left on.
         """
         checked_ids(items_B, ids_B, self.inputs.device)
+        before = identity_of(self.model, self.transform).code
         self.steps = prepare(
             self.model, self.inputs, self.dropout, self.execution, self._reduction, self.seed, items_B, plan
         )
+        after = identity_of(self.model, self.transform).code
+        self.changing |= {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         return self.steps.plan.to_dict()
 
     def _prepared(self, items_B: Items, ids_B: Tensor) -> Steps:
