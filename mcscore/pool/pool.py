@@ -19,6 +19,7 @@ from ..store.encoded import EncodedReader
 from ..store.files import path_of
 from ..store.layout import ChunkLayout
 from ..store.read_ahead import read_ahead
+from ..store.watch import marks
 from .create import create
 from .labels import checked_labels, read_keys, set_values
 from .storage import Storage, open_storage
@@ -265,6 +266,18 @@ class Pool:
             return self.fingerprint
         contents = dict(self.storage.attributes.earlier)
         return self.storage.fingerprint(n, contents[n]) if n in contents else None
+
+    def marks(self) -> object:
+        """Return what is equal as long as nobody has exchanged files of items; cheap enough to be asked every second.
+
+        Other marks do not mean other items: an append changes them too. ``reopened().fingerprint_at(n)`` tells.
+        """
+        layouts = [self.storage.rows, self.storage.offsets]
+        return marks(self.path, [layout for layout in layouts if layout is not None])
+
+    def reopened(self) -> Pool:
+        """Open what is at the place of this pool now."""
+        return Pool(open_storage(self.path))
 
     # ------------------------------------------------------------------ labels and flags
 

@@ -46,7 +46,7 @@ class Run(StoredScores):
     @staticmethod
     def open(path: str | os.PathLike[str]) -> Run:
         """Open the run in a directory, complete or not. Raises RunError if there is none."""
-        journal = Journal.open(Path(path))
+        journal = Journal.open(Path(path).absolute())
         return Run(journal, journal.records())
 
     def select(

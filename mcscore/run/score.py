@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..errors import RunError, Stopped
 from .journal import Record, Values
 from .normalize import own_scorer
+from .pool_watch import PoolWatch
 from .prefetch import Block, CudaPrefetcher, OnBadChunk, prefetch_blocks
 from .run import Run
 from .signals import StopRequest, stop_request
@@ -86,7 +87,7 @@ def score_pool(
         ...     run.complete, run.scores("bald").shape, len(run.select(3, diversity="none"))
         (True, (20,), 3)
     """
-    path = Path(out)
+    path = Path(out).absolute()  # the model, or another thread, may change the working directory
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")
     if on_bad_chunk not in get_args(OnBadChunk):
@@ -118,6 +119,7 @@ def _score(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Pr
     copier = CudaPrefetcher(scorer.device) if scorer.device.startswith("cuda") else None
     blocks = prefetch_blocks(pool, job.tasks, job.skipped, journal.header.block_items, job.options.on_bad_chunk, copier)
     buffer: SpanBuffer | None = None
+    watch, scored = PoolWatch(pool, journal.header.pool), False
     begin = time.perf_counter()
     with contextlib.closing(blocks):
         while not stop.made:
@@ -132,12 +134,17 @@ def _score(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Pr
             if not block.last:
                 progress(done + max(0, block.stop - span.start - task.held_n), pool.n)
                 continue
+            watch.require_same(f"{span} is not committed. {so_far}")
             facts = buffer.facts(time.perf_counter() - begin) | job.conditions_of(scorer.recorded_plan)
             with writing(f"{span} of {journal.path} could not be written. {so_far}"):
                 committed[span.index] = journal.commit(span, buffer.values, held=task.held, **facts)
-            buffer, begin = None, time.perf_counter()
+            buffer, begin, scored = None, time.perf_counter(), True
             done += span.n - task.held_n
             progress(done, pool.n)
+    if scored:
+        watch.require_same(
+            f"what this attempt committed to {journal.path} may be of either: score into another directory", wholly=True
+        )
     return [committed[index] for index in sorted(committed)]
 
 

@@ -6,6 +6,7 @@ absolute paths, because that command may be given in another directory.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, first_line
+from ..fence import user_code
 from .checkpoint import kind_of, load_weights, some
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class LoadedModel:
     """A module with its weights in place, its optional input transform, and the strings that lead to it again.
 
     part: what was taken of the weights file, if it held more than the tensors of this module by their names.
+    spec_sha256: of the bytes of the file that the spec names.
     """
 
     module: nn.Module
@@ -38,6 +41,7 @@ class LoadedModel:
     spec: str
     weights: str | None
     part: str | None = None
+    spec_sha256: str | None = None
 
 
 def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> LoadedModel:
@@ -50,13 +54,35 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
 
     Raises ModelError, which names the file, the attribute or the tensors that are wrong.
     """
-    spec, build = _find(spec)
+    digest = spec_sha256(spec)  # before it runs: what it is now is what runs
+    with user_code(f"model file {spec.rpartition(':')[0]}, when imported,"):
+        spec, build = _find(spec)
     module, transform = _build(spec, build)
     if weights is not None:
         path = Path(weights).absolute()
-        part = load_weights(module, path)
-        return LoadedModel(module, transform, spec, str(path), part)
-    return LoadedModel(module, transform, spec, None)
+        with user_code(f"{type(module).__name__} of {spec}, when weights were loaded into it,"):
+            part = load_weights(module, path)
+        return LoadedModel(module, transform, spec, str(path), part, digest)
+    return LoadedModel(module, transform, spec, None, None, digest)
+
+
+def spec_sha256(spec: str) -> str | None:
+    """sha256 of the file that a spec names, without running anything; None if there is no such file."""
+    file = _file_of(spec.rpartition(":")[0])
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
+
+
+def _file_of(where: str) -> Path | None:
+    """The file of FILE.py or package.module. Not by importlib, which runs the packages that a module lies in."""
+    if where.endswith(".py"):
+        return Path(where).absolute()
+    loaded = getattr(sys.modules.get(where), "__file__", None)
+    if loaded is not None:
+        return Path(loaded)
+    folders = [Path(folder or os.curdir) for folder in (os.getcwd(), *sys.path)]
+    inner = where.replace(".", "/")
+    candidates = (folder / name for folder in folders for name in (f"{inner}/__init__.py", f"{inner}.py"))
+    return next((file.absolute() for file in candidates if file.is_file()), None)
 
 
 def _find(spec: str) -> tuple[str, Callable[[], Any]]:
@@ -127,6 +153,11 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _build(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
+    with user_code(spec):
+        return _built(spec, build)
+
+
+def _built(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
     from torch import nn
 
     try:

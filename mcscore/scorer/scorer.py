@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..acquisition import check_scores
 from ..errors import DrawError
+from ..fence import user_code
 from ..likelihoods import INPUTS, LIKELIHOODS, probabilities
 from ..masks import MAX_PASSES
 from ..montecarlo.embedding import embeddings
@@ -117,7 +118,9 @@ class Scorer:
         dtype = first.dtype if first is not None and first.is_floating_point() else torch.float32
         self.inputs = ModelInputs(where, dtype, transform, execution.channels_last)
         self.steps: Steps | None = None  # from ``prepare``
-        self.changing: frozenset[str] = frozenset()  # what of the model's identity a forward pass changes, so that it is none
+        self.changing: frozenset[str] = (
+            frozenset()
+        )  # what of the model's identity a forward pass changes, so that it is none
         self._embedding = embedding
 
     @one_at_a_time()
@@ -310,6 +313,12 @@ class Scorer:
         return self.inputs.transform
 
     @property
+    def named(self) -> str:
+        """The user's code that scores, for messages."""
+        name = type(self.model).__name__ + (f" of {self.spec}" if self.spec else "")
+        return f"the forward pass of {name}" + (" or its transform" if self.transform is not None else "")
+
+    @property
     def device(self) -> str:
         """Where the model runs."""
         return str(self.inputs.device)
@@ -325,8 +334,10 @@ class Scorer:
 
         Computed anew each time, for nothing tells for certain that a weight has changed; 1 GB takes about a second.
         """
-        return fingerprint(self.model)
+        with user_code(self.named):
+            return fingerprint(self.model)
 
     def describe(self) -> dict[str, Any]:
         """What was scored with what, as JSON. Sites and plan are empty before ``prepare``."""
-        return describe(self)
+        with user_code(self.named):
+            return describe(self)

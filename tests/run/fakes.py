@@ -40,6 +40,12 @@ class FakePool:
 
     def check_files(self) -> None: ...
 
+    def marks(self) -> object:
+        return self.fingerprint
+
+    def reopened(self) -> FakePool:
+        return self
+
     def read(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start * 4, stop * 4, dtype=np.float32).reshape(-1, 4)
 

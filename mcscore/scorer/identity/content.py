@@ -106,7 +106,9 @@ class Content:
         finally:
             self._depth -= 1
             self._within.discard(id(value))
-        if self._depth == 0 or isinstance(value, (Tensor, np.ndarray)):  # what is cut at a cycle depends on where it began
+        if self._depth == 0 or isinstance(
+            value, (Tensor, np.ndarray)
+        ):  # what is cut at a cycle depends on where it began
             self._done[id(value)] = value, result
         return result
 
@@ -125,9 +127,10 @@ class Content:
         if isinstance(value, (torch.dtype, torch.layout, torch.memory_format, OpOverload, OpOverloadPacket)):
             return kind, str(value)
         if isinstance(value, torch.ScriptObject):
-            if not value._has_method("__getstate__"):
-                raise Unseen(f"a {value._type()}")
-            return kind, self.of(value.__getstate__())
+            held: Any = value
+            if not held._has_method("__getstate__"):
+                raise Unseen(f"a {held._type()}")
+            return kind, self.of(held.__getstate__())
         if isinstance(value, torch.Generator):
             return kind, self.of(value.get_state())
         if isinstance(value, enum.Enum):
@@ -161,7 +164,8 @@ class Content:
             return [self.of(part) for part in value]
         if isinstance(value, (np.ndarray,)):
             return [self.of(part) for part in value.reshape(-1).tolist()]
-        for kind in (bool, int, float, complex, str, bytes):
+        kinds: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
+        for kind in kinds:
             if isinstance(value, kind):
                 return [hashed(kind.__name__, repr(kind(value)))]
         return []
@@ -175,7 +179,7 @@ class Content:
             for name in (slots,) if isinstance(slots, str) else slots:
                 if name not in ("__dict__", "__weakref__") and hasattr(value, name):
                     attributes[name] = getattr(value, name)
-        says = kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__
+        says = any("__reduce__" in vars(each) or "__reduce_ex__" in vars(each) for each in kind.__mro__[:-1])
         if isinstance(value, _CONTAINERS) or (attributes and not says):
             return [self.of(attributes)] if attributes else []
         if isinstance(value, (int, float, complex, str, bytes)):

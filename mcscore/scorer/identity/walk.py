@@ -23,8 +23,11 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _ROOTS = frozenset(("forward", "__call__"))
 # Methods that no forward pass calls. What __init__ makes is seen in the attributes; its text counts, what it refers to does not.
 _NOT_RUN = frozenset(
-    ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__reduce_ex__", "__getstate__")
-    + ("__setstate__", "__copy__", "__deepcopy__", "__init_subclass__", "__class_getitem__", "__setattr__")
+    f"__{name}__"
+    for name in (
+        *("init", "new", "repr", "str", "del", "reduce", "reduce_ex", "getstate", "setstate", "copy", "deepcopy"),
+        *("init_subclass", "class_getitem", "setattr"),
+    )
 )
 
 
@@ -125,7 +128,9 @@ class Walk:
         for number, module in enumerate(self._modules):
             kind = type(module)
             if isinstance(module, torch.jit.ScriptModule):
-                self.found.add(f"source of the scripted {module.original_name}", hashed(str(number), module.code))
+                self.found.add(
+                    f"source of the scripted {module.original_name}", hashed(str(number), _text_of_script(module))
+                )
                 continue
             members = {
                 name: value
@@ -176,7 +181,9 @@ class Walk:
                     self._function(function, owner=kind)
             todo = new - reads
             reads |= new
-        for functions in methods.values():  # of a class the whole text counts, what it refers to only where it is reached
+        for (
+            functions
+        ) in methods.values():  # of a class the whole text counts, what it refers to only where it is reached
             for function, kind in functions:
                 if is_users(function.__code__.co_filename):
                     self._text(function, kind)
@@ -188,16 +195,20 @@ class Walk:
         """A function or class that is met: what names it. If it is the user's, it is followed."""
         if isinstance(value, type):
             self._class(value)
-            return f"class {value.__qualname__}" if _class_is_users(value) else f"{value.__module__}.{value.__qualname__}"
+            return (
+                f"class {value.__qualname__}" if _class_is_users(value) else f"{value.__module__}.{value.__qualname__}"
+            )
         if isinstance(value, torch.jit.ScriptFunction):
-            return hashed(value.code)
+            return hashed(_text_of_script(value))
         functions = list(functions_in(value))
         for function in functions:
             self._function(function)
         if functions and is_users(functions[-1].__code__.co_filename):
             return functions[-1].__qualname__
         within = getattr(value, "__self__", None) or getattr(value, "__objclass__", None)
-        module = getattr(value, "__module__", None) or getattr(within, "__module__", None) or getattr(within, "__name__", "")
+        module = (
+            getattr(value, "__module__", None) or getattr(within, "__module__", None) or getattr(within, "__name__", "")
+        )
         self._version(module or "")
         self._extension(module or "", value)
         return f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
@@ -248,7 +259,7 @@ class Walk:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if name != "__class__":
                 self._refer(name, _contents(cell), used, file, f"value of {name} in {function.__qualname__}")
-        defaults = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
+        defaults: dict[Any, Any] = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
         if defaults:
             self._later(f"value of defaults in {function.__qualname__}", "", defaults, file)
         if attributes := {name: value for name, value in vars(function).items() if name != "__wrapped__"}:
@@ -266,7 +277,11 @@ class Walk:
             generated = code.co_filename.startswith("<") and owner is not None and code.co_name.startswith("__")
             if not generated:  # as dataclasses make them
                 file = label(code.co_filename)
-                why = f"{file} holds other text than what runs: start again after editing" if file else "it has no source text"
+                why = (
+                    f"{file} holds other text than what runs: start again after editing"
+                    if file
+                    else "it has no source text"
+                )
                 self.found.unseen[f"source of {name} is compared by its bytecode ({why})"] = None
             text = _bytecode(code)
         self.found.add(f"source of {name}", hashed(text), label(code.co_filename))
@@ -375,6 +390,10 @@ class Walk:
         return True
 
 
+def _text_of_script(module: Any) -> str:
+    return str(module.code)
+
+
 def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
@@ -417,5 +436,6 @@ def _bytecode(code: types.CodeType) -> str:
 def summary(found: Found) -> dict[str, str]:
     """One hash for each name, and the file it is from behind it."""
     return {
-        name: f"{hashed(*sorted(parts))} {found.files.get(name, '')}".strip() for name, parts in sorted(found.parts.items())
+        name: f"{hashed(*sorted(parts))} {found.files.get(name, '')}".strip()
+        for name, parts in sorted(found.parts.items())
     }
