@@ -113,7 +113,7 @@ class Content:
         return result
 
     def _parts(self, value: Any) -> Iterable[bytes | str]:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        kind = self._code(type(value))
         if isinstance(value, nn.Module):
             return kind, self._module(value)
         if isinstance(value, Tensor):
@@ -143,7 +143,7 @@ class Content:
             return self._callable(value)
         if isinstance(value, types.ModuleType):
             return "module", value.__name__
-        return kind, self._code(type(value)), *self._members(value), *self._state(value)
+        return kind, *self._members(value), *self._state(value)
 
     def _callable(self, value: Any) -> Iterable[str]:
         if isinstance(value, functools.partial):

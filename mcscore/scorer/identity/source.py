@@ -109,21 +109,21 @@ def _file(text: str, name: str) -> _File:
     return _File(text, name)
 
 
-_texts: dict[tuple[str, types.CodeType], str] = {}  # as first read: what runs stays the same when its file is edited
+# As first read, by the id of the code, which stays alive here: what runs stays the same when its file is edited.
+_texts: dict[int, tuple[types.CodeType, str]] = {}
 
 
 def text_of(function: types.FunctionType) -> str | None:
     """The source text of a function; None if it has none, or its file holds another text than the one that runs."""
     code = function.__code__
-    key = code.co_filename, code
-    if key not in _texts:
+    if id(code) not in _texts:
         linecache.checkcache(code.co_filename)
         text = "".join(linecache.getlines(code.co_filename, function.__globals__))
         found = _file(text, code.co_filename).text_of(code) if text else None
         if found is None:
             return None
-        _texts[key] = found
-    return _texts[key]
+        _texts[id(code)] = code, found
+    return _texts[id(code)][1]
 
 
 def label(filename: str) -> str:

@@ -78,6 +78,7 @@ class Walk:
         self.found = Found()
         self._weights = weights
         self._known = {id(module) for module in model.modules()}
+        self._others: dict[int, str] = {}
         self._modules: list[nn.Module] = list(model.modules())
         self._classes = {each for module in self._modules for each in type(module).__mro__}
         self._seen: set[Any] = set()
@@ -116,10 +117,11 @@ class Walk:
         """A module that is met as a value: part of the model, or one with weights of its own."""
         if id(module) in self._known:
             return "of the model"
-        new = [each for each in module.modules() if id(each) not in self._known]
-        self._known.update(map(id, new))
-        self._modules += new
-        return self._weights(module)
+        if id(module) not in self._others:
+            there = {id(each) for each in self._modules}
+            self._modules += [each for each in module.modules() if id(each) not in there]
+            self._others[id(module)] = self._weights(module)
+        return self._others[id(module)]
 
     def _attributes(self) -> list[tuple[str, str, Any]]:
         """(name, path, value) of every attribute that the forward pass may read and does not write itself."""
@@ -194,6 +196,8 @@ class Walk:
     def _code(self, value: Any) -> str:
         """A function or class that is met: what names it. If it is the user's, it is followed."""
         if isinstance(value, type):
+            if value.__module__ == "builtins":
+                return value.__qualname__
             self._class(value)
             return (
                 f"class {value.__qualname__}" if _class_is_users(value) else f"{value.__module__}.{value.__qualname__}"
