@@ -55,7 +55,8 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
     Raises ModelError, which names the file, the attribute or the tensors that are wrong.
     """
     digest = spec_sha256(spec)  # before it runs: what it is now is what runs
-    with user_code(f"model file {spec.rpartition(':')[0]}, when imported,"):
+    where = spec.rpartition(":")[0]
+    with user_code(f"model file {Path(where).absolute() if where.endswith('.py') else where}, when imported,"):
         spec, build = _find(spec)
     module, transform = _build(spec, build)
     if weights is not None:
@@ -131,11 +132,15 @@ def _import_file(path: Path) -> ModuleType:
         raise ModelError(f"{path} cannot be imported as Python")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
+    done = False
     try:
         found.loader.exec_module(module)
+        done = True
     except Exception as error:
-        del sys.modules[name]
         raise ModelError(f"{path} failed when imported: {first_line(error)}") from error
+    finally:
+        if not done:  # also after SystemExit
+            del sys.modules[name]
     return module
 
 

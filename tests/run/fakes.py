@@ -4,6 +4,7 @@ together, as the last bits of matrix products do: a run that is not taken up exa
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -176,6 +177,11 @@ def unpacked(run: Run) -> Run:
         (packed.parent / f"{number:06d}.json").write_bytes(line)
     packed.unlink()
     return run
+
+
+def said_records(out: Path) -> list[dict[str, Any]]:
+    """What the records of a complete run say, by span."""
+    return [json.loads(line)["record"] for line in (out / "commits" / "packed.jsonl").read_bytes().splitlines()]
 
 
 def go_on(out: Path, **changes: Any) -> Run:

@@ -38,6 +38,12 @@ def is_users(filename: str) -> bool:
     return not installed and not real.startswith(_library_folders())
 
 
+def runs_users(function: types.FunctionType) -> bool:
+    """Whether a function is the user's own; one that was generated, as dataclasses do, belongs to the module it was made in."""
+    name = function.__code__.co_filename
+    return is_users(str(function.__globals__.get("__file__") or name) if name.startswith("<") else name)
+
+
 @functools.cache
 def distribution(module: str) -> tuple[str, str] | None:
     """(name, version) of the distribution that a module belongs to; None for Python's own, and those that run.json lists."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from .bytecode import Names, names_of
 from .content import Content, Unseen, hashed
-from .source import distribution, is_users, label, text_of
+from .source import distribution, is_users, label, runs_users, text_of
 
 _BASE = frozenset(vars(nn.Module()))  # what every module has
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -179,7 +179,7 @@ class Walk:
                     new |= used.attributes
                     writes |= used.set_attributes
                     self._sets |= used.set_variables
-                    dynamic = dynamic or (used.dynamic and is_users(function.__code__.co_filename))
+                    dynamic = dynamic or (used.dynamic and runs_users(function))
                     self._function(function, owner=kind)
             todo = new - reads
             reads |= new
@@ -187,7 +187,7 @@ class Walk:
             functions
         ) in methods.values():  # of a class the whole text counts, what it refers to only where it is reached
             for function, kind in functions:
-                if is_users(function.__code__.co_filename):
+                if runs_users(function):
                     self._text(function, kind)
         return reads, writes, dynamic
 
@@ -207,7 +207,7 @@ class Walk:
         functions = list(functions_in(value))
         for function in functions:
             self._function(function)
-        if functions and is_users(functions[-1].__code__.co_filename):
+        if functions and runs_users(functions[-1]):
             return functions[-1].__qualname__
         within = getattr(value, "__self__", None) or getattr(value, "__objclass__", None)
         module = (
@@ -226,7 +226,7 @@ class Walk:
                 self._version(each.__module__)
             for name, value in vars(each).items():
                 for function in functions_in(value):
-                    if not is_users(function.__code__.co_filename):
+                    if not runs_users(function):
                         continue
                     if name in _NOT_RUN:
                         self._text(function, each)
@@ -240,7 +240,7 @@ class Walk:
         if not self._first(function):
             return
         code = function.__code__
-        if not is_users(code.co_filename):
+        if not runs_users(function):
             self._version(function.__module__ or "")
             for cell in function.__closure__ or ():  # a decorator of a library around a function of the user's
                 inner = _contents(cell)
@@ -316,7 +316,7 @@ class Walk:
                     self._members(value, used)
             elif own:
                 self._refer(name, value, used, file)
-            elif any(is_users(each.__code__.co_filename) for each in functions_in(value)):
+            elif any(runs_users(each) for each in functions_in(value)):
                 self._code(value)
         if own and (used.dynamic or not there) and self._first((id(module), "all")):
             self._whole(module.__name__, getattr(module, "__file__", None))
