@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -128,19 +129,20 @@ def _import_file(path: Path) -> ModuleType:
     taken = getattr(sys.modules.get(path.stem), "__file__", str(path)) != str(path)
     name = f"mcscore_model_{path.stem}" if taken else path.stem
     found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    if found is None or not isinstance(found.loader, SourceFileLoader):
         raise ModelError(f"{path} cannot be imported as Python")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     done = False
     try:
-        found.loader.exec_module(module)
+        # Compiled from the file itself: __pycache__ takes an edit of the same size within the same second for none.
+        exec(found.loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
         done = True
     except Exception as error:
         raise ModelError(f"{path} failed when imported: {first_line(error)}") from error
     finally:
         if not done:  # also after SystemExit
-            del sys.modules[name]
+            sys.modules.pop(name, None)
     return module
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from .fingerprint import fingerprint
-from .walk import Walk, summary
+from .found import summary
+from .walk import Walk
 
 __all__ = ["Identity", "fingerprint", "identity_of"]
 

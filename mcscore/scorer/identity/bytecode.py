@@ -1,11 +1,16 @@
-"""Which names a piece of code uses, read from its bytecode: that is what runs, whatever the file says by now."""
+"""Which names a piece of code uses, and what it does, read from its bytecode: that is what runs, whatever the file says by now."""
 
 from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from .content import hashed
 
 _DYNAMIC = frozenset(
     ("getattr", "vars", "eval", "exec", "globals", "locals", "__import__", "import_module", "attrgetter", "__dict__")
@@ -63,3 +68,20 @@ def names_of(code: types.CodeType) -> Names:
         frozenset(imports).union(*(each.imports for each in inner)),
         not _DYNAMIC.isdisjoint(read | attributes) or any(each.dynamic for each in inner),
     )
+
+
+def bytecode_of(code: types.CodeType) -> str:
+    """What a function does, without where it stands in a file; other in every version of Python."""
+
+    def constants(values: Iterable[Any]) -> list[str]:
+        return [
+            bytecode_of(each)
+            if isinstance(each, types.CodeType)
+            else repr(sorted(map(repr, each)))
+            if isinstance(each, frozenset)
+            else repr(each)
+            for each in values
+        ]
+
+    parts = (code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, *constants(code.co_consts))
+    return hashed(*map(str, parts), ".".join(map(str, sys.version_info[:2])))

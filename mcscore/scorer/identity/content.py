@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload, OpOverloadPacket
 
+from .members import contents_of
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hip)(:\d+)?")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
@@ -138,7 +140,7 @@ class Content:
         if isinstance(value, os.PathLike):
             return kind, _placeless(os.fsdecode(value))
         if isinstance(value, (weakref.ref, types.CellType)):
-            return kind, self.of(value() if isinstance(value, weakref.ref) else _cell(value))
+            return kind, self.of(value() if isinstance(value, weakref.ref) else contents_of(value))
         if isinstance(value, (type, *_CALLABLES)):
             return self._callable(value)
         if isinstance(value, types.ModuleType):
@@ -211,13 +213,6 @@ _CALLABLES = (
     property,
     torch.jit.ScriptFunction,
 )
-
-
-def _cell(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
 
 
 def _listed(part: Any) -> Any:

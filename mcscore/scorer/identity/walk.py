@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import inspect
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from .bytecode import Names, names_of
+from .bytecode import Names, bytecode_of, names_of
 from .content import Content, Unseen, hashed
+from .found import Found
+from .members import class_is_users, contents_of, functions_in, is_data, is_descriptor, script_text
 from .source import distribution, is_users, label, runs_users, text_of
 
 _BASE = frozenset(vars(nn.Module()))  # what every module has
@@ -29,46 +29,6 @@ _NOT_RUN = frozenset(
         *("init_subclass", "class_getitem", "setattr"),
     )
 )
-
-
-@dataclass
-class Found:
-    """What was found, by name ("source of Net.forward", "value of MEAN", "attribute scale of Net"): hash, or hashes in any order.
-
-    Attributes:
-        parts: the hashes.
-        files: the file that a name is from, without its folder.
-        unseen: what could not be compared, and why.
-    """
-
-    parts: dict[str, set[str]] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    unseen: dict[str, None] = field(default_factory=dict)
-
-    def add(self, name: str, part: str, file: str = "") -> None:
-        """Note a part of ``name``."""
-        self.parts.setdefault(name, set()).add(part)
-        if file:
-            self.files.setdefault(name, file)
-
-
-def functions_in(value: Any) -> Iterator[types.FunctionType]:
-    """The functions of Python that calling or getting a member of a class runs: through decorators, properties, caches."""
-    seen: set[int] = set()
-    stack = [value]
-    while stack:
-        each = stack.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if isinstance(each, types.FunctionType):
-            yield each
-        for name in ("__func__", "__wrapped__", "fget", "func", "py_func", "pyfunc"):
-            inner = inspect.getattr_static(each, name, None)
-            if isinstance(inner, (types.MemberDescriptorType, types.GetSetDescriptorType)):
-                inner = getattr(each, name, None)
-            if callable(inner) or isinstance(inner, (staticmethod, classmethod)):
-                stack.append(inner)
 
 
 class Walk:
@@ -131,18 +91,18 @@ class Walk:
             kind = type(module)
             if isinstance(module, torch.jit.ScriptModule):
                 self.found.add(
-                    f"source of the scripted {module.original_name}", hashed(str(number), _text_of_script(module))
+                    f"source of the scripted {module.original_name}", hashed(str(number), script_text(module))
                 )
                 continue
             members = {
                 name: value
                 for each in reversed(kind.__mro__)
-                if each not in (nn.Module, object) and _class_is_users(each)
+                if each not in (nn.Module, object) and class_is_users(each)
                 for name, value in vars(each).items()
-                if not name.startswith("__") and not callable(value) and not _is_descriptor(value)
+                if not name.startswith("__") and not callable(value) and not is_descriptor(value)
             }
             for name, value in (members | vars(module)).items():
-                all_of_it = dynamic and _class_is_users(kind)
+                all_of_it = dynamic and class_is_users(kind)
                 if name not in _BASE and name not in writes and (all_of_it or name in reads):
                     found.append((f"attribute {name} of {kind.__qualname__}", str(number), value))
             for table in _HOOKS:
@@ -157,7 +117,7 @@ class Walk:
         for kind in classes:
             if kind in (nn.Module, object):
                 continue
-            if kind.__module__ != "builtins" and not _class_is_users(kind):
+            if kind.__module__ != "builtins" and not class_is_users(kind):
                 self._version(kind.__module__)
             for name, value in vars(kind).items():
                 for function in functions_in(value):
@@ -200,10 +160,10 @@ class Walk:
                 return value.__qualname__
             self._class(value)
             return (
-                f"class {value.__qualname__}" if _class_is_users(value) else f"{value.__module__}.{value.__qualname__}"
+                f"class {value.__qualname__}" if class_is_users(value) else f"{value.__module__}.{value.__qualname__}"
             )
         if isinstance(value, torch.jit.ScriptFunction):
-            return hashed(_text_of_script(value))
+            return hashed(script_text(value))
         functions = list(functions_in(value))
         for function in functions:
             self._function(function)
@@ -222,7 +182,7 @@ class Walk:
         for each in kind.__mro__:
             if each in (object, nn.Module) or each in self._classes or not self._first(each):
                 continue
-            if not _class_is_users(each):
+            if not class_is_users(each):
                 self._version(each.__module__)
             for name, value in vars(each).items():
                 for function in functions_in(value):
@@ -232,7 +192,7 @@ class Walk:
                         self._text(function, each)
                     else:
                         self._function(function, owner=each)
-                if _class_is_users(each) and not name.startswith("_") and _is_data(value):
+                if class_is_users(each) and not name.startswith("_") and is_data(value):
                     self._later(f"value of {each.__qualname__}.{name}", name, value, "")
 
     def _function(self, function: types.FunctionType, owner: type | None = None) -> None:
@@ -243,7 +203,7 @@ class Walk:
         if not runs_users(function):
             self._version(function.__module__ or "")
             for cell in function.__closure__ or ():  # a decorator of a library around a function of the user's
-                inner = _contents(cell)
+                inner = contents_of(cell)
                 if isinstance(inner, (types.FunctionType, types.MethodType, functools.partial)):
                     self._content_of(inner)
             return
@@ -262,7 +222,7 @@ class Walk:
             self._import(module, function, used, file)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if name != "__class__":
-                self._refer(name, _contents(cell), used, file, f"value of {name} in {function.__qualname__}")
+                self._refer(name, contents_of(cell), used, file, f"value of {name} in {function.__qualname__}")
         defaults: dict[Any, Any] = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
         if defaults:
             self._later(f"value of defaults in {function.__qualname__}", "", defaults, file)
@@ -287,7 +247,7 @@ class Walk:
                     else "it has no source text"
                 )
                 self.found.unseen[f"source of {name} is compared by its bytecode ({why})"] = None
-            text = _bytecode(code)
+            text = bytecode_of(code)
         self.found.add(f"source of {name}", hashed(text), label(code.co_filename))
 
     def _refer(self, name: str, value: Any, used: Names, file: str, called: str = "") -> None:
@@ -392,54 +352,3 @@ class Walk:
         self._seen.add(key)
         self._keep.append(thing)
         return True
-
-
-def _text_of_script(module: Any) -> str:
-    return str(module.code)
-
-
-def _contents(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-def _class_is_users(kind: type) -> bool:
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    if kind.__module__ in ("builtins", *sys.builtin_module_names):
-        return False
-    return is_users(file) if file else True
-
-
-def _is_descriptor(value: Any) -> bool:
-    return hasattr(type(value), "__get__")
-
-
-def _is_data(value: Any) -> bool:
-    return not callable(value) and not _is_descriptor(value) and not isinstance(value, types.ModuleType)
-
-
-def _bytecode(code: types.CodeType) -> str:
-    """What a function does, without where it stands in a file; other in every version of Python."""
-
-    def constants(values: Iterable[Any]) -> list[str]:
-        return [
-            _bytecode(each)
-            if isinstance(each, types.CodeType)
-            else repr(sorted(map(repr, each)))
-            if isinstance(each, frozenset)
-            else repr(each)
-            for each in values
-        ]
-
-    parts = (code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, *constants(code.co_consts))
-    return hashed(*map(str, parts), ".".join(map(str, sys.version_info[:2])))
-
-
-def summary(found: Found) -> dict[str, str]:
-    """One hash for each name, and the file it is from behind it."""
-    return {
-        name: f"{hashed(*sorted(parts))} {found.files.get(name, '')}".strip()
-        for name, parts in sorted(found.parts.items())
-    }
