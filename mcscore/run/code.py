@@ -14,6 +14,7 @@ from ..errors import RunError
 from .schema import Edit, Model, RunHeader
 
 _NAMED = 6
+_KINDS = ("source", "value", "attribute")
 
 
 def code_of(path: Path, header: RunHeader, now: Model, accept: bool) -> int:
@@ -59,13 +60,19 @@ def edit_of(header: RunHeader, now: Model) -> Edit:
 def differences(then: Mapping[str, str], now: Mapping[str, str], passed: set[str]) -> list[str]:
     """Name what differs, with the file it is from: "source of Net.forward (net.py)"."""
     found = []
-    for name in sorted(then.keys() | now.keys()):
+    for name in sorted(then.keys() | now.keys(), key=_rank):
         before, after = then.get(name, "").partition(" "), now.get(name, "").partition(" ")
         if name in passed or before[0] == after[0]:
             continue
         file = f" ({after[2] or before[2]})" if after[2] or before[2] else ""
         found.append(name + file + (", which is new" if not before[0] else ", which is gone" if not after[0] else ""))
     return found
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """The most telling kinds first: an edit of a function shows in what holds it, too."""
+    kind = name.partition(" ")[0]
+    return (_KINDS.index(kind) if kind in _KINDS else len(_KINDS)), name
 
 
 def told(names: list[str]) -> str:

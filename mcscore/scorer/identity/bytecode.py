@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .content import hashed
+from .hashes import hashed
 
 _DYNAMIC = frozenset(
     ("getattr", "vars", "eval", "exec", "globals", "locals", "__import__", "import_module", "attrgetter", "__dict__")

@@ -19,26 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload, OpOverloadPacket
 
-from .members import contents_of
+from .bytecode import names_of
+from .hashes import hashed
+from .members import contents_of, functions_in
+from .source import runs_users, text_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, slice)
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hip)(:\d+)?")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _MOST = 200_000  # values behind one name: more is a data set or a program that hangs on it
-DIGITS = 32
 
 
 class Unseen(Exception):
     """A value whose content cannot be told; the message names its type."""
-
-
-def hashed(*parts: bytes | str) -> str:
-    """The hash of some parts, as ``Content`` gives it."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:DIGITS]
 
 
 def without_addresses(text: str) -> str:
@@ -145,7 +138,19 @@ class Content:
             return self._callable(value)
         if isinstance(value, types.ModuleType):
             return "module", value.__name__
-        return kind, *self._members(value), *self._state(value)
+        wraps = [self._function(each) for each in functions_in(value)]  # as a cache around a function does
+        return kind, *wraps, *self._members(value), *self._state(value)
+
+    def _function(self, function: types.FunctionType) -> str:
+        """A function by its name, if it is the user's also by its defaults and the variables around it that it does not set."""
+        name = self._code(function)
+        if not runs_users(function):
+            return name
+        code = function.__code__
+        cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+        held = [self.of(cells[each]) for each in sorted(cells.keys() - names_of(code).set_variables - {"__class__"})]
+        text = text_of(function) if code.co_name == "<lambda>" else ""  # several have one name
+        return hashed(name, text or "", *held, self.of(function.__defaults__), self.of(function.__kwdefaults__))
 
     def _callable(self, value: Any) -> Iterable[str]:
         if isinstance(value, functools.partial):
@@ -154,7 +159,7 @@ class Content:
             return "method", self.of(value.__func__), self.of(value.__self__)
         if isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, (types.ModuleType, type)):
             return "method", value.__qualname__, self.of(value.__self__)
-        return "code", self._code(value)
+        return "code", self._code(value), *(self._function(each) for each in functions_in(value))
 
     def _members(self, value: Any) -> Iterable[str]:
         """The content of a container, or of what is derived from one or from a plain value; sets and dicts in no order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .content import hashed
+from .hashes import hashed
 
 
 @dataclass

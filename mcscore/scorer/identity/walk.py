@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from .bytecode import Names, bytecode_of, names_of
-from .content import Content, Unseen, hashed
+from .content import Content, Unseen
 from .found import Found
+from .hashes import hashed
 from .members import class_is_users, contents_of, functions_in, is_data, is_descriptor, script_text
 from .source import distribution, is_users, label, runs_users, text_of
 
 _BASE = frozenset(vars(nn.Module()))  # what every module has
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _ROOTS = frozenset(("forward", "__call__"))
+# Files and the environment, which may hold something else the next time.
+_READING = frozenset(("open", "environ", "getenv", "read_text", "read_bytes", "fromfile", "loadtxt"))
 # Methods that no forward pass calls. What __init__ makes is seen in the attributes; its text counts, what it refers to does not.
 _NOT_RUN = frozenset(
     f"__{name}__"
@@ -131,6 +133,7 @@ class Walk:
             name for name in methods if name.startswith("__") and name.endswith("__") and name not in _NOT_RUN
         }
         reads |= todo
+        made_up = False
         while todo:
             new: set[str] = set()
             for name in todo:
@@ -142,7 +145,10 @@ class Walk:
                     dynamic = dynamic or (used.dynamic and runs_users(function))
                     self._function(function, owner=kind)
             todo = new - reads
-            reads |= new
+            if dynamic and not made_up:  # any method of the user's classes
+                made_up = True
+                todo |= {name for name, all_of_it in methods.items() if name not in _NOT_RUN and _any_users(all_of_it)}
+            reads |= todo
         for (
             functions
         ) in methods.values():  # of a class the whole text counts, what it refers to only where it is reached
@@ -192,7 +198,7 @@ class Walk:
                         self._text(function, each)
                     else:
                         self._function(function, owner=each)
-                if class_is_users(each) and not name.startswith("_") and is_data(value):
+                if class_is_users(each) and not name.startswith("__") and name != "_abc_impl" and is_data(value):
                     self._later(f"value of {each.__qualname__}.{name}", name, value, "")
 
     def _function(self, function: types.FunctionType, owner: type | None = None) -> None:
@@ -204,7 +210,7 @@ class Walk:
             self._version(function.__module__ or "")
             for cell in function.__closure__ or ():  # a decorator of a library around a function of the user's
                 inner = contents_of(cell)
-                if isinstance(inner, (types.FunctionType, types.MethodType, functools.partial)):
+                if callable(inner) or isinstance(inner, (dict, list, tuple)):
                     self._content_of(inner)
             return
         self._text(function, owner)
@@ -218,8 +224,13 @@ class Walk:
         for name in sorted(names):
             if name in function.__globals__:
                 self._refer(name, function.__globals__[name], used, file)
-        for module in sorted(used.imports):
+        imports = set(used.imports)
+        if {"import_module", "__import__"} & (used.attributes | used.globals):
+            imports |= {each for each in code.co_consts if isinstance(each, str) and _is_module(each)}
+        for module in sorted(imports):
             self._import(module, function, used, file)
+        if read := sorted(_READING & (used.attributes | used.globals)):
+            self.found.unseen[f"what {function.__qualname__} reads when it runs ({', '.join(read)})"] = None
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if name != "__class__":
                 self._refer(name, contents_of(cell), used, file, f"value of {name} in {function.__qualname__}")
@@ -253,9 +264,16 @@ class Walk:
     def _refer(self, name: str, value: Any, used: Names, file: str, called: str = "") -> None:
         """Follow what a name in a function stands for."""
         if isinstance(value, types.ModuleType):
+            if name != value.__name__.rpartition(".")[2] and not is_users(
+                getattr(value, "__file__", None) or "<frozen>"
+            ):
+                self._later(called or f"value of {name}", name, value, file)
             self._members(value, used)
-        elif isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
-            self._code(value)
+        elif getattr(value, "__name__", None) == name and (
+            (isinstance(value, type) and class_is_users(value))
+            or (isinstance(value, types.FunctionType) and runs_users(value) and not value.__closure__)
+        ):
+            self._code(value)  # its source says it all
         else:
             self._later(called or f"value of {name}", name, value, file)
 
@@ -268,9 +286,9 @@ class Walk:
         there = [name for name in sorted(used.attributes) if name in vars(module)]
         for name in there:
             value = vars(module)[name]
-            if not self._first((id(module), name)):
-                continue
             self._keep.append(module)
+            if not self._first((id(module), name, used if isinstance(value, types.ModuleType) else None)):
+                continue
             if isinstance(value, types.ModuleType):
                 if own or is_users(getattr(value, "__file__", None) or "<frozen>"):
                     self._members(value, used)
@@ -352,3 +370,14 @@ class Walk:
         self._seen.add(key)
         self._keep.append(thing)
         return True
+
+
+def _any_users(methods: Iterable[tuple[types.FunctionType, type]]) -> bool:
+    return any(runs_users(function) for function, _ in methods)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a text names a module that can be found without running its package."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
+    return name in sys.modules or ("." not in name and importlib.util.find_spec(name) is not None)
