@@ -46,6 +46,13 @@ def code_of(path: Path, header: RunHeader, now: Model, accept: bool) -> int:
     )
 
 
+def accepted(path: Path, header: RunHeader, now: Model, accept: bool) -> list[str]:
+    """What of ``now`` differs from the start of a run that is only read, if ``accept`` allows it. Raises what ``code_of`` does."""
+    if code_of(path, header, now, accept) <= len(header.edited):
+        return []
+    return list(edit_of(header, now).changed)
+
+
 def edit_of(header: RunHeader, now: Model) -> Edit:
     """What run.json says of code that joins a run."""
     assert now.code is not None

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError
-from .code import code_of
+from .code import accepted
 from .identity import find_pool
 from .normalize import own_scorer
 from .prefetch import STRIDE, Skipped
@@ -61,9 +61,10 @@ def choose(
 
     embeddings = labeled_embeddings = None
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
-    labeled = np.empty(0, np.int64)
+    labeled, edited = np.empty(0, np.int64), list[str]()
     if DIVERSITY[diversity].needs_embeddings:
-        embed = _embedder(run, pool, _scorer_of(run, scorer, accept_edited_code))
+        scorer, edited = _scorer_of(run, scorer, accept_edited_code)
+        embed = _embedder(run, pool, scorer)
         labeled = _evenly(_labeled(pool, run.n), labeled_items, LABELED_MAX)
         embeddings, labeled_embeddings = embed(ids), embed(labeled) if len(labeled) else None
     selection = select(
@@ -85,6 +86,8 @@ def choose(
         "done": run.done,
         "n": run.n,
     }
+    if edited:
+        how["edited_code"] = edited
     _write(run, pool, selection, how)
     return selection
 
@@ -119,7 +122,8 @@ def refuse_incomplete(run: StoredScores, pool: Pool | None) -> None:
         )
 
 
-def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> Scorer:
+def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> tuple[Scorer, list[str]]:
+    """The scorer, if it has the run's model, and what of its code was edited since."""
     if scorer is None:
         raise RunError(
             f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
@@ -131,8 +135,7 @@ def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> Scorer
         raise RunError(
             f"the scorer's model is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}"
         )
-    code_of(run.path, run.header, now, accept)
-    return scorer
+    return scorer, accepted(run.path, run.header, now, accept)
 
 
 def _embedder(run: StoredScores, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:

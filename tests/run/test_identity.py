@@ -16,6 +16,7 @@ from mcscore.errors import RunError
 from mcscore.ingest.append import append_blocks
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
+from mcscore.run.select import read_selection
 from mcscore.scorer.scorer import Scorer
 
 from .fakes import FakePool, FakeScorer, begin, content, fail_at, go_on, said_records
@@ -120,6 +121,8 @@ def test_a_selection_after_further_training_is_refused_with_the_same_scorer_too(
     with pytest.raises(RunError, match="other code: source of doubled"):
         run.select(5, scorer=scorer(doubled))
     run.select(5, scorer=scorer(doubled), accept_edited_code=True)
+    _, _, how = read_selection(run)
+    assert how["edited_code"][0] == "source of doubled (test_identity.py), which is new"
 
 
 def test_a_forward_pass_that_counts_and_keeps_does_not_end_a_run(pool: Pool, tmp_path: Path) -> None:
