@@ -14,7 +14,7 @@ import click
 from ..bench.shapes import FORMS, PRECISIONS, ShapeError, Spec, default_specs, specs
 from ..text import count
 from . import shared
-from .model import build_scorer
+from .model import build_scorer, users_code
 from .options import COMMA, PATH, names
 from .shared import Command
 from .terminal import FAILED, SECONDS_PER_LINE, as_json, emit, fail
@@ -187,13 +187,14 @@ def model(
         opened = None if path is None else Pool.open(path)
         items: Any = torch.rand(batch, *item_shape or ()) if opened is None else opened.read(0, min(batch, opened.n))
         score = "variance" if settings["likelihood"] == "gaussian" else "bald"
-        scorer = build_scorer(spec, weights, scores=(score,), **settings)
-        if opened is not None:
-            scorer.normalize(opened.mean, opened.std)
-        device = torch.device(scorer.device)
-        found = compare(scorer, items, clock_for(device), seconds, say)
-        say("")
-        machine, plan, described = env.machine(), scorer.plan(items), scorer.describe()
+        with users_code():
+            scorer = build_scorer(spec, weights, scores=(score,), **settings)
+            if opened is not None:
+                scorer.normalize(opened.mean, opened.std)
+            device = torch.device(scorer.device)
+            found = compare(scorer, items, clock_for(device), seconds, say)
+            say("")
+            machine, plan, described = env.machine(), scorer.plan(items), scorer.describe()
     source = path if item_shape is None else f"random {'x'.join(map(str, item_shape))}"
     facts = {
         "device": scorer.device,

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from ..scorer import Scorer
@@ -21,6 +30,46 @@ def grouped(**options: Any) -> dict[str, Any]:
     return {**options, "dropout": Dropout(**dropout), "execution": Execution(**execution)}
 
 
+@contextlib.contextmanager
+def users_code() -> Iterator[None]:
+    """For what runs the user's code: what that prints goes to stderr, and it cannot end the verb by click's exceptions.
+
+    stdout is for the answer alone, with --json one object. Programs that the code starts inherit stderr, too.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_stdout_is_stderr())
+        try:
+            yield
+        except (
+            click.exceptions.Exit,
+            click.Abort,
+            click.ClickException,
+        ) as error:  # of a model file with a command of its own
+            raise ModelError(
+                f"the model's code ended a command of its own ({first_line(error)}): nothing is scored by it"
+            ) from error
+
+
+@contextlib.contextmanager
+def _stdout_is_stderr() -> Iterator[None]:
+    try:
+        descriptor = sys.stdout.fileno()
+        other = sys.stderr.fileno()
+    except (io.UnsupportedOperation, AttributeError, ValueError):  # no file, as in a test or a notebook
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(descriptor)
+    os.dup2(other, descriptor)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
 def build_scorer(spec: str, weights: Path | None, *, device: str | None, **settings: Any) -> Scorer:
     """Build the model and give it to a Scorer; without ``device``, on the GPU if there is one."""
     import torch
@@ -36,5 +85,6 @@ def build_scorer(spec: str, weights: Path | None, *, device: str | None, **setti
         spec=loaded.spec,
         weights=loaded.weights,
         weights_part=loaded.part,
+        spec_sha256=loaded.spec_sha256,
         **grouped(**settings),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import click
 from ..acquisition import check_scores
 from ..text import duration
 from . import shared
-from .model import build_scorer
+from .model import build_scorer, users_code
 from .options import PATH, POOL
 from .shared import Command, Option
 from .terminal import RESUMABLE, as_json, emit, fail, progress_line
@@ -51,6 +52,11 @@ _run = functools.partial(click.option, cls=Option, section="Run")
     is_flag=True,
     help="Resume on other hardware than the run was started on; the last bits of scores then differ between spans.",
 )
+@_run(
+    "--accept-edited-code",
+    is_flag=True,
+    help="Resume though the code of the model or the transform was edited; run.json and the records say which scored what.",
+)
 @shared.passes
 @shared.scores("bald,entropy", "bald,entropy")
 @shared.outputs
@@ -71,6 +77,7 @@ def score(
     labeled: bool,
     on_bad_chunk: OnBadChunk,
     mixed_hardware: bool,
+    accept_edited_code: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -89,16 +96,19 @@ def score(
 
     try:
         opened = Pool.open(path)
-        scorer = build_scorer(spec, weights, **settings)
-        with progress_line(scorer.passes, quiet) as progress:
+        out_now = out.absolute()
+        with users_code(), contextlib.ExitStack() as stack:
+            scorer = build_scorer(spec, weights, **settings)
+            progress = stack.enter_context(progress_line(scorer.passes, quiet))
             run = score_pool(
                 opened,
                 scorer,
-                out,
+                out_now,
                 span=span,
                 labeled=labeled,
                 on_bad_chunk=on_bad_chunk,
                 mixed_hardware=mixed_hardware,
+                accept_edited_code=accept_edited_code,
                 progress=progress,
             )
     except Stopped as stop:
@@ -135,10 +145,11 @@ def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
     opened = Pool.open(path)
     if settings["scores"] is None:
         settings["scores"] = ("variance",) if settings["likelihood"] == "gaussian" else ("entropy",)
-    scorer = build_scorer(spec, weights, **settings)
-    scorer.normalize(opened.mean, opened.std)
-    text = scorer.plan(opened.read(0, min(opened.n, 256)))
-    described = scorer.describe()
+    with users_code():
+        scorer = build_scorer(spec, weights, **settings)
+        scorer.normalize(opened.mean, opened.std)
+        text = scorer.plan(opened.read(0, min(opened.n, 256)))
+        described = scorer.describe()
     emit({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)
 
 
@@ -154,4 +165,6 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "items_per_second": run.items_per_second,
         "scores": list(run.meta["scores"]),
+        "not_compared": list(run.meta["model"]["unseen"]),
+        "edited_code": len(run.meta["edited"]),
     }

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import SCORES
+from ..errors import ModelError
 from ..text import count
 from . import shared
-from .model import build_scorer
+from .model import build_scorer, users_code
 from .options import PATH
 from .shared import Command, Option
 from .terminal import as_json, emit
@@ -50,6 +51,11 @@ _diverse = functools.partial(click.option, cls=Option, section="Diversity")
     "--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: the place that `score` recorded."
 )
 @_diverse("--weights", type=PATH, help="Where the weights are now; default: the place that `score` recorded.")
+@_diverse(
+    "--accept-edited-code",
+    is_flag=True,
+    help="Compute embeddings though the code of the model or the transform was edited.",
+)
 @shared.pool_now
 @_selection("--partial", is_flag=True, help="Select even if RUN is not complete.")
 @as_json
@@ -77,8 +83,9 @@ def select(
     run = Run.open(path)
     by = run.check_score(by or run.meta["scores"][0])
     pool = Pool.open(pool_path) if pool_path else None
-    scorer = None if diversity == "none" else _same_model(run, spec, weights, device, embedding)
-    chosen = run.select(k, by, diversity, scorer=scorer, pool=pool, **choice)
+    with users_code():
+        scorer = None if diversity == "none" else _same_model(run, spec, weights, device, embedding)
+        chosen = run.select(k, by, diversity, scorer=scorer, pool=pool, **choice)
     file = path / f"selection-{by}-{k}.parquet"
     facts = {"run": str(path), "file": str(file), "by": by, "k": k, "diversity": chosen.method, "radius": chosen.radius}
     apart = f", further than {chosen.radius:.4g} apart" if chosen.radius is not None else ""
@@ -100,6 +107,8 @@ def select(
 def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | None, embedding: str | None) -> Scorer:
     """Build the model that scored ``run``; ValueError if its fingerprint is not the recorded one."""
     recorded = run.meta["model"]
+    if spec is None and recorded["spec"] is not None:
+        _require_recorded_file(run, recorded["spec"], recorded["spec_sha256"])
     spec, weights = spec or recorded["spec"], weights or recorded["weights"]
     if spec is None:
         raise click.UsageError(
@@ -114,6 +123,22 @@ def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | 
             + ("" if weights else "; a model that is built with fresh random weights differs each time")
         )
     return scorer
+
+
+def _require_recorded_file(run: Run, spec: str, recorded: str | None) -> None:
+    """A file that only run.json names is run if it is the file that was run then: whose run directory this is, is not known."""
+    from ..scorer.model_spec import spec_sha256
+
+    file = spec.rpartition(":")[0]
+    if (now := spec_sha256(spec)) is None:
+        raise ModelError(f"{file}: no such model file, which {run.path} recorded; give --model, where it is now")
+    if now != recorded:
+        changed = (
+            "has changed since" if recorded else "cannot be compared with what was run, as its hash was not recorded by"
+        )
+        raise ModelError(
+            f"{file} {changed} {run.path}, and is not run unasked: give --model {spec} to run it as it is now"
+        )
 
 
 @click.command()

@@ -19,6 +19,7 @@ from ..store.encoded import EncodedReader
 from ..store.files import path_of
 from ..store.layout import ChunkLayout
 from ..store.read_ahead import read_ahead
+from ..store.watch import marks
 from .create import create
 from .keys import find_keys, read_keys
 from .labels import checked_labels, set_values
@@ -276,6 +277,18 @@ class Pool:
         """Return the fingerprint that the same items had before the pool was compacted, which runs have recorded."""
         known = {(count, now): before for count, now, before in self.storage.attributes.known_as}
         return known.get((n, fingerprint), fingerprint)
+
+    def marks(self) -> object:
+        """Return what is equal as long as nobody has exchanged files of items; cheap enough to be asked every second.
+
+        Other marks do not mean other items: an append changes them too. ``reopened().fingerprint_at(n)`` tells.
+        """
+        layouts = [self.storage.rows, self.storage.offsets]
+        return marks(self.path, [layout for layout in layouts if layout is not None])
+
+    def reopened(self) -> Pool:
+        """Open what is at the place of this pool now."""
+        return Pool(open_storage(self.path))
 
     # ------------------------------------------------------------------ labels and flags
 

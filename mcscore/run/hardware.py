@@ -102,9 +102,18 @@ def differences(then: Hardware, now: Hardware) -> list[str]:
     ]
 
 
-def conditions(hardware: Hardware, versions: Mapping[str, str], threads: int, plan: Mapping[str, Any]) -> int:
+def conditions(
+    hardware: Hardware, versions: Mapping[str, str], threads: int, plan: Mapping[str, Any], code: int = 0
+) -> int:
     """Sum up in 32 bits what equal scores depend on: two attempts at a span with equal ones must agree to the last bit."""
-    given = {"hardware": to_json(hardware), "versions": dict(versions), "threads": threads, "plan": dict(plan)}
+    given: dict[str, Any] = {
+        "hardware": to_json(hardware),
+        "versions": dict(versions),
+        "threads": threads,
+        "plan": dict(plan),
+    }
+    if code:
+        given["code"] = code
     return crc32c(json.dumps(given, sort_keys=True).encode())
 
 

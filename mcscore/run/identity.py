@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from ..pool import Pool
 
 # Where the model came from and where it runs: a difference is fine, or shows in the fingerprint or the hardware class.
-_FREE = {"model.class", "model.spec", "model.weights", "model.weights_part", "pool.path", "plan", "device", "threads"}
+_FREE = {
+    *("model.class", "model.spec", "model.weights", "model.weights_part", "model.spec_sha256"),
+    *("model.code", "model.unseen", "model.changing"),  # see code.py
+    *("pool.path", "plan", "device", "threads"),
+}
 # Known only once the scorer has seen items.
 _AFTER_PREPARE = {"sites"}
 

@@ -60,7 +60,7 @@ class Run(StoredScores):
         Raises:
             RunError: there is no run, or its run.json, or the metadata of its scores, is damaged.
         """
-        journal = Journal.open(Path(path))
+        journal = Journal.open(Path(path).absolute())
         committed, damaged = journal.survey()
         if damaged:
             warnings.warn(
@@ -80,6 +80,7 @@ class Run(StoredScores):
         *,
         pool: Pool | None = None,
         partial: bool = False,
+        accept_edited_code: bool = False,
     ) -> Selection:
         """Choose k items that are worth a label, and write them to ``selection-<by>-<k>.parquet`` in the run directory.
 
@@ -97,6 +98,7 @@ class Run(StoredScores):
                 ``score_pool`` was given.
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: choose from an incomplete run.
+            accept_edited_code: compute embeddings though the model's or the transform's code was edited since the run.
 
         Returns:
             The chosen items, best first.
@@ -127,6 +129,7 @@ class Run(StoredScores):
             scorer=scorer or self._scorer,
             pool=pool or self._pool,
             partial=partial,
+            accept_edited_code=accept_edited_code,
         )
 
     def export(

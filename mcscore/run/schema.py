@@ -32,13 +32,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which model scored, and where it came from. ``class_`` is the field "class"."""
+    """Which model scored, and where it came from. ``class_`` is the field "class".
+
+    ``code`` is None where it was not recorded; ``unseen`` says what of it could not be compared, and ``changing`` names what
+    scoring itself changes.
+    """
 
     fingerprint: str
     class_: str = ""
     spec: str | None = None
     weights: str | None = None
     weights_part: str | None = None
+    spec_sha256: str | None = None
+    code: Mapping[str, str] | None = None
+    unseen: Sequence[str] = ()
+    changing: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """Other code that a run went on with, because that was asked for: when, what differed from the start, and all of the code."""
+
+    code: Mapping[str, str]
+    at: str = ""
+    changed: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +134,7 @@ class RunHeader:
     block_items: int
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: Sequence[Hardware] = ()
+    edited: Sequence[Edit] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -165,6 +183,7 @@ class RunHeader:
             pool=from_json(PoolState, header.pool, f"{where}: pool"),
             grown=tuple(from_json(PoolState, former, f"{where}: grown") for former in header.grown),
             hardware=tuple(from_json(Hardware, each, f"{where}: hardware") for each in header.hardware),
+            edited=tuple(from_json(Edit, each, f"{where}: edited") for each in header.edited),
         )
         header.refuse_impossible(where)
         return header
@@ -208,6 +227,7 @@ class Record(NamedTuple):
         seconds: time spent on the span, over all attempts.
         hardware: index into run.json's list of hardware classes.
         plan: how the passes ran, if not as run.json says (after the device ran out of memory).
+        code: which code scored: 0 that of the start, i the i-th in run.json's list of edits.
     """
 
     run: str
@@ -219,6 +239,7 @@ class Record(NamedTuple):
     seconds: float = 0.0
     hardware: int = 0
     plan: Mapping[str, Any] | None = None
+    code: int = 0
 
     def to_json(self) -> JSON:
         """The content of a record; fields at their default are left out."""
@@ -239,6 +260,8 @@ class Record(NamedTuple):
             data["hardware"] = self.hardware
         if self.plan is not None:
             data["plan"] = dict(self.plan)
+        if self.code:
+            data["code"] = self.code
         return data
 
     @staticmethod
@@ -268,6 +291,7 @@ class Record(NamedTuple):
                 seconds=data.get("seconds", 0.0),
                 hardware=data.get("hardware", 0),
                 plan=data.get("plan"),
+                code=data.get("code", 0),
             )
         except KeyError as error:
             raise RunError(f"{file} lacks the field {error}") from None
@@ -279,7 +303,7 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 # Not by fields.fits, which takes 10 us for a record.
 _RECORD_FIELDS: dict[str, tuple[type, ...]] = {
     "run": (str,),
-    **dict.fromkeys(("span", "start", "n", "scored", "hardware"), (int,)),
+    **dict.fromkeys(("span", "start", "n", "scored", "hardware", "code"), (int,)),
     **dict.fromkeys(("crc32c", "nonfinite_ids", "unreadable"), (list,)),
     "seconds": (int, float),
     "plan": (dict, types.NoneType),

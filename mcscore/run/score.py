@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..errors import RunError, Stopped
 from .journal import Record, Values
 from .normalize import own_scorer
+from .pool_watch import PoolWatch
 from .prefetch import Block, CudaPrefetcher, OnBadChunk, prefetch_blocks
 from .run import Run
 from .signals import StopRequest, stop_request
@@ -39,6 +40,7 @@ def score_pool(
     labeled: bool = False,
     on_bad_chunk: OnBadChunk = "raise",
     mixed_hardware: bool = False,
+    accept_edited_code: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labeled nor excluded, into the run directory ``out``.
@@ -60,6 +62,8 @@ def score_pool(
             selected.
         mixed_hardware: resume a run on hardware, or with an instruction set or numeric modes, that it was not scored with
             so far. The last bits of scores then differ between spans; every record says which hardware it is from.
+        accept_edited_code: resume a run though the model's or the transform's code, or a value it refers to, was edited since.
+            Spans that are done keep the scores of the former code; every record says which code it is from.
         progress: called as progress(items done, items in the pool) before the first block and after every one.
 
     Returns:
@@ -83,7 +87,7 @@ def score_pool(
         ...     run.complete, run.scores("bald").shape, len(run.select(3, diversity="none"))
         (True, (20,), 3)
     """
-    path = Path(out)
+    path = Path(out).absolute()  # the model, or another thread, may change the working directory
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")
     if on_bad_chunk not in get_args(OnBadChunk):
@@ -91,7 +95,7 @@ def score_pool(
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
     own = own_scorer(scorer, pool)
-    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware)
+    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code)
     with stop_request() as stop:
         begin = resumed_run if is_run(path) else new_run
         with begin(path, pool, own, options) as job:
@@ -115,6 +119,7 @@ def _score(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Pr
     copier = CudaPrefetcher(scorer.device) if scorer.device.startswith("cuda") else None
     blocks = prefetch_blocks(pool, job.tasks, job.skipped, journal.header.block_items, job.options.on_bad_chunk, copier)
     buffer: SpanBuffer | None = None
+    watch, scored = PoolWatch(pool, journal.header.pool), False
     begin = time.perf_counter()
     with contextlib.closing(blocks):
         while not stop.made:
@@ -129,12 +134,17 @@ def _score(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Pr
             if not block.last:
                 progress(done + max(0, block.stop - span.start - task.held_n), pool.n)
                 continue
+            watch.require_same(f"{span} is not committed. {so_far}")
             facts = buffer.facts(time.perf_counter() - begin) | job.conditions_of(scorer.recorded_plan)
             with writing(f"{span} of {journal.path} could not be written. {so_far}"):
                 committed[span.index] = journal.commit(span, buffer.values, held=task.held, **facts)
-            buffer, begin = None, time.perf_counter()
+            buffer, begin, scored = None, time.perf_counter(), True
             done += span.n - task.held_n
             progress(done, pool.n)
+    if scored:
+        watch.require_same(
+            f"what this attempt committed to {journal.path} may be of either: score into another directory", wholly=True
+        )
     return [committed[index] for index in sorted(committed)]
 
 

@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from ..errors import RunError
 from ..paths import names_in
+from .code import accepted
 from .identity import find_pool
 from .normalize import own_scorer
 from .prefetch import STRIDE, Skipped
+from .schema import Settings
 from .spans import Span
 from .stored import StoredScores
 
@@ -42,6 +44,7 @@ def choose(
     scorer: Scorer | None,
     pool: Pool | None,
     partial: bool,
+    accept_edited_code: bool = False,
 ) -> Selection:
     """Choose k items, see ``Run.select``."""
     from ..selection import DIVERSITY, select
@@ -60,9 +63,10 @@ def choose(
 
     embeddings = labeled_embeddings = None
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
-    labeled = np.empty(0, np.int64)
+    labeled, edited = np.empty(0, np.int64), list[str]()
     if DIVERSITY[diversity].needs_embeddings:
-        embed = _embedder(run, pool, _scorer_of(run, scorer))
+        scorer, edited = _scorer_of(run, scorer, accept_edited_code)
+        embed = _embedder(run, pool, scorer)
         labeled = _evenly(_labeled(pool, run.n), labeled_items, LABELED_MAX)
         embeddings, labeled_embeddings = embed(ids), embed(labeled) if len(labeled) else None
     selection = select(
@@ -84,6 +88,8 @@ def choose(
         "done": run.done,
         "n": run.n,
     }
+    if edited:
+        how["edited_code"] = edited
     _write(run, pool, selection, how)
     return selection
 
@@ -118,18 +124,20 @@ def refuse_incomplete(run: StoredScores, pool: Pool | None) -> None:
         )
 
 
-def _scorer_of(run: StoredScores, scorer: Scorer | None) -> Scorer:
+def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> tuple[Scorer, list[str]]:
+    """The scorer, if it has the run's model, and what of its code was edited since."""
     if scorer is None:
         raise RunError(
             f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
             "pass scorer=, a Scorer of the model that scored the run, or diversity='none'"
         )
-    recorded, given = run.meta["model"]["fingerprint"], scorer.describe()["model"]["fingerprint"]
+    now = Settings.of_scorer(scorer.describe()).model
+    recorded, given = run.meta["model"]["fingerprint"], now.fingerprint
     if given != recorded:
         raise RunError(
             f"the scorer's model is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}"
         )
-    return scorer
+    return scorer, accepted(run.path, run.header, now, accept)
 
 
 def _embedder(run: StoredScores, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:

@@ -17,6 +17,7 @@ from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
 from ..store.lock import locked
+from .code import code_of, edit_of, warn_of_unseen
 from .hardware import class_of, conditions, hardware_of
 from .identity import new_header, refuse_difference, state_of, versions, warn_of_other_versions
 from .journal import Journal, Record
@@ -43,6 +44,7 @@ class ScoreOptions:
     labeled: bool
     on_bad_chunk: OnBadChunk
     mixed_hardware: bool
+    accept_edited_code: bool = False
 
     @property
     def retry(self) -> bool:
@@ -62,6 +64,7 @@ class Job:
         options: the arguments of ``score_pool``.
         hardware: the class that scores now; None if nothing is left to score.
         settings: of the prepared scorer; None if nothing is left to score.
+        code: which code scores now, see ``code_of``.
     """
 
     journal: Journal
@@ -71,6 +74,7 @@ class Job:
     options: ScoreOptions
     hardware: Hardware | None = None
     settings: Settings | None = None
+    code: int = 0
 
     def conditions_of(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """What ``Journal.commit`` must know of how a span was scored, beside the values."""
@@ -78,7 +82,8 @@ class Job:
         assert self.settings is not None
         plan = as_json(plan)
         return {
-            "conditions": conditions(self.hardware, versions(), self.settings.threads, plan),
+            "conditions": conditions(self.hardware, versions(), self.settings.threads, plan, self.code),
+            "code": self.code,
             "hardware": list(self.journal.header.hardware).index(self.hardware),
             "plan": None if plan == self.settings.plan else plan,
         }
@@ -150,6 +155,7 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
             if made and not exists(path / "run.json"):  # nobody else's either: we hold the lock
                 shutil.rmtree(path, ignore_errors=True)
             raise
+        warn_of_unseen(path, settings.model)
         yield Job(journal, [], open_tasks(journal, [], options.retry), skipped, options, hardware, settings)
 
 
@@ -160,6 +166,7 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
         journal = Journal.open(path)
         settings = Settings.of_scorer(scorer.describe())
         refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=False)
+        code_of(path, journal.header, settings.model, options.accept_edited_code)
         with writing(f"{path} cannot be resumed"):
             if pool.n > journal.header.pool.n:
                 journal = journal.grow(state_of(pool))
@@ -175,10 +182,13 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
         settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint
         refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=True)
         warn_of_other_versions(path, journal.header)
-        if known is None:
-            with writing(f"{path} cannot be resumed"):
+        code = code_of(path, journal.header, settings.model, options.accept_edited_code)
+        with writing(f"{path} cannot be resumed"):
+            if known is None:
                 journal = journal.add_hardware(hardware)
-        yield replace(job, journal=journal, hardware=hardware, settings=settings)
+            if code > len(journal.header.edited):
+                journal = journal.add_edit(edit_of(journal.header, settings.model))
+        yield replace(job, journal=journal, hardware=hardware, settings=settings, code=code)
 
 
 def _prepare(

@@ -27,6 +27,7 @@ class StoredScores:
     def __init__(self, journal: Journal, committed: Sequence[Record]) -> None:
         self.path: Path = journal.path
         self.meta: JSON = journal.header.to_json()
+        self.header = journal.header
         self._journal, self._records = journal, tuple(committed)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ absolute paths, because that command may be given in another directory.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -13,11 +14,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, first_line
+from ..fence import user_code
 from .checkpoint import kind_of, load_weights, some
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ class LoadedModel:
     """A module with its weights in place, its optional input transform, and the strings that lead to it again.
 
     part: what was taken of the weights file, if it held more than the tensors of this module by their names.
+    spec_sha256: of the bytes of the file that the spec names.
     """
 
     module: nn.Module
@@ -38,6 +42,7 @@ class LoadedModel:
     spec: str
     weights: str | None
     part: str | None = None
+    spec_sha256: str | None = None
 
 
 def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> LoadedModel:
@@ -50,13 +55,36 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
 
     Raises ModelError, which names the file, the attribute or the tensors that are wrong.
     """
-    spec, build = _find(spec)
+    digest = spec_sha256(spec)  # before it runs: what it is now is what runs
+    where = spec.rpartition(":")[0]
+    with user_code(f"model file {Path(where).absolute() if where.endswith('.py') else where}, when imported,"):
+        spec, build = _find(spec)
     module, transform = _build(spec, build)
     if weights is not None:
         path = Path(weights).absolute()
-        part = load_weights(module, path)
-        return LoadedModel(module, transform, spec, str(path), part)
-    return LoadedModel(module, transform, spec, None)
+        with user_code(f"{type(module).__name__} of {spec}, when weights were loaded into it,"):
+            part = load_weights(module, path)
+        return LoadedModel(module, transform, spec, str(path), part, digest)
+    return LoadedModel(module, transform, spec, None, None, digest)
+
+
+def spec_sha256(spec: str) -> str | None:
+    """sha256 of the file that a spec names, without running anything; None if there is no such file."""
+    file = _file_of(spec.rpartition(":")[0])
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
+
+
+def _file_of(where: str) -> Path | None:
+    """The file of FILE.py or package.module. Not by importlib, which runs the packages that a module lies in."""
+    if where.endswith(".py"):
+        return Path(where).absolute()
+    loaded = getattr(sys.modules.get(where), "__file__", None)
+    if loaded is not None:
+        return Path(loaded)
+    folders = [Path(folder or os.curdir) for folder in (os.getcwd(), *sys.path)]
+    inner = where.replace(".", "/")
+    candidates = (folder / name for folder in folders for name in (f"{inner}/__init__.py", f"{inner}.py"))
+    return next((file.absolute() for file in candidates if file.is_file()), None)
 
 
 def _find(spec: str) -> tuple[str, Callable[[], Any]]:
@@ -101,15 +129,20 @@ def _import_file(path: Path) -> ModuleType:
     taken = getattr(sys.modules.get(path.stem), "__file__", str(path)) != str(path)
     name = f"mcscore_model_{path.stem}" if taken else path.stem
     found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    if found is None or not isinstance(found.loader, SourceFileLoader):
         raise ModelError(f"{path} cannot be imported as Python")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
+    done = False
     try:
-        found.loader.exec_module(module)
+        # Compiled from the file itself: __pycache__ takes an edit of the same size within the same second for none.
+        exec(found.loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
+        done = True
     except Exception as error:
-        del sys.modules[name]
         raise ModelError(f"{path} failed when imported: {first_line(error)}") from error
+    finally:
+        if not done:  # also after SystemExit
+            sys.modules.pop(name, None)
     return module
 
 
@@ -127,6 +160,11 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _build(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
+    with user_code(spec):
+        return _built(spec, build)
+
+
+def _built(spec: str, build: Callable[[], Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
     from torch import nn
 
     try:

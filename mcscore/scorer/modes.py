@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import torch
 
+from ..fence import user_code
 from ..kernels import backends
 from ..kernels.weight_cache import keeping
 from ..montecarlo.guard.exclusive import exclusive
@@ -23,13 +24,16 @@ R = TypeVar("R")
 def one_at_a_time(
     *holding: Callable[[Scorer], object],
 ) -> Callable[[Callable[Concatenate[Scorer, P], R]], Callable[Concatenate[Scorer, P], R]]:
-    """Decorate a method of a Scorer to run one thread at a time, with the Scorer and ``holding`` locked."""
+    """Decorate a method of a Scorer to run one thread at a time, with the Scorer and ``holding`` locked, in the modes of scoring.
+
+    The user's code that it runs is fenced.
+    """
 
     def decorate(method: Callable[Concatenate[Scorer, P], R]) -> Callable[Concatenate[Scorer, P], R]:
         @functools.wraps(method)
         def alone(scorer: Scorer, /, *args: P.args, **kwargs: P.kwargs) -> R:
             held = exclusive(scorer, *(each(scorer) for each in holding))
-            with held, _scoring_modes(torch.device(scorer.device)), keeping():
+            with held, _scoring_modes(torch.device(scorer.device)), keeping(), user_code(scorer.named):
                 return method(scorer, *args, **kwargs)
 
         return alone

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .fingerprint import fingerprint
+from .identity import fingerprint, identity_of
 
 if TYPE_CHECKING:
     from .scorer import Scorer
@@ -16,6 +16,7 @@ def describe(scorer: Scorer) -> dict[str, Any]:
     """Describe model, options, sites and plan of a scorer. Sites and plan are empty before ``prepare``."""
     model, steps, inputs = scorer.model, scorer.steps, scorer.inputs
     dropout, execution = scorer.dropout, scorer.execution
+    identity, changing = identity_of(model, scorer.transform), scorer.changing
     sites = steps.passes.found.sites if steps is not None else ()
     return {
         "model": {
@@ -24,6 +25,10 @@ def describe(scorer: Scorer) -> dict[str, Any]:
             "spec": scorer.spec,
             "weights": scorer.weights,
             "weights_part": scorer.weights_part,
+            "spec_sha256": scorer.spec_sha256,
+            "code": {name: what for name, what in identity.code.items() if name not in changing},
+            "unseen": [*identity.unseen, *(f"{name}, which scoring changes" for name in sorted(changing))],
+            "changing": sorted(changing),
         },
         "passes": scorer.passes,
         "seed": scorer.seed,

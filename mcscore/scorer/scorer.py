@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from ..acquisition import check_scores
 from ..errors import DrawError
+from ..fence import user_code
 from ..likelihoods import INPUTS, LIKELIHOODS, probabilities
 from ..masks import MAX_PASSES
 from ..montecarlo.embedding import embeddings
 from ..montecarlo.guard.exclusive import PREPARING, exclusive
 from ..montecarlo.plan import explain
-from .fingerprint import fingerprint
+from .identity import fingerprint, identity_of
 from .inputs import Items, MeanStd, ModelInputs, check_items, check_rows, checked_ids, require_one_device, scorable
 from .modes import one_at_a_time
 from .options import Dropout, Execution
@@ -52,7 +53,7 @@ class Scorer:
         reduction: reduction of pixel scores to one per item, for dense outputs: "mean", "max", or the share of highest pixels whose
             mean is taken.
         embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
-        spec, weights, weights_part: origin of the model, for the record.
+        spec, weights, weights_part, spec_sha256: origin of the model, for the record.
 
     Raises:
         TypeError: ``model`` is not an nn.Module, or its dropout is hidden from Python (scripted, exported).
@@ -89,6 +90,7 @@ class Scorer:
         spec: str | None = None,
         weights: str | None = None,
         weights_part: str | None = None,
+        spec_sha256: str | None = None,
     ) -> None:
         model = scorable(model)
         if not 1 <= passes <= MAX_PASSES:
@@ -106,7 +108,7 @@ class Scorer:
         self.dropout, self.execution = dropout, execution
         self.scores = check_scores(tuple(scores), likelihood, noise_variance)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
-        self.spec, self.weights, self.weights_part = spec, weights, weights_part
+        self.spec, self.weights, self.weights_part, self.spec_sha256 = spec, weights, weights_part, spec_sha256
         if device is not None:
             model.to(device)
         require_one_device(model)
@@ -117,6 +119,9 @@ class Scorer:
         dtype = first.dtype if first is not None and first.is_floating_point() else torch.float32
         self.inputs = ModelInputs(where, dtype, transform, execution.channels_last)
         self.steps: Steps | None = None  # from ``prepare``
+        self.changing: frozenset[str] = (
+            frozenset()
+        )  # what of the model's identity a forward pass changes, so that it is none
         self._embedding = embedding
 
     @one_at_a_time()
@@ -236,9 +241,12 @@ class Scorer:
             ValueError: there is no item, or no site is active.
         """
         checked_ids(items_B, ids_B, self.inputs.device)
+        before = identity_of(self.model, self.transform).code
         self.steps = prepare(
             self.model, self.inputs, self.dropout, self.execution, self._reduction, self.seed, items_B, plan
         )
+        after = identity_of(self.model, self.transform).code
+        self.changing |= {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         return self.steps.plan.to_dict()
 
     def _prepared(self, items_B: Items, ids_B: Tensor) -> Steps:
@@ -318,6 +326,12 @@ class Scorer:
         return self.inputs.transform
 
     @property
+    def named(self) -> str:
+        """The user's code that scores, for messages."""
+        name = type(self.model).__name__ + (f" of {self.spec}" if self.spec else "")
+        return f"the forward pass of {name}" + (" or its transform" if self.transform is not None else "")
+
+    @property
     def device(self) -> str:
         """Name of the device on which the model runs."""
         return str(self.inputs.device)
@@ -333,8 +347,10 @@ class Scorer:
 
         It is computed each time, as no cheaper test finds every change of a weight; 1 GB takes about a second.
         """
-        return fingerprint(self.model)
+        with user_code(self.named):
+            return fingerprint(self.model)
 
     def describe(self) -> dict[str, Any]:
         """Describe model, options, sites and plan as JSON. Sites and plan are empty before ``prepare``."""
-        return describe(self)
+        with user_code(self.named):
+            return describe(self)

@@ -145,7 +145,7 @@ AnyPath = Path | RemotePath
 
 
 def path_of(where: str | os.PathLike[str]) -> AnyPath:
-    """Return a local path, or the path that a URL names (s3://, gs://, https://, memory:// and what fsspec knows).
+    """Return an absolute local path, or the path that a URL names (s3://, gs://, https://, memory:// and what fsspec knows).
 
     Raises:
         PoolError: a package that the URL needs is not installed.
@@ -156,7 +156,7 @@ def path_of(where: str | os.PathLike[str]) -> AnyPath:
     text = os.fspath(where)
     scheme, separator, rest = text.partition("://")
     if not separator:
-        return Path(where)
+        return Path(where).absolute()
     if scheme == "file":
         return Path(rest)
     from .remote import open_store  # zarr takes .3 s to import

@@ -102,7 +102,7 @@ def test_select_refuses_a_model_with_other_weights(mcscore: Command, pool: Path)
     mcscore("score", pool, "--model", "net.py:build", *FAST, "--out", "fresh")
     result = mcscore("select", "fresh", "-k", 5)
     assert result.exit_code == 1
-    assert "is not the model that scored fresh" in result.stderr
+    assert f"is not the model that scored {Path.cwd() / 'fresh'}" in result.stderr
     assert "fresh random weights" in result.stderr
 
 
@@ -238,7 +238,7 @@ print([name for name in heavy if name in sys.modules])
 
 def test_ctrl_c_is_exit_code_3_and_the_same_command_finishes(mcscore: Command, pool: Path, project: Path) -> None:
     slow = """
-import time
+import os, time
 from net import build as quick
 from torch import nn
 class Slow(nn.Module):
@@ -246,19 +246,19 @@ class Slow(nn.Module):
         super().__init__()
         self.net = quick()
     def forward(self, x):
-        time.sleep(PAUSE)
+        time.sleep(float(os.environ.get("PAUSE", "0")))
         return self.net(x)
 def build():
     return Slow()
 """
-    (project / "slow.py").write_text(slow.replace("PAUSE", "0.05"))
+    (project / "slow.py").write_text(slow)
     from safetensors.torch import load_file, save_file
 
     weights = {f"net.{name}": tensor for name, tensor in load_file(project / "net.safetensors").items()}
     save_file(weights, project / "slow.safetensors")
     words = ["score", str(pool), "--model", "slow.py:build", "--weights", "slow.safetensors", "--out", "slow", "--json"]
     words += ["--passes", "20", "--span", "16"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PAUSE": "0.05"}
     command = [sys.executable, "-m", "mcscore.cli", *words]
     process = subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -278,7 +278,6 @@ def build():
     partial = mcscore("select", "slow", "-k", 3, "--diversity", "none")
     assert partial.exit_code == 1
     assert mcscore("select", "slow", "-k", 3, "--diversity", "none", "--partial").exit_code == 0
-    (project / "slow.py").write_text(slow.replace("PAUSE", "0"))
     assert answer(mcscore(*words))["complete"] is True
 
 
@@ -392,7 +391,8 @@ def test_a_pool_is_labeled_excluded_appended_to_and_verified(mcscore: Command, p
     found = mcscore("pool", "verify", "grow.zarr", "--json")
     assert found.exit_code == 1
     (damage,) = json.loads(found.stdout)["damaged"]
-    assert (damage["array"], damage["chunk"], damage["file"]) == ("items", 0, "grow.zarr/items/c.0.0.0.0")
+    assert (damage["array"], damage["chunk"]) == ("items", 0)
+    assert damage["file"].endswith("grow.zarr/items/c.0.0.0.0")
     assert "items chunk 0, items 0.." in found.stderr
     assert "crc32c mismatch" in found.stderr
 
@@ -456,4 +456,4 @@ def test_unreadable_items_stop_the_run_or_are_left_out(mcscore: Command, project
     assert "--on-bad-chunk skip" in stopped.stderr
     assert not (project / "bad").exists()
     nothing = mcscore(*command, "--on-bad-chunk", "skip")
-    assert "no item of bad.zarr that is to be scored can be read" in nothing.stderr
+    assert "bad.zarr that is to be scored can be read" in nothing.stderr

@@ -43,6 +43,12 @@ class FakePool:
 
     def check_files(self) -> None: ...
 
+    def marks(self) -> object:
+        return self.fingerprint
+
+    def reopened(self) -> FakePool:
+        return self
+
     def read(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start * 4, stop * 4, dtype=np.float32).reshape(-1, 4)
 
@@ -173,6 +179,11 @@ def unpacked(run: Run) -> Run:
         (packed.parent / f"{number:06d}.json").write_bytes(line)
     packed.unlink()
     return run
+
+
+def said_records(out: Path) -> list[dict[str, Any]]:
+    """What the records of a complete run say, by span."""
+    return [json.loads(line)["record"] for line in (out / "commits" / "packed.jsonl").read_bytes().splitlines()]
 
 
 def go_on(out: Path, **changes: Any) -> Run:

@@ -36,7 +36,7 @@ import numpy.typing as npt
 from ... import atomic
 from ...errors import RunError
 from ...paths import exists, names_in
-from ..schema import JSON, Hardware, PoolState, Record, RunHeader, read_header
+from ..schema import JSON, Edit, Hardware, PoolState, Record, RunHeader, read_header
 from ..spans import Span
 from . import records
 from .reader import JournalReader, SpanDamage, Values, array_in, essential, file_name, told
@@ -103,6 +103,10 @@ class Journal(JournalReader):
     def add_hardware(self, hardware: Hardware) -> Journal:
         """Name another hardware class that scores into the run; durable on return."""
         return self._with(hardware=(*self.header.hardware, hardware))
+
+    def add_edit(self, edit: Edit) -> Journal:
+        """Name other code that scores into the run; durable on return."""
+        return self._with(edited=(*self.header.edited, edit))
 
     def _with(self, **changes: Any) -> Journal:
         header = dataclasses.replace(self.header, **changes)
