@@ -117,8 +117,9 @@ def import_images(
     }
     if path.exists() and stage.exists():  # killed between the last two steps
         check_same(stage, settings)
-        tell(path, source, StagingLog(stage / "log"), report)
+        log = StagingLog(stage / "log")
         atomic.discard_directory(stage)
+        tell(path, source, log, report)
         return Pool.open(path)
     try:
         refuse_existing(path)
@@ -145,8 +146,8 @@ def import_images(
             finish_pool(stage / "pool", facts, layout, compression, labels_N, ingested.keys, offsets)
             atomic.sync(stage / "pool")
             atomic.move(stage / "pool", path)
-            tell(path, source, log, report)
             atomic.discard_directory(stage)
+            tell(path, source, log, report)
             return Pool.open(path)
     except OSError as error:
         raise PoolError(f"{path} could not be imported: {error}. Repeat the call to resume") from error

@@ -78,8 +78,7 @@ def ingest_entries(
             elif image.why:
                 log.add_bad(shown(entry.key), shown(image.why))
             log.add_passed(entry.passed)
-            if image.rows is None:
-                refuse_too_many(log.ingested.bad, max_bad)
+            refuse_too_many(log.ingested.bad, max_bad)
 
 
 def refuse_too_many(bad: list[list[str]], max_bad: int | None) -> None:

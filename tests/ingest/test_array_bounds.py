@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -37,6 +38,16 @@ def test_what_an_array_file_declares_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "labels.gz").write_bytes(gzip.compress(b"\0\0\x08\1" + np.array([0xFFFFFFFF], ">u4").tobytes()))
     with pytest.raises(PoolError, match=r"has shape \(4294967295,\); labels of the 40 items of .* are \(40,\)"):
         import_array(tmp_path / "a.npy", tmp_path / "p", tmp_path / "labels.gz")
+
+
+def test_an_archive_that_expands_beyond_the_disk_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (1 << 44, 8)})
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", head.getvalue() + bytes(1 << 20))
+    with pytest.raises(PoolError, match=r"bomb.npz holds 140,737,488,355,328 bytes of items, and the disk of .* left"):
+        import_array(tmp_path / "bomb.npz", tmp_path / "p")
+    assert not (tmp_path / "p").exists()
 
 
 def test_labels_are_checked_before_items_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,8 @@ def test_shards_of_one_name_in_two_folders_and_a_name_twice_in_one(tmp_path: Pat
     pool, counts = imported(tmp_path / "t.tar", tmp_path / "q")
     assert reds(pool) == {"t.tar/x.png": 1}
     assert counts.refused == {"an earlier item has the same key": 1}
+    with pytest.raises(PoolError, match="1 entries cannot be used, more than max_bad=0"):
+        imported(tmp_path / "t.tar", tmp_path / "r", max_bad=0)
 
 
 def test_labels_belong_to_the_name_up_to_a_dot_wherever_they_stand(tmp_path: Path, here: None) -> None:
