@@ -24,8 +24,8 @@ from .metadata import write_attributes
 from .schema import (
     COLUMN_CHUNK,
     COLUMN_CHUNK_MIN,
-    KEY_CHUNK_BYTES,
     ITEM_DTYPES,
+    KEY_CHUNK_BYTES,
     UNLABELED,
     Attributes,
     Grid,
