@@ -7,6 +7,7 @@ ARRAY_FORMATS is the whole list: another format is one row, and one function tha
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import warnings
@@ -20,8 +21,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import PoolError
+from .sources.entry import kind_problem
+from .sources.folder import ZARR_MARKS
 
 _READ_BYTES = 16 << 20
+MAX_ITEM_BYTES = 1 << 30
+MAX_HEADER_BYTES = 1 << 20  # of an .npy array; a file of some kB can declare 4 GiB of it
 _NAMED = 5  # members of an archive that a message names
 _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)  # what gzip and zip raise for broken or short streams
 
@@ -57,13 +62,28 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> tuple[Ar
         PoolError: no such file; unknown format; damaged or truncated file; key of an .npz missing or unknown.
     """
     where = Path(path)
+    kind, array = _opened(where, key)
+    item_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+    if item_bytes > MAX_ITEM_BYTES:
+        raise PoolError(
+            f"{where}: an item of shape {array.shape[1:]} has {item_bytes:,} bytes, more than {MAX_ITEM_BYTES:,}"
+        )
+    return kind, array
+
+
+def _opened(where: Path, key: str | None) -> tuple[ArrayFormat, ArrayFile]:
     if where.is_dir() or "::" in where.name:
         return _ZARR, _open_zarr(where, key)
     try:
+        problem = kind_problem(where.stat().st_mode)  # opening a FIFO waits for a writer
+        if problem:
+            raise PoolError(f"{where} cannot be read: {problem}")
         with where.open("rb") as file:
             start = file.read(8)
     except OSError as error:
         raise PoolError(f"{where} cannot be read: {error.strerror or error}") from error
+    if start.startswith(b"PK") and _holds_zarr(where):
+        return _ZARR, _open_zarr(where, key)
     for kind in ARRAY_FORMATS:
         if start.startswith(kind.magic):
             if key is not None and kind.name != "npz":
@@ -73,6 +93,10 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> tuple[Ar
 
 
 def _open_npy(path: Path, _: str | None) -> ArrayFile:
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[6:7] > b"\1":  # from version 2 on the length has four bytes
+        _check_header(int.from_bytes(start[8:12], "little"), path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
@@ -129,7 +153,9 @@ def _npz_key(path: Path, members: list[str], key: str | None) -> str:
         problem = "choose one with key=" if key is None else f"there is no array {key!r}"
         raise PoolError(f"{path} holds {', '.join(names)}: {problem}")
     if names.count(key) > 1:
-        raise PoolError(f"{path} holds {names.count(key)} arrays named {key!r}, and a name must mean one: save it again")
+        raise PoolError(
+            f"{path} holds {names.count(key)} arrays named {key!r}, and a name must mean one: save it again"
+        )
     return key
 
 
@@ -138,11 +164,22 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
+def _check_header(length: int, path: Path) -> None:
+    """Check the length of an .npy header, which numpy reads whole before it looks at it."""
+    if length > MAX_HEADER_BYTES:
+        raise PoolError(f"{path} has a header of {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
+
+
 def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        head = file.read(2 if version == (1, 0) else 4)
+        length = int.from_bytes(head, "little")
+        _check_header(length, path)
+        shape, fortran, dtype = read(io.BytesIO(head + file.read(length)))
+    except PoolError:
+        raise
     except (ValueError, *_DAMAGE) as error:
         raise PoolError(f"{path} is damaged: {error}") from error
     if dtype.hasobject or not shape:
@@ -150,14 +187,29 @@ def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.d
     return shape, fortran, dtype
 
 
+def _holds_zarr(path: Path) -> bool:
+    """Whether a zip file is a Zarr array or group."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return bool(set(ZARR_MARKS).intersection(archive.namelist()))
+    except _DAMAGE:
+        return False  # the reader of .npz says what is wrong
+
+
 def _open_zarr(path: Path, key: str | None) -> ArrayFile:
-    """Open the array named by ``key`` or after "::"; without a name, the path is an array, or a group with one array."""
+    """Open the array named by ``key`` or after "::"; without a name, the path is an array, or a group with one array.
+
+    The path is a folder, or a zip file of one.
+    """
     import zarr
 
     folder, _, inside = os.fspath(path).partition("::")
+    if key and inside and key != inside:
+        raise PoolError(f"{path} names the array {inside!r}, and key={key!r} another: give one of them")
     name = key or inside
     try:
-        found: Any = zarr.open(folder, mode="r")
+        zipped = os.path.isfile(folder)
+        found: Any = zarr.open(zarr.storage.ZipStore(folder, mode="r") if zipped else folder, mode="r")
         if isinstance(found, zarr.Group):
             names = sorted(found.array_keys())
             if not name and len(names) == 1:
@@ -166,6 +218,8 @@ def _open_zarr(path: Path, key: str | None) -> ArrayFile:
                 problem = f"there is no array {name!r}" if name else f"choose one: {folder}::{(names or ['name'])[0]}"
                 raise PoolError(f"{folder} holds the arrays {', '.join(names)}: {problem}")
             found = found[name]
+        elif name:
+            raise PoolError(f"{folder} is one Zarr array, not a group, and takes no name of an array (given: {name!r})")
     except PoolError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..pool.labels import checked_labels
 from ..pool.pool import Pool
-from .array_formats import open_array
+from .array_formats import ArrayFile, open_array
 
 LAYOUTS = ("hw", "chw", "hwc")
 
@@ -55,11 +58,15 @@ def import_array(
         >>> pool.n, pool.item_shape, pool.labels.tolist()
         (5, (1, 28, 28), [3, 1, -1, -1, -1])
     """
-    blocks, n, labels, _ = read_source(src, labels, key=key, labels_key=labels_key, layout=layout)
+    array, arrange, labels, _ = _opened(src, labels, key, labels_key, layout)
+    if labels is not None:
+        checked_labels(labels, array.shape[0], classes)  # before hours of copying, not after
+    if compression == "none":
+        _check_room(Path(dst), src, array)
     return Pool.create(
         dst,
-        blocks,
-        n=n,
+        (arrange(block) for block in array.blocks()),
+        n=array.shape[0],
         labels=labels,
         mean=mean,
         std=std,
@@ -73,6 +80,14 @@ def read_source(
     src: str | os.PathLike[str], labels: Any, *, key: str | None, labels_key: str | None, layout: str | None
 ) -> tuple[Iterator[np.ndarray], int, Any, str]:
     """Open the files that import_array was given: (blocks of items, their number, labels or None, identity of the files)."""
+    array, arrange, labels, identity = _opened(src, labels, key, labels_key, layout)
+    return (arrange(block) for block in array.blocks()), array.shape[0], labels, identity
+
+
+def _opened(
+    src: str | os.PathLike[str], labels: Any, key: str | None, labels_key: str | None, layout: str | None
+) -> tuple[ArrayFile, Callable[[np.ndarray], np.ndarray], Any, str]:
+    """Open the files that import_array was given: (array, what arranges its blocks, labels or None, identity of the files)."""
     array_format, array = open_array(src, key)
     if len(array.shape) < 2:
         raise PoolError(f"{src} has shape {array.shape}; a pool needs (N, ...) with at least one axis per item")
@@ -82,12 +97,25 @@ def read_source(
     files = [src]
     if isinstance(labels, (str, os.PathLike)):
         files.append(labels)
-        labels = open_array(labels, labels_key)[1].read()
+        found = open_array(labels, labels_key)[1]
+        if found.shape != array.shape[:1]:  # its size is not known to be small before this
+            raise PoolError(
+                f"{labels} has shape {found.shape}; labels of the {array.shape[0]} items of {src} are ({array.shape[0]},)"
+            )
+        labels = found.read()
     if labels is not None and len(labels) != array.shape[0]:
         raise PoolError(f"{len(labels)} labels for the {array.shape[0]} items of {src}")
     stamps = [_stamp(os.fspath(file)) for file in files]
-    identity = repr((stamps, key, labels_key, layout))
-    return (arrange(block) for block in array.blocks()), array.shape[0], labels, identity
+    return array, arrange, labels, repr((stamps, key, labels_key, layout))
+
+
+def _check_room(dst: Path, src: str | os.PathLike[str], array: ArrayFile) -> None:
+    """Check that the disk has room for the items: a compressed file of some MB can hold terabytes of zeros."""
+    needed = math.prod(array.shape) * array.dtype.itemsize
+    folder = next(place for place in dst.absolute().parents if place.is_dir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise PoolError(f"{src} holds {needed:,} bytes of items, and the disk of {dst} has {free:,} left")
 
 
 def _stamp(file: str) -> tuple[str, int, int]:

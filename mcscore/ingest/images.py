@@ -21,6 +21,7 @@ import numpy as np
 from .. import atomic
 from ..cells import guarded
 from ..errors import PoolError
+from ..pool.class_names import TwoReadingsError
 from ..pool.create import finish_pool, planned_layout
 from ..pool.decode import FITS, MAX_PIXELS, require_decoder, sides
 from ..pool.pool import Pool
@@ -116,8 +117,9 @@ def import_images(
     }
     if path.exists() and stage.exists():  # killed between the last two steps
         check_same(stage, settings)
-        tell(path, source, StagingLog(stage / "log"), report)
+        log = StagingLog(stage / "log")
         atomic.discard_directory(stage)
+        tell(path, source, log, report)
         return Pool.open(path)
     try:
         refuse_existing(path)
@@ -125,7 +127,12 @@ def import_images(
             refuse_existing(path)
             atomic.create_directory(stage / "pool")
             log = StagingLog(stage / "log")
-            layout = _ingest_all(source, image_format, stage / "pool", log, compression, max_bad, workers, progress)
+            try:
+                layout = _ingest_all(source, image_format, stage / "pool", log, compression, max_bad, workers, progress)
+            except TwoReadingsError:
+                if not log.checkpoints:  # nothing is lost, and the call that says which has other settings
+                    atomic.discard_directory(stage)
+                raise
             ingested = log.ingested
             write_bad(path, ingested.bad, anew=True)
             if not ingested.keys:
@@ -139,8 +146,8 @@ def import_images(
             finish_pool(stage / "pool", facts, layout, compression, labels_N, ingested.keys, offsets)
             atomic.sync(stage / "pool")
             atomic.move(stage / "pool", path)
-            tell(path, source, log, report)
             atomic.discard_directory(stage)
+            tell(path, source, log, report)
             return Pool.open(path)
     except OSError as error:
         raise PoolError(f"{path} could not be imported: {error}. Repeat the call to resume") from error

@@ -59,6 +59,7 @@ def ingest_entries(
     seen = set(log.ingested.keys)  # the blocks hold no entry that is known
     inside = writer.n - log.start  # rows of the entry in hand that are written
     refuse_too_many(log.ingested.bad, max_bad)
+    refuse_too_many([[shown(key), why] for key, why in source.refused], max_bad)
     processes = workers or os.cpu_count() or 1
     with decoders(processes, image_format) as pool:
         for entry, image in _decode_ahead(source, image_format, log, pool, known, 2 * processes, progress):
@@ -77,8 +78,7 @@ def ingest_entries(
             elif image.why:
                 log.add_bad(shown(entry.key), shown(image.why))
             log.add_passed(entry.passed)
-            if image.rows is None:
-                refuse_too_many(log.ingested.bad, max_bad)
+            refuse_too_many(log.ingested.bad, max_bad)
 
 
 def refuse_too_many(bad: list[list[str]], max_bad: int | None) -> None:

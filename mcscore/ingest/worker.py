@@ -115,7 +115,8 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
             entries, image_format = receive(sys.stdin.buffer)
             send(answers, [decode_entry(entry, image_format) for entry in entries])
+    os._exit(0)  # at an exit of the usual kind, Python would flush the broken pipe and complain

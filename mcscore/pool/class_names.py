@@ -25,6 +25,10 @@ def whole_number(text: str) -> int | None:
     return int(found[1]) if found else None
 
 
+class TwoReadingsError(PoolError):
+    """A label is a name of one class and the number of another, or of none."""
+
+
 class ClassReader:
     """Turns what a source or a table says of a class into its number.
 
@@ -62,7 +66,7 @@ class ClassReader:
         """Return the class of one label; None if there is none.
 
         Raises:
-            PoolError: as a name the label is one class, as a number another or none, and the reading is not given.
+            TwoReadingsError: as a name the label is one class, as a number another or none, and the reading is not given.
         """
         if self.reading == "names":
             return self.named(text)
@@ -78,7 +82,7 @@ class ClassReader:
         """Return the classes of a whole column, read in one way.
 
         Raises:
-            PoolError: all are names and all are numbers, of different classes, and the reading is not given; or one is both
+            TwoReadingsError: all are names and all are numbers, of different classes, and the reading is not given; or one is both
                 and others are only the one or the other.
         """
         column = list(texts)
@@ -90,10 +94,10 @@ class ClassReader:
                 return by_name  # all digits, and some are no number of a class
         return [self.number(text) for text in column]
 
-    def _two_readings(self, text: str, by_name: int, by_number: int | None) -> PoolError:
+    def _two_readings(self, text: str, by_name: int, by_number: int | None) -> TwoReadingsError:
         assert self.classes is not None
         other = "is the number of no class" if by_number is None else f"as a number class {self.classes[by_number]!r}"
-        return PoolError(
+        return TwoReadingsError(
             f"label {text!r} has two readings: as a name it is class number {by_name}, {other}. Say which with "
             "--labels-are names or --labels-are numbers (reading= in Python)"
         )

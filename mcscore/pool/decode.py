@@ -155,10 +155,12 @@ def _decoded(image: Any, data: bytes, shape: tuple[int, int], channels: int, fit
         # libjpeg may decode at 1/2, 1/4 or 1/8, never below twice the size wanted, so that resizing still filters.
         image.draft(None, (2 * max(shape), 2 * max(shape)))
     orientation = image.getexif().get(0x0112, 1)
+    # Pillow turns 8-bit values around where a TIFF says that 0 is white, but not 16-bit ones.
+    negative = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
     upright = ImageOps.exif_transpose(image)
     if orientation in range(2, 9):
         converted.append(TURNED)
-    made = _converted(upright, channels, converted)
+    made = _converted(upright, channels, negative, converted)
     return Decoded(_pixels(_shaped(made, shape, fit, converted)), tuple(converted))
 
 
@@ -176,7 +178,7 @@ def _is_16_bit(image: Any, data: bytes) -> bool:
     return False
 
 
-def _converted(image: Any, channels: int, converted: list[str]) -> Any:
+def _converted(image: Any, channels: int, negative: bool, converted: list[str]) -> Any:
     """Return the image in RGB or gray; append what was done to ``converted``."""
     from PIL import Image
 
@@ -184,7 +186,7 @@ def _converted(image: Any, channels: int, converted: list[str]) -> Any:
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16-bit values at 255: nearly everything becomes white.
         high = np.asarray(image).astype(np.uint32) >> 8
-        image = Image.fromarray(high.astype(np.uint8))
+        image = Image.fromarray((255 - high if negative else high).astype(np.uint8))
     if image.mode == mode and not image.info.get("transparency"):
         return image
     if _is_transparent(image):

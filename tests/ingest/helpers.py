@@ -6,8 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -16,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mcscore.cli import main
 from mcscore.ingest import import_images
 from mcscore.ingest.counts import Counts
 from mcscore.ingest.sources import Entry
@@ -97,7 +97,5 @@ def reds(pool: Pool) -> dict[str, int]:
 
 def cli(*words: object) -> tuple[int, dict[str, Any]]:
     """Run mcscore with --json; return the exit code and the object."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mcscore.cli", *map(str, words), "--json"], capture_output=True, text=True, check=False
-    )
-    return done.returncode, json.loads(done.stdout)
+    done = CliRunner().invoke(main, [*map(str, words), "--json"])
+    return done.exit_code, json.loads(done.stdout)

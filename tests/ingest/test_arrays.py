@@ -185,7 +185,7 @@ def test_a_zip_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=r"without an array .*: it holds 0\.png, 1\.png, .*4\.png and 2 more"):
         import_array(zipped(tmp_path / "a.zip", **pictures), tmp_path / "c")
     (tmp_path / "empty.npz").write_bytes(b"PK\5\6" + bytes(18))
-    with pytest.raises(PoolError, match="without an array .*: it is empty"):
+    with pytest.raises(PoolError, match=r"without an array .*: it is empty"):
         import_array(tmp_path / "empty.npz", tmp_path / "c")
     with zipfile.ZipFile(zipped(tmp_path / "twice.npz", x=PICTURES), "a") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile's own

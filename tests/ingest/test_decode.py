@@ -124,6 +124,30 @@ def test_each_conversion_is_named(data: bytes, channels: int, converted: list[st
     assert got.pixels[:, 0, 0].tolist() == first
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_whose_zero_is_white_is_turned_around(bits: int) -> None:
+    values = np.arange(64, dtype="<u2").reshape(8, 8) * 1000
+    data = values.tobytes() if bits == 16 else (values >> 8).astype("u1").tobytes()
+    tags = [
+        (256, 8),
+        (257, 8),
+        (258, bits),
+        (259, 1),
+        (262, 0),
+        (273, 8 + 2 + 9 * 12 + 4),
+        (277, 1),
+        (278, 8),
+        (279, len(data)),
+    ]
+    head = (
+        b"II*\0"
+        + struct.pack("<IH", 8, len(tags))
+        + b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags)
+    )
+    got = decode(head + struct.pack("<I", 0) + data, 8, 1)
+    assert np.array_equal(got[0], 255 - (values >> 8))
+
+
 def test_frames_and_exif_are_named() -> None:
     frames = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in (50, 200)]
     got = decode_counted(encoded(frames[0], "PNG", save_all=True, append_images=frames[1:]), 8)

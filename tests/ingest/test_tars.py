@@ -90,6 +90,8 @@ def test_shards_of_one_name_in_two_folders_and_a_name_twice_in_one(tmp_path: Pat
     pool, counts = imported(tmp_path / "t.tar", tmp_path / "q")
     assert reds(pool) == {"t.tar/x.png": 1}
     assert counts.refused == {"an earlier item has the same key": 1}
+    with pytest.raises(PoolError, match="1 entries cannot be used, more than max_bad=0"):
+        imported(tmp_path / "t.tar", tmp_path / "r", max_bad=0)
 
 
 def test_labels_belong_to_the_name_up_to_a_dot_wherever_they_stand(tmp_path: Path, here: None) -> None:
@@ -108,6 +110,27 @@ def test_labels_belong_to_the_name_up_to_a_dot_wherever_they_stand(tmp_path: Pat
         "t.tar/e.png": "its .cls member has more than 256 bytes",
     }
     assert counts.passed_over == {"hidden": 1, "label (.cls) without an image": 1, "suffix .json": 1}
+
+
+def test_labels_of_digits_are_names_or_numbers_as_the_user_says(tmp_path: Path, here: None) -> None:
+    members = {
+        f"{i}.{kind}": data
+        for i, text in enumerate((b"cat", b"1"))
+        for kind, data in (("png", color(i)), ("cls", text))
+    }
+    tar_of(tmp_path / "t.tar", members)
+    with pytest.raises(
+        PoolError, match="label '1' has two readings: as a name it is class number 0, as a number class 'cat'"
+    ):
+        imported(tmp_path / "t.tar", tmp_path / "p", labels=True, classes=["1", "cat"])
+    assert not list(tmp_path.glob(".p*"))
+    pool, _ = imported(tmp_path / "t.tar", tmp_path / "p", labels=True, classes=["1", "cat"], reading="names")
+    assert pool.labels.tolist() == [1, 0]
+    pool, counts = imported(tmp_path / "t.tar", tmp_path / "q", labels=True, classes=["1", "cat"], reading="numbers")
+    assert pool.labels.tolist() == [1]
+    assert sum(counts.refused.values()) == 1
+    pool, counts = imported(tmp_path / "t.tar", tmp_path / "r", labels=True)
+    assert (pool.labels.tolist(), list(bad_of(tmp_path / "r"))) == ([1], ["t.tar/0.png"])
 
 
 def test_the_extension_of_the_images_can_be_chosen(tmp_path: Path, here: None) -> None:

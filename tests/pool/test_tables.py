@@ -28,8 +28,8 @@ def csv(tmp_path: Path, *lines: str) -> Path:
 
 
 def test_labels_come_by_key_or_id_as_names_or_numbers(tmp_path: Path, pool: Pool) -> None:
-    assert label_from(pool, csv(tmp_path, "key,label", "007,dog", "011,2", "012,", "013,0")) == 3
-    assert pool.labels[[7, 11, 12, 13]].tolist() == [1, 2, -1, 2], "a name goes before a number"
+    assert label_from(pool, csv(tmp_path, "key,label", "007,dog", "011,2", "012,", "013,1.0")) == 3
+    assert pool.labels[[7, 11, 12, 13]].tolist() == [1, 2, -1, 1]
     assert label_from(pool, csv(tmp_path, "label,id", "cat,20", "cat,20", "cat,0")) == 1, (
         "what is so already is no change"
     )
@@ -67,7 +67,7 @@ def test_labels_come_by_key_or_id_as_names_or_numbers(tmp_path: Path, pool: Pool
         (["id,label,x,label", "8,1,2,0"], r"csv, line 1: 2 columns are named 'label' \(columns 2, 4\)"),
         (["id,label", "8,1", "9,1,2"], "csv, line 3: 3 cells, where the header has 2"),
         (["id,label", '8,"1', "9,1"], "csv, after line 1: the row cannot be read as CSV"),
-        (["id,name", "8,3"], "no column 'label'; it has id, name"),
+        (["id,name", "8,3"], r"no column 'label' \(--label-column names another\); it has id, name"),
         (["name,label", "8,dog"], "neither a column 'id' nor 'key'; it has name, label"),
     ],
 )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,7 +28,21 @@ from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 N = 100
 KEYS = [f'cats/{i}, the "good" 100%.png' if i == 7 else f"cats/ü{i}.png" for i in range(N)]
 # What a spreadsheet would run, and what begins with the apostrophe that stops it from that.
-FORMULAS = ["=1+1", "+x", "-x.png", "@SUM(A1)", "\tx", "\rx", "\nx", "＝1", "'=1+1", "''-x", "'tis.png", " padded ", "a\nb"]
+FORMULAS = [
+    "=1+1",
+    "+x",
+    "-x.png",
+    "@SUM(A1)",
+    "\tx",
+    "\rx",
+    "\nx",
+    "＝1",
+    "'=1+1",
+    "''-x",
+    "'tis.png",
+    " padded ",
+    "a\nb",
+]
 KEYS[20 : 20 + len(FORMULAS)] = FORMULAS
 SKIPPED = {3, 50}  # labeled, excluded
 
@@ -138,6 +153,15 @@ def test_parquet_says_where_its_rows_come_from(run: Run, tmp_path: Path) -> None
     assert file.num_row_groups == 3 + 3 + 2  # spans of 40, 40, 20 in blocks of 16
 
 
+@pytest.mark.parametrize("prefix", ["/data/local-files/?d=img/", "https://host/bucket/", ""])
+def test_addresses_of_the_web_lead_to_the_file(prefix: str) -> None:
+    for key in ("plain.png", "cat+dog.png", "no #1.png", "50%25 off.png", "a&b=c.png", "\u00fc/\u00e9 ?.png"):
+        parts = urlsplit(formats._address(prefix, key))
+        asked = parse_qs(parts.query)["d"][0].removeprefix("img/") if "?d=" in prefix else unquote(parts.path)
+        assert asked.removeprefix("/bucket/") == key
+        assert formats._address("s3://bucket/", key) == f"s3://bucket/{key}", "taken literally"
+
+
 @pytest.mark.parametrize("selection", [None, "latest"])
 def test_label_studio_labels_the_most_informative_first(run: Run, selection: str | None, tmp_path: Path) -> None:
     path = run.export("label-studio", tmp_path / "tasks.json", selection=selection, prefix="s3://cats%20and/")
@@ -153,6 +177,7 @@ def test_label_studio_labels_the_most_informative_first(run: Run, selection: str
         assert prediction["result"] == []
         assert prediction["model_version"] == "mcscore model bald"
         assert 0 < prediction["score"] <= 1
+    assert all(task["data"]["item"] == task["data"]["id"] for task in tasks)  # Label Studio has an id of its own
     lowest_first = sorted(tasks, key=lambda task: task["predictions"][0]["score"])
     order = [round(float(scores[task["data"]["id"]]), 15) for task in lowest_first]
     assert order == sorted(order, reverse=True)

@@ -62,6 +62,7 @@ class Source:
         classes: names of the labels 0, 1, ...; None where labels are numbers.
         entries: entries(position) yields the entries from a position on.
         passed: (why, how many) of what was passed over when the source was listed.
+        refused: (key, why) of the entries that are known to be bad before any is read; they come as entries too.
         remarks: sentences about choices that the user should know of.
     """
 
@@ -72,6 +73,7 @@ class Source:
     entries: Callable[[Position], Iterator[Entry]]
     passed: tuple[tuple[str, int], ...] = ()
     remarks: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def key_problem(key: str) -> str | None:

@@ -133,8 +133,9 @@ def open_folder(root: Path, listing: Listing, options: LabelOptions) -> Source:
             yield Entry((0, i), name, label, None if problem else root / name, problem or None, size)
 
     identity = identity_of((str(root / name), listing.stats[name]) for name, _, _ in listing.images)
+    bad = tuple((name, problem) for name, _, problem in listing.images if problem)
     others = tuple(sorted(listing.passed.items()))
-    return Source("folder", len(listing.images), identity, classes, entries, others, remarks)
+    return Source("folder", len(listing.images), identity, classes, entries, others, remarks, bad)
 
 
 def _class_folders(

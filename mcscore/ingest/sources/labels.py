@@ -27,7 +27,7 @@ def label_of(reader: ClassReader, value: object) -> int:
 
     Raises:
         ImageError: there is no such class; the item is then refused.
-        PoolError: the label has two readings.
+        TwoReadingsError: the label has two readings.
     """
     if value is None or value != value:  # NaN: a gap in a column of floats
         return UNLABELED

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError
-from ...pool.class_names import ClassReader
+from ...pool.class_names import ClassReader, TwoReadingsError
 from ...pool.decode import MAX_BYTES, SUFFIXES, too_large
 from ...pool.schema import UNLABELED
 from .entry import HIDDEN, NOT_CHOSEN, Entry, Part, Position, Source, identity_of, shown, suffix_of
@@ -122,6 +122,8 @@ class _Tar:
                         yield self._entry(archive, member, count, tuple(sorted(passed.items())))
                     passed.clear()
                     count += 1
+        except TwoReadingsError:
+            raise  # a ValueError, but no damage: the user decides
         except _DAMAGE as error:
             damage = shown(str(error))
         if damage:

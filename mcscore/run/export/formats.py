@@ -118,10 +118,18 @@ def _label_studio(file: BinaryIO, tables: Tables, source: Source) -> None:
 def _address(prefix: str, key: str) -> str:
     """Return the URL of an item; a key that is a URL itself stays as it is.
 
+    In addresses of the web (http, https, or relative ones) the key is percent-encoded, as the browser and Label Studio's server
+    decode it. Of s3:// and its like Label Studio takes the rest as the name of the object, literally.
+
     >>> _address("/data/local-files/?d=img/", "cat+dog #1.png")
     '/data/local-files/?d=img/cat%2Bdog%20%231.png'
+    >>> _address("s3://bucket/", "cat+dog #1.png")
+    's3://bucket/cat+dog #1.png'
     """
-    return key if not prefix and "://" in key else prefix + quote(key, safe="/")
+    if not prefix and "://" in key:
+        return key
+    scheme = prefix.partition("://")[0].lower() if "://" in prefix else ""
+    return prefix + (quote(key, safe="/") if scheme in ("", "http", "https") else key)
 
 
 def _fiftyone(file: BinaryIO, tables: Tables, source: Source) -> None:
