@@ -75,8 +75,9 @@ def compact(
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> pool = Pool.create(folder / "p", np.arange(40, dtype=np.uint8).reshape(20, 2), chunk_items=1)
+        >>> before = pool.fingerprint
         >>> done = compact(folder / "p")
-        >>> done.files_before, done.files, done.pool.fingerprint == pool.fingerprint
+        >>> done.files_before, done.files, done.pool.fingerprint == before
         (20, 1, True)
     """
     where = local(Pool.open(path).path, "compact").resolve()

@@ -120,7 +120,10 @@ def find_keys(keys: dict[int, ChunkLayout], wanted: Any) -> np.ndarray:
     if isinstance(wanted, pyarrow.ChunkedArray):
         wanted = wanted.combine_chunks()
     if not isinstance(wanted, pyarrow.Array):
-        wanted = pyarrow.array([str(key).encode(errors="surrogatepass") for key in wanted], pyarrow.binary())
+        try:
+            wanted = pyarrow.array(wanted, pyarrow.string())
+        except (UnicodeEncodeError, pyarrow.ArrowException):  # a name that is not UTF-8, which no item has
+            wanted = pyarrow.array([str(key).encode(errors="surrogatepass") for key in wanted], pyarrow.binary())
     encoded = compute.fill_null(wanted.cast(pyarrow.binary()), b"").dictionary_encode()
     distinct = encoded.dictionary
     found = np.full(len(distinct), -1, np.int64)

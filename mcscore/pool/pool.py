@@ -57,6 +57,7 @@ class Pool:
     >>> pool.n, pool.item_shape, pool.dtype
     (5, (1, 8, 8), dtype('uint8'))
     >>> pool.set_labels([1], [7])
+    1
     >>> pool.labels
     array([ 3,  7, -1,  0, -1], dtype=int32)
     """

@@ -377,6 +377,13 @@ def test_a_pool_is_labeled_excluded_appended_to_and_verified(mcscore: Command, p
     grown = answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))
     assert (grown["added"], grown["items"], grown["labeled"], grown["excluded"]) == (n, 2 * n, 2, 2)
     assert answer(mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw", "--json"))["added"] == 0
+    assert (
+        "the pool has the items of digits.npy already"
+        in mcscore("pool", "append", "grow.zarr", "digits.npy", "--layout", "hw").stdout
+    )
+    compacted = answer(mcscore("pool", "compact", "grow.zarr", "--out", "compact.zarr", "--quiet", "--json"))
+    assert (compacted["items"], compacted["fingerprint"]) == (grown["items"], grown["fingerprint"])
+    assert compacted["files"] <= compacted["files_before"]
     info = answer(mcscore("pool", "info", "grow.zarr", "--contact-sheet", "sheet.png", "--json"))
     assert info["labeled_share"] == round(2 / (2 * n), 6)
     files = (project / "grow.zarr").rglob("c.*")

@@ -83,6 +83,8 @@ def test_keys_that_still_fit_go_into_the_array_that_is_there(tmp_path: Path) -> 
     assert pool.keys_of([6, 4, 0]) is not None
     assert pool.keys_of([6, 4, 0]).tolist() == ["e", "", "longest"]  # type: ignore[union-attr]
     assert encoded_keys([], None).shape == (0, 1)
+    assert pool.find_keys(["caf\udce9", "d"]).tolist() == [-1, 5], "a name that is not UTF-8 is no key"
+    assert pool.find_keys([]).tolist() == []
 
 
 def test_memory_does_not_grow_with_the_keys(tmp_path: Path) -> None:
