@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import click
 
 from . import shared
 from .options import COMMA, PATH, POOL, height_and_width, names, numbers
+from .pool_facts import formatted, lines, pool_facts, storage_facts
 from .shared import Command, Option, together
 from .terminal import FAILED, as_json, echo, emit, fail, progress_line
 
@@ -185,7 +185,7 @@ def pool_import(
             raise click.UsageError("options for images need --size")
         made = import_array(src, dst, **options.for_array("options for images need --size"), **facts)
         told.append(Counts(made.n))
-    stored = _pool_facts(made)
+    stored = pool_facts(made)
     count = told[0]
     text = f"{dst}: {made.n:,} items of {stored['dtype']} {stored['item_shape']}, {stored['labeled']:,} labeled"
     emit({**stored, **count.to_json()}, text, *count.lines())
@@ -216,7 +216,7 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
     # None: an earlier call had done it, and this one has read nothing.
     count = told[0] if told else None
-    facts = {"added": grown.n - before, **_pool_facts(grown), **(count.to_json() if count else {})}
+    facts = {"added": grown.n - before, **pool_facts(grown), **(count.to_json() if count else {})}
     known = "" if facts["added"] or count else f"; the pool has the items of {src} already"
     emit(
         facts, f"{path}: {grown.n - before:,} items added, {grown.n:,} in all{known}", *(count.lines() if count else [])
@@ -239,7 +239,7 @@ def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
     with progress_line(None, quiet, unit="rows") as progress:
         done = compact(path, out, progress)
     facts = {
-        **_pool_facts(done.pool),
+        **pool_facts(done.pool),
         "files_before": done.files_before,
         "files": done.files,
         "forgotten_states": done.forgotten,
@@ -342,70 +342,8 @@ def pool_info(path: Path, contact_sheet: Path | None) -> None:
     from ..pool.contact_sheet import contact_sheet as write_sheet
 
     opened = Pool.open(path)
-    facts = {**_pool_facts(opened), **_storage_facts(opened)}
+    facts = {**pool_facts(opened), **storage_facts(opened)}
     if contact_sheet is not None:
         facts["contact_sheet"] = str(contact_sheet)
         write_sheet(opened, contact_sheet)
-    emit(
-        facts, *(f"{name:14} {_formatted(value)}" for name, value in facts.items() if name != "arrays"), *_lines(facts)
-    )
-
-
-def _formatted(value: Any) -> str:
-    return (
-        "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    )
-
-
-def _lines(facts: dict[str, Any]) -> Iterator[str]:
-    for name, array in facts["arrays"].items():
-        shard = f" in shards of {array['shard']:,}" if array["shard"] else ""
-        shape = " x ".join(map(str, array["shape"]))
-        yield (
-            f"{name:14} {array['dtype']} {shape}, chunks of {array['chunk']:,}{shard}, {' '.join(array['codecs'])}, "
-            f"{array['files']:,} files, {array['bytes']:,} bytes"
-        )
-
-
-def _pool_facts(pool: Any) -> dict[str, Any]:
-    return {
-        "path": str(pool.path),
-        "items": pool.n,
-        "item_shape": list(pool.item_shape),
-        "dtype": str(pool.dtype),
-        "labeled": int((pool.labels >= 0).sum()),
-        "excluded": int(pool.excluded.sum()),
-        "keys": pool.has_keys,
-        "classes": pool.classes,
-        "mean": pool.mean,
-        "std": pool.std,
-        "source": pool.source,
-        "fingerprint": pool.fingerprint,
-    }
-
-
-def _storage_facts(pool: Any) -> dict[str, Any]:
-    from ..store.files import size_of
-
-    arrays = {}
-    for layout, _ in pool.arrays():
-        sizes = []
-        for number in range(layout.files):
-            with contextlib.suppress(FileNotFoundError):  # `verify` reports missing files
-                sizes.append(size_of(layout.file(number)))
-        arrays[layout.folder.name] = {
-            "shape": [layout.n, *layout.row_shape],
-            "dtype": str(layout.dtype),
-            "chunk": layout.chunk,
-            "shard": layout.shard,
-            "codecs": layout.codecs,
-            "files": len(sizes),
-            "bytes": sum(sizes),
-        }
-    share = float((pool.labels >= 0).mean()) if pool.n else 0.0
-    return {
-        "labeled_share": round(share, 6),
-        "created": pool.created,
-        "bytes": sum(array["bytes"] for array in arrays.values()),
-        "arrays": arrays,
-    }
+    emit(facts, *(f"{name:14} {formatted(value)}" for name, value in facts.items() if name != "arrays"), *lines(facts))

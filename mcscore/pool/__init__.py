@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import ChunkError, PoolError
-from .pool import Batch, Pool
+from .batch import Batch
+from .pool import Pool
 from .tables import items_from, label_from
 
 __all__ = ["Batch", "ChunkError", "Pool", "PoolError", "items_from", "label_from"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,28 +19,13 @@ from ..store.files import path_of
 from ..store.layout import ChunkLayout
 from ..store.read_ahead import read_ahead
 from ..store.watch import marks
+from .batch import Batch
 from .create import create
 from .keys import find_keys, read_keys
 from .labels import checked_labels, set_values
 from .storage import Storage, open_storage
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Consecutive items of a pool.
-
-    Attributes:
-        ids: (n,) int64.
-        items: (n, *item_shape) in the pool's dtype.
-        bad: where bad chunks are skipped, the errors of what could not be read, each with its range (start, stop) inside
-            the batch; the items there are 0.
-    """
-
-    ids: np.ndarray
-    items: np.ndarray
-    bad: tuple[ChunkError, ...] = ()
 
 
 class Pool:
