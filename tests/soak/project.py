@@ -132,7 +132,7 @@ def contents(folder: Path) -> dict[str, str]:
 
     Nor does the pool's log of appends, which holds times of files.
     """
-    found = _scores(folder) if (folder / "run.json").exists() else {}
+    found = scores(folder) if (folder / "run.json").exists() else {}
     for path in _files(folder):
         name = str(path.relative_to(folder)) if path != folder else ""
         if (re.search(r"(^|/)c[./]", name) and not re.match("scores.zarr|appends", name)) or path.suffix == ".csv":
@@ -154,7 +154,7 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _scores(folder: Path) -> dict[str, str]:
+def scores(folder: Path) -> dict[str, str]:
     """Return digests of the scores of a run, to the last bit; its files hold the run's own random id beside them."""
     from mcscore.run import Run
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .child import Child, ask, give
-from .project import ITEMS, NET, SCORE, SELECT, Project
+from .project import ITEMS, NET, SCORE, SELECT, Project, scores
 
 _SLOW = (*SCORE[:-1], "--out", "new")  # 20 spans
 _KINDS = ("pool", "pool before", "transform", "forward", "constant", "weights", "select after edit")
@@ -45,8 +45,8 @@ def attack(project: Project, rng: random.Random) -> tuple[str, str]:
         return "wrong", f"{what}: raw error: {answer.err.strip()[-200:]}"
     if answer.code:
         return f"{kind} refused", ""
-    got = ask(folder, lambda: _scores(folder, "new"))
-    new = ask(folder, lambda: give(*SCORE, "other")) and ask(folder, lambda: _scores(folder, "other"))
+    got = ask(folder, lambda: scores(folder / "new"))
+    new = ask(folder, lambda: give(*SCORE, "other")) and ask(folder, lambda: scores(folder / "other"))
     old = usual(project)
     if kind == "pool":  # it may have been read whole before; the run says which pool it is of
         finding = "" if got in (old, new) else "scores of both pools"
@@ -95,16 +95,11 @@ def _other_weights(folder: Path) -> None:
     torch.save(state, folder / "net.pt")
 
 
-def _scores(folder: Path, run: str) -> Any:
-    answer = give("export", run, "--format", "csv", "--out", f"{run}.csv", "--json")
-    return (folder / f"{run}.csv").read_text() if answer.code == 0 else answer.err
-
-
 @functools.cache
 def usual(project: Project) -> Any:
     """Return the scores when nothing changes."""
     folder = project.copy("truth")
-    return ask(folder, lambda: (give(*SCORE, "new"), _scores(folder, "new")))[1]
+    return ask(folder, lambda: (give(*SCORE, "new"), scores(folder / "new")))[1]
 
 
 @functools.cache
