@@ -85,7 +85,7 @@ def state(folder: Path, target: str) -> Any:
 @functools.cache
 def usual(project: Project, name: str) -> Outcome:
     """Return what a change leaves behind when nothing happens to it."""
-    folder = project.copy("truth")
+    folder = project.copy()
     outcome: Outcome = ask(folder, lambda: do(folder, name))
     if outcome.answer.code:
         raise RuntimeError(f"{name}: {outcome.answer.err}")
