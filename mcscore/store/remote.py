@@ -2,8 +2,9 @@
 
 Only the answer "not found" means that an object is missing. Time limits and retries are set in one place, by two
 environment variables: MCSCORE_REMOTE_TIMEOUT, the seconds that one request may take (default 30), and
-MCSCORE_REMOTE_RETRIES, how often a request that failed is sent again (default 4). The store's own retries are off: they
-say nothing while they last, and they do not cover a body that stops midway.
+MCSCORE_REMOTE_RETRIES, how often a request that failed is sent again (default 6, which takes half a minute where the
+server answers at once; a server that does not answer is given up after four time limits). The store's own retries are
+off: they say nothing while they last, and they do not cover a body that stops midway.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ _BY_OBSTORE = ("s3", "gs", "az", "http", "https")
 _CONNECT_SECONDS = 5.0
 _QUIET_SECONDS = 10.0  # a request that has no answer after so long is told
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # between a failure and the next attempt: doubled each time
+_TIMEOUTS = 4  # that an object may take in all
 _TRY_AGAIN = (408, 425, 429)  # of the answers 4xx; every 5xx is tried again
 _NO_USE = {"PermissionDeniedError", "UnauthenticatedError", "NotSupportedError", "InvalidPathError"}  # obstore's
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -47,7 +50,7 @@ class Patience:
     """
 
     timeout: float = 30.0
-    retries: int = 4
+    retries: int = 6
 
     @staticmethod
     def from_environment() -> Patience:
@@ -57,7 +60,7 @@ class Patience:
             PoolError: one of them is not a number that it can be.
         """
         timeout = os.environ.get("MCSCORE_REMOTE_TIMEOUT", "30")
-        retries = os.environ.get("MCSCORE_REMOTE_RETRIES", "4")
+        retries = os.environ.get("MCSCORE_REMOTE_RETRIES", "6")
         if not re.fullmatch(r"\d{1,6}(\.\d+)?", timeout) or float(timeout) == 0:
             raise PoolError(f"MCSCORE_REMOTE_TIMEOUT={timeout!r} is not a number of seconds above 0")
         if not re.fullmatch(r"\d{1,6}", retries, re.ASCII):
@@ -127,6 +130,7 @@ class PatientStore(WrapperStore[Any]):
     async def _patiently(self, key: str, request: Callable[[], Awaitable[T]]) -> T | None:
         """Return what a request gives; None if the server says that there is no such object."""
         url, pause = f"{self.url}/{key}".rstrip("/"), _FIRST_PAUSE
+        until = time.monotonic() + _TIMEOUTS * self.patience.timeout
         for left in range(self.patience.retries, -1, -1):
             try:
                 return await self._in_time(request())
@@ -136,13 +140,13 @@ class PatientStore(WrapperStore[Any]):
                 reason = self._reason(error)
                 if not _may_pass(error):
                     raise PoolError(f"{url} cannot be read: {reason}") from error
-                if not left:
-                    tried = self.patience.retries + 1
+                if not left or time.monotonic() >= until:
+                    tried = self.patience.retries + 1 - left
                     raise PoolError(
                         f"{url} cannot be reached: {reason}, the last of {tried} attempts. Try again when the server "
                         "answers; MCSCORE_REMOTE_RETRIES and MCSCORE_REMOTE_TIMEOUT set how long is waited"
                     ) from error
-                self._tell(reason, f"{url}: {reason}. Trying again, up to {left} times")
+                self._tell(reason, f"{url}: {reason}. Trying again, attempts left: {left}")
             self.retried += 1
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -169,6 +169,17 @@ def test_what_stays_is_an_error_that_names_url_and_reason(
     assert max(asked) <= (1 if kind == "403" else 3), "as often as is allowed"
 
 
+def test_a_server_that_never_answers_is_given_up(server: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    handler, url = server
+    monkeypatch.setenv("MCSCORE_REMOTE_RETRIES", "1000")
+    handler.fault, handler.faults, handler.of = _stall, 10**9, "p/zarr.json"
+    with (
+        pytest.warns(UserWarning, match="Trying again, attempts left: 1000"),
+        pytest.raises(PoolError, match=r"no answer within 0\.3 s, the last of [1-5] attempts"),
+    ):
+        Pool.open(url)
+
+
 def test_not_found_is_asked_once(server: tuple[Any, str]) -> None:
     handler, url = server
     with pytest.raises(PoolError, match=r"q is not a pool: it has no zarr\.json"):

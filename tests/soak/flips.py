@@ -29,11 +29,12 @@ _VERBS: tuple[tuple[Any, ...], ...] = (
 
 def attack(project: Project, rng: random.Random) -> tuple[str, str]:
     """Flip one byte, or one bit, and give every verb."""
-    folder = project.copy()
+    right, folder = truth(project), project.copy()
     file = rng.choice(metadata(folder))
     data = bytearray(file.read_bytes())
     at = rng.randrange(len(data))
     old = data[at]
+    around = bytes(data[max(0, at - 12) : at + 8])
     data[at] = rng.choice([old ^ 1 << rng.randrange(8), rng.randrange(256), rng.choice(b'0123456789-"ntf')])
     file.write_bytes(data)
     if data[at] == old:
@@ -42,9 +43,8 @@ def attack(project: Project, rng: random.Random) -> tuple[str, str]:
     if file.is_relative_to(folder / "run"):
         verbs = [verb for verb in verbs if "fresh" not in verb]  # which reads nothing of the run
     answers = ask(folder, lambda: all_answers(folder, tuple(verbs)))
-    around = bytes(project.whole.joinpath(file.relative_to(folder)).read_bytes()[max(0, at - 12) : at + 8])
     what = f"{file.relative_to(folder)} byte {at} in {around!r}: {old:#04x} -> {data[at]:#04x}"
-    return judge(answers, truth(project), what)
+    return judge(answers, right, what)
 
 
 def judge(answers: list[tuple[str, Answer, Any]], right: list[tuple[str, Answer, Any]], what: str) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def meaning(folder: Path, words: tuple[Any, ...], answer: Answer) -> Any:
 @functools.cache
 def truth(project: Project) -> list[tuple[str, Answer, Any]]:
     """Return the answers of a project without harm."""
-    folder = project.copy("truth")
+    folder = project.copy()
     answers: list[tuple[str, Answer, Any]] = ask(folder, lambda: all_answers(folder))
     if failed := [f"{verb}: {answer.err}" for verb, answer, _ in answers if answer.code]:
         raise RuntimeError("; ".join(failed))

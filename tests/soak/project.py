@@ -52,23 +52,25 @@ _VOLATILE |= {"begun", "host", "pid", "report", "warnings"}
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with all that a verb needs, as it is before any harm, and a place for copies that are harmed."""
+    """A folder with all that a verb needs, kept as it is before any harm.
 
-    whole: Path
-    scratch: Path
+    A run holds absolute paths, of its pool and its model: so it is harmed where it was made.
+    """
+
+    root: Path
 
     def copy(self, name: str = "case") -> Path:
-        """Return a fresh copy, in place of the last one of that name."""
-        target = self.scratch / name
+        """Return the project as it was made, in place of the last copy of that name."""
+        target = self.root / name
         if target.exists():
             shutil.rmtree(target)
-        shutil.copytree(self.whole, target, symlinks=True)
+        shutil.copytree(self.root / "whole", target, symlinks=True)
         return target
 
 
 def make(root: Path) -> Project:
     """Make the project below a folder."""
-    whole = root / "whole"
+    whole = root / "case"
     whole.mkdir(parents=True)
     rng = np.random.default_rng(7)
     np.save(whole / "items.npy", rng.integers(0, 256, (ITEMS, 1, 4, 4), dtype=np.uint8))
@@ -82,7 +84,8 @@ def make(root: Path) -> Project:
         (whole / f"labels-{name}.csv").write_text("\n".join(["id,label", *rows]) + "\n")
     (whole / "net.py").write_text(NET)
     child.preload(whole, _fill)
-    return Project(whole, root)
+    shutil.copytree(whole, root / "whole")
+    return Project(root)
 
 
 def _fill() -> None:
@@ -132,7 +135,7 @@ def contents(folder: Path) -> dict[str, str]:
 
     Nor does the pool's log of appends, which holds times of files.
     """
-    found = _scores(folder) if (folder / "run.json").exists() else {}
+    found = scores(folder) if (folder / "run.json").exists() else {}
     for path in _files(folder):
         name = str(path.relative_to(folder)) if path != folder else ""
         if (re.search(r"(^|/)c[./]", name) and not re.match("scores.zarr|appends", name)) or path.suffix == ".csv":
@@ -154,7 +157,7 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _scores(folder: Path) -> dict[str, str]:
+def scores(folder: Path) -> dict[str, str]:
     """Return digests of the scores of a run, to the last bit; its files hold the run's own random id beside them."""
     from mcscore.run import Run
 

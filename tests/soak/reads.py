@@ -77,6 +77,6 @@ def failing(
 @functools.cache
 def usual(project: Project, name: str) -> tuple[list[str], list[tuple[str, Answer, Any]]]:
     """Return the calls that a verb makes when none fails, and its answer."""
-    folder = project.copy("truth")
+    folder = project.copy()
     answers, calls = ask(folder, lambda: failing(folder, name, -1, 0, 0))
     return calls, answers

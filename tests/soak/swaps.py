@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .child import Child, ask, give
-from .project import ITEMS, NET, SCORE, SELECT, Project
+from .project import ITEMS, NET, SCORE, SELECT, Project, scores
 
 _SLOW = (*SCORE[:-1], "--out", "new")  # 20 spans
 _KINDS = ("pool", "pool before", "transform", "forward", "constant", "weights", "select after edit")
@@ -22,12 +22,17 @@ _KINDS = ("pool", "pool before", "transform", "forward", "constant", "weights", 
 def attack(project: Project, rng: random.Random) -> tuple[str, str]:
     """Change one thing, early or late."""
     kind = rng.choice(_KINDS)
+    old, delay = usual(project), rng.random() * 1.1 * seconds(project)
     folder = project.copy()
     if kind == "select after edit":
-        _edit(folder, rng.choice(("transform", "forward", "constant", "weights")), rng)
+        edited = rng.choice(("transform", "forward", "constant", "weights"))
+        _edit(folder, edited, rng)
         answer = ask(folder, lambda: give(*SELECT))
-        return ("wrong", f"{kind}: `select` with other code or weights: exit 0") if answer.code == 0 else (kind, "")
-    delay = rng.random() * 1.1 * seconds(project)
+        return (
+            ("wrong", f"`select` with another {edited}: exit 0, {answer.err.strip()}")
+            if answer.code == 0
+            else (kind, "")
+        )
     child = Child(folder, lambda: give(*_SLOW))
     time.sleep(delay)
     if kind == "pool":
@@ -45,9 +50,8 @@ def attack(project: Project, rng: random.Random) -> tuple[str, str]:
         return "wrong", f"{what}: raw error: {answer.err.strip()[-200:]}"
     if answer.code:
         return f"{kind} refused", ""
-    got = ask(folder, lambda: _scores(folder, "new"))
-    new = ask(folder, lambda: give(*SCORE, "other")) and ask(folder, lambda: _scores(folder, "other"))
-    old = usual(project)
+    got = ask(folder, lambda: scores(folder / "new"))
+    new = ask(folder, lambda: give(*SCORE, "other")) and ask(folder, lambda: scores(folder / "other"))
     if kind == "pool":  # it may have been read whole before; the run says which pool it is of
         finding = "" if got in (old, new) else "scores of both pools"
         if not finding and got == old:
@@ -95,22 +99,17 @@ def _other_weights(folder: Path) -> None:
     torch.save(state, folder / "net.pt")
 
 
-def _scores(folder: Path, run: str) -> Any:
-    answer = give("export", run, "--format", "csv", "--out", f"{run}.csv", "--json")
-    return (folder / f"{run}.csv").read_text() if answer.code == 0 else answer.err
-
-
 @functools.cache
 def usual(project: Project) -> Any:
     """Return the scores when nothing changes."""
-    folder = project.copy("truth")
-    return ask(folder, lambda: (give(*SCORE, "new"), _scores(folder, "new")))[1]
+    folder = project.copy()
+    return ask(folder, lambda: (give(*SCORE, "new"), scores(folder / "new")))[1]
 
 
 @functools.cache
 def seconds(project: Project) -> float:
     """Return how long the run takes."""
-    folder = project.copy("truth")
+    folder = project.copy()
     begin = time.monotonic()
     ask(folder, lambda: give(*SCORE, "new"))
     return time.monotonic() - begin

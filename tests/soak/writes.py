@@ -23,9 +23,9 @@ def attack(project: Project, rng: random.Random) -> tuple[str, str]:
     if not count:
         return "no write", ""
     nth, code, times = rng.randrange(count), rng.choice(_CODES), rng.choice((1, 1, 10**6))
-    folder = project.copy()
+    right, folder = usual(project, name), project.copy()
     outcome, done = ask(folder, lambda: failing(folder, name, nth, code, times))
-    answer, right = outcome.answer, usual(project, name)
+    answer = outcome.answer
     what = f"{name}: call {nth} ({done[nth] if nth < len(done) else 'none'}), {errno.errorcode[code]}, {times} times"
     if answer.code == 0 and outcome.state != right.state:
         return "wrong", f"{what}: exit 0, {difference(outcome.state, right.state)}"
@@ -48,5 +48,5 @@ def failing(folder: Path, name: str, nth: int, code: int, times: int) -> tuple[O
 @functools.cache
 def calls(project: Project, name: str) -> int:
     """Return how many calls a change makes that write."""
-    folder = project.copy("truth")
+    folder = project.copy()
     return len(ask(folder, lambda: failing(folder, name, -1, 0, 0))[1])
