@@ -119,6 +119,8 @@ def read_array(path: AnyPath, name: str, recorded: str | None) -> dict[str, Any]
     file = path / name / FILE
     try:
         meta = _parsed(file.read_bytes())
+    except PoolError:  # a server that fails
+        raise
     except ValueError as error:
         raise PoolError(f"{file} cannot be read: {error}. {_RESTORE}") from error
     for field, (fits, wanted) in _ARRAY_FIELDS.items():
