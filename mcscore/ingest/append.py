@@ -31,6 +31,9 @@ from .sources import open_source
 from .staging_log import StagingLog
 from .worker import ImageFormat
 
+File = tuple[str, str | None, str | None]
+"""A file of an array as a source: its absolute path, and the key and layout that were given."""
+
 
 def append_images(
     path: str | os.PathLike[str],
@@ -159,7 +162,7 @@ def append_array(
         7
     """
     blocks, n, given, identity = read_source(src, labels, key=key, labels_key=labels_key, layout=layout)
-    file = repr((os.path.abspath(src), key, layout))
+    file = os.path.abspath(src), key, layout
     return _append(path, blocks, n=n, labels=given, keys=None, identity=identity, file=file)
 
 
@@ -197,7 +200,7 @@ def append_blocks(
 
 
 def _append(
-    path: str | os.PathLike[str], items: Any, *, n: int | None, labels: Any, keys: Any, identity: str, file: str | None
+    path: str | os.PathLike[str], items: Any, *, n: int | None, labels: Any, keys: Any, identity: str, file: File | None
 ) -> Pool:
     """Do the work of append_blocks; ``file`` names a source that is known by its content too, ``identity`` only resumes."""
     pool = Pool.open(path)
@@ -244,7 +247,7 @@ def _staged(
     labels: np.ndarray | None,
     keys: np.ndarray | None,
     identity: str,
-    file: str | None,
+    file: File | None,
 ) -> Added | None:
     """Make everything ready in the stage; None if the pool has the items of the file already.
 
@@ -258,14 +261,14 @@ def _staged(
         raise PoolError(f"n={n}, but the blocks hold {count} items")
     given = checked_labels(np.full(count, UNLABELED, np.int32) if labels is None else labels, count, pool.classes)
     keys = None if keys is None else _new_keys(pool, keys, count)
-    added = Added(given, keys, None, named(identity if file is None else f"{file} {digest}"))
+    added = Added(given, keys, None, named(identity if file is None else f"{file!r} {digest}"))
     before = None if file is None else _known(pool, added.source)
     if before and before.details != added.details:
         raise PoolError(
             f"{pool.path} has the items of this file already, from item {before.n} on; they came with other labels then, and "
             "nothing was added now. `mcscore pool label` changes labels"
         )
-    if before:
+    if before or (file is not None and _is_import(pool, file, count, digest, given)):
         return None
     stage_ready(stage, pool, content, added)
     return added
@@ -280,6 +283,28 @@ def _known(pool: Pool, source: str | None) -> Append | None:
     """Return the append of a source."""
     found = [one for one in read_appends(pool.storage.appends) if one.source == source]
     return found[0] if source and found else None
+
+
+def _is_import(pool: Pool, file: File, count: int, digest: str, given: np.ndarray) -> bool:
+    """Return whether the items of a file are those that the pool was made with.
+
+    Raises:
+        PoolError: they are, and come with other labels than the pool has.
+    """
+    appends = read_appends(pool.storage.appends)
+    if Path(file[0]).name != pool.source or count != (appends[0].n if appends else pool.n) or not count:
+        return False
+    found, step = hashlib.sha256(), pool.block_items
+    for batch in pool.blocks((at, min(at + step, count)) for at in range(0, count, step)):
+        found.update(np.ascontiguousarray(batch.items).reshape(-1).view(np.uint8).data)
+    if found.hexdigest() != digest:
+        return False
+    if ((given != UNLABELED) & (given != pool.labels[:count])).any():
+        raise PoolError(
+            f"{pool.path} was made with the items of this file, and has other labels for them now; nothing was added. "
+            "`mcscore pool label` changes labels"
+        )
+    return True
 
 
 def _stage_items(pool: Pool, stage: Path, blocks: Iterable[np.ndarray]) -> tuple[str, int, str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mcscore.errors import PoolError
-from mcscore.ingest import append_array, append_blocks
+from mcscore.ingest import append_array, append_blocks, import_array
 from mcscore.ingest.compact import compact
 from mcscore.pool import Pool, label_from
 from mcscore.pool.history import read_appends
@@ -42,6 +42,16 @@ def test_sources_are_known_whatever_was_appended_since(tmp_path: Path, monkeypat
     assert append_array("p", a).n == 80, "touched, but the same"
     assert np.array_equal(Pool.open("p").read(0, 80), ALL[:80])
     assert [one.n for one in read_appends(Pool.open("p").storage.appends)] == [50, 70]
+
+
+def test_the_file_that_the_pool_was_imported_from_adds_nothing(tmp_path: Path) -> None:
+    a, b = saved(tmp_path, "a.npy", 0, 30), saved(tmp_path, "b.npy", 30, 40)
+    import_array(a, tmp_path / "p", labels=[3] * 30)
+    assert [append_array(tmp_path / "p", file).n for file in (a, b, a, b)] == [30, 40, 40, 40]
+    with pytest.raises(PoolError, match="was made with the items of this file, and has other labels"):
+        append_array(tmp_path / "p", a, labels=[4] * 30)
+    saved(tmp_path, "a.npy", 40, 70)  # the same name and number, other items
+    assert np.array_equal(append_array(tmp_path / "p", a).read(0, 70), ALL[:70])
 
 
 def test_a_file_of_the_same_name_size_and_time_is_told_by_its_items(tmp_path: Path) -> None:
