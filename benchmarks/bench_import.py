@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from mcscore.ingest import import_images
-from mcscore.pool.decode import decode
+from mcscore.pool.pictures.decode import decode
 
 SIZE, IMAGES, DIFFERENT, ROUNDS = 224, 768, 64, 3
 WORKERS = os.cpu_count() or 1

@@ -12,7 +12,7 @@ import pytest
 
 from mcscore import Pool, atomic, demo
 from mcscore.errors import Error, PoolError, RunError
-from mcscore.pool.contact_sheet import contact_sheet
+from mcscore.pool.pictures.contact_sheet import contact_sheet
 from mcscore.report import view, write_report
 from mcscore.run import Run, score_pool
 from mcscore.run.export.formats import FORMATS

@@ -339,7 +339,7 @@ def pool_verify(path: Path, quiet: bool) -> None:
 def pool_info(path: Path, contact_sheet: Path | None) -> None:
     """Describe POOL: items, labels, exclusions, classes, fingerprint, and the arrays on disk."""
     from ..pool import Pool
-    from ..pool.contact_sheet import contact_sheet as write_sheet
+    from ..pool.pictures.contact_sheet import contact_sheet as write_sheet
 
     opened = Pool.open(path)
     facts = {**pool_facts(opened), **storage_facts(opened)}

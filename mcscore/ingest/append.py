@@ -14,10 +14,10 @@ import numpy as np
 from .. import atomic
 from ..errors import PoolError
 from ..pool.create import as_blocks, checked_blocks
-from ..pool.decode import require_decoder
 from ..pool.history import Append, read_appends
 from ..pool.keys import KnownKeys, as_arrow, encoded_keys
 from ..pool.labels import checked_labels
+from ..pool.pictures.decode import require_decoder
 from ..pool.pool import Pool
 from ..pool.schema import UNLABELED, Grid
 from ..store.chunks import ChunkReader

@@ -23,7 +23,7 @@ from ..cells import guarded
 from ..errors import PoolError
 from ..pool.class_names import TwoReadingsError
 from ..pool.create import finish_pool, planned_layout
-from ..pool.decode import FITS, MAX_PIXELS, require_decoder, sides
+from ..pool.pictures.decode import FITS, MAX_PIXELS, require_decoder, sides
 from ..pool.pool import Pool
 from ..pool.schema import Grid, checked_attributes, plan_grid
 from ..store.layout import ChunkLayout

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import ImageError
-from ..pool.decode import MAX_BYTES, decode_counted, too_large
+from ..pool.pictures.decode import MAX_BYTES, decode_counted, too_large
 from .sources.entry import Entry, Part, kind_problem
 
 _LENGTH = struct.Struct("<Q")

@@ -19,9 +19,9 @@ from ..store.encoded import EncodedReader, first_rows
 from ..store.files import AnyPath
 from ..store.fingerprint import fingerprint
 from ..store.layout import ChunkLayout, layout_of
-from .decode import decode
 from .history import read_appends
 from .metadata import read_array, read_attributes
+from .pictures.decode import decode
 from .schema import FORMAT, VERSION, Attributes
 
 _FILE_BYTES_MAX = 1 << 40  # of one chunk or shard: a thousand times what is written here

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..pool.pictures import finite, is_image, pixels, thumbnail
+from ..pool.pictures.pixels import finite, is_image, pixels, thumbnail
 
 THUMBNAIL = 160  # pixels; larger images are shrunk to it
 LOSSLESS = (

@@ -29,7 +29,7 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
     Raises RunError if ``pool``, or what is at that place now, is another one.
     """
-    from ..run.place import pool_unless_gone
+    from ..run.identity.place import pool_unless_gone
 
     pool, error = pool_unless_gone(run, pool)
     if pool is None:

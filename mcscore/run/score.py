@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError, Stopped
+from .identity.pool_watch import PoolWatch
 from .journal import Record, Values
 from .normalize import own_scorer
-from .pool_watch import PoolWatch
 from .prefetch import Block, CudaPrefetcher, OnBadChunk, prefetch_blocks
 from .run import Run
 from .signals import StopRequest, stop_request

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ..errors import RunError
 from ..paths import names_in
-from .code import accepted
-from .identity import find_pool
+from .identity.code import accepted
+from .identity.match import find_pool
 from .normalize import own_scorer
 from .prefetch import STRIDE, Skipped
 from .schema import Settings

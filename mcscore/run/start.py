@@ -17,9 +17,9 @@ from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
 from ..store.lock import locked
-from .code import code_of, edit_of, warn_of_unseen
-from .hardware import class_of, conditions, hardware_of
-from .identity import new_header, refuse_difference, state_of, versions, warn_of_other_versions
+from .identity.code import code_of, edit_of, warn_of_unseen
+from .identity.hardware import class_of, conditions, hardware_of
+from .identity.match import new_header, refuse_difference, state_of, versions, warn_of_other_versions
 from .journal import Journal, Record
 from .prefetch import OnBadChunk, Skipped, readable
 from .schema import Hardware, Settings, as_json

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mcscore.errors import ImageError
-from mcscore.pool import decode as module
-from mcscore.pool.decode import decode, decode_counted
+from mcscore.pool.pictures import decode as module
+from mcscore.pool.pictures.decode import decode, decode_counted
 
 from .helpers import color, encoded
 

@@ -14,7 +14,7 @@ from mcscore.ingest import append_images, import_images
 from mcscore.ingest.counts import Counts
 from mcscore.ingest.sources import expand_braces, folder, open_source, patterns
 from mcscore.pool import Pool
-from mcscore.pool.decode import MAX_BYTES
+from mcscore.pool.pictures.decode import MAX_BYTES
 
 from .helpers import bad_of, color, imported, reds, tar_of
 from .test_parquet import rows, written

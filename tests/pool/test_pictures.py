@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcscore.pool.pictures import is_image, pixels, thumbnail
+from mcscore.pool.pictures.pixels import is_image, pixels, thumbnail
 
 pytest.importorskip("PIL.Image")
 

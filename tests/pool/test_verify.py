@@ -12,7 +12,7 @@ import pytest
 from mcscore.errors import PoolError
 from mcscore.ingest import append_blocks, import_images
 from mcscore.pool import Pool
-from mcscore.pool.contact_sheet import GAP, SIDE, contact_sheet
+from mcscore.pool.pictures.contact_sheet import GAP, SIDE, contact_sheet
 from mcscore.pool.verify import verify
 
 from ..ingest.helpers import folder, noise

@@ -16,8 +16,9 @@ import pytest
 from mcscore import Pool
 from mcscore.errors import RunError
 from mcscore.kernels import native
-from mcscore.run import Run, hardware, score_pool, start
-from mcscore.run.hardware import differences, hardware_of
+from mcscore.run import Run, score_pool, start
+from mcscore.run.identity import hardware
+from mcscore.run.identity.hardware import differences, hardware_of
 from mcscore.run.journal import Journal
 from mcscore.run.schema import Hardware
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcscore.run.code import differences
+from mcscore.run.identity.code import differences
 from mcscore.scorer.identity import fingerprint, identity_of
 from mcscore.scorer.model_spec import load_model
 from mcscore.scorer.scorer import Scorer

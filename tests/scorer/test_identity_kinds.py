@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch.nn.functional as F
 
-from mcscore.run.code import differences
+from mcscore.run.identity.code import differences
 from mcscore.scorer.identity import Identity, fingerprint, identity_of
 from mcscore.scorer.model_spec import load_model
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...errors import RunError
 from ...outputs import named_output
+from ..identity.place import pool_unless_gone
 from ..journal import Values
-from ..place import pool_unless_gone
 from ..select import read_selection, refuse_incomplete
 from ..stored import StoredScores
 from .formats import FORMATS, Source, Tables, is_export

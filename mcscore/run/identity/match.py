@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import PoolError, PoolNotFoundError, RunError
-from .schema import JSON, Hardware, PoolState, RunHeader, Settings, from_json, to_json
+from ...errors import PoolError, PoolNotFoundError, RunError
+from ..schema import JSON, Hardware, PoolState, RunHeader, Settings, from_json, to_json
 
 if TYPE_CHECKING:
-    from ..pool import Pool
+    from ...pool import Pool
 
 # Where the model came from and where it runs: a difference is fine, or shows in the fingerprint or the hardware class.
 _FREE = {
@@ -113,7 +113,7 @@ def find_pool(run: HasPool, pool: Pool | None = None) -> Pool:
         RunError: it is neither the pool that was scored nor what that has become by appending.
         ChunkError: it has lost a file.
     """
-    from ..pool import Pool
+    from ...pool import Pool
 
     recorded = from_json(PoolState, run.meta["pool"], f"{run.path / 'run.json'}: pool")
     if pool is None:
@@ -134,7 +134,7 @@ def find_pool(run: HasPool, pool: Pool | None = None) -> Pool:
 
 def state_of(pool: Pool) -> PoolState:
     """What run.json says of the pool."""
-    from ..store.files import location
+    from ...store.files import location
 
     return PoolState(path=location(pool.path), fingerprint=pool.fingerprint, n=pool.n)
 

@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import RunError
-from .schema import Edit, Model, RunHeader
+from ...errors import RunError
+from ..schema import Edit, Model, RunHeader
 
 _NAMED = 6
 _KINDS = ("source", "value", "attribute")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ImageError, PoolError
+from ...errors import ImageError, PoolError
 
 # 100 megapixels are 300 MB decoded. A file of some kB can declare far more.
 MAX_PIXELS = 100_000_000

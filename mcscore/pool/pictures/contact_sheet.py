@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import PoolError
-from ..outputs import named_output
+from ...errors import PoolError
+from ...outputs import named_output
+from ..pool import Pool
 from .decode import require_decoder
-from .pictures import is_image, pixels, thumbnail
-from .pool import Pool
+from .pixels import is_image, pixels, thumbnail
 
 SIDE, GAP = 96, 2  # pixels of a tile, and between tiles
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import PoolError, RunError
-from .identity import is_pool_of
-from .schema import PoolState
+from ...errors import PoolError, RunError
+from ..schema import PoolState
+from .match import is_pool_of
 
 if TYPE_CHECKING:
-    from ..pool import Pool
+    from ...pool import Pool
 
 
 class PoolWatch:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
-from .journal.shard import crc32c
-from .schema import Hardware, to_json
+from ...errors import RunError
+from ..journal.shard import crc32c
+from ..schema import Hardware, to_json
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -52,8 +52,8 @@ def hardware_of(device: str) -> Hardware:
 def _cpu(precision: str, deterministic: str) -> Hardware:
     import torch
 
-    from ..env import machine
-    from ..kernels import native
+    from ...env import machine
+    from ...kernels import native
 
     built = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     return Hardware(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import PoolNotFoundError, RunError
-from ..paths import exists
-from .identity import HasPool, find_pool
+from ...errors import PoolNotFoundError, RunError
+from ...paths import exists
+from .match import HasPool, find_pool
 
 if TYPE_CHECKING:
-    from ..pool import Pool
+    from ...pool import Pool
 
 
 def pool_unless_gone(run: HasPool, pool: Pool | None = None) -> tuple[Pool | None, PoolNotFoundError | None]:

@@ -1,0 +1,1 @@
+"""Items as pictures: decoding of images, thumbnails, contact sheets."""
