@@ -14,10 +14,11 @@ from .cases import KERNELS
 from .measure import Row
 
 LEGEND = (
-    "% roof: 100 = the least bytes or FLOPs of the task at the speed of the copy or the matrix product",
-    "above; data that stays in cache can exceed it. x eager, x compile: time of plain PyTorch, without and",
-    "with torch.compile, over mcscore's. x floor: mcscore's time over that of the floor. extra: peak memory",
-    "beyond the inputs, results included. error: the greatest error against float64.",
+    "% roof: 100 = the least bytes or FLOPs of the task at the speed of the copy or the matrix",
+    "product above; data that stays in cache can exceed it. x eager, x compile: time of plain",
+    "PyTorch, without and with torch.compile, over mcscore's. x floor: mcscore's time over that of",
+    "the floor. extra: peak memory beyond the inputs, results included. error: the greatest error",
+    "against float64.",
 )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..text import count
 from . import shared
 from .options import COMMA, PATH, POOL, height_and_width, names, numbers
 from .pool_facts import formatted, lines, pool_facts, storage_facts
@@ -282,10 +283,11 @@ def pool_label(
 
     opened = Pool.open(path)
     columns = Columns(id_column, key_column, label_column)
-    changed = label_from(opened, table, overwrite=overwrite, columns=columns, reading=labels_are)
+    done = label_from(opened, table, overwrite=overwrite, columns=columns, reading=labels_are)
     labeled = int((opened.labels >= 0).sum())
-    facts = {"path": str(path), "changed": changed, "labeled": labeled, "items": opened.n}
-    emit(facts, f"{path}: {changed:,} labels set, {labeled:,} of {opened.n:,} items are labeled")
+    facts = {"path": str(path), **asdict(done), "labeled": labeled, "items": opened.n}
+    without = count(done.rows_without_label, "row") + " without a label left out, " if done.rows_without_label else ""
+    emit(facts, f"{path}: {done.changed:,} labels set, {without}{labeled:,} of {opened.n:,} items are labeled")
 
 
 @pool.command("exclude")

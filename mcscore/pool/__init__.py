@@ -5,6 +5,6 @@ from __future__ import annotations
 from ..errors import ChunkError, PoolError
 from .batch import Batch
 from .pool import Pool
-from .tables import items_from, label_from
+from .tables import Labeled, items_from, label_from
 
-__all__ = ["Batch", "ChunkError", "Pool", "PoolError", "items_from", "label_from"]
+__all__ = ["Batch", "ChunkError", "Labeled", "Pool", "PoolError", "items_from", "label_from"]

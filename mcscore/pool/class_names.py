@@ -9,7 +9,8 @@ from ..errors import PoolError
 from .schema import UNLABELED
 
 READINGS = ("names", "numbers")
-_WHOLE = re.compile(r"(-?[0-9]{1,18})(\.0*)?")
+WHOLE = r"(-?[0-9]{1,18})(\.0*)?"  # for re and for RE2, which Arrow has
+_WHOLE = re.compile(WHOLE)
 _TOP = 2**31 - 1
 
 

@@ -17,7 +17,7 @@ from ..store.layout import ChunkLayout
 
 KEY_BYTES_MAX = 4096  # as long as a path may be; every key of an array takes the bytes of the longest
 SEVERAL = -2  # in place of an id: the key names several items
-_STEP_BYTES = 16 << 20  # of keys in memory at a time
+_STEP_BYTES = 4 << 20  # of keys in memory at a time; a search takes several times that
 
 
 def why_no_key(key: str) -> str | None:
@@ -67,6 +67,16 @@ def read_keys(keys: dict[int, ChunkLayout], n: int, ids: np.ndarray | None = Non
         n: how many items the pool has.
         ids: the items, in the order wanted; None: all. Only the chunks concerned are read.
     """
+    return np.char.decode(_padded(keys, n, ids), "utf-8")
+
+
+def keys_at(keys: dict[int, ChunkLayout], ids: np.ndarray) -> Any:
+    """Return the keys of items, in the order of ``ids``, as a pyarrow array of binary; b"" where an item has none."""
+    padded = _padded(keys, len(ids), ids)
+    return as_arrow(padded.view(np.uint8).reshape(len(ids), padded.itemsize))
+
+
+def _padded(keys: dict[int, ChunkLayout], n: int, ids: np.ndarray | None) -> np.ndarray:
     width = max(layout.row_shape[0] for layout in keys.values())
     names = np.zeros(n if ids is None else len(ids), f"S{width}")
     for start, layout in keys.items():
@@ -77,7 +87,7 @@ def read_keys(keys: dict[int, ChunkLayout], n: int, ids: np.ndarray | None = Non
             where = np.flatnonzero((ids >= start) & (ids < start + layout.n))
             raw = Column(layout).at(ids[where] - start)
         names[where] = raw.view(f"S{raw.shape[1]}")[:, 0]
-    return np.char.decode(names, "utf-8")
+    return names
 
 
 def key_parts(keys: dict[int, ChunkLayout]) -> Iterator[tuple[int, Any]]:
@@ -117,24 +127,24 @@ def find_keys(keys: dict[int, ChunkLayout], wanted: Any) -> np.ndarray:
     import pyarrow
     from pyarrow import compute
 
-    if isinstance(wanted, pyarrow.ChunkedArray):
-        wanted = wanted.combine_chunks()
-    if not isinstance(wanted, pyarrow.Array):
+    if not isinstance(wanted, pyarrow.Array | pyarrow.ChunkedArray):
         try:
-            wanted = pyarrow.array(wanted, pyarrow.string())
+            wanted = pyarrow.array(wanted, pyarrow.large_string())
         except (UnicodeEncodeError, pyarrow.ArrowException):  # a name that is not UTF-8, which no item has
-            wanted = pyarrow.array([str(key).encode(errors="surrogatepass") for key in wanted], pyarrow.binary())
-    encoded = compute.fill_null(wanted.cast(pyarrow.binary()), b"").dictionary_encode()
-    distinct = encoded.dictionary
-    found = np.full(len(distinct), -1, np.int64)
+            wanted = pyarrow.array([str(key).encode(errors="surrogatepass") for key in wanted], pyarrow.large_binary())
+    if isinstance(wanted, pyarrow.Array):
+        wanted = pyarrow.chunked_array([wanted])
+    wanted = wanted.cast(pyarrow.large_binary())
+    found = np.full(len(wanted), -1, np.int64)
     for start, part in key_parts(keys):
-        places = compute.index_in(part, value_set=distinct)
-        rows = np.flatnonzero(np.asarray(places.is_valid()))
-        which = np.asarray(places.drop_null()).astype(np.int64)
-        first, at, counts = np.unique(which, return_index=True, return_counts=True)
-        found[first] = np.where((found[first] == -1) & (counts == 1), start + rows[at], SEVERAL)
-    found[np.asarray(compute.equal(distinct, b""))] = -1
-    return found[np.asarray(encoded.indices)]
+        encoded = part.dictionary_encode()
+        _, first, counts = np.unique(np.asarray(encoded.indices), return_index=True, return_counts=True)
+        items = np.where(counts == 1, start + first, SEVERAL)
+        places = compute.index_in(wanted, value_set=encoded.dictionary.cast(pyarrow.large_binary()))
+        rows = np.flatnonzero(places.is_valid().to_numpy())
+        found[rows] = np.where(found[rows] == -1, items[places.drop_null().to_numpy()], SEVERAL)
+    found[compute.binary_length(wanted).to_numpy() == 0] = -1
+    return found
 
 
 class KnownKeys:

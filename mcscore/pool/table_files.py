@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..cells import unguarded
+import numpy as np
+
 from ..errors import PoolError
+from .text_columns import PART, as_text, compact, empty, text_array, text_column, trimmed, unguarded_texts
 
 COLUMNS = ("id", "key", "label")
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -80,29 +82,63 @@ class Table:
     Attributes:
         path: the file.
         names: all columns that the file has.
-        columns: of COLUMNS those that it has, as text; "" where a row has no value.
+        columns: of COLUMNS those that it has, each a pyarrow.ChunkedArray of text; "" where a row has no value.
         lines: where each row stands in the file: a line of a CSV file, a row of a Parquet file, counted from 1.
+        unlabeled: how many rows were left out as they have no label.
     """
 
     path: Path
     names: list[str]
-    columns: dict[str, list[str]]
-    lines: list[int]
+    columns: dict[str, Any]
+    lines: np.ndarray
+    unlabeled: int = 0
 
     def place(self, row: int, column: str) -> str:
         """Where a value stands, for a message."""
         return f"{'row' if self.path.suffix == '.parquet' else 'line'} {self.lines[row]}, column {column}"
 
-    def rows(self, chosen: list[int]) -> Table:
-        """Return a table of some of the rows."""
-        columns = {name: [values[i] for i in chosen] for name, values in self.columns.items()}
-        return Table(self.path, self.names, columns, [self.lines[i] for i in chosen])
+    def text(self, row: int, column: str) -> str:
+        """A value as it is, for a message."""
+        return self.columns[column][row].as_py()
 
 
-def read_table(path: Path, chosen: Columns = Columns()) -> Table:
+class _Parts:
+    """The parts of a table as they are read."""
+
+    def __init__(self, roles: Iterable[str], labeled: bool) -> None:
+        self._labeled = labeled
+        self._columns: dict[str, list[Any]] = {role: [] for role in roles}
+        self._lines = [np.empty(0, np.int64)]
+        self._unlabeled = 0
+
+    def add(self, lines: np.ndarray, texts: dict[str, Any]) -> None:
+        """Keep some rows: where they stand, and the text of each column; without those that lack a label, if asked to."""
+        if self._labeled and "label" in texts:
+            without = empty(trimmed(texts["label"]))
+            if without.any():
+                self._unlabeled += int(without.sum())
+                lines, texts = (
+                    lines[~without],
+                    {role: compact(column.filter(~without)) for role, column in texts.items()},
+                )
+        self._lines.append(lines)
+        for role, column in texts.items():
+            self._columns[role].append(column)
+
+    def table(self, path: Path, names: list[str]) -> Table:
+        columns = {role: text_column(parts) for role, parts in self._columns.items()}
+        return Table(path, names, columns, np.concatenate(self._lines), self._unlabeled)
+
+
+def read_table(path: Path, chosen: Columns = Columns(), *, labeled: bool = False) -> Table:
     """Read the columns id, key and label of a table, or those chosen in their place, as text.
 
     In a CSV file, an apostrophe before a character that would begin a formula is no part of the value (see mcscore.cells).
+
+    Args:
+        path: the file.
+        chosen: the columns.
+        labeled: leave out rows without a label, where there is a column of labels.
 
     Raises:
         PoolError: the file cannot be read, or is neither CSV nor Parquet; a column is there twice; a row has more or fewer
@@ -110,21 +146,23 @@ def read_table(path: Path, chosen: Columns = Columns()) -> Table:
     """
     if path.suffix not in SUFFIXES:
         raise PoolError(f"{path} is neither CSV (.csv, .tsv) nor Parquet (.parquet)")
+    read = _read_parquet if path.suffix == ".parquet" else _read_csv
     try:
-        return _read_parquet(path, chosen) if path.suffix == ".parquet" else _read_csv(path, chosen)
+        return read(path, chosen, labeled)
     except OSError as error:
         raise PoolError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_csv(path: Path, chosen: Columns) -> Table:
+def _read_csv(path: Path, chosen: Columns, labeled: bool) -> Table:
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             names = _header(header, delimiter := _delimiter(header, chosen), path)
             at = _positions(names, path, "line 1", chosen)
-            columns: dict[str, list[str]] = {name: [] for name in at}
+            parts = _Parts(at, labeled)
             lines: list[int] = []
+            cells_of: dict[str, list[str]] = {role: [] for role in at}
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             for number, cells in _numbered(reader):
                 if len(cells) != len(names):
@@ -133,13 +171,24 @@ def _read_csv(path: Path, chosen: Columns) -> Table:
                         f"(a cell with {delimiter!r} in it needs quotation marks)"
                     )
                 lines.append(number)
-                for name, i in at.items():
-                    columns[name].append(unguarded(cells[i]))
+                for role, i in at.items():
+                    cells_of[role].append(cells[i])
+                if len(lines) == PART:
+                    _move(lines, cells_of, parts)
+            _move(lines, cells_of, parts)
     except UnicodeDecodeError as error:
         raise PoolError(f"{path}, line {_undecodable(path)}: the text is not UTF-8; save the table as UTF-8") from error
     except csv.Error as error:
         raise PoolError(f"{path}, after line {number or 1}: the row cannot be read as CSV: {error}") from error
-    return Table(path, names, columns, lines)
+    return parts.table(path, names)
+
+
+def _move(lines: list[int], cells_of: dict[str, list[str]], parts: _Parts) -> None:
+    """Move rows that were read to the parts of the table."""
+    parts.add(np.array(lines, np.int64), {r: unguarded_texts(text_array(cells)) for r, cells in cells_of.items()})
+    lines.clear()
+    for cells in cells_of.values():
+        cells.clear()
 
 
 def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -183,18 +232,26 @@ def _positions(names: list[str], path: Path, where: str, chosen: Columns) -> dic
     return {role: places[name][0] for role, name in found.items()}
 
 
-def read_text(path: Path) -> str:
-    """Read a text file.
+def read_lines(path: Path) -> tuple[Any, np.ndarray]:
+    """Read the lines of a text file that are not blank, without the blanks around them, and where each stands.
 
     Raises:
         PoolError: the file cannot be read, or is not UTF-8.
     """
+    parts = [text_array([])]
+    numbers: list[np.ndarray] = [np.empty(0, np.int64)]
     try:
-        return path.read_text("utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            # A file is read up to "\n"; splitlines knows more ends of a line.
+            lines = enumerate((line.strip() for text in file for line in text.splitlines()), 1)
+            while some := list(islice(lines, PART)):
+                parts.append(text_array([line for _, line in some if line]))
+                numbers.append(np.array([number for number, line in some if line], np.int64))
     except UnicodeDecodeError as error:
         raise PoolError(f"{path}, line {_undecodable(path)}: the text is not UTF-8; save the file as UTF-8") from error
     except OSError as error:
         raise PoolError(f"{path} cannot be read: {error.strerror or error}") from error
+    return text_column(parts), np.concatenate(numbers)
 
 
 def _undecodable(path: Path) -> int:
@@ -207,7 +264,7 @@ def _undecodable(path: Path) -> int:
     return number
 
 
-def _read_parquet(path: Path, chosen: Columns) -> Table:
+def _read_parquet(path: Path, chosen: Columns, labeled: bool) -> Table:
     import pyarrow
     import pyarrow.parquet
 
@@ -215,12 +272,11 @@ def _read_parquet(path: Path, chosen: Columns) -> Table:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             at = _positions(names, path, "the schema", chosen)
-            read = file.read(columns=sorted({names[i] for i in at.values()}))
+            parts, first = _Parts(at, labeled), 1
+            for rows in file.iter_batches(PART, columns=sorted({names[i] for i in at.values()})):
+                texts = {role: as_text(rows.column(names[i])) for role, i in at.items()}
+                parts.add(np.arange(first, first + len(rows)), texts)
+                first += len(rows)
     except pyarrow.ArrowException as error:
         raise PoolError(f"{path} cannot be read as Parquet: {error}") from error
-    columns = {name: [_text(value) for value in read.column(names[i]).to_pylist()] for name, i in at.items()}
-    return Table(path, names, columns, list(range(1, read.num_rows + 1)))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    return parts.table(path, names)

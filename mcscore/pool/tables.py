@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,48 @@ import numpy as np
 from ..errors import PoolError
 from ..text import count
 from .class_names import ClassReader, whole_number
-from .keys import SEVERAL
+from .keys import SEVERAL, keys_at
 from .pool import Pool
 from .schema import UNLABELED
-from .table_files import SUFFIXES, Columns, Table, read_table, read_text
+from .table_files import SUFFIXES, Columns, Table, read_lines, read_table
+from .text_columns import distinct, mask, padded, trimmed, whole_numbers
 
 _SHOWN = 5  # conflicts, or classes, that an error names
 _RANGE = re.compile(r"([0-9]+)(?:\s*-\s*([0-9]+))?")
+_COMPARED = 1 << 17  # keys that are compared at a time
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """What ``label_from`` did.
+
+    Attributes:
+        changed: how many labels of the pool are others than before.
+        rows: how many rows the table has.
+        rows_without_label: how many of them change nothing, as they have no label.
+    """
+
+    changed: int
+    rows: int
+    rows_without_label: int
+
+
+class _Conflicts:
+    """How many conflicts there are, and the first of them in words."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._shown: list[str] = []
+
+    def add(self, rows: np.ndarray, words: Callable[[int], str]) -> None:
+        self._count += len(rows)
+        self._shown += map(words, rows[: _SHOWN - len(self._shown)].tolist())
+
+    def refuse(self, table: Any) -> None:
+        """Raise PoolError if there are any."""
+        if self._count:
+            some = "; ".join(self._shown) + ("; ..." if self._count > _SHOWN else "")
+            raise PoolError(f"{table} has {count(self._count, 'conflict')}, nothing was changed: {some}")
 
 
 def label_from(
@@ -28,8 +65,8 @@ def label_from(
     overwrite: bool = False,
     columns: Columns = Columns(),  # noqa: B008 (frozen)
     reading: str | None = None,
-) -> int:
-    r"""Set the labels that a table gives, all or none; returns how many changed.
+) -> Labeled:
+    r"""Set the labels that a table gives, all or none; returns how many changed, and how many rows have no label.
 
     Args:
         pool: the pool.
@@ -49,34 +86,39 @@ def label_from(
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> pool = Pool.create(folder / "p", np.zeros((3, 2), np.uint8), classes=["cat", "dog"])
-    >>> _ = (folder / "labels.csv").write_text("id,label\n0,dog\n2,cat\n")
+    >>> _ = (folder / "labels.csv").write_text("id,label\n0,dog\n1,\n2,cat\n")
     >>> label_from(pool, folder / "labels.csv"), pool.labels.tolist()
-    (2, [1, -1, 0])
+    (Labeled(changed=2, rows=3, rows_without_label=1), [1, -1, 0])
     """
-    given = read_table(Path(table), columns)
+    given = read_table(Path(table), columns, labeled=True)
     if "label" not in given.columns:
         raise PoolError(
             f"{table} has no column 'label' (--label-column names another); it has {', '.join(given.names)}"
         )
-    given = given.rows([i for i, text in enumerate(given.columns["label"]) if text.strip()])
     labels = _numbers(pool, given, reading)
     ids, conflicts = find_items(pool, given)
+    rows, unlabeled = len(given.lines) + given.unlabeled, given.unlabeled
+    del given  # its texts, before the labels are set
     known = ids >= 0
     ids, labels = ids[known], labels[known]
     order = np.argsort(ids, kind="stable")
     ids, labels = ids[order], labels[order]
     again = np.flatnonzero((ids[1:] == ids[:-1]) & (labels[1:] != labels[:-1]))
-    conflicts += [f"item {ids[i]} is given both {labels[i]} and {labels[i + 1]}" for i in again]
-    ids, first = np.unique(ids, return_index=True)
-    labels = labels[first]
+    conflicts.add(again, lambda i: f"item {ids[i]} is given both {labels[i]} and {labels[i + 1]}")
+    items, first = np.unique(ids, return_index=True)
+    wanted = labels[first]
 
     def agree(had: np.ndarray) -> None:
         """Refuse all, while no other call can change the labels that the items have."""
-        other = np.flatnonzero((had != labels) & (had != UNLABELED) & (not overwrite))
-        more = [f"item {ids[i]} is labeled {had[i]} and would become {labels[i]} (--overwrite replaces)" for i in other]
-        _refuse(conflicts + more, table)
+        other = np.flatnonzero((had != wanted) & (had != UNLABELED) & (not overwrite))
+        conflicts.add(
+            other,
+            lambda i: f"item {items[i]} is labeled {had[i]} and would become {wanted[i]} (--overwrite replaces)",
+        )
+        conflicts.refuse(table)
 
-    return pool.set_labels(ids, labels, check=agree)
+    changed = pool.set_labels(items, wanted, check=agree)
+    return Labeled(changed, rows, unlabeled)
 
 
 def items_from(pool: Pool, text: str) -> np.ndarray:
@@ -99,7 +141,7 @@ def items_from(pool: Pool, text: str) -> np.ndarray:
     path = Path(text)
     if os.path.isfile(path):  # unlike Path.is_file, no error for a list that is too long for a file name
         ids, conflicts = find_items(pool, read_table(path) if path.suffix in SUFFIXES else _lines(pool, path))
-        _refuse(conflicts, path)
+        conflicts.refuse(path)
         return np.unique(ids)
     chosen = np.zeros(pool.n, bool)  # no more than the pool, however long the ranges are
     for part in text.split(","):
@@ -119,18 +161,17 @@ def items_from(pool: Pool, text: str) -> np.ndarray:
 
 def _lines(pool: Pool, path: Path) -> Table:
     """Read a file with one id or key a line."""
-    numbered = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1)]
-    lines, values = [n for n, text in numbered if text], [text for _, text in numbered if text]
-    digits = all(whole_number(text.strip()) is not None for text in values)
-    if digits and pool.has_keys and (pool.find_keys(values) != -1).any():
+    texts, lines = read_lines(path)
+    digits = bool(whole_numbers(texts)[1].all())
+    if digits and pool.has_keys and (pool.find_keys(texts) != -1).any():
         raise PoolError(
             f"{path} has numbers that may be ids, and some of them are keys of {pool.path} as well: "
             "name the items in a .csv file, in a column 'id' or 'key'"
         )
-    return Table(path, [], {"id" if digits else "key": values}, lines)
+    return Table(path, [], {"id" if digits else "key": texts}, lines)
 
 
-def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, list[str]]:
+def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, _Conflicts]:
     """Return (ids, -1 where there is none; conflicts) of the rows of a table. An id and a key must name the same item.
 
     Raises:
@@ -141,58 +182,72 @@ def find_items(pool: Pool, table: Table) -> tuple[np.ndarray, list[str]]:
         raise PoolError(f"{table.path} has neither a column 'id' nor 'key'; it has {', '.join(table.names)}")
     if "id" not in columns and not pool.has_keys:
         raise PoolError(f"{table.path} names items by key, and {pool.path} has no keys: name them by id")
-    wrong: list[str] = []
-    if "id" in columns:
-        given = [whole_number(text.strip()) for text in columns["id"]]
-        ids = np.array([-1 if id is None or id >= pool.n else id for id in given], np.int64)
-        wrong += [
-            f"{table.place(i, 'id')}: {columns['id'][i].strip() or 'an empty id'} is not an id of this pool"
-            for i in np.flatnonzero(ids < 0).tolist()
-        ]
-        rows = np.flatnonzero(ids >= 0)
-        keys = pool.keys_of(ids[rows]) if "key" in columns else None
-        for row, key in zip(rows.tolist(), [] if keys is None else keys, strict=keys is not None):
-            if key not in _readings(columns["key"][row]):
-                wrong.append(
-                    f"{table.place(row, 'key')}: item {ids[row]} has the key {str(key)!r}, not {columns['key'][row]!r}"
-                )
-        return ids, wrong
-    found = iter(pool.find_keys([reading for key in columns["key"] for reading in _readings(key)]).tolist())
-    ids = np.full(len(columns["key"]), -1, np.int64)
-    for row, text in enumerate(columns["key"]):
-        items = [next(found) for _ in _readings(text)]
-        ids[row] = next((item for item in items if item != -1), -1)
-        if ids[row] == -1:
-            wrong.append(f"{table.place(row, 'key')}: key {text.strip()!r} is unknown")
-        elif ids[row] == SEVERAL:
-            wrong.append(f"{table.place(row, 'key')}: key {text.strip()!r} names several items: use ids")
-            ids[row] = -1
-    return ids, wrong
+    return _by_id(pool, table) if "id" in columns else _by_key(pool, table)
 
 
-def _readings(text: str) -> tuple[str, ...]:
-    """What a cell may mean, best first: the text as it is, or without the blanks that people put after a delimiter."""
-    return (text,) if text == text.strip() else (text, text.strip())
+def _by_id(pool: Pool, table: Table) -> tuple[np.ndarray, _Conflicts]:
+    conflicts = _Conflicts()
+    ids, _ = whole_numbers(table.columns["id"])
+    ids = np.where(ids < pool.n, ids, -1)
+
+    def no_id(row: int) -> str:
+        text = table.text(row, "id").strip()
+        return f"{table.place(row, 'id')}: {text or 'an empty id'} is not an id of this pool"
+
+    def another_key(row: int) -> str:
+        key = keys_at(pool.storage.keys, ids[row : row + 1])[0].as_py().decode()
+        return f"{table.place(row, 'key')}: item {ids[row]} has the key {key!r}, not {table.text(row, 'key')!r}"
+
+    conflicts.add(np.flatnonzero(ids < 0), no_id)
+    if "key" in table.columns and pool.has_keys:
+        conflicts.add(_with_another_key(pool, ids, table.columns["key"]), another_key)
+    return ids, conflicts
+
+
+def _with_another_key(pool: Pool, ids: np.ndarray, column: Any) -> np.ndarray:
+    """Return the rows whose item has another key than they say; an id of -1 is no item."""
+    import pyarrow
+    from pyarrow import compute
+
+    same = ids < 0
+    for at in range(0, len(ids), _COMPARED):
+        part = slice(at, at + _COMPARED)
+        keys = keys_at(pool.storage.keys, np.maximum(ids[part], 0)).cast(pyarrow.large_binary())
+        for reading in (column[part], trimmed(column[part])):
+            same[part] |= mask(compute.equal(reading.cast(pyarrow.large_binary()), keys))
+    return np.flatnonzero(~same)
+
+
+def _by_key(pool: Pool, table: Table) -> tuple[np.ndarray, _Conflicts]:
+    """Find each key as it is, or else without the blanks that people put after a delimiter."""
+    conflicts, column = _Conflicts(), table.columns["key"]
+    ids = pool.find_keys(column)
+    again = (ids == -1) & padded(column)
+    if again.any():
+        ids[again] = pool.find_keys(trimmed(column.filter(again)))
+    several = ids == SEVERAL
+
+    def not_one(row: int) -> str:
+        what = "names several items: use ids" if several[row] else "is unknown"
+        return f"{table.place(row, 'key')}: key {table.text(row, 'key').strip()!r} {what}"
+
+    conflicts.add(np.flatnonzero(ids < 0), not_one)
+    return np.where(several, -1, ids), conflicts
 
 
 def _numbers(pool: Pool, table: Table, reading: str | None) -> np.ndarray:
     """Return the class number of every row."""
-    classes, texts = pool.classes or [], table.columns["label"]
+    classes = pool.classes or []
+    texts, which = distinct(table.columns["label"])
     try:
         known = set(classes)
-        named = [next((form for form in _readings(text) if form in known), text.strip()) for text in texts]
-        numbers = ClassReader(pool.classes, reading).numbers(named)
+        numbers = ClassReader(pool.classes, reading).numbers(text if text in known else text.strip() for text in texts)
     except PoolError as error:
         raise PoolError(f"{table.path}: {error}") from error
-    for row, number in enumerate(numbers):
-        if number is None:
-            some = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
-            choices = f"neither a class ({some}) nor the number of one" if classes else "not a number from 0 on"
-            raise PoolError(f"{table.path}, {table.place(row, 'label')}: {texts[row].strip()!r} is {choices}, nor -1")
-    return np.array(numbers, np.int64)
-
-
-def _refuse(conflicts: list[str], table: Any) -> None:
-    if conflicts:
-        some = "; ".join(conflicts[:_SHOWN]) + ("; ..." if len(conflicts) > _SHOWN else "")
-        raise PoolError(f"{table} has {count(len(conflicts), 'conflict')}, nothing was changed: {some}")
+    if None in numbers:
+        row = int(np.flatnonzero(which == numbers.index(None))[0])
+        some = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
+        choices = f"neither a class ({some}) nor the number of one" if classes else "not a number from 0 on"
+        text = table.text(row, "label").strip()
+        raise PoolError(f"{table.path}, {table.place(row, 'label')}: {text!r} is {choices}, nor -1")
+    return np.array(numbers, np.int32)[which]

@@ -183,7 +183,7 @@ def test_where_every_gpu_test_is_skipped_nothing_has_passed(monkeypatch: pytest.
 def test_tests_that_take_too_long_are_ended() -> None:
     found = gpu.run_tests(limit=0.3)
     assert not found.finished
-    assert "nothing is known" in str(found)
+    assert "their results are unknown" in str(found)
 
 
 def test_failures_and_errors_are_named() -> None:

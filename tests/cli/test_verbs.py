@@ -367,6 +367,11 @@ def test_a_pool_is_labeled_excluded_appended_to_and_verified(mcscore: Command, p
     (project / "labels.csv").write_text("id,label\n0,a\n1,b\n")
     said = answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--json"))
     assert (said["changed"], said["labeled"]) == (2, 2)
+    (project / "labels.csv").write_text("id,label\n0,a\n2, \n3,\n")
+    said = answer(mcscore("pool", "label", "grow.zarr", "labels.csv", "--json"))
+    assert (said["changed"], said["rows"], said["rows_without_label"], said["labeled"]) == (0, 3, 2, 2)
+    told = mcscore("pool", "label", "grow.zarr", "labels.csv").stdout
+    assert "0 labels set, 2 rows without a label left out, 2 of" in told
     (project / "labels.csv").write_text("id,label\n0,b\n")
     refused = mcscore("pool", "label", "grow.zarr", "labels.csv")
     assert refused.exit_code == 1

@@ -39,7 +39,9 @@ def test_digits_that_are_a_name_and_a_number_are_refused_until_one_is_said(tmp_p
     assert pool.labels.tolist() == [4, 2, 0, -1, -1, -1]
     label_from(pool, file, reading="numbers", overwrite=True)
     assert pool.labels.tolist() == [2, 10, 0, -1, -1, -1]
-    assert label_from(pool, table(tmp_path / "t.csv", "id,label", "4,0", "5,1")) == 2, "both readings are the same"
+    assert label_from(pool, table(tmp_path / "t.csv", "id,label", "4,0", "5,1")).changed == 2, (
+        "both readings are the same"
+    )
 
 
 def test_names_of_digits_beyond_the_numbers_are_names(tmp_path: Path) -> None:

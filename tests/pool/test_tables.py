@@ -28,15 +28,15 @@ def csv(tmp_path: Path, *lines: str) -> Path:
 
 
 def test_labels_come_by_key_or_id_as_names_or_numbers(tmp_path: Path, pool: Pool) -> None:
-    assert label_from(pool, csv(tmp_path, "key,label", "007,dog", "011,2", "012,", "013,1.0")) == 3
+    assert label_from(pool, csv(tmp_path, "key,label", "007,dog", "011,2", "012,", "013,1.0")).changed == 3
     assert pool.labels[[7, 11, 12, 13]].tolist() == [1, 2, -1, 1]
-    assert label_from(pool, csv(tmp_path, "label,id", "cat,20", "cat,20", "cat,0")) == 1, (
+    assert label_from(pool, csv(tmp_path, "label,id", "cat,20", "cat,20", "cat,0")).changed == 1, (
         "what is so already is no change"
     )
     assert pool.labels[20] == 0
     table = pyarrow.table({"id": [21, 22], "key": ["021", "022"], "rank": [1, 2], "label": [None, 1]})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
-    assert label_from(pool, tmp_path / "t.parquet") == 1
+    assert label_from(pool, tmp_path / "t.parquet").changed == 1
     assert pool.labels[[21, 22]].tolist() == [-1, 1]
 
 
@@ -78,9 +78,9 @@ def test_a_conflict_is_named_and_changes_nothing(tmp_path: Path, pool: Pool, lin
 
 
 def test_overwrite_replaces_and_takes_away(tmp_path: Path, pool: Pool) -> None:
-    assert label_from(pool, csv(tmp_path, "id,label", "0,dog", "1,cat"), overwrite=True) == 2
+    assert label_from(pool, csv(tmp_path, "id,label", "0,dog", "1,cat"), overwrite=True).changed == 2
     assert pool.labels[:2].tolist() == [1, 0]
-    assert label_from(pool, csv(tmp_path, "id,label", "0,-1"), overwrite=True) == 1
+    assert label_from(pool, csv(tmp_path, "id,label", "0,-1"), overwrite=True).changed == 1
     assert pool.labels[0] == -1
 
 
@@ -155,7 +155,7 @@ def test_lines_that_may_be_ids_or_keys_are_refused(tmp_path: Path) -> None:
 def test_tables_as_spreadsheets_and_tools_write_them(tmp_path: Path, name: str, text: str) -> None:
     pool = small_pool(tmp_path / "p", keys=[f"{i:03d}" for i in range(50)], classes=["cat", "dog"])
     (tmp_path / name).write_bytes(text.encode())
-    assert label_from(pool, tmp_path / name) == 2
+    assert label_from(pool, tmp_path / name).changed == 2
     assert pool.labels[:5].tolist() == [-1, 1, -1, 0, -1]
 
 
@@ -168,7 +168,7 @@ def test_a_repeated_column_and_columns_with_gaps_of_a_parquet_file(tmp_path: Pat
         label_from(pool, tmp_path / "t.parquet")
     gaps = {"id": [1, 2, 3], "label": pyarrow.array([1.0, float("nan"), None]), "other": [[1], [2], None]}
     pyarrow.parquet.write_table(pyarrow.table(gaps), tmp_path / "t.parquet")
-    assert label_from(pool, tmp_path / "t.parquet") == 1
+    assert label_from(pool, tmp_path / "t.parquet").changed == 1
     assert pool.labels[:4].tolist() == [0, 1, -1, -1]
 
 
