@@ -76,7 +76,6 @@ def test_where_nothing_compiles_it_says_why_and_leaves_the_ratio_out(
     result = mcscore("bench", "kernels", "--shapes", "T5xB70xC10", "--only", "moments", *QUICK)
     assert result.exit_code == 0
     assert "torch.compile does not work here, so there are no ratios to it: InvalidCxxCompiler" in result.stderr
-    assert result.stdout.splitlines()[-6].split()[6:8] != []
     assert " - " in next(line for line in result.stdout.splitlines() if line.startswith("T5xB70xC10"))
 
 
