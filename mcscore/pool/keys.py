@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import PoolError
 from ..store.columns import Column
 from ..store.layout import ChunkLayout
+from .text_columns import empty, integers, mask
 
 KEY_BYTES_MAX = 4096  # as long as a path may be; every key of an array takes the bytes of the longest
 SEVERAL = -2  # in place of an id: the key names several items
@@ -135,15 +136,17 @@ def find_keys(keys: dict[int, ChunkLayout], wanted: Any) -> np.ndarray:
     if isinstance(wanted, pyarrow.Array):
         wanted = pyarrow.chunked_array([wanted])
     wanted = wanted.cast(pyarrow.large_binary())
+    if wanted.null_count:
+        wanted = compute.fill_null(wanted, b"")
     found = np.full(len(wanted), -1, np.int64)
     for start, part in key_parts(keys):
         encoded = part.dictionary_encode()
-        _, first, counts = np.unique(np.asarray(encoded.indices), return_index=True, return_counts=True)
+        _, first, counts = np.unique(integers(encoded.indices), return_index=True, return_counts=True)
         items = np.where(counts == 1, start + first, SEVERAL)
         places = compute.index_in(wanted, value_set=encoded.dictionary.cast(pyarrow.large_binary()))
-        rows = np.flatnonzero(places.is_valid().to_numpy())
-        found[rows] = np.where(found[rows] == -1, items[places.drop_null().to_numpy()], SEVERAL)
-    found[compute.binary_length(wanted).to_numpy() == 0] = -1
+        rows = np.flatnonzero(mask(places.is_valid()))
+        found[rows] = np.where(found[rows] == -1, items[integers(places.drop_null())], SEVERAL)
+    found[empty(wanted)] = -1
     return found
 
 

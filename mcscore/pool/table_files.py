@@ -269,7 +269,7 @@ def _read_parquet(path: Path, chosen: Columns, labeled: bool) -> Table:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             names = list(file.schema_arrow.names)
             at = _positions(names, path, "the schema", chosen)
             parts, first = _Parts(at, labeled), 1

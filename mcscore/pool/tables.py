@@ -18,11 +18,11 @@ from .keys import SEVERAL, keys_at
 from .pool import Pool
 from .schema import UNLABELED
 from .table_files import SUFFIXES, Columns, Table, read_lines, read_table
-from .text_columns import distinct, mask, padded, trimmed, whole_numbers
+from .text_columns import distinct, mask, trimmed, whole_numbers, without_blanks
 
 _SHOWN = 5  # conflicts, or classes, that an error names
 _RANGE = re.compile(r"([0-9]+)(?:\s*-\s*([0-9]+))?")
-_COMPARED = 1 << 17  # keys that are compared at a time
+_COMPARED = 1 << 16  # keys that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,9 @@ def _by_key(pool: Pool, table: Table) -> tuple[np.ndarray, _Conflicts]:
     """Find each key as it is, or else without the blanks that people put after a delimiter."""
     conflicts, column = _Conflicts(), table.columns["key"]
     ids = pool.find_keys(column)
-    again = (ids == -1) & padded(column)
+    again, texts = without_blanks(column, ids == -1)
     if again.any():
-        ids[again] = pool.find_keys(trimmed(column.filter(again)))
+        ids[again] = pool.find_keys(texts)
     several = ids == SEVERAL
 
     def not_one(row: int) -> str:

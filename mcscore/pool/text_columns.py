@@ -62,9 +62,26 @@ def trimmed(texts: Any) -> Any:
     return compute.utf8_trim_whitespace(texts)
 
 
+def integers(values: Any) -> np.ndarray:
+    """Return an Arrow array, or column, of integers without null as one of NumPy.
+
+    Arrow's own ``to_numpy`` imports pandas where it is installed, which takes 35 MB.
+
+    >>> import pyarrow
+    >>> integers(pyarrow.array([1, 2])), integers(pyarrow.chunked_array([], pyarrow.int32()))
+    (array([1, 2]), array([], dtype=int32))
+    """
+    import pyarrow
+
+    parts = values.chunks if isinstance(values, pyarrow.ChunkedArray) else [values]
+    return np.concatenate([np.empty(0, np.int32), *(np.from_dlpack(part) for part in parts if len(part))])
+
+
 def mask(flags: Any) -> np.ndarray:
-    """Return an Arrow array, or column, of flags as one of NumPy."""
-    return flags.to_numpy(zero_copy_only=False)
+    """Return an Arrow array, or column, of flags without null as one of NumPy."""
+    import pyarrow
+
+    return integers(flags.cast(pyarrow.uint8())) != 0
 
 
 def empty(texts: Any) -> np.ndarray:
@@ -75,15 +92,25 @@ def empty(texts: Any) -> np.ndarray:
     """
     from pyarrow import compute
 
-    return compute.binary_length(texts).to_numpy() == 0
+    return integers(compute.binary_length(texts)) == 0
 
 
-def padded(column: Any) -> np.ndarray:
-    """Return which texts of a column have blanks around them, with no copy of the whole column."""
+def without_blanks(column: Any, rows: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Return which of some rows have blanks around their text, and the texts of these without the blanks, as a column.
+
+    >>> without_blanks(text_column([text_array([" a", "b", "c "])]), np.array([True, True, False]))[0]
+    array([ True, False, False])
+    """
     from pyarrow import compute
 
-    parts = [mask(compute.not_equal(trimmed(part), part)) for part in column.chunks]
-    return np.concatenate([np.empty(0, bool), *parts])
+    texts, found, at = [], np.zeros(len(rows), bool), 0
+    for part in column.chunks:
+        bare, here = trimmed(part), slice(at, at + len(part))
+        found[here] = rows[here] & mask(compute.not_equal(bare, part))
+        if found[here].any():
+            texts.append(compact(bare.filter(found[here])))
+        at += len(part)
+    return found, text_column(texts)
 
 
 def unguarded_texts(texts: Any) -> Any:
@@ -115,7 +142,7 @@ def whole_numbers(column: Any) -> tuple[np.ndarray, np.ndarray]:
         digits = compute.replace_substring_regex(texts.filter(are), r"\.0*\z", "")
         found.append(mask(are))
         numbers.append(np.full(len(part), -1))
-        numbers[-1][found[-1]] = digits.cast(pyarrow.int64()).to_numpy()
+        numbers[-1][found[-1]] = integers(digits.cast(pyarrow.int64()))
     return np.concatenate(numbers), np.concatenate(found)
 
 
@@ -128,7 +155,7 @@ def distinct(column: Any) -> tuple[list[str], np.ndarray]:
     from pyarrow import compute
 
     values = compute.unique(column)
-    return values.to_pylist(), compute.index_in(column, value_set=values).to_numpy()
+    return values.to_pylist(), integers(compute.index_in(column, value_set=values))
 
 
 def as_text(values: Any) -> Any:

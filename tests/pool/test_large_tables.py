@@ -60,7 +60,10 @@ def test_columns_read_as_python_reads_each_text() -> None:
     values, are = text_columns.whole_numbers(column)
     want = [whole_number(text.strip()) for text in NUMBERS]
     assert [int(value) if is_one else None for value, is_one in zip(values, are, strict=True)] == want
-    assert text_columns.padded(column).tolist() == [text != text.strip() for text in NUMBERS]
+    some = np.arange(len(NUMBERS)) % 3 > 0
+    padded, bare = text_columns.without_blanks(column, some)
+    assert padded.tolist() == [bool(one) and text != text.strip() for one, text in zip(some, NUMBERS, strict=True)]
+    assert bare.to_pylist() == [NUMBERS[row].strip() for row in np.flatnonzero(padded)]
 
 
 @pytest.mark.parametrize(
