@@ -157,7 +157,7 @@ def _read_checked(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     try:
         metadata = parse(text) if text is not None else None
     except ValueError as error:
-        raise RunError(f"{path}: schema metadata 'mcscore' is no JSON: {error}") from error
+        raise RunError(f"{path}: schema metadata 'mcscore' is not JSON: {error}") from error
     if not isinstance(metadata, dict) or text is None:
         raise RunError(f"{path}: not a selection of mcscore: schema metadata 'mcscore' is missing or no JSON object")
     content, checksum = metadata.pop("content", None), said.get(_CHECKSUM.encode())

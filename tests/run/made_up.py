@@ -60,7 +60,7 @@ def made_up_pool(folder: Path, n: int) -> Pool:
 
     columns = {"labels": layout((), "i4", labels_of), "excluded": layout((), "bool", excluded_of)}
     rows = layout((8,), "u1", items_of)
-    return Pool(Storage(folder, Attributes(item_shape=(8,)), rows, None, columns, keys={}))
+    return Pool(Storage(folder, Attributes(item_shape=(8,)), rows, None, columns, keys={}, appends=None))
 
 
 def tiny_scorer(**how: Any) -> Scorer:

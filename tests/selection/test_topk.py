@@ -143,7 +143,7 @@ def test_wrong_input_is_named() -> None:
         TopK(1).update([1, -7], [1.0, 2.0])
     with pytest.raises(ValueError, match="found 4294967296"):
         TopK(1).update([1, 2**32], [1.0, 2.0])
-    with pytest.raises(ValueError, match="integers, not float64"):
+    with pytest.raises(ValueError, match="integers, got float64"):
         TopK(1).update([1.0], [1.0])
     with pytest.raises(ValueError, match="best 2 into the best 1"):
         TopK(1).merge(TopK(2))
