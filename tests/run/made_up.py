@@ -51,6 +51,16 @@ def excluded_of(ids: np.ndarray) -> np.ndarray:
     return ids % np.uint64(EXCLUDED) == 0
 
 
+class MadeUpPool(Pool):
+    """A pool without files: nothing of it can be exchanged while it is scored."""
+
+    def marks(self) -> object:
+        return None
+
+    def reopened(self) -> Pool:
+        return self
+
+
 def made_up_pool(folder: Path, n: int) -> Pool:
     """A pool of n items; ``folder`` must exist and holds one empty file, which the reader looks for."""
     (folder / "made-up").touch()
@@ -60,7 +70,7 @@ def made_up_pool(folder: Path, n: int) -> Pool:
 
     columns = {"labels": layout((), "i4", labels_of), "excluded": layout((), "bool", excluded_of)}
     rows = layout((8,), "u1", items_of)
-    return Pool(Storage(folder, Attributes(item_shape=(8,)), rows, None, columns, keys={}, appends=None))
+    return MadeUpPool(Storage(folder, Attributes(item_shape=(8,)), rows, None, columns, keys={}, appends=None))
 
 
 def tiny_scorer(**how: Any) -> Scorer:
