@@ -19,19 +19,19 @@ def exists(path: Path) -> bool:
     >>> exists(Path("/")), exists(Path("/no/such/file"))
     (True, False)
     """
-    return _mode(path) is not None
+    return status_of(path) is not None
 
 
 def is_file(path: Path) -> bool:
     """Whether there is a regular file at ``path``; a link is followed."""
-    mode = _mode(path)
-    return mode is not None and stat.S_ISREG(mode)
+    status = status_of(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def is_directory(path: Path) -> bool:
     """Whether there is a directory at ``path``; a link is followed."""
-    mode = _mode(path)
-    return mode is not None and stat.S_ISDIR(mode)
+    status = status_of(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def names_in(directory: Path, pattern: str = "*") -> list[str]:
@@ -57,9 +57,9 @@ def files_below(directory: Path) -> list[Path]:
     return sorted(found)
 
 
-def _mode(path: Path) -> int | None:
-    """The kind and permissions of what is at a path; None if there is nothing."""
+def status_of(path: Path, *, follow: bool = True) -> os.stat_result | None:
+    """The status of what is at a path, or of a link itself; None if there is nothing."""
     try:
-        return os.stat(path).st_mode
+        return os.stat(path, follow_symlinks=follow)
     except (FileNotFoundError, NotADirectoryError):
         return None

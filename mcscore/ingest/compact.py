@@ -20,12 +20,13 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
+from ..paths import exists, status_of
 from ..pool.create import items_array, key_chunk, write_column
 from ..pool.metadata import array_names, set_rows, write_attributes
 from ..pool.pool import Pool
 from ..pool.schema import Attributes, Grid, plan_grid
 from ..store.chunks import ChunkReader
-from ..store.files import local, status_of
+from ..store.files import local
 from ..store.layout import ChunkLayout, layout_of
 from ..store.lock import locked_in_turn
 from ..store.writer import ArrayWriter
@@ -131,7 +132,7 @@ def _beside(pool: Pool, where: Path, out: Path, progress: Progress | None) -> Co
 
 def _refuse_interrupted(where: Path) -> None:
     stage = stage_of(where, "append")
-    if status_of(stage) is not None:
+    if exists(stage):
         raise PoolError(f"an append to {where} was interrupted: repeat that append first, or remove {stage}")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..atomic import create_directory, discard_leftovers, replace_file
 from ..errors import PoolError
-from ..store.files import status_of
+from ..paths import exists, status_of
 from ..store.lock import locked_in_turn
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def check_same(stage: Path, settings: dict[str, Any]) -> None:
         PoolError: the stage has another version, or was started with other settings.
     """
     file = stage / "settings.json"
-    if status_of(file) is None:
+    if not exists(file):
         write_fields(file, Settings(VERSION, settings))
     version = _read(file).get("version", 1)
     if version != VERSION:

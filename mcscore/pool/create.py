@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
-from ..store.files import status_of
+from ..paths import status_of
 from ..store.layout import ChunkLayout, layout_of
 from ..store.writer import ArrayWriter
 from ..store.zarr_store import AtomicStore

@@ -18,7 +18,8 @@ from typing import Any
 
 from ..atomic import replace_file
 from ..errors import PoolError
-from ..store.files import AnyPath, status_of
+from ..paths import status_of
+from ..store.files import AnyPath
 from .schema import COUNT_MAX, FORMAT, VERSION, Attributes
 
 FILE = "zarr.json"

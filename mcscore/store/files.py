@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import PoolError
+from ..paths import exists
 
 
 class File(Protocol):
@@ -180,21 +181,9 @@ def location(path: AnyPath) -> str:
     return str(path) if isinstance(path, RemotePath) else os.path.abspath(path)
 
 
-def status_of(path: Path, *, follow: bool = True) -> os.stat_result | None:
-    """Return the status of what is at a path (or of a link itself); None if there is nothing.
-
-    Raises:
-        OSError: the path cannot be read, which does not say that there is nothing.
-    """
-    try:
-        return os.stat(path, follow_symlinks=follow)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 def is_there(path: AnyPath) -> bool:
     """Whether there is a file, a directory or a link that leads to one; errors other than absence are raised."""
-    return status_of(path) is not None if isinstance(path, Path) else path.exists()
+    return exists(path) if isinstance(path, Path) else path.exists()
 
 
 def open_file(path: AnyPath) -> File:
