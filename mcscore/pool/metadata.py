@@ -90,7 +90,7 @@ def _attributes_of(path: AnyPath, meta: Mapping[str, Any], given: dict[str, Any]
 
 def attributes_hash(attributes: Mapping[str, Any]) -> str:
     """Return the checksum of the attributes of a group, without the checksum itself."""
-    return f"sha256:{hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()}"
+    return _hash_of(attributes)
 
 
 def array_hash(metadata: Mapping[str, Any]) -> str:
@@ -102,7 +102,11 @@ def array_hash(metadata: Mapping[str, Any]) -> str:
     free = ("attributes", "dimension_names", "shape")  # what software that reads the array may add or know
     meaning = {name: value for name, value in metadata.items() if name not in free}
     meaning["row_shape"] = metadata["shape"][1:]
-    return f"sha256:{hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()}"
+    return _hash_of(meaning)
+
+
+def _hash_of(fields: Mapping[str, Any]) -> str:
+    return f"sha256:{hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()}"
 
 
 def read_array(path: AnyPath, name: str, recorded: str | None) -> dict[str, Any]:
