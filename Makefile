@@ -29,11 +29,12 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules mcscore --ignore=mcscore/cli/__main__.py
 	$(MAKE) docs sanitize
 
-# A copy of package and tests with a build of its own. The sanitizer's library must be loaded before Python.
+# A copy of package and tests with a build of its own. The sanitizer must be loaded before Python, and libstdc++ with it: it looks up
+# the function that throws when it is loaded, and ends the process at the first exception if it found none.
 sanitize: $(VENV)/installed
 	MCSCORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitized --build-temp build/sanitize-objects
 	rm -rf build/sanitized/tests && cp -r pyproject.toml tests build/sanitized
-	cd build/sanitized && LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	cd build/sanitized && LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n $(WORKERS) -p no:cacheprovider -W ignore tests/kernels/native tests/kernels/test_topk.py
 
 docs: $(VENV)/installed
