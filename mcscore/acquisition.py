@@ -66,6 +66,7 @@ class Score:
 
     likelihoods: where it is defined. moments: names from LIKELIHOOD_MOMENTS, over all its likelihoods. bounds(C, likelihood): closed range.
     oracle(samples, likelihood): (B,) float64 from per-pass p_TBC or GaussianSamples. finish(moments, likelihood): (B,) from means.
+    smooth: whether it is a smooth function of the means, so that its bias can be estimated (``jackknife``).
     """
 
     name: str
@@ -75,6 +76,7 @@ class Score:
     oracle: Oracle
     finish: Finish
     text: str
+    smooth: bool = True
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
@@ -216,6 +218,7 @@ SCORES: dict[str, Score] = {
             _confidence_bounds,
             *_of_mean(_least_confidence),
             "1 - max_c p̄_c (Culotta 2005; 'variation ratio' in Gal 2017)",
+            smooth=False,
         ),
         Score(
             "margin",
@@ -224,6 +227,7 @@ SCORES: dict[str, Score] = {
             lambda C, likelihood: (0.0, float(_outcomes(C, likelihood)[0])),
             *_of_mean(_margin),
             "1 - (p̄_(1) - p̄_(2)), closeness of the two best classes (Scheffer 2001)",
+            smooth=False,
         ),
         Score(
             "variation_ratio",
@@ -233,6 +237,7 @@ SCORES: dict[str, Score] = {
             lambda p, likelihood: _least_confidence(_votes(p, likelihood), likelihood),
             lambda m, likelihood: _least_confidence(m["votes"], likelihood),
             "1 - share of the passes that vote for the modal class (Freeman 1965)",
+            smooth=False,
         ),
         Score(
             "mean_std",
