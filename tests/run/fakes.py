@@ -136,10 +136,12 @@ class FakeScorer:
     def normalization(self) -> Any:
         return self.described["normalize"]
 
-    def copy(self) -> FakeScorer:
+    def copy(self, passes: int | None = None, errors: bool | None = None) -> FakeScorer:
         """One that notes the items it has seen with this one."""
         twin = copy.copy(self)
-        twin.described, twin.plan = dict(self.described), {}
+        given = {"passes": passes, "errors": errors}
+        twin.described = self.described | {name: value for name, value in given.items() if value is not None}
+        twin.plan = {}
         return twin
 
     def adopt(self, other: FakeScorer) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mcscore.run import Run
-from mcscore.run.schema import Edit, Hardware, Model, PoolState, Record, RunHeader, read_header
+from mcscore.run.record import Record
+from mcscore.run.schema import Edit, Hardware, Model, PoolState, RunHeader, read_header
 from mcscore.run.spans import Span
 
 from .fakes import begin
