@@ -81,6 +81,7 @@ class Settings:
     input: str = "logits"
     noise_variance: float | None = None
     reduction: str | float = "mean"
+    errors: bool = False
     weight_dropout: float | None = None
     sites: Sequence[Mapping[str, Any]] = ()
     device: str = ""
