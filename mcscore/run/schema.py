@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from ..errors import RunError
 from ..fields import annotations_of, fits, kind_of, parse, sealed, shown, unsealed
+from ..jackknife import columns
 from .screening.options import Screen
 
 FORMAT = "mcscore-run"
@@ -150,7 +151,7 @@ class RunHeader:
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows of the stored array: the scores, then the prediction."""
-        return (*self.settings.scores, "prediction")
+        return (*columns(self.settings.scores, self.settings.errors), "prediction")
 
     def to_json(self) -> JSON:
         """The content of run.json, with every field."""

@@ -110,7 +110,8 @@ def score_pool(
             own = own.copy(passes=read_header(path).settings.passes)  # as they were chosen
         with begin(path, pool, own, options) as job:
             if job.journal.header.screened:
-                from .screening.stages import certify, first_stage, second_stage, told_of
+                from .screening.certificate import certify, told_of
+                from .screening.stages import first_stage, second_stage
 
                 told(f"stage 1 of 2, {pool.n:,} items", job.journal.header.screen.passes)
                 first = first_stage(job, pool, own, stop, tell)

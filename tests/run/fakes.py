@@ -165,6 +165,11 @@ class FakeScorer:
         scores = {
             name: (np.sin(ids + i) + 2 + bits).astype(np.float32) for i, name in enumerate(self.described["scores"])
         }
+        if self.described["passes"] != 100:  # fewer passes give another score
+            scores = {name: values + (0.05 * np.sin(7 * ids)).astype(np.float32) for name, values in scores.items()}
+        if self.described.get("errors"):
+            scores |= {f"{name}_se": (0.05 + 0.01 * (ids % 3)).astype(np.float32) for name in self.described["scores"]}
+            scores |= {f"{name}_bias": np.full(len(ids), -0.01, np.float32) for name in self.described["scores"]}
         scores["prediction"] = ids.astype(np.float32 if self.described["likelihood"] == "gaussian" else np.int32) % 10
         return {name: Column(values) for name, values in scores.items()}
 
