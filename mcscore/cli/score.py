@@ -192,7 +192,11 @@ def _screened(run: Run) -> list[str]:
     """What a run that was to be screened says of it, line by line."""
     if run.meta["not_screened"]:
         return [f"not screened: {run.meta['not_screened']}"]
-    return run.meta["certificate"]["text"] if run.meta["certificate"] else []
+    if run.meta["certificate"] is None:
+        return []
+    from ..run.screening.certificate import told
+
+    return [*filter(None, [run.meta["cuts"][-1]["why"]]), *told(run.meta["certificate"])]
 
 
 @click.command(cls=Command)

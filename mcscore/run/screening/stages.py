@@ -10,13 +10,13 @@ killed and its successor fix the same cut, and the run goes on as if it had neve
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import Stopped
 from ...paths import exists
-from ...selection.screen import choose_passes, fix_cut
 from ..journal import Record
 from ..loop import Progress, score_tasks
 from ..schema import Settings, as_json
@@ -24,7 +24,7 @@ from ..signals import StopRequest
 from ..span_buffer import Task, ranges_of
 from ..start import Job, new_run, prepare_on, resumed_run, writing
 from ..stored import StoredScores
-from .cut import Wanted, stream_of
+from .cut import FixedCut, Wanted, fixed_cut
 from .dropped import Dropped
 from .options import DIRECTORY
 
@@ -58,32 +58,38 @@ def second_stage(job: Job, first: StoredScores, pool: Pool, scorer: Scorer) -> t
     """
     journal, screen = job.journal, job.journal.header.screen
     assert screen is not None
-    settings = journal.header.settings
+    recorded, now = journal.header.settings, job.settings
     if not journal.header.cuts or job.options.new_cut:
-        stream = stream_of(first, screen.by)
-        if screen.budget is not None and not journal.header.cuts:
-            chosen = choose_passes(stream, screen.top, screen.passes, screen.recall, screen.budget)
-            scorer = scorer.copy(passes=chosen.passes)
+        choose = screen.budget is not None and not journal.header.cuts
+        fixed = fixed_cut(first, screen, recorded.passes, _prefix(recorded), choose)
+        if choose:
+            scorer = scorer.copy(passes=fixed.passes)
             prepare_on(pool, scorer, job.skipped, job.options.on_bad_chunk)
-            settings = Settings.of_scorer(scorer.describe())
-        cut = as_json(fix_cut(stream, screen.top, screen.recall).to_json())
-        if cut not in journal.header.cuts[-1:]:
+            now = Settings.of_scorer(scorer.describe())
+            recorded = replace(recorded, passes=now.passes, plan=now.plan)
+        if (cut := as_json(dataclasses.asdict(fixed))) not in journal.header.cuts[-1:]:
             with writing(f"the cut of {journal.path} could not be written"):
-                journal = journal.add_cut(cut, settings)
-    cuts = [Wanted(first, screen, cut) for cut in journal.header.cuts]
-    tasks = _reopened(job.tasks, job.committed, cuts)
-    skipped = Dropped(pool, job.options.labeled, cuts[-1])
-    return replace(job, journal=journal, tasks=tasks, skipped=skipped, settings=settings, cut=len(cuts) - 1), scorer
+                journal = journal.add_cut(cut, recorded)
+    wanted = [Wanted(first, screen.by, FixedCut.from_json(cut)) for cut in journal.header.cuts]
+    tasks = _reopened(job.tasks, job.committed, wanted)
+    skipped = Dropped(pool, job.options.labeled, wanted[-1])
+    return replace(job, journal=journal, tasks=tasks, skipped=skipped, settings=now, cut=len(wanted) - 1), scorer
 
 
-def _reopened(tasks: Sequence[Task], committed: Iterable[Record], cuts: Sequence[Wanted]) -> list[Task]:
+def _prefix(settings: Settings) -> float:
+    """What runs once per item, in passes, by the FLOPs of the plan."""
+    prefix, tail = settings.plan["prefix_flops"], settings.plan["tail_flops"]
+    return float(prefix / tail) if tail else 0.0
+
+
+def _reopened(tasks: Sequence[Task], committed: Iterable[Record], wanted: Sequence[Wanted]) -> list[Task]:
     """The tasks, and those of the spans in which the last cut lets through what the one that they were scored by did not."""
     by_span = {task.span.index: task for task in tasks}
     for record in committed:
-        if record.cut == len(cuts) - 1:
+        if record.cut == len(wanted) - 1:
             continue
         part = slice(record.span.start, record.span.stop)
-        newly = part.start + (cuts[-1][part] & ~cuts[record.cut][part]).nonzero()[0]
+        newly = part.start + (wanted[-1][part] & ~wanted[record.cut][part]).nonzero()[0]
         if len(newly):
             task = by_span.get(record.span.index, Task(record.span, record))
             by_span[record.span.index] = replace(task, again=(*task.again, *ranges_of(newly)))
