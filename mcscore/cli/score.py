@@ -141,7 +141,7 @@ def score(
                 screen=screen,
                 new_cut=new_cut,
                 progress=progress,
-                on_stage=progress and progress.stage,
+                on_stage=progress.stage if progress is not None else None,
             )
     except Stopped as stop:
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
@@ -211,7 +211,8 @@ def _screened(run: Run) -> list[str]:
 def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
     """Show how `score` would run with these options, and score nothing.
 
-    The plan names the dropout sites, what runs once per item, how the passes run, the items per step and the memory.
+    The plan names the dropout sites, what runs once per item, how the passes run, the items per step and the memory, and what
+    screening (`score --top K`) would save.
     """
     from ..pool import Pool
 
@@ -223,7 +224,19 @@ def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
         scorer.normalize(opened.mean, opened.std)
         text = scorer.plan(opened.read(0, min(opened.n, 256)))
         described = scorer.describe()
-    emit({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)
+    from ..run.screening.options import predicted
+
+    prediction = predicted(described["plan"], scorer.passes)
+    emit(
+        {
+            "sites": described["sites"],
+            "plan": described["plan"],
+            "model": described["model"],
+            "screening": prediction.facts(),
+        },
+        text,
+        str(prediction),
+    )
 
 
 def _run_facts(run: Run) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import RunError
 from ..fields import shown
-from .schema import JSON, unknown
+from .schema import JSON, unknown_field
 from .spans import Span
 
 
@@ -79,7 +79,7 @@ class Record(NamedTuple):
         if not isinstance(data, dict):
             raise RunError(f"{file} holds {shown(data)}; a record is an object of JSON")
         if not data.keys() <= _RECORD_FIELDS.keys():
-            raise RunError(unknown(str(file), min(data.keys() - _RECORD_FIELDS.keys())))
+            raise RunError(unknown_field(str(file), min(data.keys() - _RECORD_FIELDS.keys())))
         for name, value in data.items():
             wanted = _RECORD_FIELDS[name]
             if type(value) not in wanted or (type(value) is list and not _ELEMENTS[name].issuperset(map(type, value))):

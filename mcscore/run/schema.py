@@ -184,7 +184,7 @@ class RunHeader:
                 "score the pool into another directory"
             )
         if "settings" in data:
-            raise RunError(unknown(str(file), "settings"))
+            raise RunError(unknown_field(str(file), "settings"))
         names = {_key(each.name) for each in dataclasses.fields(Settings)}
         own = {name: value for name, value in data.items() if name not in names and name not in ("format", "version")}
         settings = {name: value for name, value in data.items() if name in names}
@@ -257,7 +257,7 @@ def from_json(schema: type[T], data: Any, where: str, hint: str = "") -> T:
         raise RunError(f"{where} is {shown(data)}; an object of JSON is needed")
     known: dict[str, Any] = {_key(each.name): each for each in dataclasses.fields(schema)}  # type: ignore[arg-type]
     if unknown := sorted(data.keys() - known.keys()):
-        raise RunError(unknown(where, unknown[0], hint))
+        raise RunError(unknown_field(where, unknown[0], hint))
     for name, each in known.items():
         if name not in data and each.default is MISSING and each.default_factory is MISSING:
             raise RunError(f"{where} lacks the field {name!r}")
@@ -291,7 +291,7 @@ def _key(name: str) -> str:
     return name.removesuffix("_")
 
 
-def unknown(where: str, name: str, hint: str = "") -> str:
+def unknown_field(where: str, name: str, hint: str = "") -> str:
     """What an error says of a field that this version does not know."""
     return f"{where} has the unknown field {name!r}: " + (hint or "it was written by a newer mcscore; upgrade mcscore")
 

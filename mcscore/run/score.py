@@ -109,11 +109,12 @@ def score_pool(
         if begin is resumed_run and screen is not None and screen.budget is not None:
             own = own.copy(passes=read_header(path).settings.passes)  # as they were chosen
         with begin(path, pool, own, options) as job:
-            if job.journal.header.screened:
+            header = job.journal.header
+            if header.screen is not None and header.screened:
                 from .screening.certificate import certify, told_of
                 from .screening.stages import first_stage, second_stage
 
-                told(f"stage 1 of 2, {pool.n:,} items", job.journal.header.screen.passes)
+                told(f"stage 1 of 2, {pool.n:,} items", header.screen.passes)
                 first = first_stage(job, pool, own, stop, tell)
                 job, own = second_stage(job, first, pool, own)
                 told(told_of(job, first), job.journal.header.settings.passes)

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -176,8 +177,8 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
         journal = Journal.open(path)
         settings = Settings.of_scorer(scorer.describe())
         screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
-        asked = {"span": options.span, "labeled": options.labeled, "screen": screen}
-        refuse_difference(path, journal.header, pool, settings, **asked, prepared=False)
+        refuse = partial(refuse_difference, path, pool=pool, span=options.span, labeled=options.labeled, screen=screen)
+        refuse(journal.header, settings=settings, prepared=False)
         code_of(path, journal.header, settings.model, options.accept_edited_code)
         with writing(f"{path} cannot be resumed"):
             if pool.n > journal.header.pool.n:
@@ -192,7 +193,7 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
         known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
         prepare_on(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
         settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint
-        refuse_difference(path, journal.header, pool, settings, **asked, prepared=True)
+        refuse(journal.header, settings=settings, prepared=True)
         warn_of_other_versions(path, journal.header)
         code = code_of(path, journal.header, settings.model, options.accept_edited_code)
         with writing(f"{path} cannot be resumed"):

@@ -31,7 +31,11 @@ def both(run: Run) -> dict[str, bytes]:
     """What both stages and run.json say."""
     assert run.screen is not None
     first = {f"screen_{name}": run.screen.scores(name).tobytes() for name in run.screen.meta["scores"]}
-    return content(run) | first | {"cuts": repr(run.meta["cuts"]).encode(), "certificate": repr(run.meta["certificate"]).encode()}
+    return (
+        content(run)
+        | first
+        | {"cuts": repr(run.meta["cuts"]).encode(), "certificate": repr(run.meta["certificate"]).encode()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,9 @@ def test_appended_items_are_cut_as_before_and_anew_if_asked(out: Path) -> None:
     assert anew.meta["cuts"][-1] == fresh.meta["cuts"][0]
     # What was scored keeps its scores; what survives by either cut has all passes.
     assert set(np.flatnonzero(np.isfinite(anew.scores("bald")))) >= set(np.flatnonzero(full))
-    assert set(np.flatnonzero(np.isfinite(anew.scores("bald")))) >= set(np.flatnonzero(np.isfinite(fresh.scores("bald"))))
+    assert set(np.flatnonzero(np.isfinite(anew.scores("bald")))) >= set(
+        np.flatnonzero(np.isfinite(fresh.scores("bald")))
+    )
     assert anew.complete
     assert not verify(out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ DIRECTORY = "screen"  # of the first stage, in the run
 WORTH = 1.25
 _SURVIVORS = 0.05  # share of the items that is expected to survive, before anything is known of them
 _PER_TOP = 2.0  # survivors for each of the top
-_FULL = 4  # passes of the second stage, in flat runs of 100: see ``predicted_gain``
+_FULL = 4  # passes of the second stage, in flat runs of 100: see ``Prediction``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ class Screen:
 
     def why_not(self, plan: Mapping[str, Any]) -> str:
         """Why a run with this plan is not screened unless that is insisted on; empty if it is."""
-        if self.budget is None or (gain := predicted_gain(plan, self.passes)) >= WORTH:
+        if self.budget is None or (gain := predicted(plan, screen=self.passes).gain) >= WORTH:
             return ""
         return (
             f"passes cost little beside what runs once per item: screening would save a factor of {max(gain, 1.0):.2f}, "
@@ -95,17 +94,48 @@ def expected_share(top: int, n: int) -> float:
     return min(1.0, max(_SURVIVORS, _PER_TOP * top / n))
 
 
-def predicted_gain(plan: Mapping[str, Any], screen: int, flat: int = 100) -> float:
-    """How many times a flat run of ``flat`` passes costs what a screened one is expected to cost, by the FLOPs of a plan.
+@dataclass(frozen=True)
+class Prediction:
+    """The cost of a run by the FLOPs of its plan, flat and screened, before anything is known of the items.
 
-    The screened run is one of ``screen`` passes of every item, and of 4 ``flat`` passes of 5 % of the items.
+    Attributes:
+        passes: of the flat run.
+        flat: FLOPs per item of the pool.
+        screened: the same of a run of 16 passes of every item and of four times the flat run's passes of 5 % of them.
+    """
 
-    >>> round(predicted_gain({"prefix_flops": 0, "tail_flops": 1}, 16), 2)
+    passes: int
+    flat: float
+    screened: float
+
+    @property
+    def gain(self) -> float:
+        """How many times the screened run costs less."""
+        return self.flat / self.screened if self.screened else 1.0
+
+    def facts(self) -> dict[str, float]:
+        """The same as JSON."""
+        return {"flat_flops": self.flat, "screened_flops": self.screened, "gain": self.gain}
+
+    def __str__(self) -> str:
+        flat = f"{self.passes} passes of every item are {self.flat:.3g} FLOPs per item"
+        if self.gain < WORTH:
+            return f"screening  gains nothing: {flat}, most of them before the first dropout, which run once"
+        full, share = _FULL * self.passes, f"{_SURVIVORS:.0%}".replace("%", " %")
+        return (
+            f"screening  {flat}; screened (--top), {Screen.passes} passes of all and {full:,} of {share} are "
+            f"{self.screened:.3g}: {self.gain:.1f} times less"
+        )
+
+
+def predicted(plan: Mapping[str, Any], passes: int = 100, screen: int = 16) -> Prediction:
+    """Predict the cost of a flat run of ``passes`` passes, and of one that is screened with ``screen``.
+
+    >>> round(predicted({"prefix_flops": 0, "tail_flops": 1}).gain, 2)
     2.78
-    >>> round(predicted_gain({"prefix_flops": 10**6, "tail_flops": 1}, 16), 2)
+    >>> round(predicted({"prefix_flops": 10**6, "tail_flops": 1}).gain, 2)
     0.95
     """
     prefix, tail = plan["prefix_flops"], plan["tail_flops"]
-    whole = prefix + flat * tail
-    screened = prefix + screen * tail + _SURVIVORS * (prefix + _FULL * flat * tail)
-    return whole / screened if screened and math.isfinite(screened) else 1.0
+    screened = prefix + screen * tail + _SURVIVORS * (prefix + _FULL * passes * tail)
+    return Prediction(passes, prefix + passes * tail, screened)
