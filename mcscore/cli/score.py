@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import check_scores
+from ..jackknife import require_passes
 from ..text import duration
 from . import shared
 from .model import build_scorer, users_code
@@ -59,6 +60,7 @@ _run = functools.partial(click.option, cls=Option, section="Run")
 )
 @shared.passes
 @shared.scores("bald,entropy", "bald,entropy")
+@shared.errors
 @shared.outputs
 @shared.dropout
 @shared.seed
@@ -87,6 +89,8 @@ def score(
     """
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
+        if settings["errors"]:
+            require_passes(settings["passes"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     from ..errors import Stopped
@@ -131,6 +135,7 @@ def score(
 @shared.model
 @shared.passes
 @shared.scores(None, "entropy, or variance with --likelihood gaussian")
+@shared.errors
 @shared.outputs
 @shared.dropout
 @shared.execution
@@ -165,6 +170,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "items_per_second": run.items_per_second,
         "scores": list(run.meta["scores"]),
+        "errors": run.meta["errors"],
         "not_compared": list(run.meta["model"]["unseen"]),
         "edited_code": len(run.meta["edited"]),
     }

@@ -197,7 +197,9 @@ class RunHeader:
         items = [state.n for state in states]
         least = 2 if settings.errors else 1
         if settings.errors and not set(settings.scores) <= SCORES.keys():
-            raise RunError(f"{where}: the field 'scores' is {shown(settings.scores)}; errors are known of {', '.join(SCORES)}")
+            raise RunError(
+                f"{where}: the field 'scores' is {shown(settings.scores)}; errors are known of {', '.join(SCORES)}"
+            )
         limits: list[tuple[bool, str, Any, str]] = [
             (len(self.id) == 32 and set(self.id) <= _HEXADECIMAL, "id", self.id, "32 hexadecimal digits"),
             (min(items) > 0 and max(items) < 2**63, "pool.n", items, "whole numbers from 1 to 2^63 - 1"),

@@ -94,7 +94,7 @@ class StoredScores:
         if name not in self.columns:
             without = name.endswith(("_se", "_bias")) and not self.meta["errors"]
             hint = ". Errors are stored of runs that were scored with errors=True (--errors)" if without else ""
-            raise RunError(f"{self.path} has no {name!r}; it has {', '.join(self.columns)}{hint}")
+            raise RunError(f"{self.path} has no score {name!r}; it has {', '.join(self.columns)}{hint}")
         return self._values(name)
 
     def check_score(self, name: str) -> str:

@@ -77,16 +77,18 @@ def begin_with_warning(out: Path) -> Run:
 
 def test_nothing_is_selected_by_an_error(out: Path) -> None:
     run = begin(out, errors=True)
-    with pytest.raises(RunError, match="items are selected by a score, and bald_se is an error of one: choose from bald, "):
+    with pytest.raises(
+        RunError, match="items are selected by a score, and bald_se is an error of one: choose from bald, "
+    ):
         run.select(3, by="bald_se", diversity="none")
     with pytest.raises(RunError, match="has no score 'margin'; choose from bald, entropy"):
         run.select(3, by="margin", diversity="none")
-    with pytest.raises(RunError, match="has no 'margin'; it has bald, entropy, bald_se, "):
+    with pytest.raises(RunError, match="has no score 'margin'; it has bald, entropy, bald_se, "):
         run.scores("margin")
 
 
 def test_a_run_without_errors_says_how_to_get_them(out: Path) -> None:
-    with pytest.raises(RunError, match=r"has no 'bald_se'; it has bald, entropy\. .*errors=True \(--errors\)"):
+    with pytest.raises(RunError, match=r"has no score 'bald_se'; it has bald, entropy\. .*errors=True \(--errors\)"):
         begin(out).scores("bald_se")
 
 
