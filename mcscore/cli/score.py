@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import check_scores
+from ..jackknife import require_passes
 from ..text import duration
 from . import shared
 from .model import build_scorer, users_code
@@ -85,6 +86,7 @@ screening = shared.together(
 )
 @shared.passes
 @shared.scores("bald,entropy", "bald,entropy")
+@shared.errors
 @shared.outputs
 @screening
 @shared.dropout
@@ -116,6 +118,8 @@ def score(
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
         screen = screen_of(ctx, settings)
+        if settings["errors"]:
+            require_passes(settings["passes"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     from ..errors import Stopped
@@ -204,6 +208,7 @@ def _screened(run: Run) -> list[str]:
 @shared.model
 @shared.passes
 @shared.scores(None, "entropy, or variance with --likelihood gaussian")
+@shared.errors
 @shared.outputs
 @shared.dropout
 @shared.execution
@@ -251,6 +256,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "items_per_second": run.items_per_second,
         "scores": list(run.meta["scores"]),
+        "errors": run.meta["errors"],
         "not_compared": list(run.meta["model"]["unseen"]),
         "edited_code": len(run.meta["edited"]),
     }

@@ -19,6 +19,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..acquisition import SCORES
 from ..errors import RunError
 from ..fields import annotations_of, fits, kind_of, parse, sealed, shown, unsealed
 from ..jackknife import columns
@@ -150,7 +151,7 @@ class RunHeader:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows of the stored array: the scores, then the prediction."""
+        """The rows of the stored array: the scores, with errors their standard errors and biases, then the prediction."""
         return (*columns(self.settings.scores, self.settings.errors), "prediction")
 
     def to_json(self) -> JSON:
@@ -205,13 +206,18 @@ class RunHeader:
         """Raise RunError, which begins with ``where``, if a field has a value that no run can have."""
         states, settings = [self.pool, *self.grown], self.settings
         items = [state.n for state in states]
+        least = 2 if settings.errors else 1
+        if settings.errors and not set(settings.scores) <= SCORES.keys():
+            raise RunError(
+                f"{where}: the field 'scores' is {shown(settings.scores)}; errors are known of {', '.join(SCORES)}"
+            )
         limits: list[tuple[bool, str, Any, str]] = [
             (len(self.id) == 32 and set(self.id) <= _HEXADECIMAL, "id", self.id, "32 hexadecimal digits"),
             (min(items) > 0 and max(items) < 2**63, "pool.n", items, "whole numbers from 1 to 2^63 - 1"),
             (items[0] == max(items), "grown", items[1:], f"numbers of items up to those of the pool, {items[0]}"),
             (0 < self.span <= self.pool.n, "span", self.span, f"a whole number from 1 to {self.pool.n}"),
             (self.block_items > 0, "block_items", self.block_items, "a whole number from 1 on"),
-            (0 < settings.passes <= 1 << 16, "passes", settings.passes, "a whole number from 1 to 65,536"),
+            (least <= settings.passes <= 1 << 16, "passes", settings.passes, f"a whole number from {least} to 65,536"),
             (0 <= settings.seed < 1 << 64, "seed", settings.seed, "a whole number from 0 to 2^64 - 1"),
             (0 < len(self.rows) - 1 < len(set(self.rows)), "scores", settings.scores, "names, each once"),
         ]

@@ -47,6 +47,7 @@ class Status:
             "pool": run.meta["pool"]["path"],
             "created": run.meta["created"],
             "scores": list(run.meta["scores"]),
+            "columns": list(run.columns),
             "passes": run.meta["passes"],
             "items": run.n,
             "done": run.done,
