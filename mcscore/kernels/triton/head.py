@@ -92,7 +92,7 @@ def _dropout_head(
     C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
     KEEP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """One program: ROWS items, all passes. With KEEP the logits are also written, to kept (T, B, C)."""
+    """One program: ROWS items, all passes. With KEEP the logits are also written, to kept (T, B, COLUMNS)."""
     item = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = item < B
     item_id = tl.load(ids + item, mask=ok, other=0)
@@ -109,8 +109,8 @@ def _dropout_head(
         )  # fmt: skip
         logits = product * scale + offset
         if KEEP:
-            at = kept + (t * tl.cast(B, tl.int64) + item)[:, None] * C + classes
-            tl.store(at, logits, mask=ok[:, None] & (classes < C))
+            at = kept + (t * tl.cast(B, tl.int64) + tl.program_id(0).to(tl.int64) * ROWS) * COLUMNS
+            tl.store(at + tl.arange(0, ROWS)[:, None] * COLUMNS + classes, logits, mask=ok[:, None])
         mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
     finish_scores(out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C, SOFTMAX, WANT)
 
@@ -212,16 +212,17 @@ def _head_with_errors(
     """Some items at a time, whose float32 logits wait in a workspace for ``jackknife``: masks and product are as costly as all else."""
     check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     (B, _), C, T = x_BD.shape, len(weight_CD), masks.t
-    some = max(1, min(B, _WORKSPACE // (4 * T * C)))
-    workspace = torch.empty(T * some * C, dtype=torch.float32, device=x_BD.device)
+    wide = block_columns(C)
+    some = max(1, min(B, _WORKSPACE // (4 * T * wide)))
+    workspace = torch.empty(T * some * wide, dtype=torch.float32, device=x_BD.device)
     parts = []
     for lo in range(0, max(1, B), some):
         items = slice(lo, lo + some)
         x = x_BD[items]
-        kept_TBC = workspace[: T * len(x) * C].view(T, len(x), C)
-        launch, found = plan_head(x, masks.part(items=items), weight_CD, bias_C, scores, likelihood, kept_TBC)
+        kept_TBK = workspace[: T * len(x) * wide].view(T, len(x), wide)
+        launch, found = plan_head(x, masks.part(items=items), weight_CD, bias_C, scores, likelihood, kept_TBK)
         prediction = found.pop("prediction")
-        launches, its_errors = plan_errors(kept_TBC, tuple(found), likelihood, prediction)
+        launches, its_errors = plan_errors(kept_TBK[:, :, :C], tuple(found), likelihood, prediction)
         for step in (launch, *launches):
             step.run()
         parts.append({**found, **its_errors, "prediction": prediction})
@@ -269,9 +270,9 @@ def plan_head(
     bias_C: Tensor | None,
     scores: Sequence[str],
     likelihood: str,
-    kept_TBC: Tensor | None = None,
+    kept_TBK: Tensor | None = None,
 ) -> tuple[Launch, dict[str, Tensor]]:
-    """The launch of the fused ``dropout_head`` and the tensors that it fills. kept_TBC: float32, contiguous; gets the logits, too."""
+    """The launch of the fused ``dropout_head`` and the tensors that it fills. kept_TBK: float32 (T, B, columns of the block), gets the logits too."""
     check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     masks = on_device(masks, x_BD.device)
     x, weight, bias = _contiguous("dropout_head", x_BD, weight_CD, bias_C)
@@ -281,12 +282,12 @@ def plan_head(
         raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
     out, prediction, want, results = new_results(scores, B, x.device)
     args = {
-        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, "kept": out if kept_TBC is None else kept_TBC,
+        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, "kept": out if kept_TBK is None else kept_TBK,
         **counter_args(masks), "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
     }  # fmt: skip
     meta = {
         "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": likelihood == "categorical", "WANT": want,
-        "KEEP": kept_TBC is not None,
+        "KEEP": kept_TBK is not None,
     }  # fmt: skip
 
     def launch(block: Block) -> Launch:
@@ -301,9 +302,14 @@ def plan_head(
 
 def table_block(C: int, itemsize: int, tiles: int) -> Block:
     """The table's block for C outputs of features of ``itemsize`` bytes."""
-    columns = max(16, min(128, triton.next_power_of_2(C)))
+    columns = block_columns(C)
     rows, depth = _BLOCKS[itemsize, tiles][columns]
     return Block(rows, columns, depth)
+
+
+def block_columns(C: int) -> int:
+    """Outputs that a block multiplies at a time."""
+    return max(16, min(128, triton.next_power_of_2(C)))
 
 
 def _variants(block: Block) -> list[Block]:
