@@ -132,7 +132,7 @@ def choose_passes(
         ValueError: even the first stage and the least second stage that is tried exceed the budget.
     """
     tried = [
-        _choice(population, screen, T, cut, prefix)
+        choice_of(population, screen, T, cut, prefix)
         for cut in dict.fromkeys(fix_cut(population, recall) for recall in STAGE_RECALLS)
         for T in passes
         if screen < T
@@ -189,7 +189,8 @@ def certify(cut: Cut, final: Population) -> Certificate:
     return Certificate(float(found_X.sum() / max(1, min(cut.top, cut.items))), cut.expected_recall)
 
 
-def _choice(population: Population, screen: int, passes: int, cut: Cut, prefix: float) -> Choice:
+def choice_of(population: Population, screen: int, passes: int, cut: Cut, prefix: float = 0.0) -> Choice:
+    """What a given second stage costs and is expected to find; arguments as of ``choose_passes``."""
     share = cut.survivors / cut.items if cut.items else 0.0
     cost = prefix + screen + share * (prefix + passes)
     cell = 0 if cut.threshold is None else int(np.searchsorted(population.edges, cut.threshold, side="right"))
