@@ -232,7 +232,7 @@ def main() -> None:
                 torch.save(model.state_dict(), file)
         evaluation = Evaluation(given.out / name, pool, model, given.top)
         evaluation.measure(given.seeds)
-        rows_of[name] = evaluation.rows
+        rows_of[name] = [row for row in evaluation.rows if row["seed"] < given.seeds]
         text = "\n\n".join("\n".join(table(name, rows, given.top)) for name, rows in rows_of.items()) + "\n"
         with replaced(given.out / "table.txt") as file:
             file.write(text.encode())
