@@ -198,7 +198,7 @@ def _screened(run: Run) -> list[str]:
         return [f"not screened: {run.meta['not_screened']}"]
     if run.meta["certificate"] is None:
         return []
-    from ..run.screening.certificate import told
+    from ..run.screening.told import told
 
     return [*filter(None, [run.meta["cuts"][-1]["why"]]), *told(run.meta["certificate"])]
 

@@ -111,13 +111,16 @@ def score_pool(
         with begin(path, pool, own, options) as job:
             header = job.journal.header
             if header.screen is not None and header.screened:
-                from .screening.certificate import certify, told_of
+                from .screening.certificate import certify
                 from .screening.stages import first_stage, second_stage
+                from .screening.told import told_second
 
                 told(f"stage 1 of 2, {pool.n:,} items", header.screen.passes)
                 first = first_stage(job, pool, own, stop, tell)
                 job, own = second_stage(job, first, pool, own)
-                told(told_of(job, first), job.journal.header.settings.passes)
+                header = job.journal.header
+                left = sum(task.span.n - task.held_n for task in job.tasks)
+                told(told_second(header, first, left), header.settings.passes)
             committed = score_tasks(job, pool, own, stop, tell)
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in committed), pool.n)
