@@ -26,10 +26,14 @@ def told(certificate: Mapping[str, Any]) -> list[str]:
         f"expected: {certificate['expected_survival']:.1%} of the true best {top:,} survived, and "
         f"{certificate['expected_recall']:.1%} are among the best {top:,} found, if {certificate['assumption']}"
     )
+    bound = (
+        f"at least {audit['least_recall']:.1%} of what all passes of every item would have found, with 95 % confidence"
+        if audit["least_recall"] > 0
+        else "a sample of this size proves nothing: a larger share for the audit does"
+    )
     lines.append(
         f"audit: {sum(audit['entered'])} of {sum(audit['sampled']):,} sampled items would have entered "
-        f"({audit['expected']:.1f} expected); at least {audit['least_recall']:.1%} of what all passes of every item would "
-        "have found, with 95 % confidence"
+        f"({audit['expected']:.1f} expected); {bound}"
     )
     return lines
 
