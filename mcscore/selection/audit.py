@@ -40,7 +40,7 @@ class AuditPlan:
 
     Attributes:
         seed: of the sample.
-        threshold: of the cut.
+        threshold: of the cut; None if no item is dropped.
         borders: (H - 1,) corrected scores between the strata, descending; the first stratum is that next to the cut.
         dropped: (H,) items in each stratum.
         rates: (H,) the chance of each of them to be sampled.
@@ -48,7 +48,7 @@ class AuditPlan:
     """
 
     seed: int
-    threshold: float
+    threshold: float | None
     borders: tuple[float, ...]
     dropped: tuple[int, ...]
     rates: tuple[float, ...]
@@ -73,6 +73,8 @@ class AuditPlan:
         if ids_B.size and ids_B.min() < 0:
             raise ValueError(f"item ids must be >= 0, got {ids_B.min()}")
         stratum_B = np.full(x_B.shape, -1, np.int8)
+        if self.threshold is None:
+            return stratum_B
         dropped = np.flatnonzero(x_B < self.threshold)
         # Above no border: the last stratum.
         stratum = len(self.borders) - np.searchsorted(self.borders[::-1], x_B[dropped], side="right")
@@ -121,7 +123,7 @@ def audit_plan(population: Population, cut: Cut, samples: int, seed: int = 0) ->
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must satisfy 0 <= seed < 2**64, got {seed}")
     if cut.threshold is None:
-        return AuditPlan(seed, -math.inf, (), (), (), ())
+        return AuditPlan(seed, None, (), (), (), ())
     first = int(np.searchsorted(population.edges, cut.threshold))
     per_sigma = float(population.border_sigma / (population.edges[1] - population.edges[0]))
     cells = [max(0, first - round(distance * per_sigma)) for distance in STRATA]

@@ -88,7 +88,6 @@ class Choice:
         cut: which items survive.
         expected_recall: the share of the truly best ``top`` in the final selection, expected.
         cost: of both stages per item of the pool, in passes (of the tail; with ``prefix``, what runs once is counted).
-        flat_recall: the same share for a run of ``budget`` passes over every item, expected.
         why: one sentence.
     """
 
@@ -97,7 +96,6 @@ class Choice:
     cut: Cut
     expected_recall: float
     cost: float
-    flat_recall: float
     why: str
 
 
@@ -143,9 +141,8 @@ def choose_passes(
     Raises:
         ValueError: even the first stage and the least second stage that is tried exceed the budget.
     """
-    flat_recall = remeasured(population, population.joint.sum(0), screen / budget).recall
     tried = [
-        _choice(population, screen, T, cut, prefix, flat_recall)
+        choice_of(population, screen, T, cut, prefix)
         for T in passes
         if screen < T
         for cut in _cuts(population, (budget - screen) / (prefix + T))
@@ -164,6 +161,7 @@ def choose_passes(
     else:
         best = max(affordable, key=lambda choice: (choice.expected_recall, -choice.cost))
         why = f"the best recall within {budget:g} passes an item; none of {len(tried)} reaches {target:g} there"
+    flat_recall = remeasured(population, population.joint.sum(0), screen / budget).recall
     sentence = (
         f"{best.passes} passes for {best.cut.survivors:,} survivors of {best.cut.items:,} items: {why} (expected recall "
         f"{best.expected_recall:.3f} at {best.cost - prefix:.1f} passes an item; {budget:g} passes for all: {flat_recall:.3f})"
@@ -210,13 +208,14 @@ def _cuts(population: Population, share: float) -> list[Cut]:
     return list(dict.fromkeys(fix_cut(population, min(1.0, float(recall))) for recall in recalls))
 
 
-def _choice(population: Population, screen: int, passes: int, cut: Cut, prefix: float, flat_recall: float) -> Choice:
+def choice_of(population: Population, screen: int, passes: int, cut: Cut, prefix: float = 0.0) -> Choice:
+    """What a given second stage costs and is expected to find; arguments as of ``choose_passes``."""
     share = cut.survivors / cut.items if cut.items else 0.0
     cost = prefix + screen + share * (prefix + passes)
     cell = 0 if cut.threshold is None else int(np.searchsorted(population.edges, cut.threshold, side="right"))
     surviving_M = population.joint[cell:].sum(0)
     recall = remeasured(population, surviving_M, screen / passes).recall
-    return Choice(passes, screen, cut, recall, cost, flat_recall, "")
+    return Choice(passes, screen, cut, recall, cost, "")
 
 
 def _from_above(population: Population) -> tuple[npt.NDArray[np.int64], Floats]:
