@@ -12,6 +12,7 @@ namespace MCSCORE_ISA {
 
 struct PassGroups {
     int64_t count, size, stride;  // groups (0: no errors are asked for), passes in each but the last, values from group to group
+    int log_size;  // a shift: dividing took 5 % of the time of the scores
     float* p;                     // (count, stride), or null: not needed
     double *wide, *wide2;         // the same of p and p^2 in float64 for mean_std, or null
     int32_t* vote;                // or null
@@ -27,7 +28,7 @@ struct PassGroups {
     }
     // width: values of a row, `distance` from group to group.
     template <class Take> MC_INLINE void lay_out(int64_t T, int64_t width, int64_t distance, bool items, bool want_p, bool squares, bool votes, Take&& take) {
-        size = group_size(T), count = (T + size - 1) / size, stride = distance, values = items ? count * W : kMaxGroups + W;
+        size = group_size(T), log_size = __builtin_ctzll((unsigned long long)size), count = (T + size - 1) / size, stride = distance, values = items ? count * W : kMaxGroups + W;
         const size_t all_classes = (size_t)(count * stride);
         p = want_p ? (float*)take(4 * all_classes) : nullptr;
         wide = squares ? (double*)take(8 * all_classes) : nullptr, wide2 = squares ? (double*)take(8 * all_classes) : nullptr;
@@ -51,8 +52,9 @@ struct PassGroups {
         if (wide) __builtin_memset(wide, 0, 8 * all_classes), __builtin_memset(wide2, 0, 8 * all_classes);
         if (vote) __builtin_memset(vote, 0, 4 * all_classes);
     }
-    MC_INLINE int32_t* votes_of(int64_t pass) const { return vote ? vote + pass / size * stride : nullptr; }
-    MC_INLINE float* p_of(int64_t pass) const { return p + pass / size * stride; }
+    MC_INLINE int64_t of(int64_t pass) const { return pass >> log_size; }
+    MC_INLINE int32_t* votes_of(int64_t pass) const { return vote ? vote + of(pass) * stride : nullptr; }
+    MC_INLINE float* p_of(int64_t pass) const { return p + of(pass) * stride; }
 };
 
 }  // namespace MCSCORE_ISA

@@ -168,7 +168,7 @@ template <Type In, int R> MC_INLINE void sigmoid_classes(Sums& sums, const typen
         double h = 0;
         for (int64_t i = 0; i < sums.steps; i += run) h += (double)sum_lanes(sigmoid(row + i * W, sums.turned + i * W, least(run, sums.steps - i)))[0];
         sums.h[0] += h;
-        if (sums.groups.count) sums.groups.h[(sums.flushed + sums.pending) / sums.groups.size] += (float)h;
+        if (sums.groups.count) sums.groups.h[sums.groups.of(sums.flushed + sums.pending)] += (float)h;
         scale[r] = all(1.0f);
         if (r + 1 == R) sums.add<R>(scale);
         sums.end_pass(h == h ? 1.0f : kNan, 0.0f);

@@ -96,13 +96,13 @@ struct Sums {  // arrays hold `steps` vectors
         if (squares) {
             for (int r = 0; r < R; r++) {
                 add_squares(row(r), scale[r], p, p2);
-                const int64_t to = groups.wide ? (added + r) / groups.size * groups.stride : 0;
+                const int64_t to = groups.wide ? groups.of(added + r) * groups.stride : 0;
                 if (groups.wide) add_squares(row(r), scale[r], groups.wide + to, groups.wide2 + to);
             }
         } else if (!groups.p) {
             add_p<R, 0, false>(scale);
         } else if (groups.size >= R) {
-            if (added % groups.size) add_p<R, R, false>(scale);
+            if (added & (groups.size - 1)) add_p<R, R, false>(scale);
             else add_p<R, R, true>(scale);
         } else if (groups.size == 2) {
             add_p<R, 2, true>(scale);
@@ -193,12 +193,12 @@ struct Sums {  // arrays hold `steps` vectors
     }
     MC_INLINE void add_to_groups(int64_t i, f32v h_items, f32v q_items) {
         if (items) {
-            const int64_t at = (flushed + i / W) / groups.size * W;
+            const int64_t at = groups.of(flushed + i / W) * W;
             store(groups.h + at, load<f32v>(groups.h + at) + h_items), store(groups.q + at, load<f32v>(groups.q + at) + q_items);
             return;
         }
         for (int64_t l = 0; l < W && i + l < pending; l++) {
-            const int64_t at = (flushed + i + l) / groups.size;
+            const int64_t at = groups.of(flushed + i + l);
             groups.h[at] += h_items[l], groups.q[at] += q_items[l];
         }
     }
