@@ -272,7 +272,10 @@ def plan_head(
     likelihood: str,
     kept_TBK: Tensor | None = None,
 ) -> tuple[Launch, dict[str, Tensor]]:
-    """The launch of the fused ``dropout_head`` and the tensors that it fills. kept_TBK: float32 (T, B, columns of the block), gets the logits too."""
+    """The launch of the fused ``dropout_head`` and the tensors that it fills.
+
+    kept_TBK: gets the logits, too, if it is given: (T, B, ``block_columns``) float32, contiguous.
+    """
     check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     masks = on_device(masks, x_BD.device)
     x, weight, bias = _contiguous("dropout_head", x_BD, weight_CD, bias_C)

@@ -70,7 +70,7 @@ _MAX_WARPS = 8  # of 255 registers per thread; 16 have 128
 _BLOCK = 128  # items of a program of step 2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _group_rows(
     x, u, T, B, stride_t, stride_b, G, group,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
@@ -113,7 +113,7 @@ def _group_rows(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _estimate(u, prediction, se, bias, T, B, G, group, WANT: tl.constexpr, BLOCK: tl.constexpr):
     """Step 2: u (rows, G, B) -> se and bias (scores, B); NaN where the prediction is -1, as the score is."""
     item = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

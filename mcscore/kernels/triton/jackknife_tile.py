@@ -119,9 +119,10 @@ def compare_group(
 ):  # fmt: skip
     """One tile of classes without a group of m passes -> six values per item that merge over tiles.
 
-    mean: of all passes, with its ``reciprocals``; p1, p2, votes: sums over all passes; g_...: sums over the group; top: largest mean of the tile. linear and
-    curve: the two parts of the entropy's u. first, second: (h - 1) (p̄_(-g) - top), the best two (softmax); first: u of
-    least_confidence (sigmoid). modal: ``minority`` of the other passes. spread: sum of the classes' u of the std.
+    mean: of all passes, with its ``reciprocals``, and top, the largest of the tile; p1, p2, votes: sums over all passes; g_...:
+    sums over the group. linear, curve: the two parts of the entropy's u. first, second (softmax): the two largest of
+    (h - 1) (p̄_(-g) - top). first (sigmoid): u of least_confidence. modal: ``minority`` of the other passes. spread: sum over
+    the classes of the u of their std.
     """
     others = (T - m).to(tl.float32) / m  # h - 1
     D = mean - g_sum * (1.0 / m)

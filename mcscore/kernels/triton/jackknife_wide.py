@@ -48,7 +48,7 @@ def _pass_of_tile(
         return pass_tile(row, classes, C, SOFTMAX, WANT, SHARES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _group_tiles(
     x, top_in, inverse_in, vote_in, parts, T, B, stride_t, stride_b, G, group,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
@@ -100,7 +100,7 @@ def _group_tiles(
         tl.store(to + 6 * size, entropy_bits(h))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _merge_groups(
     u, parts, h_in, T, B, G, group,
     C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
