@@ -88,7 +88,8 @@ def _group_tiles(
             g_sum, g_p1, g_p2, g_votes = add_to_sums(g_sum, g_p1, g_p2, g_votes, p, voted, WANT)
             h += h_t
         linear, curve, first, second, modal, spread = compare_group(
-            mean, inverse, other_inverse, weight, p1, p2, votes, g_sum, g_p1, g_p2, g_votes, top, classes, T, m, C, SOFTMAX, WANT
+            mean, inverse, other_inverse, weight, p1, p2, votes, g_sum, g_p1, g_p2, g_votes, top, classes, T, m,
+            C, SOFTMAX, WANT,
         )  # fmt: skip
         to = parts + g * slot
         tl.store(to, linear)
