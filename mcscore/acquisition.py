@@ -55,7 +55,9 @@ LABEL_BALD_NOISE = 2.0**-42
 TRITON_BALD_NOISE = {"categorical": 2.0**-20, "bernoulli": 2.0**-18}
 
 Samples = Any  # p_TBC float64 for categorical and bernoulli, GaussianSamples for gaussian
-Means = dict[str, Any]  # LIKELIHOOD_MOMENTS name -> Tensor; "bald_noise" -> float where it is not BALD_NOISE
+Means = dict[
+    str, Any
+]  # LIKELIHOOD_MOMENTS name -> Tensor; "bald_noise" -> float where it is not BALD_NOISE, None: no floor
 Oracle = Callable[[Samples, str], "Tensor"]
 Finish = Callable[[Means, str], "Tensor"]
 
@@ -130,7 +132,10 @@ def _bald_finish(m: Means, likelihood: str) -> Tensor:
         return 0.5 * torch.log1p(m["var"] / m["noise"])
     entropy = _entropy(m["p"], likelihood)
     bald = entropy - m["h"]
-    noise = m.get("bald_noise", BALD_NOISE) * entropy
+    share = m.get("bald_noise", BALD_NOISE)
+    if share is None:
+        return bald
+    noise = share * entropy
     if likelihood == "bernoulli":
         noise = noise + m["p"].shape[-1] * LABEL_BALD_NOISE
     return torch.where(bald > noise, bald, 0.0)

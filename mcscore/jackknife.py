@@ -56,10 +56,15 @@ def groups(passes: int) -> list[range]:
     Raises:
         ValueError: fewer than 2 passes, of which no error can be estimated.
     """
-    if passes < 2:
-        raise ValueError(f"a standard error needs at least 2 passes, got {passes}")
+    require_passes(passes)
     size = group_size(passes)
     return [range(first, min(first + size, passes)) for first in range(0, passes, size)]
+
+
+def require_passes(passes: int) -> None:
+    """Raise ValueError for fewer than 2 passes, of which no error can be estimated."""
+    if passes < 2:
+        raise ValueError(f"a standard error needs at least 2 passes, got {passes}")
 
 
 def columns(scores: Sequence[str], errors: bool) -> tuple[str, ...]:
@@ -77,14 +82,14 @@ def columns(scores: Sequence[str], errors: bool) -> tuple[str, ...]:
     )
 
 
-def estimate(theta_B: Tensor, without_GB: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+def estimate(theta_B: Tensor, without_GB: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(standard error, bias), each (B,), of scores theta_B from all passes and without_GB from those outside of each group.
 
-    Both inputs in float64: the differences are a small part of the scores.
+    sizes: the passes in each group. Both inputs in float64: the differences are a small part of the scores.
     """
     import torch
 
-    sizes = [len(group) for group in groups(passes)]
+    passes = sum(sizes)
     m_G1 = torch.tensor(sizes, dtype=theta_B.dtype, device=theta_B.device)[:, None]
     # By differences from theta, so that where all are equal the error is exactly 0.
     delta_GB = without_GB - theta_B
@@ -113,11 +118,12 @@ def oracle_errors(
     T = len(logits)
     settings = (scores, likelihood, input, noise_variance, reduction)
     whole = oracle_scores(logits, *settings)
+    sizes = [len(group) for group in groups(T)]
     kept = [torch.tensor([t for t in range(T) if t not in group], dtype=torch.long) for group in groups(T)]
     parts = [oracle_scores(logits[passes.to(logits.device)], *settings) for passes in kept]
     found = {}
     for name in scores:
-        se, bias = estimate(whole[name], torch.stack([part[name] for part in parts]), T)
+        se, bias = estimate(whole[name], torch.stack([part[name] for part in parts]), sizes)
         found[f"{name}_se"] = torch.where(whole[name].isnan(), math.nan, se)
         found[f"{name}_bias"] = torch.where(whole[name].isnan(), math.nan, bias)
     return {name: found[name] for name in columns(scores, True)[len(scores) :]}

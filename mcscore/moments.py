@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .acquisition import bald_noise, check_scores
+from .jackknife import columns, require_passes
 from .kernels import eager
-from .kernels.score import accumulate, check_outputs, reduce_dense
+from .kernels.groups import Groups
+from .kernels.score import accumulate, check_outputs, errors_of, reduce_dense
 from .likelihoods import check_input, reduction_share
 
-_SETTINGS = ("scores", "likelihood", "input", "noise_variance", "reduction")
+_SETTINGS = ("scores", "likelihood", "input", "noise_variance", "reduction", "errors")
 
 
 class Moments:
@@ -29,6 +32,11 @@ class Moments:
 
     Arguments, results and errors are those of ``mcscore.score_logits``; dense outputs (t, B, C, *pixels) keep their sums
     per pixel. ``n`` is the number of passes so far.
+
+    With ``errors`` the sums of up to 32 groups of consecutive passes are kept as well, O(32 B C) memory. After T passes they are the
+    groups of ``jackknife.groups(T)``, so errors do not depend on the split either. ``merge`` appends the groups of the other and
+    joins neighbors where there are too many. These may be other groups than those of the same passes in one stream: the errors are
+    then another estimate of the same quantity, as good as that one.
     """
 
     def __init__(
@@ -38,15 +46,18 @@ class Moments:
         input: str = "logits",
         noise_variance: float | None = None,
         reduction: str | float = "mean",
+        errors: bool = False,
     ) -> None:
         self.scores = check_scores(scores, likelihood, noise_variance)
         check_input(input, likelihood)
         reduction_share(reduction)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
+        self.errors = errors
         self.n = 0
         self._bald_noise = 0.0  # of the coarsest passes so far
         self._shape: tuple[int, ...] | None = None  # of one pass: (B, C, *pixels)
         self._state: eager.State = {}
+        self._groups: Groups | None = None
 
     def update(self, logits_tBC: Tensor) -> Moments:
         """Add t >= 1 passes over the same B items. ValueError if their shape or device is not that of earlier passes."""
@@ -55,11 +66,16 @@ class Moments:
         if self._shape is None:
             B, C, *pixels = shape
             rows = torch.Size((B, *pixels)).numel()
-            state = eager.new_state(self.scores, self.likelihood, rows, C, logits_tBC.device)
+            new_state = functools.partial(eager.new_state, self.scores, self.likelihood, rows, C, logits_tBC.device)
+            state = new_state()
+            self._groups = Groups(new_state, self.likelihood) if self.errors else None
         else:
             self._check_same(shape, logits_tBC.device)
             state = self._state
-        accumulate(logits_tBC, state, self.likelihood, input=self.input)
+        add = functools.partial(accumulate, likelihood=self.likelihood, input=self.input)
+        add(logits_tBC, state)
+        if self._groups is not None:
+            self._groups.add(logits_tBC, add)
         self._shape, self._state = shape, state
         self._bald_noise = max(self._bald_noise, bald_noise(logits_tBC.dtype))
         self.n += len(logits_tBC)
@@ -77,18 +93,32 @@ class Moments:
         if self._shape is None:
             self._shape, self.n = other._shape, other.n
             self._state = {name: sums.clone() for name, sums in other._state.items()}
+            self._groups = other._groups.copy() if other._groups is not None else None
             return self
         self._check_same(other._shape, other._state["bad"].device)
         eager.merge(self._state, other._state, self.likelihood)
+        if self._groups is not None and other._groups is not None:
+            self._groups.merge(other._groups)
         self.n += other.n
         return self
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores of the passes so far, as ``score_logits`` returns them. More passes may follow."""
+        """The scores of the passes so far, as ``score_logits`` returns them. More passes may follow.
+
+        Raises:
+            ValueError: no pass yet, or with errors fewer than 2.
+        """
         if self._shape is None:
             raise ValueError("no pass yet: call update(logits) before compute()")
+        if self.errors:
+            require_passes(self.n)
         results = eager.finish(self._state, self.scores, self.likelihood, self.n, self.noise_variance, self._bald_noise)
-        return reduce_dense(results, (self.n, *self._shape), self.likelihood, self.reduction)
+        results = reduce_dense(results, (self.n, *self._shape), self.likelihood, self.reduction)
+        if self._groups is None:
+            return results
+        whole, without = self._groups.scores(self.scores, self.noise_variance)
+        results |= errors_of(whole, without, self._groups.sizes, self._shape, self.reduction)
+        return {name: results[name] for name in (*columns(self.scores, True), "prediction")}
 
     def _check_same(self, shape: tuple[int, ...], device: torch.device) -> None:
         if shape != self._shape:

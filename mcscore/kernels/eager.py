@@ -135,6 +135,19 @@ def merge(state: State, other: State, likelihood: str) -> None:
         state["bad"] |= other["bad"]
 
 
+def without(state: State, part: State, likelihood: str) -> State:
+    """The sums of the passes of ``state`` that are not among those of ``part``. "bad" stays: one bad pass spoils an item."""
+    left = {name: sums if name == "bad" else sums - part[name] for name, sums in state.items()}
+    if likelihood == "gaussian":  # ``merge`` solved for the other
+        delta = (part["mu"] - state["mu"]) * (part["n"] / left["n"])
+        left["mu"] = state["mu"] - delta
+        left["var"] = (left["var"] - delta * (part["mu"] - left["mu"]) * left["n"]).clamp_min_(0.0)
+    for name in ("p", "p2", "h"):
+        if name in left:
+            left[name].clamp_min_(0.0)
+    return left
+
+
 def finish(
     state: State,
     scores: Sequence[str],
@@ -147,6 +160,22 @@ def finish(
 
     bald_noise: the share of H[p̄] at and below which BALD is 0, see ``acquisition.bald_noise``.
     """
+    values = finish_scores(state, scores, likelihood, passes, noise_variance, bald_noise)
+    results = {name: value.float() for name, value in values.items()}
+    prediction = predict(state["mu"] if likelihood == "gaussian" else state["p"] / passes, likelihood)
+    results["prediction"] = torch.where(~state["bad"], prediction, math.nan if likelihood == "gaussian" else -1)
+    return results
+
+
+def finish_scores(
+    state: State,
+    scores: Sequence[str],
+    likelihood: str,
+    passes: int,
+    noise_variance: float | None,
+    bald_noise: float | None,
+) -> dict[str, Tensor]:
+    """The scores (B,) of ``finish``, in the precision of the sums. bald_noise: None for a BALD that is not clamped."""
     main = LIKELIHOOD_MOMENTS[likelihood][0]  # "p" or "mu"
     real = state[main].dtype
     means: Means = {name: state[name].to(real) / passes for name in LIKELIHOOD_MOMENTS[likelihood] if name in state}
@@ -159,7 +188,5 @@ def finish(
     results = {}
     for name in scores:
         values = SCORES[name].finish(means, likelihood)
-        results[name] = torch.where(ok & values.isfinite(), values, math.nan).float()
-    prediction = predict(means[main], likelihood)
-    results["prediction"] = torch.where(ok, prediction, math.nan if likelihood == "gaussian" else -1)
+        results[name] = torch.where(ok & values.isfinite(), values, math.nan)
     return results

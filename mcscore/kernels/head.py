@@ -41,15 +41,16 @@ def dropout_head(
     scores: Sequence[str],
     *,
     likelihood: str,
+    errors: bool = False,
 ) -> dict[str, Tensor]:
-    """Scores (B,) float32 and "prediction" (B,) int32, as ``score_logits`` gives them. ``fits`` must hold."""
+    """Scores (B,) float32, their errors and "prediction" (B,) int32, as ``score_logits`` gives them. ``fits`` must hold."""
     if backends.select(x_BD.device) == "native":
         from . import native
 
-        return native.dropout_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+        return native.dropout_head(x_BD, masks, weight_CD, bias_C, scores, likelihood, errors=errors)
     from .triton import head as triton_head
 
-    return triton_head.dropout_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+    return triton_head.dropout_head(x_BD, masks, weight_CD, bias_C, scores, likelihood, errors=errors)
 
 
 def reference(
@@ -60,8 +61,9 @@ def reference(
     scores: Sequence[str],
     *,
     likelihood: str,
+    errors: bool = False,
 ) -> dict[str, Tensor]:
     """``dropout_head`` by its definition."""
     x_sBLD = x_BD[None, :, None]
     logits_TBLC = linear_reference(x_sBLD, masks, weight_CD, bias_C)
-    return score_logits(logits_TBLC[:, :, 0], scores, likelihood=likelihood)
+    return score_logits(logits_TBLC[:, :, 0], scores, likelihood=likelihood, errors=errors)

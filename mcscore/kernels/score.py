@@ -8,6 +8,7 @@ Dense outputs go to the same kernels as blocks of pixels in rows, at most 16 MB 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor
 
 from ..acquisition import KERNEL_SCORES, bald_noise, check_scores
+from ..jackknife import MAX_GROUPS, columns, estimate, require_passes
 from ..likelihoods import check_input, check_noise, check_shape, reduce_pixels, reduce_predictions, reduction_share
 from . import backends, eager
+from .groups import Groups
 
 # Of rows cut from a larger output, or of their sums. A GPU needs larger blocks to be busy.
 _BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 _IMAGE = 1 << 16  # pixels of an item that keep a GPU busy
+_ERROR_ROWS = 1 << 15  # whose scores without each group are kept at a time: 8 MB per score
 
 
 def score_logits(
@@ -32,6 +36,7 @@ def score_logits(
     input: str = "logits",
     noise_variance: float | None = None,
     reduction: str | float = "mean",
+    errors: bool = False,
     backend: str | None = None,
 ) -> dict[str, Tensor]:
     """Compute acquisition scores of B items from the outputs of T stochastic passes; higher is more informative.
@@ -51,25 +56,31 @@ def score_logits(
         noise_variance: gaussian with C = 1, "bald": the variance of the observation noise.
         reduction: dense outputs are scored per pixel, then averaged ("mean"), maximized ("max"), or a share in (0, 1] of
             the pixels, the highest, is averaged.
+        errors: also the Monte Carlo standard error of each score and the bias of those that are smooth, by the jackknife over
+            groups of passes (``mcscore.jackknife``). The scores stay the same bit for bit; score - bias is the corrected score.
         backend: "native", "triton" or "eager" instead of the automatic choice.
 
     Returns:
-        {name: (B,) float32} and "prediction" (B,): int32 argmax of the mean probability, ties to the smallest class; one
-        bernoulli label: 1 if its mean probability >= ½; dense: the majority class; gaussian: the float32 mean. An item
-        with NaN or +inf outputs, or a categorical row of all -inf, has NaN scores and prediction -1 (gaussian NaN). -inf
-        logits are probability 0. BALD of at most 2^-20 of the entropy is noise, and 0 (``acquisition.BALD_NOISE``).
+        {name: (B,) float32}, with errors also name_se and name_bias, and "prediction" (B,): int32 argmax of the mean probability,
+            ties to the smallest class; one bernoulli label: 1 if its mean probability >= ½; dense: the majority class; gaussian: the
+            float32 mean. An item with NaN or +inf outputs, or a categorical row of all -inf, has NaN scores and errors and prediction
+            -1 (gaussian NaN). -inf logits are probability 0. BALD of at most 2^-20 of the entropy is noise, and 0
+            (``acquisition.BALD_NOISE``).
 
     Raises:
-        ValueError: an argument that does not fit the others; a backend that cannot serve the call.
+        ValueError: an argument that does not fit the others; a backend that cannot serve the call; errors of fewer than 2 passes.
     """
     names = check_scores(scores, likelihood, noise_variance)
     check_outputs(logits_TBC, names, likelihood, input, noise_variance)
     reduction_share(reduction)
     T, B, C = logits_TBC.shape[:3]
+    if errors:
+        require_passes(T)
     device = logits_TBC.device
     chosen = choose(logits_TBC, likelihood, input, backend, names)
     rows = math.prod((B, *logits_TBC.shape[3:]))
-    results = {name: torch.empty(rows, dtype=torch.float32, device=device) for name in names}
+    fused = errors and chosen == "triton" and logits_TBC.ndim == 3
+    results = {name: torch.empty(rows, dtype=torch.float32, device=device) for name in columns(names, fused)}
     results["prediction"] = torch.empty(
         rows, dtype=torch.float32 if likelihood == "gaussian" else torch.int32, device=device
     )
@@ -79,10 +90,65 @@ def score_logits(
             eager.accumulate(outputs, state, likelihood, _kind(likelihood, input))
             block = eager.finish(state, names, likelihood, T, noise_variance, bald_noise(logits_TBC.dtype))
         else:
-            block = _kernels(chosen).score(outputs, names, likelihood)
+            block = _kernels(chosen).score(outputs, names, likelihood, **({"errors": True} if fused else {}))
         for name, values in block.items():
             results[name][first : first + len(values)] = values
-    return reduce_dense(results, logits_TBC.shape, likelihood, reduction)
+    results = reduce_dense(results, logits_TBC.shape, likelihood, reduction)
+    if errors and not fused:
+        found = _errors(logits_TBC, names, likelihood, input, noise_variance, reduction, chosen)
+        results |= found
+        results = {name: results[name] for name in (*columns(names, True), "prediction")}
+    return results
+
+
+def _errors(
+    logits_TBC: Tensor,
+    scores: Sequence[str],
+    likelihood: str,
+    input: str,
+    noise_variance: float | None,
+    reduction: str | float,
+    chosen: str,
+) -> dict[str, Tensor]:
+    """The errors of ``score_logits``, {name: (B,) float32}, from the sums of each group of passes."""
+    B, C, *pixels = logits_TBC.shape[1:]
+    S = math.prod(pixels)
+    device = logits_TBC.device
+    found = {name: torch.empty(B, device=device) for name in columns(scores, True)[len(scores) :]}
+    items = max(1, _ERROR_ROWS // S)  # whole items: their pixels are reduced before anything is estimated
+    for b in range(0, B, items):
+        part = logits_TBC[:, b : b + items]
+        pieces = []
+        for _, outputs in row_blocks(part, likelihood, input, "eager", sums=MAX_GROUPS):
+            rows = outputs.shape[1]
+            groups = Groups(functools.partial(eager.new_state, scores, likelihood, rows, C, device), likelihood)
+            groups.add(outputs, functools.partial(_add_rows, likelihood=likelihood, input=input, chosen=chosen))
+            pieces.append(groups.scores(scores, noise_variance))
+        whole = {name: torch.cat([piece[0][name] for piece in pieces]) for name in scores}
+        without = {name: torch.cat([piece[1][name] for piece in pieces], 1) for name in scores}
+        for name, values in errors_of(whole, without, groups.sizes, part.shape[1:], reduction).items():
+            found[name][b : b + items] = values
+    return found
+
+
+def errors_of(
+    whole: dict[str, Tensor],
+    without: dict[str, Tensor],
+    sizes: Sequence[int],
+    shape: Sequence[int],
+    reduction: str | float,
+) -> dict[str, Tensor]:
+    """The errors (B,) float32 of outputs of this shape (B, C, *pixels), from ``Groups.scores`` of its rows."""
+    found = {}
+    for name, theta in whole.items():
+        theta_B, without_GB = theta, without[name]
+        if len(shape) > 2:
+            S = math.prod(shape[2:])
+            theta_B = reduce_pixels(theta.view(shape[0], S), reduction)
+            without_GB = torch.stack([reduce_pixels(row.view(shape[0], S), reduction) for row in without_GB])
+        se, bias = estimate(theta_B, without_GB, sizes)
+        found[f"{name}_se"], found[f"{name}_bias"] = se.float(), bias.float()
+    return {name: found[name] for name in columns(tuple(whole), True)[len(whole) :]}
 
 
 def accumulate(
@@ -95,10 +161,15 @@ def accumulate(
     chosen = choose(logits_tBC, likelihood, input, backend)
     for first, outputs in row_blocks(logits_tBC, likelihood, input, chosen):
         part = {name: sums[first : first + outputs.shape[1]] for name, sums in state.items()}
-        if chosen == "native":
-            _kernels(chosen).accumulate(outputs, part, likelihood)
-        else:  # no Triton kernel adds to float64 sums
-            eager.accumulate(outputs, part, likelihood, _kind(likelihood, input))
+        _add_rows(outputs, part, likelihood=likelihood, input=input, chosen=chosen)
+
+
+def _add_rows(outputs_tnC: Tensor, state: eager.State, *, likelihood: str, input: str, chosen: str) -> None:
+    """Add passes over rows, as ``row_blocks`` gives them, to ``state`` in place."""
+    if chosen == "native":
+        _kernels(chosen).accumulate(outputs_tnC, state, likelihood)
+    else:  # no Triton kernel adds to float64 sums
+        eager.accumulate(outputs_tnC, state, likelihood, _kind(likelihood, input))
 
 
 def check_outputs(
@@ -146,11 +217,12 @@ def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = N
 
 
 def row_blocks(
-    outputs: Tensor, likelihood: str, input: str, backend: str, *, as_logits: bool = True
+    outputs: Tensor, likelihood: str, input: str, backend: str, *, as_logits: bool = True, sums: int = 1
 ) -> Iterator[tuple[int, Tensor]]:
     """Cut (T, B, C) or (T, B, C, *pixels) into (first row, (T, rows, C)) blocks; a row is an item or one of its pixels.
 
     Categorical probabilities come out as logits, unless as_logits is False. Logits (T, B, C) for a kernel come out whole.
+    sums: how many sums of the passes of a row the caller keeps at a time.
     """
     outputs = outputs.detach()
     T, B, C, *pixels = outputs.shape
@@ -160,8 +232,8 @@ def row_blocks(
         yield 0, outputs
         return
     budget = _BLOCK_BYTES.get(outputs.device.type, _BLOCK_BYTES["cpu"])
-    # PyTorch sums hold up to 20 bytes per row and class (p, p2, votes) and finishing them makes as much again.
-    per_row = C * max(4 * T if not raw or pixels else 0, 40 if backend == "eager" else 0)
+    # PyTorch sums hold up to 20 bytes per row and class (p, p2, votes) and finishing one makes as much again.
+    per_row = C * max(4 * T if not raw or pixels else 0, 20 * (sums + 1) if backend == "eager" else 0)
     rows = max(1, budget // per_row)
     items = max(1, rows // S)
     if backend == "triton" and S >= _IMAGE and C <= 32:
@@ -217,7 +289,7 @@ def _check_range(outputs_TnC: Tensor, likelihood: str, input: str, first_row: in
 
 
 def _kernels(backend: str) -> Any:
-    """The module of a kernel backend: ``score(logits, names, likelihood)``; native also ``accumulate(logits, state, likelihood)``."""
+    """The module of a kernel backend: ``score(logits, names, likelihood, errors)``; native: ``accumulate(logits, state, likelihood)``."""
     if backend == "native":
         from . import native
 

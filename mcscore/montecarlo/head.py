@@ -30,8 +30,10 @@ class Head:
         y_tBC = BatchedMasks(self.stream, passes_t).linear(self.end.site, self.end.x, self.end.weight, self.end.bias)
         return y_tBC.unflatten(0, (len(passes_t), -1))
 
-    def scores(self, passes_t: Tensor, scores: Sequence[str], likelihood: str) -> dict[str, Tensor]:
-        """Return scores and prediction (B,) over these passes."""
+    def scores(
+        self, passes_t: Tensor, scores: Sequence[str], likelihood: str, errors: bool = False
+    ) -> dict[str, Tensor]:
+        """Return scores, with ``errors`` their errors, and prediction (B,) over these passes."""
         return dropout_head(
             self.end.x,
             self.stream.masks(self.end.site, passes_t),
@@ -39,4 +41,5 @@ class Head:
             self.end.bias,
             scores,
             likelihood=likelihood,
+            errors=errors,
         )

@@ -99,7 +99,8 @@ def _trial(
     plan: Plan, passes: Passes, reduction: Reduction, inputs: ModelInputs, items_B: Items, rounded: bool
 ) -> dict[str, Tensor]:
     """Score the first items step by step. PrecisionError if the model does not run in bfloat16."""
-    steps = Steps(passes.in_precision(bfloat16.Autocast() if rounded else None), plan, reduction, frozenset(), False)
+    plain = dataclasses.replace(reduction, errors=False)
+    steps = Steps(passes.in_precision(bfloat16.Autocast() if rounded else None), plan, plain, frozenset(), False)
     ids = torch.arange(len(items_B), device=inputs.device)
     try:
         parts = [

@@ -38,6 +38,7 @@ def describe(scorer: Scorer) -> dict[str, Any]:
         "input": scorer.input,
         "noise_variance": scorer.noise_variance,
         "reduction": scorer.reduction,
+        "errors": scorer.errors,
         "weight_dropout": dropout.weights,
         "sites": [
             {"index": s.index, "name": s.name, "kind": s.kind, "p": s.p, "shape": list(s.shape), "active": s.active}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..acquisition import check_scores
 from ..errors import DrawError
 from ..fence import user_code
+from ..jackknife import require_passes
 from ..likelihoods import INPUTS, LIKELIHOODS, probabilities
 from ..masks import MAX_PASSES
 from ..montecarlo.embedding import embeddings
@@ -52,6 +53,8 @@ class Scorer:
         noise_variance: known variance of the noise, for likelihood "gaussian".
         reduction: reduction of pixel scores to one per item, for dense outputs: "mean", "max", or the share of highest pixels whose
             mean is taken.
+        errors: also compute the Monte Carlo standard error of each score and the bias of those that are smooth; see
+            ``score_logits``. The scores stay the same. Needs at least 2 passes.
         embedding: name of the module whose output ``embed`` returns; default: the input of the last Linear.
         spec, weights, weights_part, spec_sha256: origin of the model, for the record.
 
@@ -86,6 +89,7 @@ class Scorer:
         execution: Execution = Execution(),  # noqa: B008
         noise_variance: float | None = None,
         reduction: str | float = "mean",
+        errors: bool = False,
         embedding: str | None = None,
         spec: str | None = None,
         weights: str | None = None,
@@ -95,6 +99,8 @@ class Scorer:
         model = scorable(model)
         if not 1 <= passes <= MAX_PASSES:
             raise ValueError(f"passes must lie in 1..{MAX_PASSES}, got {passes}")
+        if errors:
+            require_passes(passes)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must fit 64 bits, got {seed}")
         if likelihood not in LIKELIHOODS:
@@ -108,6 +114,7 @@ class Scorer:
         self.dropout, self.execution = dropout, execution
         self.scores = check_scores(tuple(scores), likelihood, noise_variance)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
+        self.errors = errors
         self.spec, self.weights, self.weights_part, self.spec_sha256 = spec, weights, weights_part, spec_sha256
         if device is not None:
             model.to(device)
@@ -133,7 +140,7 @@ class Scorer:
             ids_B: int64 ids of the items, 0 <= id < 2^63, on which their masks depend; default: 0..B-1.
 
         Returns:
-            name -> (B,). An item whose logits are not finite has NaN scores and prediction -1.
+            name -> (B,), with ``errors`` also name_se and name_bias. An item whose logits are not finite has NaN scores and prediction -1.
 
         Raises:
             SiteError: the model's dropout cannot be driven or did not fire, or scores depend on other items.
@@ -257,7 +264,15 @@ class Scorer:
 
     @property
     def _reduction(self) -> Reduction:
-        return Reduction(self.passes, self.scores, self.likelihood, self.input, self.noise_variance, self.reduction)
+        return Reduction(
+            self.passes,
+            self.scores,
+            self.likelihood,
+            self.input,
+            self.noise_variance,
+            self.reduction,
+            self.errors,
+        )
 
     def plan(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> str:
         """Describe sites, share of the FLOPs before the first site, path and its reason, step size and memory, as text.
@@ -308,10 +323,12 @@ class Scorer:
         found = self.steps.passes.found
         return embeddings(self.model, inputs, self._embedding, found.constants, found.written)
 
-    def copy(self) -> Scorer:
-        """Copy the scorer: same model and settings, but its own plan and normalization."""
+    def copy(self, passes: int | None = None, errors: bool | None = None) -> Scorer:
+        """Copy the scorer: same model and settings, except those given, but its own plan and normalization."""
         twin = copy.copy(self)
         twin.steps = None
+        twin.passes = self.passes if passes is None else passes
+        twin.errors = self.errors if errors is None else errors
         return twin
 
     def adopt(self, other: Scorer) -> None:

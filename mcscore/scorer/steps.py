@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
+from ..jackknife import columns
 from ..kernels import backends
 from ..kernels.score import score_logits
 from ..moments import Moments
@@ -32,6 +33,7 @@ class Reduction:
     input: str
     noise_variance: float | None
     reduction: str | float
+    errors: bool
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,11 +43,12 @@ class Reduction:
             "input": self.input,
             "noise_variance": self.noise_variance,
             "reduction": self.reduction,
+            "errors": self.errors,
         }
 
     def empty(self, items: int, device: torch.device) -> dict[str, Tensor]:
         """Allocate the results of ``items`` items."""
-        results = {name: torch.empty(items, device=device) for name in self.scores}
+        results = {name: torch.empty(items, device=device) for name in columns(self.scores, self.errors)}
         dtype = torch.float32 if self.likelihood == "gaussian" else torch.int32
         results["prediction"] = torch.empty(items, dtype=dtype, device=device)
         return results
@@ -74,7 +77,7 @@ class Steps:
             if head is not None:
                 if not self.differ:
                     self._check_first_logits(head.of_first(2).logits(passes_T[:_HEAD_PASSES]), inputs)
-                return head.scores(passes_T, self.reduction.scores, self.reduction.likelihood)
+                return head.scores(passes_T, self.reduction.scores, self.reduction.likelihood, self.reduction.errors)
             backends.warn_once(
                 f"{type(self.passes.model).__name__} ends in dropout and Linear for the first items, but not for all: "
                 "batches in which it does not are scored one pass at a time"

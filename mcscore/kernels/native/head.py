@@ -27,6 +27,8 @@ def dropout_head(
     bias_C: Tensor | None,
     scores: Sequence[str],
     likelihood: str = "categorical",
+    *,
+    errors: bool = False,
 ) -> dict[str, Tensor]:
     """``score(dropout_linear(x, ...), scores, likelihood)`` of a model that ends in dropout and Linear, without its logits.
 
@@ -45,4 +47,12 @@ def dropout_head(
     arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()
     what = (D, C, width), 1.0 / spec.drop_rate.keep, LIKELIHOODS.index(likelihood), to
     split(B, masks.t * D * max(1, C // 8), lambda *items: loaded().dropout_head(masks.described, *arrays, *what, items))
+    if errors:
+        from ...jackknife import columns
+        from ..score import score_logits
+        from .linear import dropout_linear
+
+        logits = dropout_linear(x[None, :, None], spec, weight, bias_C)[:, :, 0]
+        found = score_logits(logits, scores, likelihood=likelihood, errors=True)
+        return {name: out.get(name, found[name]) for name in (*columns(scores, True), "prediction")}
     return out
