@@ -99,7 +99,7 @@ def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str, errors: bo
     Accumulates in float32. An item with NaN or +inf in any pass (softmax: or a row of -inf) gets NaN and prediction -1.
     errors: also the standard errors and biases that ``mcscore.jackknife.columns`` names, (B,) float32, for which class-major
     logits are copied; the scores are the same bits.
-    ValueError for other shapes, scores, likelihoods or devices, and for errors of fewer than 2 passes; TypeError for other dtypes.
+    ValueError for other shapes, scores, likelihoods or devices, and for errors of one pass; TypeError for other dtypes.
     """
     check_device("score", logits_TBC.device)
     launches, results = plan(logits_TBC, scores, likelihood, errors)
