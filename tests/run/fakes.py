@@ -137,10 +137,12 @@ class FakeScorer:
     def normalization(self) -> Any:
         return self.described["normalize"]
 
-    def copy(self) -> FakeScorer:
+    def copy(self, passes: int | None = None, errors: bool | None = None) -> FakeScorer:
         """One that notes the items it has seen with this one."""
         twin = copy.copy(self)
-        twin.described, twin.plan = dict(self.described), {}
+        given = {"passes": passes, "errors": errors}
+        twin.described = self.described | {name: value for name, value in given.items() if value is not None}
+        twin.plan = {}
         return twin
 
     def adopt(self, other: FakeScorer) -> None:
@@ -163,6 +165,11 @@ class FakeScorer:
         bits = np.float32(1e-3 * self.plan["items"] + 1e-4 * len(ids))
         names = columns(self.described["scores"], self.described.get("errors", False))
         scores = {name: (np.sin(ids + i) + 2 + bits).astype(np.float32) for i, name in enumerate(names)}
+        if self.described["passes"] != 100:  # a first stage: other scores, and errors of their size
+            for name in self.described["scores"]:
+                scores[name] += (0.05 * np.sin(7 * ids)).astype(np.float32)
+                scores[f"{name}_se"] = (0.05 + 0.01 * (ids % 3)).astype(np.float32)
+                scores[f"{name}_bias"] = np.full(len(ids), -0.01, np.float32)
         scores["prediction"] = ids.astype(np.float32 if self.described["likelihood"] == "gaussian" else np.int32) % 10
         return {name: Column(values) for name, values in scores.items()}
 

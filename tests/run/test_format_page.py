@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from mcscore.run import Run
-from mcscore.run.schema import Edit, Hardware, Model, PoolState, Record, RunHeader, read_header
+from mcscore.run.record import Record
+from mcscore.run.schema import Edit, Hardware, Model, PoolState, RunHeader, read_header
+from mcscore.run.screening import Screen
 from mcscore.run.spans import Span
 
 from .fakes import begin
@@ -51,14 +53,14 @@ def test_every_field_of_run_json_is_on_the_page_with_its_default() -> None:
     for name, default in listed.items():
         if default not in ("*required*", "none"):
             assert json.loads(default.strip("`")) == said[name], name
-    for schema in (Edit, Hardware, Model, PoolState):
+    for schema in (Edit, Hardware, Model, PoolState, Screen):
         for field in dataclasses.fields(schema):
             assert f"`{field.name.rstrip('_')}`" in PAGE, (schema, field.name)
 
 
 def test_every_field_of_a_record_is_on_the_page() -> None:
     listed = fields_of("Records")
-    full = Record("0" * 32, Span(0, 0, 2), 1, (1,), (1,), ((0, 1),), 1.0, 1, {"items": 1}, 1)
+    full = Record("0" * 32, Span(0, 0, 2), 1, (1,), (1,), ((0, 1),), 1.0, 1, {"items": 1}, 1, 1)
     assert set(listed) == set(full.to_json())
     required = {name for name, default in listed.items() if default == "*required*"}
     minimal = {name: value for name, value in full.to_json().items() if name in required}

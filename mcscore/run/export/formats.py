@@ -137,7 +137,7 @@ def _address(prefix: str, key: str) -> str:
 
 
 def _fiftyone(file: BinaryIO, tables: Tables, source: Source) -> None:
-    """Write labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label; item, scores and errors as its attributes.
+    """Write labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label, whose attributes are item, scores, errors.
 
     fiftyone.Dataset.from_dir(data_path=IMAGES, labels_path=FILE, dataset_type=fiftyone.types.FiftyOneImageClassificationDataset)
     """
