@@ -98,7 +98,7 @@ def select(
         else []
     )
     how = read_parquet(file)[1]
-    sure = {name: how[name] for name in ("last_se", "near_cut") if name in how}
+    sure: dict[str, Any] = {name: how[name] for name in ("last_se", "near_cut") if name in how}
     error = f" (standard error {sure['last_se']:.2g})" if sure else ""
     near = [f"{count(sure['near_cut'], 'item')} not selected within one standard error of {least:.4g}"] if sure else []
     emit(
