@@ -200,7 +200,8 @@ class Run(StoredScores):
 
         Args:
             format: a name in ``mcscore.run.export.formats.FORMATS``. parquet, csv and jsonl have a row per item: id, rank
-                (of a selection), key (if the pool has keys), the scores, prediction; nothing where an item has no score.
+                (of a selection), key (if the pool has keys), scores, errors (if the run has them), prediction; nothing where an item has no
+                score.
                 In csv, a key that a spreadsheet would run as a formula has an apostrophe before it (``mcscore.cells``);
                 ``label_from`` reads the key without it.
                 label-studio: tasks to import. Label Studio takes the lowest prediction score first, so that is

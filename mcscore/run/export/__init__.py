@@ -1,4 +1,4 @@
-"""The scores of a run, or a selection from it, as a file for other tools: streamed, and whole or not there."""
+"""The scores and errors of a run, or a selection from it, as a file for other tools: streamed, and whole or not there."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _pool_or_none(run: StoredScores, pool: Pool | None, required: bool) -> Pool 
 
 def _all(run: StoredScores, pool: Pool | None) -> Tables:
     """Yield every committed item, in order."""
-    names = (*run.meta["scores"], "prediction")
+    names = (*run.columns, "prediction")
     for columns in zip(*(run.spans(name) for name in names), strict=True):
         ids = columns[0][0]
         for at in range(0, len(ids), _ROWS):
@@ -100,7 +100,7 @@ def _selected(run: StoredScores, table: Any) -> Tables:
     keys = table["key"].to_numpy() if "key" in table.column_names else None
     for at in range(0, len(ids), _ROWS):
         part = slice(at, at + _ROWS)
-        columns = {name: run.values(name, ids[part]) for name in (*run.meta["scores"], "prediction")}
+        columns = {name: run.values(name, ids[part]) for name in (*run.columns, "prediction")}
         yield _table(ids[part], None if keys is None else keys[part], columns, table["rank"].to_numpy()[part])
 
 
