@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..run.screening.told import told
 from ..selection import TopK
 from ..selection.overlap import MOST_PASSES, Overlap, expected_overlap
 from ..selection.population import measure
@@ -27,6 +28,12 @@ def sureness(shown: Shown) -> dict[str, Any] | None:
     chosen, spread = shown.chosen, shown.spreads[shown.by]
     if chosen is None or not len(chosen.ids) or spread is None or spread.flat:
         return None
+    if shown.run.header.certificate is not None:
+        return {
+            "title": TITLE,
+            "text": _sentences(told(shown.run.header.certificate)),
+            "plot": _plot(shown, shown.error),
+        }
     if shown.error is None:
         hint = "This is not known, as the run has no standard errors: mcscore score --errors, into another directory, stores them."
         return {"title": TITLE, "text": [hint], "plot": None}
@@ -43,6 +50,10 @@ def sureness(shown: Shown) -> dict[str, Any] | None:
     if chosen.method != "none":
         text.append("The selection also looks at diversity, which may change more than this.")
     return {"title": TITLE, "text": text, "plot": _plot(shown, shown.error)}
+
+
+def _sentences(lines: list[str]) -> list[str]:
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
 def verdict(found: Overlap, by: str) -> list[str]:
@@ -86,8 +97,10 @@ def _blocks(run: Run, by: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndar
         yield scores, errors, np.zeros_like(scores) if biases is None else next(biases)
 
 
-def _plot(shown: Shown, error: str) -> Any:
+def _plot(shown: Shown, error: str | None) -> Any:
     """The scores around the last selected item, by rank among all scored items."""
+    if error is None:
+        return None
     run, by = shown.run, shown.by
     last, cut = int(shown.ids[-1]), shown.selected[by][-1]
     rank = sum(int(((scores > cut) | ((scores == cut) & (ids <= last))).sum()) for ids, scores in run.spans(by))

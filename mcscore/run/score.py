@@ -106,6 +106,8 @@ def score_pool(
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
     with stop_request() as stop:
         begin = resumed_run if is_run(path) else new_run
+        if screen is not None:
+            own = own.copy(errors=True)  # for the certificate
         if begin is resumed_run and screen is not None and screen.budget is not None:
             own = own.copy(passes=read_header(path).settings.passes)  # as they were chosen
         with begin(path, pool, own, options) as job:

@@ -15,7 +15,6 @@ errors of the items that are up there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -130,6 +129,8 @@ def choose_passes(
 ) -> Choice:
     """The cheapest second stage with the target recall within the budget; if there is none, the one of the best recall within it.
 
+    If none fits the budget, because nearly all items survive, the cheapest one.
+
     Args:
         population: of the scores of the first stage.
         screen: passes of the first stage.
@@ -139,7 +140,7 @@ def choose_passes(
         passes: the numbers of passes that are tried.
 
     Raises:
-        ValueError: even the first stage and the least second stage that is tried exceed the budget.
+        ValueError: none of ``passes`` is more than those of the screen.
     """
     tried = [
         choice_of(population, screen, T, cut, prefix)
@@ -147,17 +148,18 @@ def choose_passes(
         if screen < T
         for cut in _cuts(population, (budget - screen) / (prefix + T))
     ]
-    affordable = [choice for choice in tried if choice.cost <= budget + prefix]
-    if not affordable:
-        least = min((choice.cost for choice in tried), default=math.inf)
+    if not tried:
         raise ValueError(
-            f"no second stage fits {budget:g} passes an item: {screen} passes for all and the least that was tried cost "
-            f"{least - prefix:.1f}; raise the budget or lower top"
+            f"no number of passes that is tried, at most {max(passes)}, is more than the {screen} of the screen"
         )
+    affordable = [choice for choice in tried if choice.cost <= budget + prefix]
     enough = [choice for choice in affordable if choice.expected_recall >= target]
     if enough:
         best = min(enough, key=lambda choice: (choice.cost, -choice.expected_recall))
         why = f"the cheapest of {len(tried)} that reaches an expected recall of {target:g}"
+    elif not affordable:
+        best = min(tried, key=lambda choice: (choice.cost, -choice.expected_recall))
+        why = f"the cheapest of {len(tried)}, and yet more than {budget:g} passes an item: too many items may be among the best"
     else:
         best = max(affordable, key=lambda choice: (choice.expected_recall, -choice.cost))
         why = f"the best recall within {budget:g} passes an item; none of {len(tried)} reaches {target:g} there"

@@ -89,9 +89,19 @@ def _all(run: StoredScores, pool: Pool | None) -> Tables:
         for at in range(0, len(ids), _ROWS):
             part = slice(at, at + _ROWS)
             keys = None if pool is None else pool.keys_of(ids[part])
-            yield _table(
-                ids[part], keys, {name: column[part] for name, (_, column) in zip(names, columns, strict=True)}
-            )
+            values = {name: column[part] for name, (_, column) in zip(names, columns, strict=True)}
+            yield _table(ids[part], keys, values | _of_first_stage(run, ids[part]))
+
+
+def _of_first_stage(run: StoredScores, ids: Values) -> dict[str, Values]:
+    """What a screened run says of the items ids[0]..ids[-1] besides: the passes of each, and what it was cut by."""
+    if run.screen is None or run.header.screen is None:
+        return {}
+    start, stop, by = int(ids[0]), int(ids[-1]) + 1, run.header.screen.by
+    names = [name for name in (by, f"{by}_se", f"{by}_bias") if name in run.screen.columns]
+    return {"passes": run.passes_of(start, stop)} | {
+        f"screen_{name}": run.screen.part(name, start, stop) for name in names
+    }
 
 
 def _selected(run: StoredScores, table: Any) -> Tables:

@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ...selection import screen as screens
 from ...selection.audit import audit_result
 from ...selection.topk import TopK
 from ..journal import Journal, Record
 from ..schema import as_json
 from ..stored import StoredScores
-from .cut import FixedCut, Wanted
-
-ASSUMPTION = (
-    "errors of the screen's scores are normal with the spread that was estimated for items of that score, and independent "
-    "between items"
-)
+from .cut import FixedCut, Wanted, population_of
 
 
 def certify(journal: Journal, committed: list[Record], first: StoredScores) -> dict[str, Any]:
@@ -40,6 +36,7 @@ def certify(journal: Journal, committed: list[Record], first: StoredScores) -> d
     sample = np.concatenate(audited)
     kth = float(top[-1]) if len(top) else -np.inf
     audit = audit_result(fixed.audit, np.concatenate(strata), sample, kth, max(1, len(top)))
+    expected = screens.certify(fixed.cut, population_of(full, screen.by, screen.top))
     spent = first.scored * screen.passes + full.scored * journal.header.settings.passes
     return dict(
         as_json(
@@ -51,9 +48,9 @@ def certify(journal: Journal, committed: list[Record], first: StoredScores) -> d
                 "top": len(top),
                 "passes": spent,
                 "passes_in_full": first.scored * journal.header.settings.passes,
-                "expected_survival": fixed.cut.expected_recall,
-                "expected_recall": fixed.expected_recall,
-                "assumption": ASSUMPTION,
+                "expected_survival": expected.survived,
+                "expected_recall": expected.expected_recall,
+                "assumption": expected.assumption,
                 "reason": fixed.cut.reason,
                 "audit": dataclasses.asdict(audit),
             }
