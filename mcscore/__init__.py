@@ -32,6 +32,7 @@ _HOME = {
     "TopK": "selection",
     "select": "selection",
     "Run": "run",
+    "Screen": "run",
     "score_pool": "run",
 }
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Run",
     "RunError",
     "Scorer",
+    "Screen",
     "SiteError",
     "Stopped",
     "TopK",
@@ -78,7 +80,7 @@ if TYPE_CHECKING:
     from .kernels.score import score_logits
     from .moments import Moments
     from .pool import Pool
-    from .run import Run, score_pool
+    from .run import Run, Screen, score_pool
     from .scorer import Dropout, Execution, Scorer
     from .selection import TopK, select
 

@@ -76,6 +76,6 @@ class Stopped(KeyboardInterrupt):
 
     exit_code = 3
 
-    def __init__(self, path: Path, done: int, total: int) -> None:
-        super().__init__(f"stopped; resumable: {done:,} of {total:,} items done in {path}")
+    def __init__(self, path: Path, done: int, total: int, how: str = "done") -> None:
+        super().__init__(f"stopped; resumable: {done:,} of {total:,} items {how} in {path}")
         self.path, self.done, self.total = path, done, total

@@ -44,7 +44,7 @@ def run_info(ctx: click.Context, path: Path) -> None:
     left = status.seconds_left
     lines = {
         "run": f"{path}, started {run.meta['created']}",
-        "scores": f"{', '.join(run.meta['scores'])}; {run.meta['passes']:,} passes",
+        "scores": f"{', '.join(run.columns)}; {run.meta['passes']:,} passes",
         "items": f"{run.done:,} of {run.n:,} done, {run.scored:,} of them scored",
         "spans": f"{status.spans_done:,} of {status.spans:,} done, of {run.meta['span']:,} items",
         "speed": f"{run.items_per_second:,.0f} items/s, {duration(run.seconds)} so far",

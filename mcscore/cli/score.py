@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import check_scores
+from ..jackknife import require_passes
 from ..text import duration
 from . import shared
 from .model import build_scorer, users_code
@@ -20,9 +21,35 @@ from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 if TYPE_CHECKING:
     from ..run import Run
     from ..run.prefetch import OnBadChunk
+    from ..run.screening import Screen
 
 
 _run = functools.partial(click.option, cls=Option, section="Run")
+
+
+_screen = functools.partial(click.option, cls=Option, section="Screening")
+screening = shared.together(
+    _screen(
+        "--top",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Find the best K items: score all with few passes, and only those that may be among the best K with all. "
+        "Without --passes and --screen, what finds --recall of them at the cost of 100 passes per item at most is chosen.",
+    ),
+    _screen("--screen", "screen_passes", type=click.IntRange(2, 65535), help="Passes of every item; default: 16."),
+    _screen("--by", help="Score by which the best are selected; default: the first of --scores."),
+    _screen(
+        "--recall",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Share of the best K that is to be among the items that get all passes; default: 0.99.",
+    ),
+    _screen(
+        "--audit",
+        type=click.FloatRange(0, 1),
+        help="Cost, as a share of the passes, of checking some of the other items as well; default: 0.01.",
+    ),
+    _screen("--new-cut", is_flag=True, help="Decide anew which items get all passes, after POOL has been appended to."),
+)
 
 
 @click.command(cls=Command)
@@ -59,7 +86,9 @@ _run = functools.partial(click.option, cls=Option, section="Run")
 )
 @shared.passes
 @shared.scores("bald,entropy", "bald,entropy")
+@shared.errors
 @shared.outputs
+@screening
 @shared.dropout
 @shared.seed
 @shared.execution
@@ -78,6 +107,7 @@ def score(
     on_bad_chunk: OnBadChunk,
     mixed_hardware: bool,
     accept_edited_code: bool,
+    new_cut: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -87,6 +117,9 @@ def score(
     """
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
+        screen = screen_of(ctx, settings)
+        if settings["errors"]:
+            require_passes(settings["passes"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     from ..errors import Stopped
@@ -109,7 +142,10 @@ def score(
                 on_bad_chunk=on_bad_chunk,
                 mixed_hardware=mixed_hardware,
                 accept_edited_code=accept_edited_code,
+                screen=screen,
+                new_cut=new_cut,
                 progress=progress,
+                on_stage=progress.stage if progress is not None else None,
             )
     except Stopped as stop:
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
@@ -118,12 +154,53 @@ def score(
     facts = _run_facts(run) | {"remote_retries": retries_of(opened.path)}
     emit(
         facts,
-        f"{out}: {run.scored:,} items scored with {scorer.passes} passes in {duration(run.seconds)} ({run.items_per_second:,.0f} items/s)"
+        f"{out}: {_scored(run)}"
         + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else "")
         + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else "")
         + (f", {facts['remote_retries']:,} requests sent again" if facts["remote_retries"] else ""),
-        f"next: mcscore select {out} -k 50 --by {scorer.scores[0]}",
+        *_screened(run),
+        f"next: mcscore select {out} -k {screen.top if screen else 50} --by {(screen and screen.by) or scorer.scores[0]}",
     )
+
+
+def screen_of(ctx: click.Context, settings: dict[str, Any]) -> Screen | None:
+    """Take the options of screening out of ``settings``; None if there is none. RunError if they do not fit each other."""
+    from ..run.screening.options import Screen
+
+    asked = {name: settings.pop(option) for name, option in _SCREEN_OPTIONS.items()}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if not given:
+        return None
+    if "top" not in given:
+        raise click.UsageError("screening needs --top: the number of items that are to be selected")
+    chosen = ctx.get_parameter_source("passes") is click.core.ParameterSource.DEFAULT and "passes" not in given
+    return Screen(**given, budget=float(settings["passes"]) if chosen else None)
+
+
+_SCREEN_OPTIONS = {"top": "top", "passes": "screen_passes", "by": "by", "recall": "recall", "audit": "audit"}
+
+
+def _scored(run: Run) -> str:
+    if (first := run.screen) is None:
+        return (
+            f"{run.scored:,} items scored with {run.meta['passes']} passes in {duration(run.seconds)} "
+            f"({run.items_per_second:,.0f} items/s)"
+        )
+    return (
+        f"{first.scored:,} items scored with {first.meta['passes']} passes in {duration(first.seconds)}, {run.scored:,} of "
+        f"them with {run.meta['passes']:,} in {duration(run.seconds)}"
+    )
+
+
+def _screened(run: Run) -> list[str]:
+    """What a run that was to be screened says of it, line by line."""
+    if run.meta["not_screened"]:
+        return [f"not screened: {run.meta['not_screened']}"]
+    if run.meta["certificate"] is None:
+        return []
+    from ..run.screening.certificate import told
+
+    return [*filter(None, [run.meta["cuts"][-1]["why"]]), *told(run.meta["certificate"])]
 
 
 @click.command(cls=Command)
@@ -131,6 +208,7 @@ def score(
 @shared.model
 @shared.passes
 @shared.scores(None, "entropy, or variance with --likelihood gaussian")
+@shared.errors
 @shared.outputs
 @shared.dropout
 @shared.execution
@@ -138,7 +216,8 @@ def score(
 def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
     """Show how `score` would run with these options, and score nothing.
 
-    The plan names the dropout sites, what runs once per item, how the passes run, the items per step and the memory.
+    The plan names the dropout sites, what runs once per item, how the passes run, the items per step and the memory, and what
+    screening (`score --top K`) would save.
     """
     from ..pool import Pool
 
@@ -150,7 +229,19 @@ def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
         scorer.normalize(opened.mean, opened.std)
         text = scorer.plan(opened.read(0, min(opened.n, 256)))
         described = scorer.describe()
-    emit({"sites": described["sites"], "plan": described["plan"], "model": described["model"]}, text)
+    from ..run.screening.options import predicted
+
+    prediction = predicted(described["plan"], scorer.passes)
+    emit(
+        {
+            "sites": described["sites"],
+            "plan": described["plan"],
+            "model": described["model"],
+            "screening": prediction.facts(),
+        },
+        text,
+        str(prediction),
+    )
 
 
 def _run_facts(run: Run) -> dict[str, Any]:
@@ -165,6 +256,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "items_per_second": run.items_per_second,
         "scores": list(run.meta["scores"]),
+        "errors": run.meta["errors"],
         "not_compared": list(run.meta["model"]["unseen"]),
         "edited_code": len(run.meta["edited"]),
     }

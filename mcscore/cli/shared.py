@@ -64,6 +64,11 @@ passes = _scores(
     show_default=True,
     help="Stochastic forward passes per item.",
 )
+errors = _scores(
+    "--errors",
+    is_flag=True,
+    help="Store the standard error and bias of each score, too: how far it may lie from the score of infinitely many passes.",
+)
 likelihood = _scores(
     "--likelihood",
     type=click.Choice(LIKELIHOODS),

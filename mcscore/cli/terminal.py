@@ -92,9 +92,61 @@ def _object(ctx: click.Context, facts: dict[str, Any]) -> str:
     return json.dumps({**facts, "warnings": told} if told else facts)
 
 
+class ProgressLine:
+    """Shows on stderr how far a verb is: a bar on a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self, passes: int | None, unit: str) -> None:
+        self._passes, self._unit, self._what = passes, unit, ""
+        self._bar: Any = None
+        self._first, self._said, self._begin = 0, 0.0, 0.0
+        self._live = sys.stderr.isatty()
+
+    def stage(self, what: str, passes: int) -> None:
+        """Begin to show another stage, of so many passes per item."""
+        self.close()
+        self._what, self._passes = f"{what}: ", passes
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done."""
+        now = time.monotonic()
+        if (
+            self._bar is None
+        ):  # the first call tells what an earlier attempt did, which is no part of this attempt's speed
+            from tqdm import tqdm
+
+            self._first, self._said, self._begin = done, now, now
+            self._bar = tqdm(
+                desc=self._what[:-2] or None,
+                total=total,
+                initial=done,
+                unit=self._unit,
+                unit_scale=True,
+                dynamic_ncols=True,
+                disable=not self._live,
+            )
+            if self._what and not self._live:
+                click.echo(f"{self._what}{done:,} of {total:,} {self._unit}", err=True)
+        rate = (done - self._first) / max(now - self._begin, 1e-9)
+        if self._passes is not None:
+            self._bar.set_postfix_str(f"{rate * self._passes:,.0f} passes/s", refresh=False)
+        self._bar.update(done - self._bar.n)
+        if not self._live and now - self._said >= SECONDS_PER_LINE:
+            self._said = now
+            left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
+            speed = f"{rate:,.0f} {self._unit}/s"
+            speed += f", {rate * self._passes:,.0f} passes/s" if self._passes is not None else ""
+            click.echo(f"{self._what}{done:,} of {total:,} {self._unit}, {speed}{left}", err=True)
+
+    def close(self) -> None:
+        """End what is shown."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
 @contextlib.contextmanager
-def progress_line(passes: int | None, quiet: bool, unit: str = "items") -> Iterator[Callable[[int, int], None] | None]:
-    """Yield progress(done, total) for stderr: a bar on a terminal, elsewhere a line every ten seconds; None if quiet.
+def progress_line(passes: int | None, quiet: bool, unit: str = "items") -> Iterator[ProgressLine | None]:
+    """Yield progress(done, total) for stderr; None if quiet.
 
     Args:
         passes: passes per item, to show their rate; None: there are none.
@@ -104,30 +156,8 @@ def progress_line(passes: int | None, quiet: bool, unit: str = "items") -> Itera
     if quiet:
         yield None
         return
-    from tqdm import tqdm
-
-    bar: Any = None
-    first, said, begin = 0, 0.0, 0.0
-    live = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        nonlocal bar, first, said, begin
-        now = time.monotonic()
-        if bar is None:  # the first call tells what an earlier attempt did, which is no part of this attempt's speed
-            first, said, begin = done, now, now
-            bar = tqdm(total=total, initial=done, unit=unit, unit_scale=True, dynamic_ncols=True, disable=not live)
-        rate = (done - first) / max(now - begin, 1e-9)
-        if passes is not None:
-            bar.set_postfix_str(f"{rate * passes:,.0f} passes/s", refresh=False)
-        bar.update(done - bar.n)
-        if not live and now - said >= SECONDS_PER_LINE:
-            said = now
-            left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
-            speed = f"{rate:,.0f} {unit}/s" + (f", {rate * passes:,.0f} passes/s" if passes is not None else "")
-            click.echo(f"{done:,} of {total:,} {unit}, {speed}{left}", err=True)
-
+    line = ProgressLine(passes, unit)
     try:
-        yield show
+        yield line
     finally:
-        if bar is not None:
-            bar.close()
+        line.close()

@@ -5,5 +5,6 @@ from __future__ import annotations
 from ..errors import RunError, Stopped
 from .run import Run
 from .score import score_pool
+from .screening import Screen
 
-__all__ = ["Run", "RunError", "Stopped", "score_pool"]
+__all__ = ["Run", "RunError", "Screen", "Stopped", "score_pool"]

@@ -92,8 +92,11 @@ def prefetch_blocks(
     block_items: int,
     on_bad_chunk: OnBadChunk,
     copier: CudaPrefetcher | None = None,
+    fill: bool = False,
 ) -> Generator[Block, None, None]:
     """Yield the blocks of the tasks in order, at least one per task.
+
+    fill: put together what is kept of several blocks, up to block_items; for tasks of which most items are skipped.
 
     Raises:
         PoolError: a chunk cannot be read; raised at its place in the order.
@@ -101,6 +104,8 @@ def prefetch_blocks(
     from ..store.read_ahead import read_ahead
 
     blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, copier)
+    if fill:
+        blocks = _filled(blocks, block_items)
     if copier is not None:
         blocks = (replace(block, items=copier.start(block.items), host=block.items) for block in blocks)
     with contextlib.closing(read_ahead(blocks, DEPTH)) as ahead:
@@ -143,6 +148,27 @@ def _read(
             yield Block(task, stop, batch.ids[keep], _kept(batch.items, keep), batch.ids[wanted & ~keep])
     for task, stop, _ in planned:
         yield empty(task, stop)
+
+
+def _filled(blocks: Iterator[Block], block_items: int) -> Iterator[Block]:
+    """The same items in blocks of up to ``block_items``: every block but the last of a task is as full as it can be."""
+    waiting: list[Block] = []
+    for block in blocks:
+        if waiting and sum(len(each.ids) for each in waiting) + len(block.ids) > block_items:
+            yield _joined(waiting)
+            waiting = []
+        # A copy: a block's items are a part of the memory of all that were read with them.
+        waiting.append(replace(block, items=block.items.copy()))
+        if block.last:
+            yield _joined(waiting)
+            waiting = []
+
+
+def _joined(blocks: list[Block]) -> Block:
+    ids, items, unreadable = (
+        np.concatenate([getattr(block, name) for block in blocks]) for name in ("ids", "items", "unreadable")
+    )
+    return replace(blocks[-1], ids=ids, items=items, unreadable=unreadable)
 
 
 def readable(batch: Batch, wanted: Flags) -> Flags:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from ..paths import exists
 from .export import export
 from .journal import Journal, Record, SpanDamage, told
+from .screening.options import DIRECTORY
 from .select import choose
 from .stored import StoredScores
 
@@ -68,6 +74,51 @@ class Run(StoredScores):
                 stacklevel=2,
             )
         return Run(journal, committed, damaged=damaged)
+
+    @cached_property
+    def screen(self) -> StoredScores | None:
+        """The first stage of a screened run: scores of all items from few passes, with their errors; None if there is none.
+
+        Raises:
+            RunError: the first stage is damaged.
+        """
+        if not self.header.screened or not exists(self.path / DIRECTORY / "run.json"):
+            return None
+        journal = Journal.open(self.path / DIRECTORY)
+        return StoredScores(journal, journal.survey().records)
+
+    @property
+    def passes(self) -> npt.NDArray[np.int32]:
+        """(N,) int32: the passes that the scores of each item are from; 0 where there is none.
+
+        Of a screened run: those of all passes for what survived and what is audited, and those of the screen for the rest,
+        whose scores are in ``screen``.
+        """
+        by = self.meta["scores"][0]
+        passes = np.zeros(self.n, np.int32)
+        for stage in (self.screen, self):
+            if stage is not None:
+                for ids, values in stage.spans(by):
+                    passes[ids[0] : ids[-1] + 1][np.isfinite(values)] = stage.meta["passes"]
+        return passes
+
+    @property
+    def passes_spent(self) -> int:
+        """Passes of all items, over both stages if there are two."""
+        first = self.screen
+        return self.scored * self.meta["passes"] + (first.scored * first.meta["passes"] if first is not None else 0)
+
+    @property
+    def nonfinite_ids(self) -> npt.NDArray[np.int64]:
+        """Items the model gave NaN or infinity for, in either stage, ascending."""
+        own = super().nonfinite_ids
+        return own if self.screen is None else np.union1d(self.screen.nonfinite_ids, own)
+
+    @property
+    def unreadable_ids(self) -> npt.NDArray[np.int64]:
+        """Items that were skipped because the pool could not be read there, in either stage, ascending."""
+        own = super().unreadable_ids
+        return own if self.screen is None else np.union1d(self.screen.unreadable_ids, own)
 
     def select(
         self,

@@ -17,17 +17,20 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from ..acquisition import SCORES
 from ..errors import RunError
 from ..fields import annotations_of, fits, kind_of, parse, sealed, shown, unsealed
-from .spans import Span
+from ..jackknife import columns
+from .screening.options import Screen
 
 FORMAT = "mcscore-run"
 VERSION = 2
 JSON = dict[str, Any]
 SPANS_MAX = 1 << 24  # all are held in memory, and each is a file
 T = TypeVar("T")
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +139,20 @@ class RunHeader:
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: Sequence[Hardware] = ()
     edited: Sequence[Edit] = ()
+    screen: Screen | None = None
+    not_screened: str = ""
+    cuts: Sequence[Mapping[str, Any]] = ()
+    certificate: Mapping[str, Any] | None = None
+
+    @property
+    def screened(self) -> bool:
+        """Whether items get all passes only if they survived a first stage of few."""
+        return self.screen is not None and not self.not_screened
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows of the stored array: the scores, then the prediction."""
-        return (*self.settings.scores, "prediction")
+        """The rows of the stored array: the scores, with errors their standard errors and biases, then the prediction."""
+        return (*columns(self.settings.scores, self.settings.errors), "prediction")
 
     def to_json(self) -> JSON:
         """The content of run.json, with every field."""
@@ -173,7 +185,7 @@ class RunHeader:
                 "score the pool into another directory"
             )
         if "settings" in data:
-            raise RunError(_unknown(str(file), "settings"))
+            raise RunError(unknown_field(str(file), "settings"))
         names = {_key(each.name) for each in dataclasses.fields(Settings)}
         own = {name: value for name, value in data.items() if name not in names and name not in ("format", "version")}
         settings = {name: value for name, value in data.items() if name in names}
@@ -185,6 +197,7 @@ class RunHeader:
             grown=tuple(from_json(PoolState, former, f"{where}: grown") for former in header.grown),
             hardware=tuple(from_json(Hardware, each, f"{where}: hardware") for each in header.hardware),
             edited=tuple(from_json(Edit, each, f"{where}: edited") for each in header.edited),
+            screen=None if header.screen is None else from_json(Screen, header.screen, f"{where}: screen"),
         )
         header.refuse_impossible(where)
         return header
@@ -193,13 +206,18 @@ class RunHeader:
         """Raise RunError, which begins with ``where``, if a field has a value that no run can have."""
         states, settings = [self.pool, *self.grown], self.settings
         items = [state.n for state in states]
+        least = 2 if settings.errors else 1
+        if settings.errors and not set(settings.scores) <= SCORES.keys():
+            raise RunError(
+                f"{where}: the field 'scores' is {shown(settings.scores)}; errors are known of {', '.join(SCORES)}"
+            )
         limits: list[tuple[bool, str, Any, str]] = [
             (len(self.id) == 32 and set(self.id) <= _HEXADECIMAL, "id", self.id, "32 hexadecimal digits"),
             (min(items) > 0 and max(items) < 2**63, "pool.n", items, "whole numbers from 1 to 2^63 - 1"),
             (items[0] == max(items), "grown", items[1:], f"numbers of items up to those of the pool, {items[0]}"),
             (0 < self.span <= self.pool.n, "span", self.span, f"a whole number from 1 to {self.pool.n}"),
             (self.block_items > 0, "block_items", self.block_items, "a whole number from 1 on"),
-            (0 < settings.passes <= 1 << 16, "passes", settings.passes, "a whole number from 1 to 65,536"),
+            (least <= settings.passes <= 1 << 16, "passes", settings.passes, f"a whole number from {least} to 65,536"),
             (0 <= settings.seed < 1 << 64, "seed", settings.seed, "a whole number from 0 to 2^64 - 1"),
             (0 < len(self.rows) - 1 < len(set(self.rows)), "scores", settings.scores, "names, each once"),
         ]
@@ -211,112 +229,6 @@ class RunHeader:
                 f"{where}: the field 'span' is {self.span}, which cuts {self.pool.n:,} items into {spans:,} spans; "
                 f"at most {SPANS_MAX:,} are possible: choose a larger span"
             )
-
-
-class Record(NamedTuple):
-    """A span is scored: what is stored of it, and under which conditions.
-
-    A named tuple, as a large run has 150,000: one is made in 0.6 us, a frozen dataclass in 3.5 us.
-
-    Attributes:
-        run: the id of the run.
-        span: shorter than the run's span of this index if the pool has grown since.
-        scored: items that went through the model; the others were labeled, excluded or unreadable.
-        crc32c: by row of the shard (scores, then prediction), of the span's values as stored.
-        nonfinite_ids: items that were scored, but without a finite score.
-        unreadable: (start, stop) of items not scored because the pool could not be read there.
-        seconds: time spent on the span, over all attempts.
-        hardware: index into run.json's list of hardware classes.
-        plan: how the passes ran, if not as run.json says (after the device ran out of memory).
-        code: which code scored: 0 that of the start, i the i-th in run.json's list of edits.
-    """
-
-    run: str
-    span: Span
-    scored: int
-    crc32c: tuple[int, ...]
-    nonfinite_ids: tuple[int, ...] = ()
-    unreadable: tuple[tuple[int, int], ...] = ()
-    seconds: float = 0.0
-    hardware: int = 0
-    plan: Mapping[str, Any] | None = None
-    code: int = 0
-
-    def to_json(self) -> JSON:
-        """The content of a record; fields at their default are left out."""
-        data: JSON = {
-            "run": self.run,
-            "span": self.span.index,
-            "start": self.span.start,
-            "n": self.span.n,
-            "scored": self.scored,
-            "crc32c": list(self.crc32c),
-            "seconds": round(self.seconds, 6),
-        }
-        if self.nonfinite_ids:
-            data["nonfinite_ids"] = list(self.nonfinite_ids)
-        if self.unreadable:
-            data["unreadable"] = [list(pair) for pair in self.unreadable]
-        if self.hardware:
-            data["hardware"] = self.hardware
-        if self.plan is not None:
-            data["plan"] = dict(self.plan)
-        if self.code:
-            data["code"] = self.code
-        return data
-
-    @staticmethod
-    def from_json(data: JSON, file: Path) -> Record:
-        """Read a record; written out field by field for speed.
-
-        Raises:
-            RunError: a field is missing, of a wrong type, or is one that this version does not know.
-        """
-        if not isinstance(data, dict):
-            raise RunError(f"{file} holds {shown(data)}; a record is an object of JSON")
-        if not data.keys() <= _RECORD_FIELDS.keys():
-            raise RunError(_unknown(str(file), min(data.keys() - _RECORD_FIELDS.keys())))
-        for name, value in data.items():
-            wanted = _RECORD_FIELDS[name]
-            if type(value) not in wanted or (type(value) is list and not _ELEMENTS[name].issuperset(map(type, value))):
-                raise RunError(f"{file}: the field {name!r} is {shown(value)}, which is of a wrong type")
-        try:
-            start = data["start"]
-            return Record(
-                run=data["run"],
-                span=Span(data["span"], start, start + data["n"]),
-                scored=data["scored"],
-                crc32c=tuple(data["crc32c"]),
-                nonfinite_ids=tuple(data.get("nonfinite_ids", ())),
-                unreadable=tuple(_pair(pair) for pair in data.get("unreadable", ())),
-                seconds=data.get("seconds", 0.0),
-                hardware=data.get("hardware", 0),
-                plan=data.get("plan"),
-                code=data.get("code", 0),
-            )
-        except KeyError as error:
-            raise RunError(f"{file} lacks the field {error}") from None
-        except ValueError:
-            raise RunError(f"{file}: the field 'unreadable' is {shown(data['unreadable'])}; pairs are needed") from None
-
-
-_HEXADECIMAL = frozenset("0123456789abcdef")
-# Not by fields.fits, which takes 10 us for a record.
-_RECORD_FIELDS: dict[str, tuple[type, ...]] = {
-    "run": (str,),
-    **dict.fromkeys(("span", "start", "n", "scored", "hardware", "code"), (int,)),
-    **dict.fromkeys(("crc32c", "nonfinite_ids", "unreadable"), (list,)),
-    "seconds": (int, float),
-    "plan": (dict, types.NoneType),
-}
-_ELEMENTS: dict[str, set[type]] = {"crc32c": {int}, "nonfinite_ids": {int}, "unreadable": {list}}
-
-
-def _pair(value: list[Any]) -> tuple[int, int]:
-    start, stop = value
-    if not {int}.issuperset((type(start), type(stop))):
-        raise ValueError
-    return start, stop
 
 
 def read_header(path: Path) -> RunHeader:
@@ -351,7 +263,7 @@ def from_json(schema: type[T], data: Any, where: str, hint: str = "") -> T:
         raise RunError(f"{where} is {shown(data)}; an object of JSON is needed")
     known: dict[str, Any] = {_key(each.name): each for each in dataclasses.fields(schema)}  # type: ignore[arg-type]
     if unknown := sorted(data.keys() - known.keys()):
-        raise RunError(_unknown(where, unknown[0], hint))
+        raise RunError(unknown_field(where, unknown[0], hint))
     for name, each in known.items():
         if name not in data and each.default is MISSING and each.default_factory is MISSING:
             raise RunError(f"{where} lacks the field {name!r}")
@@ -385,7 +297,8 @@ def _key(name: str) -> str:
     return name.removesuffix("_")
 
 
-def _unknown(where: str, name: str, hint: str = "") -> str:
+def unknown_field(where: str, name: str, hint: str = "") -> str:
+    """What an error says of a field that this version does not know."""
     return f"{where} has the unknown field {name!r}: " + (hint or "it was written by a newer mcscore; upgrade mcscore")
 
 

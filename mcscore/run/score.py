@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
-from .identity.pool_watch import PoolWatch
-from .journal import Record, Values
+from .loop import Progress, score_tasks
 from .normalize import own_scorer
-from .prefetch import Block, CudaPrefetcher, OnBadChunk, prefetch_blocks
+from .prefetch import OnBadChunk
 from .run import Run
-from .signals import StopRequest, stop_request
-from .span_buffer import SpanBuffer, ranges_of
-from .start import Job, ScoreOptions, is_run, new_run, next_read, resumed_run, writing
+from .schema import read_header
+from .screening import Screen
+from .signals import stop_request
+from .span_buffer import ranges_of
+from .start import ScoreOptions, is_run, new_run, resumed_run, writing
 
 if TYPE_CHECKING:
     from ..pool import Pool
     from ..scorer.scorer import Scorer
 
-Progress = Callable[[int, int], None]
+OnStage = Callable[[str, int], None]
 
 _NAMED = 5  # ids without a score, or ranges of them, that are named at the end; all are in the records
 
@@ -41,7 +37,10 @@ def score_pool(
     on_bad_chunk: OnBadChunk = "raise",
     mixed_hardware: bool = False,
     accept_edited_code: bool = False,
+    screen: Screen | None = None,
+    new_cut: bool = False,
     progress: Progress | None = None,
+    on_stage: OnStage | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labeled nor excluded, into the run directory ``out``.
 
@@ -64,7 +63,13 @@ def score_pool(
             so far. The last bits of scores then differ between spans; every record says which hardware it is from.
         accept_edited_code: resume a run though the model's or the transform's code, or a value it refers to, was edited since.
             Spans that are done keep the scores of the former code; every record says which code it is from.
-        progress: called as progress(items done, items in the pool) before the first block and after every one.
+        screen: score every item with few passes first, and only the survivors, those that may be among the best, with all
+            passes of the scorer, see ``Screen``. Scores of survivors are those of a run that is not screened, to the last
+            bit; the other items have NaN, and their scores of few passes are in ``Run.screen``.
+        new_cut: fix anew, from all items, which survive. Otherwise the cut is fixed once, and items that are appended
+            to the pool later survive or not by the same cut. Scores that are there are kept.
+        progress: called as progress(items done, items in the pool) before the first block of a stage and after every one.
+        on_stage: called as on_stage(what it does, passes) before a stage begins.
 
     Returns:
         The run; it remembers pool and scorer for ``select``.
@@ -95,83 +100,36 @@ def score_pool(
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
     own = own_scorer(scorer, pool)
-    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code)
+    if new_cut and screen is None:
+        raise RunError("new_cut belongs to a screened run: give screen=, too")
+    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
+    tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
     with stop_request() as stop:
         begin = resumed_run if is_run(path) else new_run
+        if begin is resumed_run and screen is not None and screen.budget is not None:
+            own = own.copy(passes=read_header(path).settings.passes)  # as they were chosen
         with begin(path, pool, own, options) as job:
-            committed = _score(job, pool, own, stop, progress or (lambda _done, _total: None))
+            header = job.journal.header
+            if header.screen is not None and header.screened:
+                from .screening.certificate import certify, told_of
+                from .screening.stages import first_stage, second_stage
+
+                told(f"stage 1 of 2, {pool.n:,} items", header.screen.passes)
+                first = first_stage(job, pool, own, stop, tell)
+                job, own = second_stage(job, first, pool, own)
+                told(told_of(job, first), job.journal.header.settings.passes)
+            committed = score_tasks(job, pool, own, stop, tell)
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in committed), pool.n)
+            journal = job.journal
             with writing(f"the records of {path} could not be packed into one file, but all are there"):
-                job.journal.pack(committed)
+                journal.pack(committed)
+                if journal.header.screened:
+                    journal = journal.certify(certify(journal, committed, first))
     scorer.adopt(own)
-    run = Run(job.journal, committed, pool=pool, scorer=scorer)
+    run = Run(journal, committed, pool=pool, scorer=scorer)
     _warn_of_unscored(run)
     return run
-
-
-def _score(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress) -> list[Record]:
-    """Score and commit the tasks, until all are or a stop is asked for. Returns all records, by span."""
-    journal, retry = job.journal, job.options.retry
-    committed = {record.span.index: record for record in job.committed}
-    done = sum(record.span.n for record in job.committed)
-    progress(done, pool.n)
-    copier = CudaPrefetcher(scorer.device) if scorer.device.startswith("cuda") else None
-    blocks = prefetch_blocks(pool, job.tasks, job.skipped, journal.header.block_items, job.options.on_bad_chunk, copier)
-    buffer: SpanBuffer | None = None
-    watch, scored = PoolWatch(pool, journal.header.pool), False
-    begin = time.perf_counter()
-    with contextlib.closing(blocks):
-        while not stop.made:
-            so_far = f"{done:,} of {pool.n:,} items are done; score into the same directory to resume"
-            if (block := next_read(blocks, so_far)) is None:
-                break
-            task, span = block.task, block.task.span
-            buffer = buffer or SpanBuffer(journal, task, retry)
-            buffer.add_unreadable(block.unreadable)
-            if len(block.ids):
-                buffer.add_scores(block.ids, _scores_of(scorer, block, buffer.values, journal.path, so_far))
-            if not block.last:
-                progress(done + max(0, block.stop - span.start - task.held_n), pool.n)
-                continue
-            watch.require_same(f"{span} is not committed. {so_far}")
-            facts = buffer.facts(time.perf_counter() - begin) | job.conditions_of(scorer.recorded_plan)
-            with writing(f"{span} of {journal.path} could not be written. {so_far}"):
-                committed[span.index] = journal.commit(span, buffer.values, held=task.held, **facts)
-            buffer, begin, scored = None, time.perf_counter(), True
-            done += span.n - task.held_n
-            progress(done, pool.n)
-    if scored:
-        watch.require_same(
-            f"what this attempt committed to {journal.path} may be of either: score into another directory", wholly=True
-        )
-    return [committed[index] for index in sorted(committed)]
-
-
-def _scores_of(scorer: Scorer, block: Block, like: Mapping[str, Values], run: Path, so_far: str) -> dict[str, Values]:
-    """The scores of a block, as arrays of the names and dtypes of ``like``; RunError if the scorer fails."""
-    ids = block.ids
-    try:
-        return _score_block(scorer, block.items, ids, like)
-    except Exception as error:
-        raise RunError(
-            f"items {ids[0]}..{ids[-1]} in {block.task.span} of {run} could not be scored: "
-            f"{type(error).__name__}: {error}. {so_far}"
-        ) from error
-
-
-def _score_block(
-    scorer: Scorer, items: npt.NDArray[Any], ids: npt.NDArray[np.int64], like: Mapping[str, Values]
-) -> dict[str, Values]:
-    scores = scorer(items, ids)
-    columns = {}
-    for name, expected in like.items():
-        column = columns[name] = scores[name].detach().cpu().numpy()
-        if column.shape != ids.shape or column.dtype != expected.dtype:
-            raise ValueError(
-                f"the scorer gave {name} as {column.dtype} {column.shape}, not {expected.dtype} {ids.shape}"
-            )
-    return columns
 
 
 def _warn_of_unscored(run: Run) -> None:

@@ -55,11 +55,14 @@ def choose(
         raise RunError(f"k must be at least 1, got {k}")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
+    most = _most_of_screen(run, k, by, candidates)
     pool = find_pool(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
     # A run of labeled items may choose them too. Items appended since have no scores yet.
-    ids, scores = _best(run, by, candidates or CANDIDATES_PER_ITEM * k, k, Skipped(pool, run.meta["labeled"]))
+    ids, scores = _best(
+        run, by, candidates or min(CANDIDATES_PER_ITEM * k, most), k, Skipped(pool, run.meta["labeled"])
+    )
 
     embeddings = labeled_embeddings = None
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
@@ -92,6 +95,26 @@ def choose(
         how["edited_code"] = edited
     _write(run, pool, selection, how)
     return selection
+
+
+def _most_of_screen(run: StoredScores, k: int, by: str, candidates: int | None) -> int:
+    """How many of the best items a run knows: all, or the ``top`` of its screen. RunError if more are asked for, or others."""
+    if not run.header.screened:
+        return run.n
+    screen = run.header.screen
+    assert screen is not None
+    if by != screen.by:
+        raise RunError(
+            f"{run.path} is screened by {screen.by}: which items are best by {by} is not known. Select by {screen.by}, or score "
+            f"the pool into another directory, without a screen or with one by {by}"
+        )
+    for name, number in (("k", k), ("candidates", candidates or 0)):
+        if number > screen.top:
+            raise RunError(
+                f"{run.path} is screened for the top {screen.top:,}: the items after these were not scored in full, so {name} "
+                f"cannot be {number:,}. Score the pool into another directory with top={number} (--top {number})"
+            )
+    return screen.top
 
 
 def _best(

@@ -21,6 +21,8 @@ _FLOPS, _BYTES = 5e10, 1e9
 BLOCK_BYTES = 16 << 20
 # Ctrl-C is seen between blocks: a block is at most this many steps of the model.
 _BLOCK_STEPS = 16
+# The last step of a span is half full on average: where few items are seen, a span holds this many steps of them.
+_FULL_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def cut(n: int, size: int) -> list[Span]:
     return [Span(index, start, min(start + size, n)) for index, start in enumerate(range(0, n, size))]
 
 
-def default_span(n: int, step: int, flops: float, item_bytes: int) -> int:
+def default_span(n: int, step: int, flops: float, item_bytes: int, share: float = 1.0) -> int:
     """Items per span: whole steps of the model, at most n.
 
     Args:
@@ -53,9 +55,11 @@ def default_span(n: int, step: int, flops: float, item_bytes: int) -> int:
         step: items that the model takes at a time.
         flops: of all passes of one item.
         item_bytes: of one item in the pool.
+        share: of the items, that the model is expected to see.
     """
-    worth = int(_SPAN_SECONDS / (flops / _FLOPS + item_bytes / _BYTES))
-    wanted = min(max(n // _SPANS, _SPAN_MIN, worth), _SPAN_MAX)
+    worth = int(_SPAN_SECONDS / (share * flops / _FLOPS + item_bytes / _BYTES))
+    full = int(_FULL_STEPS * step / share) if share < 1 else 0
+    wanted = min(max(n // _SPANS, _SPAN_MIN, worth, full), _SPAN_MAX)
     return min(n, max(step, wanted // step * step))
 
 

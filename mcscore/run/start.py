@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ from .identity.match import new_header, refuse_difference, state_of, versions, w
 from .journal import Journal, Record
 from .prefetch import OnBadChunk, Skipped, readable
 from .schema import Hardware, Settings, as_json
+from .screening.options import Screen, expected_share
 from .span_buffer import Task, open_tasks
 from .spans import BLOCK_BYTES, default_block, default_span
 
@@ -45,6 +47,8 @@ class ScoreOptions:
     on_bad_chunk: OnBadChunk
     mixed_hardware: bool
     accept_edited_code: bool = False
+    screen: Screen | None = None
+    new_cut: bool = False
 
     @property
     def retry(self) -> bool:
@@ -65,6 +69,7 @@ class Job:
         hardware: the class that scores now; None if nothing is left to score.
         settings: of the prepared scorer; None if nothing is left to score.
         code: which code scores now, see ``code_of``.
+        cut: which cut says what is scored, an index into run.json's list.
     """
 
     journal: Journal
@@ -75,6 +80,7 @@ class Job:
     hardware: Hardware | None = None
     settings: Settings | None = None
     code: int = 0
+    cut: int = 0
 
     def conditions_of(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """What ``Journal.commit`` must know of how a span was scored, beside the values."""
@@ -84,6 +90,7 @@ class Job:
         return {
             "conditions": conditions(self.hardware, versions(), self.settings.threads, plan, self.code),
             "code": self.code,
+            "cut": self.cut,
             "hardware": list(self.journal.header.hardware).index(self.hardware),
             "plan": None if plan == self.settings.plan else plan,
         }
@@ -137,13 +144,17 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
             "labeled=True (--labeled) scores the labeled ones too"
         )
-    _prepare(pool, scorer, skipped, options.on_bad_chunk)
+    prepare_on(pool, scorer, skipped, options.on_bad_chunk)
     settings = Settings.of_scorer(scorer.describe())
+    screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
     hardware = hardware_of(scorer.device)
     plan, item_bytes = settings.plan, _item_bytes(pool)
+    why = screen.why_not(plan) if screen else ""
+    share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
-    span = min(options.span, pool.n) if options.span is not None else default_span(pool.n, step, flops, item_bytes)
+    span = default_span(pool.n, step, flops, item_bytes, share) if options.span is None else min(options.span, pool.n)
     header = new_header(pool, settings, span, default_block(span, step, item_bytes), options.labeled, hardware)
+    header = replace(header, screen=screen, not_screened=why)
     made = not exists(path)
     with writing(f"{path} could not be made a run"):
         atomic.create_directory(path)
@@ -165,7 +176,9 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
     with _locked(path):
         journal = Journal.open(path)
         settings = Settings.of_scorer(scorer.describe())
-        refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=False)
+        screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
+        refuse = partial(refuse_difference, path, pool=pool, span=options.span, labeled=options.labeled, screen=screen)
+        refuse(journal.header, settings=settings, prepared=False)
         code_of(path, journal.header, settings.model, options.accept_edited_code)
         with writing(f"{path} cannot be resumed"):
             if pool.n > journal.header.pool.n:
@@ -173,14 +186,14 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
             committed = journal.repair()
         tasks = open_tasks(journal, committed, options.retry)
         job = Job(journal, committed, tasks, Skipped(pool, options.labeled), options)
-        if all(job.skipped.of(task).all() for task in job.tasks):
+        if not options.new_cut and all(job.skipped.of(task).all() for task in job.tasks):
             yield job
             return
         hardware = hardware_of(scorer.device)
         known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
-        _prepare(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
+        prepare_on(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
         settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint
-        refuse_difference(path, journal.header, pool, settings, options.span, options.labeled, prepared=True)
+        refuse(journal.header, settings=settings, prepared=True)
         warn_of_other_versions(path, journal.header)
         code = code_of(path, journal.header, settings.model, options.accept_edited_code)
         with writing(f"{path} cannot be resumed"):
@@ -191,7 +204,7 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
         yield replace(job, journal=journal, hardware=hardware, settings=settings, code=code)
 
 
-def _prepare(
+def prepare_on(
     pool: Pool, scorer: Scorer, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
 ) -> None:
     """Show the scorer the first items that are to be scored."""

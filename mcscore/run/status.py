@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..paths import files_below
+from ..paths import exists, files_below
 from ..store.lock import Holder, holder_of
 from .journal import Journal, SpanDamage
 from .run import Run
+from .screening.options import DIRECTORY
 from .span_buffer import ranges_of
 
 
@@ -46,6 +47,7 @@ class Status:
             "pool": run.meta["pool"]["path"],
             "created": run.meta["created"],
             "scores": list(run.meta["scores"]),
+            "columns": list(run.columns),
             "passes": run.meta["passes"],
             "items": run.n,
             "done": run.done,
@@ -99,7 +101,10 @@ def verify(path: str | os.PathLike[str]) -> list[SpanDamage]:
     Raises:
         RunError: there is no run at ``path``, or its run.json cannot be read.
     """
-    return list(Journal.open(Path(path)).damage())
+    journal = Journal.open(Path(path))
+    first = Path(path) / DIRECTORY
+    stages = [Journal.open(first)] if journal.header.screened and exists(first / "run.json") else []
+    return [damage for stage in (*stages, journal) for damage in stage.damage()]
 
 
 def _size(file: Path) -> int:

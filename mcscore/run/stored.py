@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,16 @@ class StoredScores:
     def __repr__(self) -> str:
         scores = ", ".join(self.meta["scores"])
         return f"{type(self).__name__}({str(self.path)!r}, {self.done:,} of {self.n:,} items done, scores={scores})"
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The records of the committed spans, in order."""
+        return self._records
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what is stored of every item beside the prediction: the scores, and with errors ``bald_se``, ``bald_bias``, ..."""
+        return self.header.rows[:-1]
 
     @property
     def n(self) -> int:
@@ -81,23 +92,48 @@ class StoredScores:
         return self._values("prediction")
 
     def scores(self, name: str) -> npt.NDArray[np.float32]:
-        """(N,) float32, NaN where there is none. Raises RunError for a score the run does not have."""
-        return self._values(self.check_score(name))
+        """(N,) float32 of a column, NaN where there is none. Raises RunError for a column that the run does not have.
+
+        Of a run with errors ``scores("bald_se")`` is the standard error of ``scores("bald")``, and ``scores("bald_bias")`` the bias:
+        the corrected score is the score minus its bias.
+        """
+        if name not in self.columns:
+            without = name.endswith(("_se", "_bias")) and not self.meta["errors"]
+            hint = ". Errors are stored of runs that were scored with errors=True (--errors)" if without else ""
+            raise RunError(f"{self.path} has no score {name!r}; it has {', '.join(self.columns)}{hint}")
+        return self._values(name)
 
     def check_score(self, name: str) -> str:
-        """``name``; RunError lists the scores of the run if it is not one of them."""
-        if name not in self.meta["scores"]:
-            raise RunError(f"{self.path} has no score {name!r}; it has {', '.join(self.meta['scores'])}")
-        return name
+        """``name``, if items can be selected by it; else RunError lists the scores of the run."""
+        if name in self.meta["scores"]:
+            return name
+        choice = f"choose from {', '.join(self.meta['scores'])}"
+        if name in self.columns:
+            raise RunError(f"items are selected by a score, and {name} is an error of one: {choice}")
+        raise RunError(f"{self.path} has no score {name!r}; {choice}")
 
     def spans(self, name: str) -> Iterator[tuple[npt.NDArray[np.int64], Values]]:
-        """Yield (ids, values) of each committed span, in order: a whole score without N values in memory."""
+        """Yield (ids, values) of each committed span, in order: a whole column without N values in memory."""
         for record in self._records:
             yield np.arange(record.span.start, record.span.stop), self._journal.read(record, name)
 
     def values(self, name: str, ids: npt.NDArray[np.int64]) -> Values:
-        """A score, or "prediction", at ``ids``, in their order; reads the spans concerned only."""
+        """A column, or "prediction", at ``ids``, in their order; reads the spans concerned only."""
         return self._journal.gather(self._records, name, ids)
+
+    def part(self, name: str, start: int, stop: int) -> Values:
+        """A stored row at the items start..stop-1; what is not committed reads "not scored"."""
+        values = self._journal.empty(name, stop - start)
+        for index in range(start // self.header.span, -(-stop // self.header.span)):
+            if (record := self._by_span.get(index)) is not None:
+                lo, hi = max(start, record.span.start), min(stop, record.span.stop)
+                here = self._journal.read(record, name)[lo - record.span.start : max(lo, hi) - record.span.start]
+                values[lo - start : lo - start + len(here)] = here
+        return values
+
+    @cached_property
+    def _by_span(self) -> dict[int, Record]:
+        return {record.span.index: record for record in self._records}
 
     def _values(self, name: str) -> Values:
         values = self._journal.empty(name, self.n)

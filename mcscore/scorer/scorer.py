@@ -323,10 +323,12 @@ class Scorer:
         found = self.steps.passes.found
         return embeddings(self.model, inputs, self._embedding, found.constants, found.written)
 
-    def copy(self) -> Scorer:
-        """Copy the scorer: same model and settings, but its own plan and normalization."""
+    def copy(self, passes: int | None = None, errors: bool | None = None) -> Scorer:
+        """Copy the scorer: same model and settings, except those given, but its own plan and normalization."""
         twin = copy.copy(self)
         twin.steps = None
+        twin.passes = self.passes if passes is None else passes
+        twin.errors = self.errors if errors is None else errors
         return twin
 
     def adopt(self, other: Scorer) -> None:

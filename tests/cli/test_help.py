@@ -48,7 +48,7 @@ def test_an_option_that_verbs_share_is_declared_once() -> None:
     score, plan, bench = options(("score",)), options(("plan",)), options(("bench", "model"))
     assert set(score) - set(plan) == {
         "--out", "--span", "--labeled", "--on-bad-chunk", "--mixed-hardware", "--accept-edited-code", "--seed",
-        "--quiet",
+        "--quiet", "--top", "--screen", "--by", "--recall", "--audit", "--new-cut",
     }  # fmt: skip
     for other in (plan, bench):
         for name in set(score) & set(other) - {"--scores"}:
@@ -60,7 +60,7 @@ def test_an_option_that_verbs_share_is_declared_once() -> None:
 
 def test_options_come_in_sections() -> None:
     text = CliRunner().invoke(main, ["score", "--help"]).output
-    sections = ["Model:", "Run:", "Scores:", "Dropout:", "Execution:", "Options:"]
+    sections = ["Model:", "Run:", "Scores:", "Screening:", "Dropout:", "Execution:", "Options:"]
     assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == sections
     assert text.index("Dropout:") < text.index("--sites") < text.index("--seed") < text.index("Execution:")
 

@@ -131,6 +131,7 @@ def test_pool_info_tells_what_import_stored(mcscore: Command, project: Path) -> 
             "not defined for likelihood 'gaussian'",
         ),
         (("score", "pool.zarr", *MODEL, "--out", "x", "--passes", "0"), "--passes"),
+        (("score", "pool.zarr", *MODEL, "--out", "x", "--errors", "--passes", "1"), "needs at least 2 passes, got 1"),
         (("score", "pool.zarr", *MODEL, "--out", "x", "--reduction", "most"), "neither mean nor max"),
         (("pool", "import", "digits.npy", "y.zarr", "--mean", "a,b"), "not a list of numbers"),
         (("select", "run", "-k", "0"), "-k"),
@@ -377,6 +378,27 @@ def test_export_hands_scores_to_other_tools(mcscore: Command, pool: Path, projec
     refused = mcscore("export", "out", "--format", "label-studio")
     assert refused.exit_code == 1
     assert "has no keys" in refused.stderr
+
+
+def test_errors_go_from_score_to_info(mcscore: Command, pool: Path, project: Path) -> None:
+    from mcscore import Run
+
+    assert mcscore("score", pool, *MODEL, *FAST, "--out", "plain-scores").exit_code == 0
+    command = ("score", pool, *MODEL, *FAST, "--scores", "bald,entropy", "--errors", "--out", "errors", "--json")
+    assert answer(mcscore(*command))["errors"] is True
+    columns = ["bald", "entropy", "bald_se", "entropy_se", "bald_bias", "entropy_bias"]
+    assert answer(mcscore("run", "info", "errors", "--json"))["columns"] == columns
+    assert f"{', '.join(columns)}; 20 passes" in mcscore("run", "info", "errors").stdout
+    run, without = Run.open(project / "errors"), Run.open(project / "plain-scores")
+    for name in ("bald", "entropy"):
+        assert run.scores(name).tobytes() == without.scores(name).tobytes()
+        scored = np.isfinite(run.scores(name))
+        assert (np.isfinite(run.scores(f"{name}_se")) == scored).all()
+        assert (run.scores(f"{name}_se")[scored] > 0).any()
+    assert np.nanmean(run.scores("bald_bias")) < 0 > np.nanmean(run.scores("entropy_bias"))  # both are biased low
+    refused = mcscore("score", pool, *MODEL, *FAST, "--out", "errors")
+    assert refused.exit_code == 1
+    assert "started with errors=true, now false" in refused.stderr
 
 
 def test_unreadable_items_stop_the_run_or_are_left_out(mcscore: Command, project: Path) -> None:

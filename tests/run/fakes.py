@@ -15,6 +15,7 @@ import numpy as np
 from mcscore import fields
 from mcscore.errors import ChunkError
 from mcscore.fields import unsealed
+from mcscore.jackknife import columns
 from mcscore.pool import Batch
 from mcscore.run import score_pool
 from mcscore.run.run import Run
@@ -136,10 +137,12 @@ class FakeScorer:
     def normalization(self) -> Any:
         return self.described["normalize"]
 
-    def copy(self) -> FakeScorer:
+    def copy(self, passes: int | None = None, errors: bool | None = None) -> FakeScorer:
         """One that notes the items it has seen with this one."""
         twin = copy.copy(self)
-        twin.described, twin.plan = dict(self.described), {}
+        given = {"passes": passes, "errors": errors}
+        twin.described = self.described | {name: value for name, value in given.items() if value is not None}
+        twin.plan = {}
         return twin
 
     def adopt(self, other: FakeScorer) -> None:
@@ -160,9 +163,13 @@ class FakeScorer:
         self.on_block(ids)
         self.seen += ids.tolist()
         bits = np.float32(1e-3 * self.plan["items"] + 1e-4 * len(ids))
-        scores = {
-            name: (np.sin(ids + i) + 2 + bits).astype(np.float32) for i, name in enumerate(self.described["scores"])
-        }
+        names = columns(self.described["scores"], self.described.get("errors", False))
+        scores = {name: (np.sin(ids + i) + 2 + bits).astype(np.float32) for i, name in enumerate(names)}
+        if self.described["passes"] != 100:  # a first stage: other scores, and errors of their size
+            for name in self.described["scores"]:
+                scores[name] += (0.05 * np.sin(7 * ids)).astype(np.float32)
+                scores[f"{name}_se"] = (0.05 + 0.01 * (ids % 3)).astype(np.float32)
+                scores[f"{name}_bias"] = np.full(len(ids), -0.01, np.float32)
         scores["prediction"] = ids.astype(np.float32 if self.described["likelihood"] == "gaussian" else np.int32) % 10
         return {name: Column(values) for name, values in scores.items()}
 
@@ -199,7 +206,7 @@ def reheader(run: Path, sealed: bool = False, **changes: Any) -> None:
 
 def content(run: Run) -> dict[str, bytes]:
     """Everything a run says about the items, as bytes."""
-    values = {name: run.scores(name) for name in run.meta["scores"]} | {"prediction": run.prediction}
+    values = {name: run.scores(name) for name in run.columns} | {"prediction": run.prediction}
     return {name: column.tobytes() for name, column in values.items()} | {"bad": run.nonfinite_ids.tobytes()}
 
 

@@ -8,12 +8,15 @@ import json
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mcscore.run import Run
-from mcscore.run.schema import Edit, Hardware, Model, PoolState, Record, RunHeader, read_header
+from mcscore.run.record import Record
+from mcscore.run.schema import Edit, Hardware, Model, PoolState, RunHeader, read_header
+from mcscore.run.screening import Screen
 from mcscore.run.spans import Span
 
 from .fakes import begin
@@ -50,14 +53,14 @@ def test_every_field_of_run_json_is_on_the_page_with_its_default() -> None:
     for name, default in listed.items():
         if default not in ("*required*", "none"):
             assert json.loads(default.strip("`")) == said[name], name
-    for schema in (Edit, Hardware, Model, PoolState):
+    for schema in (Edit, Hardware, Model, PoolState, Screen):
         for field in dataclasses.fields(schema):
             assert f"`{field.name.rstrip('_')}`" in PAGE, (schema, field.name)
 
 
 def test_every_field_of_a_record_is_on_the_page() -> None:
     listed = fields_of("Records")
-    full = Record("0" * 32, Span(0, 0, 2), 1, (1,), (1,), ((0, 1),), 1.0, 1, {"items": 1}, 1)
+    full = Record("0" * 32, Span(0, 0, 2), 1, (1,), (1,), ((0, 1),), 1.0, 1, {"items": 1}, 1, 1)
     assert set(listed) == set(full.to_json())
     required = {name for name, default in listed.items() if default == "*required*"}
     minimal = {name: value for name, value in full.to_json().items() if name in required}
@@ -84,12 +87,23 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-@pytest.mark.parametrize("which", ["complete", "half"])
-def test_a_run_can_be_read_by_the_page_alone(which: str) -> None:
+def names_of(run: dict[str, Any]) -> list[str]:
+    """The names of the array's rows."""
+    scores, errors = run["scores"], []
+    if run.get("errors", False):
+        biased = [score for score in scores if score not in ("least_confidence", "margin", "variation_ratio")]
+        errors = [f"{score}_se" for score in scores] + [f"{score}_bias" for score in biased]
+    return [*scores, *errors, "prediction"]
+
+
+@pytest.mark.parametrize("which", ["complete", "half", "with errors"])
+def test_a_run_can_be_read_by_the_page_alone(which: str, tmp_path: Path) -> None:
     """Another program, as it would be written from the page: nothing of mcscore is called until the end."""
     path = GOLDEN / f"run-v2-{which}"
+    if which == "with errors":
+        path = begin(tmp_path / "run", scores=["margin", "bald"], errors=True).path
     run = json.loads((path / "run.json").read_bytes())
-    rows, span, n = len(run["scores"]) + 1, run["span"], run["pool"]["n"]
+    rows, span, n = len(names_of(run)), run["span"], run["pool"]["n"]
     packed = path / "commits" / "packed.jsonl"
     lines = packed.read_bytes().splitlines() if packed.exists() else []
     lines += [file.read_bytes().rstrip(b"\n") for file in sorted((path / "commits").glob("*.json"))]
@@ -112,7 +126,7 @@ def test_a_run_can_be_read_by_the_page_alone(which: str) -> None:
             assert crc32c(part.tobytes()) == record["crc32c"][row]
             values[row, record["start"] : record["start"] + record["n"]] = part
     opened = Run.open(path)
-    for row, name in enumerate(run["scores"]):
+    for row, name in enumerate(names_of(run)[:-1]):
         assert values[row].tobytes() == opened.scores(name).tobytes()
     assert np.where(np.isnan(values[-1]), -1, values[-1]).tolist() == opened.prediction.tolist()
-    assert read_header(path).rows == (*run["scores"], "prediction")
+    assert read_header(path).rows == tuple(names_of(run))

@@ -11,6 +11,7 @@ import pytest
 
 from mcscore.run import Run, score_pool
 from mcscore.run.journal import Journal
+from mcscore.run.schema import read_header
 from mcscore.run.status import info, verify
 
 from .make_golden import GOLDEN, Scorer, pool
@@ -51,6 +52,9 @@ def test_run_json_says_what_it_said() -> None:
         name: value for name, value in said.items() if name not in ("hardware", "model")
     }
     assert said["model"].items() <= meta["model"].items()
+    assert "errors" not in said
+    assert meta["errors"] is False
+    assert read_header(GOLDEN / "run-v2-complete").rows == ("bald", "entropy", "prediction")
     for there, now in zip(said["hardware"], meta["hardware"], strict=True):
         assert there.items() <= now.items()
 

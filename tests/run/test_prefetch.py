@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from mcscore.errors import ChunkError
 from mcscore.pool import Pool
-from mcscore.run import score as local
-from mcscore.run import score_pool, start
+from mcscore.run import loop, score_pool, start
 from mcscore.run.prefetch import Skipped, prefetch_blocks
 from mcscore.run.schema import Hardware
 from mcscore.run.span_buffer import Task
@@ -150,7 +149,7 @@ def test_a_run_on_a_device_gives_what_it_gives_without(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(local, "CudaPrefetcher", LateCopies)
+    monkeypatch.setattr(loop, "CudaPrefetcher", LateCopies)
     monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
     assert content(score_pool(FakePool(), OnDevice(), out, span=SPAN)) == undisturbed
 
@@ -161,8 +160,8 @@ def test_a_run_on_a_device_that_fails_goes_on(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(local, "CudaPrefetcher", LateCopies)
+    monkeypatch.setattr(loop, "CudaPrefetcher", LateCopies)
     monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
-    with pytest.raises(local.RunError, match="CUDA out of memory"):
+    with pytest.raises(loop.RunError, match="CUDA out of memory"):
         score_pool(FakePool(), OnDevice(on_block=fail_at(60)), out, span=SPAN)
     assert content(score_pool(FakePool(), OnDevice(step=2), out, span=SPAN)) == undisturbed

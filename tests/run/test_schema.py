@@ -12,7 +12,8 @@ import pytest
 from mcscore.errors import RunError
 from mcscore.fields import sealed
 from mcscore.run import Run, schema, score_pool
-from mcscore.run.schema import Record, RunHeader, Settings, read_header
+from mcscore.run.record import Record
+from mcscore.run.schema import RunHeader, Settings, read_header
 from mcscore.run.spans import Span
 from mcscore.run.status import verify
 

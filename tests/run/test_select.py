@@ -130,7 +130,7 @@ def test_k_beyond_what_is_left_says_how_many(run: Run, pool: Pool) -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"k": 3, "by": "margin"}, "no score 'margin'; it has bald, entropy"),
+        ({"k": 3, "by": "margin"}, "no score 'margin'; choose from bald, entropy"),
         ({"k": 3, "diversity": "magic"}, "no diversity method 'magic'; choose from radius, none"),
         ({"k": 0}, "k must be at least 1"),
         ({"k": 9, "candidates": 8}, "9 items cannot be chosen from 8 candidates"),

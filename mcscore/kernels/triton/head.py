@@ -25,6 +25,7 @@ from torch import Tensor
 from ...masks import MaskSpec
 from ..operands import check_head, check_linear
 from . import masked_gemm
+from .jackknife import plan_errors
 from .launch import Launch, check_device, check_dtype
 from .philox import counter_args, on_device, tile_draws
 from .tile import NEEDS_STD, NEEDS_VOTES, add_pass, finish_scores, new_results, new_sums
@@ -32,6 +33,7 @@ from .tune import tuned
 
 _MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
 MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
+_WORKSPACE = 256 << 20  # bytes of logits that wait for their standard errors
 _SHARED_ITEMS = 256  # from which masked weights, made once, are cheaper than masks in the product
 
 
@@ -86,10 +88,11 @@ def _dropout_linear(
 
 @triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold"])
 def _dropout_head(
-    x, w, bias, out, prediction, passes, ids, key_low, key_high, site, threshold, scale, T, B,
+    x, w, bias, out, prediction, kept, passes, ids, key_low, key_high, site, threshold, scale, T, B,
     C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    KEEP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
+    """One program: ROWS items, all passes. With KEEP the logits are also written, to kept (T, B, COLUMNS)."""
     item = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = item < B
     item_id = tl.load(ids + item, mask=ok, other=0)
@@ -105,6 +108,9 @@ def _dropout_head(
             C, D, BITS, PRECISION, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         logits = product * scale + offset
+        if KEEP:
+            at = kept + (t * tl.cast(B, tl.int64) + tl.program_id(0).to(tl.int64) * ROWS) * COLUMNS
+            tl.store(at + tl.arange(0, ROWS)[:, None] * COLUMNS + classes, logits, mask=ok[:, None])
         mean, m2, votes, h = add_pass(mean, m2, votes, h, logits, classes, t, C, SOFTMAX, WANT, 1)
     finish_scores(out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C, SOFTMAX, WANT)
 
@@ -174,11 +180,12 @@ def dropout_head(
     bias_C: Tensor | None,
     scores: Sequence[str],
     likelihood: str,
+    errors: bool = False,
 ) -> dict[str, Tensor]:
-    """Scores of B items whose logits are dropout and a Linear of x_BD, over all passes, as ``triton_score.score`` of them.
+    """Scores of B items whose logits are dropout and a Linear of x_BD, over all passes, as ``score.score`` of them.
 
     weight_CD: any number of classes or labels; logits of more than 128 are rounded to x's dtype, in which they wait for their
-    reduction. Other arguments and precision as ``dropout_linear``.
+    reduction. errors: also ``jackknife.columns``; the scores are the same bits. Other arguments and precision as ``dropout_linear``.
     """
     check_device("dropout_head", x_BD.device)
     shared = masked_gemm.share_masks(masks.ids)
@@ -186,10 +193,40 @@ def dropout_head(
         check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
         masks = on_device(masks, x_BD.device)
         x, weight, bias = _contiguous("dropout_head", x_BD, weight_CD, bias_C)
-        return masked_gemm.head(x, masks, weight, bias, scores, likelihood, shared=shared)
+        return masked_gemm.head(x, masks, weight, bias, scores, likelihood, shared=shared, errors=errors)
+    if errors:
+        return _head_with_errors(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     launch, results = plan_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     launch.run()
     return results
+
+
+def _head_with_errors(
+    x_BD: Tensor,
+    masks: MaskSpec,
+    weight_CD: Tensor,
+    bias_C: Tensor | None,
+    scores: Sequence[str],
+    likelihood: str,
+) -> dict[str, Tensor]:
+    """Some items at a time, whose float32 logits wait in a workspace for ``jackknife``: masks and product are as costly as all else."""
+    check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+    (B, _), C, T = x_BD.shape, len(weight_CD), masks.t
+    wide = block_columns(C)
+    some = max(1, min(B, _WORKSPACE // (4 * T * wide)))
+    workspace = torch.empty(T * some * wide, dtype=torch.float32, device=x_BD.device)
+    parts = []
+    for lo in range(0, max(1, B), some):
+        items = slice(lo, lo + some)
+        x = x_BD[items]
+        kept_TBK = workspace[: T * len(x) * wide].view(T, len(x), wide)
+        launch, found = plan_head(x, masks.part(items=items), weight_CD, bias_C, scores, likelihood, kept_TBK)
+        prediction = found.pop("prediction")
+        launches, its_errors = plan_errors(kept_TBK[:, :, :C], tuple(found), likelihood, prediction)
+        for step in (launch, *launches):
+            step.run()
+        parts.append({**found, **its_errors, "prediction": prediction})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def plan_linear(
@@ -233,8 +270,9 @@ def plan_head(
     bias_C: Tensor | None,
     scores: Sequence[str],
     likelihood: str,
+    kept_TBK: Tensor | None = None,
 ) -> tuple[Launch, dict[str, Tensor]]:
-    """The launch of the fused ``dropout_head`` and the tensors that it fills."""
+    """The launch of the fused ``dropout_head`` and the tensors that it fills. kept_TBK: float32 (T, B, columns of the block), gets the logits too."""
     check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
     masks = on_device(masks, x_BD.device)
     x, weight, bias = _contiguous("dropout_head", x_BD, weight_CD, bias_C)
@@ -244,11 +282,12 @@ def plan_head(
         raise ValueError(f"dropout_head: the fused kernel holds at most {MAX_CLASSES} classes, got {C}")
     out, prediction, want, results = new_results(scores, B, x.device)
     args = {
-        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, **counter_args(masks),
-        "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
+        "x": x, "w": weight, "bias": bias, "out": out, "prediction": prediction, "kept": out if kept_TBK is None else kept_TBK,
+        **counter_args(masks), "threshold": rate.threshold, "scale": 1.0 / rate.keep, "T": T, "B": B,
     }  # fmt: skip
     meta = {
         "C": C, "D": D, "BITS": rate.bits, "PRECISION": _precision(), "SOFTMAX": likelihood == "categorical", "WANT": want,
+        "KEEP": kept_TBK is not None,
     }  # fmt: skip
 
     def launch(block: Block) -> Launch:
@@ -263,9 +302,14 @@ def plan_head(
 
 def table_block(C: int, itemsize: int, tiles: int) -> Block:
     """The table's block for C outputs of features of ``itemsize`` bytes."""
-    columns = max(16, min(128, triton.next_power_of_2(C)))
+    columns = block_columns(C)
     rows, depth = _BLOCKS[itemsize, tiles][columns]
     return Block(rows, columns, depth)
+
+
+def block_columns(C: int) -> int:
+    """Outputs that a block multiplies at a time."""
+    return max(16, min(128, triton.next_power_of_2(C)))
 
 
 def _variants(block: Block) -> list[Block]:

@@ -86,6 +86,7 @@ def head(
     *,
     shared: bool,
     cache: int | None = None,
+    errors: bool = False,
 ) -> dict[str, Tensor]:
     """Scores of B items, as ``head.dropout_head``, whose operands have been checked, for any number of classes.
 
@@ -120,7 +121,7 @@ def head(
                 dropout(x[None, :, :, None], masks.part(items=items), _KEEP).view(-1, D), weight, bias, rate, logits
             )
             logits_TBC = logits.view(T, len(x), wide)
-        parts.append(score(logits_TBC[:, :, :C], scores, likelihood))
+        parts.append(score(logits_TBC[:, :, :C], scores, likelihood, errors))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

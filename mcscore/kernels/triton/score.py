@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...acquisition import check_kernel_call
+from .jackknife import plan_errors
 from .launch import Launch, alignment, check_device, check_dtype
 from .score_wide import plan_wide
 from .tile import add_pass, finish_scores, load_tile, new_results, new_sums, tile_classes
@@ -89,24 +90,39 @@ def _score_rows(
     finish_scores(out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C, SOFTMAX, WANT)
 
 
-def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> dict[str, Tensor]:
+def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str, errors: bool = False) -> dict[str, Tensor]:
     """Scores of B items from the logits of T passes: {name: (B,) float32, ..., "prediction": (B,) int32}.
 
     logits_TBC: (T, B, C) float32, float16 or bfloat16; T >= 1, B >= 0; any strides over passes and items. Classes must
     be neighbors in memory, or items if there are at most 32 classes (class-major, as the pixels of a dense output are);
     else the logits are copied first. scores: names for likelihood "categorical" or "bernoulli".
     Accumulates in float32. An item with NaN or +inf in any pass (softmax: or a row of -inf) gets NaN and prediction -1.
-    ValueError for other shapes, scores, likelihoods or devices; TypeError for other dtypes.
+    errors: also the standard errors and biases that ``mcscore.jackknife.columns`` names, (B,) float32, for which class-major
+    logits are copied; the scores are the same bits.
+    ValueError for other shapes, scores, likelihoods or devices, and for errors of fewer than 2 passes; TypeError for other dtypes.
     """
     check_device("score", logits_TBC.device)
-    launches, results = plan(logits_TBC, scores, likelihood)
+    launches, results = plan(logits_TBC, scores, likelihood, errors)
     for launch in launches:
         launch.run()
     return results
 
 
-def plan(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> tuple[list[Launch], dict[str, Tensor]]:
+def plan(
+    logits_TBC: Tensor, scores: Sequence[str], likelihood: str, errors: bool = False
+) -> tuple[list[Launch], dict[str, Tensor]]:
     """The launches of ``score``, to be run in order, and the tensors that they fill."""
+    launches, results = _plan_scores(logits_TBC, scores, likelihood)
+    if not errors:
+        return launches, results
+    prediction = results.pop("prediction")
+    more, found = plan_errors(launches[0].args["x"], tuple(results), likelihood, prediction)
+    return launches + more, {**results, **found, "prediction": prediction}
+
+
+def _plan_scores(
+    logits_TBC: Tensor, scores: Sequence[str], likelihood: str
+) -> tuple[list[Launch], dict[str, Tensor]]:
     names = check_kernel_call("score", scores, likelihood, logits_TBC.shape)
     check_dtype("score", logits_TBC)
     T, B, C = logits_TBC.shape

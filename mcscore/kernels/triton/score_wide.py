@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .launch import Launch
 from .tile import (
@@ -109,6 +110,17 @@ def rescale(m, origin):
 
 
 @triton.jit
+def probabilities(row, top_at, inverse_at):
+    """Softmax of some classes (1, classes) of a row whose ``_row_statistics`` lie at these addresses."""
+    top = tl.load(top_at + tl.arange(0, 1))
+    c = scale_of(top)
+    origin = top * c
+    # The rounding of origin, which all classes share, is known exactly and taken out of the factor.
+    factor = tl.load(inverse_at + tl.arange(0, 1)) * tl.exp2(-scaled_difference(top, c, origin))
+    return tl.exp2(scaled_difference(row, c[:, None], origin[:, None])) * factor[:, None]
+
+
+@triton.jit
 def _class_tiles(
     x, top_in, inverse_in, vote_in, parts, part_arg, T, B, stride_t, stride_b,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
@@ -127,12 +139,7 @@ def _class_tiles(
         row = load_tile(pointer, column, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
         pointer += step
         if SOFTMAX:
-            top_t = tl.load(top_in + at + tl.arange(0, 1))
-            c = scale_of(top_t)
-            origin = top_t * c
-            # The rounding of origin, which all classes share, is known exactly and taken out of the factor.
-            factor = tl.load(inverse_in + at + tl.arange(0, 1)) * tl.exp2(-scaled_difference(top_t, c, origin))
-            p = tl.exp2(scaled_difference(row, c[:, None], origin[:, None])) * factor[:, None]
+            p = probabilities(row, top_in + at, inverse_in + at)
             if NEEDS_VOTES & WANT:
                 votes += (classes == tl.load(vote_in + at)).to(tl.int32)
             mean, m2 = accumulate(mean, m2, p, t, WANT)
@@ -188,57 +195,64 @@ def _merge(
     )  # fmt: skip
 
 
+def plan_statistics(
+    x: Tensor, shape: dict[str, int], meta: dict[str, Any]
+) -> tuple[list[Launch], dict[str, Tensor], Tensor]:
+    """Step 1 (no launch for sigmoid), what it leaves for ``probabilities`` and votes, and the entropies in bits (T, B).
+
+    shape: T, B and the strides of x.
+    """
+    # Rows beyond what is asked for are never touched, but each is at most 4 bytes per row of C logits.
+    top, inverse, h = torch.empty((3, shape["T"], shape["B"]), dtype=torch.float32, device=x.device)
+    vote = torch.empty((shape["T"], shape["B"]), dtype=torch.int32, device=x.device)
+    left = {"top_in": top, "inverse_in": inverse, "vote_in": vote}
+    if not meta["SOFTMAX"]:
+        return [], left, h
+    tiles = tiling(_TILE, meta["VECTOR"], 32)
+    assert tiles is not None
+    launch = Launch(
+        _row_statistics,
+        (shape["T"] * shape["B"],),
+        {"x": x, "top_out": top, "inverse_out": inverse, "h_out": h, "vote_out": vote} | shape,
+        {name: meta[name] for name in ("C", "VECTOR", "WANT")} | tiles.pieces,
+        tiles.warps,
+    )
+    return [launch], left, h
+
+
 def plan_wide(args: dict[str, Any], meta: dict[str, Any]) -> list[Launch]:
     """Launches that fill the ``out`` and ``prediction`` of ``args``, which are those of the one-read kernel."""
     x, T, B = args["x"], args["T"], args["B"]
-    strides = {name: args[name] for name in ("stride_t", "stride_b")}
-    C, vector, softmax, want = (meta[name] for name in ("C", "VECTOR", "SOFTMAX", "WANT"))
+    shape = {name: args[name] for name in ("T", "B", "stride_t", "stride_b")}
+    C, softmax, want = (meta[name] for name in ("C", "SOFTMAX", "WANT"))
     tiles = triton.cdiv(C, _TILE)
-    # Rows beyond what is asked for are never touched, but each is at most 4 bytes per row of C logits.
-    statistics = torch.empty((3, T, B), dtype=torch.float32, device=x.device)
-    votes = torch.empty((T, B), dtype=torch.int32, device=x.device)
     parts = torch.empty((_SUMMARIES, B, tiles), dtype=torch.float32, device=x.device)
     part_arg = torch.empty((B, tiles), dtype=torch.int32, device=x.device)
-    top, inverse, h = statistics
-    shape = {"T": T, "B": B}
-    row_tile = tiling(_TILE, vector, 32)
-    class_tile = tiling(_TILE, vector, values_per_thread(want, softmax))
-    assert row_tile is not None
+    statistics, left, h = plan_statistics(x, shape, meta)
+    class_tile = tiling(_TILE, meta["VECTOR"], values_per_thread(want, softmax))
     assert class_tile is not None
-    pieces = {"CHUNK": class_tile.chunk, "CHUNKS": class_tile.chunks, "SHARES": class_tile.threads}
-    launches = [
+    return [
+        *statistics,
         Launch(
             _class_tiles,
             (B * tiles,),
-            {"x": x, "top_in": top, "inverse_in": inverse, "vote_in": votes, "parts": parts, "part_arg": part_arg}
-            | shape
-            | strides,
-            {"C": C, "VECTOR": vector, "SOFTMAX": softmax, "WANT": want, "TILES": tiles, **pieces},
+            {"x": x, **left, "parts": parts, "part_arg": part_arg} | shape,
+            meta | {"TILES": tiles} | class_tile.pieces,
             class_tile.warps,
         ),
         Launch(
             _merge,
             (B,),
-            {"out": args["out"], "prediction": args["prediction"], "parts": parts, "part_arg": part_arg, "h_in": h}
-            | shape,
+            {
+                "out": args["out"],
+                "prediction": args["prediction"],
+                "parts": parts,
+                "part_arg": part_arg,
+                "h_in": h,
+                "T": T,
+                "B": B,
+            },
             {"C": C, "SOFTMAX": softmax, "WANT": want, "TILES": tiles, "WIDTH": triton.next_power_of_2(tiles)},
             1,
         ),
     ]
-    if softmax:
-        rows = Launch(
-            _row_statistics,
-            (T * B,),
-            {"x": x, "top_out": top, "inverse_out": inverse, "h_out": h, "vote_out": votes} | shape | strides,
-            {
-                "C": C,
-                "VECTOR": vector,
-                "WANT": want,
-                "CHUNK": row_tile.chunk,
-                "CHUNKS": row_tile.chunks,
-                "SHARES": row_tile.threads,
-            },
-            row_tile.warps,
-        )
-        launches.insert(0, rows)
-    return launches

@@ -25,13 +25,13 @@ from torch import Tensor
 from ...acquisition import BALD_NOISE, KERNEL_SCORES, SCORES, TRITON_BALD_NOISE
 
 
-def _wanted(names: Sequence[str]) -> int:
+def wanted(names: Sequence[str]) -> int:
     """WANT of a kernel: bit r is set where row r of the results is asked for, in the order of KERNEL_SCORES."""
     return sum(1 << KERNEL_SCORES.index(name) for name in names)
 
 
 def _needing(moment: str) -> tl.constexpr:
-    return tl.constexpr(_wanted([name for name in KERNEL_SCORES if moment in SCORES[name].moments]))
+    return tl.constexpr(wanted([name for name in KERNEL_SCORES if moment in SCORES[name].moments]))
 
 
 NEEDS_H, NEEDS_VOTES, NEEDS_STD = _needing("h"), _needing("votes"), _needing("p2")
@@ -197,16 +197,26 @@ def add_pass(
     C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     """Add the logits (items, classes) of pass t (0, 1, ...) to the sums of ``new_sums``."""
-    if SOFTMAX:
-        p, h_t, vote = softmax_tile(logits, classes, C, WANT, SHARES)
-        if NEEDS_VOTES & WANT:
-            votes += (classes == vote[:, None]).to(tl.int32)
-    else:
-        p, h_t = sigmoid_tile(logits, WANT, SHARES)
-        if NEEDS_VOTES & WANT:
-            votes += (logits >= 0).to(tl.int32)
+    p, h_t, voted = pass_tile(logits, classes, C, SOFTMAX, WANT, SHARES)
+    if NEEDS_VOTES & WANT:
+        votes += voted
     mean, m2 = accumulate(mean, m2, p, t, WANT)
     return mean, m2, votes, h + h_t
+
+
+@triton.jit
+def pass_tile(logits, classes, C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr):
+    """One pass -> p (items, classes), its entropy as ``new_sums`` keeps it, votes (items, classes) int32; 0 if not needed."""
+    voted = tl.zeros(logits.shape, tl.int32)
+    if SOFTMAX:
+        p, h, vote = softmax_tile(logits, classes, C, WANT, SHARES)
+        if NEEDS_VOTES & WANT:
+            voted = (classes == vote[:, None]).to(tl.int32)
+    else:
+        p, h = sigmoid_tile(logits, WANT, SHARES)
+        if NEEDS_VOTES & WANT:
+            voted = (logits >= 0).to(tl.int32)
+    return p, h, voted
 
 
 @triton.jit
@@ -316,4 +326,4 @@ def new_results(names: Sequence[str], B: int, device: torch.device) -> tuple[Ten
     out = torch.empty((len(KERNEL_SCORES), B), dtype=torch.float32, device=device)
     prediction = torch.empty(B, dtype=torch.int32, device=device)
     results = {name: out[KERNEL_SCORES.index(name)] for name in names}
-    return out, prediction, _wanted(names), {**results, "prediction": prediction}
+    return out, prediction, wanted(names), {**results, "prediction": prediction}

@@ -30,7 +30,12 @@ class Tiling:
     @property
     def meta(self) -> dict[str, int]:
         """The compile-time arguments of a kernel that reads rows."""
-        return {"ITEMS": self.items, "CHUNK": self.chunk, "CHUNKS": self.chunks, "SHARES": self.threads}
+        return {"ITEMS": self.items, **self.pieces}
+
+    @property
+    def pieces(self) -> dict[str, int]:
+        """Those of a kernel with one item per program."""
+        return {"CHUNK": self.chunk, "CHUNKS": self.chunks, "SHARES": self.threads}
 
 
 def values_per_thread(want: int, softmax: bool) -> int:

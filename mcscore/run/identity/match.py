@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import PoolError, PoolNotFoundError, RunError
 from ..schema import JSON, Hardware, PoolState, RunHeader, Settings, from_json, to_json
+from ..screening.options import Screen
 
 if TYPE_CHECKING:
     from ...pool import Pool
@@ -59,7 +60,15 @@ def new_header(
 
 
 def refuse_difference(
-    path: Path, header: RunHeader, pool: Pool, settings: Settings, span: int | None, labeled: bool, *, prepared: bool
+    path: Path,
+    header: RunHeader,
+    pool: Pool,
+    settings: Settings,
+    *,
+    span: int | None,
+    labeled: bool,
+    screen: Screen | None,
+    prepared: bool,
 ) -> None:
     """Compare a recorded run with the pool, settings and span (None: the recorded one) that are to continue it.
 
@@ -76,7 +85,12 @@ def refuse_difference(
     if not same_pool:
         pool.check_files()
     now = dataclasses.replace(
-        header, pool=header.pool if same_pool else state_of(pool), settings=settings, span=span, labeled=labeled
+        header,
+        pool=header.pool if same_pool else state_of(pool),
+        settings=settings,
+        span=span,
+        labeled=labeled,
+        screen=screen,
     )
     free = _FREE if prepared else _FREE | _AFTER_PREPARE
     for (field, recorded), (_, given) in zip(_compared(header), _compared(now), strict=True):
@@ -155,6 +169,7 @@ def _compared(header: RunHeader) -> Iterator[tuple[str, Any]]:
         else:
             yield name, to_json(value)
     yield "labeled", header.labeled
+    yield "screen", to_json(header.screen)
 
 
 def _by_name(settings: Settings) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..schema import Record
+from ..record import Record
 from .journal import Journal
 from .reader import SpanDamage, Values, told
 from .shard import ShardLayout

@@ -36,7 +36,8 @@ import numpy.typing as npt
 from ... import atomic
 from ...errors import RunError
 from ...paths import exists, names_in
-from ..schema import JSON, Edit, Hardware, PoolState, Record, RunHeader, read_header
+from ..record import Record
+from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, read_header
 from ..spans import Span
 from . import records
 from .reader import JournalReader, SpanDamage, Values, array_in, essential, file_name, told
@@ -107,6 +108,14 @@ class Journal(JournalReader):
     def add_edit(self, edit: Edit) -> Journal:
         """Name other code that scores into the run; durable on return."""
         return self._with(edited=(*self.header.edited, edit))
+
+    def add_cut(self, cut: Mapping[str, Any], settings: Settings) -> Journal:
+        """Fix the items that get all passes, and how many passes that are; durable on return."""
+        return self._with(cuts=(*self.header.cuts, cut), settings=settings)
+
+    def certify(self, certificate: Mapping[str, Any]) -> Journal:
+        """Write down what screening has cost and found; durable on return."""
+        return self if certificate == self.header.certificate else self._with(certificate=certificate)
 
     def _with(self, **changes: Any) -> Journal:
         header = dataclasses.replace(self.header, **changes)

@@ -18,7 +18,8 @@ from ...errors import RunError
 from ...fields import parse
 from ...paths import exists, names_in
 from ...text import count
-from ..schema import JSON, Record, RunHeader, read_header
+from ..record import Record
+from ..schema import JSON, RunHeader, read_header
 from ..spans import Span, cut
 from . import records
 from .shard import ShardLayout, TornError, crc32c

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
-from ..schema import Record
+from ..record import Record
 from .shard import TornError, crc32c
 
 _START, _MIDDLE, _END = b'{"crc32c": "', b'", "record": ', b"}\n"

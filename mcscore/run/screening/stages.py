@@ -1,0 +1,96 @@
+"""The stages of a screened run: few passes of all items, a cut, all passes of the survivors.
+
+    RUN/screen/    the first stage, a run like any other: passes of the screen, scores with their errors
+    RUN/run.json   the screen, the cuts (selection/screen.py has what a cut is), the certificate
+    RUN/           the second stage, a run like any other, which skips the items that the cut drops
+
+The first stage ends before the cut is fixed, and the cut is a function of its committed scores alone. So a worker that was
+killed and its successor fix the same cut, and the run goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...errors import Stopped
+from ...paths import exists
+from ..journal import Record
+from ..loop import Progress, score_tasks
+from ..schema import Settings, as_json
+from ..signals import StopRequest
+from ..span_buffer import Task, ranges_of
+from ..start import Job, new_run, prepare_on, resumed_run, writing
+from ..stored import StoredScores
+from .cut import FixedCut, Wanted, fixed_cut
+from .dropped import Dropped
+from .options import DIRECTORY
+
+if TYPE_CHECKING:
+    from ...pool import Pool
+    from ...scorer.scorer import Scorer
+
+
+def first_stage(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress) -> StoredScores:
+    """Score what is left of the first stage. Raises Stopped if a stop is asked for, and what scoring raises."""
+    screen = job.journal.header.screen
+    assert screen is not None
+    path = job.journal.path / DIRECTORY
+    own = scorer.copy(passes=screen.passes, errors=True)
+    options = replace(job.options, screen=None, new_cut=False)
+    begin = resumed_run if exists(path / "run.json") else new_run
+    with begin(path, pool, own, options) as stage:
+        committed = score_tasks(stage, pool, own, stop, progress)
+        first = StoredScores(stage.journal, committed)
+        if stop.made:
+            raise Stopped(job.journal.path, first.done, pool.n, f"screened with {screen.passes} passes")
+        with writing(f"the records of {path} could not be packed into one file, but all are there"):
+            stage.journal.pack(committed)
+    return first
+
+
+def second_stage(job: Job, first: StoredScores, pool: Pool, scorer: Scorer) -> tuple[Job, Scorer]:
+    """Fix the cut, unless it is, and return what is left to do, with the scorer that does it.
+
+    The number of passes is fixed with the first cut, if it is to be chosen.
+    """
+    journal, screen = job.journal, job.journal.header.screen
+    assert screen is not None
+    recorded, now = journal.header.settings, job.settings
+    if not journal.header.cuts or job.options.new_cut:
+        choose = screen.budget is not None and not journal.header.cuts
+        fixed = fixed_cut(first, screen, recorded.passes, _prefix(recorded), choose)
+        if choose:
+            scorer = scorer.copy(passes=fixed.passes)
+            prepare_on(pool, scorer, job.skipped, job.options.on_bad_chunk)
+            now = Settings.of_scorer(scorer.describe())
+            recorded = replace(recorded, passes=now.passes, plan=now.plan)
+        if (cut := as_json(dataclasses.asdict(fixed))) not in journal.header.cuts[-1:]:
+            with writing(f"the cut of {journal.path} could not be written"):
+                journal = journal.add_cut(cut, recorded)
+    wanted = [Wanted(first, screen.by, FixedCut.from_json(cut)) for cut in journal.header.cuts]
+    tasks = _reopened(job.tasks, job.committed, wanted)
+    skipped = Dropped(pool, job.options.labeled, wanted[-1])
+    return replace(job, journal=journal, tasks=tasks, skipped=skipped, settings=now, cut=len(wanted) - 1), scorer
+
+
+def _prefix(settings: Settings) -> float:
+    """What runs once per item, in passes, by the FLOPs of the plan."""
+    prefix, tail = settings.plan["prefix_flops"], settings.plan["tail_flops"]
+    return float(prefix / tail) if tail else 0.0
+
+
+def _reopened(tasks: Sequence[Task], committed: Iterable[Record], wanted: Sequence[Wanted]) -> list[Task]:
+    """The tasks, and those of the spans in which the last cut lets through what the one that they were scored by did not."""
+    by_span = {task.span.index: task for task in tasks}
+    for record in committed:
+        if record.cut == len(wanted) - 1:
+            continue
+        part = slice(record.span.start, record.span.stop)
+        newly = part.start + (wanted[-1][part] & ~wanted[record.cut][part]).nonzero()[0]
+        if len(newly):
+            task = by_span.get(record.span.index, Task(record.span, record))
+            by_span[record.span.index] = replace(task, again=(*task.again, *ranges_of(newly)))
+    return [by_span[index] for index in sorted(by_span)]
