@@ -39,9 +39,9 @@ def test_errors_are_those_of_the_passes(path: str, memory: int, passes: int) -> 
 
 def test_no_items_have_no_errors() -> None:
     got = Scorer(model_for("head"), 20, ("bald",), errors=True)(torch.randn(0, 6))
-    assert {name: tuple(values.shape) for name, values in got.items()} == {
-        name: (0,) for name in ("bald", "bald_se", "bald_bias", "prediction")
-    }
+    assert {name: tuple(values.shape) for name, values in got.items()} == dict.fromkeys(
+        ("bald", "bald_se", "bald_bias", "prediction"), (0,)
+    )
 
 
 def test_errors_are_recorded_and_need_two_passes() -> None:
