@@ -120,7 +120,9 @@ def plan(
     return launches + more, {**results, **found, "prediction": prediction}
 
 
-def _plan_scores(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> tuple[list[Launch], dict[str, Tensor]]:
+def _plan_scores(
+    logits_TBC: Tensor, scores: Sequence[str], likelihood: str
+) -> tuple[list[Launch], dict[str, Tensor]]:
     names = check_kernel_call("score", scores, likelihood, logits_TBC.shape)
     check_dtype("score", logits_TBC)
     T, B, C = logits_TBC.shape
