@@ -6,7 +6,8 @@
 //   entropy:  H(p + d) - H(p) = -sum d log p - sum p f(x),   f(x) = (1 + x) log(1 + x) - x,   as sum d = 0
 // so log p and 1 / p are computed once for all groups, and no digits cancel; f is a polynomial. softmax: d of the
 // best class is the negative sum of the others, which keeps its digits where p is near 1. sigmoid: both outcomes of each label.
-// Float32 throughout: an error is off by at most about 2^-20 of the entropy, as BALD itself is.
+// Float32 throughout: an error is off by at most about 2^-20 of the entropy, as BALD itself is; by 2 % of itself, or 10 % where one group
+// has nearly all of a class; and of two passes, where the errors of BALD cancel to 0, by a tenth of it.
 #pragma once
 
 #include "reduce.h"
