@@ -79,7 +79,7 @@ def select(
         raise click.UsageError("--radius belongs to --diversity radius")
     from ..pool import Pool
     from ..run import Run
-    from ..selection.result import read_parquet
+    from ..run.select import how_chosen
 
     run = Run.open(path)
     by = run.check_score(by or run.meta["scores"][0])
@@ -97,7 +97,7 @@ def select(
         if told.get("at_noise_floor")
         else []
     )
-    how = read_parquet(file)[1]
+    how = how_chosen(file)
     sure: dict[str, Any] = {name: how[name] for name in ("last_se", "near_cut") if name in how}
     error = f" (standard error {sure['last_se']:.2g})" if sure else ""
     near = [f"{count(sure['near_cut'], 'item')} not selected within one standard error of {least:.4g}"] if sure else []

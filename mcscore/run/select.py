@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -247,6 +248,14 @@ def read_selection(
         raise RunError(f"{path} was selected by {by!r}; {run.path} has {', '.join(run.meta['scores'])}. Select again")
     _refuse_unknown_items(run, Path(path), table, by, pool)
     return Path(path), table, how
+
+
+def how_chosen(file: Path) -> dict[str, Any]:
+    """What a selection file that was just written says of the selection as a whole, without reading the columns."""
+    import pyarrow.parquet
+
+    how: dict[str, Any] = json.loads(pyarrow.parquet.read_schema(file).metadata[b"mcscore"])
+    return how
 
 
 def selections_of(run: Path) -> list[Path]:
