@@ -28,10 +28,10 @@ def sureness(shown: Shown) -> dict[str, Any] | None:
     chosen, spread = shown.chosen, shown.spreads[shown.by]
     if chosen is None or not len(chosen.ids) or spread is None or spread.flat:
         return None
-    if shown.run.header.certificate is not None:
+    if (certificate := shown.run.meta.get("certificate")) is not None:
         return {
             "title": TITLE,
-            "text": _sentences(told(shown.run.header.certificate)),
+            "text": _sentences(told(certificate)),
             "plot": _plot(shown, shown.error),
         }
     if shown.error is None:
