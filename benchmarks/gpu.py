@@ -1,10 +1,10 @@
 """Test and measure the Triton kernels on this machine's GPU, in under 8 minutes: ``python -m benchmarks.gpu``.
 
 It needs torch, triton, numpy, pytest and a checkout, but neither an installed package nor the C++ extension. It runs each
-test marked ``gpu``, measures the ceilings (a copy, matrix products), then checks each case of ``mcscore.bench`` against
-float64 and times it in turns with eager PyTorch and torch.compile, in order of importance. Cases for which no time is left
-are listed as not measured. The results are DATE-GPU.json and DATE-GPU.md in benchmarks/results. Exit code 0: all tests
-passed and all results are right.
+test marked ``gpu``, measures the ceilings (a copy, matrix products) and what standard errors cost (``gpu_errors``), then checks
+each case of ``mcscore.bench`` against float64 and times it in turns with eager PyTorch and torch.compile, in order of
+importance. Cases for which no time is left are listed as not measured. The results are DATE-GPU.json and DATE-GPU.md in
+benchmarks/results. Exit code 0: all tests passed and all results are right.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from mcscore.bench.cases import NoKernel
 from mcscore.bench.measure import Bench, Row
 from mcscore.bench.shapes import Spec, default_specs
 from mcscore.kernels import backends
+
+from . import gpu_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = 450.0  # seconds of the 8 minutes; the rest is for the start, and for a case that runs when they end
@@ -62,16 +64,18 @@ class GpuTests:
 
 @dataclass
 class Results:
-    """The results so far. Each case is in one of rows, not_measured and failed."""
+    """The results so far. Each case is in one of rows, errors, not_measured and failed."""
 
     tests: GpuTests
     rows: list[Row] = field(default_factory=list)
     not_measured: dict[str, str] = field(default_factory=dict)  # case -> why
     failed: dict[str, str] = field(default_factory=dict)  # case -> the error it ended with
+    errors: list[gpu_errors.ErrorsRow] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        return self.tests.good and not self.failed and bool(self.rows) and all(row.right for row in self.rows)
+        right = all(row.right for row in (*self.rows, *self.errors))
+        return self.tests.good and not self.failed and bool(self.rows) and right
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     bench = Bench.open(device)
     say(table.roof_line(bench.ceilings))
+    errors, failed = measure_errors(lambda *sizes: gpu_errors.measure(*sizes, bench.clock, device))
     results = measure(bench.measure, default_specs("cuda"), tests, end)
+    results.errors, results.failed = errors, {**failed, **results.failed}
     return write(results, facts(bench, device), given.out)
 
 
@@ -120,6 +126,21 @@ def measure(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return results
+
+
+def measure_errors(
+    one: Callable[[int, int, int, int], gpu_errors.ErrorsRow],
+) -> tuple[list[gpu_errors.ErrorsRow], dict[str, str]]:
+    """Measure what standard errors cost; returns the rows, and the cases that failed."""
+    rows, failed = [], {}
+    for sizes in gpu_errors.CASES:
+        case = "errors T{}xB{}xC{}xD{}".format(*sizes)
+        say(case)
+        try:
+            rows.append(one(*sizes))
+        except Exception as error:  # as in ``measure``
+            failed[case] = f"{type(error).__name__}: {str(error).strip()[:500]}"
+    return rows, failed
 
 
 def say(text: str) -> None:
@@ -210,6 +231,7 @@ def as_json(results: Results, about: dict[str, Any]) -> str:
         "good": results.good,
         "tests": tests,
         "rows": [row.to_dict() for row in results.rows],
+        "errors": [row.to_dict() for row in results.errors],
         "not_measured": results.not_measured,
         "failed": results.failed,
     }
@@ -227,6 +249,7 @@ def as_markdown(results: Results, about: dict[str, Any]) -> str:
         "",
         " ".join(table.LEGEND),
         *table.markdown(results.rows),
+        *(gpu_errors.markdown(results.errors) if results.errors else ()),
     ]
     for title, cases in (("Failed", results.failed), ("Not measured", results.not_measured)):
         if cases:

@@ -58,13 +58,14 @@ Logits logits_of(Address x, int dtype, Shape3 shape, Shape3 strides) {
     return {at<void>(x), type_of(dtype), T, B, C, stride_t, stride_b, stride_c};
 }
 
-// One address per score in the order of struct Scores, the prediction last; 0 = not requested.
-using Outputs = std::tuple<Address, Address, Address, Address, Address, Address, Address, Address>;
+// One address per score in the order of struct Scores, the prediction, then standard errors and biases; 0 = not requested.
+using Outputs = std::vector<Address>;
 
 Scores scores_of(const Outputs& to) {
-    const auto [entropy, expected, bald, least_confidence, margin, variation_ratio, mean_std, prediction] = to;
-    return {at<float>(entropy), at<float>(expected),        at<float>(bald),     at<float>(least_confidence),
-            at<float>(margin),  at<float>(variation_ratio), at<float>(mean_std), at<int32_t>(prediction)};
+    require(to.size() == 3 * kScores + 1, "outputs are scores, prediction, standard errors and biases");
+    Scores out{at<float>(to[0]), at<float>(to[1]), at<float>(to[2]), at<float>(to[3]), at<float>(to[4]), at<float>(to[5]), at<float>(to[6]), at<int32_t>(to[7]), {}, {}};
+    for (int i = 0; i < kScores; i++) out.se[i] = at<float>(to[8 + i]), out.bias[i] = at<float>(to[8 + kScores + i]);
+    return out;
 }
 
 void score(Address x, int dtype, Shape3 shape, Shape3 strides, int likelihood, const Outputs& to, Range items) {
@@ -73,6 +74,7 @@ void score(Address x, int dtype, Shape3 shape, Shape3 strides, int likelihood, c
     const Part part = part_of(items, logits.B, {0, logits.T}, logits.T);
     const Likelihood l = likelihood_of(likelihood);
     const Kernels* k = active();
+    require(logits.T > 1 || !has_errors(out), "errors need at least two passes");
     nb::gil_scoped_release release;
     if (!k->score(logits, l, out, part)) throw std::bad_alloc();
 }
@@ -169,6 +171,7 @@ void dropout_head(const MaskArguments& masks, Address x_BD, Address packed, Addr
     const Scores out = scores_of(to);
     const Part part = part_of(items, m.B, {0, m.t}, m.t);
     const Likelihood l = likelihood_of(likelihood);
+    require(m.t > 1 || !has_errors(out), "errors need at least two passes");
     nb::gil_scoped_release release;
     if (!k->dropout_head(m, f, l, out, part)) throw std::bad_alloc();
 }
@@ -231,4 +234,5 @@ NB_MODULE(_native, m) {
     m.attr("score_names") = std::vector<std::string>(std::begin(kScoreNames), std::end(kScoreNames));
     m.attr("sum_names") = std::vector<std::string>(std::begin(kSumNames), std::end(kSumNames));
     m.attr("bald_noise") = kBaldNoise;
+    m.attr("max_groups") = kMaxGroups;
 }

@@ -20,7 +20,8 @@ template <Likelihood L> static bool dropout_head_of(const Masks& m, const Head& 
     const size_t logits_bytes = 4 * (size_t)(block * group * f.C + W);  // the last vector may extend beyond the end
     char* const memory = (char*)__builtin_malloc(words_bytes + sums_bytes + logits_bytes + kTableBytes + 64);
     if (!memory) return false;
-    if (!sums.allocate(f.C, to.mean_std != nullptr, to.variation_ratio != nullptr, L == Likelihood::bernoulli)) {
+    const int64_t grouped = has_errors(to) ? m.t : 0;
+    if (!sums.allocate(f.C, to.mean_std != nullptr, to.variation_ratio != nullptr, L == Likelihood::bernoulli, grouped, errors_need_p(to))) {
         __builtin_free(memory);
         return false;
     }
@@ -44,7 +45,7 @@ template <Likelihood L> static bool dropout_head_of(const Masks& m, const Head& 
             }
             add_passes<Type::f32, L>({logits, Type::f32, passes, n, f.C, group * f.C, f.C, 1}, 0, n, sums);
         }
-        finish_scores<L>(sums, to, b, n, T);
+        finish<L>(sums, to, b, n, T);
     }
     __builtin_free(sums.memory);
     __builtin_free(memory);

@@ -20,14 +20,22 @@ struct Logits {  // (T, B, C); strides count elements
     int64_t T, B, C, stride_t, stride_b, stride_c;
 };
 
+constexpr int kScores = 7;
 struct Scores {  // (B,) each; null = not requested
     float *entropy, *expected_entropy, *bald, *least_confidence, *margin, *variation_ratio, *mean_std;
     int32_t* prediction;
+    float *se[kScores], *bias[kScores];  // standard error and bias of each score, in the order of kScoreNames
 };
+static inline bool has_errors(const Scores& to) {
+    for (const float* se : to.se)
+        if (se) return true;
+    return false;
+}
 // Fields of struct Scores and of struct State, in order; a test compares them with acquisition.py.
 constexpr const char* kScoreNames[] = {"entropy", "expected_entropy", "bald", "least_confidence", "margin", "variation_ratio", "mean_std"};
 constexpr const char* kSumNames[] = {"p", "p2", "h", "votes", "bad"};
 
+constexpr int64_t kMaxGroups = 32;  // MAX_GROUPS of jackknife.py; the same test compares it
 constexpr double kBaldNoise = 0x1p-20;  // BALD_NOISE of acquisition.py, which has the reason; the same test compares it
 
 struct State {  // sums over passes, updated in place; null = not requested

@@ -116,8 +116,7 @@ template <class Value> MC_INLINE void write(float* to, int64_t n, const bool* ba
 }
 
 // Writes the scores of the items first..first + n, once all T passes have been added.
-template <Likelihood L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores& to, int64_t first, int64_t n, double T) {
-    Results r;
+template <Likelihood L> static MC_NOINLINE void finish_scores(Sums& sums, const Scores& to, int64_t first, int64_t n, double T, Results& r) {
     sums.flush_entropies();
     reduce<L>(sums, T, r);
     double expected[W];

@@ -12,7 +12,7 @@
 // exponentials; then up to four passes are added to the sums together.
 #pragma once
 
-#include "reduce.h"
+#include "errors.h"
 
 namespace mcscore {
 namespace MCSCORE_ISA {
@@ -57,7 +57,11 @@ template <int R> MC_INLINE void softmax_items(Sums& sums, const f32v (&m)[R]) {
         const float* const row = sums.row(r);
         i32v first = all((int32_t)-1);
         for (int64_t c = C - 1; c >= 0; c--) first = load<f32v>(row + c * W) == m[r] ? all((int32_t)c) : first;
-        for (int64_t c = 0; c < C; c++) store(sums.vote + c * W, load<i32v>(sums.vote + c * W) - (first == (int32_t)c));
+        int32_t* const group = sums.groups.votes_of(sums.added + r);
+        for (int64_t c = 0; c < C; c++) {
+            store(sums.vote + c * W, load<i32v>(sums.vote + c * W) - (first == (int32_t)c));
+            if (group) store(group + c * W, load<i32v>(group + c * W) - (first == (int32_t)c));
+        }
     }
     for (int r = 0; r < R; r++) s[r] = w[r] = f32v{}, exp_vectors<Type::f32>(sums.row(r), nullptr, sums.row(r), C, m[r], s[r], w[r]);
     for (int r = 0; r < R; r++) scale[r] = 1.0f / s[r];
@@ -84,15 +88,19 @@ MC_INLINE f32v sigmoid(float* row, const int32_t* turned, int64_t n) {
     return h + log1p(more) + (top < kInf ? f32v{} : all(kNan));  // h is NaN already if a label is
 }
 
-MC_INLINE void vote_labels(Sums& sums, const float* row) {  // before sigmoid() overwrites the logits
-    for (int64_t i = 0; i < sums.steps * W; i += W)
-        store(sums.vote + i, load<i32v>(sums.vote + i) - (load<f32v>(row + i) >= 0.0f));
+MC_INLINE void vote_labels(Sums& sums, int r) {  // before sigmoid() overwrites the logits
+    int32_t* const group = sums.groups.votes_of(sums.added + r);
+    for (int64_t i = 0; i < sums.steps * W; i += W) {
+        const i32v votes = load<f32v>(sums.row(r) + i) >= 0.0f;
+        store(sums.vote + i, load<i32v>(sums.vote + i) - votes);
+        if (group) store(group + i, load<i32v>(group + i) - votes);
+    }
 }
 
 template <int R> MC_INLINE void sigmoid_items(Sums& sums) {
     f32v scale[R];
     for (int r = 0; r < R; r++) {
-        if (sums.votes) vote_labels(sums, sums.row(r));
+        if (sums.votes) vote_labels(sums, r);
         if (!sums.aligned) sums.turn(sums.row(r));
         const f32v h = sigmoid(sums.row(r), sums.turned, sums.C), one = 1.0f + 0.0f * h;
         scale[r] = all(1.0f);
@@ -114,6 +122,7 @@ MC_INLINE void softmax_classes(Sums& sums, const typename Element<In>::type* con
         if (!sums.votes) continue;
         const int64_t winner = first_equal<In>(x[r], C, m[r]);
         if (winner < C) sums.vote[winner]++;
+        if (winner < C && sums.groups.vote) sums.groups.votes_of(sums.added + r)[winner]++;
     }
     for (int r = 0; r < R; r++) {
         float* const row = sums.row(r);
@@ -154,11 +163,12 @@ template <Type In, int R> MC_INLINE void sigmoid_classes(Sums& sums, const typen
         for (int64_t i = 0; i + W <= sums.C; i += W) store(row + i, load_as_float<In>(x[r] + i));
         store(row + sums.C - W, last);
         for (int64_t i = sums.C; i < sums.steps * W; i++) row[i] = -kInf;
-        if (sums.votes) vote_labels(sums, row);
+        if (sums.votes) vote_labels(sums, r);
         if (!sums.aligned) sums.turn(row);
         double h = 0;
         for (int64_t i = 0; i < sums.steps; i += run) h += (double)sum_lanes(sigmoid(row + i * W, sums.turned + i * W, least(run, sums.steps - i)))[0];
         sums.h[0] += h;
+        if (sums.groups.count) sums.groups.h[sums.groups.of(sums.flushed + sums.pending)] += (float)h;
         scale[r] = all(1.0f);
         if (r + 1 == R) sums.add<R>(scale);
         sums.end_pass(h == h ? 1.0f : kNan, 0.0f);
@@ -212,9 +222,9 @@ template <Type In, Likelihood L> MC_INLINE void add_passes(const Logits& x, int6
 }
 
 // Calls use(first, n, sums) for each group of items of the part, after all its passes have been added to the sums.
-template <Type In, Likelihood L, class Use> static bool for_groups(const Logits& x, bool squares, bool votes, Part part, Use&& use) {
+template <Type In, Likelihood L, class Use> static bool for_groups(const Logits& x, bool squares, bool votes, int64_t grouped, bool group_p, Part part, Use&& use) {
     Sums sums;
-    if (!sums.allocate(x.C, squares, votes, L == Likelihood::bernoulli)) return false;
+    if (!sums.allocate(x.C, squares, votes, L == Likelihood::bernoulli, grouped, group_p)) return false;
     const int64_t group = sums.items ? W : 1;
     const bool as_it_lies = x.stride_c == 1 || (sums.items && x.stride_b == 1);
     // The number of passes gathered at a time is a multiple of kTogether, so the sums do not depend on the layout of the logits.
@@ -241,12 +251,13 @@ template <Type In, Likelihood L, class Use> static bool for_groups(const Logits&
 }
 
 template <Type In, Likelihood L> static bool score_of(const Logits& x, const Scores& to, Part part) {
-    return for_groups<In, L>(x, to.mean_std != nullptr, to.variation_ratio != nullptr, part,
-                             [&](int64_t b, int64_t n, Sums& sums) { finish_scores<L>(sums, to, b, n, (double)x.T); });
+    const int64_t grouped = has_errors(to) ? x.T : 0;
+    return for_groups<In, L>(x, to.mean_std != nullptr, to.variation_ratio != nullptr, grouped, errors_need_p(to), part,
+                             [&](int64_t b, int64_t n, Sums& sums) { finish<L>(sums, to, b, n, (double)x.T); });
 }
 
 template <Type In, Likelihood L> static bool accumulate_of(const Logits& x, const State& to, Part part) {
-    return for_groups<In, L>(x, to.p2_BC != nullptr, to.votes_BC != nullptr, part, [&](int64_t b, int64_t n, Sums& sums) {
+    return for_groups<In, L>(x, to.p2_BC != nullptr, to.votes_BC != nullptr, 0, false, part, [&](int64_t b, int64_t n, Sums& sums) {
         sums.flush();
         for (int64_t l = 0; l < n; l++) {
             const int64_t first = sums.items ? l : 0, stride = sums.items ? W : 1, at = (b + l) * x.C;

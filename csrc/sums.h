@@ -10,7 +10,7 @@
 #pragma once
 
 #include "exp.h"
-#include "rows.h"
+#include "groups.h"
 
 namespace mcscore {
 namespace MCSCORE_ISA {
@@ -32,16 +32,23 @@ struct Sums {  // arrays hold `steps` vectors
     float *s, *w;  // normalizers of the passes since the last flush: H = log s - w / s. Vectors over items, or scalars
     double h[W], q[W];  // sums of H - q and of q = 1 - 1 / s
     bool bad[W];
+    PassGroups groups;       // the same sums for each group of passes, if errors are asked for
+    int64_t added, flushed;  // passes in p; passes in h
     void* memory;
 
-    MC_INLINE bool allocate(int64_t classes, bool want_squares, bool want_votes, bool labels) {
+    // T: the number of passes if groups are wanted, else 0; want_p: whether the groups need sums of p.
+    MC_INLINE bool allocate(int64_t classes, bool want_squares, bool want_votes, bool labels, int64_t T = 0, bool want_p = false) {
         C = classes, items = C <= kLanesAreItems, squares = want_squares, votes = want_votes;
         steps = items ? C : (C + W - 1) / W, together = C < kLong ? kTogether : kTogether / 2;
         const size_t n = (size_t)(steps * W), line = 64;
         // A few cache lines of padding: at a distance of a multiple of 4096 bytes, stores to a row delay loads from the others.
         row_stride = (int64_t)((n + 15) / 16 * 16 + 80);
+        size_t grouped = 0;
+        groups.count = 0, groups.p = nullptr, groups.wide = nullptr, groups.vote = nullptr;
+        const auto lay_groups = [&](auto&& take) { groups.lay_out(T, (int64_t)n, row_stride, items, want_p, squares, votes, take); };
+        if (T) lay_groups([&](size_t bytes) { return grouped += bytes + line, (char*)nullptr; });
         memory = __builtin_malloc(8 * n + (squares ? 8 * n : 0) + 4 * (size_t)(together * row_stride) + 4 * n + (votes ? 4 * n : 0) + (labels ? 4 * n : 0) +
-                                  8 * kFlush * W + 9 * line);
+                                  8 * kFlush * W + 9 * line + grouped);
         if (!memory) return false;
         char* at = (char*)memory;
         const auto take = [&](size_t bytes) {
@@ -55,6 +62,7 @@ struct Sums {  // arrays hold `steps` vectors
         turned = labels ? (int32_t*)take(4 * n) : nullptr;
         s = (float*)take(4 * kFlush * W), w = (float*)take(4 * kFlush * W);
         __builtin_memset(rows, 0, 4 * (size_t)(together * row_stride));  // values beyond C stay 0
+        if (T) lay_groups(take), groups.begin(T);
         return true;
     }
     MC_INLINE void clear() {
@@ -63,7 +71,8 @@ struct Sums {  // arrays hold `steps` vectors
         if (squares) __builtin_memset(p, 0, 8 * n), __builtin_memset(p2, 0, 8 * n);
         if (votes) __builtin_memset(vote, 0, 4 * n);
         for (int l = 0; l < W; l++) h[l] = q[l] = 0, bad[l] = false;
-        pending = 0, begun = squares, aligned = false;
+        pending = added = flushed = 0, begun = squares, aligned = false;
+        if (groups.count) groups.clear();
     }
     MC_INLINE float* row(int r) const { return rows + r * row_stride; }
 
@@ -75,30 +84,61 @@ struct Sums {  // arrays hold `steps` vectors
     // Sum of H over the passes of item l, after flush_entropies(). others (softmax): sum of p over all classes but the largest.
     // If the same class is the maximum of each pass, that is the sum of q, accurate relative to itself; else it is larger.
     MC_INLINE double entropy_of_passes(int l, double others, double passes) const {
+        return h[l] + (one_winner(l, others, passes) ? others : q[l]);
+    }
+    MC_INLINE bool one_winner(int l, double others, double passes) const {
         const double noise = 6e-8 * (double)(4 + least<int64_t>(steps, 1024 / W)) * passes, apart = others - q[l];  // rounding error of s
-        return h[l] + (others < passes / 16 && -noise < apart && apart < noise ? others : q[l]);
+        return others < passes / 16 && -noise < apart && apart < noise;
     }
 
     // Adds p = row(r) * scale[r] of R passes to the sums.
     template <int R> MC_INLINE void add(const f32v (&scale)[R]) {
         if (squares) {
             for (int r = 0; r < R; r++) {
-                const float* __restrict from = row(r);
-                double *__restrict to = p, *__restrict to2 = p2;
-                for (int64_t i = 0; i < steps * W; i += W) {
-                    const f32v x = load<f32v>(from + i) * scale[r];
-                    for (int l = 0; l < W; l++) to[i + l] += (double)x[l], to2[i + l] += (double)x[l] * (double)x[l];
-                }
+                add_squares(row(r), scale[r], p, p2);
+                const int64_t to = groups.wide ? groups.of(added + r) * groups.stride : 0;
+                if (groups.wide) add_squares(row(r), scale[r], groups.wide + to, groups.wide2 + to);
             }
-            return;
+        } else if (!groups.p) {
+            add_p<R, 0, false>(scale);
+        } else if (groups.size >= R) {
+            if (added & (groups.size - 1)) add_p<R, R, false>(scale);
+            else add_p<R, R, true>(scale);
+        } else if (groups.size == 2) {
+            add_p<R, 2, true>(scale);
+        } else {
+            add_p<R, 1, true>(scale);
         }
+        added += R;
+    }
+    MC_INLINE void add_squares(const float* __restrict from, f32v scale, double* __restrict to, double* __restrict to2) {
+        for (int64_t i = 0; i < steps * W; i += W) {
+            const f32v x = load<f32v>(from + i) * scale;
+            for (int l = 0; l < W; l++) to[i + l] += (double)x[l], to2[i + l] += (double)x[l] * (double)x[l];
+        }
+    }
+    // S passes at a time also go to their groups (0: no groups), whose first passes they are if Fresh. The sums over all passes have
+    // the same bits for each S, so the products are fused explicitly.
+    template <int R, int S, bool Fresh> MC_INLINE void add_p(const f32v (&scale)[R]) {
+        constexpr int some = S > R || S == 0 ? R : S;
         float* const to = part;
+        float* const group = S ? groups.p_of(added) : nullptr;
+        const int64_t stride = groups.stride;
         const float* from[R];
         for (int r = 0; r < R; r++) from[r] = row(r);
+        const auto sum_of = [&](int first, int64_t i) {
+            f32v sum = load<f32v>(from[first] + i) * scale[first];
+            for (int r = first + 1; r < first + some; r++) sum = multiply_add(load<f32v>(from[r] + i), scale[r], sum);
+            return sum;
+        };
         const auto at = [&](int64_t i) {
-            f32v sum = load<f32v>(from[0] + i) * scale[0];  // the passes are summed first, so the large sum is rounded less often
-            for (int r = 1; r < R; r++) sum += load<f32v>(from[r] + i) * scale[r];
-            return load<f32v>(to + i) + sum;
+            f32v sum = sum_of(0, i);  // the passes are summed first, so the large sum is rounded less often
+            if constexpr (S > 0) {
+                store(group + i, Fresh ? sum : load<f32v>(group + i) + sum);
+                for (int r = some; r < R; r += some) store(group + r / some * stride + i, sum_of(r, i));
+            }
+            for (int r = some; r < R; r++) sum = multiply_add(load<f32v>(from[r] + i), scale[r], sum);
+            return R == 1 ? multiply_add(load<f32v>(from[0] + i), scale[0], load<f32v>(to + i)) : load<f32v>(to + i) + sum;
         };
         const int64_t n = steps * W;
         int64_t i = 0;
@@ -136,17 +176,31 @@ struct Sums {  // arrays hold `steps` vectors
             const f32v total = load<f32v>(s + i);
             const Log l = log_parts(total);
             k += l.k;
-            const f32v share = 1.0f / total, q_items = (total - 1.0f) * share;
-            rest += (l.log_m - q_items) - load<f32v>(w + i) * share;
-            others += q_items;
+            // Fused explicitly: the compiler fused less where a group needs q as well, and the scores had other bits.
+            const f32v share = 1.0f / total, excess = total - 1.0f;
+            const f32v h_items = multiply_add(-load<f32v>(w + i), share, multiply_add(-excess, share, l.log_m));
+            rest += h_items;
+            others = multiply_add(excess, share, others);
             health += total;
+            if (groups.count) add_to_groups(i, l.k * 0.693147180559945309f + h_items, excess * share);
         }
         for (int l = 0; l < W; l++) {
             h[items ? l : 0] += (double)k[l] * 0.693147180559945309 + (double)rest[l];
             q[items ? l : 0] += (double)others[l];
             bad[items ? l : 0] |= health[l] != health[l];
         }
-        pending = 0;
+        flushed += pending, pending = 0;
+    }
+    MC_INLINE void add_to_groups(int64_t i, f32v h_items, f32v q_items) {
+        if (items) {
+            const int64_t at = groups.of(flushed + i / W) * W;
+            store(groups.h + at, load<f32v>(groups.h + at) + h_items), store(groups.q + at, load<f32v>(groups.q + at) + q_items);
+            return;
+        }
+        for (int64_t l = 0; l < W && i + l < pending; l++) {
+            const int64_t at = groups.of(flushed + i + l);
+            groups.h[at] += h_items[l], groups.q[at] += q_items[l];
+        }
     }
 };
 

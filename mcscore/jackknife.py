@@ -13,6 +13,12 @@ equal.) Groups of consecutive passes are as good as random ones, because passes 
 
 θ_(-g) is not clamped: a BALD that is stored as 0 because it is noise has an error like any other.
 
+What it keeps, by simulation of 4,000 sets of passes (tests/test_jackknife_simulation.py): the root mean square of the standard errors is
+0.98 to 1.05 of the spread of entropy and BALD, for 16 passes as for 100. For items of which one class has nearly all, one pass in a
+hundred may hold most of the information. Their errors have heavy tails: on average they are 0.5 to 0.8 of the spread for 16 passes,
+and a set of passes without a rare one has a standard error that is far too small. What the correction leaves of the bias is below a
+fifth of it (and the simulation's own noise) for unsure items and for 100 passes, but 0.2 to 0.5 of it for such items and 16 passes.
+
 Bias is estimated for scores that are smooth in the mean probabilities. A score that takes a maximum over classes (``Score.smooth`` is
 False) has a bias the jackknife does not find (it left one to five times the bias where two classes are equally probable), and so none
 is given; its standard error is too large there, by up to 1.7.

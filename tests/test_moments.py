@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcscore.acquisition import SCORES, oracle_scores
+from mcscore.jackknife import columns, groups, oracle_errors
 from mcscore.kernels import eager, native
 from mcscore.kernels.score import accumulate, score_logits
 from mcscore.moments import Moments
@@ -252,3 +253,71 @@ def test_nothing_can_be_computed_from_no_pass() -> None:
 def test_settings_are_checked_at_once(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Moments(**settings)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@every_likelihood
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.lists(st.integers(1, 40), min_size=2, max_size=6))
+def test_errors_do_not_depend_on_the_split_of_the_passes(likelihood: str, cuts: list[int]) -> None:
+    names = BY_LINK[likelihood]
+    outputs = outputs_for(likelihood, sum(cuts))
+    moments, plain = Moments(names, likelihood=likelihood, errors=True), Moments(names, likelihood=likelihood)
+    for part in outputs.split(cuts):
+        moments.update(part)
+        plain.update(part)
+    assert moments._groups is not None
+    assert moments._groups.sizes == [len(group) for group in groups(sum(cuts))]
+    got, truth = moments.compute(), oracle_errors(outputs, names, likelihood)
+    assert list(got) == [*columns(names, True), "prediction"]
+    for name, values in plain.compute().items():
+        assert torch.equal(got[name], values)  # scores keep every bit
+    for name, expected in truth.items():
+        torch.testing.assert_close(got[name].double(), expected, rtol=1e-4, atol=2e-6)
+
+
+def test_merged_moments_have_the_errors_of_their_groups() -> None:
+    parts = [torch.randn(t, 9, 5) for t in (20, 20, 7, 61)]
+
+    def of(*passes: torch.Tensor) -> Moments:
+        moments = Moments(DISCRETE, errors=True)
+        for part in passes:
+            moments.update(part)
+        return moments
+
+    small = of(parts[2]).merge(of(parts[1][:20]))  # 27 groups of one pass: those of one stream
+    expected = oracle_errors(torch.cat((parts[2], parts[1])), DISCRETE)
+    for name, values in expected.items():
+        torch.testing.assert_close(small.compute()[name].double(), values, rtol=1e-4, atol=1e-6)
+
+    many = of(parts[0]).merge(of(parts[3]))  # 20 groups of one pass and 31 of two, joined in pairs
+    assert many._groups is not None
+    assert many._groups.sizes == [2] * 10 + [4] * 15 + [1]
+    expected = oracle_errors(torch.cat((parts[0], parts[3])), ("bald",))
+    ratio = many.compute()["bald_se"] / expected["bald_se"]
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+    before = many.compute()
+    assert torch.equal(
+        of(parts[0]).merge(many).merge(Moments(DISCRETE, errors=True)).compute()["bald_se"].isnan(),
+        torch.zeros(9, dtype=torch.bool),
+    )
+    assert all(torch.equal(values, before[name]) for name, values in many.compute().items())
+
+
+def test_errors_need_two_passes_and_moments_that_have_them() -> None:
+    one = Moments(errors=True).update(torch.randn(1, 3, 4))
+    with pytest.raises(ValueError, match="a standard error needs at least 2 passes, got 1"):
+        one.compute()
+    assert "bald_se" in one.update(torch.randn(1, 3, 4)).compute()
+    with pytest.raises(ValueError, match="whose errors differ: True and False"):
+        one.merge(Moments().update(torch.randn(1, 3, 4)))
+
+
+def test_memory_of_errors_does_not_grow_with_the_passes() -> None:
+    moments = Moments(("bald",), errors=True).update(torch.randn(33, 5, 6))
+    for t in (500, 1000):
+        moments.update(torch.randn(t, 5, 6))
+        assert moments._groups is not None
+        assert len(moments._groups._states) == len(moments._groups.sizes) <= 32

@@ -17,6 +17,7 @@ FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")
 
 if TYPE_CHECKING:
     from ..run.journal import SpanDamage
+    from ..run.status import Status
     from ..store.lock import Holder
 
 _NAMED = 12  # ids that are printed; --json has all
@@ -58,6 +59,7 @@ def run_info(ctx: click.Context, path: Path) -> None:
         "writer": _writer(status.holder),
         "on disk": size(status.bytes),
     }
+    lines |= _stages(status)
     shown = [f"{name:10}  {text}" for name, text in lines.items()]
     if not run.damaged:
         emit(status.facts(), *shown)
@@ -65,6 +67,29 @@ def run_info(ctx: click.Context, path: Path) -> None:
     if not ctx.meta.get("json"):
         click.echo("\n".join(shown))
     fail(ctx, FAILED, f"{path}: {told(run.damaged)}; scoring into it again repairs it", "Damaged", **status.facts())
+
+
+def _stages(status: Status) -> dict[str, str]:
+    """The lines on a run that was to be screened."""
+    header = status.run.header
+    if header.screen is None:
+        return {}
+    if header.not_screened:
+        return {"screening": f"none: {header.not_screened}"}
+    from ..run.screening.told import told, told_cut
+
+    stage, screen = status.screen, header.screen
+    lines = {"screening": f"by {screen.by} for the top {screen.top:,}, {screen.recall:.1%} of which are to survive"}
+    if stage is not None:
+        left = (
+            "" if stage.run.complete else f", about {duration(stage.seconds_left)} left" if stage.seconds_left else ""
+        )
+        passes = stage.run.meta["passes"]
+        lines["stage 1"] = f"{stage.run.done:,} of {stage.run.n:,} items done with {passes:,} passes{left}"
+    lines["cut"] = told_cut(header)
+    if header.certificate is not None:
+        lines["found"] = f"\n{'':12}".join(told(header.certificate))
+    return lines
 
 
 def _some(items: int, names: list[str]) -> str:

@@ -34,9 +34,14 @@ screening = shared.together(
         type=click.IntRange(1),
         metavar="K",
         help="Find the best K items: score all with few passes, and only those that may be among the best K with all. "
-        "Without --passes and --screen, what finds --recall of them at the cost of 100 passes per item at most is chosen.",
+        "Without --screen, --passes is what may be spent per item, and what finds most of them for that is chosen.",
     ),
-    _screen("--screen", "screen_passes", type=click.IntRange(2, 65535), help="Passes of every item; default: 16."),
+    _screen(
+        "--screen",
+        "screen_passes",
+        type=click.IntRange(2, 65535),
+        help="Passes of every item, of which the best get all --passes; default: 16 of what may be spent.",
+    ),
     _screen("--by", help="Score by which the best are selected; default: the first of --scores."),
     _screen(
         "--recall",
@@ -117,7 +122,7 @@ def score(
     """
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
-        screen = screen_of(ctx, settings)
+        screen = screen_of(settings)
         if settings["errors"]:
             require_passes(settings["passes"])
     except ValueError as error:
@@ -163,7 +168,7 @@ def score(
     )
 
 
-def screen_of(ctx: click.Context, settings: dict[str, Any]) -> Screen | None:
+def screen_of(settings: dict[str, Any]) -> Screen | None:
     """Take the options of screening out of ``settings``; None if there is none. RunError if they do not fit each other."""
     from ..run.screening.options import Screen
 
@@ -173,8 +178,7 @@ def screen_of(ctx: click.Context, settings: dict[str, Any]) -> Screen | None:
         return None
     if "top" not in given:
         raise click.UsageError("screening needs --top: the number of items that are to be selected")
-    chosen = ctx.get_parameter_source("passes") is click.core.ParameterSource.DEFAULT and "passes" not in given
-    return Screen(**given, budget=float(settings["passes"]) if chosen else None)
+    return Screen(**given, budget=None if "passes" in given else float(settings["passes"]))
 
 
 _SCREEN_OPTIONS = {"top": "top", "passes": "screen_passes", "by": "by", "recall": "recall", "audit": "audit"}
@@ -198,7 +202,7 @@ def _screened(run: Run) -> list[str]:
         return [f"not screened: {run.meta['not_screened']}"]
     if run.meta["certificate"] is None:
         return []
-    from ..run.screening.certificate import told
+    from ..run.screening.told import told
 
     return [*filter(None, [run.meta["cuts"][-1]["why"]]), *told(run.meta["certificate"])]
 

@@ -79,6 +79,7 @@ def select(
         raise click.UsageError("--radius belongs to --diversity radius")
     from ..pool import Pool
     from ..run import Run
+    from ..run.select import how_chosen
 
     run = Run.open(path)
     by = run.check_score(by or run.meta["scores"][0])
@@ -96,9 +97,14 @@ def select(
         if told.get("at_noise_floor")
         else []
     )
+    how = how_chosen(file)
+    sure: dict[str, Any] = {name: how[name] for name in ("last_se", "near_cut") if name in how}
+    error = f" (standard error {sure['last_se']:.2g})" if sure else ""
+    near = [f"{count(sure['near_cut'], 'item')} not selected within one standard error of {least:.4g}"] if sure else []
     emit(
-        {**facts, **told, "ids": chosen.ids.tolist(), "scores": chosen.scores.tolist()},
-        f"{file}: {count(k, 'item')} by {by}, {best:.4g} down to {least:.4g}{apart}",
+        {**facts, **told, **sure, "ids": chosen.ids.tolist(), "scores": chosen.scores.tolist()},
+        f"{file}: {count(k, 'item')} by {by}, {best:.4g} down to {least:.4g}{error}{apart}",
+        *near,
         *noise,
         f"next: mcscore report {path}",
     )

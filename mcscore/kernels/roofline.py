@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import jackknife
+
 
 @dataclass(frozen=True)
 class Ceilings:
@@ -35,12 +37,15 @@ class Roofline:
         return 100.0 * self.seconds(ceilings) / seconds
 
 
-def score_logits(T: int, B: int, C: int, dtype: torch.dtype, results: int = 3) -> Roofline:
+def score_logits(T: int, B: int, C: int, dtype: torch.dtype, results: int = 3, errors: bool = False) -> Roofline:
     """Softmax scores of (T, B, C) logits: each read once, ``results`` 4-byte values written per item.
 
-    Per logit 8 operations: maximum, difference, exp (counted as one), Σe, Σe·z and Σp (a multiply-add each).
+    Per logit 8 operations: maximum, difference, exp (counted as one), Σe, Σe·z and Σp (a multiply-add each). With errors, ``results``
+    counts them too, and per class and group of passes there are 16 more: x (a multiply-add), d, Σd, four multiply-adds of a polynomial
+    and two for the entropy. The sums of the groups stay in cache.
     """
-    return Roofline(bytes=T * B * C * dtype.itemsize + 4 * B * results, flops=8 * T * B * C)
+    groups = len(jackknife.groups(T)) if errors else 0
+    return Roofline(bytes=T * B * C * dtype.itemsize + 4 * B * results, flops=(8 * T + 16 * groups) * B * C)
 
 
 def moments(t: int, B: int, C: int, dtype: torch.dtype) -> Roofline:

@@ -79,7 +79,7 @@ def score_logits(
     device = logits_TBC.device
     chosen = choose(logits_TBC, likelihood, input, backend, names)
     rows = math.prod((B, *logits_TBC.shape[3:]))
-    fused = errors and chosen == "triton" and logits_TBC.ndim == 3
+    fused = errors and chosen != "eager" and logits_TBC.ndim == 3
     results = {name: torch.empty(rows, dtype=torch.float32, device=device) for name in columns(names, fused)}
     results["prediction"] = torch.empty(
         rows, dtype=torch.float32 if likelihood == "gaussian" else torch.int32, device=device
@@ -90,7 +90,7 @@ def score_logits(
             eager.accumulate(outputs, state, likelihood, _kind(likelihood, input))
             block = eager.finish(state, names, likelihood, T, noise_variance, bald_noise(logits_TBC.dtype))
         else:
-            block = _kernels(chosen).score(outputs, names, likelihood, **({"errors": True} if fused else {}))
+            block = _kernels(chosen).score(outputs, names, likelihood, errors=fused)
         for name, values in block.items():
             results[name][first : first + len(values)] = values
     results = reduce_dense(results, logits_TBC.shape, likelihood, reduction)

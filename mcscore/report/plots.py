@@ -132,6 +132,31 @@ def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tupl
     return _plot(draw, WIDTH, 375, alt)
 
 
+def around_cut(
+    ranks: np.ndarray, scores: np.ndarray, errors: np.ndarray, chosen: np.ndarray, cut: float, label: str
+) -> Plot:
+    """Draw scores with one standard error to each side against their rank (1 = best), those of selected items (bool) marked."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.axhline(cut, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        for part, color in ((~chosen, theme.pool), (chosen, theme.chosen)):
+            axes.errorbar(
+                ranks[part], scores[part], errors[part], fmt="o", markersize=3.2, elinewidth=1, color=color, zorder=2
+            )
+        axes.set_xlabel(f"rank by {label}")
+        axes.set_ylabel(f"{label} ± standard error")
+        axes.ticklabel_format(useOffset=False)
+        axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+
+    alt = (
+        f"{label} of the items of rank {ranks[0]:,} to {ranks[-1]:,} with their standard errors, {count(int(chosen.sum()), 'item')} of "
+        f"them selected; the lowest selected score is {number(cut)}."
+    )
+    return _plot(draw, WIDTH, 300, alt)
+
+
 def _name_corners(axes: Axes, cloud: Cloud, theme: Theme) -> None:
     """Draw contours of equal entropy and name the two ends. Axes begin at 0 unless half of an axis would be empty."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()

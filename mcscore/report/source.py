@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A selection as its file tells: ids (k,) int64, best first; score, method, radius (None without one), file name."""
+    """A selection as its file tells: ids (k,) int64, best first; score, method, radius (None without one), file name.
+
+    near_cut: how many items that were not selected lie within their standard error of the lowest selected score, if that is known.
+    """
 
     ids: np.ndarray
     by: str
     method: str
     radius: float | None
     name: str
+    near_cut: int | None = None
 
 
 def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
@@ -48,4 +52,4 @@ def chosen_items(run: Run, path: str | os.PathLike[str] | None = None, pool: Poo
         return None
     file, table, how = read_selection(run, path, pool)
     ids = table.column("id").to_numpy().astype(np.int64)
-    return Chosen(ids, how["by"], how["method"], how["radius"], file.name)
+    return Chosen(ids, how["by"], how["method"], how["radius"], file.name, how.get("near_cut"))

@@ -17,7 +17,9 @@ from . import stats
 from .items import Picture, pictures
 from .mix import MAX_CLASSES, class_mix
 from .plots import histogram, plane
+from .shown import Shown, stream, title
 from .source import Chosen
+from .sureness import sureness
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -26,50 +28,12 @@ if TYPE_CHECKING:
 MAX_CARDS = 120  # of a side; a thousand pictures would make the page too heavy to open
 CARD_SCORES = 3  # the score of the selection, and two more
 NAMED_IDS = 12
-TITLES = {"bald": "BALD"}
 SHORT = {
     "expected_entropy": "exp. entr.",
     "least_confidence": "least conf.",
     "variation_ratio": "var. ratio",
     "mean_std": "std",
 }
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The facts of the page, read once. Without the pool: no pictures, labels, keys and class names."""
-
-    run: Run
-    pool: Pool | None
-    chosen: Chosen | None
-    spreads: dict[str, stats.Spread | None]
-    selected: dict[str, np.ndarray]  # every score and the prediction of the selected items, (k,)
-    labels_N: np.ndarray | None
-    classes: list[str] | None
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Ids of the selected items."""
-        return self.chosen.ids if self.chosen else np.empty(0, np.int64)
-
-    @property
-    def by(self) -> str:
-        """The score that the selection was made by; without a selection, the first score of the run."""
-        return self.chosen.by if self.chosen else next(iter(self.spreads))
-
-    @property
-    def regression(self) -> bool:
-        """Whether predictions are numbers, not classes."""
-        return bool(self.run.meta["likelihood"] == "gaussian")
-
-    def class_name(self, index: int) -> str:
-        """The name of a class; its number where it has none or the name is blank."""
-        if index < 0:
-            return "nothing"
-        if not self.classes or index >= len(self.classes):
-            return str(index)
-        name = self.classes[index]
-        return name if name.strip() else f"{index} (its name is blank)"
 
 
 @dataclass(frozen=True)
@@ -95,7 +59,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         pool,
         chosen,
         {name: stats.spread(stream(run, name)) for name in scores},
-        {name: run.values(name, ids) for name in (*scores, "prediction")},
+        {name: run.values(name, ids) for name in (*run.columns, "prediction")},
         pool.labels if pool is not None else None,
         list(pool.classes) if pool is not None and pool.classes else None,
     )
@@ -112,6 +76,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "plane": _values_and_score(shown) if shown.regression else _decomposition(shown),
         "mix": _value_mix(shown) if shown.regression else _class_mix(shown),
         "verb": "predicts" if shown.regression else "says",
+        "sureness": sureness(shown),
         "chosen": selected,
         "random": random,
         "chosen_text": _chosen_text(shown),
@@ -122,16 +87,6 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "version": __version__,
         "written": _moment(datetime.now(UTC).isoformat()),
     }
-
-
-def stream(run: Run, name: str) -> stats.Stream:
-    """The values of a score, or "prediction", span by span."""
-    return lambda: (values for _ids, values in run.spans(name))
-
-
-def title(name: str) -> str:
-    """The name of a score as headings show it."""
-    return TITLES.get(name, name.replace("_", " "))
 
 
 # ---- sentences and figures -------------------------------------------------------------------------------------------
@@ -370,7 +325,15 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
     images = pictures(shown.pool.take(both)) if shown.pool is not None else [None] * len(both)
     ordered = [by, *(name for name in shown.spreads if name != by)][:CARD_SCORES]
     values = {name: run.values(name, both) for name in (*ordered, "prediction")}
+    errors = None if shown.error is None else run.values(shown.error, both)
     keys = shown.pool.keys_of(both) if shown.pool is not None else None
+
+    def scores_at(at: int) -> list[tuple[str, str, str]]:
+        told = [(SHORT.get(name, title(name)), title(name), number(float(values[name][at]))) for name in ordered]
+        if errors is not None:
+            told.insert(1, ("±", f"standard error of {title(by)}", f"{errors[at]:.2g}"))
+        return told
+
     cards = []
     for at, (i, image) in enumerate(zip(both.tolist(), images, strict=True)):
         predicted, label = values["prediction"][at].item(), _label(shown, i)
@@ -382,9 +345,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
                 prediction=number(predicted) if shown.regression else shown.class_name(predicted),
                 label=None if label is None else shown.class_name(label),
                 correct=label == predicted,
-                scores=[
-                    (SHORT.get(name, title(name)), title(name), number(float(values[name][at]))) for name in ordered
-                ],
+                scores=scores_at(at),
                 picture=image,
             )
         )

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..paths import exists
 from .export import export
 from .journal import Journal, Record, SpanDamage, told
-from .screening.options import DIRECTORY
 from .select import choose
 from .stored import StoredScores
 
@@ -74,33 +71,6 @@ class Run(StoredScores):
                 stacklevel=2,
             )
         return Run(journal, committed, damaged=damaged)
-
-    @cached_property
-    def screen(self) -> StoredScores | None:
-        """The first stage of a screened run: scores of all items from few passes, with their errors; None if there is none.
-
-        Raises:
-            RunError: the first stage is damaged.
-        """
-        if not self.header.screened or not exists(self.path / DIRECTORY / "run.json"):
-            return None
-        journal = Journal.open(self.path / DIRECTORY)
-        return StoredScores(journal, journal.survey().records)
-
-    @property
-    def passes(self) -> npt.NDArray[np.int32]:
-        """(N,) int32: the passes that the scores of each item are from; 0 where there is none.
-
-        Of a screened run: those of all passes for what survived and what is audited, and those of the screen for the rest,
-        whose scores are in ``screen``.
-        """
-        by = self.meta["scores"][0]
-        passes = np.zeros(self.n, np.int32)
-        for stage in (self.screen, self):
-            if stage is not None:
-                for ids, values in stage.spans(by):
-                    passes[ids[0] : ids[-1] + 1][np.isfinite(values)] = stage.meta["passes"]
-        return passes
 
     @property
     def passes_spent(self) -> int:
@@ -200,7 +170,8 @@ class Run(StoredScores):
 
         Args:
             format: a name in ``mcscore.run.export.formats.FORMATS``. parquet, csv and jsonl have a row per item: id, rank
-                (of a selection), key (if the pool has keys), the scores, prediction; nothing where an item has no score.
+                (of a selection), key (if the pool has keys), scores, errors (if the run has them), prediction; nothing where an item has no
+                score.
                 In csv, a key that a spreadsheet would run as a formula has an apostrophe before it (``mcscore.cells``);
                 ``label_from`` reads the key without it.
                 label-studio: tasks to import. Label Studio takes the lowest prediction score first, so that is

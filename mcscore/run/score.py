@@ -106,18 +106,23 @@ def score_pool(
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
     with stop_request() as stop:
         begin = resumed_run if is_run(path) else new_run
+        if screen is not None:
+            own = own.copy(errors=True)  # for the certificate
         if begin is resumed_run and screen is not None and screen.budget is not None:
             own = own.copy(passes=read_header(path).settings.passes)  # as they were chosen
         with begin(path, pool, own, options) as job:
             header = job.journal.header
             if header.screen is not None and header.screened:
-                from .screening.certificate import certify, told_of
+                from .screening.certificate import certify
                 from .screening.stages import first_stage, second_stage
+                from .screening.told import told_second
 
                 told(f"stage 1 of 2, {pool.n:,} items", header.screen.passes)
                 first = first_stage(job, pool, own, stop, tell)
                 job, own = second_stage(job, first, pool, own)
-                told(told_of(job, first), job.journal.header.settings.passes)
+                header = job.journal.header
+                left = sum(task.span.n - task.held_n for task in job.tasks)
+                told(told_second(header, first, left), header.settings.passes)
             committed = score_tasks(job, pool, own, stop, tell)
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in committed), pool.n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -60,9 +61,8 @@ def choose(
     if not partial:
         refuse_incomplete(run, pool)
     # A run of labeled items may choose them too. Items appended since have no scores yet.
-    ids, scores = _best(
-        run, by, candidates or min(CANDIDATES_PER_ITEM * k, most), k, Skipped(pool, run.meta["labeled"])
-    )
+    skipped = Skipped(pool, run.meta["labeled"])
+    ids, scores = _best(run, by, candidates or min(CANDIDATES_PER_ITEM * k, most), k, skipped)
 
     embeddings = labeled_embeddings = None
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
@@ -90,6 +90,7 @@ def choose(
         "labeled_compared": len(labeled),
         "done": run.done,
         "n": run.n,
+        **_errors_at_cut(run, by, selection, skipped),
     }
     if edited:
         how["edited_code"] = edited
@@ -134,6 +135,23 @@ def _best(
             f"and are neither labeled nor excluded ({skipped.count(run.n):,} are)"
         )
     return best.result()
+
+
+def _errors_at_cut(run: StoredScores, by: str, selection: Selection, skipped: Skipped) -> dict[str, Any]:
+    """How sure the cut, the lowest selected score, is; {} if the run has no errors.
+
+    last_se: the standard error of the item there. near_cut: how many items that could have been selected, and were not, lie
+    within one standard error, each its own, of it.
+    """
+    if not run.meta["errors"]:
+        return {}
+    cut, chosen, near = selection.scores[-1], np.sort(selection.ids), 0
+    for (ids, scores), (_, errors) in zip(run.spans(by), run.spans(f"{by}_se"), strict=True):
+        left = ~skipped[ids[0] : ids[-1] + 1]
+        first, stop = np.searchsorted(chosen, [ids[0], ids[-1] + 1])
+        left[chosen[first:stop] - ids[0]] = False
+        near += int((np.abs(scores - cut) <= errors)[left].sum())  # never where they are NaN
+    return {"last_se": float(run.values(f"{by}_se", selection.ids[-1:])[0]), "near_cut": near}
 
 
 def refuse_incomplete(run: StoredScores, pool: Pool | None) -> None:
@@ -232,6 +250,14 @@ def read_selection(
     return Path(path), table, how
 
 
+def how_chosen(file: Path) -> dict[str, Any]:
+    """What a selection file that was just written says of the selection as a whole, without reading the columns."""
+    import pyarrow.parquet
+
+    how: dict[str, Any] = json.loads(pyarrow.parquet.read_schema(file).metadata[b"mcscore"])
+    return how
+
+
 def selections_of(run: Path) -> list[Path]:
     """The selection files in a run directory, the newest last."""
     files = [run / name for name in names_in(run, "selection-*.parquet")]
@@ -258,7 +284,7 @@ def _refuse_unknown_items(run: StoredScores, path: Path, table: Any, by: str, po
 
 def _write(run: StoredScores, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
     ids = selection.ids
-    columns = {name: run.values(name, ids) for name in (*run.meta["scores"], "prediction")}
+    columns = {name: run.values(name, ids) for name in (*run.columns, "prediction")}
     if (keys := pool.keys_of(ids)) is not None:
         columns = {"key": keys, **columns}
     path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"

@@ -22,7 +22,7 @@ BLOCK_BYTES = 16 << 20
 # Ctrl-C is seen between blocks: a block is at most this many steps of the model.
 _BLOCK_STEPS = 16
 # The last step of a span is half full on average: where few items are seen, a span holds this many steps of them.
-_FULL_STEPS = 8
+_FULL_STEPS = 4
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
     screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
     hardware = hardware_of(scorer.device)
     plan, item_bytes = settings.plan, _item_bytes(pool)
-    why = screen.why_not(plan) if screen else ""
+    why = screen.why_not(plan, pool.n) if screen else ""
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
     span = default_span(pool.n, step, flops, item_bytes, share) if options.span is None else min(options.span, pool.n)

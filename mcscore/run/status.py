@@ -12,6 +12,7 @@ from ..store.lock import Holder, holder_of
 from .journal import Journal, SpanDamage
 from .run import Run
 from .screening.options import DIRECTORY
+from .screening.told import seconds_of_second
 from .span_buffer import ranges_of
 
 
@@ -28,6 +29,7 @@ class Status:
         unreadable: (start, stop) of items that could not be read from the pool.
         holder: the process that writes into the run, or has left its lock behind; None if there is none.
         bytes: size of all files of the run.
+        screen: the first stage of a screened run; None if there is none, or it has not begun.
     """
 
     run: Run
@@ -38,6 +40,7 @@ class Status:
     unreadable: list[tuple[int, int]]
     holder: Holder | None
     bytes: int
+    screen: Status | None = None
 
     def facts(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -70,6 +73,11 @@ class Status:
             "lock": None if self.holder is None else self.holder.facts(),
             "bytes": self.bytes,
             "damage": [each.facts() for each in run.damaged],
+            "screen": run.meta["screen"],
+            "not_screened": run.meta["not_screened"],
+            "stage_1": self.screen and self.screen.facts(),
+            "cut": run.meta["cuts"][-1] if run.meta["cuts"] else None,
+            "certificate": run.meta["certificate"],
         }
 
 
@@ -78,18 +86,29 @@ def info(path: str | os.PathLike[str]) -> Status:
     journal = Journal.open(Path(path))
     committed, damaged = journal.survey()
     run = Run(journal, committed, damaged=damaged)
+    first = info(run.path / DIRECTORY) if run.screen is not None else None
     whole = sum(record.span == journal.spans[record.span.index] for record in committed)
-    left = run.n - run.done
     return Status(
         run,
         whole,
         len(journal.spans),
-        0.0 if not left else run.seconds / run.done * left if run.done else None,
+        _seconds_left(run, first),
         run.nonfinite_ids.tolist(),
         ranges_of(run.unreadable_ids),
         holder_of(run.path),
         sum(map(_size, files_below(run.path))),
+        first,
     )
+
+
+def _seconds_left(run: Run, first: Status | None) -> float | None:
+    """At the pace of what is done; of the second stage of a screened run, before its first span, at that of the first one."""
+    left = run.n - run.done
+    if first is not None and not first.run.complete:
+        return None  # how many will survive is not known
+    if not left or run.done:
+        return run.seconds / run.done * left if left else 0.0
+    return seconds_of_second(run.header, first.run, left) if first is not None and run.header.cuts else None
 
 
 def verify(path: str | os.PathLike[str]) -> list[SpanDamage]:

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError
+from ..paths import exists
 from .journal import Journal, Record, Values
 from .schema import JSON
+from .screening.options import DIRECTORY
 
 
 class StoredScores:
@@ -44,6 +46,35 @@ class StoredScores:
     def columns(self) -> tuple[str, ...]:
         """Names of what is stored of every item beside the prediction: the scores, and with errors ``bald_se``, ``bald_bias``, ..."""
         return self.header.rows[:-1]
+
+    @cached_property
+    def screen(self) -> StoredScores | None:
+        """The first stage of a screened run: scores of all items from few passes, with their errors; None if there is none.
+
+        Raises:
+            RunError: the first stage is damaged.
+        """
+        if not self.header.screened or not exists(self.path / DIRECTORY / "run.json"):
+            return None
+        journal = Journal.open(self.path / DIRECTORY)
+        return StoredScores(journal, journal.survey().records)
+
+    def passes_of(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+        """The passes that the scores of the items start..stop-1 are from; 0 where there is none.
+
+        Of a screened run: all passes for what survived or is audited, and those of ``screen`` for the rest.
+        """
+        passes = np.zeros(stop - start, np.int32)
+        for stage in (self.screen, self):
+            if stage is not None:
+                scored = np.isfinite(stage.part(stage.header.settings.scores[0], start, stop))
+                passes[scored] = stage.header.settings.passes
+        return passes
+
+    @property
+    def passes(self) -> npt.NDArray[np.int32]:
+        """(N,) the passes that the scores of each item are from, see ``passes_of``."""
+        return self.passes_of(0, self.n)
 
     @property
     def n(self) -> int:

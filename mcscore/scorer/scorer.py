@@ -332,9 +332,9 @@ class Scorer:
         return twin
 
     def adopt(self, other: Scorer) -> None:
-        """Take the plan of a copy that is no longer used, if this scorer has none yet."""
+        """Take the plan of a copy that is no longer used, if this scorer has none yet and the copy computes the same."""
         with exclusive(self):
-            if self.steps is None:
+            if self.steps is None and self._reduction == other._reduction:
                 self.steps = other.steps
 
     @property

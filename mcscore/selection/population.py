@@ -159,9 +159,12 @@ def _deconvolve(edges: Floats, theta: Floats, counts: Any, squares: Floats) -> t
     """(joint (X, M), sigma (M,)) from the counts (X,) of measured cells and the sums (X,) of se² in them."""
     counts = counts.astype(np.float64)
     mass, joint, smoother = counts, np.diag(counts), _smoother(len(counts))
-    mean_square = _ratio(squares, counts)
+    seen = _ratio(squares, counts)
+    square = np.ones_like(seen)  # of sigma
     for _ in range(_ROUNDS):
-        sigma = _sigma(joint, mean_square)
+        # Items measured at x are at many θ, so that their se² is compared with the mean of σ² over these, not with σ²(x).
+        square = square * _smooth_mean(_ratio(seen, _ratio(joint @ square, counts)) @ joint, joint.sum(0))
+        sigma = np.sqrt(square)
         kernel = _kernel(edges, theta, sigma)
         for _ in range(_STEPS):
             mass = smoother @ (mass * (_ratio(counts, kernel @ mass) @ kernel))
@@ -170,13 +173,11 @@ def _deconvolve(edges: Floats, theta: Floats, counts: Any, squares: Floats) -> t
     return joint, sigma
 
 
-def _sigma(joint: Floats, mean_square: Floats) -> Floats:
-    """(M,) the root of the mean of se² at each θ, smoothed over half a σ, and where there are no items, that of the next."""
-    items = joint.sum(0)
-    square = _ratio(mean_square @ joint, items)
+def _smooth_mean(sums: Floats, items: Floats) -> Floats:
+    """(M,) the mean at each θ, smoothed over half a σ, and where there are no items, that of the next."""
     cell = np.arange(len(items))
     weight = np.exp(-np.abs(cell[:, None] - cell) * 2 / _PER_SIGMA) * np.minimum(items, _ENOUGH)
-    return np.sqrt(_ratio(weight @ square, weight.sum(1)))
+    return _ratio(weight @ _ratio(sums, items), weight.sum(1))
 
 
 def _kernel(edges: Floats, theta: Floats, sigma: Floats) -> Floats:

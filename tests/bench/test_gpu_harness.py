@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_errors
 from mcscore.bench import table
 from mcscore.bench.cases import NoKernel
 from mcscore.bench.measure import Row
@@ -100,6 +100,28 @@ def test_both_files_are_written_whole_and_the_exit_code_tells_whether_all_is_rig
     assert headings == [*(f"## {kernel}" for kernel in dict.fromkeys(spec.kernel for spec in CASES)), "## Not measured"]
 
 
+@pytest.mark.parametrize(
+    ("error", "same_bits", "verdict"), [(1e-6, True, ""), (1e-3, True, "WRONG"), (1e-6, False, "WRONG: other scores")]
+)
+def test_what_standard_errors_cost_is_told_and_a_wrong_one_spoils_the_result(
+    error: float, same_bits: bool, verdict: str
+) -> None:
+    def one(T: int, B: int, C: int, D: int) -> gpu_errors.ErrorsRow:
+        if D == 2048:
+            raise RuntimeError("out of memory")
+        return gpu_errors.ErrorsRow(f"T{T}xC{C}xD{D}", 0.002, 0.005, error, same_bits)
+
+    errors, failed = gpu.measure_errors(one)
+    assert [*failed.values()] == ["RuntimeError: out of memory"]
+    assert len(errors) == len(gpu_errors.CASES) - 1
+    results = gpu.Results(GOOD, [row(CASES[0])], errors=errors)
+    assert results.good == (verdict == "")
+    assert [made["right"] for made in json.loads(gpu.as_json(results, ABOUT))["errors"]] == [results.good] * len(errors)
+    line = next(line for line in gpu.as_markdown(results, ABOUT).splitlines() if line.startswith("| T20xC1000xD0 |"))
+    assert line.split(" | ")[1:4] == ["2", "5", "2.50"]
+    assert line.endswith(f"| {verdict} |")
+
+
 def test_markdown_tables_have_as_many_cells_in_every_line() -> None:
     lines = table.markdown([row(spec) for spec in default_specs("cuda")])
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
@@ -133,7 +155,7 @@ class Refusing:
         if name.partition(".")[0] in REFUSED or name == "mcscore._native":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Refusing())
-from benchmarks import gpu
+from benchmarks import gpu, gpu_errors
 import torch
 from mcscore.bench.clock import CpuClock
 from mcscore.bench.measure import Bench, measure_ceilings

@@ -13,6 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from mcscore.acquisition import SCORES
+
 SPAN = 100
 
 
@@ -29,6 +31,10 @@ class FakeRun:
     @property
     def n(self) -> int:
         return len(self.values_of["prediction"])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for name in self.values_of if name != "prediction")
 
     @property
     def complete(self) -> bool:
@@ -50,8 +56,10 @@ class FakeRun:
     def values(self, name: str, ids: np.ndarray) -> np.ndarray:
         return self.values_of[name][ids]
 
-    def select(self, ids: list[int], by: str, *, run: str = "r1", name: str = "selection-a.parquet") -> Path:
-        how = {"run": run, "by": by, "k": len(ids), "method": "radius", "radius": 1.5}
+    def select(
+        self, ids: list[int], by: str, *, run: str = "r1", name: str = "selection-a.parquet", **how: Any
+    ) -> Path:
+        how = {"run": run, "by": by, "k": len(ids), "method": "radius", "radius": 1.5} | how
         scores = self.values_of[by][ids].astype(np.float32)
         table = pyarrow.table({"id": np.array(ids, np.int64), "rank": np.arange(len(ids)), "score": scores})
         pyarrow.parquet.write_table(table.replace_schema_metadata({"mcscore": json.dumps(how)}), self.path / name)
@@ -108,7 +116,7 @@ def make_run(tmp_path: Path) -> Make:
             "plan": {"items": 32, "passes": 50, "path": "vmap"},
             "versions": {"mcscore": "0.1.0", "torch": "2.13.0"},
             "passes": 50, "seed": 7, "masks": "independent", "likelihood": likelihood, "input": "logits", "device": "cpu",
-            "dtype": "float32", "threads": 2, "scores": list(scores),
+            "dtype": "float32", "threads": 2, "scores": [name for name in scores if name in SCORES],
         }  # fmt: skip
         columns = {name: np.asarray(values, np.float32) for name, values in scores.items()}
         return FakeRun(tmp_path, {**columns, "prediction": prediction}, meta, len(prediction) if done is None else done)

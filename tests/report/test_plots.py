@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 
-from mcscore.report.plots import Plot, histogram, plane
+from mcscore.report.plots import Plot, around_cut, histogram, plane
 from mcscore.report.stats import Cloud, spread
 
 Image = pytest.importorskip("PIL.Image")
@@ -52,6 +52,20 @@ def test_plane_marks_the_selection_among_points_and_hexagons(weights: np.ndarray
     assert min(_colored(plot, *CHOSEN)) > 20
 
 
+def test_items_around_the_cut_have_error_bars() -> None:
+    ranks, scores = np.arange(8, 13), np.array([0.9, 0.8, 0.7, 0.7, 0.5])
+    chosen = np.array([True, False, True, False, False])
+    plot = around_cut(ranks, scores, np.full(5, 0.1), chosen, 0.7, "margin")
+    assert plot.alt == (
+        "margin of the items of rank 8 to 12 with their standard errors, 2 items of them selected; the lowest selected score is 0.700."
+    )
+    with_bars, without = (min(_colored(around_cut(ranks, scores, error, chosen, 0.7, "margin"), *CHOSEN)) for error in (
+        np.full(5, 0.1), np.zeros(5)
+    ))  # fmt: skip
+    assert with_bars > without + 100 > 100
+    assert _colored(around_cut(ranks, scores, np.zeros(5), ~chosen & False, 0.7, "margin"), *CHOSEN) == (0, 0)
+
+
 @pytest.mark.parametrize("value", [0.0, 1e6])
 def test_scores_that_are_all_equal_can_be_drawn(value: float) -> None:
     found = spread(lambda: [np.full(5, value, np.float32)])
@@ -68,3 +82,4 @@ def test_a_score_may_have_any_name(name: str) -> None:
     assert found is not None
     assert f"of {name} over" in histogram(found, values[:0], None, name).alt
     plane(Cloud(values, values, None, 9), values[:1], values[:1], (name, name), corners=False)
+    around_cut(np.arange(1, 10), values, values, values > 1, 0.5, name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mcscore import Pool, Scorer, score_pool
+from mcscore import Pool, Scorer, Screen, score_pool
 from mcscore.errors import RunError
 
 from .fakes import unpacked
@@ -37,6 +37,16 @@ def pool(tmp_path: Path) -> Pool:
     pool = Pool.create(tmp_path / "pool", items, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     pool.set_labels(np.arange(0, 700, 50), np.zeros(14, int))
     return pool
+
+
+def test_a_screened_run_leaves_the_scorer_as_it_was(tmp_path: Path) -> None:
+    pool = Pool.create(tmp_path / "pool", np.random.default_rng(0).random((60, 4), np.float32))
+    scorer = Scorer(nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3)), passes=20)
+    run = score_pool(pool, scorer, tmp_path / "run", screen=Screen(top=5, passes=4))
+    scores = scorer(pool.read(0, 60), np.arange(60))
+    assert sorted(scores) == ["bald", "entropy", "prediction"]
+    full = np.isfinite(run.scores("bald"))
+    np.testing.assert_array_equal(run.scores("bald")[full], scores["bald"].numpy()[full])
 
 
 def test_a_run_equals_the_scorer_on_the_items(pool: Pool, model: Net, out: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import zarr
 
 from mcscore.errors import RunError
-from mcscore.run import Run
+from mcscore.run import Run, score_pool
 from mcscore.run.status import verify
 
-from .fakes import N, begin, content, fail_at, go_on, reheader
+from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, fail_at, go_on, reheader
 
 COLUMNS = ("bald", "entropy", "bald_se", "entropy_se", "bald_bias", "entropy_bias")
 
@@ -54,8 +57,6 @@ def test_a_run_is_not_resumed_with_errors_if_it_was_started_without(out: Path, e
 
 def test_an_item_without_a_finite_score_has_no_error(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finite score with an error that is not (only a fault could give it) follows the one rule: none of the item is kept."""
-    from .fakes import Column, FakeScorer
-
     score = FakeScorer.__call__
 
     def broken(self: FakeScorer, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
@@ -106,3 +107,86 @@ def test_a_header_that_no_run_with_errors_has_is_refused(out: Path, changes: dic
     reheader(out, **changes)
     with pytest.raises(RunError, match=told):
         Run.open(out)
+
+
+class Falling(FakeScorer):
+    """bald falls by 1 from item to item; its error is 0.5 or, of every third item, 4.5. Every two items are alike."""
+
+    def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
+        columns = super().__call__(items, ids)
+        columns["bald"] = Column((N - ids).astype(np.float32))
+        columns["bald_se"] = Column(np.where(ids % 3 == 0, 4.5, 0.5).astype(np.float32))
+        return columns
+
+    def embed(self, _items: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        return (ids[:, None] // 2).astype(np.float32)
+
+
+class Pool(FakePool):
+    classes = None
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        return ids
+
+
+@pytest.fixture
+def falling(out: Path) -> Run:
+    """A run of which item 4 was labeled before; 39 has been since, and 42 was excluded."""
+    pool = Pool()
+    pool.labels[4] = 0
+    run = score_pool(pool, Falling(errors=True), out, span=SPAN)  # type: ignore[arg-type]
+    pool.labels[39], pool.excluded[42] = 0, True
+    return run
+
+
+def test_a_selection_has_the_errors_of_its_items_and_of_the_cut(falling: Run) -> None:
+    chosen = falling.select(40, by="bald", diversity="none")
+    assert chosen.ids.tolist() == [i for i in range(42) if i not in (4, 39)]
+    table = pq.read_table(falling.path / "selection-bald-40.parquet")
+    assert table.column_names == ["id", "rank", "score", *COLUMNS, "prediction"]
+    for name in COLUMNS:
+        assert table[name].to_numpy().tobytes() == falling.scores(name)[chosen.ids].tobytes()
+    how = json.loads(table.schema.metadata[b"mcscore"])
+    # The cut is 59. Of the items below it 42 and 45 reach it, but 42 is excluded; the labeled 39 above it is near, too.
+    assert (how["last_se"], how["near_cut"]) == (0.5, 1)
+
+
+def test_what_diversity_left_out_near_the_cut_is_counted(falling: Run) -> None:
+    assert falling.select(3, by="bald", radius=0.5).ids.tolist() == [0, 2, 6]  # 5 is like 4, which is labeled
+    how = json.loads(pq.read_schema(falling.path / "selection-bald-3.parquet").metadata[b"mcscore"])
+    # The cut is 94. 3, left out because it is like 2, and 9 are within their error of it, 4.5; 5 and 7 are not within 0.5.
+    assert (how["last_se"], how["near_cut"]) == (4.5, 2)
+
+
+def test_a_selection_without_errors_says_nothing_of_them(out: Path) -> None:
+    begin(out).select(3, by="bald", diversity="none")
+    schema = pq.read_schema(out / "selection-bald-3.parquet")
+    assert schema.names == ["id", "rank", "score", "bald", "entropy", "prediction"]
+    assert not {"last_se", "near_cut"} & json.loads(schema.metadata[b"mcscore"]).keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*without keys")
+@pytest.mark.parametrize("selection", [None, "latest"])
+def test_exports_have_the_errors(falling: Run, selection: str | None) -> None:
+    chosen = falling.select(3, by="bald", diversity="none").ids
+    ids = np.arange(N) if selection is None else chosen
+    names = ["id", *(["rank"] if selection else []), *COLUMNS, "prediction"]
+    table = pq.read_table(falling.export("parquet", selection=selection))
+    rows = [json.loads(line) for line in falling.export("jsonl", selection=selection).read_text().splitlines()]
+    with falling.export("csv", selection=selection).open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert table.column_names == list(rows[0]) == list(cells[0]) == names
+    for name in COLUMNS:
+        bits = falling.scores(name)[ids].tobytes()
+        assert table[name].to_numpy().astype(np.float32).tobytes() == bits
+        for values in ([row[name] for row in rows], [cell[name] or None for cell in cells]):
+            assert np.array([np.nan if value is None else value for value in values], np.float32).tobytes() == bits
+
+
+def test_labeling_tools_get_the_errors(falling: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "keys_of", lambda _self, ids: np.array([f"{i}.png" for i in ids]), raising=False)
+    (task, *_) = json.loads(falling.export("label-studio").read_text())
+    assert task["data"]["bald_se"] == 4.5
+    assert set(COLUMNS) < task["data"].keys()
+    labels = json.loads(falling.export("fiftyone").read_text())["labels"]
+    assert next(iter(labels.values()))["attributes"].keys() == {"item", *COLUMNS}

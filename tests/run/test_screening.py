@@ -152,7 +152,9 @@ def test_appended_items_are_cut_as_before_and_anew_if_asked(out: Path) -> None:
     anew = screened(out, more, new_cut=True)
     fresh = screened(out.parent / "fresh", more)
     # The first stage of the fake depends on its blocks in the last bits.
-    assert anew.meta["cuts"][-1]["cut"]["threshold"] == pytest.approx(fresh.meta["cuts"][0]["cut"]["threshold"], abs=1e-2)
+    assert anew.meta["cuts"][-1]["cut"]["threshold"] == pytest.approx(
+        fresh.meta["cuts"][0]["cut"]["threshold"], abs=1e-2
+    )
     # What was scored keeps its scores; what survives by either cut has all passes.
     assert set(np.flatnonzero(np.isfinite(anew.scores("bald")))) >= set(np.flatnonzero(full))
     assert set(np.flatnonzero(np.isfinite(anew.scores("bald")))) >= set(

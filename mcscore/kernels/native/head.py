@@ -43,16 +43,8 @@ def dropout_head(
     masks = NativeSpec(spec, D)
     bias = float_bias(bias_C)
     packed, _, width = pack(weight_CD, weight, SUBSET)
-    out, to = outputs(scores, B)
+    out, to = outputs(scores, B, masks.t if errors else None)
     arrays = x.data_ptr(), packed.data_ptr(), 0 if bias is None else bias.data_ptr()
     what = (D, C, width), 1.0 / spec.drop_rate.keep, LIKELIHOODS.index(likelihood), to
     split(B, masks.t * D * max(1, C // 8), lambda *items: loaded().dropout_head(masks.described, *arrays, *what, items))
-    if errors:
-        from ...jackknife import columns
-        from ..score import score_logits
-        from .linear import dropout_linear
-
-        logits = dropout_linear(x[None, :, None], spec, weight, bias_C)[:, :, 0]
-        found = score_logits(logits, scores, likelihood=likelihood, errors=True)
-        return {name: out.get(name, found[name]) for name in (*columns(scores, True), "prediction")}
     return out

@@ -14,14 +14,16 @@ u is formed from differences, so that it keeps its digits where a group changes 
     bald               their difference; -mean of curve is the bias of both, as what is linear in p has none
     least_confidence, margin   maxima of (h - 1) (p̄ - top) + D
     variation_ratio    whole numbers of votes
-    mean_std           from Σp and Σp² in float64: a square root makes 1e-4 of float32's 1e-8
+    mean_std           from Σp and Σp² in float64: as float32 a rest of 6e-8 of p² would be 2e-4 of p under the root
 
-The scores come from ``score``, whose kernels know nothing of errors, and so are the same with errors and without.
+(bernoulli: with the 1 - p terms, summed over labels.) The scores come from ``score``, whose kernels know nothing of errors, so
+they are the same bits with errors and without; a sum that is shared would depend on what the compiler makes of the rest.
 
-Bytes: the logits are read twice more, the second time backwards: what the L2 cache still has of them (all, if T B C logits fit; else up
-to its size in items at work) is not read again. 4 G bytes per score and item are written and read. Instructions: per logit
-and pass about 8 for p̄ and 10 for the group, and 15 per class and group, so 18 + 15 G / T beside the 12 of the scores.
-So a call takes two to three times the time of the scores alone where their reading is the limit, and 3 where T <= 32 (G = T).
+What it costs, counted, not measured. The logits are read twice more, the second time backwards, so that of what the L2 cache
+still holds (all, if T B C logits fit) nothing is read again: up to 3 times the bytes of the scores alone. Instructions of sm_90
+per logit and pass: 10 for p̄ and 13 for the group, and 26 per class and group, beside the 12 of the scores and the 14 that full
+memory speed allows for 2-byte logits. So a call takes up to 4.4 times the scores alone where G = T (T <= 32), and 3 times at
+T = 100. Group sums in memory instead of the second read would move 8 G / T bytes per logit, which is no less.
 """
 
 # Kernels have no Python types: Triton infers them.
@@ -46,6 +48,7 @@ from .jackknife_tile import (
     compare_group,
     minority,
     reciprocals,
+    row_of,
     store_group,
     sums_of_passes,
 )
@@ -70,7 +73,7 @@ _MAX_WARPS = 8  # of 255 registers per thread; 16 have 128
 _BLOCK = 128  # items of a program of step 2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _group_rows(
     x, u, T, B, stride_t, stride_b, G, group,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
@@ -105,15 +108,16 @@ def _group_rows(
             g_sum, g_p1, g_p2, g_votes = add_to_sums(g_sum, g_p1, g_p2, g_votes, p, voted, WANT)
             h += h_t
         linear, curve, first, second, modal, spread = compare_group(
-            mean, inverse, other_inverse, weight, p1, p2, votes, g_sum, g_p1, g_p2, g_votes, top, classes, T, m, C, SOFTMAX, WANT
+            mean, inverse, other_inverse, weight, p1, p2, votes, g_sum, g_p1, g_p2, g_votes, top, classes, T, m,
+            C, SOFTMAX, WANT,
         )  # fmt: skip
         store_group(
-            u, g, item, ok, B, linear, curve, first, second, modal, spread, entropy_bits(h) * (LN2 / m), top - runner_up, all_modal,
-            T, m, G * tl.cast(B, tl.int64), C, SOFTMAX, WANT,
+            u, g, item, ok, B, linear, curve, first, second, modal, spread, entropy_bits(h) * (LN2 / m), top - runner_up,
+            all_modal, T, m, G * tl.cast(B, tl.int64), C, SOFTMAX, WANT,
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _estimate(u, prediction, se, bias, T, B, G, group, WANT: tl.constexpr, BLOCK: tl.constexpr):
     """Step 2: u (rows, G, B) -> se and bias (scores, B); NaN where the prediction is -1, as the score is."""
     item = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -122,9 +126,9 @@ def _estimate(u, prediction, se, bias, T, B, G, group, WANT: tl.constexpr, BLOCK
     for ROW in tl.static_range(0, CURVE):
         if (ONE << ROW) & WANT:
             size = G * tl.cast(B, tl.int64)
-            center, variance = _spread_of_row(u + ROW * size + item, ok, T, B, G, group, BLOCK)
+            center, variance = _spread_of_row(u + row_of(ROW, WANT) * size + item, ok, T, B, G, group, BLOCK)
             if (ONE << ROW) & NEEDS_CURVE:
-                center, _ = _spread_of_row(u + CURVE * size + item, ok, T, B, G, group, BLOCK)
+                center, _ = _spread_of_row(u + row_of(CURVE, WANT) * size + item, ok, T, B, G, group, BLOCK)
             if ROW == EXPECTED:
                 center = tl.zeros_like(center)
             at = ROW * tl.cast(B, tl.int64) + item
@@ -150,9 +154,9 @@ def _spread_of_row(at, ok, T, B, G, group, BLOCK: tl.constexpr):
 def plan_errors(
     logits_TBC: Tensor, scores: Sequence[str], likelihood: str, prediction_B: Tensor
 ) -> tuple[list[Launch], dict[str, Tensor]]:
-    """The launches that give ``jackknife.columns`` beyond the scores, to be run after those of ``score.plan``, and the tensors they fill.
+    """The launches that give what ``jackknife.columns`` has beyond the scores, and the tensors that they fill.
 
-    prediction_B: of ``score``, -1 where an item is no distribution.
+    prediction_B: of ``score``, -1 where an item is no distribution; its launches are run before these.
 
     Raises:
         ValueError: fewer than 2 passes.
@@ -160,7 +164,7 @@ def plan_errors(
     T, B, C = logits_TBC.shape
     G = len(groups(T))
     x = logits_TBC if logits_TBC.stride(2) == 1 or C == 1 else logits_TBC.contiguous()
-    u = torch.empty((CURVE.value + 1, G, B), dtype=torch.float32, device=x.device)
+    u = torch.empty((len(scores) + 1, G, B), dtype=torch.float32, device=x.device)
     se, bias = torch.empty((2, len(KERNEL_SCORES), B), dtype=torch.float32, device=x.device)
     softmax, want = likelihood == "categorical", wanted(scores)
     vector = alignment(x, x.stride(0), x.stride(1))

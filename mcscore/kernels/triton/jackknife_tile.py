@@ -1,4 +1,4 @@
-"""What the jackknife kernels do to a tile of probabilities, (items, classes): sum over passes, compare with a group left out, store.
+"""What the jackknife kernels do to a tile of probabilities, (items, classes): sum, compare without a group, store.
 
 Formulas: see ``jackknife``.
 """
@@ -28,11 +28,16 @@ from .tile import (
     wanted,
 )
 
-CURVE = tl.constexpr(
-    len(KERNEL_SCORES)
-)  # row of u that holds what of the entropy's is not linear in p, whose mean is the bias
+# Row of u that holds what of the entropy's is not linear in p, and whose mean is the bias.
+CURVE = tl.constexpr(len(KERNEL_SCORES))
 NEEDS_CURVE = tl.constexpr(wanted(("entropy", "bald")))
 NEEDS_TOP = tl.constexpr(wanted(("least_confidence", "margin")))
+
+
+@triton.constexpr_function
+def row_of(row, want):
+    """Where a row of the results, or CURVE, lies in u, which has only those asked for."""
+    return (want & ((1 << row) - 1)).bit_count()
 
 
 @triton.jit
@@ -49,7 +54,7 @@ def divergence(x):
 
 @triton.jit
 def sums_of_passes(ITEMS: tl.constexpr, WIDTH: tl.constexpr, SHARES: tl.constexpr):
-    """Sums over passes: p float32, p and p² float64 (mean_std alone needs them), votes, all (items, classes); h (items, SHARES, 1)."""
+    """Sums over passes: p float32, p and p² float64 (for mean_std), votes, all (items, classes); h (items, SHARES, 1)."""
     p = tl.zeros((ITEMS, WIDTH), tl.float32)
     p1 = tl.zeros((ITEMS, WIDTH), tl.float64)
     p2 = tl.zeros((ITEMS, WIDTH), tl.float64)
@@ -97,7 +102,7 @@ def minority(votes, n, SOFTMAX: tl.constexpr):
 
 @triton.jit
 def reciprocals(mean, classes, C: tl.constexpr, SOFTMAX: tl.constexpr):
-    """What the entropy without a group takes of the mean alone: 1 / p̄, 1 / (1 - p̄) (0 where infinite), and log2 p̄ (- log2(1 - p̄))."""
+    """Of the mean, for the entropy without a group: 1 / p̄ and 1 / (1 - p̄), 0 where infinite; log2 p̄ (sigmoid: - log2(1 - p̄))."""
     inverse, weight = _reciprocal(mean)
     if SOFTMAX:
         return inverse, inverse, weight
@@ -119,9 +124,10 @@ def compare_group(
 ):  # fmt: skip
     """One tile of classes without a group of m passes -> six values per item that merge over tiles.
 
-    mean: of all passes, with its ``reciprocals``; p1, p2, votes: sums over all passes; g_...: sums over the group; top: largest mean of the tile. linear and
-    curve: the two parts of the entropy's u. first, second: (h - 1) (p̄_(-g) - top), the best two (softmax); first: u of
-    least_confidence (sigmoid). modal: ``minority`` of the other passes. spread: sum of the classes' u of the std.
+    mean: of all passes, with its ``reciprocals``, and top, the largest of the tile; p1, p2, votes: sums over all passes; g_...:
+    sums over the group. linear, curve: the two parts of the entropy's u. first, second (softmax): the two largest of
+    (h - 1) (p̄_(-g) - top). first (sigmoid): u of least_confidence. modal: ``minority`` of the other passes. spread: sum over
+    the classes of the u of their std.
     """
     others = (T - m).to(tl.float32) / m  # h - 1
     D = mean - g_sum * (1.0 / m)
@@ -155,24 +161,26 @@ def store_group(
 ):  # fmt: skip
     """Write u of group g of whole items for each wanted score, from what ``compare_group`` gives.
 
-    h: mean entropy of the group's passes; margin: p̄_(1) - p̄_(2); all_modal: ``minority`` of all passes; size: of a row of u, G B.
+    h: mean entropy of the group's passes; margin: p̄_(1) - p̄_(2); all_modal: ``minority`` of all passes; size: G B.
     """
     others = (T - m).to(tl.float32) / m
     u += g * tl.cast(B, tl.int64) + item
     if (ONE << ENTROPY) & WANT:
-        tl.store(u + ENTROPY * size, linear + curve, mask=ok)
+        tl.store(u + row_of(ENTROPY, WANT) * size, linear + curve, mask=ok)
     if (ONE << EXPECTED) & WANT:
-        tl.store(u + EXPECTED * size, -h, mask=ok)
+        tl.store(u + row_of(EXPECTED, WANT) * size, -h, mask=ok)
     if (ONE << BALD) & WANT:
-        tl.store(u + BALD * size, linear + curve + h, mask=ok)
+        tl.store(u + row_of(BALD, WANT) * size, linear + curve + h, mask=ok)
     if NEEDS_CURVE & WANT:
-        tl.store(u + CURVE * size, curve, mask=ok)
+        tl.store(u + row_of(CURVE, WANT) * size, curve, mask=ok)
     if (ONE << LEAST) & WANT:
-        tl.store(u + LEAST * size, -first if SOFTMAX else first, mask=ok)
+        tl.store(u + row_of(LEAST, WANT) * size, -first if SOFTMAX else first, mask=ok)
     if (ONE << MARGIN) & WANT:
-        tl.store(u + MARGIN * size, margin * others - (first - second) if SOFTMAX else 2.0 * first, mask=ok)
+        tl.store(
+            u + row_of(MARGIN, WANT) * size, margin * others - (first - second) if SOFTMAX else 2.0 * first, mask=ok
+        )
     if (ONE << VARIATION) & WANT:  # (h - 1) (modal / T - modal_(-g) / (T - m)), softmax; its opposite for votes against
         change = (all_modal - modal) / m - all_modal / T
-        tl.store(u + VARIATION * size, change if SOFTMAX else -change, mask=ok)
+        tl.store(u + row_of(VARIATION, WANT) * size, change if SOFTMAX else -change, mask=ok)
     if (ONE << STD) & WANT:
-        tl.store(u + STD * size, spread / C, mask=ok)
+        tl.store(u + row_of(STD, WANT) * size, spread / C, mask=ok)

@@ -48,7 +48,7 @@ def _pass_of_tile(
         return pass_tile(row, classes, C, SOFTMAX, WANT, SHARES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _group_tiles(
     x, top_in, inverse_in, vote_in, parts, T, B, stride_t, stride_b, G, group,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
@@ -88,7 +88,8 @@ def _group_tiles(
             g_sum, g_p1, g_p2, g_votes = add_to_sums(g_sum, g_p1, g_p2, g_votes, p, voted, WANT)
             h += h_t
         linear, curve, first, second, modal, spread = compare_group(
-            mean, inverse, other_inverse, weight, p1, p2, votes, g_sum, g_p1, g_p2, g_votes, top, classes, T, m, C, SOFTMAX, WANT
+            mean, inverse, other_inverse, weight, p1, p2, votes, g_sum, g_p1, g_p2, g_votes, top, classes, T, m,
+            C, SOFTMAX, WANT,
         )  # fmt: skip
         to = parts + g * slot
         tl.store(to, linear)
@@ -100,7 +101,7 @@ def _group_tiles(
         tl.store(to + 6 * size, entropy_bits(h))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "B", "G", "group"])
 def _merge_groups(
     u, parts, h_in, T, B, G, group,
     C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,

@@ -99,7 +99,7 @@ def score(logits_TBC: Tensor, scores: Sequence[str], likelihood: str, errors: bo
     Accumulates in float32. An item with NaN or +inf in any pass (softmax: or a row of -inf) gets NaN and prediction -1.
     errors: also the standard errors and biases that ``mcscore.jackknife.columns`` names, (B,) float32, for which class-major
     logits are copied; the scores are the same bits.
-    ValueError for other shapes, scores, likelihoods or devices, and for errors of fewer than 2 passes; TypeError for other dtypes.
+    ValueError for other shapes, scores, likelihoods or devices, and for errors of one pass; TypeError for other dtypes.
     """
     check_device("score", logits_TBC.device)
     launches, results = plan(logits_TBC, scores, likelihood, errors)
@@ -120,9 +120,7 @@ def plan(
     return launches + more, {**results, **found, "prediction": prediction}
 
 
-def _plan_scores(
-    logits_TBC: Tensor, scores: Sequence[str], likelihood: str
-) -> tuple[list[Launch], dict[str, Tensor]]:
+def _plan_scores(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> tuple[list[Launch], dict[str, Tensor]]:
     names = check_kernel_call("score", scores, likelihood, logits_TBC.shape)
     check_dtype("score", logits_TBC)
     T, B, C = logits_TBC.shape

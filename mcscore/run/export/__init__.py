@@ -1,4 +1,4 @@
-"""The scores of a run, or a selection from it, as a file for other tools: streamed, and whole or not there."""
+"""The scores and errors of a run, or a selection from it, as a file for other tools: streamed, and whole or not there."""
 
 from __future__ import annotations
 
@@ -83,15 +83,25 @@ def _pool_or_none(run: StoredScores, pool: Pool | None, required: bool) -> Pool 
 
 def _all(run: StoredScores, pool: Pool | None) -> Tables:
     """Yield every committed item, in order."""
-    names = (*run.meta["scores"], "prediction")
+    names = (*run.columns, "prediction")
     for columns in zip(*(run.spans(name) for name in names), strict=True):
         ids = columns[0][0]
         for at in range(0, len(ids), _ROWS):
             part = slice(at, at + _ROWS)
             keys = None if pool is None else pool.keys_of(ids[part])
-            yield _table(
-                ids[part], keys, {name: column[part] for name, (_, column) in zip(names, columns, strict=True)}
-            )
+            values = {name: column[part] for name, (_, column) in zip(names, columns, strict=True)}
+            yield _table(ids[part], keys, values | _of_first_stage(run, ids[part]))
+
+
+def _of_first_stage(run: StoredScores, ids: Values) -> dict[str, Values]:
+    """What a screened run says of the items ids[0]..ids[-1] besides: the passes of each, and what it was cut by."""
+    if run.screen is None or run.header.screen is None:
+        return {}
+    start, stop, by = int(ids[0]), int(ids[-1]) + 1, run.header.screen.by
+    names = [name for name in (by, f"{by}_se", f"{by}_bias") if name in run.screen.columns]
+    return {"passes": run.passes_of(start, stop)} | {
+        f"screen_{name}": run.screen.part(name, start, stop) for name in names
+    }
 
 
 def _selected(run: StoredScores, table: Any) -> Tables:
@@ -100,7 +110,7 @@ def _selected(run: StoredScores, table: Any) -> Tables:
     keys = table["key"].to_numpy() if "key" in table.column_names else None
     for at in range(0, len(ids), _ROWS):
         part = slice(at, at + _ROWS)
-        columns = {name: run.values(name, ids[part]) for name in (*run.meta["scores"], "prediction")}
+        columns = {name: run.values(name, ids[part]) for name in (*run.columns, "prediction")}
         yield _table(ids[part], None if keys is None else keys[part], columns, table["rank"].to_numpy()[part])
 
 

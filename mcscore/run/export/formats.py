@@ -1,7 +1,8 @@
 """The files that an export can be, one writer each: tables are written block by block, nothing is kept.
 
-A table has the columns id (int64), rank (only of a selection), key (only if the pool has keys), one per score (float32) and
-prediction; null where an item has no score. Numbers are written with the fewest digits that read back as the same float32.
+A table has the columns id (int64), rank (only of a selection), key (only if the pool has keys), one per score and error that
+the run has (float32) and prediction; null where an item has no score. Numbers are written with the fewest digits that read
+back as the same float32.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _jsonl(file: BinaryIO, tables: Tables, _source: Source) -> None:
 
 
 def _label_studio(file: BinaryIO, tables: Tables, source: Source) -> None:
-    """Write tasks with the address of the image, the scores as columns, and one prediction whose score is a confidence.
+    """Write tasks with the address of the image, scores and errors as columns, and one prediction whose score is a confidence.
 
     Label Studio's uncertainty sampling (and sorting by prediction score) takes the LOWEST prediction score first. So it gets
     1 / (1 + score): in (0, 1], falling as the score rises, whatever the range of the score (below 1e-15 all are 1).
@@ -137,7 +138,7 @@ def _address(prefix: str, key: str) -> str:
 
 
 def _fiftyone(file: BinaryIO, tables: Tables, source: Source) -> None:
-    """Write labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label, item and scores as its attributes.
+    """Write labels.json of a FiftyOneImageClassificationDataset: absolute path -> predicted label, its attributes item and columns.
 
     fiftyone.Dataset.from_dir(data_path=IMAGES, labels_path=FILE, dataset_type=fiftyone.types.FiftyOneImageClassificationDataset)
     """

@@ -162,14 +162,14 @@ def versions() -> dict[str, str]:
 
 
 def _compared(header: RunHeader) -> Iterator[tuple[str, Any]]:
-    """The values to compare, by name; those of pool and model one by one."""
+    """The values to compare, by name; those of pool and model one by one. The screen comes first, as it decides on others."""
+    yield "screen", to_json(header.screen)
     for name, value in {"pool": header.pool, **_by_name(header.settings), "span": header.span}.items():
         if dataclasses.is_dataclass(value):
             yield from ((f"{name}.{key}", part) for key, part in to_json(value).items())
         else:
             yield name, to_json(value)
     yield "labeled", header.labeled
-    yield "screen", to_json(header.screen)
 
 
 def _by_name(settings: Settings) -> dict[str, Any]:

@@ -40,6 +40,11 @@ class FixedCut:
     cut: Cut
     audit: AuditPlan
 
+    @property
+    def share(self) -> float:
+        """The share of the items that get all passes."""
+        return (self.cut.survivors + self.audit.samples) / max(1, self.cut.items)
+
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> FixedCut:
         """Read what ``dataclasses.asdict`` made."""

@@ -13,6 +13,7 @@ DIRECTORY = "screen"  # of the first stage, in the run
 # second reading of the pool, the commits of another stage and steps that are not full eat up the gain.
 WORTH = 1.25
 _SURVIVORS = 0.05  # share of the items that is expected to survive, before anything is known of them
+_MOST = 0.5  # the largest expected share with which it is screened without being asked to
 _PER_TOP = 2.0  # survivors for each of the top
 _FULL = 4  # passes of the second stage, in flat runs of 100: see ``Prediction``
 
@@ -79,9 +80,13 @@ class Screen:
             )
         return replace(self, by=by)
 
-    def why_not(self, plan: Mapping[str, Any]) -> str:
-        """Why a run with this plan is not screened unless that is insisted on; empty if it is."""
-        if self.budget is None or (gain := predicted(plan, screen=self.passes).gain) >= WORTH:
+    def why_not(self, plan: Mapping[str, Any], n: int) -> str:
+        """Why a run of n items with this plan is not screened unless that is insisted on; empty if it is."""
+        if self.budget is None:
+            return ""
+        if expected_share(self.top, n) > _MOST:
+            return f"the best {self.top:,} are so large a part of {n:,} items that most of these would survive"
+        if (gain := predicted(plan, screen=self.passes).gain) >= WORTH:
             return ""
         return (
             f"passes cost little beside what runs once per item: screening would save a factor of {max(gain, 1.0):.2f}, "

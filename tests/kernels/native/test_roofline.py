@@ -19,6 +19,8 @@ def test_the_slower_of_memory_and_arithmetic_sets_the_roof():
 def test_counts_are_those_of_the_definition():
     half = torch.bfloat16
     assert roofline.score_logits(20, 1000, 10, half) == Roofline(20 * 1000 * 10 * 2 + 4 * 1000 * 3, 8 * 20 * 1000 * 10)
+    with_errors = roofline.score_logits(100, 1000, 10, half, 7, errors=True)
+    assert with_errors == Roofline(100 * 1000 * 10 * 2 + 4 * 1000 * 7, (8 * 100 + 16 * 25) * 1000 * 10)
     assert roofline.moments(5, 3, 10, half) == Roofline(5 * 3 * 10 * 2 + 2 * 8 * 3 * (10 + 1), 8 * 5 * 3 * 10)
     assert roofline.dropout(10, 3, 5, 7, half) == Roofline(bytes=11 * 3 * 5 * 7 * 2, flops=2 * 10 * 3 * 5 * 7)
     assert roofline.draw(10, 3, 8, half, "uniform") == Roofline(bytes=10 * 3 * 8 * 2, flops=10 * 3 * 8)

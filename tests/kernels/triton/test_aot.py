@@ -26,7 +26,7 @@ from triton import knobs
 from mcscore.acquisition import KERNEL_SCORES
 from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
-from mcscore.kernels.triton.head import plan_head, plan_linear
+from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
 from mcscore.kernels.triton.launch import Launch
 from mcscore.kernels.triton.score import plan
 from mcscore.masks import MaskSpec, rate
@@ -69,6 +69,18 @@ def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...]) -> Laun
     return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical")[0]
 
 
+def _errors(C: int, dtype: torch.dtype, scores: tuple[str, ...], likelihood: str, step: int = -2) -> Launch:
+    """The last launch estimates, the one before leaves out groups, or merges what its predecessor says of tiles."""
+    return plan(torch.empty(20, 64, C, dtype=dtype, device="meta"), scores, likelihood, errors=True)[0][step]
+
+
+def _head_that_keeps(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...]) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
+    x_BD, weight_CD = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (4096, C))
+    kept_TBK = torch.empty(20, 4096, block_columns(C), device="meta")
+    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical", kept_TBK)[0]
+
+
 def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_sBLD = torch.empty(1, 4096, 1, 768, dtype=dtype, device="meta")
@@ -102,6 +114,16 @@ CASES: dict[str, Callable[[], Launch]] = {
     },
     "1000 labels": case(_score, 1000, torch.bfloat16, LIGHT, "bernoulli"),
     "8192 labels, all scores": case(_score, 8192, torch.float32, KERNEL_SCORES, "bernoulli"),
+    "errors of 10 classes": case(_errors, 10, torch.bfloat16, LIGHT, "categorical"),
+    "errors of 100 classes, all scores": case(_errors, 100, torch.float32, KERNEL_SCORES, "categorical"),
+    "errors of 1000 classes": case(_errors, 1000, torch.bfloat16, LIGHT, "categorical"),
+    "errors of 4096 classes": case(_errors, 4096, torch.float32, LIGHT, "categorical"),
+    "errors of 2048 classes, all scores": case(_errors, 2048, torch.bfloat16, KERNEL_SCORES, "categorical"),
+    "errors of 1000 labels, all scores": case(_errors, 1000, torch.bfloat16, KERNEL_SCORES, "bernoulli"),
+    "errors of 50000 classes, tiles": case(_errors, 50000, torch.bfloat16, LIGHT, "categorical", -3),
+    "errors of 50000 classes, tiles, all scores": case(_errors, 50000, torch.float32, KERNEL_SCORES, "categorical", -3),
+    "errors of 50000 classes, merge": case(_errors, 50000, torch.bfloat16, KERNEL_SCORES, "categorical"),
+    "errors, estimate": case(_errors, 10, torch.bfloat16, KERNEL_SCORES, "categorical", -1),
     "dropout, 1 bit": case(_dropout, torch.bfloat16, 0.5, 1, 512, 1),
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
@@ -112,18 +134,29 @@ CASES: dict[str, Callable[[], Launch]] = {
     "head of 10 classes": case(_head, 10, torch.bfloat16, 0.25, LIGHT),
     "head of 100 classes": case(_head, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores": case(_head, 50, torch.float32, 0.25, KERNEL_SCORES),
+    "head of 10 classes, keeps": case(_head_that_keeps, 10, torch.bfloat16, 0.25, LIGHT),
+    "head of 100 classes, keeps": case(_head_that_keeps, 100, torch.bfloat16, 0.5, LIGHT),
+    "head, float32, all scores, keeps": case(_head_that_keeps, 50, torch.float32, 0.25, KERNEL_SCORES),
     "linear": case(_linear, 200, torch.float32, 0.3),
 }
 COLUMNS = [name for name in CASES if name.endswith("class-major")]
 PRODUCTS = {name for name in CASES if name.startswith(("head", "linear"))}
-SPILLED = dict.fromkeys(PRODUCTS, 16) | {"16384 classes, float32": 8, "8192 labels, all scores": 8}
-"""Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product)."""
+SPILLED = dict.fromkeys(PRODUCTS, 16) | {
+    "16384 classes, float32": 8,
+    "8192 labels, all scores": 8,
+    "head of 100 classes, keeps": 400,
+}
+"""Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product).
+Where sm_100 has 64 logits per thread on their way to memory, a hundred words, beside some 3,500 instructions per pass."""
 NARROW_LOADS = {
     "10 classes",
     "10 classes, class-major",
     "32 classes, class-major",
     "507 classes, odd rows",
     "50000 classes, merge",
+    "errors of 10 classes",
+    "errors of 50000 classes, merge",
+    "errors, estimate",
     "keep mask",
     "uniform numbers",
     "normal numbers",
@@ -185,6 +218,31 @@ def test_a_logit_takes_twelve_instructions_of_which_one_is_an_exponential(
     machine = machines[name, capability].result()
     assert machine.per_exponential <= 12
     assert max(loop["MUFU.EX2"] for loop in machine.loops) <= 33  # of 32 logits per thread
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", ["errors of 1000 classes", "errors of 4096 classes", "errors of 50000 classes, tiles"])
+def test_errors_take_fifty_instructions_per_logit_where_a_group_is_a_pass(
+    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
+) -> None:
+    """Two loops, each with one exponential per logit: the mean, then the groups."""
+    loops = [loop for loop in machines[name, capability].result().loops if loop["MUFU.EX2"] >= 16]
+    mean, *_, group = sorted(loop.total() / loop["MUFU.EX2"] for loop in loops)
+    assert mean <= 12
+    assert mean + group <= 52
+    assert max(loop["MUFU.EX2"] for loop in loops) <= 17  # of 16 logits per thread
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", sorted(name for name in PRODUCTS if name.endswith(", keeps")))
+def test_a_head_that_keeps_its_logits_computes_scores_by_the_same_instructions(
+    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
+) -> None:
+    """Of float arithmetic, shuffles and products, whose number would change with the order of sums or with what is fused."""
+    kinds = ("FFMA", "FMUL", "FADD", "FMNMX", "MUFU", "SHFL", "HMMA", "HGMMA", "UTCHMMA", "F2F")
+    plain, keeps = (machines[other, capability].result().opcodes for other in (name.removesuffix(", keeps"), name))
+    counted = {opcode: plain[opcode] for opcode in plain if opcode.startswith(kinds)}
+    assert counted == {opcode: keeps[opcode] for opcode in keeps if opcode.startswith(kinds)}
 
 
 @pytest.mark.parametrize("name", ["10 classes", *COLUMNS, "100 classes, all scores", "1000 classes"])
