@@ -159,14 +159,14 @@ def choose_passes(
         why = f"the cheapest of {len(tried)} that reaches an expected recall of {target:g}"
     elif not affordable:
         best = min(tried, key=lambda choice: (choice.cost, -choice.expected_recall))
-        why = f"the cheapest of {len(tried)}, and yet more than {budget:g} passes an item: too many items may be among the best"
+        why = f"the cheapest of {len(tried)}, and yet more than {budget:.3g} passes an item: too many items may be among the best"
     else:
         best = max(affordable, key=lambda choice: (choice.expected_recall, -choice.cost))
-        why = f"the best recall within {budget:g} passes an item; none of {len(tried)} reaches {target:g} there"
+        why = f"the best recall within {budget:.3g} passes an item; none of {len(tried)} reaches {target:g} there"
     flat_recall = remeasured(population, population.joint.sum(0), screen / budget).recall
     sentence = (
         f"{best.passes} passes for {best.cut.survivors:,} survivors of {best.cut.items:,} items: {why} (expected recall "
-        f"{best.expected_recall:.3f} at {best.cost - prefix:.1f} passes an item; {budget:g} passes for all: {flat_recall:.3f})"
+        f"{best.expected_recall:.3f} at {best.cost - prefix:.1f} passes an item; {budget:.3g} passes for all: {flat_recall:.3f})"
     )
     return replace(best, why=sentence)
 

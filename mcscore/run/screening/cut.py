@@ -63,7 +63,8 @@ def fixed_cut(first: StoredScores, screen: Screen, passes: int, prefix: float, c
     """
     population = population_of(first, screen.by, screen.top)
     if choose and screen.budget is not None:
-        choice = choose_passes(population, screen.passes, target=screen.recall, budget=screen.budget, prefix=prefix)
+        budget = screen.budget / (1 + screen.audit)
+        choice = choose_passes(population, screen.passes, target=screen.recall, budget=budget, prefix=prefix)
     else:
         choice = choice_of(population, screen.passes, passes, fix_cut(population, screen.recall), prefix)
     cut, passes = choice.cut, choice.passes
