@@ -108,7 +108,8 @@ def cycle(
         elif index < rounds and by is not None:
             progress(f"round {index}: score {int((labels < 0).sum())} items with {passes} passes")
             where = out / f"round-{index:02d}"
-            scorer = Scorer(model, passes=passes, scores=tuple(dict.fromkeys((by, "bald", "entropy"))), seed=seed)
+            scores = tuple(dict.fromkeys((by, "bald", "entropy")))
+            scorer = Scorer(model, passes, scores, seed=seed, errors=passes > 1)
             run = score_pool(pool, scorer, where)
             progress(f"round {index}: select {k} by {by}")
             chosen = np.asarray(run.select(k, by=by, diversity=diversity).ids)
