@@ -77,6 +77,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "mix": _value_mix(shown) if shown.regression else _class_mix(shown),
         "verb": "predicts" if shown.regression else "says",
         "sureness": sureness(shown),
+        "dropped_text": _dropped(shown),
         "chosen": selected,
         "random": random,
         "chosen_text": _chosen_text(shown),
@@ -109,15 +110,32 @@ def _subtitle(shown: Shown) -> list[str]:
     ]
 
 
+def _dropped(shown: Shown) -> str:
+    """What the plots leave out of a screened run."""
+    if shown.run.meta.get("certificate") is None:
+        return ""
+    return (
+        f" Only the {shown.run.scored:,} items with all passes are shown here and below: the screen dropped the others."
+    )
+
+
 def _tiles(shown: Shown) -> list[dict[str, str]]:
     run = shown.run
-    rate = run.items_per_second
-    tiles = [
-        (f"{run.scored:,}", f"items scored of {run.n:,}"),
-        (f"{run.meta['passes']:,}", "passes per item"),
-        (duration(run.seconds), "scoring time"),
-        (f"{rate:,.0f}", "items per second"),
-    ]
+    if (certificate := run.meta.get("certificate")) is None:
+        tiles = [
+            (f"{run.scored:,}", f"items scored of {run.n:,}"),
+            (f"{run.meta['passes']:,}", "passes per item"),
+            (duration(run.seconds), "scoring time"),
+            (f"{run.items_per_second:,.0f}", "items per second"),
+        ]
+    else:
+        screen, seconds = run.meta["screen"], run.seconds + (run.screen.seconds if run.screen is not None else 0)
+        tiles = [
+            (f"{certificate['items']:,}", f"items screened with {screen['passes']:,} passes"),
+            (f"{run.scored:,}", f"of them scored with {run.meta['passes']:,} passes"),
+            (f"{certificate['passes'] / max(1, certificate['items']):,.1f}", "passes per item"),
+            (duration(seconds), "scoring time"),
+        ]
     if shown.labels_N is not None:
         tiles.append((f"{int((shown.labels_N >= 0).sum()):,}", "labeled by now"))
     tiles.append((f"{len(shown.ids):,}", "selected"))
