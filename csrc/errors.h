@@ -7,7 +7,7 @@
 // so log p and 1 / p are computed once for all groups, and no digits cancel; f is a polynomial. softmax: d of the
 // best class is the negative sum of the others, which keeps its digits where p is near 1. sigmoid: both outcomes of each label.
 // Float32 throughout: an error is off by at most about 2^-20 of the entropy, as BALD itself is; by 2 % of itself, or 10 % where one group
-// has nearly all of a class; and of two passes, where the errors of BALD cancel to 0, by a tenth of it.
+// has nearly all of a class; and of two or three passes, where the errors of BALD cancel to 0, by a tenth of BALD.
 #pragma once
 
 #include "reduce.h"
@@ -223,7 +223,7 @@ template <Likelihood L> static MC_NOINLINE void finish_errors(Sums& sums, const 
                 if (group >= g.count) continue;
                 int32_t votes = 0;
                 for (int64_t c = 0; c < sums.C; c++) votes = most(votes, sums.vote[c * step + lane] - g.vote[group * g.stride + c * step + lane]);
-                out[l] = (float)((double)r.most_votes[lane] / T - (double)votes * (double)g.share[group]);
+                out[l] = (float)((double)r.most_votes[lane] / T - (double)votes / (T - (double)g.m[group]));
             }
             return out;
         });

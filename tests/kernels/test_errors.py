@@ -65,7 +65,7 @@ def assert_close(got: dict, logits: Tensor, names: tuple[str, ...], likelihood: 
     assert list(got) == [*columns(names, True), "prediction"]
     ok = ~next(iter(truth.values())).isnan()
     bald = oracle_errors(logits, ("bald",), likelihood)["bald_bias"].abs()[ok]  # of the size of BALD for few passes
-    left = 0.1 if T == 2 else 0.02
+    left = 0.1 if T <= 3 else 0.02  # each group is a large part of the passes
     for name, expected in truth.items():
         assert torch.equal(got[name].isnan(), ~ok), name
         wrong = (got[name].double() - expected).abs()[ok]
@@ -115,8 +115,8 @@ def test_scores_keep_every_bit_with_errors(backend: str, likelihood: str, T: int
 @pytest.mark.parametrize("T", [16, 100])
 def test_confident_items_with_rare_exceptions(backend: str, likelihood: str, C: int, T: int) -> None:
     """One pass in a hundred holds all the information, and the best class differs in it."""
-    logits = torch.randn(T, 60, C)
-    logits[..., 0] += 4 + 14 * torch.rand(60)
+    logits = torch.randn(T, 20, C)
+    logits[..., 0] += 4 + 14 * torch.rand(20)
     logits[..., 1:] -= 4 if likelihood == "bernoulli" else 0
     logits[5, :, 1] = logits[5, :, 0] + 2
     got = scored(logits, KERNEL_SCORES, likelihood, backend)
@@ -133,7 +133,7 @@ def test_small_errors_of_confident_items_keep_their_digits(backend: str, likelih
     logits = torch.randn(1, 100, C) + 0.5 * torch.randn(100, 100, C)
     logits[..., 0] += 14
     if likelihood == "bernoulli":
-        logits = logits.sign() * (8 + logits.abs())
+        logits = logits[:1].sign() * (8 + logits.abs())  # no pass disagrees
     truth = oracle_errors(logits, ("bald", "entropy", "least_confidence"), likelihood)
     got = scored(logits, ("bald", "entropy", "least_confidence"), likelihood, backend)
     for name in ("bald_se", "entropy_se", "least_confidence_se"):

@@ -32,13 +32,13 @@ FLOOR = 1e-6
 
 def naive_errors(x: Tensor, names: tuple[str, ...], likelihood: str) -> dict[str, Tensor]:
     """The definition as one would write it in float32 PyTorch: the yardstick for rounding errors."""
-    T = len(x)
+    T, sizes = len(x), [len(group) for group in jackknife.groups(len(x))]
     whole = naive_scores(x, likelihood)
     parts = [naive_scores(x[[t for t in range(T) if t not in group]], likelihood) for group in jackknife.groups(T)]
     found = {}
     for name in names:
         without_GB = torch.stack([part[name] for part in parts])
-        found[f"{name}_se"], found[f"{name}_bias"] = jackknife.estimate(whole[name], without_GB, T)
+        found[f"{name}_se"], found[f"{name}_bias"] = jackknife.estimate(whole[name], without_GB, sizes)
     return found
 
 
