@@ -12,7 +12,6 @@ from ..store.lock import Holder, holder_of
 from .journal import Journal, SpanDamage
 from .run import Run
 from .screening.options import DIRECTORY
-from .screening.told import seconds_of_second
 from .span_buffer import ranges_of
 
 
@@ -108,7 +107,11 @@ def _seconds_left(run: Run, first: Status | None) -> float | None:
         return None  # how many will survive is not known
     if not left or run.done:
         return run.seconds / run.done * left if left else 0.0
-    return seconds_of_second(run.header, first.run, left) if first is not None and run.header.cuts else None
+    if first is None or not run.header.cuts:
+        return None
+    from .screening.told import seconds_of_second  # imports torch, in a second or two
+
+    return seconds_of_second(run.header, first.run, left)
 
 
 def verify(path: str | os.PathLike[str]) -> list[SpanDamage]:
