@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,23 @@ def at_step(n: int, act: Callable[[str, tuple[Any, ...]], None]) -> Iterator[lis
         for name in atomic.STEPS:
             patch.setattr(atomic, name, partial(step, name, getattr(atomic, name)))
         yield seen
+
+
+def killed_at(n: int, act: Callable[[], object]) -> None:
+    """Do ``act`` in a process that is killed at the n-th step on disk; a write is cut off there."""
+
+    def die(name: str, args: tuple[Any, ...]) -> None:
+        half(name, args)
+        os._exit(9)
+
+    with at_step(n, die) as seen:
+        child = os.fork()
+        if child == 0:
+            try:
+                act()
+            finally:
+                os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, (n, seen)
 
 
 def half(name: str, args: tuple[Any, ...]) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..run.screening.cut import population_of
 from ..run.screening.told import told
 from ..selection import TopK
 from ..selection.overlap import MOST_PASSES, Overlap, expected_overlap
-from ..selection.population import measure
 from ..text import count, number
 from .plots import around_cut
 from .shown import Shown, title
 
 if TYPE_CHECKING:
-    from ..run import Run
+    pass
 
 TITLE = "How sure is this selection"
 WANTED = 0.95
@@ -38,7 +37,7 @@ def sureness(shown: Shown) -> dict[str, Any] | None:
         hint = "This is not known, as the run has no standard errors: mcscore score --errors, into another directory, stores them."
         return {"title": TITLE, "text": [hint], "plot": None}
     passes = int(shown.run.meta["passes"])
-    population = measure(lambda: _blocks(shown.run, chosen.by), len(chosen.ids))
+    population = population_of(shown.run, chosen.by, len(chosen.ids))
     text = verdict(expected_overlap(population, passes, WANTED), title(chosen.by))
     cut, error = shown.selected[chosen.by][-1], shown.selected[shown.error][-1]
     if chosen.near_cut is not None:
@@ -87,14 +86,6 @@ def _two_digits(passes: int) -> int:
     """
     unit = 10 ** max(0, len(str(passes)) - 2)
     return -(-passes // unit) * unit
-
-
-def _blocks(run: Run, by: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(score, standard error, bias) of consecutive items; the bias is 0 where a score has none."""
-    bias = f"{by}_bias"
-    biases = (values for _, values in run.spans(bias)) if bias in run.columns else None
-    for (_, scores), (_, errors) in zip(run.spans(by), run.spans(f"{by}_se"), strict=True):
-        yield scores, errors, np.zeros_like(scores) if biases is None else next(biases)
 
 
 def _plot(shown: Shown, error: str | None) -> Any:

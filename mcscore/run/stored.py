@@ -38,11 +38,6 @@ class StoredScores:
         return f"{type(self).__name__}({str(self.path)!r}, {self.done:,} of {self.n:,} items done, scores={scores})"
 
     @property
-    def records(self) -> tuple[Record, ...]:
-        """The records of the committed spans, in order."""
-        return self._records
-
-    @property
     def columns(self) -> tuple[str, ...]:
         """Names of what is stored of every item beside the prediction: the scores, and with errors ``bald_se``, ``bald_bias``, ..."""
         return self.header.rows[:-1]
@@ -150,17 +145,11 @@ class StoredScores:
 
     def values(self, name: str, ids: npt.NDArray[np.int64]) -> Values:
         """A column, or "prediction", at ``ids``, in their order; reads the spans concerned only."""
-        return self._journal.gather(self._records, name, ids)
+        return self._journal.gather(self._by_span, name, ids)
 
     def part(self, name: str, start: int, stop: int) -> Values:
         """A stored row at the items start..stop-1; what is not committed reads "not scored"."""
-        values = self._journal.empty(name, stop - start)
-        for index in range(start // self.header.span, -(-stop // self.header.span)):
-            if (record := self._by_span.get(index)) is not None:
-                lo, hi = max(start, record.span.start), min(stop, record.span.stop)
-                here = self._journal.read(record, name)[lo - record.span.start : max(lo, hi) - record.span.start]
-                values[lo - start : lo - start + len(here)] = here
-        return values
+        return self.values(name, np.arange(start, stop))
 
     @cached_property
     def _by_span(self) -> dict[int, Record]:

@@ -20,9 +20,9 @@ from mcscore.pool import Batch
 from mcscore.run import score_pool
 from mcscore.run.run import Run
 
-from ..steps import at_step, half
+from ..steps import at_step, half, killed_at
 
-__all__ = ["at_step", "half"]  # used with what follows
+__all__ = ["at_step", "half", "killed_at"]  # used with what follows
 
 N, SPAN = 100, 40  # three spans, the last one partial; blocks of 16
 

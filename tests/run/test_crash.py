@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mcscore.run import score_pool
 from mcscore.run.run import Run
 
 from ..power import Disk, lay_out
-from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, go_on, half
+from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, go_on, half, killed_at
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,20 +63,9 @@ def test_any_step_may_fail(tmp_path: Path, steps: list[str], undisturbed: dict[s
 
 
 def test_a_kill_may_come_at_any_step(tmp_path: Path, steps: list[str], undisturbed: dict[str, bytes]) -> None:
-    def die(name: str, args: tuple[Any, ...]) -> None:
-        half(name, args)
-        os._exit(9)
-
     for n, step in enumerate(steps):
         out = tmp_path / f"{n}"
-        with at_step(n, die):
-            child = os.fork()
-            if child == 0:
-                try:
-                    begin(out)
-                finally:
-                    os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, (n, step)
+        killed_at(n, partial(begin, out))
         assert finish(out) == undisturbed, (n, step)
         assert {path.name for path in out.iterdir()} == {"run.json", "commits", "scores.zarr"}, (n, step)
         assert not list(out.rglob("*.tmp")), (n, step)

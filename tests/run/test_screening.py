@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mcscore.errors import RunError, Stopped
 from mcscore.run import Run, score_pool
 from mcscore.run.status import verify
 
-from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content, grown, half
+from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content, grown, killed_at
 
 TOP = 10
 SCREEN = Screen(top=TOP, passes=20, recall=0.9, audit=0.1)
@@ -72,20 +73,9 @@ def test_a_kill_may_come_at_any_step(tmp_path: Path, expected: dict[str, bytes])
     with at_step(10**9, lambda *_: None) as steps:
         screened(tmp_path / "steps")
 
-    def die(name: str, args: tuple[Any, ...]) -> None:
-        half(name, args)
-        os._exit(9)
-
     for n, step in enumerate(steps):
         out = tmp_path / f"{n}"
-        with at_step(n, die):
-            child = os.fork()
-            if child == 0:
-                try:
-                    screened(out)
-                finally:
-                    os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, (n, step)
+        killed_at(n, partial(screened, out))
         # Only a stage that had begun has a plan to adopt: a first stage that had not plans in its own way.
         begun = (out / "run.json").exists()
         run = screened(out, step=2 if begun and (out / "screen" / "run.json").exists() else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,14 +118,13 @@ class JournalReader:
             return np.where(np.isnan(stored), -1, np.nan_to_num(stored)).astype(np.int32)
         return stored
 
-    def gather(self, committed: Iterable[Record], name: str, ids: npt.NDArray[np.int64]) -> Values:
-        """The committed values of a row at ``ids``, in their order; what is not committed reads "not scored"."""
+    def gather(self, committed: Mapping[int, Record], name: str, ids: npt.NDArray[np.int64]) -> Values:
+        """The values of a row at ``ids``, in their order, by the records of spans; what is not committed reads "not scored"."""
         out = self.empty(name, len(ids))
         index = ids // self.header.span
-        wanted = set(index.tolist())
-        for record in committed:
-            if record.span.index in wanted:
-                here = (index == record.span.index) & (ids < record.span.stop)
+        for span in np.unique(index).tolist():
+            if (record := committed.get(span)) is not None:
+                here = (index == span) & (ids < record.span.stop)
                 out[here] = self.read(record, name)[ids[here] - record.span.start]
         return out
 

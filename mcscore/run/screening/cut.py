@@ -77,18 +77,25 @@ def population_of(stored: StoredScores, by: str, top: int) -> Population:
     """The true scores behind those that are committed, with their errors."""
 
     def stream() -> Iterator[Columns]:
-        for record in stored.records:
-            yield columns_of(stored, by, record.span.start, record.span.stop)
+        parts = [stored.spans(name) for name in _names(stored, by)]
+        for columns in zip(*parts, strict=True):
+            yield _with_bias([values for _, values in columns])
 
     return measure(stream, top)
 
 
 def columns_of(stored: StoredScores, by: str, start: int, stop: int) -> Columns:
     """(score, standard error, bias) of the items start..stop-1; a score that takes a maximum has bias 0."""
-    score, error = stored.part(by, start, stop), stored.part(f"{by}_se", start, stop)
-    if (bias := f"{by}_bias") in stored.header.rows:
-        return score, error, stored.part(bias, start, stop)
-    return score, error, np.zeros_like(score)
+    return _with_bias([stored.part(name, start, stop) for name in _names(stored, by)])
+
+
+def _names(stored: StoredScores, by: str) -> list[str]:
+    return [name for name in (by, f"{by}_se", f"{by}_bias") if name in stored.columns]
+
+
+def _with_bias(columns: list[Floats]) -> Columns:
+    score, error, bias = columns if len(columns) == 3 else [*columns, np.zeros_like(columns[0])]
+    return score, error, bias
 
 
 class Wanted:
