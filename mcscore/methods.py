@@ -165,5 +165,7 @@ def parameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and parameter not in own:
             others = [other for other, row in DIVERSITY.items() if parameter in row.parameters]
             choice = f", or choose diversity {' or '.join(map(repr, others))}" if others else ""
-            raise ValueError(f"diversity {name!r} has no {parameter}, got {parameter}={value}: leave {parameter} out{choice}")
+            raise ValueError(
+                f"diversity {name!r} has no {parameter}, got {parameter}={value}: leave {parameter} out{choice}"
+            )
     return {**own, **{parameter: value for parameter, value in given.items() if value is not None}}

@@ -28,7 +28,7 @@ def gathered(pool: Pool, ids: Ints, step: int, compute: Callable[[Any, Ints], An
     order = np.argsort(ids, kind="stable")
     parts = (part for part in _parts(ids[order], _chunk_of(pool), step))
     computed = [compute(items, part) for part, items in read_ahead(((part, pool.take(part)) for part in parts), 1)]
-    rows = np.concatenate(computed)
+    rows: npt.NDArray[np.floating] = np.concatenate(computed)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return rows[back]
@@ -48,6 +48,6 @@ def _parts(ids: Ints, chunk: int, step: int) -> Iterator[Ints]:
     stops = np.append(np.flatnonzero(np.diff(ids // chunk)) + 1, len(ids))  # where the chunks of the ids end
     start = 0
     while start < len(ids):
-        stop = int(stops[min(np.searchsorted(stops, start + step), len(stops) - 1)])
+        stop = int(stops[min(int(np.searchsorted(stops, start + step)), len(stops) - 1)])
         yield ids[start:stop]
         start = stop

@@ -179,8 +179,10 @@ def _refuse_limits(run: StoredScores, diversity: str, limits: Limits) -> None:
         )
     for name in ("groups", "costs"):
         if (given := getattr(limits, name)) is not None and np.shape(given) != (run.n,):
-            raise RunError(f"{name} have shape {np.shape(given)}; ({run.n},) is needed, one for each item of {run.path}")
-    if (ids := limits.leave_out) is not None and len(ids) and not (0 <= np.min(ids) and np.max(ids) < run.n):
+            raise RunError(
+                f"{name} have shape {np.shape(given)}; ({run.n},) is needed, one for each item of {run.path}"
+            )
+    if (ids := limits.leave_out) is not None and len(ids) and (np.min(ids) < 0 or np.max(ids) >= run.n):
         raise RunError(f"leave_out must be ids in [0, {run.n}), got {np.min(ids)} to {np.max(ids)}")
 
 
@@ -188,9 +190,13 @@ def _refuse_other_passes(run: StoredScores, scorer: Scorer) -> None:
     """RunError unless the scorer makes the probabilities that the scores of the run are of."""
     for name in ("passes", "seed", "masks", "likelihood", "input"):
         if (given := scorer.describe()[name]) != run.meta[name]:
-            raise RunError(f"{run.path} was scored with {name}={run.meta[name]!r}, the scorer has {given!r}: pass the scorer of the run")
+            raise RunError(
+                f"{run.path} was scored with {name}={run.meta[name]!r}, the scorer has {given!r}: pass the scorer of the run"
+            )
     if run.meta["likelihood"] != "categorical":
-        raise RunError(f"diversity by gradients needs classes, and {run.path} has likelihood {run.meta['likelihood']!r}")
+        raise RunError(
+            f"diversity by gradients needs classes, and {run.path} has likelihood {run.meta['likelihood']!r}"
+        )
 
 
 def _most_of_screen(run: StoredScores, k: int, by: str, candidates: int | None) -> int:

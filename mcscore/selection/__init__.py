@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..methods import DIVERSITY, Method, method_of, parameters_of
+from ..methods import DIVERSITY, method_of, parameters_of
 from .best import Best
 from .candidates import Candidates, Picks, points, scored_best_first, walk
 from .limits import Limits
@@ -42,7 +41,7 @@ def select(
     samples: Any = None,
     ranks: Any = None,
     seed: int = 0,
-    limits: Limits = Limits(),
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
     **parameters: Any,
 ) -> Selection:
     """Choose k of M candidates: high scores, and (by most methods) unlike each other and labeled items.
@@ -72,7 +71,9 @@ def select(
     """
     method, own = method_of(diversity), parameters_of(diversity, parameters)
     if limits.per_class is not None or limits.leave_out is not None:
-        raise ValueError("per_class and leave_out are for Run.select, which knows the pool: give groups, or leave the items out")
+        raise ValueError(
+            "per_class and leave_out are for Run.select, which knows the pool: give groups, or leave the items out"
+        )
     order = scored_best_first(ids, scores, k)
     ids_M, near_labeled = np.asarray(ids), 0
     candidates = Candidates(

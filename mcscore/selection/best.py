@@ -53,7 +53,9 @@ class Best:
     def merge(self, other: Best) -> Best:
         """Add the items that another Best of the same k and quota has kept. Returns self."""
         if (other.k, other.most) != (self.k, self.most):
-            raise ValueError(f"cannot merge the best {other.k} (quota {other.most}) into the best {self.k} (quota {self.most})")
+            raise ValueError(
+                f"cannot merge the best {other.k} (quota {other.most}) into the best {self.k} (quota {self.most})"
+            )
         self._add(*other._compacted())
         return self
 
@@ -91,7 +93,9 @@ class Best:
             return self._parts[0]
         ids, values, payload, groups = (np.concatenate(columns) for columns in zip(*self._parts, strict=True))
         order = np.lexsort((ids, -values))
-        order = order[np.concatenate([[True], np.diff(ids[order]) != 0])] if len(order) else order  # equal ids stand together
+        order = (
+            order[np.concatenate([[True], np.diff(ids[order]) != 0])] if len(order) else order
+        )  # equal ids stand together
         if self.most is not None:
             order = order[rank_in_group(groups[order]) < self.most]
         order = order[: self.k]

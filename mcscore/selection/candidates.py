@@ -45,23 +45,30 @@ class Candidates:
 
     def at(self, positions: Ints) -> Candidates:
         """Some of the candidates, in this order."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "labeled"}
-        return dataclasses.replace(
-            self, **{name: None if part is None else np.asarray(part)[positions] for name, part in parts.items()}
-        )
+        per_candidate = [field.name for field in dataclasses.fields(self) if field.name != "labeled"]
+        parts: dict[str, Any] = {name: getattr(self, name) for name in per_candidate}
+        for name, part in parts.items():
+            parts[name] = None if part is None else np.asarray(part)[positions]
+        return dataclasses.replace(self, **parts)
 
     def check(self, diversity: str, needs: Iterable[str]) -> None:
         """ValueError unless all that a method needs is there and fits."""
         for name in needs:
             if name != "ranks" and getattr(self, name) is None:  # the ranks among the candidates are known
-                raise ValueError(f"diversity {diversity!r} needs {name} of the candidates: give them, or choose diversity 'none'")
+                raise ValueError(
+                    f"diversity {diversity!r} needs {name} of the candidates: give them, or choose diversity 'none'"
+                )
         for name in ("samples", "ranks"):
             if (given := getattr(self, name)) is not None and len(given) != len(self):
-                raise ValueError(f"{name} are those of {len(given)} items; {len(self)}, one for each candidate, are needed")
+                raise ValueError(
+                    f"{name} are those of {len(given)} items; {len(self)}, one for each candidate, are needed"
+                )
         if self.labeled is None or self.embeddings is None or not len(self.labeled):
             return
         if self.labeled.shape[1] != self.embeddings.shape[1]:
-            raise ValueError(f"labeled_embeddings {self.labeled.shape} and embeddings {self.embeddings.shape} differ in width")
+            raise ValueError(
+                f"labeled_embeddings {self.labeled.shape} and embeddings {self.embeddings.shape} differ in width"
+            )
 
     def far_from_labeled(self, positions: Ints, distance: float) -> Ints:
         """Those of the positions whose candidates lie further than ``distance`` from all labeled items.
@@ -70,7 +77,9 @@ class Candidates:
             ValueError: there are no embeddings.
         """
         if self.embeddings is None:
-            raise ValueError("labeled_distance needs embeddings of the candidates: give them, or leave labeled_distance out")
+            raise ValueError(
+                "labeled_distance needs embeddings of the candidates: give them, or leave labeled_distance out"
+            )
         if self.labeled is None or not len(self.labeled):
             return positions
         norm = float(norms(self.labeled).max())

@@ -1,13 +1,13 @@
 """Greedy choice by the distance to the nearest center, with as few distances as it takes.
 
-A candidate comes the sooner the farther it is from all centers, and each choice is a center from then on. So distances only fall, and what was
-computed against some of the centers bounds when a candidate can come, at the soonest (lazy evaluation, Minoux 1978). Only the candidates
-that may be next are compared with the centers that were added since; most are never compared with most centers. Two laws:
+A candidate comes the sooner the farther it is from all centers, and each choice is a center from then on. So distances only fall,
+and one to some of the centers tells when a candidate comes at the soonest (lazy evaluation, Minoux 1978). Only those that may
+be next are compared with the centers that were added since; most are never compared with most centers. Two laws:
 
     farthest   next is the farthest from its nearest center (Gonzalez 1985)
-    at random  next is x with probability d²(x) / Σ d² (D² sampling). Each candidate comes at the time at which its hazard ∫ d²(x) dt reaches
-               an exponential number of its own. Exponential numbers have no memory: given all choices so far, the next to come is x in
-               proportion to the d²(x) of now. So one random number for each candidate is enough, whatever is chosen before.
+    at random  next is x with probability d²(x) / Σ d² (D² sampling). Each candidate comes at the time at which its hazard
+               ∫ d²(x) dt reaches an exponential number of its own. These have no memory: given all choices so far, the next
+               to come is x in proportion to the d²(x) of now. So one random number for each candidate is enough.
 
 Both are exact, to the rounding of float64. Distances come from inner products, d² = |x|² + |c|² - 2 x·c, by blocks of matrix products.
 Candidates whose d² agrees within that rounding come in the order of their positions.
@@ -188,4 +188,3 @@ class Lazy:
         with np.errstate(divide="ignore", invalid="ignore"):
             wait = np.where(nearest[:, -1] > 0, self._noise[rows] / nearest[:, -1], np.inf)
         self._soonest[rows] = self._times[count - 1] + wait
-

@@ -45,7 +45,9 @@ class Limits:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 raise ValueError(f"{one} and {other} belong together: give both, or neither")
         if self.per_class is not None and self.per_group is not None:
-            raise ValueError("per_class and per_group are two quotas, and a selection has one: give groups that are pairs of both")
+            raise ValueError(
+                "per_class and per_group are two quotas, and a selection has one: give groups that are pairs of both"
+            )
         for name in ("per_class", "per_group"):
             value = getattr(self, name)
             if value is not None and not (0 < value < 1 or (value >= 1 and value == int(value))):
@@ -75,10 +77,8 @@ class Limits:
 
     def at(self, positions: npt.NDArray[np.int64]) -> Limits:
         """The same for some of the items."""
-        parts = {name: getattr(self, name) for name in ("groups", "costs")}
-        return dataclasses.replace(
-            self, **{name: None if part is None else np.asarray(part)[positions] for name, part in parts.items()}
-        )
+        groups, costs = (None if part is None else np.asarray(part)[positions] for part in (self.groups, self.costs))
+        return dataclasses.replace(self, groups=groups, costs=costs)
 
     def room(self, k: int, M: int) -> Room:
         """Room for k of M candidates, whose groups and costs these are.

@@ -1,10 +1,10 @@
 """A selection, and its Parquet file.
 
 File, version 2: columns id (int64), rank (int64, 0 = best), score (float32), then any others that the writer adds (key,
-prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null), ``facts`` (an object; where
-there are any), the fields that the writer adds (by, run), and ``content``, a checksum of all columns. The metadata "mcscore_checksum" is a checksum of that JSON,
-so neither can be lost unseen. Files written before the checksums have neither. A file without ``version`` has version 1, which
-differs in that field alone.
+prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null), ``facts`` (an object,
+where there are any), the fields that the writer adds (by, run), and ``content``, a checksum of all columns. The metadata
+"mcscore_checksum" is a checksum of that JSON, so neither can be lost unseen. Files written before the checksums have neither. A file
+without ``version`` has version 1, which differs in that field alone.
 """
 
 from __future__ import annotations
@@ -76,7 +76,12 @@ class Selection:
             if len(values) != len(self):
                 raise ValueError(f"column {name!r} has {len(values)} values for {len(self)} selected items")
             data[name] = values
-        fields: dict[str, Any] = {"version": SELECTION_VERSION, "k": len(self), "method": self.method, "radius": self.radius}
+        fields: dict[str, Any] = {
+            "version": SELECTION_VERSION,
+            "k": len(self),
+            "method": self.method,
+            "radius": self.radius,
+        }
         if self.facts:
             fields["facts"] = dict(self.facts)
         for name in metadata or {}:
@@ -203,10 +208,10 @@ def _is_selection(file: BinaryIO) -> bool:
 def _content_of(table: Any) -> str:
     """The checksum of all columns: their names, types and values."""
     digest = hashlib.sha256()
-    for field in table.schema:
-        column = table[field.name]
-        digest.update(json.dumps([field.name, str(field.type), len(column)]).encode())
-        if _is_number(field.type) and not column.null_count:
+    for each in table.schema:
+        column = table[each.name]
+        digest.update(json.dumps([each.name, str(each.type), len(column)]).encode())
+        if _is_number(each.type) and not column.null_count:
             digest.update(np.ascontiguousarray(column.to_numpy()).data)
         else:
             digest.update(json.dumps(column.to_pylist(), default=repr).encode())

@@ -1,8 +1,8 @@
 """Room for choice: which candidates may still be chosen under a quota for each group and a budget.
 
-Both are kept exactly, for any order in which a method chooses. The sets of candidates that respect the quotas are a partition matroid, so the
-cheapest completion of a choice is found greedily: sort by cost, and take whatever its group still has room for. A candidate is open if,
-once it is taken, the cheapest completion to k items still fits the budget. So a method that takes only open candidates reaches k.
+Both are kept exactly, for any order in which a method chooses. The sets of candidates that respect the quotas are a partition
+matroid, so the cheapest completion of a choice is found greedily: sort by cost, and take whatever its group still has room for. A
+candidate is open if, once it is taken, the cheapest completion to k items fits the budget. So a method that takes open ones reaches k.
 
 Taking j changes the cheapest completion B by one element: j itself if it is in B, else the dearest element of the circuit that j
 closes, which is the dearest of its group in B where that group is full, and the dearest of B otherwise.
@@ -81,10 +81,19 @@ class Room:
     @property
     def facts(self) -> dict[str, Any]:
         """Quota, budget and how many candidates each of them closed, for the record of a selection."""
-        quota = {} if self._most is None else {"most": self._most, "of": self._group_name, "closed_by_quota": self.bound["quota"]}
+        quota = (
+            {}
+            if self._most is None
+            else {"most": self._most, "of": self._group_name, "closed_by_quota": self.bound["quota"]}
+        )
         if self._costs is None:
             return quota
-        return {**quota, "budget": self._budget, "spent": float(self._budget - self._left), "closed_by_budget": self.bound["budget"]}
+        return {
+            **quota,
+            "budget": self._budget,
+            "spent": float(self._budget - self._left),
+            "closed_by_budget": self.bound["budget"],
+        }
 
     @property
     def limited(self) -> bool:
@@ -114,7 +123,8 @@ class Room:
         return bool((self.open & ~before).any())
 
     def _refuse_quota(self, k: int) -> None:
-        assert self._groups is not None and self._most is not None
+        assert self._groups is not None
+        assert self._most is not None
         sizes = np.bincount(self._groups)
         allowed = int(np.minimum(sizes, self._most).sum())
         if allowed < k:

@@ -1,8 +1,9 @@
 """Methods that choose by distance alone, once the candidates are given: k-center, k-means++ and BADGE.
 
-BADGE (Ash et al. 2020) samples by k-means++ from g = (p - onehot(argmax p)) ⊗ h, the gradient of the loss in the weights of the last layer if
-the predicted class were the label: h (D,) is the embedding, p (C,) the probabilities. The inner product of two such gradients is the product of
-those of their factors, so nothing is C·D wide: 10,000 candidates of 1,000 classes and 2,048 features take 122 MB instead of 82 GB.
+BADGE (Ash et al. 2020) samples by k-means++ from g = (p - onehot(argmax p)) ⊗ h, the gradient of the loss in the weights of the last
+layer if the predicted class were the label: h (D,) is the embedding, p (C,) the probabilities. The inner product of two such gradients
+is the product of those of their factors, so nothing is C·D wide: 10,000 candidates of 1,000 classes and 2,048 features take 122 MB
+instead of 82 GB.
 """
 
 from __future__ import annotations

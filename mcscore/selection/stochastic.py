@@ -129,7 +129,9 @@ class Ranks:
         self._counts = np.zeros(1 << 24, np.int64)
         self._above: Ints | None = None
 
-    def update(self, ids_B: Ints, scores_B: npt.NDArray[np.float32], exclude: npt.NDArray[np.bool_] | None = None) -> Ranks:
+    def update(
+        self, ids_B: Ints, scores_B: npt.NDArray[np.float32], exclude: npt.NDArray[np.bool_] | None = None
+    ) -> Ranks:
         """Count a block; items with NaN and those that ``exclude`` flags have no rank. Returns self."""
         self._top.update(ids_B, scores_B, exclude)
         counted = ~np.isnan(scores_B) if exclude is None else ~np.isnan(scores_B) & ~exclude

@@ -15,7 +15,12 @@ from mcscore.selection.radius import BLOCK
 
 
 def radius(
-    ids: np.ndarray, scores: np.ndarray, points: np.ndarray, k: int, r: float | None = None, labeled_embeddings: object = None
+    ids: np.ndarray,
+    scores: np.ndarray,
+    points: np.ndarray,
+    k: int,
+    r: float | None = None,
+    labeled_embeddings: object = None,
 ) -> Picks:
     """The positions in the arrays, as the ids tell them, and the radius."""
     chosen = select(ids, scores, k, embeddings=points, radius=r, labeled_embeddings=labeled_embeddings)
