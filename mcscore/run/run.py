@@ -19,7 +19,7 @@ from .stored import StoredScores
 if TYPE_CHECKING:
     from ..pool import Pool
     from ..scorer.scorer import Scorer
-    from ..selection import Selection
+    from ..selection import Limits, Selection
 
 
 class Run(StoredScores):
@@ -99,6 +99,9 @@ class Run(StoredScores):
         radius: float | None = None,
         scorer: Scorer | None = None,
         *,
+        beta: float | None = None,
+        seed: int = 0,
+        limits: Limits | None = None,
         pool: Pool | None = None,
         partial: bool = False,
         accept_edited_code: bool = False,
@@ -113,10 +116,14 @@ class Run(StoredScores):
             k: how many.
             by: a score of the run; default its first.
             diversity: a method of ``mcscore.selection.DIVERSITY``.
-            candidates: how many of the best are chosen from; default 10 k.
+            candidates: how many of the best are chosen from; default 10 k, or for a ranked method (power, softmax, softrank) all items.
             radius: no two chosen items are closer; default as large as k items allow.
             scorer: computes the embeddings, if the method needs them; must hold the model that scored. Default: what
                 ``score_pool`` was given.
+            beta: how much a method that draws prefers high scores: the larger, the more; default by method.
+            seed: of the random numbers of a method that draws.
+            limits: what the selection must respect: a quota for each class or group, a budget, ids to leave out, a distance to labeled
+                items. See ``mcscore.selection.Limits``.
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: choose from an incomplete run.
             accept_edited_code: compute embeddings though the model's or the transform's code was edited since the run.
@@ -127,7 +134,8 @@ class Run(StoredScores):
         Raises:
             RunError: the run is incomplete; no such score or method; k is less than 1 or more than what is left; pool or
                 scorer are missing or not those of the run; the file cannot be written.
-            ValueError: fewer than k candidates remain at the radius given.
+            ValueError: fewer than k candidates remain at the radius given; a limit cannot be met, with the number by which; the
+                method has no such parameter.
 
         Example:
             >>> import tempfile, numpy, torch
@@ -147,6 +155,9 @@ class Run(StoredScores):
             diversity=diversity,
             candidates=candidates,
             radius=radius,
+            beta=beta,
+            seed=seed,
+            limits=limits,
             scorer=scorer or self._scorer,
             pool=pool or self._pool,
             partial=partial,

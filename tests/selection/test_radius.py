@@ -9,8 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcscore.selection import select
-from mcscore.selection.diversity import BLOCK, DIVERSITY, radius
+from mcscore.selection.candidates import Picks
 from mcscore.selection.neighbors import any_within, pairs_within, squared_distances
+from mcscore.selection.radius import BLOCK
+
+
+def radius(
+    ids: np.ndarray,
+    scores: np.ndarray,
+    points: np.ndarray,
+    k: int,
+    r: float | None = None,
+    labeled_embeddings: object = None,
+) -> Picks:
+    """The positions in the arrays, as the ids tell them, and the radius."""
+    chosen = select(ids, scores, k, embeddings=points, radius=r, labeled_embeddings=labeled_embeddings)
+    return Picks(np.array([ids.tolist().index(i) for i in chosen.ids.tolist()], np.int64), {"radius": chosen.radius})
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -46,7 +60,7 @@ def test_kept_are_apart_and_what_was_skipped_is_near_a_better_one(
     want = greedy(scores, points, n, r, labeled)
     picks = radius(np.arange(n), scores, points, len(want), r, labeled)
     assert picks.positions.tolist() == want
-    assert picks.radius == r
+    assert picks.facts["radius"] == r
     apart = distances(points[want], points[want])
     assert (apart[~np.eye(len(want), dtype=bool)] > r).all()
     near_better = (distances(points, points[want]) <= r) & (scores[want] >= scores[:, None])
@@ -82,11 +96,11 @@ def test_the_searched_radius_keeps_k_and_one_slightly_greater_does_not() -> None
     scores, points = clouds(np.random.default_rng(0), groups=40, each=30, width=8)
     picks = radius(np.arange(len(scores)), scores, points, 60)
     assert len(picks.positions) == 60
-    assert picks.radius is not None
+    assert picks.facts["radius"] is not None
     apart = distances(points[picks.positions], points[picks.positions])
-    assert apart[~np.eye(60, dtype=bool)].min() > picks.radius
-    assert greedy(scores, points, 60, picks.radius) == picks.positions.tolist()
-    assert len(greedy(scores, points, 60, picks.radius * 1.002)) < 60
+    assert apart[~np.eye(60, dtype=bool)].min() > picks.facts["radius"]
+    assert greedy(scores, points, 60, picks.facts["radius"]) == picks.positions.tolist()
+    assert len(greedy(scores, points, 60, picks.facts["radius"] * 1.002)) < 60
 
 
 def test_near_duplicates_fall_out() -> None:
@@ -136,9 +150,9 @@ def test_k_zero_k_one_and_k_all() -> None:
     assert radius(np.arange(5), scores, points, 1).positions.tolist() == [1]
     everything = radius(np.arange(5), scores, points, 5)
     assert everything.positions.tolist() == [1, 4, 3, 2, 0]
-    assert everything.radius == pytest.approx(1.0, rel=2e-3)
-    assert everything.radius is not None
-    assert everything.radius < 1.0
+    assert everything.facts["radius"] == pytest.approx(1.0, rel=2e-3)
+    assert everything.facts["radius"] is not None
+    assert everything.facts["radius"] < 1.0
 
 
 def test_points_that_all_coincide_leave_one() -> None:
@@ -173,22 +187,10 @@ def test_errors_say_what_remains_and_what_to_do() -> None:
         select(ids, scores, 2, embeddings=np.ones((10, 2)), labeled_embeddings=np.ones((1, 3)))
     with pytest.raises(ValueError, match="id 7 is a candidate more than once"):
         select([7, 7], [1.0, 2.0], 1, diversity="none")
-    with pytest.raises(ValueError, match="'farthest' is unknown; choose from radius, none"):
+    with pytest.raises(ValueError, match="'farthest' is unknown; choose from radius, none, power"):
         select(ids, scores, 2, diversity="farthest")
     with pytest.raises(ValueError, match="has no radius"):
         select(ids, scores, 2, diversity="none", radius=1.0)
-
-
-def test_every_method_of_the_table_selects_k_without_nan() -> None:
-    rng = np.random.default_rng(6)
-    scores, points = rng.random(50).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
-    scores[::5] = np.nan
-    for name, method in DIVERSITY.items():
-        chosen = select(np.arange(50), scores, 8, diversity=name, embeddings=points)
-        assert len(set(chosen.ids.tolist())) == 8, name
-        assert np.isfinite(chosen.scores).all(), name
-        assert chosen.method == name
-        assert method.text
 
 
 def test_squared_distances_are_sums_of_squared_differences() -> None:
