@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from ...kernels.joint import conditional_entropy
-from .candidates import Candidates, JointPicks
+from ..candidates import Candidates, Picks
+from ..room import Room
 from .configurations import ROWS, Configurations
+from .samples import JointPicks, Samples
 
 _FIRST = (
     64  # candidates evaluated at a time, doubled until the best is found; fixed, so that results depend on no machine
@@ -28,7 +30,15 @@ _FIRST = (
 _SLACK = 4.0  # standard errors
 
 
-def batchbald(ids: Any, probabilities: Any, k: int, *, seed: int = 0, rows: int = ROWS) -> JointPicks:
+def pick(candidates: Candidates, k: int, room: Room, *, seed: int) -> Picks:
+    """Choose as ``batchbald`` does, among what there is room for."""
+    picks = batchbald(candidates.ids, candidates.samples, k, seed=seed, room=room)
+    return Picks(picks.positions, picks.facts)
+
+
+def batchbald(
+    ids: Any, probabilities: Any, k: int, *, seed: int = 0, rows: int = ROWS, room: Room | None = None
+) -> JointPicks:
     """Choose k of M candidates by greedy BatchBALD.
 
     Gains are exact while the batch has at most ``rows`` configurations, C^n of n items; from then on they are estimated from as
@@ -41,9 +51,10 @@ def batchbald(ids: Any, probabilities: Any, k: int, *, seed: int = 0, rows: int 
         k: number of items to choose.
         seed: seed of the samples.
         rows: configurations at most, and samples.
+        room: which of the candidates may still be chosen; default: all.
 
     Returns:
-        The picks, best first, with the information that each adds. Of gains closer than ``candidates.TIE`` the lowest id wins.
+        The picks, best first, with the information that each adds. Of gains closer than ``samples.TIE`` the lowest id wins.
 
     Raises:
         ValueError: shapes do not match, probabilities are not distributions, or fewer than k candidates remain.
@@ -55,13 +66,14 @@ def batchbald(ids: Any, probabilities: Any, k: int, *, seed: int = 0, rows: int 
     >>> picks.positions, picks.gains.round(3)
     (array([0, 2]), array([0.368, 0.193]))
     """
-    items = Candidates.of(ids, probabilities, k)
+    items = Samples.of(ids, probabilities, k)
     batch = Configurations(items.p_MTC.shape[1], seed, rows, items.p_MTC.device)
-    search = _Search(items, math.sqrt(rows))
+    search, room = _Search(items, math.sqrt(rows)), room or Room(k, len(np.asarray(ids)))
     chosen, gains, exact = np.empty(k, np.int64), np.empty(k), 0
     for n in range(k):
         exact += batch.exact
-        chosen[n], gains[n] = search.best(batch)
+        chosen[n], gains[n] = search.best(batch, room.open[items.positions])
+        room.take(int(items.positions[chosen[n]]))
         if n + 1 < k:
             was_exact = batch.exact
             batch.add(int(items.ids[chosen[n]]), items.p_MTC[chosen[n]])
@@ -77,26 +89,30 @@ def batchbald(ids: Any, probabilities: Any, k: int, *, seed: int = 0, rows: int 
 class _Search:
     """The gain of every candidate for the batch that it was last evaluated for, and the deviation over configurations."""
 
-    def __init__(self, items: Candidates, root: float) -> None:
+    def __init__(self, items: Samples, root: float) -> None:
         self._items, self._root = items, root  # of the number of samples
         self._noise_M = items.expected_entropy().numpy()
-        self._gain_M = np.full(len(items.ids), np.inf)  # of a chosen item -inf
+        self._gain_M = np.full(len(items.ids), np.inf)
         self._deviation_M = np.zeros(len(items.ids))
 
-    def best(self, batch: Configurations) -> tuple[int, float]:
-        """Find the candidate with the greatest gain, of ties the first, and take it: (index, gain)."""
+    def best(self, batch: Configurations, open_M: np.ndarray) -> tuple[int, float]:
+        """Find the open candidate with the greatest gain, of ties the first: (index, gain)."""
         slack_M = 0.0 if batch.exact else _SLACK / self._root * self._deviation_M
         bound_M = self._gain_M + slack_M
         order_M = np.argsort(-bound_M, kind="stable")
-        order_M = order_M[bound_M[order_M] > -np.inf]
-        tie, best, at, step = self._items.tie, -np.inf, 0, self._first(bound_M)
+        order_M = order_M[open_M[order_M]]
+        if not len(order_M):
+            raise ValueError(
+                "there is no candidate left that the limits allow and that has probabilities other than NaN"
+            )
+        tie, best, at, step = self._items.tie, -np.inf, 0, self._first(bound_M[order_M])
         while at < len(order_M) and bound_M[order_M[at]] >= best - 2 * tie:
             some = np.sort(order_M[at : at + step])
             self._evaluate(some, batch)
             best, at, step = max(best, self._gain_M[some].max()), at + len(some), 2 * step
         seen = order_M[:at]
         index = int(seen[self._gain_M[seen] >= best - tie].min())
-        gain, self._gain_M[index] = float(self._gain_M[index]), -np.inf
+        gain = float(self._gain_M[index])
         return index, gain if gain > tie else 0.0
 
     def _evaluate(self, some: np.ndarray, batch: Configurations) -> None:

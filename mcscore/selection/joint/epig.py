@@ -15,13 +15,21 @@ import torch
 from torch import Tensor
 
 from ...kernels.joint import conditional_entropy
+from ..candidates import Candidates, Picks, walk
+from ..room import Room
 from ..topk import best_first
-from .candidates import Candidates, JointPicks, are_distributions, require_shape
+from .samples import JointPicks, Samples, are_distributions, as_samples, require_shape
 
 _BLOCK = 1 << 22  # values of targets turned into rows at a time
 
 
-def epig(ids: Any, probabilities: Any, targets: Any, k: int) -> JointPicks:
+def pick(candidates: Candidates, k: int, room: Room, *, seed: int) -> Picks:
+    """Choose as ``epig`` does, among what there is room for."""
+    picks = epig(candidates.ids, candidates.samples, candidates.targets, k, room=room)
+    return Picks(picks.positions, picks.facts)
+
+
+def epig(ids: Any, probabilities: Any, targets: Any, k: int, *, room: Room | None = None) -> JointPicks:
     """Choose the k of M candidates with the greatest EPIG.
 
     Args:
@@ -31,9 +39,10 @@ def epig(ids: Any, probabilities: Any, targets: Any, k: int) -> JointPicks:
         targets: (J, T, C), probabilities of the items whose predictions matter, under the same samples. Those with NaN are left
             out, and a warning counts them.
         k: number of items to choose.
+        room: which of the candidates may still be chosen; default: all.
 
     Returns:
-        The picks, best first; their gains are their EPIG. Values below ``candidates.TIE`` are rounding, and become 0.
+        The picks, best first; their gains are their EPIG. Values below ``samples.TIE`` are rounding, and become 0.
 
     Raises:
         ValueError: shapes do not match, probabilities are not distributions, no target or fewer than k candidates remain.
@@ -43,12 +52,19 @@ def epig(ids: Any, probabilities: Any, targets: Any, k: int) -> JointPicks:
     >>> epig([3, 7], torch.cat([coin, unsure]), targets=unsure, k=2).gains.round(3)
     array([0.222, 0.   ])
     """
-    items = Candidates.of(ids, probabilities, k)
+    items = Samples.of(ids, probabilities, k)
     scores_M = items.entropy() - mean_conditional_entropy(items.p_MTC, _known_targets(targets, items.p_MTC))
     scores = scores_M.numpy()
     scores[scores <= items.tie] = 0.0
-    chosen = best_first(items.ids, scores)[:k]
-    return JointPicks(items.positions[chosen], scores[chosen], k, items.left_out)
+    given_M = np.full(len(np.asarray(ids)), np.nan)
+    given_M[items.positions] = scores
+    best = items.positions[best_first(items.ids, scores)]
+    positions = walk(best, k, room or Room(k, len(given_M))).positions
+    if len(positions) < k:
+        raise ValueError(
+            f"k = {k}, but the limits allow only {len(positions)} of the candidates that have probabilities other than NaN"
+        )
+    return JointPicks(positions, given_M[positions], k, items.left_out)
 
 
 def mean_conditional_entropy(p_MTC: Tensor, targets_JTC: Tensor) -> Tensor:
@@ -66,7 +82,7 @@ def mean_conditional_entropy(p_MTC: Tensor, targets_JTC: Tensor) -> Tensor:
 
 def _known_targets(targets: Any, p_MTC: Tensor) -> Tensor:
     """The targets that have probabilities, on the device of the candidates."""
-    targets_JTC = torch.as_tensor(targets).detach().to(p_MTC.device)
+    targets_JTC = as_samples(targets).to(p_MTC.device)
     require_shape("probabilities of targets", targets_JTC)
     if targets_JTC.shape[1] != p_MTC.shape[1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What joint methods choose from, the probabilities of candidates under shared samples of the weights, and what they return."""
+"""What joint methods choose from, the probabilities of items under shared samples of the weights, and what they return."""
 
 from __future__ import annotations
 
@@ -35,9 +35,14 @@ class JointPicks:
     exact: int
     left_out: npt.NDArray[np.int64]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a selection records: gains, the number of exact ones, and of candidates without probabilities."""
+        return {"gains": self.gains.tolist(), "exact": self.exact, "nan": len(self.left_out)}
+
 
 @dataclass(frozen=True)
-class Candidates:
+class Samples:
     """Candidates in ascending order of id, so that no result depends on the order in which they are given.
 
     Attributes:
@@ -53,15 +58,14 @@ class Candidates:
     left_out: npt.NDArray[np.int64]
 
     @staticmethod
-    def of(ids: Any, probabilities: Any, k: int) -> Candidates:
-        """Sort and check (M,) ids and (M, T, C) probabilities.
+    def of(ids: Any, probabilities: Any, k: int) -> Samples:
+        """Sort and check (M,) ids and (M, T, C) probabilities: a tensor where it is, an array on the GPU if there is one.
 
         Raises:
             ValueError: shapes do not match, an id stands twice, probabilities are not distributions, or fewer than k are left.
         """
-        ids_M, p_MTC = np.asarray(ids), torch.as_tensor(probabilities).detach()
+        ids_M, p_MTC = np.asarray(ids), as_samples(probabilities)
         require_shape("probabilities", p_MTC)
-        p_MTC = p_MTC.float() if p_MTC.dtype == torch.float64 else p_MTC  # what the kernels compute with
         if ids_M.ndim != 1 or len(ids_M) != len(p_MTC):
             raise ValueError(
                 f"ids {ids_M.shape} and probabilities {tuple(p_MTC.shape)} must have one row per candidate"
@@ -83,7 +87,7 @@ class Candidates:
             raise ValueError(
                 f"k = {k}, but only {len(ids_M)} candidates are left{unknown}: ask for at most {len(ids_M)}"
             )
-        return Candidates(ids_M, p_MTC, order, left_out)
+        return Samples(ids_M, p_MTC, order, left_out)
 
     @property
     def tie(self) -> float:
@@ -97,6 +101,14 @@ class Candidates:
     def entropy(self) -> Tensor:
         """H[mean_t p_mt], (M,) float64 on the CPU."""
         return _by_blocks(self.p_MTC, lambda p: torch.special.entr(p.mean(1)).sum(-1))
+
+
+def as_samples(probabilities: Any) -> Tensor:
+    """Probabilities as the kernels take them: no float64, and an array on the GPU if there is one."""
+    p_MTC = torch.as_tensor(probabilities).detach()
+    if not isinstance(probabilities, Tensor) and torch.cuda.is_available():
+        p_MTC = p_MTC.cuda()
+    return p_MTC.float() if p_MTC.dtype == torch.float64 else p_MTC
 
 
 def require_shape(what: str, p_MTC: Tensor) -> None:
