@@ -42,10 +42,10 @@ def write_samples(file: Path, key: dict[str, Any], ids: Ints, p_nTC: Floats) -> 
         raise RunError(f"{file} could not be written: {error}") from error
 
 
-def read_samples(file: Path, key: dict[str, Any], ids: Ints) -> Floats | None:
-    """The samples of these items, in their order, if a file has them all; None if it has not, with a warning that says why."""
+def read_samples(file: Path, key: dict[str, Any]) -> tuple[Ints, Floats] | None:
+    """The ids, ascending, and samples of a file; None if there is none, or with a warning that says why it cannot be used."""
     try:
-        found, kept_ids, p_nTC = _read(file)
+        found, ids, p_nTC = _read(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -56,12 +56,7 @@ def read_samples(file: Path, key: dict[str, Any], ids: Ints) -> Floats | None:
         differ = sorted(name for name in wanted.keys() | found.keys() if found.get(name) != wanted.get(name))
         warnings.warn(f"{file} has samples of another {', '.join(differ)}; they are made again", stacklevel=2)
         return None
-    at = np.searchsorted(kept_ids, ids)
-    missing = int((kept_ids[np.minimum(at, len(kept_ids) - 1)] != ids).sum())
-    if missing:
-        warnings.warn(f"{file} lacks {missing:,} of {len(ids):,} items; all samples are made again", stacklevel=2)
-        return None
-    return p_nTC[at]
+    return ids, p_nTC
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Ints, Floats]:

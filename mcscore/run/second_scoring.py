@@ -64,7 +64,7 @@ class SecondScoring:
         return min(len(ids), BYTES // p_nTC[0].nbytes)
 
     def samples(self, ids: Ints, role: str = "candidates", pool: Pool | None = None) -> Floats:
-        """Probabilities (n, T, C) of the items, in the order of ids; those that are kept are read.
+        """Probabilities (n, T, C) of the items, in the order of ids; those that are kept are read, the others made.
 
         Args:
             ids: (n,) int64, n >= 1, each once.
@@ -72,11 +72,18 @@ class SecondScoring:
             pool: has the items; default: that of the run.
         """
         pool = pool or self._pool
-        file = self._run.path / f"samples-{role}.bin"
-        key = self._key(pool)
-        if (kept := read_samples(file, key, ids)) is not None:
-            return kept
-        ascending, done = np.sort(ids), 0
+        file, key = self._run.path / f"samples-{role}.bin", self._key(pool)
+        kept = read_samples(file, key)
+        missing = np.sort(ids) if kept is None else np.setdiff1d(ids, kept[0])
+        if len(missing):
+            made = missing, self._make(pool, missing)
+            kept = made if kept is None else merged(kept, made, ids)
+            write_samples(file, key, *kept)
+        assert kept is not None
+        return kept[1][np.searchsorted(kept[0], ids)]
+
+    def _make(self, pool: Pool, ids: Ints) -> Floats:
+        done = 0
         self._progress(0, len(ids))
 
         def compute(items: Any, some: Ints) -> Floats:
@@ -86,9 +93,7 @@ class SecondScoring:
             self._progress(done, len(ids))
             return p_nTC
 
-        p_nTC = gathered(pool, ascending, self._run.meta["block_items"], compute)
-        write_samples(file, key, ascending, p_nTC)
-        return p_nTC[np.searchsorted(ascending, ids)]
+        return gathered(pool, ids, self._run.meta["block_items"], compute)
 
     def targets(self, given: Any, seed: int) -> Floats:
         """Probabilities (J, T, C) of target items.
@@ -133,6 +138,14 @@ class SecondScoring:
             parts.append(p_nTC.transpose(0, 1).cpu().numpy())
             at, step = at + step, max(1, _STEP_BYTES // parts[0][0].nbytes)
         return np.concatenate(parts)
+
+
+def merged(kept: tuple[Ints, Floats], made: tuple[Ints, Floats], ids: Ints) -> tuple[Ints, Floats]:
+    """Those kept samples that are of the ids, and those that were made, by ascending id."""
+    wanted = np.isin(kept[0], ids)
+    all_ids = np.concatenate([kept[0][wanted], made[0]])
+    order = np.argsort(all_ids)
+    return all_ids[order], np.concatenate([kept[1][wanted], made[1]])[order]
 
 
 def with_shared_masks(run: StoredScores, scorer: Scorer) -> Scorer:
