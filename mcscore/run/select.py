@@ -148,7 +148,11 @@ def _candidates(
         def value(scores: Any, ids: Any, ranks: Any) -> Any:
             return function(scores, ids, ranks, seed=seed, **own)
 
-    return best_items(choosable, k, M, quota, value, ranked="ranks" in method.needs)
+    ranked = streamed and "ranks" in method.needs
+    found = best_items(choosable, k, M, quota, value, ranked)
+    if len(found.ids) < k and quota is not None:  # more of each group, so that ``select`` can say which quota would do
+        return best_items(choosable, k, CANDIDATES_PER_ITEM * k, CANDIDATES_PER_ITEM * quota, value, ranked)
+    return found
 
 
 def _of_candidates(limits: Limits, found: Found) -> Limits:

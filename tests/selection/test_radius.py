@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcscore.selection import select
 from mcscore.selection.candidates import Picks
-from mcscore.selection.neighbors import any_within, pairs_within, squared_distances
+from mcscore.selection.neighbors import Others, pairs_within, squared_distances
 from mcscore.selection.radius import BLOCK
 
 
@@ -87,8 +87,7 @@ def test_neighbor_decisions_equal_float64_ones(width: int) -> None:
     points = (rng.normal(size=(BLOCK, width)) * 1e-3 + 50).astype(np.float32)
     others = np.concatenate([points[::7], (rng.normal(size=(40, width)) * 1e-3 + 50).astype(np.float32)])
     for r in (0.0, 5e-3, float(distances(points[:1], points[1:2])[0, 0])):
-        norm = float(np.sqrt((others.astype(np.float64) ** 2).sum(1)).max())
-        assert np.array_equal(any_within(points, others, r, norm), (distances(points, others) <= r).any(1))
+        assert np.array_equal(Others.of(others).any_within(points, r), (distances(points, others) <= r).any(1))
         assert np.array_equal(pairs_within(points, r), distances(points, points) <= r)
 
 
