@@ -51,6 +51,11 @@ class Method:
     pick: str | Callable[..., Any] | None = None
 
     @property
+    def needs_of_model(self) -> set[str]:
+        """What the model must make of the candidates: all needs but ranks."""
+        return set(self.needs) - {"ranks"}
+
+    @property
     def function(self) -> Callable[..., Any]:
         """``perturb`` of a ranked method, else ``pick``; imported if it is named."""
         found = self.perturb if self.family == "ranked" else self.pick

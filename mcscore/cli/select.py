@@ -128,7 +128,7 @@ def select(
     pool = Pool.open(pool_path) if pool_path else None
     limits = _limits(run, pool, asked)
     with users_code():
-        needs = bool(set(DIVERSITY[diversity].needs) - {"ranks"}) or limits.labeled_distance is not None
+        needs = bool(DIVERSITY[diversity].needs_of_model) or limits.labeled_distance is not None
         scorer = _same_model(run, spec, weights, device, embedding) if needs else None
         chosen = run.select(k, by, diversity, scorer=scorer, pool=pool, limits=limits, **choice)
     file = path / f"selection-{by}-{k}.parquet"

@@ -73,7 +73,7 @@ def choose(
     arrays: dict[str, Any] = {}
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
     labeled, edited = np.empty(0, np.int64), list[str]()
-    needs = {*method.needs, *(("embeddings",) if limits.labeled_distance is not None else ())}
+    needs = {*method.needs_of_model, *(("embeddings",) if limits.labeled_distance is not None else ())}
     if needs:
         scorer, edited = _scorer_of(run, scorer, accept_edited_code)
         scorer = own_scorer(scorer, pool)
