@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.methods import DIVERSITY
+from mcscore.methods import DIVERSITY, as_markdown
 from mcscore.selection import Selection, select
 from mcscore.selection.lazy import Lazy, Space
 from mcscore.selection.spread import _RACE
@@ -230,3 +231,7 @@ def test_every_row_of_the_table_selects_tells_and_names_what_it_needs(name: str)
             ValueError, match=f"has no {parameter}, got {parameter}=1.0: leave {parameter} out, or choose diversity '"
         ):
             select(np.arange(50), scores, 8, diversity=name, **arrays, **{parameter: 1.0})
+
+
+def test_the_guide_has_the_table_of_methods() -> None:
+    assert as_markdown() in (Path(__file__).parents[2] / "docs" / "selection.md").read_text()
