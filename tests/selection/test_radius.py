@@ -211,10 +211,10 @@ def test_of_many_candidates_cells_find_nearly_all_near_ones_and_the_share_is_tol
     assert found.facts["apart"] == 1.0
     monkeypatch.setattr(cells_module, "PROBED", 1)
     cloud = np.random.default_rng(8).normal(size=(6000, 8)).astype(np.float32)
-    some = select(np.arange(6000), scores, 300, embeddings=cloud, radius=2.0)
+    some = select(np.arange(6000), scores, 500, embeddings=cloud, radius=2.2)
     apart = distances(cloud[some.ids], cloud[some.ids])
     np.fill_diagonal(apart, np.inf)
-    assert some.facts["apart"] == (apart.min(1) > 2.0).mean() < 1
+    assert some.facts["apart"] == (apart.min(1) > 2.2).mean() < 0.9
 
 
 def test_a_radius_searched_again_does_not_depend_on_what_was_tried_before() -> None:
