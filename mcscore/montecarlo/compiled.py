@@ -19,8 +19,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.split_module import split_module
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..kernels.packed_mask import fusable
 from ..kernels.weight_cache import keeping_nothing
 from .tensors import form_of
+
+_MASKED = torch.ops.mcscore.masked_passes.default
 
 Run = Callable[[Any, Tensor, Tensor], Tensor]
 """(inputs, ids_B, passes_t) -> logits_tBC"""
@@ -52,7 +55,9 @@ class CompiledPasses:
 
         # The graph must contain what is computed from weights, or it would miss later changes of the weights.
         with torch.no_grad(), keeping_nothing():
-            graph = make_fx(torch.func.functionalize(flat))(ids_B, passes_t, *leaves)
+            # On a CPU the dropout kernel, one pass over memory, is faster than masks that are packed and unpacked.
+            plain = {_MASKED: fusable} if ids_B.device.type == "cuda" else {}
+            graph = make_fx(torch.func.functionalize(flat), decomposition_table=plain)(ids_B, passes_t, *leaves)
             self._parts = _split(graph)
             modules = dict(self._parts.named_children())
             self._prefix = _Once(modules["submod_0"]) if "submod_0" in modules else None

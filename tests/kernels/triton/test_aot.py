@@ -28,6 +28,7 @@ from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
 from mcscore.kernels.triton.launch import Launch
+from mcscore.kernels.triton.packed_mask import plan_packed_mask
 from mcscore.kernels.triton.score import plan
 from mcscore.masks import MaskSpec, rate
 
@@ -56,6 +57,11 @@ def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launc
 def _keep_mask(p: float) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     return plan_keep_mask(MaskSpec(9, 3, passes, ids, rate(p)), 512, "meta")[0]
+
+
+def _packed_mask(p: float, elements: int) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
+    return plan_packed_mask(MaskSpec(9, 3, passes, ids, rate(p)), elements, "meta")[0]
 
 
 def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
@@ -128,6 +134,7 @@ CASES: dict[str, Callable[[], Launch]] = {
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
     "keep mask": case(_keep_mask, 0.25),
+    "packed mask": case(_packed_mask, 0.1, 197 * 768),
     "uniform numbers": case(_draw, "uniform", torch.float32, 512),
     "normal numbers": case(_draw, "normal", torch.float32, 512),
     "normal numbers, odd rows": case(_draw, "normal", torch.bfloat16, 513),
@@ -158,6 +165,7 @@ NARROW_LOADS = {
     "errors of 50000 classes, merge",
     "errors, estimate",
     "keep mask",
+    "packed mask",
     "uniform numbers",
     "normal numbers",
     "normal numbers, odd rows",
