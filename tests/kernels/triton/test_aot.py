@@ -24,6 +24,8 @@ import triton
 from triton import knobs
 
 from mcscore.acquisition import KERNEL_SCORES
+from mcscore.kernels import eager
+from mcscore.kernels.triton.accumulate import plan_accumulate
 from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
@@ -46,6 +48,14 @@ def _score(C: int, dtype: torch.dtype, scores: tuple[str, ...], likelihood: str,
 
 def _score_columns(C: int, dtype: torch.dtype) -> Launch:
     return plan(torch.empty(20, C, 4096, dtype=dtype, device="meta").transpose(1, 2), LIGHT, "categorical")[0][0]
+
+
+def _sums(
+    shape: tuple[int, ...], dtype: torch.dtype, scores: tuple[str, ...], likelihood: str, step: int = 0
+) -> Launch:
+    x, meta = torch.empty(shape, dtype=dtype, device="meta"), torch.device("meta")
+    state = eager.new_state(scores, likelihood, shape[1] * torch.Size(shape[3:]).numel(), shape[2], meta)
+    return plan_accumulate(x, state, likelihood)[step]
 
 
 def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launch:
@@ -130,6 +140,16 @@ CASES: dict[str, Callable[[], Launch]] = {
     "errors of 50000 classes, tiles, all scores": case(_errors, 50000, torch.float32, KERNEL_SCORES, "categorical", -3),
     "errors of 50000 classes, merge": case(_errors, 50000, torch.bfloat16, KERNEL_SCORES, "categorical"),
     "errors, estimate": case(_errors, 10, torch.bfloat16, KERNEL_SCORES, "categorical", -1),
+    "sums of 10 classes": case(_sums, (20, 4096, 10), torch.bfloat16, LIGHT, "categorical"),
+    "sums of pixels, all scores": case(_sums, (4, 2, 21, 64, 64), torch.float32, KERNEL_SCORES, "categorical"),
+    "sums of one label, all scores": case(_sums, (20, 4096, 1), torch.float32, KERNEL_SCORES, "bernoulli"),
+    "sums of 1000 classes": case(_sums, (20, 64, 1000), torch.bfloat16, LIGHT, "categorical"),
+    "sums of 1000 labels, all scores": case(_sums, (20, 64, 1000), torch.float32, KERNEL_SCORES, "bernoulli"),
+    "sums of 4096 classes, all scores": case(_sums, (20, 64, 4096), torch.float32, KERNEL_SCORES, "categorical"),
+    "sums of 50000 classes, rows": case(_sums, (20, 64, 50000), torch.bfloat16, LIGHT, "categorical"),
+    "sums of 50000 classes, tiles, all scores": case(
+        _sums, (20, 64, 50000), torch.float32, KERNEL_SCORES, "categorical", 1
+    ),
     "dropout, 1 bit": case(_dropout, torch.bfloat16, 0.5, 1, 512, 1),
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
