@@ -147,7 +147,7 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
     prepare_on(pool, scorer, skipped, options.on_bad_chunk)
     settings = Settings.of_scorer(scorer.describe())
     screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
-    hardware = hardware_of(scorer.device)
+    hardware = hardware_of(scorer.device, settings.precision)
     plan, item_bytes = settings.plan, _item_bytes(pool)
     why = screen.why_not(plan, pool.n) if screen else ""
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
@@ -191,7 +191,7 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
         if not options.new_cut and all(job.skipped.of(task).all() for task in job.tasks):
             yield job
             return
-        hardware = hardware_of(scorer.device)
+        hardware = hardware_of(scorer.device, settings.precision)
         known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
         prepare_on(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
         settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MASKS = ("independent", "shared")
-DTYPES = (None, "bfloat16", "auto")
+DTYPES = (None, "bfloat16", "auto", "tf32")
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ class Execution:
     Attributes:
         memory: bytes of activations that a step may use; default: on a GPU a quarter of its free memory, at most 8 GiB, elsewhere
             256 MiB.
-        dtype: None runs the model in its own dtype. "bfloat16" computes products in bfloat16, as torch.autocast does. "auto" does
-            so if the hardware is fast at it and the scores of the first batch keep their ranking (Spearman correlation with those
-            of float32 of at least 0.99); a message says which it chose.
+        dtype: None runs the model in its own dtype, float32 in full precision whatever torch.backends says. "bfloat16" computes
+            products in bfloat16, as torch.autocast does. "auto" does so if the hardware is fast at it and the scores of the first
+            batch keep their ranking (Spearman correlation with those of float32 of at least 0.99); a message says which it chose.
+            "tf32" computes float32 products and convolutions in TF32, on GPUs that have it.
         channels_last: pass images to the model in this memory format, which lasts until the first site.
         compile: run the part of the model after the first site under torch.compile, for batches as large as a step (see
             ``Scorer.plan``); smaller batches run without.
@@ -74,6 +75,6 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be None (the model's own), 'bfloat16' or 'auto', got {self.dtype!r}")
+            raise ValueError(f"dtype must be None (the model's own), 'bfloat16', 'auto' or 'tf32', got {self.dtype!r}")
         if self.memory is not None and self.memory <= 0:
             raise ValueError(f"memory must be a positive number of bytes, got {self.memory}")

@@ -160,7 +160,7 @@ def test_a_run_on_a_device_gives_what_it_gives_without(
         device = "cuda:0"
 
     monkeypatch.setattr(loop, "CudaTransfer", LateCopies)
-    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
+    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the same blocks
     assert content(score_pool(FakePool(), OnDevice(), out, span=SPAN)) == undisturbed
 
@@ -172,7 +172,7 @@ def test_a_run_on_a_device_that_fails_goes_on(
         device = "cuda:0"
 
     monkeypatch.setattr(loop, "CudaTransfer", LateCopies)
-    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
+    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the same blocks
     with pytest.raises(loop.RunError, match="CUDA out of memory"):
         score_pool(FakePool(), OnDevice(on_block=fail_at(60)), out, span=SPAN)
