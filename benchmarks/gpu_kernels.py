@@ -48,7 +48,9 @@ LONGEST = 25.0  # seconds, of a case whose kernels are compiled
 _TOGETHER = 8  # calls in one graph, on different inputs
 
 
-def run(device: torch.device, log: Log, budget: Budget, only: str = "", listed: str = CASES, seconds: float = 0.1) -> list[str]:
+def run(
+    device: torch.device, log: Log, budget: Budget, only: str = "", listed: str = CASES, seconds: float = 0.1
+) -> list[str]:
     """Measure the cases whose names match the regular expression ``only``; returns the lines of the summary."""
     clock = clock_for(device)
     ceilings = measure_ceilings(device, clock)
@@ -71,7 +73,9 @@ def listed_specs(listed: str) -> Iterator[Spec]:
                 yield from specs(shape if B == "full" else f"{letter}xB{B}x{rest}", dtypes.split(","), (kernel,))
 
 
-def one(spec: Spec, device: torch.device, clock: Clock, ceilings: Mapping[torch.dtype, Ceilings], seconds: float) -> Row:
+def one(
+    spec: Spec, device: torch.device, clock: Clock, ceilings: Mapping[torch.dtype, Ceilings], seconds: float
+) -> Row:
     """Check a case, and time it in the three ways."""
     try:
         case = cases.build(spec, device)

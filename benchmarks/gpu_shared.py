@@ -132,6 +132,40 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def look_into(step: Callable[[], object], seconds: float, device: torch.device) -> Row:
+    """Count a step's kernels and the host's launches, and the share of ``seconds``, its time without a profiler, the GPU works."""
+    if device.type != "cuda":
+        return {}
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    events = events_of(profiler)
+    on_device = [e for e in events if e.device_type() == torch.autograd.DeviceType.CUDA and not e.is_user_annotation()]
+    launches = sum("Launch" in e.name() and e.name().startswith("cu") for e in events)
+    spans = [(e.start_ns(), e.start_ns() + e.duration_ns()) for e in on_device]
+    return {"kernels": len(on_device), "launches": launches, "busy": covered(spans) / 1e9 / seconds}
+
+
+def events_of(profiler: Any) -> list[Any]:
+    """The events as recorded: ``profiler.events()`` makes Python objects of them, which takes seconds for 100,000."""
+    events: list[Any] = profiler.profiler.kineto_results.events()
+    return events
+
+
+def covered(spans: Iterable[tuple[int, int]]) -> int:
+    """Add up the time that intervals cover, that of two at once counted once."""
+    total, end = 0, 0
+    for start, stop in sorted(spans):
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+# ---- summary ------------------------------------------------------------------------------------------------------
+
+
 def good(rows: Sequence[Row]) -> bool:
     """Whether something was measured, nothing failed, and all that was checked is right."""
     return any(measured(row) for row in rows) and not any("failed" in row or row.get("right") is False for row in rows)
@@ -146,7 +180,10 @@ def aligned(rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) ->
     cells = [list(columns), *([cell(row) for cell in columns.values()] for row in rows if measured(row))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
-        "  ".join(f"{text:<{width}}" if not at else f"{text:>{width}}" for at, (text, width) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            f"{text:<{width}}" if not at else f"{text:>{width}}"
+            for at, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in cells
     ]
 
