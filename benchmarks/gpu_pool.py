@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,8 +27,10 @@ from mcscore.bench.clock import clock_for, in_turns
 from .gpu_models import GalCNN, ResNet50
 from .gpu_shared import Row, Skipped
 
+if TYPE_CHECKING:
+    from mcscore.run.run import Run
+
 LONGEST = 75.0  # seconds: three scorers are prepared, in two processes, and three times the pool is scored in part
-SCORES = ("bald", "entropy", "prediction")
 _BLOCK = 512  # items that are made at a time
 
 
@@ -95,7 +97,7 @@ def killed_and_resumed(device: torch.device, out: Path, name: str = "resnet50", 
         begin = time.perf_counter()
         resumed = score_pool(pool, scorer_of(job, device), where / "killed", span=job.span)
         took = time.perf_counter() - begin
-        differ = sum(int((_bits(whole.scores(score)) != _bits(resumed.scores(score))).sum()) for score in SCORES)
+        differ = sum(int((a != b).sum()) for a, b in zip(_bits(whole), _bits(resumed), strict=True))
         block = torch.from_numpy(pool.read(0, int(whole.meta["block_items"]))).to(device)
         (alone,) = in_turns([lambda: scorer(block)], clock_for(device), 0.4)
         return {
@@ -117,8 +119,9 @@ def killed_and_resumed(device: torch.device, out: Path, name: str = "resnet50", 
         shutil.rmtree(where)
 
 
-def _bits(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values).view(np.uint32)
+def _bits(run: Run) -> list[np.ndarray]:
+    columns = [run.scores("bald"), run.scores("entropy"), run.prediction]
+    return [np.ascontiguousarray(column).view(np.uint32) for column in columns]
 
 
 def _killed(pool: Path, run: Path, name: str, device: torch.device, target: int) -> int:

@@ -172,7 +172,7 @@ def good(rows: Sequence[Row]) -> bool:
 
 
 def measured(row: Row) -> bool:
-    return "failed" not in row and "skipped" not in row
+    return "case" in row and "failed" not in row and "skipped" not in row
 
 
 def aligned(rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> list[str]:

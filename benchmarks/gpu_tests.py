@@ -83,7 +83,7 @@ def run_tests(log: Log, budget: Budget, workers: int, marker: str) -> None:
         "benchmarks.gpu_tests",
     ]
     command += ["--tb=short", *(("-n", str(workers), "--dist", "worksteal") if parallel else ())]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET" and not k.startswith("PYTEST_XDIST")}
     output, begin = log.path.with_suffix(".txt"), time.perf_counter()
     say(f"running the tests; their output goes to {output}")
     with output.open("w") as file:

@@ -140,13 +140,12 @@ def test_errs(broken): pass
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_results_of_tests_are_counted_and_failures_named(
-    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+def test_results_of_tests_in_two_processes_are_counted_and_failures_named(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
     monkeypatch.setattr(gpu_tests, "gpu_test_files", lambda: [tmp_path / "test_some.py"])
-    lines = gpu_tests.run(CPU, log, Budget(100.0), workers=workers)
+    lines = gpu_tests.run(CPU, log, Budget(250.0), workers=2)
     text = "\n".join(lines)
     assert "1 passed, 13 failed, 1 skipped, of 15" in text, (log.rows, log.path.with_suffix(".txt").read_text())
     assert sum(line.startswith("FAILED") for line in lines) == gpu_shared.NAMED
@@ -265,13 +264,6 @@ def test_a_pool_is_killed_resumed_and_compared_bit_by_bit(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_bits_are_compared_and_not_values() -> None:
-    import numpy as np
-
-    zeros = np.array([0.0, -0.0, np.nan], np.float32)
-    assert (gpu_pool._bits(zeros) != gpu_pool._bits(np.array([0.0, 0.0, np.nan], np.float32))).tolist() == [0, 1, 0]
-
-
 # ---- kernels ------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +333,7 @@ class Refusing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in REFUSED or name == "mcscore._native":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+import torch._dynamo  # looks for packages by names that the finder refuses
 sys.meta_path.insert(0, Refusing())
 from pathlib import Path
 from benchmarks import gpu, gpu_jobs, gpu_kernels, gpu_shared, gpu_tests
