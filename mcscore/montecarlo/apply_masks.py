@@ -51,11 +51,11 @@ class MaskStream:
 
     def ids(self, site: Site) -> Tensor:
         """Return the ids whose masks the items of this site get, (B,), or one id for all."""
+        if site.axis is not None and not self.shared:
+            return self.ids_B
         one = torch.full((1,), -1, dtype=torch.int64, device=self.ids_B.device)
-        if site.axis is None:
-            return one
         # Expanded, not repeated: kernels see by the stride that all items share the masks.
-        return one.expand(len(self.ids_B)) if self.shared else self.ids_B
+        return one if site.axis is None else one.expand(len(self.ids_B))
 
     def masks(self, site: Site, passes_t: Tensor, rank: int | None = None) -> MaskSpec:
         """The masks of the site in these passes; ``rank`` of MaskSpec."""

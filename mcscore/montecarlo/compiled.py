@@ -20,6 +20,7 @@ from torch.fx.passes.split_module import split_module
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..kernels.weight_cache import keeping_nothing
+from .tensors import form_of
 
 Run = Callable[[Any, Tensor, Tensor], Tensor]
 """(inputs, ids_B, passes_t) -> logits_tBC"""
@@ -58,13 +59,13 @@ class CompiledPasses:
             if self._prefix is not None:
                 self._parts.submod_0 = self._prefix
             modules["submod_1"].compile(dynamic=False)
-            self._shape, self._passes = _shape(inputs, ids_B), passes_t.numel()
+            self._shape, self._passes = form_of(inputs, ids_B), passes_t.numel()
             for _ in self.chunks(inputs, ids_B, [passes_t]):  # compile now
                 pass
 
     def fits(self, inputs: Any, ids_B: Tensor) -> bool:
         """Whether inputs and ids have the shapes that this was compiled for."""
-        return _shape(inputs, ids_B) == self._shape
+        return form_of(inputs, ids_B) == self._shape
 
     def chunks(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         """logits_tBC for each chunk of passes. Chunks of fewer passes than compiled for are filled up with their last one."""
@@ -79,16 +80,27 @@ class CompiledPasses:
 
 
 def recorded(model: nn.Module) -> Hashable:
-    """Return what a graph of ``model`` assumes: its tensors, their addresses, and its plain Python values."""
+    """Return what a recorded step takes for granted: the model's tensors, their addresses, and its plain Python values."""
     return tuple((id(module), *_taken_for_granted(module)) for module in model.modules())
 
 
 def _taken_for_granted(module: nn.Module) -> Iterator[Hashable]:
     for name, value in (*vars(module).items(), *module._parameters.items(), *module._buffers.items()):
-        if isinstance(value, Tensor):
-            yield name, id(value), value.data_ptr()
-        elif isinstance(value, (int, float, str)) and name != "training":
-            yield name, value
+        if name != "training":
+            yield name, _value(value)
+
+
+def _value(value: Any) -> Hashable:
+    """Plain values as they are, containers by their members, tensors with their address, all else by identity."""
+    if isinstance(value, Tensor):
+        return id(value), value.data_ptr() if value.layout == torch.strided else 0
+    if value is None or isinstance(value, (int, float, str, bytes)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_value, value))
+    if isinstance(value, dict):
+        return tuple((id(key) if not isinstance(key, (int, str)) else key, _value(each)) for key, each in value.items())
+    return id(value)
 
 
 def _split(graph: fx.GraphModule) -> fx.GraphModule:
@@ -99,9 +111,3 @@ def _split(graph: fx.GraphModule) -> fx.GraphModule:
         if not behind.isdisjoint(node.all_input_nodes):
             behind.add(node)
     return split_module(graph, graph, lambda node: int(node in behind), keep_original_order=False)
-
-
-def _shape(inputs: Any, ids_B: Tensor) -> tuple[Any, ...]:
-    leaves, spec = tree_flatten(inputs)
-    parts = ((leaf.shape, leaf.dtype, leaf.stride()) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-    return (*parts, spec, ids_B.shape)

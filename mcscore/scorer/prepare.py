@@ -70,7 +70,8 @@ def prepare(
         passes = passes.in_precision(bfloat16.Autocast())
     if plan.path not in ("head", "vmap"):
         backends.warn_once(f"{type(model).__name__}: passes run by {plan.path!r}, not vmap ({plan.why})")
-    return Steps(passes, plan, reduction, inert, execution.compile)
+    graphs = execution.graphs and inputs.device.type == "cuda" and plan.path != "loop"
+    return Steps(passes, plan, reduction, inert, execution.compile, graphs)
 
 
 def _no_kernel(_x: Tensor, _weight: Tensor, _p: float) -> bool:

@@ -159,16 +159,25 @@ class Scorer:
         while lo < len(ids):
             part = slice(lo, lo + steps.plan.items)
             try:
-                scores = self._step(steps, items_B[part], ids[part])
+                scores = self._step(steps, *self._full(items_B[part], ids[part], steps.plan.items))
             except torch.OutOfMemoryError:
                 if not steps.halve(self.inputs.device):
                     raise
                 continue
             for name, values in scores.items():
-                results[name][part] = values
+                results[name][part] = values[: len(ids[part])]
             lo = part.stop
         steps.after_batch()
         return results
+
+    def _full(self, items_B: Items, ids_B: Tensor, n: int) -> tuple[Items, Tensor]:
+        """Items and ids of a step; if execution is deterministic n of them, the last one repeated."""
+        B = len(ids_B)
+        if not self.execution.deterministic or n <= B:
+            return items_B, ids_B
+        which = np.minimum(np.arange(n), B - 1)
+        at = torch.from_numpy(which)
+        return items_B[which if isinstance(items_B, np.ndarray) else at.to(items_B.device)], ids_B[at.to(ids_B.device)]
 
     def _step(self, steps: Steps, items_B: Items, ids_B: Tensor) -> dict[str, Tensor]:
         """Score one step. In the first step two items are also scored alone, and must get the same scores."""
