@@ -188,8 +188,9 @@ def ours(job: Job, config: Config, device: torch.device, clock: Clock, matmul: f
     scores = scorer(step)["bald"]
     right = bool(scores.isfinite().all())  # which also waits for the device
     first = time.perf_counter()
+    scorer(step)  # a GPU's second full step is recorded as a graph
     scorer(step)["bald"].sum().item()
-    one = time.perf_counter() - first
+    one = (time.perf_counter() - first) / 2
     plan = scorer.steps.plan  # halved if memory ran out in the first step
     n = plan.items * max(1, min(4, len(items) // plan.items, int(1 / one)))
     (seconds,) = in_turns([lambda: scorer(items[:n])], clock, SECONDS)
