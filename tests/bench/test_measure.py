@@ -21,6 +21,7 @@ from mcscore.kernels.roofline import Ceilings, Roofline
 CPU = torch.device("cpu")
 SMALL = [
     "T7xB33xC10",
+    "T7xB9xC11xerrors",
     "T2xB3xC1001",
     "T5xB9xE13xI4xP0.25",
     "T5xB9xE130xI1xP0.3",
@@ -29,6 +30,8 @@ SMALL = [
     "T6xB5xD70xC11xP0.5",
     "T6xB5xD70xC11xP0.25xshared",
     "T6xB5xD70xC30xP0.5xown",
+    "T6xB5xL3xD35xC30xP0.3",
+    "T6xB5xD70xC11xP0.5xerrors",
     "N5000xK100",
     "N5000xK100xQ7",
     "N5xK100",
