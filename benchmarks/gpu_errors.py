@@ -66,7 +66,7 @@ def _head(T: int, B: int, C: int, D: int, device: torch.device) -> tuple[Callabl
     spec = MaskSpec(0, 0, torch.arange(T, device=device), torch.arange(B, device=device), rate(0.5))
     some = slice(0, min(B, _CHECKED))
     kept_TBK = torch.empty(T, some.stop, head.block_columns(C), device=device)
-    head.plan_head(x[some], spec.part(items=some), weight, None, SCORES, "categorical", kept_TBK)[0].run()
+    head.plan_head(x[some], spec.part(items=some), weight, None, SCORES, "categorical", kept_TBK)[0][0].run()
     return (
         lambda errors: head.dropout_head(x, spec, weight, None, SCORES, "categorical", errors),
         kept_TBK[:, :, :C],
