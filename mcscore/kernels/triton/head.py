@@ -162,7 +162,7 @@ def _head_parts(
             logits = products[i] * scale + offset
             if KEEP:
                 at = kept + ((k + i) * tl.cast(B, tl.int64) + item)[:, None] * COLUMNS + column[None, :]
-                tl.store(at, logits, mask=ok[:, None] & exists)
+                tl.store(at, logits, mask=(item < tl.where(exists, B, 0))[:, None])
             new_mean, new_m2, new_votes, new_h = add_pass(
                 mean, m2, votes, h, logits, column[None, :], step * TOGETHER + i, C, SOFTMAX, WANT, 1
             )
