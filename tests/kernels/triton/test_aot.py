@@ -79,10 +79,10 @@ def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
     return plan_draw(law, MaskSpec(9, 3, passes, ids), E, dtype, "meta")[0]
 
 
-def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...]) -> Launch:
+def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...], step: int = 0) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_BD, weight_CD = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (4096, C))
-    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical")[0]
+    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical")[0][step]
 
 
 def _errors(C: int, dtype: torch.dtype, scores: tuple[str, ...], likelihood: str, step: int = -2) -> Launch:
@@ -94,7 +94,7 @@ def _head_that_keeps(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ..
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_BD, weight_CD = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (4096, C))
     kept_TBK = torch.empty(20, 4096, block_columns(C), device="meta")
-    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical", kept_TBK)[0]
+    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical", kept_TBK)[0][0]
 
 
 def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
@@ -161,6 +161,8 @@ CASES: dict[str, Callable[[], Launch]] = {
     "head of 10 classes": case(_head, 10, torch.bfloat16, 0.25, LIGHT),
     "head of 100 classes": case(_head, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores": case(_head, 50, torch.float32, 0.25, KERNEL_SCORES),
+    "merged head of 10 classes": case(_head, 10, torch.bfloat16, 0.25, LIGHT, 1),
+    "merged head of 100 classes, all scores": case(_head, 100, torch.bfloat16, 0.5, KERNEL_SCORES, 1),
     "head of 10 classes, keeps": case(_head_that_keeps, 10, torch.bfloat16, 0.25, LIGHT),
     "head of 100 classes, keeps": case(_head_that_keeps, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores, keeps": case(_head_that_keeps, 50, torch.float32, 0.25, KERNEL_SCORES),
