@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.part == "tests":
             lines, right = gpu_tests.run(device, log, budget, given.workers), gpu_tests.good
         elif given.part == "jobs":
-            lines = gpu_jobs.run(device, log, budget, given.job, given.config, given.out)
+            lines = gpu_jobs.run(device, log, budget, given.job, given.config)
         else:
             lines = gpu_kernels.run(device, log, budget, given.only)
     except DeviceLost as error:

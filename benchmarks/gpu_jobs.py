@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,26 +125,27 @@ def run(
     budget: Budget,
     only: Sequence[str] = (),
     configs: Sequence[str] = (),
-    out: Path = Path(),
     jobs: dict[str, Job] = JOBS,
     order: str = ORDER,
 ) -> list[str]:
     """Measure the jobs in ``only`` (default: all) in these configurations (default: those of ORDER)."""
+    pairs = list(chosen(order, only, configs))
     clock = clock_for(device)
     ceilings = measure_ceilings(device, clock)
     log.add(ceilings=table.ceilings_facts(ceilings))
 
     def case(job: str, config: str) -> Case:
+        name = f"{job} {config}"
         if job == "pool":
-            return Case(f"{job} {config}", gpu_pool.LONGEST, lambda: gpu_pool.killed_and_resumed(device, out))
+            return Case(name, gpu_pool.LONGEST, lambda: gpu_pool.killed_and_resumed(device))
         if job == "uploads":
-            return Case(f"{job} {config}", 10.0, lambda: gpu_pool.uploads(device))
+            return Case(name, 10.0, lambda: gpu_pool.uploads(device))
         parsed = Config.parse(config)
         one = ours if parsed.who == "mcscore" else loops
         matmul = ceilings[torch.bfloat16 if parsed.options.get("dtype") else parsed.dtype].matmul
-        return Case(f"{job} {config}", parsed.longest, lambda: one(jobs[job], parsed, device, clock, matmul))
+        return Case(name, parsed.longest, lambda: one(jobs[job], parsed, device, clock, matmul))
 
-    measure([case(*pair) for pair in chosen(order, only, configs)], log, budget)
+    measure([case(*pair) for pair in pairs], log, budget)
     return [table.roof_line(ceilings), *summary(log.cases)]
 
 
@@ -155,6 +155,8 @@ def chosen(order: str, only: Sequence[str], configs: Sequence[str]) -> Iterator[
     every = list(dict.fromkeys(job for job, _ in listed))
     if unknown := set(only) - set(every):
         raise ValueError(f"no job {', '.join(sorted(unknown))}; there are {', '.join(every)}")
+    for config in configs:
+        Config.parse(config)
     if configs:
         yield from ((job, config) for job in only or JOBS for config in configs)
     else:

@@ -65,7 +65,9 @@ def noise(job: PoolJob) -> Iterator[np.ndarray]:
         yield rng.integers(0, 256, (min(_BLOCK, job.items - at), *job.shape), dtype=np.uint8)
 
 
-def killed_and_resumed(device: torch.device, out: Path, name: str = "resnet50", seed: int | None = None) -> Row:
+def killed_and_resumed(
+    device: torch.device, name: str = "resnet50", seed: int | None = None, folder: Path | None = None
+) -> Row:
     """Score a pool; again in a child that is killed (SIGKILL) at a random item; resume; compare all bits.
 
     Raises:
@@ -76,7 +78,7 @@ def killed_and_resumed(device: torch.device, out: Path, name: str = "resnet50", 
     from mcscore import Pool, score_pool
 
     job, seed = JOBS[name], seed if seed is not None else random.randrange(10**6)
-    where = Path(tempfile.mkdtemp(prefix="pool-", dir=out))
+    where = Path(tempfile.mkdtemp(prefix="mcscore-gpu-pool-", dir=folder))
     try:
         begin = time.perf_counter()
         pool = Pool.create(where / "pool", noise(job))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -116,6 +117,7 @@ def measure(cases: Iterable[Case], log: Log, budget: Budget) -> None:
         say(f"{budget.left:4.0f} s left  {', '.join(f'{k} {_short(v)}' for k, v in row.items() if k != 'trace')}")
         if "failed" in row:
             _require_device()
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

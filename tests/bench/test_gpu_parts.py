@@ -256,7 +256,7 @@ def test_every_listed_configuration_is_one() -> None:
 
 
 def test_a_pool_is_killed_resumed_and_compared_bit_by_bit(tmp_path: Path) -> None:
-    row = gpu_pool.killed_and_resumed(CPU, tmp_path, "gal", seed=3)
+    row = gpu_pool.killed_and_resumed(CPU, "gal", seed=3, folder=tmp_path)
     assert row["right"]
     assert 0 <= row["committed_spans"] < 1500 // 50
     assert row["killed_after_items"] < 1500
@@ -347,7 +347,7 @@ assert gpu_shared.good(log.rows), log.rows
 jobs = {"gal": gpu_jobs.Job(gpu_jobs.GalCNN, (1, 28, 28), 8, batch=4)}
 log = gpu_shared.Log(out / "jobs.jsonl", {})
 gpu_jobs.SECONDS = 1e-3
-gpu_jobs.run(cpu, log, gpu_shared.Budget(1e9), out=out, jobs=jobs, order="gal loop-fp32 mcscore-fp32")
+gpu_jobs.run(cpu, log, gpu_shared.Budget(1e9), jobs=jobs, order="gal loop-fp32 mcscore-fp32")
 assert gpu_shared.good(log.rows), log.rows
 import pytest
 sys.exit(pytest.main(["--collect-only", "-qq", "-m", "gpu", "-p", "no:cacheprovider", *map(str, gpu_tests.gpu_test_files())]))
