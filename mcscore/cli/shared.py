@@ -154,7 +154,7 @@ execution = together(
         "8GiB, elsewhere 256MiB.",
     ),
     _execution("--channels-last", is_flag=True, help="Give images to the model in channels-last format."),
-    _execution("--compile", is_flag=True, help="Compile the part after the first dropout with torch.compile."),
+    _execution("--compile", is_flag=True, help="Compile the model with torch.compile."),
     _execution(
         "--deterministic",
         is_flag=True,

@@ -53,8 +53,8 @@ class Execution:
             batch keep their ranking (Spearman correlation with those of float32 of at least 0.99); a message says which it chose.
             "tf32" computes float32 products and convolutions in TF32, on GPUs that have it.
         channels_last: pass images to the model in this memory format, which lasts until the first site.
-        compile: run the part of the model after the first site under torch.compile, for batches as large as a step (see
-            ``Scorer.plan``); smaller batches run without.
+        compile: run the model under torch.compile, what is before the first site and what is after it, for batches as large as a
+            step (see ``Scorer.plan``); smaller batches run without. A model that is under torch.compile already is run like that.
         graphs: on a GPU, replay full steps from a CUDA graph, which gives the same bits with less work for the host.
         deterministic: fill up every step to its full size with copies of its last item, so that all products have one shape and
             an item's scores have the same bits in any batch. A batch smaller than a step costs as much as a full one.
