@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -157,10 +157,10 @@ def uploads(device: torch.device, size: int = 256 << 20) -> Row:
     """
     if device.type != "cuda":
         raise Skipped("there is no CUDA device to copy to")
-    from mcscore.run.prefetch import CudaPrefetcher
+    from mcscore.run.transfer import CudaTransfer
 
-    copier: Any = CudaPrefetcher(str(device))
-    pinned, pageable = copier.allocate(size), np.zeros(size, np.uint8)
+    transfer = CudaTransfer(str(device))
+    pinned, pageable, ids = transfer.allocate(size), np.zeros(size, np.uint8), np.arange(1)
     pinned[:] = 1
     left, right = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
 
@@ -169,12 +169,12 @@ def uploads(device: torch.device, size: int = 256 << 20) -> Row:
             left @ right
 
     def upload() -> None:
-        copier.arrived(copier.start(pinned))
+        transfer.arrived(transfer.upload(pinned, ids))
 
     def beside() -> None:
-        started = copier.start(pinned)
+        started = transfer.upload(pinned, ids)
         work()
-        copier.arrived(started)
+        transfer.arrived(started)
 
     def copy() -> None:
         torch.from_numpy(pageable).to(device)

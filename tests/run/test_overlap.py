@@ -106,7 +106,7 @@ Score = Any
 @pytest.fixture
 def score(out: Path, monkeypatch: pytest.MonkeyPatch) -> Score:
     """Score the standard pool on a device."""
-    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
+    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the blocks of the undisturbed run
     commit = Journal.commit
 

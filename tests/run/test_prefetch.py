@@ -187,7 +187,7 @@ def test_a_run_on_a_device_keeps_four_blocks_in_memory(
 
     transfers: list[LateCopies] = []
     monkeypatch.setattr(loop, "CudaTransfer", lambda device: transfers.append(LateCopies(device)) or transfers[-1])
-    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
+    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)
     pool = Pool.create(tmp_path / "pool", FakePool().read(0, N), chunk_items=8)
     assert score_pool(pool, OnDevice(on_block=lambda _ids: time.sleep(0.05)), out, span=48).complete
