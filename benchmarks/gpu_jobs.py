@@ -28,7 +28,7 @@ from mcscore.bench.table import quantity
 
 from . import gpu_pool
 from .gpu_models import GalCNN, ResNet50, UNet, ViT
-from .gpu_shared import Budget, Case, Log, Row, aligned, ends, look_into, measure, measured
+from .gpu_shared import Budget, Case, Log, Row, aligned, allocated, ends, look_into, measure, measured, peak
 
 T = 100
 LOOP_PASSES = 3
@@ -180,7 +180,7 @@ def items_of(job: Job, n: int, device: torch.device) -> Tensor:
 def ours(job: Job, config: Config, device: torch.device, clock: Clock, matmul: float) -> Row:
     """Time a Scorer on some whole steps, and look into one of them."""
     model, items = model_of(job, config, device), items_of(job, job.items, device)
-    held = _allocated(device)
+    held = allocated(device)
     scorer = Scorer(model, passes=T, execution=Execution(**config.options))
     begin = time.perf_counter()
     scorer.prepare(items[:3])
@@ -203,25 +203,13 @@ def ours(job: Job, config: Config, device: torch.device, clock: Clock, matmul: f
         "matmul": flops * len(items[:n]) / seconds / matmul,
         "plan": f"{plan.path} {plan.items}x{plan.passes} {plan.autocast}".strip(),
         "plan_bytes": plan.memory,
-        "peak_bytes": _peak(device, held),
+        "peak_bytes": peak(device, held),
         "prepare_s": prepared - begin,
         "first_s": first - prepared,
         "flops_per_item": flops,
         "right": right,
         **look_into(lambda: scorer(items[: plan.items]), seconds / steps, device),
     }
-
-
-def _allocated(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
-
-
-def _peak(device: torch.device, held: int) -> int | None:
-    """Bytes beyond model and items at most, memory of CUDA graphs included."""
-    return torch.cuda.max_memory_allocated(device) - held if device.type == "cuda" else None
 
 
 # ---- loops in plain PyTorch ---------------------------------------------------------------------------------------

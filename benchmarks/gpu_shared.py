@@ -134,6 +134,19 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def allocated(device: torch.device) -> int:
+    """Bytes that are allocated, from which ``peak`` counts."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def peak(device: torch.device, held: int) -> int | None:
+    """Bytes beyond model and items at most, memory of CUDA graphs included."""
+    return torch.cuda.max_memory_allocated(device) - held if device.type == "cuda" else None
+
+
 def look_into(step: Callable[[], object], seconds: float, device: torch.device) -> Row:
     """Count a step's kernels and the host's launches, and the share of ``seconds``, its time without a profiler, the GPU works."""
     if device.type != "cuda":

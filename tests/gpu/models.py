@@ -41,19 +41,23 @@ def in_place() -> nn.Module:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a model is built, the shape of its items, and the bytes of a step that let some ten items into it."""
+    """How a model is built, the shape of its items, the bytes of a step that let some ten items into it, and a gain.
+
+    The last layer is scaled by the gain, so that passes disagree.
+    """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     memory: int
+    gain: float = 3.0
 
-    def on(self, device: str, gain: float = 3.0) -> nn.Module:
-        """Build it with the same weights on every device; the last layer is scaled so that passes disagree."""
+    def on(self, device: str) -> nn.Module:
+        """Build it with the same weights on every device."""
         torch.manual_seed(1)
         model = self.build().eval()
         last = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
         with torch.no_grad():
-            last.weight *= gain
+            last.weight *= self.gain
         return model.to(device)
 
     def items(self, n: int, seed: int = 2) -> Tensor:
@@ -64,7 +68,7 @@ KINDS = {
     "head": Kind(head, (13,), 12 << 10),
     "mlp": Kind(mlp, (13,), 150 << 10),
     "in-place": Kind(in_place, (3, 16, 16), 6 << 20),
-    "u-net": Kind(lambda: UNet(width=4, classes=5), (3, 16, 16), 12 << 20),
+    "u-net": Kind(lambda: UNet(width=4, classes=5), (3, 16, 16), 12 << 20, gain=100.0),
     "vit": Kind(lambda: ViT(D=24, heads=3, depth=2, side=48), (3, 48, 48), 3 << 20),
     "lstm": Kind(Recurrent, (9, 5), 400 << 10),
 }
