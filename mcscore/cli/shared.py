@@ -142,9 +142,9 @@ execution = together(
     _execution("--device", help="Device to compute on, such as cpu or cuda:0; default: cuda if there is one."),
     _execution(
         "--dtype",
-        type=click.Choice(["bfloat16", "auto"]),
-        help="Compute products in bfloat16; auto: only where bfloat16 is fast and keeps the ranking. "
-        "Default: the model's own type.",
+        type=click.Choice(["bfloat16", "auto", "tf32"]),
+        help="Compute products in bfloat16; auto: only where bfloat16 is fast and keeps the ranking. tf32: float32 products "
+        "and convolutions in TF32, on GPUs. Default: the model's own type, float32 in full precision.",
     ),
     _execution(
         "--memory",
@@ -154,7 +154,7 @@ execution = together(
         "8GiB, elsewhere 256MiB.",
     ),
     _execution("--channels-last", is_flag=True, help="Give images to the model in channels-last format."),
-    _execution("--compile", is_flag=True, help="Compile the part after the first dropout with torch.compile."),
+    _execution("--compile", is_flag=True, help="Compile the model with torch.compile."),
     _execution(
         "--deterministic",
         is_flag=True,

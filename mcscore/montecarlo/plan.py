@@ -307,8 +307,12 @@ def explain(plan: Plan, passes: Passes, T: int, compiled: bool, inert: Collectio
         f"path: {plan.path}, {_PATHS[plan.path]}" + (f" (not {plan.why})" if plan.why else ""),
     ]
     if compiled:
-        in_vain = {"head": "nothing is left to compile", "loop": "not for a loop over passes"}
-        lines.append(f"torch.compile: {in_vain.get(plan.path, 'what is behind the first site, for full steps')}")
+        parts = {
+            "head": "the forward pass up to the last dropout, for full steps",
+            "loop": "not for a loop over passes",
+        }
+        both = "what is before the first site, and what is behind it, for full steps"
+        lines.append(f"torch.compile: {parts.get(plan.path, both)}")
     if plan.precision:
         lines.append(f"precision: {plan.autocast or 'as the model is'} ({plan.precision})")
     lines += [

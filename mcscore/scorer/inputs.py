@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import OutputError
+from ..kernels import backends
 from ..montecarlo.ops.intercept import is_dense
+from ..montecarlo.ops.uncompiled import is_compiled
+from .options import Execution
 
 Items = npt.NDArray[Any] | Tensor
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -91,11 +95,26 @@ def checked_ids(items_B: Items, ids_B: npt.ArrayLike | Tensor | None, device: to
     return ids.to(device)
 
 
+def as_compiled(model: nn.Module, execution: Execution) -> Execution:
+    """Return ``execution``, with ``compile`` if torch.compile was called on the model or a part of it, which a message says.
+
+    What torch.compile made of the model is of no use: it has the dropout of evaluation, none, compiled in.
+    """
+    if execution.compile or not any(map(is_compiled, model.modules())):
+        return execution
+    backends.warn_once(
+        f"{type(getattr(model, '_orig_mod', model)).__name__} is given under torch.compile: its passes run as with "
+        "Execution(compile=True), compiled by torch.compile's own defaults"
+    )
+    return dataclasses.replace(execution, compile=True)
+
+
 def scorable(model: nn.Module) -> nn.Module:
     """Return the module to score: ``model``, or the module inside torch.compile's wrapper, whose dropout Python can see.
 
     Raises:
-        TypeError: ``model`` is not a module, or its dropout is hidden from Python (scripted, exported).
+        TypeError: ``model`` is not a module, its dropout is hidden from Python (scripted, exported), or torch.compile's wrapper
+            has hooks of its own.
         ValueError: a weight has no values.
     """
     if not isinstance(model, nn.Module):
@@ -104,7 +123,12 @@ def scorable(model: nn.Module) -> nn.Module:
         raise TypeError("a scripted module hides its dropout from Python; score the nn.Module it was scripted from")
     if isinstance(model, fx.GraphModule) and any(isinstance(n.target, OpOverload) for n in model.graph.nodes):
         raise TypeError("an exported graph has its dropout frozen in; score the nn.Module it was exported from")
-    model = getattr(model, "_orig_mod", model)
+    if hasattr(model, "_orig_mod"):
+        if model._forward_hooks or model._forward_pre_hooks:
+            raise TypeError(
+                "torch.compile's wrapper has forward hooks, which would not run: register them on the module inside"
+            )
+        model = cast(nn.Module, model._orig_mod)
     require_weights(model)
     return model
 

@@ -22,7 +22,17 @@ from ..montecarlo.embedding import embeddings
 from ..montecarlo.guard.exclusive import PREPARING, exclusive
 from ..montecarlo.plan import explain
 from .identity import fingerprint, identity_of
-from .inputs import Items, MeanStd, ModelInputs, check_items, check_rows, checked_ids, require_one_device, scorable
+from .inputs import (
+    Items,
+    MeanStd,
+    ModelInputs,
+    as_compiled,
+    check_items,
+    check_rows,
+    checked_ids,
+    require_one_device,
+    scorable,
+)
 from .modes import one_at_a_time
 from .options import Dropout, Execution
 from .prepare import prepare
@@ -96,7 +106,7 @@ class Scorer:
         weights_part: str | None = None,
         spec_sha256: str | None = None,
     ) -> None:
-        model = scorable(model)
+        model, execution = scorable(model), as_compiled(model, execution)
         if not 1 <= passes <= MAX_PASSES:
             raise ValueError(f"passes must lie in 1..{MAX_PASSES}, got {passes}")
         if errors:

@@ -29,6 +29,7 @@ from .dropout import (
     check_states,
     unsupported_is_random,
 )
+from .uncompiled import uncompiled
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,10 @@ def is_dense(x: Tensor) -> bool:
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """A tensor is the one argument, a tuple the positional ones, a dict the keywords."""
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+    """Call the model, uncompiled. A tensor is the one argument, a tuple the positional ones, a dict the keywords."""
+    with uncompiled(model):
+        if isinstance(inputs, dict):
+            return model(**inputs)
+        if isinstance(inputs, (tuple, list)):
+            return model(*inputs)
+        return model(inputs)

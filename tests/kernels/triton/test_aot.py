@@ -30,6 +30,7 @@ from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
 from mcscore.kernels.triton.launch import Launch
+from mcscore.kernels.triton.packed_mask import plan_packed_mask
 from mcscore.kernels.triton.score import plan
 from mcscore.masks import MaskSpec, rate
 
@@ -68,15 +69,20 @@ def _keep_mask(p: float) -> Launch:
     return plan_keep_mask(MaskSpec(9, 3, passes, ids, rate(p)), 512, "meta")[0]
 
 
+def _packed_mask(p: float, elements: int) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
+    return plan_packed_mask(MaskSpec(9, 3, passes, ids, rate(p)), elements, "meta")[0]
+
+
 def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     return plan_draw(law, MaskSpec(9, 3, passes, ids), E, dtype, "meta")[0]
 
 
-def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...]) -> Launch:
+def _head(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ...], step: int = 0) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_BD, weight_CD = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (4096, C))
-    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical")[0]
+    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical")[0][step]
 
 
 def _errors(C: int, dtype: torch.dtype, scores: tuple[str, ...], likelihood: str, step: int = -2) -> Launch:
@@ -88,7 +94,7 @@ def _head_that_keeps(C: int, dtype: torch.dtype, p: float, scores: tuple[str, ..
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_BD, weight_CD = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (4096, C))
     kept_TBK = torch.empty(20, 4096, block_columns(C), device="meta")
-    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical", kept_TBK)[0]
+    return plan_head(x_BD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None, scores, "categorical", kept_TBK)[0][0]
 
 
 def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
@@ -148,12 +154,15 @@ CASES: dict[str, Callable[[], Launch]] = {
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
     "keep mask": case(_keep_mask, 0.25),
+    "packed mask": case(_packed_mask, 0.1, 197 * 768),
     "uniform numbers": case(_draw, "uniform", torch.float32, 512),
     "normal numbers": case(_draw, "normal", torch.float32, 512),
     "normal numbers, odd rows": case(_draw, "normal", torch.bfloat16, 513),
     "head of 10 classes": case(_head, 10, torch.bfloat16, 0.25, LIGHT),
     "head of 100 classes": case(_head, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores": case(_head, 50, torch.float32, 0.25, KERNEL_SCORES),
+    "merged head of 10 classes": case(_head, 10, torch.bfloat16, 0.25, LIGHT, 1),
+    "merged head of 100 classes, all scores": case(_head, 100, torch.bfloat16, 0.5, KERNEL_SCORES, 1),
     "head of 10 classes, keeps": case(_head_that_keeps, 10, torch.bfloat16, 0.25, LIGHT),
     "head of 100 classes, keeps": case(_head_that_keeps, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores, keeps": case(_head_that_keeps, 50, torch.float32, 0.25, KERNEL_SCORES),
@@ -178,6 +187,7 @@ NARROW_LOADS = {
     "errors of 50000 classes, merge",
     "errors, estimate",
     "keep mask",
+    "packed mask",
     "uniform numbers",
     "normal numbers",
     "normal numbers, odd rows",
