@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -273,6 +274,21 @@ def test_a_scorer_takes_these_kernels_for_any_number_of_classes(
     else:
         path, got = _scored(model, items, shared, "cuda")
     assert path == "head"
+    for name in LIGHT:
+        torch.testing.assert_close(got[name].double(), expected[name], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("wide", [64, 300])  # fused, and left to its two halves
+def test_a_linear_between_dropout_and_the_rest_gives_the_same_scores(
+    triton_interpreter: ProcessPoolExecutor, wide: int
+) -> None:
+    net = [torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Dropout(0.25), torch.nn.Linear(64, wide), torch.nn.Tanh()]
+    model = torch.nn.Sequential(*net, torch.nn.Linear(wide, 5)).eval()
+    items = torch.randn(17, 6)
+    path, got = triton_interpreter.submit(_scored, model, items, "independent", "cpu").result()
+    assert path != "head"
+    keep = torch.from_numpy(masks.keep_mask(MaskSpec(0, 0, range(5), range(17), rate(0.25)), 64))
+    expected = oracle_scores(model[3:](model[:2](items) * keep / 0.75).detach(), LIGHT)
     for name in LIGHT:
         torch.testing.assert_close(got[name].double(), expected[name], rtol=0, atol=2e-5)
 
