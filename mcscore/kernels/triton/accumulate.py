@@ -7,10 +7,9 @@ computed in float32 and added in float64 registers, by the formulas of ``eager``
 where ``tile`` takes the SFU's logarithm of the whole, as a BALD of 2^-20 of the entropy must not be noise. In PyTorch one pass of
 21 classes and 512 x 512 pixels took 396 launches.
 
-A program has tiles of 1024 values, 8 per thread: their float64 sums, p and p2, take 32 registers. Some 42
-instructions per logit and pass (counted in sm_90 code at C = 1000; 73 for pixels) let float32 logits pass at about the memory's speed.
-Rows of up to 4096 classes are one tile and one launch. Wider ones take two, and two more reads: first the statistics of each row,
-then their tiles.
+A program has tiles of 1024 values, 8 per thread: their float64 sums, p and p2, take 32 registers. Some 40 instructions per logit and
+pass (counted in sm_90 code at C = 1000; 73 for pixels) let float32 logits pass at about the memory's speed. Rows of up to 4096
+classes are one tile and one launch. Wider ones take two, and two more reads: first the statistics of each row, then their tiles.
 """
 
 # Kernels have no Python types: Triton infers them.
@@ -25,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..eager import State
-from .launch import Launch, check_device, check_dtype
+from .launch import Launch, alignment, check_device, check_dtype
 
 _TILE = 1024
 _WIDEST = 4096  # classes of a row that is one tile, of 16 warps
@@ -92,17 +91,17 @@ def add_row(h, bad, row, ok, sum_h, spoiled, H: tl.constexpr):
 @triton.jit
 def _add_rows(
     x, p, p2, h, votes, bad, t, rows, blocks, stride_t, stride_o, stride_i, stride_c,
-    C: tl.constexpr, SOFTMAX: tl.constexpr, P2: tl.constexpr, H: tl.constexpr, VOTES: tl.constexpr,
+    C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, P2: tl.constexpr, H: tl.constexpr, VOTES: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One program: ROWS whole rows, all passes."""
+    """One program: ROWS whole rows, all passes. The strides but that of the classes count vectors, so that rows are known to align."""
     outer = (tl.program_id(0) // blocks).to(tl.int64)
     inner = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
     ok = inner < rows
     classes = tl.arange(0, WIDTH)[None, :]
     inside = ok[:, None] & (classes < C)
-    offset = inner.to(tl.int64)[:, None] * stride_i + classes.to(tl.int64) * stride_c
-    x += outer * stride_o
+    offset = inner.to(tl.int64)[:, None] * stride_i * VECTOR + classes.to(tl.int64) * stride_c
+    x += outer * stride_o * VECTOR
     sum_p = tl.zeros((ROWS, WIDTH), tl.float64)
     sum_p2 = tl.zeros((ROWS, WIDTH), tl.float64)
     sum_votes = tl.zeros((ROWS, WIDTH), tl.int32)
@@ -110,7 +109,7 @@ def _add_rows(
     spoiled = tl.zeros((ROWS,), tl.int8)
     for _ in range(t):
         logits = tl.load(x + offset, mask=inside, other=float("-inf")).to(tl.float32)
-        x += tl.cast(stride_t, tl.int64)
+        x += tl.cast(stride_t, tl.int64) * VECTOR
         if SOFTMAX:
             top = tl.max(logits, 1)
             winner = classes == tl.min(tl.where(logits == top[:, None], classes, C), 1)[:, None]
@@ -138,12 +137,12 @@ def _add_rows(
 @triton.jit
 def _wide_statistics(
     x, tops, inverses, entropies, winners, t, rows, stride_t, stride_o, stride_i, stride_c,
-    C: tl.constexpr, SOFTMAX: tl.constexpr, WIDTH: tl.constexpr,
+    C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One program: one row of one pass -> what ``_add_wide_tiles`` makes p of. inverse is NaN where the row is no distribution."""
     at = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)  # of (rows of all items, t)
     row = tl.program_id(0).to(tl.int64) // t
-    x += row // rows * stride_o + row % rows * stride_i + (tl.program_id(0) % t).to(tl.int64) * stride_t
+    x += (row // rows * stride_o + row % rows * stride_i + (tl.program_id(0) % t).to(tl.int64) * stride_t) * VECTOR
     classes = tl.arange(0, WIDTH)[None, :]
     bits = tl.zeros((1,), tl.float32)
     if SOFTMAX:
@@ -183,7 +182,8 @@ def _wide_statistics(
 @triton.jit
 def _add_wide_tiles(
     x, tops, inverses, entropies, winners, p, p2, h, votes, bad, t, rows, stride_t, stride_o, stride_i, stride_c,
-    C: tl.constexpr, SOFTMAX: tl.constexpr, P2: tl.constexpr, H: tl.constexpr, VOTES: tl.constexpr, WIDTH: tl.constexpr,
+    C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, P2: tl.constexpr, H: tl.constexpr, VOTES: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One program: WIDTH classes of one row, all passes."""
     TILES: tl.constexpr = (C + WIDTH - 1) // WIDTH
@@ -191,7 +191,7 @@ def _add_wide_tiles(
     tile = tl.program_id(0) % TILES
     classes = tile * WIDTH + tl.arange(0, WIDTH)[None, :]
     inside = classes < C
-    x += row // rows * stride_o + row % rows * stride_i
+    x += (row // rows * stride_o + row % rows * stride_i) * VECTOR
     offset = classes.to(tl.int64) * stride_c
     sum_p = tl.zeros((1, WIDTH), tl.float64)
     sum_p2 = tl.zeros((1, WIDTH), tl.float64)
@@ -201,7 +201,7 @@ def _add_wide_tiles(
     for k in range(t):
         at = row * t + k + tl.arange(0, 1)
         logits = tl.load(x + offset, mask=inside, other=float("-inf")).to(tl.float32)
-        x += tl.cast(stride_t, tl.int64)
+        x += tl.cast(stride_t, tl.int64) * VECTOR
         inverse = tl.load(inverses + at)
         if SOFTMAX:
             voted = classes == tl.load(winners + at)[:, None]
@@ -244,19 +244,21 @@ def plan_accumulate(logits_tBC: Tensor, state: State, likelihood: str) -> list[L
     sums = {name: state.get(name, state["p"]) for name in ("p", "p2", "h", "votes")} | {
         "bad": state["bad"].view(torch.int8)
     }
+    stride_t, stride_o, stride_i = x.stride(0), 0 if x.ndim == 3 else x.stride(1), x.stride(-1 if x.ndim > 3 else 1)
+    vector = alignment(x, stride_t, stride_o, stride_i) if x.stride(2) == 1 else 1
     shape = {
-        "t": t, "rows": rows, "stride_t": x.stride(0), "stride_o": 0 if x.ndim == 3 else x.stride(1),
-        "stride_i": x.stride(-1 if x.ndim > 3 else 1), "stride_c": x.stride(2),
+        "t": t, "rows": rows, "stride_t": stride_t // vector, "stride_o": stride_o // vector, "stride_i": stride_i // vector,
+        "stride_c": x.stride(2),
     }  # fmt: skip
-    meta: dict[str, Any] = {"C": C, "SOFTMAX": likelihood == "categorical"}
+    meta: dict[str, Any] = {"C": C, "VECTOR": vector, "SOFTMAX": likelihood == "categorical"}
     kept = {flag: name in state for flag, name in _FLAGS.items()}
     width = triton.next_power_of_2(C)
     if width <= _WIDEST:
-        some = max(1, min(_TILE // width, triton.next_power_of_2(rows)))
+        some = max(1, _TILE // width)  # however few rows there are: sums over classes keep their order
         blocks = triton.cdiv(rows, some)
         sizes = {"ROWS": some, "WIDTH": width}
         args = {"x": x, **sums, **shape, "blocks": blocks}
-        return [Launch(_add_rows, (outer * blocks,), args, meta | kept | sizes, max(1, some * width // 256))]
+        return [Launch(_add_rows, (outer * blocks,), args, meta | kept | sizes, some * width // 256)]
     tops, inverses, entropies = torch.empty((3, outer * rows * t), dtype=torch.float32, device=x.device)
     winners = torch.empty(outer * rows * t, dtype=torch.int32, device=x.device)
     found = {"tops": tops, "inverses": inverses, "entropies": entropies, "winners": winners}

@@ -68,7 +68,7 @@ def cut_head(T: int, B: int, C: int, D: int, itemsize: int, shared: bool, worksp
     Which operand is masked does not depend on B: an item gets the same formula in any batch.
     """
     logits = T * C * itemsize  # of one item
-    weights = shared and logits * D <= min(_MASKED_WEIGHTS, 2 * workspace) and logits * _ROWS <= workspace
+    weights = shared and B > 0 and logits * D <= min(_MASKED_WEIGHTS, 2 * workspace) and logits * _ROWS <= workspace
     most = max(1, workspace // (logits if weights else logits + T * D * itemsize))
     items = -(-B // -(-B // most)) if B else 1
     if weights and items < B:
@@ -94,35 +94,33 @@ def head(
     x's dtype once. With masks on the weights a feature that is not finite makes its item NaN even where it is dropped.
     """
     (B, D), C, T = x_BD.shape, weight_CD.shape[0], masks.t
-    # Rows of logits start at 16 bytes, so that they load in one go; at 4 bytes where that would pad them by much.
-    even = -C % ((16 if C >= 64 else 4) // x_BD.element_size())
-    weight = F.pad(weight_CD.detach(), (0, 0, 0, even))
-    bias = F.pad(bias_C.detach().to(x_BD.dtype), (0, even))
+    even = -C % (
+        16 // x_BD.element_size()
+    )  # more classes: rows of logits start at 16 bytes, so that they load in one go
+    weight, bias = weight_CD.detach(), bias_C.detach().to(x_BD.dtype)
+    if even:
+        weight, bias = F.pad(weight, (0, 0, 0, even)), F.pad(bias, (0, even))
     wide = C + even
     size = workspace_bytes(x_BD.device) if workspace is None else workspace
     chunk = cut_head(T, B, wide, D, x_BD.element_size(), shared, size)
-    rate = masks.drop_rate
-    row = wide
-    if chunk.weights:
+    if chunk.weights:  # the masks of one id for all their rows
         weight = dropout(weight[None, :, :, None], masks.shared(wide), _KEEP).view(T * wide, D)
-        row = T * wide + -T * wide % 8  # a product's fast kernels want its columns to start at 16 bytes, too
-        weight, bias = F.pad(weight, (0, 0, 0, row - T * wide)), F.pad(bias.repeat(T), (0, row - T * wide))
-    space = x_BD.new_empty(chunk.items * (row if chunk.weights else T * row))
+        bias = bias.repeat(T)
+    space = x_BD.new_empty(chunk.items * T * wide)
     parts = []
     for lo in range(0, max(1, B), chunk.items):
         items = slice(lo, lo + chunk.items)
         x = x_BD[items].detach()
+        logits = space[: len(x) * T * wide]
         if chunk.weights:
-            logits = space[: len(x) * row].view(-1, row)
-            multiply(x, weight, bias, rate, logits)
-            logits_TBC = logits[:, : T * wide].unflatten(1, (T, wide)).transpose(0, 1)
+            multiply(x, weight, bias, masks.drop_rate, logits.view(-1, T * wide))
+            logits_TBC = logits.view(-1, T, wide).transpose(0, 1)
         else:
-            logits = space[: T * len(x) * wide].view(-1, wide)
             dropped = dropout(x[None, :, :, None], masks.part(items=items), _KEEP).view(-1, D)
-            multiply(dropped, weight, bias, rate, logits)
-            logits_TBC = logits.view(T, len(x), wide)
+            multiply(dropped, weight, bias, masks.drop_rate, logits.view(-1, wide))
+            logits_TBC = logits.view(T, -1, wide)
         parts.append(score(logits_TBC[:, :, :C], scores, likelihood, errors))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
 
 
 def multiply(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor, rate: Rate, out_NC: Tensor) -> None:
