@@ -37,8 +37,9 @@ from ..operands import check_head, check_linear
 from . import masked_gemm
 from .jackknife import plan_errors
 from .launch import Launch, check_device, check_dtype
-from .philox import counter_args, on_device, tile_draws
+from .philox import bits_on_top, counter_args, on_device, tile_draws
 from .tile import (
+    INTERPRETED,
     NEEDS_H,
     NEEDS_STD,
     NEEDS_VOTES,
@@ -99,8 +100,17 @@ def _masked(
     features, first, item_id, stream, key_low, key_high, threshold,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    drawn = tile_draws(first, item_id, stream, key_low, key_high, ROWS, DEPTH, BITS)
-    return tl.where(drawn >= threshold, features, 0.0).to(features.dtype)
+    """The features that are kept, and 0."""
+    if BITS == 1 and DEPTH <= 128 and features.dtype.primitive_bitwidth == 16 and not INTERPRETED:
+        # Two 16-bit features at a time: a bit on top of each word, spread over 16, is their mask. 2 instructions per feature, not 5.
+        bits = bits_on_top(first, item_id, stream, key_low, key_high, DEPTH)
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 m; prmt.b32 m, $1, $2, 0xFFBB; and.b32 $0, m, $3; }", "=r,r,r,r", [bits, features],
+            dtype=features.dtype, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        drawn = tile_draws(first, item_id, stream, key_low, key_high, ROWS, DEPTH, BITS)
+        return tl.where(drawn >= threshold, features, 0.0).to(features.dtype)
 
 
 @triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold", "t", "rows"])
