@@ -26,7 +26,7 @@ from .prefetch import OnBadChunk, Skipped, readable
 from .schema import Hardware, Settings, as_json
 from .screening.options import Screen, expected_share
 from .span_buffer import Task, open_tasks
-from .spans import BLOCK_BYTES, default_block, default_span
+from .spans import BLOCK_BYTES, default_block, default_span, speed_of
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -152,8 +152,10 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
     why = screen.why_not(plan, pool.n) if screen else ""
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
-    span = default_span(pool.n, step, flops, item_bytes, share) if options.span is None else min(options.span, pool.n)
-    header = new_header(pool, settings, span, default_block(span, step, item_bytes), options.labeled, hardware)
+    speed = speed_of(scorer.device)
+    span = min(options.span or default_span(pool.n, step, flops, item_bytes, share, speed), pool.n)
+    block = default_block(span, step, flops, item_bytes, speed)
+    header = new_header(pool, settings, span, block, options.labeled, hardware)
     header = replace(header, screen=screen, not_screened=why)
     made = not exists(path)
     with writing(f"{path} could not be made a run"):

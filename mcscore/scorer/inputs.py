@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,7 @@ def scorable(model: nn.Module) -> nn.Module:
             raise TypeError(
                 "torch.compile's wrapper has forward hooks, which would not run: register them on the module inside"
             )
-        model = model._orig_mod
+        model = cast(nn.Module, model._orig_mod)
     require_weights(model)
     return model
 

@@ -70,7 +70,7 @@ def prepare(
             )
     if plan.autocast:
         passes = passes.in_precision(bfloat16.Autocast())
-    if plan.path not in ("head", "vmap"):
+    if plan.path not in ("head", "vmap", *(["fork"] if inputs.device.type == "cuda" else [])):
         backends.warn_once(f"{type(model).__name__}: passes run by {plan.path!r}, not vmap ({plan.why})")
     graphs = execution.graphs and inputs.device.type == "cuda" and plan.path != "loop"
     return Steps(passes, plan, reduction, inert, execution.compile, graphs)
