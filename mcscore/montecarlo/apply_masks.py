@@ -133,7 +133,8 @@ class BatchedMasks:
             rest = [n for d, n in enumerate(x.shape) if d != site.axis]
             stacked = x.movedim(site.axis, 0).reshape(copies, masks.B * site.rows, *rest).movedim(1, site.axis + 1)
             y_t = drop(stacked, masks, affine, copies=copies, axis=site.axis)
-            y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
+            # Of one pass not flattened: a single item would lose the stride by which convolutions know channels-last format.
+            y = y_t[0] if masks.t == 1 else y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
         return x.copy_(y) if inplace else y  # other names of x see the result of in-place dropout too
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:

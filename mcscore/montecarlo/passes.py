@@ -265,7 +265,7 @@ class Passes:
         self, inputs: Any, ids_B: Tensor, passes_t: Tensor, fused: Collection[str], tape: Tape | None
     ) -> PassResult:
         t, B = passes_t.numel(), ids_B.numel()
-        repeated = self.each_batch(inputs, B, lambda x: x.repeat(t, *[1] * (x.ndim - 1)))
+        repeated = self.each_batch(inputs, B, lambda x: torch.cat([x] * t))  # which keeps the memory format
         result = self.forward(repeated, BatchedMasks(self.stream(ids_B), passes_t), tape, fused)
         return PassResult.of(_unstacked(result.logits, B, t), [result])
 

@@ -52,7 +52,7 @@ class Execution:
             products in bfloat16, as torch.autocast does. "auto" does so if the hardware is fast at it and the scores of the first
             batch keep their ranking (Spearman correlation with those of float32 of at least 0.99); a message says which it chose.
             "tf32" computes float32 products and convolutions in TF32, on GPUs that have it.
-        channels_last: pass images to the model in this memory format, which lasts until the first site.
+        channels_last: pass images to the model in this memory format, which dropout keeps.
         compile: run the model under torch.compile, what is before the first site and what is after it, for batches as large as a
             step (see ``Scorer.plan``); smaller batches run without. A model that is under torch.compile already is run like that.
         graphs: on a GPU, replay full steps from a CUDA graph, which gives the same bits with less work for the host.

@@ -11,6 +11,12 @@ import torch
 from torch import nn
 
 from mcscore import Execution, Scorer
+from mcscore.kernels import backends
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_said", set())
 
 
 class Net(nn.Module):
@@ -72,7 +78,8 @@ def test_a_model_that_raises_stays_compiled() -> None:
     with pytest.warns(UserWarning, match="under torch.compile"):
         scorer = Scorer(model, 20)
     impl = model._compiled_call_impl
-    with pytest.raises(RuntimeError):
+    scorer.prepare(torch.randn(5, 6))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         scorer(torch.randn(5, 7))
     assert model._compiled_call_impl is impl is not None
 
