@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -157,10 +157,10 @@ def uploads(device: torch.device, size: int = 256 << 20) -> Row:
     """
     if device.type != "cuda":
         raise Skipped("there is no CUDA device to copy to")
-    from mcscore.run.prefetch import CudaPrefetcher
+    from mcscore.run.transfer import CudaTransfer
 
-    copier: Any = CudaPrefetcher(str(device))
-    pinned, pageable = copier.allocate(size), np.zeros(size, np.uint8)
+    transfer, ids = CudaTransfer(str(device)), np.arange(1)
+    pinned, pageable = transfer.allocate(size), np.zeros(size, np.uint8)
     pinned[:] = 1
     left, right = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
 
@@ -169,15 +169,15 @@ def uploads(device: torch.device, size: int = 256 << 20) -> Row:
             left @ right
 
     def upload() -> None:
-        copier.arrived(copier.start(pinned))
-
-    def beside() -> None:
-        started = copier.start(pinned)
-        work()
-        copier.arrived(started)
+        transfer.arrived(transfer.upload(pinned, ids))
 
     def copy() -> None:
         torch.from_numpy(pageable).to(device)
+
+    def beside() -> None:
+        uploaded = transfer.upload(pinned, ids)
+        work()
+        transfer.arrived(uploaded)
 
     own, other, worked, both = in_turns([upload, copy, work, beside], clock_for(device), 0.3)
     return {
