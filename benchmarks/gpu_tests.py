@@ -92,7 +92,11 @@ def run_tests(log: Log, budget: Budget, workers: int, marker: str) -> None:
         "-p",
         "benchmarks.gpu_tests",
     ]
-    command += ["--tb=short", *(("-n", str(workers), "--dist", "worksteal") if parallel else ())]
+    command += [
+        "--tb=short",
+        "--continue-on-collection-errors",
+        *(("-n", str(workers), "--dist", "worksteal") if parallel else ()),
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET" and not k.startswith("PYTEST_XDIST")}
     output, begin = log.path.with_suffix(".txt"), time.perf_counter()
     files = require_pools(gpu_test_files(), log)
@@ -196,7 +200,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _write(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 2), error=_error(report))
 
 
-def _error(report: pytest.TestReport) -> str:
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if _worker() is None and report.failed:
+        _write(test=report.nodeid, outcome="failed", seconds=0.0, error=_error(report))
+
+
+def _error(report: pytest.TestReport | pytest.CollectReport) -> str:
     """The file, line and first line of the error, or why the test is skipped."""
     if report.outcome == "passed":
         return ""
