@@ -5,7 +5,7 @@ A case is a job and a configuration. Configurations are words joined by "-": fir
 mcscore: a Scorer. loop: passes over a batch. batched: each item repeated for its passes, in batches of the same size.
 compiled: loop, under torch.compile. Loops run LOOP_PASSES passes, and their time is scaled to T.
 
-fp32, bf16: dtype of the model. cl: channels_last. Of mcscore alone: 256MiB: memory of a step; compile: Execution(compile=True);
+fp32, bf16: dtype of the model; tf32: fp32 with products in TF32. cl: channels_last. Of mcscore alone: 256MiB: memory of a step; compile: Execution(compile=True);
 auto: Execution(dtype="auto"); eager: Execution(graphs=False); deterministic: Execution(deterministic=True).
 """
 
@@ -25,6 +25,7 @@ from mcscore.bench import baselines, table
 from mcscore.bench.clock import Clock, clock_for, in_turns
 from mcscore.bench.measure import measure_ceilings
 from mcscore.bench.table import quantity
+from mcscore.scorer.numeric import numeric_modes
 
 from . import gpu_pool
 from .gpu_models import GalCNN, ResNet50, UNet, ViT
@@ -75,9 +76,9 @@ resnet50-blocks  compiled-bf16-cl mcscore-bf16
 unet             compiled-bf16-cl mcscore-bf16
 resnet50-head    compiled-bf16-cl mcscore-auto mcscore-bf16-deterministic mcscore-bf16-eager
 vit-b16          mcscore-bf16-deterministic mcscore-bf16-eager mcscore-bf16-256MiB mcscore-fp32 loop-fp32 batched-bf16
-resnet50-head    loop-bf16 batched-bf16-cl mcscore-fp32-cl loop-fp32-cl mcscore-fp32-256MiB
+resnet50-head    mcscore-tf32-cl loop-tf32-cl loop-bf16 batched-bf16-cl mcscore-fp32-cl loop-fp32-cl mcscore-fp32-256MiB
 gal              mcscore-bf16-eager mcscore-bf16-256MiB batched-bf16 mcscore-bf16-compile
-resnet50-blocks  mcscore-bf16-compile mcscore-fp32-cl loop-fp32-cl batched-bf16-cl
+resnet50-blocks  mcscore-bf16-compile mcscore-tf32-cl loop-tf32-cl batched-bf16-cl
 unet             mcscore-bf16-compile mcscore-fp32 loop-fp32-cl batched-bf16-cl
 """
 
@@ -102,11 +103,12 @@ class Config:
             "256MiB": {"memory": 256 << 20},
             "compile": {"compile": True},
             "auto": {"dtype": "auto"},
+            "tf32": {"dtype": "tf32"},
             "eager": {"graphs": False},
             "deterministic": {"deterministic": True},
             "cl": {"channels_last": True},
         }
-        known = {"fp32", "bf16", "cl"} if who != "mcscore" else {"fp32", "bf16", *hows}
+        known = {"fp32", "bf16", "tf32", "cl"} if who != "mcscore" else {"fp32", "bf16", *hows}
         if who not in LONGEST or not set(words) <= known:
             raise ValueError(
                 f"configuration {name!r}: one of {', '.join(LONGEST)}, then any of {', '.join(sorted(known))}"
@@ -142,7 +144,7 @@ def run(
             return Case(name, 10.0, lambda: gpu_pool.uploads(device))
         parsed = Config.parse(config)
         one = ours if parsed.who == "mcscore" else loops
-        matmul = ceilings[torch.bfloat16 if parsed.options.get("dtype") else parsed.dtype].matmul
+        matmul = ceilings[torch.bfloat16 if parsed.options.get("dtype") == "auto" else parsed.dtype].matmul
         return Case(name, parsed.longest, lambda: one(jobs[job], parsed, device, clock, matmul))
 
     measure([case(*pair) for pair in pairs], log, budget)
@@ -230,10 +232,11 @@ def loops(job: Job, config: Config, device: torch.device, clock: Clock, matmul: 
             return baselines.batched_loop(model, forward, x_B, LOOP_PASSES, job.batch)
         return baselines.loop(model, lambda: forward(x_B), LOOP_PASSES)
 
-    begin = time.perf_counter()
-    right = bool(call().isfinite().all())
-    first = time.perf_counter() - begin
-    (seconds,) = in_turns([call], clock, SECONDS)
+    with numeric_modes(config.options.get("dtype") == "tf32"):  # as a Scorer computes
+        begin = time.perf_counter()
+        right = bool(call().isfinite().all())
+        first = time.perf_counter() - begin
+        (seconds,) = in_turns([call], clock, SECONDS)
     rate = job.batch / (seconds * T / LOOP_PASSES)
     flops = T * counter.get_total_flops()
     if config.who == "compiled":
@@ -257,7 +260,8 @@ def best_loop(row: Row, rows: Sequence[Row]) -> Row | None:
     rivals = [other for other in rows if measured(other) and other["case"].startswith(f"{job} ")]
     rivals = [other for other in rivals if "mcscore" not in other["case"]]
     if "auto" not in config:
-        rivals = [other for other in rivals if ("bf16" in other["case"]) == ("bf16" in config)]
+        dtype = next(word for word in ("bf16", "tf32", "fp32") if word in config)
+        rivals = [other for other in rivals if dtype in other["case"]]
     return max(rivals, key=lambda other: other["items_per_s"], default=None)
 
 

@@ -159,8 +159,8 @@ def uploads(device: torch.device, size: int = 256 << 20) -> Row:
         raise Skipped("there is no CUDA device to copy to")
     from mcscore.run.transfer import CudaTransfer
 
-    transfer = CudaTransfer(str(device))
-    pinned, pageable, ids = transfer.allocate(size), np.zeros(size, np.uint8), np.arange(1)
+    transfer, ids = CudaTransfer(str(device)), np.arange(1)
+    pinned, pageable = transfer.allocate(size), np.zeros(size, np.uint8)
     pinned[:] = 1
     left, right = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
 
@@ -171,13 +171,13 @@ def uploads(device: torch.device, size: int = 256 << 20) -> Row:
     def upload() -> None:
         transfer.arrived(transfer.upload(pinned, ids))
 
-    def beside() -> None:
-        started = transfer.upload(pinned, ids)
-        work()
-        transfer.arrived(started)
-
     def copy() -> None:
         torch.from_numpy(pageable).to(device)
+
+    def beside() -> None:
+        uploaded = transfer.upload(pinned, ids)
+        work()
+        transfer.arrived(uploaded)
 
     own, other, worked, both = in_turns([upload, copy, work, beside], clock_for(device), 0.3)
     return {

@@ -23,7 +23,7 @@ def packed_mask(masks: MaskSpec, elements: int) -> Tensor:
     if backends.select(masks.ids.device) == "triton":
         from .triton import packed_mask as triton_packed_mask
 
-        return triton_packed_mask.packed_mask(masks, elements)
+        return triton_packed_mask.packed_mask(masks, elements, masks.ids.device)
     return reference(masks, elements)
 
 

@@ -44,7 +44,8 @@ def choose_strategy(passes: Passes, inputs: Any, ids_B: Tensor, T: int) -> Strat
         reason = ""
         for fused in (passes.site_names, frozenset[str]()):
             try:
-                results = list(passes.results(inputs, ids_B, list(passes_t.split(2)), Strategy(path, fused)))
+                chunks = list(passes_t.split(2))
+                results = list(passes.results(inputs, ids_B, chunks, Strategy(path, fused), strict=True))
             except RowsError as error:
                 reason = first_line(error)
                 continue

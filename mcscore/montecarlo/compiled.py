@@ -24,6 +24,7 @@ from ..kernels.weight_cache import keeping_nothing
 from .apply_masks import MaskStream
 from .deferred import FusedLinear
 from .head import Head
+from .ops.norms import PLAIN
 from .tensors import form_of
 
 _MASKED = torch.ops.mcscore.masked_passes.default
@@ -123,7 +124,7 @@ def _recorded(step: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
     """Record a step. Its graph contains what is computed from weights, or it would miss later changes of the weights."""
     on_gpu = any(isinstance(each, Tensor) and each.device.type == "cuda" for each in arguments)
     # On a CPU the dropout kernel, one pass over memory, is faster than masks that are packed and unpacked.
-    plain = {_MASKED: fusable} if on_gpu else {}
+    plain = PLAIN | ({_MASKED: fusable} if on_gpu else {})
     with torch.no_grad(), keeping_nothing():
         return make_fx(torch.func.functionalize(step), decomposition_table=plain)(*arguments)
 

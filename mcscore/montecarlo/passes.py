@@ -155,8 +155,10 @@ class Passes:
         for result in self.results(inputs, ids_B, chunks, strategy):
             yield result.logits
 
-    def results(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], strategy: Strategy) -> Iterator[PassResult]:
-        """Yield a PassResult for each chunk, as ``chunks`` yields logits."""
+    def results(
+        self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], strategy: Strategy, strict: bool = False
+    ) -> Iterator[PassResult]:
+        """Yield a PassResult for each chunk, as ``chunks`` yields logits. strict: raise what keeps a chunk from running so."""
         path = strategy.path
         if path == "head":
             head = self.head(inputs, ids_B)
@@ -181,7 +183,7 @@ class Passes:
                 tape = None
                 yield self.run(inputs, ids_B, passes_t, strategy)
             except (RuntimeError, IndexError) as error:
-                if path not in ("fork", "repeat") or isinstance(error, torch.OutOfMemoryError):
+                if strict or path not in ("fork", "repeat") or isinstance(error, torch.OutOfMemoryError):
                     raise
                 backends.warn_once(
                     f"{type(self.model).__name__}: {len(ids_B)} items x {len(passes_t)} passes cannot run by {path!r} "

@@ -39,7 +39,9 @@ class _Graph:
         self._form = form_of(inputs, ids_B)
         self._graph = torch.cuda.CUDAGraph()
         # What was made from weights before lives shorter than the graph: it is made anew, from the graph's own memory.
-        with keeping_nothing(), keeping(), torch.cuda.graph(self._graph):
+        # Other threads may go on: the reader of a run allocates and copies meanwhile.
+        recording = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
+        with keeping_nothing(), keeping(), recording:
             self._scores = step(self._inputs, self._ids_B)
 
     def fits(self, inputs: Any, ids_B: Tensor) -> bool:

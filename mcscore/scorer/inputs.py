@@ -90,7 +90,8 @@ def checked_ids(items_B: Items, ids_B: npt.ArrayLike | Tensor | None, device: to
     if len(ids) != len(items_B):
         raise ValueError(f"{len(items_B)} items but {len(ids)} ids")
     ids = ordinary(ids).to(torch.int64)
-    if ids.numel() and int(ids.min()) < 0:
+    # On a GPU they are the caller's word: looking would wait for it.
+    if ids.device.type == "cpu" and ids.numel() and int(ids.min()) < 0:
         raise ValueError(f"ids must not be negative, got {int(ids.min())}")
     return ids.to(device)
 

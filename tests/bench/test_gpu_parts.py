@@ -144,15 +144,17 @@ def test_results_of_tests_in_two_processes_are_counted_and_failures_named(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
-    monkeypatch.setattr(gpu_tests, "gpu_test_files", lambda: [tmp_path / "test_some.py"])
+    (tmp_path / "test_broken.py").write_text("from mcscore import nothing_of_this_name")
+    monkeypatch.setattr(gpu_tests, "gpu_test_files", lambda: sorted(tmp_path.glob("test_*.py")))
     lines = gpu_tests.run(CPU, log, Budget(250.0), workers=2)
     text = "\n".join(lines)
-    assert "1 passed, 13 failed, 1 skipped, of 15" in text, (log.rows, log.path.with_suffix(".txt").read_text())
+    assert "1 passed, 14 failed, 1 skipped, of 15" in text, (log.rows, log.path.with_suffix(".txt").read_text())
     assert sum(line.startswith("FAILED") for line in lines) == gpu_shared.NAMED
     assert "test_some.py:6: AssertionError: first line" in text
     assert "skipped 1 x Skipped: no such thing here" in text
     assert any(row.get("error") == "test_some.py:9: RuntimeError: in the fixture" for row in log.rows)
     assert not gpu_tests.good(log.rows)
+    assert any("cannot import name 'nothing_of_this_name'" in row.get("error", "") for row in log.rows)
     assert log.rows[1]["right"]
 
 
@@ -349,8 +351,13 @@ log = gpu_shared.Log(out / "jobs.jsonl", {})
 gpu_jobs.SECONDS = 1e-3
 gpu_jobs.run(cpu, log, gpu_shared.Budget(1e9), jobs=jobs, order="gal loop-fp32 mcscore-fp32")
 assert gpu_shared.good(log.rows), log.rows
-import pytest
-sys.exit(pytest.main(["--collect-only", "-qq", "-m", "gpu", "-p", "no:cacheprovider", *map(str, gpu_tests.gpu_test_files())]))
+import importlib.util, pytest
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "zarr" else find_spec(name, *more)
+files = gpu_tests.require_pools(gpu_tests.gpu_test_files(), log)
+assert [row["error"] for row in log.rows if "test" in row] == ["zarr is not installed"]
+importlib.util.find_spec = find_spec
+sys.exit(pytest.main(["--collect-only", "-qq", "-m", "gpu", "-p", "no:cacheprovider", *map(str, files)]))
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],

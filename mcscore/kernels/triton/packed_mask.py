@@ -30,10 +30,10 @@ def _packed_mask(
     tl.store(out + k * groups.to(tl.int64) + offset, byte.to(tl.uint8)[:, None], mask=valid)
 
 
-def packed_mask(masks: MaskSpec, elements: int) -> Tensor:
-    """Keep bits (t, B, ceil(elements / 8)) uint8 on the device of the ids, see ``kernels.packed_mask``."""
-    check_device("packed_mask", masks.ids.device)
-    launch, packed_tBN = plan_packed_mask(masks, elements, masks.ids.device)
+def packed_mask(masks: MaskSpec, elements: int, device: torch.device | str = "cuda") -> Tensor:
+    """Keep bits (t, B, ceil(elements / 8)) uint8 on the device, see ``kernels.packed_mask``."""
+    check_device("packed_mask", torch.device(device))
+    launch, packed_tBN = plan_packed_mask(masks, elements, device)
     launch.run()
     return packed_tBN
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from mcscore import masks
 from mcscore.kernels.dropout import masked_passes
@@ -16,16 +15,13 @@ from mcscore.kernels.packed_mask import fusable, reference
 from mcscore.masks import MaskSpec, rate
 
 pytest.importorskip("triton")
+
+from mcscore.kernels.triton.packed_mask import packed_mask
+
 pytest_plugins = ("tests.kernels.triton.places",)
 
 SEED = 2**63 + 977
 PASSES, IDS = torch.tensor([5, 0, 65535]), torch.tensor([3, 2**40 + 1, 0, 17, 2**62])
-
-
-def _packed(spec: MaskSpec, elements: int) -> Tensor:
-    from mcscore.kernels.triton.packed_mask import packed_mask
-
-    return packed_mask(spec, elements)
 
 
 def _expected(p: float, elements: int) -> np.ndarray:
@@ -35,8 +31,11 @@ def _expected(p: float, elements: int) -> np.ndarray:
 
 @pytest.mark.parametrize("elements", [1, 8, 13, 128, 199, 2000])
 @pytest.mark.parametrize("p", [0.5, 0.25, 0.1])
-def test_bits_are_those_of_the_definition(triton_call: Callable[..., Any], p: float, elements: int) -> None:
-    got = triton_call(_packed, MaskSpec(SEED, 3, PASSES, IDS, rate(p)), elements)
+def test_bits_are_those_of_the_definition(
+    triton_call: Callable[..., Any], triton_place: str, p: float, elements: int
+) -> None:
+    device = "cpu" if triton_place == "interpreter" else "cuda"
+    got = triton_call(packed_mask, MaskSpec(SEED, 3, PASSES, IDS, rate(p)), elements, device)
     np.testing.assert_array_equal(got.numpy(), _expected(p, elements))
 
 
