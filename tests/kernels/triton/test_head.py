@@ -149,7 +149,7 @@ def test_scores_do_not_depend_on_the_batch(
         return triton_call(dropout_head, x[:B], which, weight, None, KERNEL_SCORES, likelihood)
 
     whole = scores(batches[-1])
-    assert whole["bald"].isnan().nonzero()[:, 0].tolist() == [2, 20]
+    assert whole["bald"].isnan().nonzero()[:, 0].tolist() == [b for b in (2, 20) if b < batches[-1]]
     for B in batches[:-1]:
         for name, values in scores(B).items():
             assert torch.equal(values.nan_to_num(9), whole[name][:B].nan_to_num(9)), (B, name)
