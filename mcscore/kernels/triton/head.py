@@ -8,8 +8,8 @@ Two ways, chosen by shape. The kernels here apply masks to the features on their
 1 / (1 - p) when the product is done; a head's rows become probabilities in registers, so that neither T B D dropped features
 nor T B C logits exist. Drawing and applying a mask takes 10 to 15 instructions per 16-bit feature, counted in sm_90 code, so the
 masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
-parts). More outputs, which would draw the masks again for every 128, and masks that all items share, which need not be
-drawn per item, are for ``masked_gemm``: it masks first, in the L2 cache, and multiplies then.
+parts). A head of more outputs, which would draw the masks again for every 128, is for ``masked_gemm``: it masks first, and
+multiplies then; ``kernels.linear`` leaves a Linear of more to PyTorch.
 
 A head's passes are dealt out to programs, so that few items fill the GPU, too: a program has some items and one part of the
 passes, 4 or more, writes their sums (mean probabilities, entropies, ...), and a second kernel adds the parts, in order. How
@@ -52,10 +52,8 @@ from .tile import (
 )
 from .tune import tuned
 
-_MAX_OUTPUTS = 256  # of a fused Linear: its masks are then drawn twice
 MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
 _WORKSPACE = 256 << 20  # bytes of logits that wait for their standard errors
-_SHARED_ITEMS = 256  # from which masked weights, made once, are cheaper than masks in the product
 
 
 @triton.jit
@@ -258,21 +256,11 @@ def dropout_linear(
     """y_tBLC, contiguous, in x's dtype: dropout and the Linear behind it, summed in float32.
 
     x_sBLD: (s, B, L, D), s = 1 or t copies of B items of L rows of D features; weight_CD in the same dtype: float32, float16
-    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l. masks.ids: a tensor expanded from one element says
-    that all items share their masks. float32 is multiplied as three TF32 products, or as one if
-    torch.set_float32_matmul_precision allows it; more than 256 outputs as PyTorch multiplies. ValueError for shapes that do
-    not fit, TypeError for other dtypes.
+    or bfloat16. Element l D + d of an item's mask belongs to feature d of row l. float32 is multiplied as three TF32 products, or
+    as one if torch.set_float32_matmul_precision allows it. ValueError for shapes that do not fit, and for rows that start inside
+    a block of random bits (``kernels.linear.fuses`` knows them); TypeError for other dtypes.
     """
     check_device("dropout_linear", x_sBLD.device)
-    inside = (
-        x_sBLD.shape[2:-1].numel() > 1 and x_sBLD.shape[-1] * masks.drop_rate.bits % 128 > 0
-    )  # rows start inside a Philox block
-    if inside or len(weight_CD) > _MAX_OUTPUTS:
-        check_linear(x_sBLD, masks, weight_CD, bias_C)
-        masks = on_device(masks, x_sBLD.device)
-        x, weight, bias = _contiguous("dropout_linear", x_sBLD, weight_CD, bias_C)
-        shared = masked_gemm.share_masks(masks.ids)
-        return masked_gemm.linear(x, masks, weight, bias, shared=shared)
     launch, y_tBLC = plan_linear(x_sBLD, masks, weight_CD, bias_C)
     launch.run()
     return y_tBLC
@@ -294,9 +282,9 @@ def dropout_head(
     Other arguments and precision as ``dropout_linear``.
     """
     check_device("dropout_head", x_BD.device)
-    shared = masked_gemm.share_masks(masks.ids)
-    if len(weight_CD) > MAX_CLASSES or (shared and len(x_BD) >= _SHARED_ITEMS):
+    if len(weight_CD) > MAX_CLASSES:
         check_head(x_BD, masks, weight_CD, bias_C, scores, likelihood)
+        shared = masked_gemm.share_masks(masks.ids)
         masks = on_device(masks, x_BD.device)
         x, weight, bias = _contiguous("dropout_head", x_BD, weight_CD, bias_C)
         return masked_gemm.head(x, masks, weight, bias, scores, likelihood, shared=shared, errors=errors)

@@ -24,10 +24,13 @@ import triton
 from triton import knobs
 
 from mcscore.acquisition import KERNEL_SCORES
+from mcscore.kernels import eager
+from mcscore.kernels.triton.accumulate import plan_accumulate
 from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
 from mcscore.kernels.triton.launch import Launch
+from mcscore.kernels.triton.packed_mask import plan_packed_mask
 from mcscore.kernels.triton.score import plan
 from mcscore.masks import MaskSpec, rate
 
@@ -47,6 +50,14 @@ def _score_columns(C: int, dtype: torch.dtype) -> Launch:
     return plan(torch.empty(20, C, 4096, dtype=dtype, device="meta").transpose(1, 2), LIGHT, "categorical")[0][0]
 
 
+def _sums(
+    shape: tuple[int, ...], dtype: torch.dtype, scores: tuple[str, ...], likelihood: str, step: int = 0
+) -> Launch:
+    x, meta = torch.empty(shape, dtype=dtype, device="meta"), torch.device("meta")
+    state = eager.new_state(scores, likelihood, shape[1] * torch.Size(shape[3:]).numel(), shape[2], meta)
+    return plan_accumulate(x, state, likelihood)[step]
+
+
 def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_sBEI = torch.empty(copies, 4096, E, I, dtype=dtype, device="meta")
@@ -56,6 +67,11 @@ def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launc
 def _keep_mask(p: float) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     return plan_keep_mask(MaskSpec(9, 3, passes, ids, rate(p)), 512, "meta")[0]
+
+
+def _packed_mask(p: float, elements: int) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
+    return plan_packed_mask(MaskSpec(9, 3, passes, ids, rate(p)), elements, "meta")[0]
 
 
 def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
@@ -124,10 +140,21 @@ CASES: dict[str, Callable[[], Launch]] = {
     "errors of 50000 classes, tiles, all scores": case(_errors, 50000, torch.float32, KERNEL_SCORES, "categorical", -3),
     "errors of 50000 classes, merge": case(_errors, 50000, torch.bfloat16, KERNEL_SCORES, "categorical"),
     "errors, estimate": case(_errors, 10, torch.bfloat16, KERNEL_SCORES, "categorical", -1),
+    "sums of 10 classes": case(_sums, (20, 4096, 10), torch.bfloat16, LIGHT, "categorical"),
+    "sums of pixels, all scores": case(_sums, (4, 2, 21, 64, 64), torch.float32, KERNEL_SCORES, "categorical"),
+    "sums of one label, all scores": case(_sums, (20, 4096, 1), torch.float32, KERNEL_SCORES, "bernoulli"),
+    "sums of 1000 classes": case(_sums, (20, 64, 1000), torch.bfloat16, LIGHT, "categorical"),
+    "sums of 1000 labels, all scores": case(_sums, (20, 64, 1000), torch.float32, KERNEL_SCORES, "bernoulli"),
+    "sums of 4096 classes, all scores": case(_sums, (20, 64, 4096), torch.float32, KERNEL_SCORES, "categorical"),
+    "sums of 50000 classes, rows": case(_sums, (20, 64, 50000), torch.bfloat16, LIGHT, "categorical"),
+    "sums of 50000 classes, tiles, all scores": case(
+        _sums, (20, 64, 50000), torch.float32, KERNEL_SCORES, "categorical", 1
+    ),
     "dropout, 1 bit": case(_dropout, torch.bfloat16, 0.5, 1, 512, 1),
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
     "keep mask": case(_keep_mask, 0.25),
+    "packed mask": case(_packed_mask, 0.1, 197 * 768),
     "uniform numbers": case(_draw, "uniform", torch.float32, 512),
     "normal numbers": case(_draw, "normal", torch.float32, 512),
     "normal numbers, odd rows": case(_draw, "normal", torch.bfloat16, 513),
@@ -161,6 +188,7 @@ NARROW_LOADS = {
     "errors of 50000 classes, merge",
     "errors, estimate",
     "keep mask",
+    "packed mask",
     "uniform numbers",
     "normal numbers",
     "normal numbers, odd rows",

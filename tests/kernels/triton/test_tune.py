@@ -50,7 +50,7 @@ def test_a_search_takes_the_fastest_and_says_so_once(
     for _ in range(2):
         assert tuned("k", (10, 768), 5, [60, 5, 90], lambda n: n + 1, GPU) == 60  # type: ignore[arg-type, return-value]
     assert timed == [6, 61, 91]
-    assert capsys.readouterr().out == "mcscore: k (10, 768): 60 takes 9.0 us, the table's 5 64.0 us\n"
+    assert capsys.readouterr().err == "mcscore: k (10, 768): 60 takes 9.0 us, the table's 5 64.0 us\n"
 
 
 def test_a_kernel_too_large_for_the_gpu_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +90,6 @@ def test_a_search_on_the_device_keeps_the_scores(
     before = dropout_head(*head, ("bald",), "categorical")["bald"], score(logits, ("bald",), "categorical")["bald"]
     monkeypatch.setenv("MCSCORE_AUTOTUNE", "1")
     after = dropout_head(*head, ("bald",), "categorical")["bald"], score(logits, ("bald",), "categorical")["bald"]
-    assert capsys.readouterr().out.count("mcscore: ") == 2
+    assert capsys.readouterr().err.count("mcscore: ") == 2
     for ours, table in zip(after, before, strict=True):
         torch.testing.assert_close(ours, table, rtol=0, atol=1e-5)
