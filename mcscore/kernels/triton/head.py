@@ -6,19 +6,18 @@
 
 Two ways, chosen by shape. The kernels here apply masks to the features on their way into the tensor cores, and
 1 / (1 - p) when the product is done; a head's rows become probabilities in registers, so that neither T B D dropped features
-nor T B C logits exist. Drawing and applying a mask takes 10 to 15 instructions per 16-bit feature, counted in sm_90 code, so the
-masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
+nor T B C logits exist. Drawing and applying a mask and the product take 4 (p = 1/2, C = 10) to 9 instructions per 16-bit
+feature, counted in sm_90 code, so the masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
 parts). A head of more outputs, which would draw the masks again for every 128, is for ``masked_gemm``: it masks first, and
 multiplies then; ``kernels.linear`` leaves a Linear of more to PyTorch.
 
 A head's passes are dealt out to programs, so that few items fill the GPU, too: a program has some items and one part of the
 passes, 4 or more, writes their sums (mean probabilities, entropies, ...), and a second kernel adds the parts, in order. How
 passes are cut into parts depends on T alone, so that no score depends on the batch of its item. Up to 4 passes are multiplied
-together, whose features and weights are loaded once: at 4 passes of 10 classes 9 instructions per feature, not 12.
+together, whose features and weights are loaded once.
 
 Standard errors need every pass twice, once p̄ is known. Masks and product would double the time, so ``dropout_head`` then
-keeps its float32 logits, of as many items as 256 MB hold, for ``jackknife``. Counted in sm_90 code, beside the scores alone:
-1.25 times the instructions at C = 10, D = 512, T = 20; 1.85 at C = 100, D = 768, T = 20 (1.5 at T = 100); 1.4 at D = 2048.
+keeps its float32 logits, of as many items as 256 MB hold, for ``jackknife``.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from .tile import (
 from .tune import tuned
 
 MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
-_WORKSPACE = 256 << 20  # bytes of logits that wait for their standard errors
+_WORKSPACE = 256 << 20  # bytes of the parts' mean probabilities, or of logits that wait for their standard errors
 
 
 @triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold", "t", "rows"])
