@@ -6,19 +6,18 @@
 
 Two ways, chosen by shape. The kernels here apply masks to the features on their way into the tensor cores, and
 1 / (1 - p) when the product is done; a head's rows become probabilities in registers, so that neither T B D dropped features
-nor T B C logits exist. Drawing and applying a mask takes 10 to 15 instructions per 16-bit feature, counted in sm_90 code, so the
-masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
+nor T B C logits exist. Drawing and applying a mask and the product take 4 (p = 1/2, C = 10) to 9 instructions per 16-bit
+feature, counted in sm_90 code, so the masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
 parts). A head of more outputs, which would draw the masks again for every 128, is for ``masked_gemm``: it masks first, and
 multiplies then; ``kernels.linear`` leaves a Linear of more to PyTorch.
 
 A head's passes are dealt out to programs, so that few items fill the GPU, too: a program has some items and one part of the
 passes, 4 or more, writes their sums (mean probabilities, entropies, ...), and a second kernel adds the parts, in order. How
 passes are cut into parts depends on T alone, so that no score depends on the batch of its item. Up to 4 passes are multiplied
-together, whose features and weights are loaded once: at 4 passes of 10 classes 9 instructions per feature, not 12.
+together, whose features and weights are loaded once.
 
 Standard errors need every pass twice, once p̄ is known. Masks and product would double the time, so ``dropout_head`` then
-keeps its float32 logits, of as many items as 256 MB hold, for ``jackknife``. Counted in sm_90 code, beside the scores alone:
-1.25 times the instructions at C = 10, D = 512, T = 20; 1.85 at C = 100, D = 768, T = 20 (1.5 at T = 100); 1.4 at D = 2048.
+keeps its float32 logits, of as many items as 256 MB hold, for ``jackknife``.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ from ..operands import check_head, check_linear
 from . import masked_gemm
 from .jackknife import plan_errors
 from .launch import Launch, check_device, check_dtype
-from .philox import bits_on_top, counter_args, on_device, tile_draws
+from .masked_product import masked_products
+from .philox import counter_args, on_device
 from .tile import (
-    INTERPRETED,
     NEEDS_H,
     NEEDS_STD,
     NEEDS_VOTES,
@@ -53,64 +52,7 @@ from .tile import (
 from .tune import tuned
 
 MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
-_WORKSPACE = 256 << 20  # bytes of logits that wait for their standard errors
-
-
-@triton.jit
-def _masked_products(
-    x, w, row, row_ok, first, item_id, column, site, passes, k, T, key_low, key_high, threshold,
-    C: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr,
-    TOGETHER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    """Four products, (ROWS, COLUMNS) float32, of passes k, k + 1, ...: the kept features of these rows of x, times W^T.
-
-    Not yet divided by the keep rate. TOGETHER (1, 2 or 4): so many are computed; features and weights are loaded once for all.
-    """
-    product0 = tl.zeros((ROWS, COLUMNS), tl.float32)
-    product1, product2, product3 = product0, product0, product0
-    stream0 = site | tl.load(passes + k).to(tl.int32)
-    stream1, stream2, stream3 = stream0, stream0, stream0
-    if TOGETHER > 1:
-        stream1 = site | tl.load(passes + tl.minimum(k + 1, T - 1)).to(tl.int32)
-    if TOGETHER > 2:
-        stream2 = site | tl.load(passes + tl.minimum(k + 2, T - 1)).to(tl.int32)
-        stream3 = site | tl.load(passes + tl.minimum(k + 3, T - 1)).to(tl.int32)
-    deep = tl.arange(0, DEPTH)
-    for d in range(0, D, DEPTH):
-        inside = deep + d < D
-        features = tl.load(x + row[:, None] * D + d + deep[None, :], mask=row_ok[:, None] & inside[None, :], other=0.0)
-        weights = tl.load(
-            w + column[None, :] * D + d + deep[:, None], mask=(column < C)[None, :] & inside[:, None], other=0.0
-        )
-        kept = _masked(features, first + d, item_id, stream0, key_low, key_high, threshold, ROWS, DEPTH, BITS)
-        product0 = tl.dot(kept, weights, product0, input_precision=PRECISION)
-        if TOGETHER > 1:
-            kept = _masked(features, first + d, item_id, stream1, key_low, key_high, threshold, ROWS, DEPTH, BITS)
-            product1 = tl.dot(kept, weights, product1, input_precision=PRECISION)
-        if TOGETHER > 2:
-            kept = _masked(features, first + d, item_id, stream2, key_low, key_high, threshold, ROWS, DEPTH, BITS)
-            product2 = tl.dot(kept, weights, product2, input_precision=PRECISION)
-            kept = _masked(features, first + d, item_id, stream3, key_low, key_high, threshold, ROWS, DEPTH, BITS)
-            product3 = tl.dot(kept, weights, product3, input_precision=PRECISION)
-    return product0, product1, product2, product3
-
-
-@triton.jit
-def _masked(
-    features, first, item_id, stream, key_low, key_high, threshold,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr,
-):  # fmt: skip
-    """The features that are kept, and 0."""
-    if BITS == 1 and DEPTH <= 128 and features.dtype.primitive_bitwidth == 16 and not INTERPRETED:
-        # Two 16-bit features at a time: a bit on top of each word, spread over 16, is their mask. 2 instructions per feature, not 5.
-        bits = bits_on_top(first, item_id, stream, key_low, key_high, DEPTH)
-        return tl.inline_asm_elementwise(
-            "{ .reg .b32 m; prmt.b32 m, $1, $2, 0xFFBB; and.b32 $0, m, $3; }", "=r,r,r,r", [bits, features],
-            dtype=features.dtype, is_pure=True, pack=2,
-        )  # fmt: skip
-    else:
-        drawn = tile_draws(first, item_id, stream, key_low, key_high, ROWS, DEPTH, BITS)
-        return tl.where(drawn >= threshold, features, 0.0).to(features.dtype)
+_WORKSPACE = 256 << 20  # bytes of the parts' mean probabilities, or of logits that wait for their standard errors
 
 
 @triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold", "t", "rows"])
@@ -131,7 +73,7 @@ def _dropout_linear(
     skip = k * tl.cast(rows, tl.int64)  # rows of earlier passes
     if not SHARED:
         x += skip * D
-    product, _, _, _ = _masked_products(
+    product, _, _, _ = masked_products(
         x, w, row, row_ok, first, item_id, column, site, passes, k, t, key_low, key_high, threshold,
         C, D, BITS, PRECISION, 1, ROWS, COLUMNS, DEPTH,
     )  # fmt: skip
@@ -161,7 +103,7 @@ def _head_parts(
     mean, m2, votes, h = new_sums(ROWS, COLUMNS, 1)
     for step in range(PART // TOGETHER):
         k = part * PART + step * TOGETHER
-        products = _masked_products(
+        products = masked_products(
             x, w, item, ok, first, item_id, column, site, passes, tl.minimum(k, T - 1), T, key_low, key_high, threshold,
             C, D, BITS, PRECISION, TOGETHER, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
@@ -238,10 +180,10 @@ _LINEAR = {
 }
 _HEAD = {
     # bytes per feature, tiles: {columns: (rows, depth, warps, together)}. Tiles are what is held of rows x columns float32:
-    # 2 with the sums of bald and entropy, 5 with those of all scores. Programs of two warps, of which many share a
-    # multiprocessor, where the product is small; more rows share the weights where it is not.
-    (2, 2): {16: (32, 64, 2, 4), 32: (32, 64, 2, 4), 64: (32, 64, 2, 2), 128: (64, 64, 8, 2)},
-    (2, 5): {16: (32, 64, 2, 4), 32: (32, 32, 2, 2), 64: (64, 64, 8, 1), 128: (32, 64, 8, 1)},
+    # 2 with the sums of bald and entropy, 5 with those of all scores. Programs of 32 items and two or four warps, of which
+    # several share a multiprocessor; weights serve 32 items and up to four passes. More items where the product is large.
+    (2, 2): {16: (32, 64, 2, 4), 32: (32, 64, 2, 4), 64: (32, 64, 4, 4), 128: (64, 64, 8, 2)},
+    (2, 5): {16: (32, 64, 2, 4), 32: (32, 32, 2, 2), 64: (32, 64, 4, 2), 128: (32, 64, 8, 1)},
     (4, 2): {16: (32, 32, 2, 2), 32: (32, 32, 2, 1), 64: (128, 16, 8, 1), 128: (128, 16, 8, 1)},
     (4, 5): {16: (32, 32, 2, 1), 32: (128, 16, 8, 1), 64: (64, 16, 8, 1), 128: (32, 16, 8, 1)},
 }

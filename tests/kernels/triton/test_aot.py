@@ -174,10 +174,8 @@ PRODUCTS = {name for name in CASES if name.startswith(("head", "linear"))}
 SPILLED = dict.fromkeys(PRODUCTS, 16) | {
     "16384 classes, float32": 8,
     "8192 labels, all scores": 8,
-    "head of 100 classes, keeps": 400,
 }
-"""Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product).
-Where sm_100 has 64 logits per thread on their way to memory, a hundred words, beside some 3,500 instructions per pass."""
+"""Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product)."""
 NARROW_LOADS = {
     "10 classes",
     "10 classes, class-major",

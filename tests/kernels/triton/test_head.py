@@ -13,10 +13,14 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+import triton
+import triton.language as tl
+
 from mcscore import masks
 from mcscore.acquisition import KERNEL_SCORES, oracle_scores
 from mcscore.kernels.triton import head as triton_head
 from mcscore.kernels.triton.head import dropout_head, dropout_linear, plan_head, plan_linear
+from mcscore.kernels.triton.philox import bits_on_top, draws
 from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
@@ -169,6 +173,28 @@ def test_a_head_of_more_items_than_the_workspace_holds_comes_in_pieces(triton_ca
     for name, values in triton_call(dropout_head, x, which, weight, None, KERNEL_SCORES, "categorical").items():
         # The interpreter's products depend on the row in a tile in their last bit.
         torch.testing.assert_close(got[name], values, rtol=1e-5, atol=1e-6)
+
+
+@triton.jit
+def _compare_bits(same, V: tl.constexpr, BLOCK: tl.constexpr):
+    """Is the top bit of each word the draw of one bit?"""
+    ids = tl.arange(0, 4).to(tl.int64)
+    first = tl.zeros((4,), tl.int32) + BLOCK * V
+    low = tl.full((), 12, tl.int32)
+    high, stream = low + 22, low + 44
+    tops = bits_on_top(first, ids, stream, low, high, V) >> 31
+    found = (tops == draws(first, ids, stream, low, high, V, 1)).to(tl.int32)
+    tl.store(same + tl.arange(0, 4)[:, None] * V + tl.arange(0, V)[None, :], found)
+
+
+def compare_bits(same: Tensor, V: int, block: int) -> Tensor:
+    _compare_bits[(1,)](same, V, block)
+    return same
+
+
+@pytest.mark.parametrize(("V", "block"), [(16, 0), (16, 5), (32, 3), (64, 0), (64, 1), (128, 1)])
+def test_bits_on_top_are_the_draws_of_one_bit(triton_call: Call, V: int, block: int) -> None:
+    assert triton_call(compare_bits, torch.zeros(4, V, dtype=torch.int32), V, block).min() == 1
 
 
 def test_items_with_bad_features_get_nan(triton_call: Call) -> None:
