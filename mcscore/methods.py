@@ -52,6 +52,11 @@ class Method:
     pick: str | Callable[..., Any] | None = None
 
     @property
+    def needs_of_model(self) -> set[str]:
+        """What the model must make of the candidates: all needs but ranks."""
+        return set(self.needs) - {"ranks"}
+
+    @property
     def function(self) -> Callable[..., Any]:
         """``perturb`` of a ranked method, else ``pick``; imported if it is named."""
         found = self.perturb if self.family == "ranked" else self.pick
@@ -188,3 +193,16 @@ def parameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"diversity {name!r} has no {parameter}, got {parameter}={value}: leave {parameter} out{choice}"
             )
     return {**own, **{parameter: value for parameter, value in given.items() if value is not None}}
+
+
+def as_markdown() -> str:
+    """The table as it stands in docs/selection.md."""
+    lines = ["| method | chooses | needs, beside scores | cost | source |", "| --- | --- | --- | --- | --- |"]
+    for name, row in DIVERSITY.items():
+        needs = "; ".join(f"{need} ({NEEDS[need]})" for need in row.needs)
+        defaults = ", ".join(
+            f"{parameter} = {value:g}" for parameter, value in row.parameters.items() if value is not None
+        )
+        text = row.text + (f"; default {defaults}" if defaults else "")
+        lines.append(f"| `{name}` | {text} | {needs} | {row.cost} | {row.source} |")
+    return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -95,6 +96,28 @@ def loop(model: nn.Module, forward: Callable[[], Tensor], T: int, likelihood: st
 
     forward() runs ``model`` on its batch. Training flags are restored.
     """
+    with dropping(model):
+        return disagreement(torch.stack([forward() for _ in range(T)]), likelihood)
+
+
+def batched_loop(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    x_B: Tensor,
+    T: int,
+    batch: int,
+    likelihood: str = "categorical",
+) -> Tensor:
+    """Compute the same by forward passes of ``batch`` rows, in which each item is repeated for its T passes."""
+    item_n = torch.arange(len(x_B) * T, device=x_B.device) // T
+    with dropping(model):
+        outputs_n = torch.cat([forward(x_B[part]) for part in item_n.split(batch)])
+        return disagreement(outputs_n.unflatten(0, (len(x_B), T)).transpose(0, 1), likelihood)
+
+
+@contextlib.contextmanager
+def dropping(model: nn.Module) -> Iterator[None]:
+    """Switch dropout on, leave normalization in evaluation mode, and compute no gradients; training flags are restored."""
     was = {module: module.training for module in model.modules()}
     model.train()
     for module in model.modules():
@@ -102,7 +125,7 @@ def loop(model: nn.Module, forward: Callable[[], Tensor], T: int, likelihood: st
             module.eval()
     try:
         with torch.no_grad():
-            return disagreement(torch.stack([forward() for _ in range(T)]), likelihood)
+            yield
     finally:
         for module, training in was.items():
             module.training = training

@@ -83,17 +83,20 @@ def _score_logits(spec: Spec, device: torch.device) -> Case:
     T, C = shape["T"], shape["C"]
     B = _items(shape, T * C * dtype.itemsize, device)
     inputs = _tensors((T, B, C), dtype, device, scale=3.0)
-    some = _some(B, T * C)
+    errors, some = "errors" in shape.words, _some(B, T * C)
+
+    def ours(logits_TBC: Tensor) -> dict[str, Tensor]:
+        return score_logits(logits_TBC, SCORES, errors=errors)
 
     def error() -> float:
-        return _nats(score_logits(inputs[0][0], SCORES), inputs[0][0][:, some], some)
+        return _nats(ours(inputs[0][0]), inputs[0][0][:, some], some)
 
     return Case(
         _sized(spec, B),
         B,
-        roofline.score_logits(T, B, C, dtype),
+        roofline.score_logits(T, B, C, dtype, results=7 if errors else 3, errors=errors),
         inputs,
-        lambda logits: score_logits(logits, SCORES),
+        ours,
         lambda logits: baselines.bald_and_entropy(logits),
         error,
         2e-5,
@@ -193,32 +196,35 @@ def _draw(spec: Spec, device: torch.device) -> Case:
 
 def _dropout_linear(spec: Spec, device: torch.device) -> Case:
     dtype, shape = _dtype(spec), spec.shape
-    t, D, C, p = shape["T"], shape["D"], shape["C"], shape.numbers["P"]
-    B = _items(shape, t * (D + C) * dtype.itemsize, device)
+    t, L, D, C, p = shape["T"], shape.get("L", 1), shape["D"], shape["C"], shape.numbers["P"]
+    B = _items(shape, t * L * (D + C) * dtype.itemsize, device)
     own, shared = "own" in shape.words, "shared" in shape.words
     copies = t if own else 1
     weight, bias = _weights(C, D, dtype, device)
-    inputs = _tensors((copies, B, D), dtype, device)
-    passes, ids, some = torch.arange(t, device=device), _ids(B, shared, device), _some(B, t * max(C, D))
+    inputs = _tensors((copies, B, L, D), dtype, device)
+    passes, ids, some = torch.arange(t, device=device), _ids(B, shared, device), _some(B, t * L * max(C, D))
     if not linear.fuses(inputs[0][0][0], weight, p):
         raise NoKernel(f"dropout_linear of {spec.dtype} features to {C} outputs has no kernel on {device.type}")
 
-    def ours(x_sBD: Tensor) -> Tensor:
-        x_sBLD = x_sBD[:, :, None]
+    def ours(x_sBLD: Tensor) -> Tensor:
         return linear.linear_passes(x_sBLD, MaskSpec(SEED, 0, passes, ids, masks.rate(p)), weight, bias)
 
     def error() -> float:
         x = inputs[0][0]
-        return _relative(ours(x)[:, some, 0], _product(x[:, some], passes, ids[some], weight, bias, p))
+        return _relative(ours(x)[:, some], _product(x[:, some], passes, ids[some], weight, bias, p))
 
-    theirs = baselines.shared_dropout_linear if shared else baselines.dropout_linear
+    def theirs(x_sBLD: Tensor) -> Tensor:
+        if shared and L == 1:
+            return baselines.shared_dropout_linear(x_sBLD[:, :, 0], weight, bias, t, p)
+        return baselines.dropout_linear(x_sBLD, weight, bias, t, p)
+
     return Case(
         _sized(spec, B),
         B,
-        roofline.dropout_linear(t, B, D, C, copies, dtype),
+        roofline.dropout_linear(t, B * L, D, C, copies, dtype),
         inputs,
         ours,
-        lambda x: theirs(x, weight, bias, t, p),
+        theirs,
         error,
         2 * torch.finfo(dtype).eps + 1e-5,
     )
@@ -228,7 +234,7 @@ def _dropout_head(spec: Spec, device: torch.device) -> Case:
     dtype, shape = _dtype(spec), spec.shape
     t, D, C, p = shape["T"], shape["D"], shape["C"], shape.numbers["P"]
     B = _items(shape, t * (D + C) * dtype.itemsize, device)
-    shared = "shared" in shape.words
+    shared, errors = "shared" in shape.words, "errors" in shape.words
     weight, bias = _weights(C, D, dtype, device)
     inputs = _tensors((B, D), dtype, device)
     passes, ids, some = torch.arange(t, device=device), _ids(B, shared, device), _some(B, t * max(C, D))
@@ -236,19 +242,18 @@ def _dropout_head(spec: Spec, device: torch.device) -> Case:
         raise NoKernel(f"dropout_head of {spec.dtype} features to {C} classes has no kernel on {device.type}")
 
     def ours(x_BD: Tensor) -> dict[str, Tensor]:
-        return head.dropout_head(
-            x_BD, MaskSpec(SEED, 0, passes, ids, masks.rate(p)), weight, bias, SCORES, likelihood="categorical"
-        )
+        spec = MaskSpec(SEED, 0, passes, ids, masks.rate(p))
+        return head.dropout_head(x_BD, spec, weight, bias, SCORES, likelihood="categorical", errors=errors)
 
     def error() -> float:
-        x = inputs[0][0]
-        return _nats(ours(x), _product(x[None, some], passes, ids[some], weight, bias, p), some)
+        x_sBLD = inputs[0][0][None, some, None]
+        return _nats(ours(inputs[0][0]), _product(x_sBLD, passes, ids[some], weight, bias, p)[:, :, 0], some)
 
     theirs = baselines.shared_dropout_head if shared else baselines.dropout_head
     return Case(
         _sized(spec, B),
         B,
-        roofline.dropout_head(t, B, D, C, dtype=dtype),
+        roofline.dropout_head(t, B, D, C, 7 if errors else 3, dtype),
         inputs,
         ours,
         lambda x: theirs(x, weight, bias, t, p),
@@ -261,10 +266,10 @@ def _keep(passes_t: Tensor, ids_B: Tensor, elements: int, p: float) -> Tensor:
     return dropout.reference_mask(MaskSpec(SEED, 0, passes_t, ids_B, masks.rate(p)), elements)
 
 
-def _product(x_sBD: Tensor, passes_t: Tensor, ids_B: Tensor, weight_CD: Tensor, bias_C: Tensor, p: float) -> Tensor:
-    """Compute dropout and Linear by their definition, float64 (t, B, C)."""
-    keep_tBD = _keep(passes_t, ids_B, x_sBD.shape[2], p)
-    return (x_sBD.double() * keep_tBD / masks.rate(p).keep) @ weight_CD.double().T + bias_C.double()
+def _product(x_sBLD: Tensor, passes_t: Tensor, ids_B: Tensor, weight_CD: Tensor, bias_C: Tensor, p: float) -> Tensor:
+    """Compute dropout and Linear by their definition, float64 (t, B, L, C)."""
+    keep_tBLD = _keep(passes_t, ids_B, x_sBLD[0, 0].numel(), p).unflatten(2, x_sBLD.shape[2:])
+    return (x_sBLD.double() * keep_tBLD / masks.rate(p).keep) @ weight_CD.double().T + bias_C.double()
 
 
 # ---- the best of many ---------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Shapes of benchmark cases as text, and the tables of default cases.
 
 A shape is letters with numbers, and words, joined by x: T20xC1000, T100xB64xD512xC10xP0.25xshared. Defaults in parentheses:
-T passes, B items (as many as fill some memory), C classes, D features, E mask elements of I values each (1), P drop
-probability (0.5), R random numbers per item, N scores of which the best K are selected, rounded to Q values (not rounded).
-shared: one mask per pass for all items. own: each pass has its own x. normal: normal random numbers (uniform).
+T passes, B items (as many as fill some memory), C classes, D features, E mask elements of I values each (1), L positions of
+D features each (1), P drop probability (0.5), R random numbers per item, N scores of which the best K are selected, rounded
+to Q values (not rounded). shared: one mask per pass for all items. own: each pass has its own x. normal: normal random
+numbers (uniform). errors: with standard errors, which tests check and benchmarks do not; ratios are to
+PyTorch's scores alone.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ class Form:
 
 _MASKED: dict[str, float | None] = {"B": None, "P": 0.5}
 FORMS = {
-    "score_logits": Form("TC", {"B": None}),
+    "score_logits": Form("TC", {"B": None}, ("errors",)),
     "moments": Form("TC", {"B": None}),
     "dropout": Form("TE", {"I": None, **_MASKED}),
     "draw": Form("TR", {"B": None}, ("normal",)),
-    "dropout_linear": Form("TDC", _MASKED, ("shared", "own")),
-    "dropout_head": Form("TDC", _MASKED, ("shared",)),
+    "dropout_linear": Form("TDC", {"L": None, **_MASKED}, ("shared", "own")),
+    "dropout_head": Form("TDC", _MASKED, ("shared", "errors")),
     "top_k": Form("NK", {"Q": None}),
 }
 

@@ -1,9 +1,9 @@
-"""Tables of results, for a terminal of 100 columns and as Markdown."""
+"""Tables of results, for a terminal of 100 columns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -87,19 +87,6 @@ def line(row: Row) -> str:
 
 def _align(width: int) -> str:
     return f"<{-width}" if width < 0 else f">{width}"
-
-
-def markdown(rows: Sequence[Row]) -> list[str]:
-    """Format a table per kernel, in order of first appearance."""
-    lines: list[str] = []
-    for kernel in dict.fromkeys(row.kernel for row in rows):
-        info, shown = KERNELS[kernel], columns(kernel)
-        floor = f" Floor: {info.floor}." if info.floor else ""
-        lines += ["", f"## {kernel}", "", f"{info.does[0].upper()}{info.does[1:]}.{floor} Error: {info.error}.", ""]
-        lines.append(f"| {' | '.join(name for name, _, _ in shown)} |")
-        lines.append(f"| {' | '.join('---' if width < 0 else '---:' for _, width, _ in shown)} |")
-        lines += [f"| {' | '.join(cell(row) for _, _, cell in shown)} |" for row in rows if row.kernel == kernel]
-    return lines
 
 
 def machine_line(device: torch.device, machine: Mapping[str, Any]) -> str:

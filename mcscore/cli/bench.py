@@ -92,8 +92,9 @@ def kernels(
 
     The roof is the speed at which this machine copies memory or multiplies matrices, measured first. A shape is a list of
     letters with numbers: T passes, B items (chosen if left out), C classes, D features, E mask elements of I
-    values each, P drop probability, N scores of which the best K are found, rounded to Q values. Two words may follow: shared
-    (one mask per pass, for all items) and own (an input of its own for each pass). Every kernel that takes a shape is measured.
+    values each, L positions of D features each, P drop probability, N scores of which the best K are found, rounded to Q values.
+    Words may follow: shared (one mask per pass, for all items), own (an input of its own for each pass), errors (with standard
+    errors). Every kernel that takes a shape is measured.
     """
     try:
         chosen = _chosen(device, only, shapes, dtype)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..scorer import Scorer
 
 _DROPOUT = {"sites": "sites", "p": "p", "masks": "masks", "weight_dropout": "weights"}  # option: field
-_EXECUTION = ("memory", "dtype", "channels_last", "compile")
+_EXECUTION = ("memory", "dtype", "channels_last", "compile", "deterministic")
 
 
 def grouped(**options: Any) -> dict[str, Any]:

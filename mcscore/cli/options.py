@@ -29,6 +29,17 @@ def height_and_width(_ctx: click.Context, _param: click.Parameter, value: str | 
     return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
 
 
+def byte_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Parse a number of bytes such as 512MiB."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(K|M|G|T)(?:i?B)?", value.strip(), re.IGNORECASE)
+    size = int(float(found[1]) * 1024 ** ("KMGT".index(found[2].upper()) + 1)) if found else 0
+    if size <= 0:
+        raise click.BadParameter(f"{value!r} is not a size such as 512MiB or 8GiB")
+    return size
+
+
 def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Parse a comma-separated list of names."""
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())

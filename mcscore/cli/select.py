@@ -137,8 +137,9 @@ def select(
     pool = Pool.open(pool_path) if pool_path else None
     limits = _limits(run, pool, asked)
     with users_code():
-        needs = bool(set(DIVERSITY[diversity].needs) - {"ranks"}) or limits.labeled_distance is not None
-        scorer = _same_model(run, spec, weights, device, embedding) if needs else None
+        needs = bool(DIVERSITY[diversity].needs_of_model) or limits.labeled_distance is not None
+        settings = _settings_of(run) if "probabilities" in DIVERSITY[diversity].needs else {}
+        scorer = _same_model(run, spec, weights, device, embedding, settings) if needs else None
         joint = "samples" in DIVERSITY[diversity].needs
         with progress_line(run.meta["passes"], quiet=not joint) as progress:
             chosen = run.select(
@@ -216,7 +217,31 @@ def _targets(run: Run, pool: Pool | None, text: str) -> Any:
     return Pool.open(Path(text)) if Path(text).is_dir() else items_from(find_pool(run, pool), text)
 
 
-def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | None, embedding: str | None) -> Scorer:
+def _settings_of(run: Run) -> dict[str, Any]:
+    """What decides the probabilities that the scores of a run are of."""
+    meta = run.meta
+    same = {
+        name: meta[name]
+        for name in ("passes", "seed", "masks", "likelihood", "input", "noise_variance", "weight_dropout")
+    }
+    active = [site for site in meta["sites"] if site["active"]]
+    # --p is one rate for all sites: where rates differ they are the model's own.
+    rates = {site["p"] for site in active}
+    return {
+        **same,
+        "sites": None if meta["weight_dropout"] is not None else [site["name"] for site in active],
+        "p": rates.pop() if len(rates) == 1 and meta["weight_dropout"] is None else None,
+    }
+
+
+def _same_model(
+    run: Run,
+    spec: str | None,
+    weights: Path | None,
+    device: str | None,
+    embedding: str | None,
+    settings: dict[str, Any],
+) -> Scorer:
     """Build the model that scored ``run``; ValueError if its fingerprint is not the recorded one."""
     recorded = run.meta["model"]
     if spec is None and recorded["spec"] is not None:
@@ -226,8 +251,8 @@ def _same_model(run: Run, spec: str | None, weights: Path | None, device: str | 
         raise click.UsageError(
             f"{run.path} was scored from Python, so no model file is recorded: give --model and --weights, or --diversity none"
         )
-    # Embeddings do not depend on how the run was scored.
-    scorer = build_scorer(spec, weights, device=device, embedding=embedding)
+    # Embeddings do not depend on how the run was scored: for them there are no settings.
+    scorer = build_scorer(spec, weights, device=device, embedding=embedding, **settings)
     if scorer.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"{spec} {f'with {weights}' if weights else 'as built, without --weights,'} is not the model that scored "

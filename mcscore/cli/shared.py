@@ -9,7 +9,7 @@ import click
 
 from ..acquisition import SCORES
 from ..likelihoods import INPUTS, LIKELIHOODS
-from .options import COMMA, PATH, POOL, PROBABILITY, either, names
+from .options import COMMA, PATH, POOL, PROBABILITY, byte_size, either, names
 
 Decorator = Callable[[Any], Any]
 _REST = "Options"  # the section of options that belong to no other
@@ -142,12 +142,25 @@ execution = together(
     _execution("--device", help="Device to compute on, such as cpu or cuda:0; default: cuda if there is one."),
     _execution(
         "--dtype",
-        type=click.Choice(["bfloat16", "auto"]),
-        help="Compute products in bfloat16; auto: only where bfloat16 is fast and keeps the ranking. "
-        "Default: the model's own type.",
+        type=click.Choice(["model", "bfloat16", "auto", "tf32"]),
+        help="Compute products in bfloat16; auto: only where bfloat16 is fast and keeps the ranking. tf32: float32 products "
+        "and convolutions in TF32, on GPUs. model: the model's own type, float32 in full precision. Default: auto on a GPU, "
+        "else model.",
+    ),
+    _execution(
+        "--memory",
+        callback=byte_size,
+        metavar="SIZE",
+        help="Memory for the activations of a step, such as 512MiB or 8GiB; default: on a GPU a quarter of what is free, at most "
+        "8GiB, elsewhere 256MiB.",
     ),
     _execution("--channels-last", is_flag=True, help="Give images to the model in channels-last format."),
-    _execution("--compile", is_flag=True, help="Compile the part after the first dropout with torch.compile."),
+    _execution("--compile", is_flag=True, help="Compile the model with torch.compile."),
+    _execution(
+        "--deterministic",
+        is_flag=True,
+        help="Fill up every step to its full size, so that scores have the same bits in any batch; short batches cost more.",
+    ),
 )
 
 quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")

@@ -60,7 +60,8 @@ def require(backend: str, device: torch.device) -> None:
         raise ValueError(f"backend 'native' runs on the CPU, the tensor is on {device}")
     if backend == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError("backend 'triton' runs on CUDA (on the CPU only in its interpreter, TRITON_INTERPRET=1)")
-    checks: dict[str, Callable[[], tuple[bool, str]]] = {"native": _native, "triton": _triton_installed}
+    triton = _triton if device.type == "cuda" else _triton_installed
+    checks: dict[str, Callable[[], tuple[bool, str]]] = {"native": _native, "triton": triton}
     active, why = checks[backend]() if backend in checks else (True, "")
     if not active:
         raise ValueError(f"backend {backend!r} is not active: {why}")
@@ -89,11 +90,17 @@ def _native() -> tuple[bool, str]:
 
 @functools.cache
 def _triton() -> tuple[bool, str]:
+    """Triton is active once a kernel ran: that it can be imported says nothing about the compiler and the driver."""
     installed, version = _triton_installed()
     if not installed:
         return False, version
     present, why = _cuda()
-    return (True, f"{version} on {why}") if present else (False, f"{version} is installed, but {why}")
+    if not present:
+        return False, f"{version} is installed, but {why}"
+    from .triton.smoke import smoke
+
+    failure = smoke("cuda")
+    return (False, f"{version} runs no kernel here: {failure}") if failure else (True, f"{version} on {why}")
 
 
 def _triton_installed() -> tuple[bool, str]:

@@ -145,13 +145,31 @@ def _(x_sBEI: Any, passes_t: Any, ids_B: Any, seed: Any, site: Any, bits: Any, t
 
 
 def drop(x: Tensor, masks: MaskSpec, affine: Affine, *, copies: int, axis: int) -> Tensor:
-    """Dropout of ``x`` (copies, *shape), whose dimension ``axis`` of ``shape`` runs over the items. Returns (t, *shape)."""
+    """Dropout of ``x`` (copies, *shape), whose dimension ``axis`` of ``shape`` runs over the items. Returns (t, *shape).
+
+    Images in channels-last format stay in it, at the price of a copy: elements are numbered in another order than they lie there, and
+    a convolution of the result in the other format costs more.
+    """
     x_sBEI = _to_sBEI(x, masks, copies, axis)
     realized, which = masks.drop_rate, (masks.passes, masks.ids, signed(masks.seed), masks.site)
     y_tBEI = _masked_passes(x_sBEI, *which, realized.bits, realized.threshold, affine)
     moved = list(x.shape[1:])
     moved.insert(0, moved.pop(axis))
-    return y_tBEI.reshape(masks.t, *moved).movedim(1, axis + 1)
+    y = y_tBEI.reshape(masks.t, *moved).movedim(1, axis + 1)
+    if axis == 0 and _channels_last(x[0]):
+        y = y.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    return y
+
+
+def _channels_last(x: Tensor) -> bool:
+    """Whether images (B, C, H, W) lie in channels-last format, and not in the usual one as well.
+
+    Told by the strides of an image: that of B says nothing of a single one, and PyTorch's own test looks at it.
+    """
+    if x.ndim != 4:
+        return False
+    _, C, H, W = x.shape
+    return C > 1 and H * W > 1 and x.stride()[1:] == (1, W * C, C)
 
 
 def _to_sBEI(x: Tensor, masks: MaskSpec, copies: int, axis: int) -> Tensor:
@@ -185,12 +203,17 @@ def dropout(
     """
     a, b, d = affine
     masks = MaskSpec(unsigned(seed), site, passes.reshape(1), ids, rate(p), rank)
-    return drop(x[None], masks, (a, b, d), copies=1, axis=axis)[0].contiguous()
+    return drop(x[None], masks, (a, b, d), copies=1, axis=axis)[0].contiguous(memory_format=_format(x, axis))
 
 
 @dropout.register_fake
 def _(x: Any, passes: Any, ids: Any, seed: Any, site: Any, p: Any, rank: Any, axis: Any, affine: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return torch.empty_like(x, memory_format=_format(x, axis))
+
+
+def _format(x: Tensor, axis: int) -> torch.memory_format:
+    """Memory format of the result of one pass."""
+    return torch.channels_last if axis == 0 and _channels_last(x) else torch.contiguous_format
 
 
 def _vmap(

@@ -20,15 +20,29 @@ from ..masks import MaskSpec, Rate, rate
 from . import backends
 from .dropout import inverted, masked_passes, signed, unsigned
 
+_MAX_OUTPUTS = 256  # of the Triton kernel, which draws the masks again for every 128
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
 
 
 def fuses(x: Tensor, weight_CD: Tensor, p: float) -> bool:
-    """Is there a kernel for x (B, ..., D), worth calling? Without one the two halves run as the model wrote them."""
+    """Is there a kernel for x (B, ..., D), worth calling? Without one the two halves run as the model wrote them.
+
+    Whatever B is: an item takes the same way in any batch.
+    """
     if x.dtype != weight_CD.dtype or x.dtype not in backends.KERNEL_DTYPES:
         return False
     chosen = backends.select(x.device)
-    return chosen == "triton" or (chosen == "native" and x.dtype == torch.float32)
+    return (chosen == "native" and x.dtype == torch.float32) or (chosen == "triton" and _fits_tiles(x, weight_CD, p))
+
+
+def _fits_tiles(x: Tensor, weight_CD: Tensor, p: float) -> bool:
+    """Does the Triton kernel gain? A product of more outputs is long beside its dropout.
+
+    Rows that start inside a block of random bits it does not have, nor a p that drops nothing or all.
+    """
+    bits = rate(p).bits
+    aligned = x.shape[1:-1].numel() == 1 or x.shape[-1] * bits % 128 == 0
+    return bits > 0 and aligned and len(weight_CD) <= _MAX_OUTPUTS
 
 
 def linear_passes(x_sBLD: Tensor, masks: MaskSpec, weight_CD: Tensor, bias_C: Tensor | None) -> Tensor:

@@ -3,7 +3,8 @@
     native, triton   (T, B, C) float32, float16 or bfloat16 logits, categorical or bernoulli; every logit is read once
     eager            everything else: float64, gaussian, bernoulli (log-)probabilities, other devices; PyTorch, in steps
 
-Dense outputs go to the same kernels as blocks of pixels in rows, at most 16 MB at a time (256 MB on a GPU).
+Dense outputs go to the same kernels as blocks of pixels in rows, at most 16 MB at a time (256 MB on a GPU). ``accumulate`` on a GPU
+reads them as they lie.
 """
 
 from __future__ import annotations
@@ -159,6 +160,9 @@ def accumulate(
     The caller has checked shapes and settings; ``state`` holds one row per item, or per pixel in item-major order.
     """
     chosen = choose(logits_tBC, likelihood, input, backend)
+    if chosen == "triton" and _raw(likelihood, input):  # which reads dense outputs as they lie
+        _add_rows(logits_tBC.detach(), state, likelihood=likelihood, input=input, chosen=chosen)
+        return
     for first, outputs in row_blocks(logits_tBC, likelihood, input, chosen):
         part = {name: sums[first : first + outputs.shape[1]] for name, sums in state.items()}
         _add_rows(outputs, part, likelihood=likelihood, input=input, chosen=chosen)
@@ -168,7 +172,11 @@ def _add_rows(outputs_tnC: Tensor, state: eager.State, *, likelihood: str, input
     """Add passes over rows, as ``row_blocks`` gives them, to ``state`` in place."""
     if chosen == "native":
         _kernels(chosen).accumulate(outputs_tnC, state, likelihood)
-    else:  # no Triton kernel adds to float64 sums
+    elif chosen == "triton":
+        from .triton.accumulate import accumulate as triton_accumulate
+
+        triton_accumulate(outputs_tnC, state, likelihood)
+    else:
         eager.accumulate(outputs_tnC, state, likelihood, _kind(likelihood, input))
 
 
@@ -182,12 +190,16 @@ def check_outputs(
     check_input(input, likelihood)
     check_shape(outputs.shape, likelihood)
     check_noise(scores, likelihood, outputs.shape[2], noise_variance)
-    # A constant added to a row changes no softmax, so any finite logits will do as softmax log-probabilities.
-    if input == "logits" or (likelihood == "categorical" and input == "log_probs"):
+    if _raw(likelihood, input):
         return
     pixels = math.prod(outputs.shape[3:])
     for first, block in row_blocks(outputs, likelihood, input, "eager", as_logits=False):
         _check_range(block, likelihood, input, first, pixels)
+
+
+def _raw(likelihood: str, input: str) -> bool:
+    """Are outputs logits as they are? So are log-probabilities of a softmax, which a constant added to a row does not change."""
+    return input == "logits" or (likelihood == "categorical" and input == "log_probs")
 
 
 def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = None, scores: Sequence[str] = ()) -> str:
@@ -227,7 +239,7 @@ def row_blocks(
     outputs = outputs.detach()
     T, B, C, *pixels = outputs.shape
     S = math.prod(pixels)
-    raw = input == "logits" or (likelihood == "categorical" and input == "log_probs")
+    raw = _raw(likelihood, input)
     if raw and not pixels and backend != "eager":
         yield 0, outputs
         return

@@ -51,11 +51,11 @@ class MaskStream:
 
     def ids(self, site: Site) -> Tensor:
         """Return the ids whose masks the items of this site get, (B,), or one id for all."""
+        if site.axis is not None and not self.shared:
+            return self.ids_B
         one = torch.full((1,), -1, dtype=torch.int64, device=self.ids_B.device)
-        if site.axis is None:
-            return one
         # Expanded, not repeated: kernels see by the stride that all items share the masks.
-        return one.expand(len(self.ids_B)) if self.shared else self.ids_B
+        return one if site.axis is None else one.expand(len(self.ids_B))
 
     def masks(self, site: Site, passes_t: Tensor, rank: int | None = None) -> MaskSpec:
         """The masks of the site in these passes; ``rank`` of MaskSpec."""
@@ -133,7 +133,8 @@ class BatchedMasks:
             rest = [n for d, n in enumerate(x.shape) if d != site.axis]
             stacked = x.movedim(site.axis, 0).reshape(copies, masks.B * site.rows, *rest).movedim(1, site.axis + 1)
             y_t = drop(stacked, masks, affine, copies=copies, axis=site.axis)
-            y = y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
+            # Of one pass not flattened: a single item would lose the stride by which convolutions know channels-last format.
+            y = y_t[0] if masks.t == 1 else y_t.movedim(site.axis + 1, 1).flatten(0, 1).movedim(0, site.axis)
         return x.copy_(y) if inplace else y  # other names of x see the result of in-place dropout too
 
     def draw(self, site: Site, like: Tensor, law: str) -> Tensor:

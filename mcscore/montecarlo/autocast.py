@@ -53,7 +53,6 @@ _FLOAT32 = {
     F.log_softmax,
     F.layer_norm,
     F.group_norm,
-    F.batch_norm,
     F.instance_norm,
     F.softplus,
     F.normalize,

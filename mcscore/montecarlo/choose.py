@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import OutputError, RowsError, SiteError, first_line
 from .apply_masks import BatchedMasks, SingleSite
 from .discovery.sites import Site
-from .passes import PATHS, Passes, PassResult, Strategy
+from .passes import Passes, PassResult, Strategy, paths_on
 from .tensors import close_to
 
 # What PyTorch and models raise where a strategy does not work. Any other exception, such as an interrupt, has another cause.
@@ -36,7 +36,7 @@ def choose_strategy(passes: Passes, inputs: Any, ids_B: Tensor, T: int) -> Strat
     one_by_one = passes.run(inputs, ids_B, passes_t, Strategy("loop"))
     truth, reads = one_by_one.logits, ", ".join(sorted(one_by_one.reads))
     why: list[str] = []
-    for path in PATHS:
+    for path in paths_on(ids_B.device):
         if reads and path in ("fork", "repeat"):
             # A branch on values of all passes together is taken for all of them; one pass at a time decides for itself.
             why.append(f"{path}: {reads} looks at values that masks have touched")
@@ -44,7 +44,8 @@ def choose_strategy(passes: Passes, inputs: Any, ids_B: Tensor, T: int) -> Strat
         reason = ""
         for fused in (passes.site_names, frozenset[str]()):
             try:
-                results = list(passes.results(inputs, ids_B, list(passes_t.split(2)), Strategy(path, fused)))
+                chunks = list(passes_t.split(2))
+                results = list(passes.results(inputs, ids_B, chunks, Strategy(path, fused), strict=True))
             except RowsError as error:
                 reason = first_line(error)
                 continue

@@ -51,7 +51,6 @@ class FusedLinear:
     x: Tensor  # (B, ..., D) undropped
     weight: Tensor
     bias: Tensor | None
-    y: Tensor
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Deferred:
         self._deferred: dict[int, _DeferredDropout] = {}
         self._linear, self._fuses, self._autocast = linear, fuses, autocast
         self.fused: set[str] = set()  # sites whose output went into a Linear
-        self.last_linear: FusedLinear | None = None
+        self._last: tuple[Tensor, FusedLinear] | None = None
         self.escaped: set[str] = set()  # sites whose output met something else
 
     def defer(
@@ -135,8 +134,12 @@ class Deferred:
         if self._autocast is not None:
             y = self._autocast.cast(y)
         self.fused.add(deferred.site.name)
-        self.last_linear = FusedLinear(deferred.site, x, weight, bias, y)
+        self._last = y, FusedLinear(deferred.site, x, weight, bias)
         return y
+
+    def linear_of(self, y: Tensor) -> FusedLinear | None:
+        """Return the last Linear that took over a dropout, if its output is ``y``."""
+        return self._last[1] if self._last is not None and self._last[0] is y else None
 
     def _mentions(self, values: Iterable[Any]) -> bool:
         """Return whether an argument is an alias, or a list (cat, stack) with one in it. Every operation calls it: keep it cheap."""

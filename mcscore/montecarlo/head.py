@@ -23,7 +23,7 @@ class Head:
     def of_first(self, n: int) -> Head:
         """Return the head of the first n items alone, for checks."""
         few = dataclasses.replace(self.stream, ids_B=self.stream.ids_B[:n])
-        return Head(few, dataclasses.replace(self.end, x=self.end.x[:n], y=self.end.y[:n]))
+        return Head(few, dataclasses.replace(self.end, x=self.end.x[:n]))
 
     def logits(self, passes_t: Tensor) -> Tensor:
         """Return logits_tBC of some passes, for checks."""

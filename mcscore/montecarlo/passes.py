@@ -1,6 +1,6 @@
 """T stochastic passes of a batch, with the prefix computed once per item.
 
-Five ways to run, fastest first; each is compared with ``loop``, which is right by construction, before it is used:
+Five ways to run; each is compared with ``loop``, which is right by construction, before it is used:
 
 ``head``    one forward pass; then the last dropout, the Linear behind it and the reduction to scores are one kernel. For models whose
             only active site stands before the Linear that gives the output.
@@ -16,6 +16,7 @@ Five ways to run, fastest first; each is compared with ``loop``, which is right 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ from ..kernels import backends
 from ..kernels.linear import fuses
 from .apply_masks import BatchedMasks, Masks, MaskStream, VmapMasks
 from .autocast import Autocast
-from .compiled import CompiledPasses
+from .compiled import CompiledHead, CompiledPasses
 from .deferred import FusedLinear
 from .discovery.sites import Discovery
 from .guard.state import evaluating
@@ -40,6 +41,17 @@ from .tape import Tape, TapeError
 from .tensors import check_output, close_to
 
 PATHS = ("head", "vmap", "fork", "repeat", "loop")
+
+
+def paths_on(device: torch.device) -> tuple[str, ...]:
+    """The paths, fastest first. On a GPU fork comes before vmap.
+
+    Under vmap, batch and layer norm are taken apart (normalize, then scale, then shift, each through memory; batch norm moves the
+    passes into the channels and back besides), and each operation costs the host twice as long.
+    """
+    return ("head", "fork", "vmap", "repeat", "loop") if device.type == "cuda" else PATHS
+
+
 Fuses = Callable[[Tensor, Tensor, float], bool]
 """(x, weight, p): is there a kernel for x dropped and multiplied by the weight?"""
 
@@ -61,7 +73,7 @@ class PassResult:
     fused: frozenset[str] = frozenset()  # sites whose output went into a Linear
     escaped: frozenset[str] = frozenset()  # sites whose output met something else
     reads: frozenset[str] = frozenset()  # places where Python looked at values that masks have touched
-    last_linear: FusedLinear | None = None
+    end: FusedLinear | None = None  # the Linear that took over a dropout and gave the output
 
     @staticmethod
     def of(logits: Tensor, parts: Sequence[PassResult]) -> PassResult:
@@ -101,7 +113,7 @@ class Passes:
         self.autocast = autocast
         self.site_names = frozenset(site.name for site in found.sites)
         self._compile_for: tuple[int, int] | None = None
-        self._compiled: CompiledPasses | None = None
+        self._compiled: CompiledPasses | CompiledHead | None = None
 
     def in_precision(self, autocast: Autocast | None) -> Passes:
         """Return the same passes in another precision."""
@@ -120,14 +132,20 @@ class Passes:
             return call_model(self.model, inputs)
 
     def head(self, inputs: Any, ids_B: Tensor) -> Head | None:
-        """One forward pass, with pass 0 of the masks; None unless its output is the Linear behind the only active site."""
+        """One forward pass; None unless its output is the Linear behind the only active site."""
+        compiled = self._compiled_for(inputs, ids_B, self._compile_head)
+        if isinstance(compiled, CompiledHead):
+            return compiled.head(inputs, self.stream(ids_B))
+        return self._head(inputs, ids_B)
+
+    def _head(self, inputs: Any, ids_B: Tensor) -> Head | None:
+        """Run pass 0 of the masks, to see what the output is made of."""
         first = torch.zeros(1, dtype=torch.int64, device=ids_B.device)
         result = self.forward(inputs, BatchedMasks(self.stream(ids_B), first), None, self.site_names, self.reduces)
-        end = result.last_linear
         active = sum(site.active for site in self.found.sites)
-        if end is None or result.logits is not end.y or active != 1 or result.reads:
+        if result.end is None or active != 1 or result.reads:
             return None
-        return Head(self.stream(ids_B), end)
+        return Head(self.stream(ids_B), result.end)
 
     def chunks(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], strategy: Strategy) -> Iterator[Tensor]:
         """Yield logits_tBC for each chunk of pass indices (int64, on the model's device). The prefix runs once for all of them.
@@ -137,8 +155,10 @@ class Passes:
         for result in self.results(inputs, ids_B, chunks, strategy):
             yield result.logits
 
-    def results(self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], strategy: Strategy) -> Iterator[PassResult]:
-        """Yield a PassResult for each chunk, as ``chunks`` yields logits."""
+    def results(
+        self, inputs: Any, ids_B: Tensor, chunks: Sequence[Tensor], strategy: Strategy, strict: bool = False
+    ) -> Iterator[PassResult]:
+        """Yield a PassResult for each chunk, as ``chunks`` yields logits. strict: raise what keeps a chunk from running so."""
         path = strategy.path
         if path == "head":
             head = self.head(inputs, ids_B)
@@ -147,11 +167,10 @@ class Passes:
             for passes_t in chunks:
                 yield PassResult(head.logits(passes_t), fused=frozenset({head.end.site.name}))
             return
-        if self._compile_for is not None and path != "loop" and ids_B.numel() == self._compile_for[0]:
-            if self._compiled is None:
-                self._compile(inputs, ids_B, strategy)
-            if self._compiled is not None and self._compiled.fits(inputs, ids_B):
-                yield from map(PassResult, self._compiled.chunks(inputs, ids_B, chunks))
+        if path != "loop":
+            compiled = self._compiled_for(inputs, ids_B, functools.partial(self._compile_passes, strategy))
+            if isinstance(compiled, CompiledPasses):
+                yield from map(PassResult, compiled.chunks(inputs, ids_B, chunks))
                 return
         tape = Tape() if path == "loop" or (len(chunks) > 1 and path != "repeat") else None
         for passes_t in chunks:
@@ -164,7 +183,7 @@ class Passes:
                 tape = None
                 yield self.run(inputs, ids_B, passes_t, strategy)
             except (RuntimeError, IndexError) as error:
-                if path not in ("fork", "repeat") or isinstance(error, torch.OutOfMemoryError):
+                if strict or path not in ("fork", "repeat") or isinstance(error, torch.OutOfMemoryError):
                     raise
                 backends.warn_once(
                     f"{type(self.model).__name__}: {len(ids_B)} items x {len(passes_t)} passes cannot run by {path!r} "
@@ -180,26 +199,49 @@ class Passes:
         return way(inputs, ids_B, passes_t, strategy.fused, tape)
 
     def compile_for(self, items: int, passes: int) -> None:
-        """Run the tail of steps of this size under torch.compile, from the next one on."""
+        """Run steps of this size under torch.compile, from the next one on."""
         self._compile_for, self._compiled = (items, passes), None
 
-    def _compile(self, inputs: Any, ids_B: Tensor, strategy: Strategy) -> None:
-        """Compile the tail for steps like this one, and try it on others; if that fails, warn and run on without."""
+    def _compiled_for(
+        self, inputs: Any, ids_B: Tensor, make: Callable[[Any, Tensor], CompiledPasses | CompiledHead]
+    ) -> CompiledPasses | CompiledHead | None:
+        """What is compiled for such inputs, or None. Compiles now if need be; if that fails, warns and runs on without."""
+        if self._compile_for is None or ids_B.numel() != self._compile_for[0]:
+            return None
+        if self._compiled is None:
+            try:
+                self._compiled = make(inputs, ids_B)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+                self._compile_for = None
+                backends.warn_once(f"{type(self.model).__name__} runs without torch.compile ({first_line(error)})")
+                return None
+        return self._compiled if self._compiled.fits(inputs, ids_B) else None
+
+    def _compile_passes(self, strategy: Strategy, inputs: Any, ids_B: Tensor) -> CompiledPasses:
+        """Compile steps like this one, and try them on other inputs and passes. RuntimeError if that gives other numbers."""
         assert self._compile_for is not None
         passes_t = torch.arange(self._compile_for[1], device=ids_B.device)
+        compiled = CompiledPasses(lambda x, ids, t: self.run(x, ids, t, strategy).logits, inputs, ids_B, passes_t)
         flipped = self.each_batch(inputs, len(ids_B), lambda x: x.flip(0))
-        try:
-            compiled = CompiledPasses(lambda x, ids, t: self.run(x, ids, t, strategy).logits, inputs, ids_B, passes_t)
-            (ours,) = compiled.chunks(flipped, ids_B, [passes_t.flip(0)])
-            truth = self.run(flipped, ids_B, passes_t.flip(0), strategy).logits
-            if not close_to(ours, truth, torch.bfloat16 if self.autocast is not None else truth.dtype):
-                raise RuntimeError("gives other numbers than without")
-            self._compiled = compiled
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
-            self._compile_for = None
-            backends.warn_once(f"{type(self.model).__name__} runs without torch.compile ({first_line(error)})")
+        (ours,) = compiled.chunks(flipped, ids_B, [passes_t.flip(0)])
+        self._require_close(ours, self.run(flipped, ids_B, passes_t.flip(0), strategy).logits)
+        return compiled
+
+    def _compile_head(self, inputs: Any, ids_B: Tensor) -> CompiledHead:
+        """Compile the forward pass up to the last dropout, and try it on other inputs. RuntimeError if that gives other numbers."""
+        compiled = CompiledHead(self._head, inputs, ids_B)
+        flipped = self.each_batch(inputs, len(ids_B), lambda x: x.flip(0))
+        truth = self._head(flipped, ids_B)
+        if truth is None:
+            raise RuntimeError("its output is not for all items the Linear behind the only active site")
+        self._require_close(compiled.head(flipped, self.stream(ids_B)).end.x, truth.end.x)
+        return compiled
+
+    def _require_close(self, ours: Tensor, truth: Tensor) -> None:
+        if not close_to(ours, truth, torch.bfloat16 if self.autocast is not None else truth.dtype):
+            raise RuntimeError("gives other numbers than without")
 
     def _vmap(
         self, inputs: Any, ids_B: Tensor, passes_t: Tensor, fused: Collection[str], tape: Tape | None
@@ -223,7 +265,7 @@ class Passes:
         self, inputs: Any, ids_B: Tensor, passes_t: Tensor, fused: Collection[str], tape: Tape | None
     ) -> PassResult:
         t, B = passes_t.numel(), ids_B.numel()
-        repeated = self.each_batch(inputs, B, lambda x: x.repeat(t, *[1] * (x.ndim - 1)))
+        repeated = self.each_batch(inputs, B, lambda x: torch.cat([x] * t))  # which keeps the memory format
         result = self.forward(repeated, BatchedMasks(self.stream(ids_B), passes_t), tape, fused)
         return PassResult.of(_unstacked(result.logits, B, t), [result])
 
@@ -234,7 +276,7 @@ class Passes:
         parts = []
         for index in passes_t:
             result = self.forward(inputs, BatchedMasks(stream, index[None]), tape, fused)
-            parts.append(dataclasses.replace(result, last_linear=None))
+            parts.append(dataclasses.replace(result, end=None))
         return PassResult.of(torch.stack([part.logits for part in parts]), parts)
 
     def each_batch(self, inputs: Any, B: int, change: Callable[[Tensor], Tensor]) -> Any:
@@ -270,7 +312,7 @@ class Passes:
             frozenset(deferred.fused),
             frozenset(deferred.escaped),
             frozenset(forward.reads),
-            deferred.last_linear,
+            deferred.linear_of(output),
         )
 
     def stream(self, ids_B: Tensor) -> MaskStream:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from ..errors import OutputError
 from .ops.intercept import is_dense
@@ -52,3 +53,10 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
             "for one output per item return (B, 1), e.g. x.unsqueeze(-1), with likelihood bernoulli or gaussian"
         )
     return output
+
+
+def form_of(inputs: Any, ids_B: Tensor) -> tuple[Any, ...]:
+    """What must be the same for a recorded step to run again: shapes, dtypes and strides, and other arguments as they are."""
+    leaves, spec = tree_flatten(inputs)
+    parts = ((leaf.shape, leaf.dtype, leaf.stride()) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return (*parts, spec, ids_B.shape)

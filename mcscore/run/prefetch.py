@@ -1,7 +1,7 @@
 """The items of a run, block by block: read ahead, without those that are skipped, on the scorer's device.
 
-One thread reads, drops what is skipped and starts the copy to the device; two blocks wait ready while one is scored. So
-memory is that of four blocks, whatever the pool.
+One thread reads, drops what is skipped and starts the copy to the device, while others are scored. Memory is that of four
+blocks, whatever the pool.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from .span_buffer import Flags, Task
 from .spans import blocks_of
+from .transfer import Transfer
 
 if TYPE_CHECKING:
     from ..pool import Batch, Pool
+    from ..store.buffers import Buffers
 
 OnBadChunk = Literal["raise", "skip"]
 
-DEPTH = 2
 STRIDE = 1 << 16  # items whose labels and flags are read at a time
 
 
@@ -67,17 +68,17 @@ class Block:
         task: the span.
         stop: the items of the span up to here are in this block, in one before, or skipped.
         ids: (n,) int64.
-        items: (n, *item_shape).
+        items: (n, *item_shape), on the host; kept while they are copied from there.
         unreadable: ids of items that could not be read.
-        host: keeps the memory that ``items`` is copied from.
+        inputs: items and ids as the scorer takes them.
     """
 
     task: Task
     stop: int
     ids: npt.NDArray[np.int64]
-    items: Any
+    items: npt.NDArray[Any]
     unreadable: npt.NDArray[np.int64]
-    host: Any = None
+    inputs: Any = None
 
     @property
     def last(self) -> bool:
@@ -91,7 +92,7 @@ def prefetch_blocks(
     skipped: Skipped,
     block_items: int,
     on_bad_chunk: OnBadChunk,
-    copier: CudaPrefetcher | None = None,
+    transfer: Transfer,
     fill: bool = False,
 ) -> Generator[Block, None, None]:
     """Yield the blocks of the tasks in order, at least one per task.
@@ -103,14 +104,13 @@ def prefetch_blocks(
     """
     from ..store.read_ahead import read_ahead
 
-    blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, copier)
+    blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, transfer)
     if fill:
-        blocks = _filled(blocks, block_items)
-    if copier is not None:
-        blocks = (replace(block, items=copier.start(block.items), host=block.items) for block in blocks)
-    with contextlib.closing(read_ahead(blocks, DEPTH)) as ahead:
+        blocks = _filled(blocks, block_items, transfer)
+    uploaded = (replace(block, inputs=transfer.upload(block.items, block.ids)) for block in blocks)
+    with contextlib.closing(read_ahead(uploaded, transfer.ahead)) as ahead:
         for block in ahead:
-            yield block if copier is None else replace(block, items=copier.arrived(block.items))
+            yield replace(block, inputs=transfer.arrived(block.inputs))
 
 
 def _read(
@@ -119,7 +119,7 @@ def _read(
     skipped: Skipped,
     block_items: int,
     on_bad_chunk: OnBadChunk,
-    copier: CudaPrefetcher | None,
+    transfer: Transfer,
 ) -> Generator[Block, None, None]:
     nothing = np.empty(0, np.int64)
     planned: deque[tuple[Task, int, Flags]] = deque()  # no flags: nothing to read
@@ -138,7 +138,7 @@ def _read(
     def empty(task: Task, stop: int) -> Block:
         return Block(task, stop, nothing, np.empty((0, *pool.item_shape), pool.dtype), nothing)
 
-    batches = pool.blocks(ranges(), 0, on_bad_chunk, None if copier is None else copier.allocate)
+    batches = pool.blocks(ranges(), 0, on_bad_chunk, transfer.allocate)
     with contextlib.closing(batches):
         for batch in batches:
             while not len(planned[0][2]):
@@ -150,25 +150,28 @@ def _read(
         yield empty(task, stop)
 
 
-def _filled(blocks: Iterator[Block], block_items: int) -> Iterator[Block]:
+def _filled(blocks: Iterator[Block], block_items: int, transfer: Transfer) -> Iterator[Block]:
     """The same items in blocks of up to ``block_items``: every block but the last of a task is as full as it can be."""
+    from ..store.buffers import Buffers
+
+    buffers = Buffers(transfer.allocate)
     waiting: list[Block] = []
     for block in blocks:
         if waiting and sum(len(each.ids) for each in waiting) + len(block.ids) > block_items:
-            yield _joined(waiting)
+            yield _joined(waiting, buffers)
             waiting = []
         # A copy: a block's items are a part of the memory of all that were read with them.
         waiting.append(replace(block, items=block.items.copy()))
         if block.last:
-            yield _joined(waiting)
+            yield _joined(waiting, buffers)
             waiting = []
 
 
-def _joined(blocks: list[Block]) -> Block:
-    ids, items, unreadable = (
-        np.concatenate([getattr(block, name) for block in blocks]) for name in ("ids", "items", "unreadable")
-    )
-    return replace(blocks[-1], ids=ids, items=items, unreadable=unreadable)
+def _joined(blocks: list[Block], buffers: Buffers) -> Block:
+    ids, unreadable = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("ids", "unreadable"))
+    parts = [block.items for block in blocks]
+    items = buffers.lend((len(ids), *parts[0].shape[1:]), parts[0].dtype)
+    return replace(blocks[-1], ids=ids, items=np.concatenate(parts, out=items), unreadable=unreadable)
 
 
 def readable(batch: Batch, wanted: Flags) -> Flags:
@@ -186,33 +189,3 @@ def _kept(items: npt.NDArray[Any], keep: Flags) -> npt.NDArray[Any]:
     count = int(keep.sum())
     items[:count] = items[keep]
     return items[:count]
-
-
-class CudaPrefetcher:
-    """Copies blocks to a CUDA device on a stream of its own, beside the scoring of the blocks before."""
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        self._torch: Any = torch
-        self._device = torch.device(device)
-        self._stream: Any = self._torch.cuda.Stream(self._device)
-
-    def allocate(self, size: int) -> npt.NDArray[np.uint8]:
-        """Allocate page-locked memory: only from there does a copy run beside the host's work."""
-        memory: npt.NDArray[np.uint8] = self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True).numpy()
-        return memory
-
-    def start(self, items: npt.NDArray[Any]) -> Any:
-        """Begin the copy; ``items`` must stay as it is until what was computed from the copy is back on the host."""
-        with self._torch.cuda.stream(self._stream):
-            copy = self._torch.from_numpy(items).to(self._device, non_blocking=True)
-            return copy, self._stream.record_event()
-
-    def arrived(self, started: Any) -> Any:
-        """Return the copy for the stream in use: what is queued there from now on waits for it."""
-        copy, event = started
-        current = self._torch.cuda.current_stream(self._device)
-        current.wait_event(event)
-        copy.record_stream(current)
-        return copy

@@ -91,6 +91,7 @@ class Settings:
     precision: str | None = None
     channels_last: bool = False
     compile: bool = False
+    deterministic: bool = False
     threads: int = 0
     normalize: Sequence[Sequence[float]] | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)

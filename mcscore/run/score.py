@@ -54,7 +54,7 @@ def score_pool(
             gets the plan of the run if it has none yet.
         out: the run directory; made if it is missing.
         span: items committed as one unit, which is what a kill can cost; default: about 1/50 of the pool or a few seconds
-            of one core's work, 256 to 65,536.
+            of work, 256 to 65,536 (1,048,576 on a GPU).
         labeled: score and select labeled items too, to look for wrong labels.
         on_bad_chunk: what becomes of items that cannot be read from the pool. "raise": an error names them, and what an
             earlier attempt skipped is tried again. "skip": they get NaN, are listed (``Run.unreadable_ids``) and are never

@@ -79,7 +79,7 @@ def choose(
     arrays: dict[str, Any] = {}
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
     labeled, edited = np.empty(0, np.int64), list[str]()
-    needs = {*method.needs, *(("embeddings",) if limits.labeled_distance is not None else ())}
+    needs = {*method.needs_of_model, *(("embeddings",) if limits.labeled_distance is not None else ())}
     if needs:
         scorer, edited = _scorer_of(run, scorer, accept_edited_code)
         scorer = own_scorer(scorer, pool)
@@ -165,7 +165,11 @@ def _candidates(
         def value(scores: Any, ids: Any, ranks: Any) -> Any:
             return function(scores, ids, ranks, seed=seed, **own)
 
-    return best_items(choosable, k, M, quota, value, ranked="ranks" in method.needs)
+    ranked = streamed and "ranks" in method.needs
+    found = best_items(choosable, k, M, quota, value, ranked)
+    if len(found.ids) < k and quota is not None:  # more of each group, so that ``select`` can say which quota would do
+        return best_items(choosable, k, CANDIDATES_PER_ITEM * k, CANDIDATES_PER_ITEM * quota, value, ranked)
+    return found
 
 
 def _of_candidates(limits: Limits, found: Found) -> Limits:

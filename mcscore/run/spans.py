@@ -6,23 +6,54 @@ matrix product.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-# A kill loses one span at most: 50 spans bound that loss to 2 % of a run; beyond 64 Ki items nothing is gained. But a span
-# must be some seconds of work, or its commit (7 to 30 ms) shows: 50 commits were half the time of a cheap model on 20,000
-# small images.
-_SPANS, _SPAN_MIN, _SPAN_MAX, _SPAN_SECONDS = 50, 256, 1 << 16, 2.0
-# What one core does in a second, roughly: a span must not depend on what else the machine did while it was measured.
-_FLOPS, _BYTES = 5e10, 1e9
+# A kill loses one span at most: 50 spans bound that loss to 2 % of a run. But a span must be some seconds of work, or its
+# commit (7 to 30 ms) shows: 50 commits were half the time of a cheap model on 20,000 small images.
+_SPANS, _SPAN_MIN, _SPAN_SECONDS = 50, 256, 2.0
 # Fresh buffers over 32 MiB are 5-8 times slower on glibc (a page fault per 4 KiB).
 BLOCK_BYTES = 16 << 20
-# Ctrl-C is seen between blocks: a block is at most this many steps of the model.
-_BLOCK_STEPS = 16
 # The last step of a span is half full on average: where few items are seen, a span holds this many steps of them.
 _FULL_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a kind of device does in a second, roughly: a cut must not depend on what else the machine did meanwhile.
+
+    Attributes:
+        flops, bytes: computed and read in a second.
+        span_max: items of a span beyond which nothing is gained.
+        block_bytes, block_steps, block_seconds: bytes of items, steps of the model and time of work in a block at most, where
+            it holds several steps. Ctrl-C is seen between blocks.
+    """
+
+    flops: float
+    bytes: float
+    span_max: int
+    block_bytes: int
+    block_steps: int
+    block_seconds: float
+
+    def items_in(self, seconds: float, flops: float, item_bytes: int) -> float:
+        """How many items are scored in that time, if all passes of one take ``flops``."""
+        return seconds / (flops / self.flops + item_bytes / self.bytes)
+
+
+CPU = Speed(flops=5e10, bytes=1e9, span_max=1 << 16, block_bytes=BLOCK_BYTES, block_steps=16, block_seconds=math.inf)
+# An H100 in bf16, at its best: convolutions and small models reach a third to a tenth of that, so a block of 20 ms is 60 to
+# 200 ms of work, beside 1 to 3 ms of the host's. Four blocks lie in page-locked memory: 256 MiB, or four steps if those are
+# larger (891 photos of 224 x 224, a step of ResNet-50's head on such a card, are 128 MiB).
+CUDA = Speed(flops=4e14, bytes=5e9, span_max=1 << 20, block_bytes=64 << 20, block_steps=64, block_seconds=0.02)
+
+
+def speed_of(device: str) -> Speed:
+    """The speed of a device of PyTorch ("cpu", "cuda:0")."""
+    return CUDA if device.startswith("cuda") else CPU
 
 
 @dataclass(frozen=True)
@@ -47,7 +78,7 @@ def cut(n: int, size: int) -> list[Span]:
     return [Span(index, start, min(start + size, n)) for index, start in enumerate(range(0, n, size))]
 
 
-def default_span(n: int, step: int, flops: float, item_bytes: int, share: float = 1.0) -> int:
+def default_span(n: int, step: int, flops: float, item_bytes: int, share: float = 1.0, speed: Speed = CPU) -> int:
     """Items per span: whole steps of the model, at most n.
 
     Args:
@@ -56,17 +87,22 @@ def default_span(n: int, step: int, flops: float, item_bytes: int, share: float 
         flops: of all passes of one item.
         item_bytes: of one item in the pool.
         share: of the items, that the model is expected to see.
+        speed: of the device.
     """
-    worth = int(_SPAN_SECONDS / (share * flops / _FLOPS + item_bytes / _BYTES))
+    worth = int(speed.items_in(_SPAN_SECONDS, share * flops, item_bytes))
     full = int(_FULL_STEPS * step / share) if share < 1 else 0
-    wanted = min(max(n // _SPANS, _SPAN_MIN, worth, full), _SPAN_MAX)
+    wanted = min(max(n // _SPANS, _SPAN_MIN, worth, full), speed.span_max)
     return min(n, max(step, wanted // step * step))
 
 
-def default_block(span: int, step: int, item_bytes: int) -> int:
-    """Items per block: whole steps, at most a span."""
-    wanted = min(BLOCK_BYTES // item_bytes, _BLOCK_STEPS * step)
-    return min(span, max(step, wanted // step * step))
+def default_block(span: int, step: int, flops: float, item_bytes: int, speed: Speed = CPU) -> int:
+    """Items per block: whole steps, at most a span. The arguments are those of ``default_span``."""
+    wanted = min(
+        speed.block_bytes // item_bytes,
+        speed.block_steps * step,
+        speed.items_in(speed.block_seconds, flops, item_bytes),
+    )
+    return min(span, max(step, int(wanted) // step * step))
 
 
 def blocks_of(span: Span, block: int, skip_B: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

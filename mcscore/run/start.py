@@ -26,7 +26,7 @@ from .prefetch import OnBadChunk, Skipped, readable
 from .schema import Hardware, Settings, as_json
 from .screening.options import Screen, expected_share
 from .span_buffer import Task, open_tasks
-from .spans import BLOCK_BYTES, default_block, default_span
+from .spans import BLOCK_BYTES, default_block, default_span, speed_of
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -147,13 +147,15 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
     prepare_on(pool, scorer, skipped, options.on_bad_chunk)
     settings = Settings.of_scorer(scorer.describe())
     screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
-    hardware = hardware_of(scorer.device)
+    hardware = hardware_of(scorer.device, settings.precision)
     plan, item_bytes = settings.plan, _item_bytes(pool)
     why = screen.why_not(plan, pool.n) if screen else ""
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
-    span = default_span(pool.n, step, flops, item_bytes, share) if options.span is None else min(options.span, pool.n)
-    header = new_header(pool, settings, span, default_block(span, step, item_bytes), options.labeled, hardware)
+    speed = speed_of(scorer.device)
+    span = min(options.span or default_span(pool.n, step, flops, item_bytes, share, speed), pool.n)
+    block = default_block(span, step, flops, item_bytes, speed)
+    header = new_header(pool, settings, span, block, options.labeled, hardware)
     header = replace(header, screen=screen, not_screened=why)
     made = not exists(path)
     with writing(f"{path} could not be made a run"):
@@ -189,7 +191,7 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
         if not options.new_cut and all(job.skipped.of(task).all() for task in job.tasks):
             yield job
             return
-        hardware = hardware_of(scorer.device)
+        hardware = hardware_of(scorer.device, settings.precision)
         known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
         prepare_on(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
         settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint

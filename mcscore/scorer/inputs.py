@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,10 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import OutputError
+from ..kernels import backends
 from ..montecarlo.ops.intercept import is_dense
+from ..montecarlo.ops.uncompiled import is_compiled
+from .options import Execution
 
 Items = npt.NDArray[Any] | Tensor
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -57,13 +62,19 @@ class ModelInputs:
             )
         if x.dtype == torch.uint8:
             x = x.to(self.dtype).div_(255)  # in place: a new tensor's page faults took three times as long
-            return x if self.mean_std is None else self._normalized(x, self.mean_std)
+            if self._mean_and_std is not None:
+                mean, std = (part.reshape(1, -1, *[1] * (x.ndim - 2)) for part in self._mean_and_std)
+                x.sub_(mean).div_(std)
+            return x
         return x.to(self.dtype) if x.is_floating_point() else x
 
-    def _normalized(self, x: Tensor, mean_std: MeanStd) -> Tensor:
-        channels = (1, -1, *[1] * (x.ndim - 2))
-        mean, std = (torch.tensor(part, dtype=self.dtype, device=self.device).reshape(channels) for part in mean_std)
-        return x.sub_(mean).div_(std)
+    @functools.cached_property
+    def _mean_and_std(self) -> tuple[Tensor, Tensor] | None:
+        """Made once: a copy from the host makes it wait for the device."""
+        if self.mean_std is None:
+            return None
+        mean, std = (torch.tensor(part, dtype=self.dtype, device=self.device) for part in self.mean_std)
+        return mean, std
 
 
 def checked_ids(items_B: Items, ids_B: npt.ArrayLike | Tensor | None, device: torch.device) -> Tensor:
@@ -79,16 +90,32 @@ def checked_ids(items_B: Items, ids_B: npt.ArrayLike | Tensor | None, device: to
     if len(ids) != len(items_B):
         raise ValueError(f"{len(items_B)} items but {len(ids)} ids")
     ids = ordinary(ids).to(torch.int64)
-    if ids.numel() and int(ids.min()) < 0:
+    # On a GPU they are the caller's word: looking would wait for it.
+    if ids.device.type == "cpu" and ids.numel() and int(ids.min()) < 0:
         raise ValueError(f"ids must not be negative, got {int(ids.min())}")
     return ids.to(device)
+
+
+def as_compiled(model: nn.Module, execution: Execution) -> Execution:
+    """Return ``execution``, with ``compile`` if torch.compile was called on the model or a part of it, which a message says.
+
+    What torch.compile made of the model is of no use: it has the dropout of evaluation, none, compiled in.
+    """
+    if execution.compile or not any(map(is_compiled, model.modules())):
+        return execution
+    backends.warn_once(
+        f"{type(getattr(model, '_orig_mod', model)).__name__} is given under torch.compile: its passes run as with "
+        "Execution(compile=True), compiled by torch.compile's own defaults"
+    )
+    return dataclasses.replace(execution, compile=True)
 
 
 def scorable(model: nn.Module) -> nn.Module:
     """Return the module to score: ``model``, or the module inside torch.compile's wrapper, whose dropout Python can see.
 
     Raises:
-        TypeError: ``model`` is not a module, or its dropout is hidden from Python (scripted, exported).
+        TypeError: ``model`` is not a module, its dropout is hidden from Python (scripted, exported), or torch.compile's wrapper
+            has hooks of its own.
         ValueError: a weight has no values.
     """
     if not isinstance(model, nn.Module):
@@ -97,7 +124,12 @@ def scorable(model: nn.Module) -> nn.Module:
         raise TypeError("a scripted module hides its dropout from Python; score the nn.Module it was scripted from")
     if isinstance(model, fx.GraphModule) and any(isinstance(n.target, OpOverload) for n in model.graph.nodes):
         raise TypeError("an exported graph has its dropout frozen in; score the nn.Module it was exported from")
-    model = getattr(model, "_orig_mod", model)
+    if hasattr(model, "_orig_mod"):
+        if model._forward_hooks or model._forward_pre_hooks:
+            raise TypeError(
+                "torch.compile's wrapper has forward hooks, which would not run: register them on the module inside"
+            )
+        model = cast(nn.Module, model._orig_mod)
     require_weights(model)
     return model
 

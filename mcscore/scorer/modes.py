@@ -13,6 +13,7 @@ from ..fence import user_code
 from ..kernels import backends
 from ..kernels.weight_cache import keeping
 from ..montecarlo.guard.exclusive import exclusive
+from .numeric import numeric_modes
 
 if TYPE_CHECKING:
     from .scorer import Scorer
@@ -32,8 +33,9 @@ def one_at_a_time(
     def decorate(method: Callable[Concatenate[Scorer, P], R]) -> Callable[Concatenate[Scorer, P], R]:
         @functools.wraps(method)
         def alone(scorer: Scorer, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            numeric = numeric_modes(scorer.execution.dtype == "tf32")  # first: who waits for them holds no scorer
             held = exclusive(scorer, *(each(scorer) for each in holding))
-            with held, _scoring_modes(torch.device(scorer.device)), keeping(), user_code(scorer.named):
+            with numeric, held, _scoring_modes(torch.device(scorer.device)), keeping(), user_code(scorer.named):
                 return method(scorer, *args, **kwargs)
 
         return alone

@@ -46,6 +46,8 @@ def prepare(
     B = len(items_B)
     if B == 0:
         raise ValueError("prepare needs at least one item")
+    if execution.dtype == "tf32":
+        require_tf32(inputs)
     three_items = items_B[np.unique([0, B // 2, B - 1])] if B >= 3 else items_B[np.resize(np.arange(B), 3)]
     three, two = inputs(three_items), inputs(three_items[:2])
     found = discover(model, two, three, dropout.sites, dropout.p, dropout.weights)
@@ -68,9 +70,10 @@ def prepare(
             )
     if plan.autocast:
         passes = passes.in_precision(bfloat16.Autocast())
-    if plan.path not in ("head", "vmap"):
+    if plan.path not in ("head", "vmap", *(["fork"] if inputs.device.type == "cuda" else [])):
         backends.warn_once(f"{type(model).__name__}: passes run by {plan.path!r}, not vmap ({plan.why})")
-    return Steps(passes, plan, reduction, inert, execution.compile)
+    graphs = execution.graphs and inputs.device.type == "cuda" and plan.path != "loop"
+    return Steps(passes, plan, reduction, inert, execution.compile, graphs)
 
 
 def _no_kernel(_x: Tensor, _weight: Tensor, _p: float) -> bool:
@@ -81,8 +84,11 @@ def _with_precision(
     plan: Plan, passes: Passes, reduction: Reduction, execution: Execution, inputs: ModelInputs, items_B: Items
 ) -> Plan:
     """Return the plan with the requested precision, or with the one that "auto" chooses."""
-    if execution.dtype is None:
+    by_default = execution.dtype is None and inputs.device.type == "cuda" and inputs.dtype == torch.float32
+    if execution.dtype in (None, "model") and not by_default:
         return plan
+    if execution.dtype == "tf32":  # one of the modes of the whole call, see ``numeric``
+        return dataclasses.replace(plan, precision="float32 products and convolutions in TF32, as asked for")
     if execution.dtype == "bfloat16":
         _trial(plan, passes, reduction, inputs, items_B[:2], True)
         return dataclasses.replace(plan, autocast="bfloat16", precision="asked for")
@@ -91,8 +97,23 @@ def _with_precision(
     taken, why = bfloat16.choose(
         inputs.device, lambda rounded: _trial(plan, passes, reduction, inputs, first, rounded)[name]
     )
-    backends.warn_once(f"dtype='auto' takes {taken or str(inputs.dtype).removeprefix('torch.')}: {why}")
+    other = "; dtype='model' keeps the model's own" if by_default and taken else ""
+    backends.warn_once(f"dtype='auto' takes {taken or str(inputs.dtype).removeprefix('torch.')}: {why}{other}")
     return dataclasses.replace(plan, autocast=taken, precision=why)
+
+
+def require_tf32(inputs: ModelInputs) -> None:
+    """Raise PrecisionError unless the device has TF32 and the model computes in float32."""
+    device = inputs.device
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"device {device}"
+        raise PrecisionError(
+            f"dtype='tf32': {name} has no TF32, which NVIDIA GPUs have from Ampere on (capability 8.0); leave dtype out for full float32"
+        )
+    if inputs.dtype != torch.float32:
+        raise PrecisionError(
+            f"dtype='tf32' rounds float32 products, and the model computes in {str(inputs.dtype).removeprefix('torch.')}: leave it out"
+        )
 
 
 def _trial(

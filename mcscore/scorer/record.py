@@ -49,6 +49,7 @@ def describe(scorer: Scorer) -> dict[str, Any]:
         "precision": execution.dtype,
         "channels_last": execution.channels_last,
         "compile": execution.compile,
+        "deterministic": execution.deterministic,
         "threads": torch.get_num_threads(),
         "normalize": [list(part) for part in inputs.mean_std] if inputs.mean_std else None,
         "plan": scorer.recorded_plan,

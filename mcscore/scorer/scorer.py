@@ -22,7 +22,17 @@ from ..montecarlo.embedding import embeddings
 from ..montecarlo.guard.exclusive import PREPARING, exclusive
 from ..montecarlo.plan import explain
 from .identity import fingerprint, identity_of
-from .inputs import Items, MeanStd, ModelInputs, check_items, check_rows, checked_ids, require_one_device, scorable
+from .inputs import (
+    Items,
+    MeanStd,
+    ModelInputs,
+    as_compiled,
+    check_items,
+    check_rows,
+    checked_ids,
+    require_one_device,
+    scorable,
+)
 from .modes import one_at_a_time
 from .options import Dropout, Execution
 from .prepare import prepare
@@ -96,7 +106,7 @@ class Scorer:
         weights_part: str | None = None,
         spec_sha256: str | None = None,
     ) -> None:
-        model = scorable(model)
+        model, execution = scorable(model), as_compiled(model, execution)
         if not 1 <= passes <= MAX_PASSES:
             raise ValueError(f"passes must lie in 1..{MAX_PASSES}, got {passes}")
         if errors:
@@ -159,16 +169,25 @@ class Scorer:
         while lo < len(ids):
             part = slice(lo, lo + steps.plan.items)
             try:
-                scores = self._step(steps, items_B[part], ids[part])
+                scores = self._step(steps, *self._full(items_B[part], ids[part], steps.plan.items))
             except torch.OutOfMemoryError:
                 if not steps.halve(self.inputs.device):
                     raise
                 continue
             for name, values in scores.items():
-                results[name][part] = values
+                results[name][part] = values[: len(ids[part])]
             lo = part.stop
         steps.after_batch()
         return results
+
+    def _full(self, items_B: Items, ids_B: Tensor, n: int) -> tuple[Items, Tensor]:
+        """Items and ids of a step; if execution is deterministic n of them, the last one repeated."""
+        B = len(ids_B)
+        if not self.execution.deterministic or n <= B:
+            return items_B, ids_B
+        which = np.minimum(np.arange(n), B - 1)
+        at = torch.from_numpy(which)
+        return items_B[which if isinstance(items_B, np.ndarray) else at.to(items_B.device)], ids_B[at.to(ids_B.device)]
 
     def _step(self, steps: Steps, items_B: Items, ids_B: Tensor) -> dict[str, Tensor]:
         """Score one step. In the first step two items are also scored alone, and must get the same scores."""

@@ -19,6 +19,7 @@ from ..montecarlo import Passes
 from ..montecarlo.checks import require_different_passes
 from ..montecarlo.compiled import recorded
 from ..montecarlo.plan import Plan
+from .graphs import GraphedSteps
 
 _HEAD_PASSES = 64  # passes whose logits a head computes at a time; all passes would take T x C values per item
 
@@ -60,16 +61,33 @@ class Steps:
     inert: names of active sites that did not change the output for the first items.
     """
 
-    def __init__(self, passes: Passes, plan: Plan, reduction: Reduction, inert: frozenset[str], compile: bool) -> None:
+    def __init__(
+        self,
+        passes: Passes,
+        plan: Plan,
+        reduction: Reduction,
+        inert: frozenset[str],
+        compile: bool,
+        graphs: bool = False,
+    ) -> None:
         self.passes, self.plan, self.reduction, self.inert = passes, plan, reduction, inert
         self.differ = False  # whether the passes of the first step were found to differ
         self._compile = compile
         self._recorded: Hashable = ()  # state of the model when its passes were compiled
+        # A model that writes into its buffers is put back after every pass, which takes a look at them.
+        self._graphed = (
+            GraphedSteps(type(passes.model).__name__, self._scores) if graphs and not passes.found.written else None
+        )
         if compile:
             passes.compile_for(plan.items, plan.passes)
 
     def scores(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
-        """Compute scores and prediction (B,). SiteError if the passes of the first step do not differ."""
+        """Compute scores and prediction (B,), which hold until the next step. SiteError if the passes of the first step do not differ."""
+        if self._graphed is not None and self.differ and len(ids_B) == self.plan.items:
+            return self._graphed(inputs, ids_B)
+        return self._scores(inputs, ids_B)
+
+    def _scores(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
         passes_T = torch.arange(self.reduction.passes, device=ids_B.device)
         plan = self.plan
         if plan.path == "head":
@@ -143,7 +161,13 @@ class Steps:
                 )
 
     def halve(self, device: torch.device) -> bool:
-        """Halve the items of a step, then its passes, after an out-of-memory error; False if neither can be halved."""
+        """After an out-of-memory error: free the graph, else halve the items of a step, then its passes; False if nothing is left."""
+        if self._graphed is not None and self._graphed.stop():
+            torch.cuda.empty_cache()
+            backends.warn_once(
+                f"{device} has no memory for a step beside its CUDA graph; scoring continues without graphs"
+            )
+            return True
         before, after = self.plan, self.plan.halved()
         if after is None:
             return False
@@ -158,7 +182,9 @@ class Steps:
         return True
 
     def before_batch(self, items: int) -> None:
-        """Compile again if the model has changed; warn of batches that are smaller than a compiled step."""
+        """Compile and record again if the model has changed; warn of batches that are smaller than a compiled step."""
+        if self._graphed is not None:
+            self._graphed.assume(recorded(self.passes.model))
         if not self._compile:
             return
         if items < self.plan.items:

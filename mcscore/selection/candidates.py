@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .neighbors import any_within, norms, one_faiss_thread
+from .neighbors import Others
 from .room import Room
 from .topk import best_first
 
 Ints = npt.NDArray[np.int64]
-_BLOCK = 1 << 12  # candidates that are compared with labeled items at a time
+_BLOCK = 1 << 11  # candidates that are compared with labeled items at a time
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Candidates:
 
     def at(self, positions: Ints) -> Candidates:
         """Some of the candidates, in this order."""
+        if np.array_equal(positions, np.arange(len(self))):  # embeddings of a million candidates are not copied
+            return self
         per_candidate = [field.name for field in dataclasses.fields(self) if field.name not in ("labeled", "targets")]
         parts: dict[str, Any] = {name: getattr(self, name) for name in per_candidate}
         for name, part in parts.items():
@@ -84,12 +86,11 @@ class Candidates:
             )
         if self.labeled is None or not len(self.labeled):
             return positions
-        norm = float(norms(self.labeled).max())
-        with one_faiss_thread():
-            parts = [
-                ~any_within(self.embeddings[positions[at : at + _BLOCK]], self.labeled, distance, norm)
-                for at in range(0, len(positions), _BLOCK)
-            ]
+        labeled = Others.of(self.labeled)
+        parts = [
+            ~labeled.any_within(self.embeddings[positions[at : at + _BLOCK]], distance)
+            for at in range(0, len(positions), _BLOCK)
+        ]
         return positions[np.concatenate(parts)] if parts else positions
 
 

@@ -92,7 +92,7 @@ class Lazy:
         self._noise = noise_M
         self._squared = np.full(M, np.inf)  # to the nearest of the first seen_M centers
         self._seen = np.zeros(M, np.int64)
-        self._soonest = np.full(M, np.inf)  # a lower bound of when it comes; infinite for what is gone
+        self._soonest = np.full(M, np.inf)  # a lower bound of when it comes
         self._gone = np.zeros(M, bool)
         self.compared = 0
         norm = float(space.squared_norms().max(initial=0.0))
@@ -110,7 +110,7 @@ class Lazy:
     def next(self) -> int:
         """The candidate that comes next; -1 if none is left."""
         while True:
-            soonest = self._soonest[self._front]
+            soonest = np.where(self._gone[self._front], np.inf, self._soonest[self._front])
             least = soonest.min() if len(soonest) else np.inf
             if not least + self._slack < self._horizon:
                 if not self._look():
@@ -129,7 +129,6 @@ class Lazy:
         """Make a candidate a center."""
         if self._noise is not None and np.isfinite(self._soonest[at]):
             self._now = max(self._now, float(self._soonest[at]))
-        self._soonest[at] = np.inf
         self._gone[at] = True
         if self._count == len(self._centers):  # room for as many again
             self._centers = self._centers.joined(self._centers)

@@ -15,12 +15,13 @@ from mcscore.acquisition import oracle_scores
 from mcscore.bench import baselines, cases, table
 from mcscore.bench.clock import CpuClock
 from mcscore.bench.measure import Bench, Row, measure_ceilings
-from mcscore.bench.shapes import Spec, specs
+from mcscore.bench.shapes import Spec, default_specs, specs
 from mcscore.kernels.roofline import Ceilings, Roofline
 
 CPU = torch.device("cpu")
 SMALL = [
     "T7xB33xC10",
+    "T7xB9xC11xerrors",
     "T2xB3xC1001",
     "T5xB9xE13xI4xP0.25",
     "T5xB9xE130xI1xP0.3",
@@ -29,6 +30,8 @@ SMALL = [
     "T6xB5xD70xC11xP0.5",
     "T6xB5xD70xC11xP0.25xshared",
     "T6xB5xD70xC30xP0.5xown",
+    "T6xB5xL3xD35xC30xP0.3",
+    "T6xB5xD70xC11xP0.5xerrors",
     "N5000xK100",
     "N5000xK100xQ7",
     "N5xK100",
@@ -111,6 +114,15 @@ def test_nan_is_not_right() -> None:
     assert row.to_dict()["error"] is None
     assert "WRONG" in table.line(row)
     assert dataclasses.replace(row, error=1e-5).right
+
+
+def test_lines_fit_a_terminal_of_a_hundred_columns() -> None:
+    figures = (1000, 0.002, 5e5, 2500.0, 80.0, 87.5, 12.3, 4.56, None, 1 << 20, 1 << 30, 1e-7, 2e-5)
+    lines = [*table.LEGEND, table.roof_line({torch.float32: Ceilings(15.9e9, 82.7e9)})]
+    for spec in default_specs("cpu"):
+        row = Row(spec.kernel, str(spec.shape), spec.dtype, *figures)
+        lines += [*table.heading(spec.kernel), table.line(row)]
+    assert max(map(len, lines)) <= 100
 
 
 def test_inputs_are_random_and_many_enough_to_leave_the_caches() -> None:

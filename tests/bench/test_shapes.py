@@ -30,7 +30,7 @@ def test_a_shape_is_measured_for_every_kernel_that_takes_it() -> None:
         ("", "'' is neither a letter"),
         ("T20xC", "'C' is neither a letter with a number"),
         ("20xC3", "'20' is neither a letter"),
-        ("T20xcold", "'cold' is neither a letter with a number nor normal or own or shared"),
+        ("T20xcold", "'cold' is neither a letter with a number nor errors or normal or own or shared"),
         ("T20xC3xC4", "'C4' comes twice"),
         ("T2xD3xC4xsharedxshared", "'shared' comes twice"),
         ("T2.5xC3", "T must be a whole number"),

@@ -33,7 +33,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Score on another machine from now on."""
 
     def move(**changes: Any) -> None:
-        monkeypatch.setattr(start, "hardware_of", lambda _device: dataclasses.replace(HERE, **changes))
+        monkeypatch.setattr(start, "hardware_of", lambda *_: dataclasses.replace(HERE, **changes))
 
     move()
     return move
@@ -83,14 +83,7 @@ def test_the_hardware_of_this_machine_is_named() -> None:
     assert here.instruction_set == (native.isa() if native.available()[0] else "none (no C++ kernels)")
     assert (here.cuda, here.driver, here.capability) == ("", "", "")
     assert differences(here, here) == []
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert differences(here, hardware_of("cpu")) == [f"matmul precision {before} then, medium now"]
-    finally:
-        torch.set_float32_matmul_precision(before)
+    assert here.matmul_precision == "highest"
 
 
 def test_a_gpu_is_named_with_its_libraries_and_modes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,16 +96,34 @@ def test_a_gpu_is_named_with_its_libraries_and_modes(monkeypatch: pytest.MonkeyP
     gpu = hardware_of("cuda:1")
     assert (gpu.device, gpu.capability, gpu.driver) == ("Some GPU 1", "9.0", "550.54.15")
     assert (gpu.instruction_set, gpu.blas) == ("", "")  # of the CPU, which computes nothing
-    before = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    try:
-        (difference,) = differences(gpu, hardware_of("cuda:1"))
-        assert difference.startswith("tf32 matmul")
-        assert "convolution ieee now" in difference
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = before  # type: ignore[attr-defined]
+    assert gpu.tf32 == {"matmul": "ieee", "convolution": "ieee"}
+    assert gpu.deterministic == "off, cudnn deterministic"
+    assert not gpu.reduced_precision
+    (precision, tf32) = differences(gpu, hardware_of("cuda:1", "tf32"))
+    assert precision == "matmul precision highest then, high now"
+    assert tf32 == "tf32 matmul ieee, convolution ieee then, matmul tf32, convolution tf32 now"
     monkeypatch.setattr(hardware, "_DRIVER", tmp_path / "none")
     assert hardware_of("cuda:1").driver == ""
+
+
+def test_the_class_is_that_of_scoring_whatever_the_process_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda at: f"Some GPU {at.index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _at: (9, 0))
+    before = {device: hardware_of(device) for device in ("cpu", "cuda:0")}
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        assert {device: hardware_of(device) for device in before} == before
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # now the old interface cannot be read
+        assert {device: hardware_of(device) for device in before} == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
 
 
 def test_conditions_depend_on_all_that_decides_bits() -> None:

@@ -19,7 +19,8 @@ from mcscore.run import loop, score_pool, start
 from mcscore.run.prefetch import Skipped, prefetch_blocks
 from mcscore.run.schema import Hardware
 from mcscore.run.span_buffer import Task
-from mcscore.run.spans import cut
+from mcscore.run.spans import CPU, cut
+from mcscore.run.transfer import Transfer
 
 from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at
 
@@ -42,9 +43,10 @@ def tasks_of(n: int, size: int) -> list[Task]:
     block=st.integers(1, 40),
     share=st.sampled_from([0.0, 0.3, 0.95, 1.0]),
     seed=st.integers(0, 99),
+    fill=st.booleans(),
 )
 def test_every_wanted_item_comes_once_in_its_span(
-    pool: Pool, data: Any, size: int, block: int, share: float, seed: int
+    pool: Pool, data: Any, size: int, block: int, share: float, seed: int, fill: bool
 ) -> None:
     skip = np.random.default_rng(seed).random(M) < share
     runs = data.draw(st.lists(st.tuples(st.integers(0, M), st.integers(0, 60)), max_size=3))
@@ -59,8 +61,10 @@ def test_every_wanted_item_comes_once_in_its_span(
 
     everything = pool.read(0, M)
     tasks, seen, stops = tasks_of(M, size), [], []
-    for got in prefetch_blocks(pool, tasks, Marked(), block, "raise"):
-        assert np.array_equal(got.items, everything[got.ids])
+    for got in prefetch_blocks(pool, tasks, Marked(), block, "raise", Transfer(), fill):
+        items, ids = got.inputs
+        assert np.array_equal(items, everything[got.ids])
+        assert np.array_equal(ids, got.ids)
         assert ((got.ids >= got.task.span.start) & (got.ids < got.stop)).all()
         assert got.stop <= got.task.span.stop
         seen += got.ids.tolist()
@@ -90,18 +94,18 @@ def test_a_chunk_that_cannot_be_read_is_told_in_its_place(pool: Pool, tmp_path: 
     broken = Pool.create(tmp_path / "p", items, chunk_items=8)
     (broken.path / "items" / "c.5.0").write_bytes(b"")
     skipped = Skipped(broken, labeled=False)
-    blocks = prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "raise")
+    blocks = prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "raise", Transfer())
     assert [next(blocks).stop for _ in range(2)] == [20, 40]
     with pytest.raises(ChunkError, match=r"items 40\.\.47 cannot be read"):
         next(blocks)
-    got = list(prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "skip"))
+    got = list(prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "skip", Transfer()))
     assert np.concatenate([block.unreadable for block in got]).tolist() == list(range(40, 48))
     assert np.concatenate([block.ids for block in got]).tolist() == [*range(40), *range(48, M)]
 
 
 def test_leaving_early_ends_the_thread_and_closes_the_reader() -> None:
     pool, before = FakePool(), threading.active_count()
-    blocks = prefetch_blocks(pool, tasks_of(N, SPAN), Skipped(pool, False), 5, "raise")
+    blocks = prefetch_blocks(pool, tasks_of(N, SPAN), Skipped(pool, False), 5, "raise", Transfer())
     next(blocks)
     assert threading.active_count() == before + 1
     blocks.close()
@@ -113,34 +117,40 @@ def test_leaving_early_ends_the_thread_and_closes_the_reader() -> None:
 
 
 @dataclass
-class LateCopies:
+class LateCopies(Transfer):
     """In place of a device: what is copied is looked at as late as a device may, when the copy is waited for."""
 
     device: str = "cuda"
     made: list[int] = field(default_factory=list)
     begun: int = 0
+    ahead, behind = 1, 1
 
     def allocate(self, size: int) -> np.ndarray:
         self.made.append(size)
         return np.empty(size, np.uint8)
 
-    def start(self, items: np.ndarray) -> np.ndarray:
+    def upload(self, items: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.begun += 1
-        return items
+        return items, ids
 
-    def arrived(self, started: np.ndarray) -> np.ndarray:
+    def arrived(self, uploaded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         time.sleep(0.002)  # the reader goes on meanwhile
-        return started.copy()
+        items, ids = uploaded
+        return items.copy(), ids.copy()
 
 
-def test_memory_is_not_used_again_before_its_copy_has_arrived(pool: Pool) -> None:
-    everything, copier = pool.read(0, M), LateCopies()
-    for block in prefetch_blocks(pool, tasks_of(M, 50), Skipped(pool, False), 10, "raise", copier):
-        assert np.array_equal(block.items, everything[block.ids])
+@pytest.mark.parametrize("fill", [False, True])
+def test_memory_is_not_used_again_before_its_copy_has_arrived(pool: Pool, fill: bool) -> None:
+    everything, transfer = pool.read(0, M), LateCopies()
+    before = None
+    for block in prefetch_blocks(pool, tasks_of(M, 50), Skipped(pool, False), 10, "raise", transfer, fill):
+        assert np.array_equal(block.inputs[0], everything[block.ids])
         time.sleep(0.002)
-        assert np.array_equal(block.host, everything[block.ids])  # while the block is in use it may still be copied
-    assert copier.begun == M // 10
-    assert len(copier.made) <= 5  # two wait, one is read, one is in use, and one changes hands
+        for each in (before or block, block):  # the one before is with the scorer, too
+            assert np.array_equal(each.items, everything[each.ids])  # while a block is in use it may still be copied
+        before = block
+    assert transfer.begun == M // 10
+    assert len(transfer.made) <= (11 if fill else 5)  # one waits, one is read, two are in use, and one changes hands
 
 
 def test_a_run_on_a_device_gives_what_it_gives_without(
@@ -149,8 +159,9 @@ def test_a_run_on_a_device_gives_what_it_gives_without(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(loop, "CudaPrefetcher", LateCopies)
-    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
+    monkeypatch.setattr(loop, "CudaTransfer", LateCopies)
+    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
+    monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the same blocks
     assert content(score_pool(FakePool(), OnDevice(), out, span=SPAN)) == undisturbed
 
 
@@ -160,8 +171,25 @@ def test_a_run_on_a_device_that_fails_goes_on(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(loop, "CudaPrefetcher", LateCopies)
-    monkeypatch.setattr(start, "hardware_of", lambda _device: Hardware(device="a GPU"))
+    monkeypatch.setattr(loop, "CudaTransfer", LateCopies)
+    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
+    monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the same blocks
     with pytest.raises(loop.RunError, match="CUDA out of memory"):
         score_pool(FakePool(), OnDevice(on_block=fail_at(60)), out, span=SPAN)
     assert content(score_pool(FakePool(), OnDevice(step=2), out, span=SPAN)) == undisturbed
+
+
+def test_a_run_on_a_device_keeps_four_blocks_in_memory(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnDevice(FakeScorer):
+        device = "cuda:0"
+
+    transfers: list[LateCopies] = []
+    monkeypatch.setattr(loop, "CudaTransfer", lambda device: transfers.append(LateCopies(device)) or transfers[-1])
+    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
+    monkeypatch.setattr(start, "speed_of", lambda _device: CPU)
+    pool = Pool.create(tmp_path / "pool", FakePool().read(0, N), chunk_items=8)
+    assert score_pool(pool, OnDevice(on_block=lambda _ids: time.sleep(0.05)), out, span=48).complete
+    assert transfers[0].begun == 7
+    assert len(transfers[0].made) == 4  # one waits, one is read, two are with the scorer

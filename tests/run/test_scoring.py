@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mcscore.errors import RunError
 from mcscore.run import score_pool
 from mcscore.run.run import Run
-from mcscore.run.spans import Span, blocks_of, cut, default_block, default_span
+from mcscore.run.spans import CPU, CUDA, Span, Speed, blocks_of, cut, default_block, default_span, speed_of
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, fail_at, go_on
 
@@ -253,6 +253,55 @@ def test_default_span_examples(n: int, step: int, flops: int, span: int) -> None
     assert default_span(n, step, flops, item_bytes=784) == span
 
 
+GAL = 2548, 1.37e8, 784  # items per step, FLOPs and bytes per item, at T = 100 and 8 GiB
+RESNET_HEAD = 891, 8.6e9, 150_528
+VIT = 11, 3.5e12, 150_528
+
+
+@pytest.mark.parametrize(
+    ("n", "model", "speed", "span", "block"),
+    [
+        (60_000, GAL, CUDA, 60_000, 15 * 2548),  # 0.2 s in all
+        (10**7, GAL, CUDA, 411 * 2548, 15 * 2548),  # 2^20 items: 3 s at 300,000 items/s
+        (50_000, RESNET_HEAD, CUDA, 43 * 891, 891),  # two seconds
+        (1_281_167, RESNET_HEAD, CUDA, 43 * 891, 891),
+        (10**7, RESNET_HEAD, CUDA, 224 * 891, 891),  # a fiftieth
+        (10_000, VIT, CUDA, 23 * 11, 11),
+        (1_281_167, VIT, CUDA, 2329 * 11, 11),
+        (10**6, (128, 1e7, 4096), CUDA, 10**6, 64 * 128),  # small steps: 64 of them
+        (10**6, (16, 1e6, 602_112), CUDA, 1250 * 16, 6 * 16),  # large items: 55 of 64 MiB
+        (60_000, (79, 1.37e8, 784), CPU, 1185, 1185),  # as it always was
+        (1_281_167, (27, 8.6e9, 150_528), CPU, 25_623, 108),
+    ],
+)
+def test_spans_and_blocks_of_typical_models(
+    n: int, model: tuple[int, float, int], speed: Speed, span: int, block: int
+) -> None:
+    step, flops, item_bytes = model
+    assert default_span(n, step, flops, item_bytes, speed=speed) == span
+    assert default_block(span, step, flops, item_bytes, speed) == block
+
+
+@given(
+    n=st.integers(1, 10**9),
+    step=st.integers(1, 5000),
+    flops=st.sampled_from([0, 10**6, 10**9, 10**12]),
+    item_bytes=st.sampled_from([1, 784, 150_528, 1 << 30]),
+)
+def test_blocks_on_a_gpu_are_whole_steps_in_bounded_memory(n: int, step: int, flops: int, item_bytes: int) -> None:
+    span = default_span(n, step, flops, item_bytes, speed=CUDA)
+    block = default_block(span, step, flops, item_bytes, CUDA)
+    assert 1 <= block <= span <= n
+    assert span == n or span % step == 0
+    assert block == span or block % step == 0
+    assert block <= step or block * item_bytes <= 64 << 20
+    assert block <= 64 * step
+
+
+def test_the_device_decides_the_speed() -> None:
+    assert (speed_of("cuda:1"), speed_of("cuda"), speed_of("cpu"), speed_of("mps")) == (CUDA, CUDA, CPU, CPU)
+
+
 @given(n=st.integers(1, 500), size=st.integers(1, 200), block=st.integers(1, 64), seed=st.integers(0, 9))
 def test_spans_and_blocks_cover_what_is_to_be_scored_once(n: int, size: int, block: int, seed: int) -> None:
     skip = np.random.default_rng(seed).random(n) < 0.7
@@ -269,10 +318,10 @@ def test_spans_and_blocks_cover_what_is_to_be_scored_once(n: int, size: int, blo
 
 def test_blocks_stay_small_enough_to_be_read_fast_and_stopped_soon() -> None:
     photo, digit = 3 * 224 * 224, 784
-    assert default_block(65_536, 8, photo) * photo <= 16 << 20
-    assert default_block(65_536, 64, digit) == 16 * 64
-    assert default_block(100, 64, digit) == 100
-    assert default_block(10, 1, 1 << 30) == 1
+    assert default_block(65_536, 8, 10**10, photo) == 104  # 13 steps: 15.7 of 16 MB
+    assert default_block(65_536, 64, 0, digit) == default_block(65_536, 64, 10**14, digit) == 16 * 64
+    assert default_block(100, 64, 10**9, digit) == 100
+    assert default_block(10, 1, 10**9, 1 << 30) == 1
     assert str(Span(2, 80, 100)) == "span 2 (items 80..99)"
 
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.selection import select
+from mcscore.selection import Room, select
+from mcscore.selection import cells as cells_module
+from mcscore.selection import radius as filter_module
 from mcscore.selection.candidates import Picks
-from mcscore.selection.neighbors import any_within, pairs_within, squared_distances
+from mcscore.selection.neighbors import Others, pairs_within, squared_distances
 from mcscore.selection.radius import BLOCK
 
 
@@ -87,8 +89,7 @@ def test_neighbor_decisions_equal_float64_ones(width: int) -> None:
     points = (rng.normal(size=(BLOCK, width)) * 1e-3 + 50).astype(np.float32)
     others = np.concatenate([points[::7], (rng.normal(size=(40, width)) * 1e-3 + 50).astype(np.float32)])
     for r in (0.0, 5e-3, float(distances(points[:1], points[1:2])[0, 0])):
-        norm = float(np.sqrt((others.astype(np.float64) ** 2).sum(1)).max())
-        assert np.array_equal(any_within(points, others, r, norm), (distances(points, others) <= r).any(1))
+        assert np.array_equal(Others.of(others).any_within(points, r), (distances(points, others) <= r).any(1))
         assert np.array_equal(pairs_within(points, r), distances(points, points) <= r)
 
 
@@ -195,3 +196,30 @@ def test_errors_say_what_remains_and_what_to_do() -> None:
 
 def test_squared_distances_are_sums_of_squared_differences() -> None:
     assert squared_distances(np.float32([1e4, 1]), np.float32([[1e4, 1], [1e4, 2], [0, 1]])).tolist() == [0, 1, 1e8]
+
+
+def test_of_many_candidates_cells_find_nearly_all_near_ones_and_the_share_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores, points = clouds(np.random.default_rng(7), groups=150, each=40, width=8)
+    want = select(np.arange(6000), scores, 150, embeddings=points, radius=3.0)
+    assert "apart" not in want.facts
+    monkeypatch.setattr(filter_module, "CELLS_FROM", 1000)
+    monkeypatch.setattr(cells_module, "CELLS", 64)
+    found = select(np.arange(6000), scores, 150, embeddings=points, radius=3.0)
+    assert found.ids.tolist() == want.ids.tolist()  # groups lie in few cells
+    assert found.facts["apart"] == 1.0
+    monkeypatch.setattr(cells_module, "PROBED", 1)
+    cloud = np.random.default_rng(8).normal(size=(6000, 8)).astype(np.float32)
+    some = select(np.arange(6000), scores, 500, embeddings=cloud, radius=2.2)
+    apart = distances(cloud[some.ids], cloud[some.ids])
+    np.fill_diagonal(apart, np.inf)
+    assert some.facts["apart"] == (apart.min(1) > 2.2).mean() < 0.9
+
+
+def test_a_radius_searched_again_does_not_depend_on_what_was_tried_before() -> None:
+    scores, points = clouds(np.random.default_rng(9), groups=60, each=30, width=6)
+    tried = filter_module._Filter(points[np.argsort(-scores)], None, Room(90, len(points)), 90)
+    for r in (5.0, 0.3, 0.25, 0.27, 0.26, 0.9):
+        fresh = filter_module._Filter(points[np.argsort(-scores)], None, Room(90, len(points)), 90)
+        assert tried.at(r).kept.tolist() == fresh.at(r).kept.tolist()

@@ -1,34 +1,36 @@
-"""Dropout and a Linear of many outputs: masks by Triton, products by cuBLAS, in chunks that stay in the L2 cache.
+"""Scores of a head of many classes: masks by Triton, products by cuBLAS, some items at a time with all their passes.
 
-    y[t, b, l, c] = bias[c] + sum_d W[c, d] * (kept(seed, site, passes[t], ids[b], l D + d) ? x[s, b, l, d] / (1 - p) : 0)
+    logits[t, b, c] = bias[c] + sum_d W[c, d] * (kept(seed, site, passes[t], ids[b], d) ? x[b, d] / (1 - p) : 0)
 
-One operand of the product is masked, multiplied while it is still in the cache, and scaled when the product is done:
+One operand of the product is masked as a whole, and the product scaled:
 
     features   x . m_t, t B D values of them: always possible
-    weights    W . m_t, stacked to (t C, D): where all items share the masks of a pass and there are more items than outputs.
-               Made once for all items; the product reads x once for all passes, and has no random numbers in it.
+    weights    W . m_t, stacked to (t C, D), made once per call: where all items share the masks of a pass. The product reads x
+               once for all passes, and has no random numbers in it
 
-``linear`` writes y. ``head`` (L = 1) keeps the logits of some items, all passes, in a workspace of half the L2 cache, and
-``score`` reduces them there: T B C logits never exist.
+The logits of a chunk of items, and its dropped features if there are any, lie in a workspace of up to 512 MB, where ``score``
+reduces them: T B C logits never exist. A chunk of half the L2 cache (41 items at C = 1000, D = 2048, T = 100) saved traffic and
+lost more: on an H100 a call reached 21 % of the rate of a large product in device time, 10 % with the host's, as ``score`` has one
+warp per item and waits for T rows one after the other.
 
-What a chunk costs at C = 1000, D = 2048, T = 20 in bfloat16, calculated, not measured, for an H100 (product 700 TFLOP/s, 3.0e13
-instructions of a lane per second, 5.5 TB/s from an L2 of 50 MB, 1.5 us between two kernels):
+Microseconds per item at C = 1000, D = 2048, T = 100 in bfloat16, calculated, not measured, for an H100 (measured there: products
+789 TFLOP/s, memory 3.0 TB/s):
 
-                                                                   weights, 640 items    features, 215 items
-    product        2 T C D = 82 MFLOP per item                                  75 us                  25 us
-    scores         T C = 20 000 logits per item, 10.5 instructions each          4.5                    1.5
-    masks          T D = 41 000 values per item, 10 instructions each            -                      3
-                   or T C D = 41 M values per call, 14 us                        0.9 (of 10 000 items)  -
-    between                                                                      3                      4.5
-    share of the product                                                         90 %                   74 %
+                                                              weights, B = 16384    features
+    product        2 T C D = 410 MFLOP                                      0.52        0.52
+    masks          T D dropped features, written                               -        0.14
+                   or T C D masked weights per call, written               0.008           -
+    scores         T C logits, read                                         0.07        0.07
+    share of the product                                                    87 %        72 %
 
-less uneven last waves of the product. Fewer classes make masks on features dearer: at C = 100 they cost as much as the product,
-which is why up to 128 classes ``head`` draws masks on the way into its own product.
+if the product hides what it reads and writes behind its arithmetic; 78 % and 56 % if it hides nothing. Fewer classes make masks on
+features dearer: at C = 100 writing them takes three times as long as the product, which is why up to 128 classes ``head`` draws
+masks on the way into its own product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +42,11 @@ from ...masks import MaskSpec, Rate
 from .dropout import dropout
 from .score import score
 
-_WORKSPACE = 256 << 20  # bytes at most, unless one item alone takes more
-_ROWS = {True: 512, False: 2048}
-"""Rows of a product, with masked weights (T C columns) and without (C), where the workspace allows: fewer would leave
-multiprocessors idle, or read the weights too often."""
+_WORKSPACE = 512 << 20  # bytes of logits and dropped features, unless the GPU is small or one item alone takes more
+_MASKED_WEIGHTS = 1 << 30  # bytes
+_ROWS = 256  # items of a chunk below which a product waits for its masked weights: each is read once per chunk
 _TILE = 128  # rows of a product that one multiprocessor takes
 _KEEP = (1.0, 0.0, 0.0)  # kept values as they are: the product is scaled
-_WIDE = 1 << 22  # outputs of one pass that fill a GPU by themselves
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ def share_masks(ids_B: Any) -> bool:
     return isinstance(ids_B, Tensor) and ids_B.ndim == 1 and (ids_B.numel() == 1 or ids_B.stride(0) == 0)
 
 
-def cut_head(T: int, B: int, C: int, D: int, itemsize: int, shared: bool, cache: int) -> Chunk:
-    """The largest chunk whose logits, and dropped features if there are any, fill half of the cache.
+def cut_head(T: int, B: int, C: int, D: int, itemsize: int, shared: bool, workspace: int) -> Chunk:
+    """Chunks of equal size, as few as the workspace (bytes) allows.
 
-    More if that is too few rows for a product, up to 256 MB.
+    Which operand is masked does not depend on B: an item gets the same formula in any batch.
     """
-    weights = shared and B > C and T * C * D * itemsize <= _WORKSPACE
-    held = T * C * itemsize if weights else T * (C + D) * itemsize  # of one item
-    rows = 1 if weights else T  # of the product, per item
-    items = max(cache // 2 // held, min(-(-_ROWS[weights] // rows), _WORKSPACE // held), 1)
-    if weights and items > _TILE:
-        items -= items % _TILE
-    return Chunk(max(1, min(items, B)), weights)
+    logits = T * C * itemsize  # of one item
+    weights = shared and B > 0 and logits * D <= min(_MASKED_WEIGHTS, 2 * workspace) and logits * _ROWS <= workspace
+    most = max(1, workspace // (logits if weights else logits + T * D * itemsize))
+    items = -(-B // -(-B // most)) if B else 1
+    if weights and items < B:
+        items = min(items + -items % _TILE, most)
+    return Chunk(items, weights)
 
 
 def head(
@@ -85,75 +85,42 @@ def head(
     likelihood: str,
     *,
     shared: bool,
-    cache: int | None = None,
+    workspace: int | None = None,
     errors: bool = False,
 ) -> dict[str, Tensor]:
     """Scores of B items, as ``head.dropout_head``, whose operands have been checked, for any number of classes.
 
-    shared: all ids are the same. cache: bytes that chunks should stay in; default: the device's L2. Logits are rounded to
+    shared: all ids are the same. workspace: bytes; default: 512 MB, at most a sixteenth of the GPU's memory. Logits are rounded to
     x's dtype once. With masks on the weights a feature that is not finite makes its item NaN even where it is dropped.
     """
     (B, D), C, T = x_BD.shape, weight_CD.shape[0], masks.t
-    # Rows of logits start at 16 bytes, so that they load in one go; at 4 bytes where that would pad them by much.
-    even = -C % ((16 if C >= 64 else 4) // x_BD.element_size())
-    weight = F.pad(weight_CD.detach(), (0, 0, 0, even))
-    bias = F.pad(bias_C.detach().to(x_BD.dtype), (0, even))
+    even = -C % (
+        16 // x_BD.element_size()
+    )  # more classes: rows of logits start at 16 bytes, so that they load in one go
+    weight, bias = weight_CD.detach(), bias_C.detach().to(x_BD.dtype)
+    if even:
+        weight, bias = F.pad(weight, (0, 0, 0, even)), F.pad(bias, (0, even))
     wide = C + even
-    chunk = cut_head(T, B, wide, D, x_BD.element_size(), shared, cache_bytes(x_BD.device) if cache is None else cache)
-    rate = masks.drop_rate
-    row = wide
-    if chunk.weights:
+    size = workspace_bytes(x_BD.device) if workspace is None else workspace
+    chunk = cut_head(T, B, wide, D, x_BD.element_size(), shared, size)
+    if chunk.weights:  # the masks of one id for all their rows
         weight = dropout(weight[None, :, :, None], masks.shared(wide), _KEEP).view(T * wide, D)
-        row = T * wide + -T * wide % 8  # a product's fast kernels want its columns to start at 16 bytes, too
-        weight, bias = F.pad(weight, (0, 0, 0, row - T * wide)), F.pad(bias.repeat(T), (0, row - T * wide))
-    workspace = x_BD.new_empty(chunk.items * (row if chunk.weights else T * row))
+        bias = bias.repeat(T)
+    space = x_BD.new_empty(chunk.items * T * wide)
     parts = []
     for lo in range(0, max(1, B), chunk.items):
         items = slice(lo, lo + chunk.items)
         x = x_BD[items].detach()
+        logits = space[: len(x) * T * wide]
         if chunk.weights:
-            logits = workspace[: len(x) * row].view(-1, row)
-            multiply(x, weight, bias, rate, logits)
-            logits_TBC = logits[:, : T * wide].unflatten(1, (T, wide)).transpose(0, 1)
+            multiply(x, weight, bias, masks.drop_rate, logits.view(-1, T * wide))
+            logits_TBC = logits.view(-1, T, wide).transpose(0, 1)
         else:
-            logits = workspace[: T * len(x) * wide].view(-1, wide)
-            multiply(
-                dropout(x[None, :, :, None], masks.part(items=items), _KEEP).view(-1, D), weight, bias, rate, logits
-            )
-            logits_TBC = logits.view(T, len(x), wide)
+            dropped = dropout(x[None, :, :, None], masks.part(items=items), _KEEP).view(-1, D)
+            multiply(dropped, weight, bias, masks.drop_rate, logits.view(-1, wide))
+            logits_TBC = logits.view(T, -1, wide)
         parts.append(score(logits_TBC[:, :, :C], scores, likelihood, errors))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def linear(
-    x_sBLD: Tensor,
-    masks: MaskSpec,
-    weight_CD: Tensor,
-    bias_C: Tensor,
-    *,
-    shared: bool,
-    cache: int | None = None,
-) -> Tensor:
-    """y_tBLC, contiguous, as ``triton_head.dropout_linear``, whose operands have been checked, for any number of outputs."""
-    (s, B, L, D), C, t = x_sBLD.shape, weight_CD.shape[0], masks.t
-    cache = cache_bytes(x_sBLD.device) if cache is None else cache
-    x, weight, bias = x_sBLD.detach(), weight_CD.detach(), bias_C.detach().to(x_sBLD.dtype)
-    y = x.new_empty((t, B, L, C))
-    rate = masks.drop_rate
-    size = x.element_size()
-    if shared and s == 1 and L == 1 and B > C and B * C >= _WIDE:
-        for k in pieces(t, cache // 2 // max(1, C * D * size)):
-            stack = dropout(weight[None, :, :, None], masks.part(k).shared(C), _KEEP)
-            for y_BC, masked_CD in zip(y[k].view(-1, B, C), stack.view(-1, C, D), strict=True):
-                multiply(x.view(B, D), masked_CD, bias, rate, y_BC)
-        return y
-    # As many whole passes as the cache holds; if it does not hold one, some items of one pass.
-    for k in pieces(t, cache // 2 // max(1, B * L * D * size)):
-        for b in pieces(B, B if k.stop - k.start > 1 else cache // 2 // max(1, L * D * size)):
-            x_s = x[:, b] if s == 1 else x[k, b]
-            dropped = dropout(x_s.reshape(len(x_s), -1, L * D, 1), masks.part(k, b), _KEEP)
-            multiply(dropped.view(-1, D), weight, bias, rate, y[k, b].view(-1, C))
-    return y
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
 
 
 def multiply(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor, rate: Rate, out_NC: Tensor) -> None:
@@ -161,12 +128,8 @@ def multiply(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor, rate: Rate, out_NC
     torch.addmm(bias_C, x_ND, weight_CD.T, alpha=1.0 / rate.keep, out=out_NC)
 
 
-def pieces(n: int, size: int) -> Iterator[slice]:
-    """0..n in pieces of ``size``, at least 1."""
-    size = max(1, size)
-    return (slice(lo, min(lo + size, n)) for lo in range(0, n, size))
-
-
-def cache_bytes(device: torch.device) -> int:
-    """The L2 cache of a CUDA device; 32 MB where there is none to ask, as in Triton's interpreter."""
-    return torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 32 << 20
+def workspace_bytes(device: torch.device) -> int:
+    """512 MB, at most a sixteenth of the memory of a CUDA device."""
+    if device.type != "cuda":  # Triton's interpreter
+        return _WORKSPACE
+    return min(_WORKSPACE, torch.cuda.get_device_properties(device).total_memory // 16)

@@ -42,6 +42,25 @@ def draws(first, ids, site_pass, key_low, key_high, V: tl.constexpr, BITS: tl.co
     first (n,) int32, a multiple of V (a power of two); ids (n,) int64; site_pass, key_low, key_high scalars of
     32 bits, any sign. A draw >= the threshold of its Rate keeps its element.
     """
+    word = _words_of(first, ids, site_pass, key_low, key_high, V, BITS, False)
+    lane = tl.arange(0, V)[None, :]
+    return (word >> ((lane * BITS) % 32).to(tl.uint32)) & ((1 << BITS) - 1)
+
+
+@triton.jit
+def bits_on_top(first, ids, site_pass, key_low, key_high, V: tl.constexpr):
+    """``draws`` of 1 bit each in the highest bit of a word, above others: (n, V) uint32."""
+    word = _words_of(first, ids, site_pass, key_low, key_high, V, 1, True)
+    return word << (31 - tl.arange(0, V)[None, :] % 32).to(tl.uint32)
+
+
+@triton.jit
+def _words_of(first, ids, site_pass, key_low, key_high, V: tl.constexpr, BITS: tl.constexpr, ONCE: tl.constexpr):
+    """The word that each of V elements lies in, shifted so that element k is at its bit k BITS mod 32: (n, V) or (n, 1).
+
+    ONCE: every block is computed by one thread, and its words go to the others of the row by a gather: of 64 elements of
+    1 bit, the 8 threads of a row would each compute the block again, at 5 instructions per element.
+    """
     PER_BLOCK: tl.constexpr = 128 // BITS
     WORDS: tl.constexpr = (BITS * V + 31) // 32  # words of the block that V elements reach into
     tl.static_assert(BITS * V <= 128, "V elements must lie in one block of 128 bits")
@@ -65,12 +84,19 @@ def draws(first, ids, site_pass, key_low, key_high, V: tl.constexpr, BITS: tl.co
         upper = bit >= 64
         low = tl.where(upper, w2, w0)
         high = tl.where(upper, w3, w1)
+        if ONCE:
+            both = low.to(tl.uint64) | (high.to(tl.uint64) << 32)
+            both = tl.gather(both, tl.arange(0, first.shape[0]), 0)
+            low, high = both.to(tl.uint32), (both >> 32).to(tl.uint32)
         word = tl.where(lane * BITS < 32, low[:, None], high[:, None])
     else:
         low = tl.where(bit >= 32, w1, w0)
         high = tl.where(bit >= 96, w3, w2)
-        word = (tl.where(bit >= 64, high, low) >> (bit % 32))[:, None]
-    return (word >> ((lane * BITS) % 32).to(tl.uint32)) & ((1 << BITS) - 1)
+        word = tl.where(bit >= 64, high, low) >> (bit % 32)
+        if ONCE:
+            word = tl.gather(word, tl.arange(0, first.shape[0]), 0)
+        word = word[:, None]
+    return word
 
 
 @triton.jit

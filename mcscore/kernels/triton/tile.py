@@ -205,6 +205,14 @@ def add_pass(
 
 
 @triton.jit
+def merge_moments(mean, m2, n, other_mean, other_m2, m):
+    """Mean and squared deviations of n values and of m others -> those of all n + m > 0 (Chan, Golub and LeVeque 1979)."""
+    delta = other_mean - mean
+    share = tl.cast(m, tl.float32) / (n + m)
+    return mean + delta * share, m2 + other_m2 + delta * delta * (share * n)
+
+
+@triton.jit
 def pass_tile(logits, classes, C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, SHARES: tl.constexpr):
     """One pass -> p (items, classes), its entropy as ``new_sums`` keeps it, votes (items, classes) int32; 0 if not needed."""
     voted = tl.zeros(logits.shape, tl.int32)

@@ -1,12 +1,13 @@
 """Tile sizes of the Triton kernels: those of the tables beside them, or on request the fastest of a few, by trial.
 
 MCSCORE_AUTOTUNE=1 lets the first call of every shape on a GPU time the candidates on its own operands, take the fastest
-from then on, and print it beside the table's choice. Nothing is timed otherwise, and nothing when modules are imported.
+from then on, and print it on stderr beside the table's choice. Nothing is timed otherwise, and nothing when modules are imported.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
@@ -38,6 +39,7 @@ def tuned(
         best = min(times, key=times.__getitem__)
         print(
             f"mcscore: {kernel} {shape}: {best} takes {times[best] * 1e6:.1f} us, the table's {table} {times[table] * 1e6:.1f} us",
+            file=sys.stderr,
             flush=True,
         )
         _found[key] = best

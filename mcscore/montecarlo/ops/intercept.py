@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from . import norms
 from .draws import DRAW_OPS
 from .dropout import (
     DROPOUT_OPS,
@@ -29,6 +30,7 @@ from .dropout import (
     check_states,
     unsupported_is_random,
 )
+from .uncompiled import uncompiled
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,12 @@ _COMPOSITE = {
     nn.init.uniform_: nn.init._no_grad_uniform_,
     nn.init.normal_: nn.init._no_grad_normal_,
 }
-_NORMALIZATION = {F.batch_norm: "training", F.instance_norm: "use_input_stats"}
+_NORMALIZATION = {  # with the argument, if any, that asks for statistics of the batch
+    F.batch_norm: "training",
+    F.instance_norm: "use_input_stats",
+    F.layer_norm: "",
+    F.group_norm: "",
+}
 
 
 def is_normalization(module: nn.Module) -> bool:
@@ -186,8 +193,7 @@ _SINGLE_PURPOSE = (
 
 def execute_plain(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Execute ``func``; a functional normalization with running statistics is kept in evaluation, so no statistic moves."""
-    flag = _NORMALIZATION.get(func)
-    if flag is None:
+    if func not in _NORMALIZATION:
         if func in RECURRENT:
             check_states(func, args)
         if func is Tensor.requires_grad_ and not torch.is_grad_enabled():
@@ -195,9 +201,11 @@ def execute_plain(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappi
         return func(*args, **kwargs)
     names = func.__code__.co_varnames[: func.__code__.co_argcount]
     bound: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
-    if isinstance(bound.get("running_mean"), Tensor):
+    flag = _NORMALIZATION[func]
+    if flag and isinstance(bound.get("running_mean"), Tensor):
         bound[flag] = False
-    return func(**bound)
+    normalized = norms.under_vmap(func, bound)
+    return func(**bound) if normalized is None else normalized
 
 
 def is_dense(x: Tensor) -> bool:
@@ -206,9 +214,10 @@ def is_dense(x: Tensor) -> bool:
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """A tensor is the one argument, a tuple the positional ones, a dict the keywords."""
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+    """Call the model, uncompiled. A tensor is the one argument, a tuple the positional ones, a dict the keywords."""
+    with uncompiled(model):
+        if isinstance(inputs, dict):
+            return model(**inputs)
+        if isinstance(inputs, (tuple, list)):
+            return model(*inputs)
+        return model(inputs)

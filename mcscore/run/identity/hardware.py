@@ -19,8 +19,18 @@ from ..schema import Hardware, to_json
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def hardware_of(device: str) -> Hardware:
-    """Describe what scores on a device of PyTorch ("cpu", "cuda:0") are computed with, as it is set now."""
+def hardware_of(device: str, precision: str | None = None) -> Hardware:
+    """Describe what scores on a device of PyTorch ("cpu", "cuda:0") are computed with: in the modes of scoring, not those of the process.
+
+    precision: dtype of Execution.
+    """
+    from ...scorer.numeric import numeric_modes
+
+    with numeric_modes(precision == "tf32"):
+        return _hardware_now(device)
+
+
+def _hardware_now(device: str) -> Hardware:
     import torch
 
     deterministic = "on" if torch.are_deterministic_algorithms_enabled() else "off"

@@ -2,7 +2,8 @@
 
 Triton decides when it is imported whether kernels are compiled or interpreted, so one process cannot do both. The
 interpreter lives in a worker that is started with TRITON_INTERPRET=1; tests send it functions and CPU tensors. Its limits:
-bfloat16 is rounded toward zero when stored, tl.dot on bfloat16 is wrong, and neither layouts nor races are exercised.
+bfloat16 is rounded toward zero when stored, tl.dot on bfloat16 is wrong, and neither layouts nor races are exercised. Where it
+cannot run a small kernel, as Triton 3.6 with NumPy 2.4, its tests are skipped with what it says.
 
 A pytest plugin: a test module that says ``pytest_plugins = ("tests.kernels.triton.places",)`` gets the fixtures.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -29,7 +31,16 @@ def triton_interpreter() -> Iterator[ProcessPoolExecutor]:
         patch.setenv("PYTHONWARNINGS", "ignore")  # NumPy's own, about the infinities and NaN that the tests send
         worker.submit(torch.set_num_threads, 1).result()  # the process starts here, and keeps this environment
         patch.undo()
+        if failure := worker.submit(_smoke).result():
+            versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("triton", "numpy"))
+            pytest.skip(f"Triton's interpreter runs no kernel here ({versions}): {failure}")
         yield worker
+
+
+def _smoke() -> str:
+    from mcscore.kernels.triton.smoke import smoke
+
+    return smoke("cpu")
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,14 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+import triton
+import triton.language as tl
+
 from mcscore import masks
 from mcscore.acquisition import KERNEL_SCORES, oracle_scores
+from mcscore.kernels.triton import head as triton_head
 from mcscore.kernels.triton.head import dropout_head, dropout_linear, plan_head, plan_linear
+from mcscore.kernels.triton.philox import bits_on_top, draws
 from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
@@ -110,6 +116,85 @@ def test_a_head_in_half_precision_scores_many_items(triton_call: Call) -> None:
     for name in ("bald", "entropy"):
         torch.testing.assert_close(got[name].double(), truth[name], rtol=1e-5, atol=1e-5)
     assert torch.equal(got["prediction"].long(), truth["prediction"].long())
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+@pytest.mark.parametrize("T", [1, 2, 17, 70])
+def test_passes_of_any_number_are_added_up_in_parts(triton_call: Call, T: int, likelihood: str) -> None:
+    """Parts of 1, 2, 4 and 4 passes, of which the last may hold fewer."""
+    x, weight, bias = operands(1, 1, 64, 5, torch.float32)
+    which = MaskSpec(SEED, 2, list(range(T)), IDS, rate(0.25))
+    got = triton_call(dropout_head, x[0, :, 0], which, weight, bias, KERNEL_SCORES, likelihood)
+    keep = torch.from_numpy(masks.keep_mask(which, 64))
+    logits = (x[0, :, 0].double() * keep / 0.75) @ weight.double().T + bias.double()
+    truth = oracle_scores(logits, KERNEL_SCORES, likelihood)
+    for name in KERNEL_SCORES:
+        torch.testing.assert_close(got[name].double(), truth[name], rtol=2e-5, atol=1e-5)
+    assert got["prediction"].tolist() == truth["prediction"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("T", "likelihood", "batches"),
+    [
+        (1, "categorical", (1, 27, 255, 256, 300)),
+        (3, "bernoulli", (1, 27, 255, 256, 300)),
+        (17, "categorical", (1, 27, 33)),
+        (100, "bernoulli", (1, 3)),
+    ],
+)
+def test_scores_do_not_depend_on_the_batch(
+    triton_call: Call, T: int, likelihood: str, batches: tuple[int, ...]
+) -> None:
+    x, weight = torch.randn(300, 40).half(), (torch.randn(7, 40) / 3).half()
+    x[2], x[20] = math.nan, math.inf
+
+    def scores(B: int) -> dict[str, Tensor]:
+        which = MaskSpec(SEED, 2, list(range(T)), torch.arange(B), rate(0.5))
+        return triton_call(dropout_head, x[:B], which, weight, None, KERNEL_SCORES, likelihood)
+
+    whole = scores(batches[-1])
+    assert whole["bald"].isnan().nonzero()[:, 0].tolist() == [b for b in (2, 20) if b < batches[-1]]
+    for B in batches[:-1]:
+        for name, values in scores(B).items():
+            assert torch.equal(values.nan_to_num(9), whole[name][:B].nan_to_num(9)), (B, name)
+
+
+def pieces_of_a_head(x: Tensor, which: MaskSpec, weight: Tensor, items: int) -> dict[str, Tensor]:
+    """With so small a workspace that ``items`` have room in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_head, "_WORKSPACE", items * 4 * 16 * 2)  # two parts of 16 columns
+        return dropout_head(x, which, weight, None, KERNEL_SCORES, "categorical")
+
+
+def test_a_head_of_more_items_than_the_workspace_holds_comes_in_pieces(triton_call: Call) -> None:
+    x, weight = torch.randn(7, 64), torch.randn(10, 64) / 3
+    which = MaskSpec(SEED, 2, list(range(7)), list(range(7)), rate(0.25))
+    got = triton_call(pieces_of_a_head, x, which, weight, 3)
+    for name, values in triton_call(dropout_head, x, which, weight, None, KERNEL_SCORES, "categorical").items():
+        # The interpreter's products depend on the row in a tile in their last bit.
+        torch.testing.assert_close(got[name], values, rtol=1e-5, atol=1e-6)
+
+
+@triton.jit
+def _compare_bits(same, V: tl.constexpr, BLOCK: tl.constexpr):
+    """Is the top bit of each word the draw of one bit?"""
+    ids = tl.arange(0, 4).to(tl.int64)
+    first = tl.zeros((4,), tl.int32) + BLOCK * V
+    low = tl.full((), 12, tl.int32)
+    high, stream = low + 22, low + 44
+    tops = bits_on_top(first, ids, stream, low, high, V) >> 31
+    found = (tops == draws(first, ids, stream, low, high, V, 1)).to(tl.int32)
+    tl.store(same + tl.arange(0, 4)[:, None] * V + tl.arange(0, V)[None, :], found)
+
+
+def compare_bits(same: Tensor, V: int, block: int) -> Tensor:
+    _compare_bits[(1,)](same, V, block)
+    return same
+
+
+@pytest.mark.parametrize(("V", "block"), [(16, 0), (16, 5), (32, 3), (64, 0), (64, 1), (128, 1)])
+def test_bits_on_top_are_the_draws_of_one_bit(triton_call: Call, V: int, block: int) -> None:
+    assert triton_call(compare_bits, torch.zeros(4, V, dtype=torch.int32), V, block).min() == 1
 
 
 def test_items_with_bad_features_get_nan(triton_call: Call) -> None:

@@ -1,0 +1,70 @@
+"""Keep masks with one bit per element, for compilers to fuse with what comes before and behind the dropout.
+
+An operator that a compiler cannot look into is a wall: what it takes and gives goes through memory. ``fusable`` is dropout as plain
+operations on a packed mask, so that a compiler makes one kernel of a GELU, the dropout behind it and the residual behind that. The
+mask itself is an eighth of a byte per element, where a bfloat16 value is two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..masks import MaskSpec, Rate
+from . import backends
+from .dropout import reference_mask, unsigned
+
+
+def packed_mask(masks: MaskSpec, elements: int) -> Tensor:
+    """Keep bits (t, B, ceil(elements / 8)) uint8 on the device of the ids: element 8 i + j is bit j of byte i, 1 if it is kept."""
+    if backends.select(masks.ids.device) == "triton":
+        from .triton import packed_mask as triton_packed_mask
+
+        return triton_packed_mask.packed_mask(masks, elements, masks.ids.device)
+    return reference(masks, elements)
+
+
+def reference(masks: MaskSpec, elements: int) -> Tensor:
+    """``packed_mask`` in PyTorch operations."""
+    keep_tBE = reference_mask(masks, -(-elements // 8) * 8)
+    weights = 1 << torch.arange(8, device=keep_tBE.device)
+    return (keep_tBE.unflatten(2, (-1, 8)) * weights).sum(3).to(torch.uint8)
+
+
+@torch.library.custom_op("mcscore::packed_mask", mutates_args=())
+def _packed_mask(
+    passes_t: Tensor, ids_B: Tensor, seed: int, site: int, bits: int, threshold: int, elements: int
+) -> Tensor:
+    realized = Rate(threshold / 2**bits, bits, threshold)
+    return packed_mask(MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), elements)
+
+
+@_packed_mask.register_fake
+def _(passes_t: Any, ids_B: Any, seed: Any, site: Any, bits: Any, threshold: Any, elements: Any) -> Tensor:
+    return passes_t.new_empty((passes_t.numel(), ids_B.numel(), -(-elements // 8)), dtype=torch.uint8)
+
+
+def fusable(
+    x_sBEI: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    seed: int,
+    site: int,
+    bits: int,
+    threshold: int,
+    affine: Sequence[float],
+) -> Tensor:
+    """``mcscore::masked_passes`` as operations on a packed mask: the same values."""
+    a, b, d = affine
+    E = x_sBEI.shape[2]
+    if bits == 0:
+        kept = torch.full_like(x_sBEI, d) if threshold else a * x_sBEI + b
+        return kept.expand(passes_t.numel(), *x_sBEI.shape[1:])
+    packed_tBN = _packed_mask(passes_t, ids_B, seed, site, bits, threshold, E)
+    places = torch.arange(8, dtype=torch.uint8, device=packed_tBN.device)
+    keep_tBE = (packed_tBN[..., None] >> places & 1).flatten(2)[..., :E] != 0
+    wide = x_sBEI if x_sBEI.dtype == torch.float64 else x_sBEI.float()
+    return torch.where(keep_tBE[..., None], wide * a + b, d).to(x_sBEI.dtype)
