@@ -59,9 +59,8 @@ class Candidates:
         """ValueError unless all that a method needs is there and fits."""
         for name in needs:
             if name != "ranks" and getattr(self, name) is None:  # the ranks among the candidates are known
-                raise ValueError(
-                    f"diversity {diversity!r} needs {name} of the candidates: give them, or choose diversity 'none'"
-                )
+                of = "" if name == "targets" else " of the candidates"
+                raise ValueError(f"diversity {diversity!r} needs {name}{of}: give them, or choose diversity 'none'")
         for name in ("samples", "ranks"):
             if (given := getattr(self, name)) is not None and len(given) != len(self):
                 raise ValueError(
