@@ -107,26 +107,25 @@ def test_few_candidates_are_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     module, looked = sys.modules["mcscore.selection.joint.batchbald"], list[int]()
     evaluate = module._Search._evaluate
     monkeypatch.setattr(
-        module._Search, "_evaluate", lambda self, some, batch: (looked.append(len(some)), evaluate(self, some, batch))
+        module._Search, "_evaluate", lambda self, some, *rest: (looked.append(len(some)), evaluate(self, some, *rest))
     )
     batchbald(np.arange(3000), candidates(3000, 100, 4), 5)
     assert looked[0] == 3000
     assert sum(looked[1:]) < 4000  # of 12,000
 
 
-@pytest.mark.parametrize("rows", [16, 200])
+@pytest.mark.parametrize("rows", [16, 200, 2000])
 def test_lazy_evaluation_of_estimates_finds_the_best_estimate(rows: int) -> None:
     """Against every candidate evaluated with the same samples."""
     from mcscore.kernels.joint import reference
 
     p_MTC, k = candidates(400, 20, 4, seed=3), 12
-    with pytest.warns(
-        UserWarning, match=rf"from pick {2 + (rows >= 4) + (rows >= 16) + (rows >= 64)} on are estimated from {rows} "
-    ):
+    first = 2 + sum(rows >= 4**n for n in range(1, 6))
+    with pytest.warns(UserWarning, match=rf"from pick {first} on are estimated from {rows:,} "):
         picks = batchbald(np.arange(400), p_MTC, k, rows=rows, seed=5)
     batch, noise_M = Configurations(20, 5, rows), torch.special.entr(p_MTC.double()).sum(-1).mean(-1)
     for n, position in enumerate(picks.positions):
-        gains_M = reference(p_MTC, batch.rows_ST, batch.weights_S)[0] - noise_M
+        gains_M = reference(p_MTC, batch.all.rows_ST, batch.all.weights_S)[0] - noise_M
         gains_M[picks.positions[:n]] = -math.inf
         assert gains_M[position] >= gains_M.max() - 1e-5
         assert abs(gains_M[position] - picks.gains[n]) < 1e-5
@@ -159,6 +158,23 @@ def test_the_label_of_an_item_in_a_sample_is_a_function_of_seed_id_and_sample() 
     u = uniforms(9, 1, 20_000)
     assert abs(u.mean() - 0.5) < 4 / math.sqrt(12 * 20_000)
     assert 0 <= u.min() < u.max() < 1
+
+
+def test_a_tenth_of_the_samples_represents_every_pass() -> None:
+    batch, certain = Configurations(7, 3, 200), torch.eye(7).repeat(1, 2)[:, :7]  # the label tells the pass
+    batch.add(0, certain)
+    assert batch.exact
+    assert batch.few is None
+    for id in (1, 2, 3):
+        batch.add(id, certain)
+    batch._begin_sampling()
+    assert batch.few is not None
+    assert len(batch.few.rows_ST) == batch.few.samples == 20
+    assert set(batch.few.rows_ST.argmax(1).tolist()) == set(range(7))
+    torch.testing.assert_close(batch.few.weights_S.sum(), torch.tensor(1.0))
+    few = Configurations(30, 3, 200)
+    few._begin_sampling()
+    assert few.few is None  # 20 samples, 30 passes
 
 
 def test_samples_have_the_probabilities_of_configurations() -> None:

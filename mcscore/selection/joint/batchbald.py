@@ -6,12 +6,12 @@ sum of the gains is the BatchBALD score of the batch.
 The gain of an item never rises as the batch grows, since labels are independent given the weights (the score is submodular). So
 the gain for a smaller batch bounds the present one, and most candidates need not be looked at: the greedy choice is made by lazy
 evaluation (Minoux 1978), from the highest bound down, until no bound is left above the best gain found. An estimate from samples
-may exceed a bound by its error, so bounds then have a slack of four standard errors; the samples stay as the batch grows.
+may exceed a bound by its error, so bounds then have a slack of three standard errors; the samples stay as the batch grows. And a
+tenth of the samples tells of most candidates that they are not the best.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -21,13 +21,13 @@ import torch
 from ...kernels.joint import conditional_entropy
 from ..candidates import Candidates, Picks
 from ..room import Room
-from .configurations import ROWS, Configurations
+from .configurations import ROWS, Configurations, Rows
 from .samples import JointPicks, Samples
 
 _FIRST = (
     64  # candidates evaluated at a time, doubled until the best is found; fixed, so that results depend on no machine
 )
-_SLACK = 4.0  # standard errors
+_ERRORS = 3.0  # standard errors by which an estimate may be off
 
 
 def pick(candidates: Candidates, k: int, room: Room, *, seed: int) -> Picks:
@@ -68,7 +68,7 @@ def batchbald(
     """
     items = Samples.of(ids, probabilities, k)
     batch = Configurations(items.p_MTC.shape[1], seed, rows, items.p_MTC.device)
-    search, room = _Search(items, math.sqrt(rows)), room or Room(k, len(np.asarray(ids)))
+    search, room = _Search(items, rows), room or Room(k, len(np.asarray(ids)))
     chosen, gains, exact = np.empty(k, np.int64), np.empty(k), 0
     for n in range(k):
         exact += batch.exact
@@ -87,18 +87,17 @@ def batchbald(
 
 
 class _Search:
-    """The gain of every candidate for the batch that it was last evaluated for, and the deviation over configurations."""
+    """The gain of every candidate for the batch that it was last evaluated for, and its error were it estimated from samples."""
 
-    def __init__(self, items: Samples, root: float) -> None:
-        self._items, self._root = items, root  # of the number of samples
+    def __init__(self, items: Samples, samples: int) -> None:
+        self._items, self._samples = items, samples
         self._noise_M = items.expected_entropy().numpy()
         self._gain_M = np.full(len(items.ids), np.inf)
-        self._deviation_M = np.zeros(len(items.ids))
+        self._error_M = np.zeros(len(items.ids))
 
     def best(self, batch: Configurations, open_M: np.ndarray) -> tuple[int, float]:
         """Find the open candidate with the greatest gain, of ties the first: (index, gain)."""
-        slack_M = 0.0 if batch.exact else _SLACK / self._root * self._deviation_M
-        bound_M = self._gain_M + slack_M
+        bound_M = self._gain_M + (0.0 if batch.exact else self._error_M)
         order_M = np.argsort(-bound_M, kind="stable")
         order_M = order_M[open_M[order_M]]
         if not len(order_M):
@@ -106,23 +105,31 @@ class _Search:
                 "there is no candidate left that the limits allow and that has probabilities other than NaN"
             )
         tie, best, at, step = self._items.tie, -np.inf, 0, self._first(bound_M[order_M])
+        seen = []
         while at < len(order_M) and bound_M[order_M[at]] >= best - 2 * tie:
             some = np.sort(order_M[at : at + step])
-            self._evaluate(some, batch)
-            best, at, step = max(best, self._gain_M[some].max()), at + len(some), 2 * step
-        seen = order_M[:at]
-        index = int(seen[self._gain_M[seen] >= best - tie].min())
+            at, step = at + len(some), 2 * step
+            if best > -np.inf and batch.few is not None:
+                self._evaluate(some, batch.few, bound_M[some])
+                some = some[self._gain_M[some] + self._error_M[some] >= best - 2 * tie]
+            if len(some):
+                self._evaluate(some, batch.all)
+                best = max(best, self._gain_M[some].max())
+                seen.append(some)
+        index = min(int(some[self._gain_M[some] >= best - tie].min(initial=len(bound_M))) for some in seen)
         gain = float(self._gain_M[index])
         return index, gain if gain > tie else 0.0
 
-    def _evaluate(self, some: np.ndarray, batch: Configurations) -> None:
+    def _evaluate(self, some: np.ndarray, rows: Rows, below: np.ndarray | float = np.inf) -> None:
+        """Set gain and error of some candidates, except where a bound that is known already is lower."""
         p_MTC = self._items.p_MTC
         if len(some) < len(p_MTC):
             p_MTC = p_MTC[torch.from_numpy(some).to(p_MTC.device)]
-        sums = conditional_entropy(p_MTC, batch.rows_ST, batch.weights_S)
-        mean, square = (x.cpu().numpy() for x in sums)
-        self._gain_M[some] = mean - self._noise_M[some]
-        self._deviation_M[some] = np.sqrt(np.maximum(square - mean**2, 0.0))
+        mean, square = (x.cpu().numpy() for x in conditional_entropy(p_MTC, rows.rows_ST, rows.weights_S))
+        gain = mean - self._noise_M[some]
+        error = _ERRORS * np.sqrt(np.maximum(square - mean**2, 0.0) / min(self._samples, rows.samples))
+        lower = gain + error < below
+        self._gain_M[some[lower]], self._error_M[some[lower]] = gain[lower], error[lower]
 
     def _first(self, bound_M: np.ndarray) -> int:
         """Nothing is known before the first pick; a GPU takes all candidates at once in the time of a few."""

@@ -7,6 +7,9 @@ in a sample is a pure function of (seed, id, i): batches that share an item shar
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,12 +21,25 @@ ROWS = 10_000
 _STREAM = 0xFFFFFFFF  # last counter word: site 65535, pass 65535, which no mask of a model has
 
 
-class Configurations:
-    """Rows and weights as ``kernels.joint.conditional_entropy`` takes them, of a batch that grows item by item.
+@dataclass(frozen=True)
+class Rows:
+    """Configurations as ``kernels.joint.conditional_entropy`` takes them.
 
     Attributes:
         rows_ST: (S, T) float32, the probability of each pass given a configuration.
         weights_S: (S,) float32, the probability of a configuration; of samples 1 / S.
+        samples: how many samples these are; infinite if they are all configurations.
+    """
+
+    rows_ST: Tensor
+    weights_S: Tensor
+    samples: float
+
+
+class Configurations:
+    """Configurations of a batch that grows item by item.
+
+    Attributes:
         exact: whether these are all configurations.
     """
 
@@ -33,6 +49,19 @@ class Configurations:
         self.exact = True
         self._seed, self._samples = seed, rows
         self._chosen: list[tuple[int, Tensor]] = []
+
+    @property
+    def all(self) -> Rows:
+        """All configurations, or all samples."""
+        return Rows(self.rows_ST, self.weights_S, math.inf if self.exact else self._samples)
+
+    @property
+    def few(self) -> Rows | None:
+        """A tenth of the samples, in which every pass is represented; None if they are too few, or no samples."""
+        n = self._samples // 10
+        if self.exact or n < self.rows_ST.shape[1]:
+            return None
+        return Rows(self.rows_ST[:n], self.weights_S[:n] * (self._samples / n), n)
 
     def add(self, id: int, p_TC: Tensor) -> None:
         """Add an item: its id, and its probabilities in every pass."""
