@@ -9,6 +9,7 @@ stubbed, takes what `published_batchbald` takes. Both are linear in the number o
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 import warnings
@@ -31,7 +32,7 @@ M, SOME, T, C, K, TARGETS = 10_000, 1_000, 100, 10, 10, 100
 def clock(request: pytest.FixtureRequest) -> Iterator[Callable[[], float]]:
     """Processor time of one thread, or wall time of all."""
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param or before)
+    torch.set_num_threads(request.param or os.cpu_count() or 1)
     yield time.process_time if request.param else time.perf_counter
     torch.set_num_threads(before)
 
