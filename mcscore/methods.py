@@ -137,7 +137,7 @@ DIVERSITY: dict[str, Method] = {
     "cluster": Method(
         "spread",
         "the best of each of K clusters (k-means)",
-        "20 k M D",
+        "11 k M D at most",
         "Citovsky et al., Batch active learning at scale, 2021",
         needs=("embeddings",),
         draws=True,

@@ -57,6 +57,7 @@ def choose(
 ) -> Selection:
     """Choose k items, see ``Run.select``."""
     from ..selection import Limits, select
+    from ..selection.embedding_map import embedding_map
 
     if diversity not in DIVERSITY:
         raise RunError(f"no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
@@ -126,6 +127,10 @@ def choose(
         "n": run.n,
         **(_errors_at_cut(choosable, selection) if method.has_cut else {}),
     }
+    if "embeddings" in arrays:
+        order = np.argsort(found.ids)
+        chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
+        how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed)
     if edited:
         how["edited_code"] = edited
     _write(run, pool, selection, how)

@@ -42,7 +42,7 @@ def badge(candidates: Candidates, k: int, room: Room, *, seed: int = 0) -> Picks
     residual_MC = candidates.probabilities.copy()
     residual_MC[np.arange(len(candidates)), residual_MC.argmax(axis=1)] -= 1
     space = Space(residual_MC, candidates.embeddings)
-    norms = np.where(room.open, space.squared_norms(), -1.0)
+    norms = np.where(room.open, space.squared_norms, -1.0)
     first = int(np.argmax(norms >= norms.max(initial=0.0) * (1 - space.slack))) if len(norms) else 0
     return _choose(space, None, first, k, room, exponential(candidates.ids, seed, _RACE))
 

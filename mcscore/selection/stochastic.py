@@ -16,6 +16,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels.native import philox as native_philox
+from ..kernels.native.extension import native
 from ..kernels.topk import keys_of
 from ..masks import philox4x32
 from .topk import TopK
@@ -49,10 +51,15 @@ def uniform(ids_B: npt.ArrayLike, seed: int, stream: int = _STREAM) -> Floats:
         counter = np.zeros((len(bits), 4), np.uint32)
         counter[:, 0], counter[:, 1] = bits & np.uint64(0xFFFFFFFF), bits >> np.uint64(32)
         counter[:, 2] = stream
-        words = philox4x32(counter, seed)
+        words = _philox(counter, seed)
         # 53 bits and half a step: neither 0 nor 1, whose logarithms are not finite.
         numbers[at : at + len(bits)] = (words[:, 0] * 2.0**21 + (words[:, 1] >> np.uint32(11)) + 0.5) * 2.0**-53
     return numbers
+
+
+def _philox(counter_n4: npt.NDArray[np.uint32], seed: int) -> npt.NDArray[np.uint32]:
+    """``philox4x32`` by the extension, which takes a tenth of the time, where there is one; the same words."""
+    return philox4x32(counter_n4, seed) if native is None else native_philox(counter_n4, seed)
 
 
 def exponential(ids_B: npt.ArrayLike, seed: int, stream: int = _STREAM) -> Floats:

@@ -85,6 +85,8 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
     }
     how = json.loads(table.schema.metadata[b"mcscore"])
     assert len(how.pop("content")) == len("sha256:") + 64
+    places = how.pop("map")
+    assert [len(places[kind]) for kind in ("candidates", "labeled", "selected")] == [40, 1, 4]
     assert how == {
         "version": 2,
         "run": run.meta["id"],

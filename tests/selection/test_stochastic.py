@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcscore.masks import philox4x32
-from mcscore.selection import Best, select
+from mcscore.selection import Best, select, stochastic
 from mcscore.selection.stochastic import Ranks, gumbel, power, softmax, softrank, uniform
 
 METHODS = {"power": power, "softmax": softmax, "softrank": softrank}
