@@ -5,8 +5,9 @@ A case is a job and a configuration. Configurations are words joined by "-": fir
 mcscore: a Scorer. loop: passes over a batch. batched: each item repeated for its passes, in batches of the same size.
 compiled: loop, under torch.compile. Loops run LOOP_PASSES passes, and their time is scaled to T.
 
-fp32, bf16: dtype of the model; tf32: fp32 with products in TF32. cl: channels_last. Of mcscore alone: 256MiB: memory of a step; compile: Execution(compile=True);
-auto: Execution(dtype="auto"); eager: Execution(graphs=False); deterministic: Execution(deterministic=True).
+fp32, bf16: dtype of the model; tf32: fp32 with products in TF32. cl: channels_last. Of mcscore alone: 256MiB: memory of a step;
+compile: Execution(compile=True); auto: Execution(dtype="auto"); eager: Execution(graphs=False); deterministic:
+Execution(deterministic=True).
 """
 
 from __future__ import annotations

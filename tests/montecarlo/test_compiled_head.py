@@ -104,7 +104,7 @@ def test_the_plan_says_what_of_a_head_is_compiled() -> None:
     assert "torch.compile: the forward pass up to the last dropout, for full steps" in scorer.plan(x)
 
 
-class Asks(nn.Module):
+class AsksBefore(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.drop, self.out = nn.Dropout(0.5), nn.Linear(12, 3)
@@ -115,8 +115,8 @@ class Asks(nn.Module):
 
 def test_a_head_that_cannot_be_compiled_is_scored_without() -> None:
     torch.manual_seed(0)
-    model, x = Asks().eval(), given()["normed"]
+    model, x = AsksBefore().eval(), given()["normed"]
     plain, compiled = (prepared(model, x, 10, compile=compiled) for compiled in (False, True))
-    with pytest.warns(UserWarning, match="Asks runs without torch.compile"):
+    with pytest.warns(UserWarning, match="AsksBefore runs without torch.compile"):
         got = compiled(x)
     assert torch.equal(got["bald"], plain(x)["bald"])

@@ -11,8 +11,9 @@ pytest.importorskip("triton")
 
 from triton.runtime.errors import OutOfResources
 
+from mcscore.kernels.triton import head as triton_head
 from mcscore.kernels.triton import tune as triton_tune
-from mcscore.kernels.triton.head import Block, plan_head, table_block
+from mcscore.kernels.triton.head import block_columns, plan_head
 from mcscore.kernels.triton.launch import Launch
 from mcscore.kernels.triton.tune import tuned
 from mcscore.masks import MaskSpec, rate
@@ -37,8 +38,11 @@ def test_the_table_is_used_as_it_is_unless_a_search_is_asked_for(monkeypatch: py
     monkeypatch.setenv(
         "MCSCORE_AUTOTUNE", "1"
     )  # no GPU, no search: the meta device stands for machines that are not there
-    launch, _ = plan_head(x, MaskSpec(0, 0, range(20), range(4096), rate(0.5)), weight, None, ("bald",), "categorical")
-    assert {name: launch.meta[name] for name in ("ROWS", "COLUMNS", "DEPTH")} == table_block(10, 4, 2).meta
+    launches, _ = plan_head(
+        x, MaskSpec(0, 0, range(20), range(4096), rate(0.5)), weight, None, ("bald",), "categorical"
+    )
+    rows, depth, _, _ = triton_head._HEAD[4, 2][16]
+    assert (launches[0].meta["ROWS"], launches[0].meta["COLUMNS"], launches[0].meta["DEPTH"]) == (rows, 16, depth)
 
 
 def test_a_search_takes_the_fastest_and_says_so_once(
@@ -66,13 +70,14 @@ def test_a_kernel_too_large_for_the_gpu_is_passed_over(monkeypatch: pytest.Monke
     assert triton_tune.seconds(TooLarge()) == float("inf")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("itemsize", "tiles"), list(itertools.product((2, 4), (1, 2, 5))))
+@pytest.mark.parametrize(("itemsize", "tiles"), list(itertools.product((2, 4), (2, 5))))
 def test_the_table_has_a_block_for_every_width(itemsize: int, tiles: int) -> None:
     for C in range(1, 300):
-        block = table_block(C, itemsize, tiles)
-        assert isinstance(block, Block)
-        assert block.columns >= min(C, 128)
-        assert block.rows * block.columns * tiles <= 128 * 256 * (1 if itemsize == 2 else 1.5)
+        columns = block_columns(C)
+        assert columns >= min(C, 128)
+        rows, *_ = triton_head._HEAD[itemsize, tiles][columns]
+        assert rows * columns * tiles <= 128 * 256 * (1 if itemsize == 2 else 1.5)
+        assert columns in triton_head._LINEAR[itemsize]
 
 
 @pytest.mark.gpu
