@@ -142,9 +142,10 @@ execution = together(
     _execution("--device", help="Device to compute on, such as cpu or cuda:0; default: cuda if there is one."),
     _execution(
         "--dtype",
-        type=click.Choice(["bfloat16", "auto", "tf32"]),
+        type=click.Choice(["model", "bfloat16", "auto", "tf32"]),
         help="Compute products in bfloat16; auto: only where bfloat16 is fast and keeps the ranking. tf32: float32 products "
-        "and convolutions in TF32, on GPUs. Default: the model's own type, float32 in full precision.",
+        "and convolutions in TF32, on GPUs. model: the model's own type, float32 in full precision. Default: auto on a GPU, "
+        "else model.",
     ),
     _execution(
         "--memory",

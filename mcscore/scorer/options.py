@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MASKS = ("independent", "shared")
-DTYPES = (None, "bfloat16", "auto", "tf32")
+DTYPES = (None, "model", "bfloat16", "auto", "tf32")
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,19 @@ class Execution:
     Attributes:
         memory: bytes of activations that a step may use; default: on a GPU a quarter of its free memory, at most 8 GiB, elsewhere
             256 MiB.
-        dtype: None runs the model in its own dtype, float32 in full precision whatever torch.backends says. "bfloat16" computes
+        dtype: "model" runs the model in its own dtype, float32 in full precision whatever torch.backends says. "bfloat16" computes
             products in bfloat16, as torch.autocast does. "auto" does so if the hardware is fast at it and the scores of the first
             batch keep their ranking (Spearman correlation with those of float32 of at least 0.99); a message says which it chose.
-            "tf32" computes float32 products and convolutions in TF32, on GPUs that have it.
+            "tf32" computes float32 products and convolutions in TF32, on GPUs that have it. Default: for a model in float32 on a
+            GPU "auto", else "model".
         channels_last: pass images to the model in this memory format, which dropout keeps.
         compile: run the model under torch.compile, what is before the first site and what is after it, for batches as large as a
             step (see ``Scorer.plan``); smaller batches run without. A model that is under torch.compile already is run like that.
         graphs: on a GPU, replay full steps from a CUDA graph, which gives the same bits with less work for the host.
         deterministic: fill up every step to its full size with copies of its last item, so that all products have one shape and
-            an item's scores have the same bits in any batch. A batch smaller than a step costs as much as a full one.
+            an item's scores do not depend on how many others there are, to the last bit. Where a library's product treats the last
+            rows of a matrix otherwise, as on CPUs, its place in the batch may still change that bit. A batch smaller than a step
+            costs as much as a full one.
 
     Raises:
         ValueError: the dtype is unknown, or memory is not positive.
@@ -75,6 +78,6 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be None (the model's own), 'bfloat16', 'auto' or 'tf32', got {self.dtype!r}")
+            raise ValueError(f"dtype must be 'model' (its own), 'bfloat16', 'auto' or 'tf32', got {self.dtype!r}")
         if self.memory is not None and self.memory <= 0:
             raise ValueError(f"memory must be a positive number of bytes, got {self.memory}")

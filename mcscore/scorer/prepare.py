@@ -84,7 +84,8 @@ def _with_precision(
     plan: Plan, passes: Passes, reduction: Reduction, execution: Execution, inputs: ModelInputs, items_B: Items
 ) -> Plan:
     """Return the plan with the requested precision, or with the one that "auto" chooses."""
-    if execution.dtype is None:
+    by_default = execution.dtype is None and inputs.device.type == "cuda" and inputs.dtype == torch.float32
+    if execution.dtype in (None, "model") and not by_default:
         return plan
     if execution.dtype == "tf32":  # one of the modes of the whole call, see ``numeric``
         return dataclasses.replace(plan, precision="float32 products and convolutions in TF32, as asked for")
@@ -96,7 +97,8 @@ def _with_precision(
     taken, why = bfloat16.choose(
         inputs.device, lambda rounded: _trial(plan, passes, reduction, inputs, first, rounded)[name]
     )
-    backends.warn_once(f"dtype='auto' takes {taken or str(inputs.dtype).removeprefix('torch.')}: {why}")
+    other = "; dtype='model' keeps the model's own" if by_default and taken else ""
+    backends.warn_once(f"dtype='auto' takes {taken or str(inputs.dtype).removeprefix('torch.')}: {why}{other}")
     return dataclasses.replace(plan, autocast=taken, precision=why)
 
 
