@@ -184,7 +184,7 @@ def ours(job: Job, config: Config, device: torch.device, clock: Clock, matmul: f
     """Time a Scorer on some whole steps, and look into one of them."""
     model, items = model_of(job, config, device), items_of(job, job.items, device)
     held = allocated(device)
-    scorer = Scorer(model, passes=T, execution=Execution(**config.options))
+    scorer = Scorer(model, passes=T, execution=Execution(**{"dtype": "model", **config.options}))
     begin = time.perf_counter()
     scorer.prepare(items[:3])
     prepared = time.perf_counter()

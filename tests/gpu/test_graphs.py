@@ -63,7 +63,7 @@ def test_a_graph_sees_weights_that_change_between_calls(kind: Kind) -> None:
         change(scorer.model)
         after = scorer(items)
         assert not torch.equal(after["bald"], before)
-        execution = Execution(memory=kind.memory, graphs=False)
+        execution = Execution(memory=kind.memory, dtype="model", graphs=False)
         assert same_bits(after, Scorer(scorer.model, passes=T, execution=execution)(items)), change.__name__
         before = after["bald"]
 

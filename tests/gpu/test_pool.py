@@ -22,7 +22,7 @@ class Interrupted(Exception):
 
 
 def scorer_of(kind: Kind, **options: object) -> Scorer:
-    return Scorer(kind.on("cuda"), passes=T, execution=Execution(memory=kind.memory, **options))
+    return Scorer(kind.on("cuda"), passes=T, execution=Execution(memory=kind.memory, dtype="model", **options))
 
 
 @pytest.mark.parametrize("name", ["head", "mlp", "in-place"])

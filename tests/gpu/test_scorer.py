@@ -16,7 +16,9 @@ EVERY = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 def scorer_of(kind: Kind, device: str = "cuda", **options: object) -> Scorer:
-    return Scorer(kind.on(device), passes=T, scores=SCORES, execution=Execution(memory=kind.memory, **options))
+    return Scorer(
+        kind.on(device), passes=T, scores=SCORES, execution=Execution(memory=kind.memory, dtype="model", **options)
+    )
 
 
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -86,8 +88,8 @@ def test_a_step_for_which_memory_runs_out_is_halved_and_gives_the_same_scores() 
     )
     model = model.cuda().eval()
     items = torch.randn(900, 64, device="cuda")
-    expected = Scorer(model, passes=T, execution=Execution(memory=64 << 20, graphs=False))(items)
-    scorer = Scorer(model, passes=T, execution=Execution(memory=1 << 30, graphs=False))
+    expected = Scorer(model, passes=T, execution=Execution(memory=64 << 20, dtype="model", graphs=False))(items)
+    scorer = Scorer(model, passes=T, execution=Execution(memory=1 << 30, dtype="model", graphs=False))
     planned = scorer.prepare(items)["items"]
     assert planned > 300
     torch.cuda.synchronize()

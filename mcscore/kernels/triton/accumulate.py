@@ -88,7 +88,7 @@ def add_row(h, bad, row, ok, sum_h, spoiled, H: tl.constexpr):
     tl.store(bad + row, tl.load(bad + row, mask=ok, other=0) | spoiled, mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "blocks", "stride_t"])
 def _add_rows(
     x, p, p2, h, votes, bad, t, rows, blocks, stride_t, stride_o, stride_i, stride_c,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, P2: tl.constexpr, H: tl.constexpr, VOTES: tl.constexpr,
@@ -134,7 +134,7 @@ def _add_rows(
     add_row(h, bad, row, ok, sum_h, spoiled, H)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "stride_t"])
 def _wide_statistics(
     x, tops, inverses, entropies, winners, t, rows, stride_t, stride_o, stride_i, stride_c,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WIDTH: tl.constexpr,
@@ -179,7 +179,7 @@ def _wide_statistics(
     tl.store(entropies + at, bits)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "stride_t"])
 def _add_wide_tiles(
     x, tops, inverses, entropies, winners, p, p2, h, votes, bad, t, rows, stride_t, stride_o, stride_i, stride_c,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, P2: tl.constexpr, H: tl.constexpr, VOTES: tl.constexpr,

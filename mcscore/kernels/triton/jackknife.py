@@ -73,7 +73,7 @@ _MAX_WARPS = 8  # of 255 registers per thread; 16 have 128
 _BLOCK = 128  # items of a program of step 2
 
 
-@triton.jit(do_not_specialize=["T", "B", "G", "group"])
+@triton.jit(do_not_specialize=["T", "B", "stride_t", "G", "group"])
 def _group_rows(
     x, u, T, B, stride_t, stride_b, G, group,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,

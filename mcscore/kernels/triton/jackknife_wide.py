@@ -48,7 +48,7 @@ def _pass_of_tile(
         return pass_tile(row, classes, C, SOFTMAX, WANT, SHARES)
 
 
-@triton.jit(do_not_specialize=["T", "B", "G", "group"])
+@triton.jit(do_not_specialize=["T", "B", "stride_t", "G", "group"])
 def _group_tiles(
     x, top_in, inverse_in, vote_in, parts, T, B, stride_t, stride_b, G, group,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,

@@ -36,7 +36,8 @@ _PREFETCH_WARPS = 8
 _MAX_COLUMNS = 32  # classes of class-major logits that a thread holds; more are copied into rows first
 
 
-@triton.jit(do_not_specialize=["stride_t", "stride_c"])
+# What depends on the number of items is the same code for any: B = 1 would be a constant, and a kernel of its own that rounds otherwise.
+@triton.jit(do_not_specialize=["B", "stride_t", "stride_c"])
 def _score_columns(
     x, out, prediction, T, B, stride_t, stride_c,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, ITEMS: tl.constexpr, WIDTH: tl.constexpr,
@@ -59,7 +60,7 @@ def _score_columns(
     finish_scores(out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C, SOFTMAX, WANT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "stride_t"])
 def _score_rows(
     x, out, prediction, T, B, stride_t, stride_b,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, PREFETCH: tl.constexpr,

@@ -45,7 +45,7 @@ _TILE = 4096  # classes per program: 4 warps of 32 values per thread, small enou
 _SUMMARIES = 8  # float32 rows of the workspace: total, entropy, top, second, doubt, spread, modal, h
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "stride_t"])
 def _row_statistics(
     x, top_out, inverse_out, h_out, vote_out, T, B, stride_t, stride_b,
     C: tl.constexpr, VECTOR: tl.constexpr, WANT: tl.constexpr,
@@ -120,7 +120,7 @@ def probabilities(row, top_at, inverse_at):
     return tl.exp2(scaled_difference(row, c[:, None], origin[:, None])) * factor[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "stride_t"])
 def _class_tiles(
     x, top_in, inverse_in, vote_in, parts, part_arg, T, B, stride_t, stride_b,
     C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
@@ -160,7 +160,7 @@ def _class_tiles(
     tl.store(part_arg + b * TILES + tile + tl.arange(0, 1), arg)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def _merge(
     out, prediction, parts, part_arg, h_in, T, B,
     C: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
