@@ -7,8 +7,8 @@
 Two ways, chosen by shape. The kernels here apply masks to the features on their way into the tensor cores, and
 1 / (1 - p) when the product is done; a head's rows become probabilities in registers, so that neither T B D dropped features
 nor T B C logits exist. Drawing and applying a mask and the product take 4 (p = 1/2, C = 10) to 9 instructions per 16-bit
-feature, counted in sm_90 code, so the masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
-parts). A head of more outputs, which would draw the masks again for every 128, is for ``masked_gemm``: it masks first, and
+feature, counted in sm_90 code, so the masks are the limit up to about C = 128, the tensor cores beyond (float32 takes more, for
+its TF32 parts). A head of more outputs, which would draw the masks again for every 128, is for ``masked_gemm``: it masks first, and
 multiplies then; ``kernels.linear`` leaves a Linear of more to PyTorch.
 
 A head's passes are dealt out to programs, so that few items fill the GPU, too: a program has some items and one part of the
