@@ -114,7 +114,7 @@ def test_few_candidates_are_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(looked[1:]) < 4000  # of 12,000
 
 
-@pytest.mark.parametrize("rows", [16, 200, 2000])
+@pytest.mark.parametrize("rows", [24, 200, 2000])
 def test_lazy_evaluation_of_estimates_finds_the_best_estimate(rows: int) -> None:
     """Against every candidate evaluated with the same samples."""
     from mcscore.kernels.joint import reference
@@ -272,6 +272,12 @@ def test_a_thousand_classes_begin_to_sample_at_once() -> None:
     positions, gains = greedy(p_MTC.double().numpy(), 2)
     assert picks.positions[:2].tolist() == positions
     np.testing.assert_allclose(picks.gains[:2], gains, atol=1e-5)
+
+
+def test_more_passes_than_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="12 samples cannot represent 13 passes"):
+        batchbald(np.arange(9), candidates(9, 13, 5), 4, rows=12)
+    assert batchbald(np.arange(9), candidates(9, 13, 5), 2, rows=12).exact == 2
 
 
 def test_no_warning_if_the_last_pick_is_exact() -> None:

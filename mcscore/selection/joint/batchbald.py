@@ -57,7 +57,8 @@ def batchbald(
         The picks, best first, with the information that each adds. Of gains closer than ``samples.TIE`` the lowest id wins.
 
     Raises:
-        ValueError: shapes do not match, probabilities are not distributions, or fewer than k candidates remain.
+        ValueError: shapes do not match, probabilities are not distributions, fewer than k candidates remain, or there are more passes
+            than samples where these are needed.
 
     >>> twin = torch.tensor([0.9, 0.1, 0.9, 0.1])  # of class 0, in four passes
     >>> other = torch.tensor([0.8, 0.8, 0.2, 0.2])  # a lower BALD, but of another question

@@ -84,8 +84,11 @@ class Configurations:
 
     def _begin_sampling(self) -> None:
         device, passes = self.rows_ST.device, self.rows_ST.shape[1]
+        if passes > self._samples:
+            raise ValueError(
+                f"{self._samples:,} samples cannot represent {passes:,} passes: take fewer passes, or more samples"
+            )
         self.exact = False
-        self._pass_S = torch.arange(self._samples, device=device) % passes
         self.rows_ST = torch.full((self._samples, passes), 1.0 / passes, device=device)
         self.weights_S = torch.full((self._samples,), 1.0 / self._samples, device=device)
         for id, p_TC in self._chosen:
@@ -93,14 +96,18 @@ class Configurations:
 
     def _draw(self, id: int, p_TC: Tensor) -> None:
         """Draw the class of the new item in every sample, from the prediction of the sample's pass."""
+        (T, C), S = p_TC.shape, self._samples
         cumulated_TC = p_TC.double().cumsum(1)
-        below_S = uniforms(self._seed, id, self._samples).to(p_TC.device) * cumulated_TC[self._pass_S, -1]
-        class_S = (cumulated_TC[self._pass_S] <= below_S[:, None]).sum(
-            1
-        )  # the first whose sum exceeds it, so never one of p = 0
+        below_nT = torch.zeros(-(-S // T), T, dtype=torch.float64, device=p_TC.device)
+        below_nT.view(-1)[:S] = uniforms(self._seed, id, S).to(p_TC.device)
+        below_nT *= cumulated_TC[:, -1]
+        # The first class whose sum exceeds it, so never one of p = 0.
+        class_Tn = torch.searchsorted(cumulated_TC, below_nT.T.contiguous(), right=True)
+        class_S = class_Tn.T.flatten()[:S].clamp_max(C - 1)
         rows_ST = self.rows_ST * p_TC.T[class_S]
         # The pass that drew the labels may have become too improbable for float32, beside others that all exclude this one.
-        rows_ST[(rows_ST.sum(1) == 0).nonzero()[:, 0], self._pass_S[rows_ST.sum(1) == 0]] = 1.0
+        none = (rows_ST.sum(1) == 0).nonzero()[:, 0]
+        rows_ST[none, none % T] = 1.0
         self.rows_ST = rows_ST / rows_ST.sum(1, keepdim=True)
 
 
