@@ -212,6 +212,19 @@ def test_targets_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(epig(np.arange(10), p_MTC, targets_JTC, 10).gains, whole.gains, atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.filterwarnings(SAMPLING)
+def test_a_gpu_chooses_as_the_cpu_does() -> None:
+    p_MTC, targets_JTC, ids = candidates(700, 50, 10), candidates(20, 50, 10, seed=1), np.arange(700)
+    for rows in (10_000, 300):
+        ours, theirs = (batchbald(ids, p, 5, rows=rows) for p in (p_MTC, p_MTC.cuda()))
+        assert ours.positions.tolist() == theirs.positions.tolist()
+        np.testing.assert_allclose(ours.gains, theirs.gains, atol=1e-5)
+    scores = [epig(ids, p, targets_JTC, 700) for p in (p_MTC, p_MTC.cuda())]
+    np.testing.assert_allclose(*(picks.gains[np.argsort(picks.positions)] for picks in scores), atol=1e-5)
+
+
 # ---- hostile input ---------------------------------------------------------------------------------------------------
 
 
