@@ -93,9 +93,8 @@ def choose(
             from .second_scoring import SecondScoring  # loads torch
 
             second = SecondScoring(run, pool, scorer, progress)
-            if candidates is None:
-                found = found.first(max(k, second.fitting(found.ids)))
-            arrays["samples"] = second.samples(found.ids)
+            arrays["samples"] = second.samples(found.ids, least=k if candidates is None else None)
+            found = found.first(len(arrays["samples"]))
         if "targets" in needs:
             arrays["targets"] = second.targets(targets, seed)
         if "probabilities" in needs:
@@ -278,7 +277,7 @@ def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> tuple[
     """The scorer, if it has the run's model, and what of its code was edited since."""
     if scorer is None:
         raise RunError(
-            f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
+            f"this diversity computes with the model, and {run.path} was opened without a model: "
             "pass scorer=, a Scorer of the model that scored the run, or diversity='none'"
         )
     now = Settings.of_scorer(scorer.describe()).model
