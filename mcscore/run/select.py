@@ -277,7 +277,7 @@ def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> tuple[
     """The scorer, if it has the run's model, and what of its code was edited since."""
     if scorer is None:
         raise RunError(
-            f"this diversity computes with the model, and {run.path} was opened without a model: "
+            f"this diversity computes with the model, and {run.path} was opened without a model for it: "
             "pass scorer=, a Scorer of the model that scored the run, or diversity='none'"
         )
     now = Settings.of_scorer(scorer.describe()).model
