@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcscore.selection.diversity import radius
+from mcscore.selection import select
 
 K = 1000
 
@@ -54,15 +54,15 @@ def test_radius(benchmark: Any, m: int, width: int) -> None:
     scores, points, groups = candidates(m, width)
     ids = np.arange(m)
     start = time.perf_counter()
-    searched = radius(ids, scores, points, K)
+    searched = select(ids, scores, K, embeddings=points)
     search = time.perf_counter() - start
-    given = min(seconds(lambda: radius(ids, scores, points, K, r=searched.radius)) for _ in range(3))
+    given = min(seconds(lambda: select(ids, scores, K, embeddings=points, radius=searched.radius)) for _ in range(3))
     naive = min(seconds(lambda: k_center(points, 50)) for _ in range(2)) * K / 50
-    found = len(np.unique(groups[searched.positions]))
+    found = len(np.unique(groups[searched.ids]))
     plain = len(np.unique(groups[np.argsort(-scores)[:K]]))
     benchmark.extra_info.update({"k-center / radius": naive / given, "k-center / search": naive / search})
     print(
         f"\nM = {m:6}, D = {width}: r given {given:.2f} s, searched {search:.2f} s, k-center {naive:.2f} s "
         f"(ratios {naive / given:.1f}, {naive / search:.2f}); groups among {K}: {found}, by score alone {plain}"
     )
-    benchmark.pedantic(lambda: radius(ids, scores, points, K, r=searched.radius), rounds=1)
+    benchmark.pedantic(lambda: select(ids, scores, K, embeddings=points, radius=searched.radius), rounds=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,30 @@ def plane(cloud: Cloud, chosen_x: np.ndarray, chosen_y: np.ndarray, labels: tupl
 
     what = "Each of" if cloud.weights is None else "Density of"
     alt = f"{what} {cloud.n:,} items by {labels[0]} (across) and {labels[1]} (up), with {count(len(chosen_x), 'selected item')} marked."
+    return _plot(draw, WIDTH, 375, alt)
+
+
+def embedding_plane(places: Mapping[str, Any]) -> Plot:
+    """Draw the candidates, labeled and selected items of an embedding map as points."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for kind, size, color, marker in (
+            ("candidates", 7, theme.pool, "o"),
+            ("labeled", 20, theme.ink, "x"),
+            ("selected", 24, theme.chosen, "o"),
+        ):
+            points = np.array(places[kind], float).reshape(-1, 2)
+            # A point is outlined, a cross is not.
+            edge = {"edgecolors": theme.paper, "linewidths": 0.6} if kind == "selected" else {"linewidths": 0.8}
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=color, marker=marker, **edge)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for label, share in zip(("xlabel", "ylabel"), [*places["explained"], 0.0][:2], strict=True):
+            axes.set(**{label: f"{share:.0%} of the variance"})
+        axes.margins(0.03)
+
+    counts = ", ".join(f"{len(places[kind]):,} {kind}" for kind in ("candidates", "labeled", "selected"))
+    alt = f"Map of embeddings, the two directions of the largest variance of the candidates: {counts}."
     return _plot(draw, WIDTH, 375, alt)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Chosen:
     """A selection as its file tells: ids (k,) int64, best first; score, method, radius (None without one), file name.
 
+    map: the embeddings in a plane, see ``mcscore.selection.embedding_map``; None if the selection was made without any.
     near_cut: how many items that were not selected lie within their standard error of the lowest selected score, if that is known.
     """
 
@@ -26,6 +27,7 @@ class Chosen:
     radius: float | None
     name: str
     near_cut: int | None = None
+    map: dict[str, Any] | None = None
 
 
 def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
@@ -52,4 +54,4 @@ def chosen_items(run: Run, path: str | os.PathLike[str] | None = None, pool: Poo
         return None
     file, table, how = read_selection(run, path, pool)
     ids = table.column("id").to_numpy().astype(np.int64)
-    return Chosen(ids, how["by"], how["method"], how["radius"], file.name, how.get("near_cut"))
+    return Chosen(ids, how["by"], how["method"], how["radius"], file.name, how.get("near_cut"), how.get("map"))

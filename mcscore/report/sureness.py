@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..methods import DIVERSITY
 from ..run.screening.cut import population_of
 from ..run.screening.told import told
 from ..selection import TopK
@@ -27,6 +28,8 @@ def sureness(shown: Shown) -> dict[str, Any] | None:
     chosen, spread = shown.chosen, shown.spreads[shown.by]
     if chosen is None or not len(chosen.ids) or spread is None or spread.flat:
         return None
+    if chosen.method in DIVERSITY and not DIVERSITY[chosen.method].has_cut:
+        return {"title": TITLE, "text": [_without_cut(chosen.method)], "plot": None}
     if (certificate := shown.run.meta.get("certificate")) is not None:
         return {
             "title": TITLE,
@@ -49,6 +52,20 @@ def sureness(shown: Shown) -> dict[str, Any] | None:
     if chosen.method != "none":
         text.append("The selection also looks at diversity, which may change more than this.")
     return {"title": TITLE, "text": text, "plot": _plot(shown, shown.error)}
+
+
+def _without_cut(method: str) -> str:
+    """Why nothing can be said of the lowest selected score of a method that does not go down the scores.
+
+    >>> _without_cut("k-center")
+    'This is not known: k-center does not choose by score alone, so no lowest selected score divides the items.'
+    """
+    how = (
+        "draws at random, and another seed draws other items"
+        if DIVERSITY[method].draws
+        else "does not choose by score alone"
+    )
+    return f"This is not known: {method} {how}, so no lowest selected score divides the items."
 
 
 def _sentences(lines: list[str]) -> list[str]:

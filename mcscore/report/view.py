@@ -15,6 +15,7 @@ from ..acquisition import SCORES
 from ..text import count, duration, number
 from . import stats
 from .items import Picture, pictures
+from .map import map_section
 from .mix import MAX_CLASSES, class_mix
 from .plots import histogram, plane
 from .shown import Shown, stream, title
@@ -76,6 +77,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "plane": _values_and_score(shown) if shown.regression else _decomposition(shown),
         "mix": _value_mix(shown) if shown.regression else _class_mix(shown),
         "verb": "predicts" if shown.regression else "says",
+        "map": map_section(shown),
         "sureness": sureness(shown),
         "dropped_text": _dropped(shown),
         "chosen": selected,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError
+from ..methods import DIVERSITY, Method, parameters_of
 from ..paths import names_in
+from .best import Choosable, Found, best_items
+from .gather import gathered
 from .identity.code import accepted
 from .identity.match import find_pool
 from .normalize import own_scorer
@@ -24,14 +28,14 @@ from .stored import StoredScores
 if TYPE_CHECKING:
     from ..pool import Pool
     from ..scorer.scorer import Scorer
-    from ..selection import Selection
+    from ..selection import Limits, Selection
+    from .loop import Progress
 
 CANDIDATES_PER_ITEM = 10
+JOINT_CANDIDATES = 10_000  # at least, of a joint method: of a pool with repeats, ten for each item may all be one
 # Labeled items that candidates are compared with. Their embeddings are computed for each selection, so an even sample of
 # so many stands for all; the file says how many were used.
 LABELED_MAX = 10_000
-
-Embeddings = npt.NDArray[np.float32]
 
 
 def choose(
@@ -41,61 +45,184 @@ def choose(
     by: str,
     diversity: str,
     candidates: int | None,
-    radius: float | None,
     scorer: Scorer | None,
     pool: Pool | None,
     partial: bool,
+    seed: int,
+    limits: Limits | None,
+    targets: Any = None,
+    progress: Progress | None = None,
     accept_edited_code: bool = False,
+    **parameters: Any,
 ) -> Selection:
     """Choose k items, see ``Run.select``."""
-    from ..selection import DIVERSITY, select
+    from ..selection import Limits, select
+    from ..selection.embedding_map import embedding_map
 
     if diversity not in DIVERSITY:
         raise RunError(f"no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
     if k < 1:
         raise RunError(f"k must be at least 1, got {k}")
+    if targets is not None and "targets" not in DIVERSITY[diversity].needs:
+        raise RunError(f"diversity {diversity!r} has no targets: leave targets out, or choose diversity 'epig'")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
+    method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), limits or Limits()
     most = _most_of_screen(run, k, by, candidates)
+    _refuse_limits(run, diversity, limits)
     pool = find_pool(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
     # A run of labeled items may choose them too. Items appended since have no scores yet.
-    skipped = Skipped(pool, run.meta["labeled"])
-    ids, scores = _best(run, by, candidates or min(CANDIDATES_PER_ITEM * k, most), k, skipped)
+    choosable = Choosable(run, by, Skipped(pool, run.meta["labeled"]), limits)
+    found = _candidates(choosable, k, method, candidates, most, own, seed)
 
-    embeddings = labeled_embeddings = None
+    arrays: dict[str, Any] = {}
     labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
     labeled, edited = np.empty(0, np.int64), list[str]()
-    if DIVERSITY[diversity].needs_embeddings:
+    needs = {*method.needs_of_model, *(("embeddings",) if limits.labeled_distance is not None else ())}
+    if needs:
         scorer, edited = _scorer_of(run, scorer, accept_edited_code)
-        embed = _embedder(run, pool, scorer)
-        labeled = _evenly(_labeled(pool, run.n), labeled_items, LABELED_MAX)
-        embeddings, labeled_embeddings = embed(ids), embed(labeled) if len(labeled) else None
+        scorer = own_scorer(scorer, pool)
+        if "embeddings" in needs:
+            labeled = _evenly(_labeled(pool, run.n), labeled_items, LABELED_MAX)
+            for name, ids in (("embeddings", found.ids), ("labeled_embeddings", labeled)):
+                if len(ids):
+                    arrays[name] = gathered(pool, ids, run.meta["block_items"], scorer.embed)
+        if "samples" in needs:
+            from .second_scoring import SecondScoring  # loads torch
+
+            second = SecondScoring(run, pool, scorer, progress)
+            if candidates is None:
+                found = found.first(max(k, second.fitting(found.ids)))
+            arrays["samples"] = second.samples(found.ids)
+        if "targets" in needs:
+            arrays["targets"] = second.targets(targets, seed)
+        if "probabilities" in needs:
+            _refuse_other_passes(run, scorer)
+            predict = scorer.predict
+            arrays["probabilities"] = gathered(
+                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).cpu().numpy()
+            )
     selection = select(
-        ids,
-        scores,
+        found.ids,
+        found.scores,
         k,
         diversity=diversity,
-        embeddings=embeddings,
-        radius=radius,
-        labeled_embeddings=labeled_embeddings,
+        **arrays,
+        ranks=found.ranks,
+        seed=seed,
+        limits=_of_candidates(limits, found),
+        **own,
     )
     how = {
         "run": run.meta["id"],
         "pool": run.meta["pool"]["fingerprint"],
         "by": by,
-        "candidates": len(ids),
+        "candidates": len(found.ids),
         "labeled": labeled_items,
         "labeled_compared": len(labeled),
+        "left_out": found.left_out,
         "done": run.done,
         "n": run.n,
-        **_errors_at_cut(run, by, selection, skipped),
+        **(_errors_at_cut(choosable, selection) if method.has_cut else {}),
     }
+    if "embeddings" in arrays:
+        order = np.argsort(found.ids)
+        chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
+        how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed)
     if edited:
         how["edited_code"] = edited
     _write(run, pool, selection, how)
     return selection
+
+
+def _candidates(
+    choosable: Choosable,
+    k: int,
+    method: Method,
+    candidates: int | None,
+    most: int,
+    own: dict[str, Any],
+    seed: int,
+) -> Found:
+    """The candidates of a method.
+
+    A ranked method takes the first k that the limits leave room for, by its own values. So these k are all that it needs, unless there are
+    limits other than the quota, which is kept while streaming.
+    """
+    limits, n = choosable.limits, choosable.run.n
+    streamed = method.family == "ranked" and candidates is None
+    enough = streamed and limits.budget is None and limits.labeled_distance is None
+    M = candidates or (
+        k if enough else max(CANDIDATES_PER_ITEM * k, JOINT_CANDIDATES if method.family == "joint" else 0)
+    )
+    M = min(M, most, n)
+    quota = limits.most(k)
+    if quota is not None and most < n:
+        quota = None  # of a screened run only the best are known, whatever their groups
+    if quota is not None and not enough:
+        quota = max(1, quota * M // k)  # so that k of M candidates respect the quota if k of all items do
+    value = None
+    if streamed and method.draws:
+        function = method.function
+
+        def value(scores: Any, ids: Any, ranks: Any) -> Any:
+            return function(scores, ids, ranks, seed=seed, **own)
+
+    ranked = streamed and "ranks" in method.needs
+    found = best_items(choosable, k, M, quota, value, ranked)
+    if len(found.ids) < k and quota is not None:  # more of each group, so that ``select`` can say which quota would do
+        return best_items(choosable, k, CANDIDATES_PER_ITEM * k, CANDIDATES_PER_ITEM * quota, value, ranked)
+    return found
+
+
+def _of_candidates(limits: Limits, found: Found) -> Limits:
+    """The same limits for the candidates, whose groups and costs are known by now."""
+    costs = None if limits.costs is None else np.asarray(limits.costs)[found.ids]
+    name = "predicted class" if limits.per_class is not None else limits.group_name
+    return dataclasses.replace(
+        limits,
+        per_class=None,
+        per_group=limits.quota,
+        groups=found.groups,
+        costs=costs,
+        leave_out=None,
+        group_name=name,
+    )
+
+
+def _refuse_limits(run: StoredScores, diversity: str, limits: Limits) -> None:
+    """RunError if the limits do not fit the run."""
+    if limits.per_class is not None and run.meta["likelihood"] != "categorical":
+        raise RunError(
+            f"per_class needs predicted classes, and {run.path} has likelihood {run.meta['likelihood']!r}: give groups and per_group"
+        )
+    if run.header.screened and DIVERSITY[diversity].draws and DIVERSITY[diversity].family == "ranked":
+        raise RunError(
+            f"{run.path} is screened: diversity {diversity!r} draws from all items by their scores, and only the best have all passes. "
+            "Choose another diversity, or score the pool into another directory without a screen"
+        )
+    for name in ("groups", "costs"):
+        if (given := getattr(limits, name)) is not None and np.shape(given) != (run.n,):
+            raise RunError(
+                f"{name} have shape {np.shape(given)}; ({run.n},) is needed, one for each item of {run.path}"
+            )
+    if (ids := limits.leave_out) is not None and len(ids) and (np.min(ids) < 0 or np.max(ids) >= run.n):
+        raise RunError(f"leave_out must be ids in [0, {run.n}), got {np.min(ids)} to {np.max(ids)}")
+
+
+def _refuse_other_passes(run: StoredScores, scorer: Scorer) -> None:
+    """RunError unless the scorer makes the probabilities that the scores of the run are of."""
+    for name in ("passes", "seed", "masks", "likelihood", "input"):
+        if (given := scorer.describe()[name]) != run.meta[name]:
+            raise RunError(
+                f"{run.path} was scored with {name}={run.meta[name]!r}, the scorer has {given!r}: pass the scorer of the run"
+            )
+    if run.meta["likelihood"] != "categorical":
+        raise RunError(
+            f"diversity by gradients needs classes, and {run.path} has likelihood {run.meta['likelihood']!r}"
+        )
 
 
 def _most_of_screen(run: StoredScores, k: int, by: str, candidates: int | None) -> int:
@@ -118,36 +245,18 @@ def _most_of_screen(run: StoredScores, k: int, by: str, candidates: int | None) 
     return screen.top
 
 
-def _best(
-    run: StoredScores, by: str, candidates: int, k: int, skipped: Skipped
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """(ids, scores) of the best ``candidates`` items that may be chosen; at least k, or RunError."""
-    from ..selection import TopK
-
-    best, left = TopK(min(candidates, run.n)), 0
-    for ids, scores in run.spans(by):
-        excluded = skipped[ids[0] : ids[-1] + 1]
-        left += int((np.isfinite(scores) & ~excluded).sum())
-        best.update(ids, scores, excluded)
-    if k > left:
-        raise RunError(
-            f"{k:,} items cannot be chosen: of {run.n:,} only {left:,} are left that have a finite {by} "
-            f"and are neither labeled nor excluded ({skipped.count(run.n):,} are)"
-        )
-    return best.result()
-
-
-def _errors_at_cut(run: StoredScores, by: str, selection: Selection, skipped: Skipped) -> dict[str, Any]:
+def _errors_at_cut(choosable: Choosable, selection: Selection) -> dict[str, Any]:
     """How sure the cut, the lowest selected score, is; {} if the run has no errors.
 
     last_se: the standard error of the item there. near_cut: how many items that could have been selected, and were not, lie
     within one standard error, each its own, of it.
     """
+    run, by = choosable.run, choosable.by
     if not run.meta["errors"]:
         return {}
     cut, chosen, near = selection.scores[-1], np.sort(selection.ids), 0
-    for (ids, scores), (_, errors) in zip(run.spans(by), run.spans(f"{by}_se"), strict=True):
-        left = ~skipped[ids[0] : ids[-1] + 1]
+    for (ids, scores, out, _), (_, errors) in zip(choosable, run.spans(f"{by}_se"), strict=True):
+        left = ~out
         first, stop = np.searchsorted(chosen, [ids[0], ids[-1] + 1])
         left[chosen[first:stop] - ids[0]] = False
         near += int((np.abs(scores - cut) <= errors)[left].sum())  # never where they are NaN
@@ -179,25 +288,6 @@ def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> tuple[
             f"the scorer's model is not the model that scored {run.path}: fingerprint {given}, recorded is {recorded}"
         )
     return scorer, accepted(run.path, run.header, now, accept)
-
-
-def _embedder(run: StoredScores, pool: Pool, scorer: Scorer) -> Callable[[npt.NDArray[np.int64]], Embeddings]:
-    """A function of ids (n,) to embeddings (n, D), computed in blocks of ascending ids: each pool chunk is read once."""
-    step, own = run.meta["block_items"], own_scorer(scorer, pool)
-
-    def embed(ids: npt.NDArray[np.int64]) -> Embeddings:
-        order = np.argsort(ids)
-        ascending = ids[order]
-        parts = [
-            own.embed(pool.take(ascending[at : at + step]), ascending[at : at + step])
-            for at in range(0, len(ids), step)
-        ]
-        embeddings = np.concatenate(parts)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return embeddings[back]
-
-    return embed
 
 
 def _labeled(pool: Pool, n: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -1,10 +1,10 @@
 """A selection, and its Parquet file.
 
 File, version 2: columns id (int64), rank (int64, 0 = best), score (float32), then any others that the writer adds (key,
-prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null), the fields that
-the writer adds (by, run), and ``content``, a checksum of all columns. The metadata "mcscore_checksum" is a checksum of that JSON,
-so neither can be lost unseen. Files written before the checksums have neither. A file without ``version`` has version 1, which
-differs in that field alone.
+prediction). The schema metadata "mcscore" is JSON: ``version``, ``k``, ``method``, ``radius`` (number or null), ``facts`` (an object,
+where there are any), the fields that the writer adds (by, run), and ``content``, a checksum of all columns. The metadata
+"mcscore_checksum" is a checksum of that JSON, so neither can be lost unseen. Files written before the checksums have neither. A file
+without ``version`` has version 1, which differs in that field alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,8 +38,9 @@ class Selection:
         ids: (k,) int64.
         scores: (k,) float32.
         rank: (k,) int64: rank among all candidates by score, 0 = best; ranks that are missing were left out for diversity.
-        radius: any two chosen items are further apart than this; None without diversity.
+        radius: any two chosen items are further apart than this; None by other methods.
         method: name of the method in DIVERSITY.
+        facts: parameters, seed, constraints, and what the method tells of the choice; JSON.
     """
 
     ids: np.ndarray
@@ -47,6 +48,7 @@ class Selection:
     rank: np.ndarray
     radius: float | None
     method: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,7 +76,14 @@ class Selection:
             if len(values) != len(self):
                 raise ValueError(f"column {name!r} has {len(values)} values for {len(self)} selected items")
             data[name] = values
-        fields = {"version": SELECTION_VERSION, "k": len(self), "method": self.method, "radius": self.radius}
+        fields: dict[str, Any] = {
+            "version": SELECTION_VERSION,
+            "k": len(self),
+            "method": self.method,
+            "radius": self.radius,
+        }
+        if self.facts:
+            fields["facts"] = dict(self.facts)
         for name in metadata or {}:
             if name in (*fields, "content"):
                 raise ValueError(f"metadata {name!r} is one of the selection's own: choose another name")
@@ -199,10 +208,10 @@ def _is_selection(file: BinaryIO) -> bool:
 def _content_of(table: Any) -> str:
     """The checksum of all columns: their names, types and values."""
     digest = hashlib.sha256()
-    for field in table.schema:
-        column = table[field.name]
-        digest.update(json.dumps([field.name, str(field.type), len(column)]).encode())
-        if _is_number(field.type) and not column.null_count:
+    for each in table.schema:
+        column = table[each.name]
+        digest.update(json.dumps([each.name, str(each.type), len(column)]).encode())
+        if _is_number(each.type) and not column.null_count:
             digest.update(np.ascontiguousarray(column.to_numpy()).data)
         else:
             digest.update(json.dumps(column.to_pylist(), default=repr).encode())

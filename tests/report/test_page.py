@@ -317,3 +317,23 @@ def test_numbers_keep_their_digits(value: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(4.25, "4.2 s"), (89.0, "89.0 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
 def test_durations_are_told_in_their_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_selection_by_embeddings_has_its_map(make_run: Make) -> None:
+    run = make_run(np.zeros(N, np.int32), bald=np.linspace(0, 1, N))
+    run.select([17, 4], "bald")
+    assert "among the candidates" not in Page(write_report(run)).text  # type: ignore[arg-type]
+    near = {"distance": 0.5, "selected": 0, "random": 2, "of": 2}
+    places = {
+        "explained": [0.5, 0.25],
+        "candidates": [[0, 0], [1, 2]],
+        "labeled": [],
+        "selected": [[1, 2]],
+        "near": near,
+    }
+    run.select([17, 4], "bald", map=places)
+    page = Page(write_report(run))  # type: ignore[arg-type]
+    assert "they hold 75% of the variance" in page.text
+    assert "0 of 2 selected items have another within 0.5, half of what is usual" in page.text
+    alts = [attrs["alt"] or "" for tag, attrs in page.tags if tag == "img"]
+    assert [alt for alt in alts if alt.endswith("2 candidates, 0 labeled, 1 selected.")]

@@ -81,6 +81,21 @@ def test_without_errors_or_without_a_choice_there_is_no_verdict(make_run: Make) 
     assert HINT not in page(run).text  # all scores are equal
 
 
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        ("power", "power draws at random, and another seed draws other items"),
+        ("k-center", "k-center does not choose by score alone"),
+    ],
+)
+def test_a_choice_without_a_cut_has_no_verdict(run: FakeRun, method: str, how: str) -> None:
+    run.select([3, 40, 7], "bald", method=method)
+    said = page(run)
+    assert f"This is not known: {how}, so no lowest selected score divides the items." in said.text
+    assert "within one standard error of the lowest" not in said.text
+    assert not [attrs for tag, attrs in said.tags if tag == "img" and "of rank" in (attrs["alt"] or "")]
+
+
 def test_verdicts_that_are_not_a_number_of_passes() -> None:
     settled = verdict(Overlap(1, 400, 0.96, 0.97, 0.95, 380), "margin")
     assert settled[:2] == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -124,6 +125,7 @@ class Falling(FakeScorer):
 
 class Pool(FakePool):
     classes = None
+    storage = SimpleNamespace(rows=SimpleNamespace(chunk=7), offsets=None)
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         return ids

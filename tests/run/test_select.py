@@ -85,6 +85,8 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
     }
     how = json.loads(table.schema.metadata[b"mcscore"])
     assert len(how.pop("content")) == len("sha256:") + 64
+    places = how.pop("map")
+    assert [len(places[kind]) for kind in ("candidates", "labeled", "selected")] == [40, 1, 4]
     assert how == {
         "version": 2,
         "run": run.meta["id"],
@@ -96,6 +98,7 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
         "candidates": 40,
         "labeled": 1,
         "labeled_compared": 1,
+        "left_out": {"labeled_or_excluded": 1, "without_score": 1},
         "done": N,
         "n": N,
     }
@@ -131,7 +134,7 @@ def test_k_beyond_what_is_left_says_how_many(run: Run, pool: Pool) -> None:
     ("asked", "says"),
     [
         ({"k": 3, "by": "margin"}, "no score 'margin'; choose from bald, entropy"),
-        ({"k": 3, "diversity": "magic"}, "no diversity method 'magic'; choose from radius, none"),
+        ({"k": 3, "diversity": "magic"}, "no diversity method 'magic'; choose from radius, none, power"),
         ({"k": 0}, "k must be at least 1"),
         ({"k": 9, "candidates": 8}, "9 items cannot be chosen from 8 candidates"),
     ],

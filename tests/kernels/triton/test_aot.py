@@ -30,6 +30,7 @@ from mcscore.kernels.triton.channels_last import plan_dropout_images
 from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
+from mcscore.kernels.triton.joint import plan_conditional_entropy
 from mcscore.kernels.triton.launch import Launch
 from mcscore.kernels.triton.packed_mask import plan_packed_mask
 from mcscore.kernels.triton.score import plan
@@ -111,6 +112,11 @@ def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
     return plan_linear(x_sBLD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None)[0]
 
 
+def _joint(C: int, dtype: torch.dtype) -> Launch:
+    p_MTC = torch.empty(4096, 100, C, dtype=dtype, device="meta")
+    return plan_conditional_entropy(p_MTC, torch.empty(4096, 100, device="meta"), torch.empty(4096, device="meta"))[0]
+
+
 case = functools.partial
 CASES: dict[str, Callable[[], Launch]] = {
     "10 classes": case(_score, 10, torch.bfloat16, LIGHT, "categorical"),
@@ -177,9 +183,13 @@ CASES: dict[str, Callable[[], Launch]] = {
     "head of 100 classes, keeps": case(_head_that_keeps, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores, keeps": case(_head_that_keeps, 50, torch.float32, 0.25, KERNEL_SCORES),
     "linear": case(_linear, 200, torch.float32, 0.3),
+    "joint entropies of 2 classes": case(_joint, 2, torch.float32),
+    "joint entropies of 10 classes": case(_joint, 10, torch.float32),
+    "joint entropies of 100 classes, half": case(_joint, 100, torch.float16),
+    "joint entropies of 1000 classes, half": case(_joint, 1000, torch.bfloat16),
 }
 COLUMNS = [name for name in CASES if name.endswith("class-major")]
-PRODUCTS = {name for name in CASES if name.startswith(("head", "linear"))}
+PRODUCTS = {name for name in CASES if name.startswith(("head", "linear", "joint"))}
 SPILLED = dict.fromkeys(PRODUCTS, 16) | {
     "16384 classes, float32": 8,
     "8192 labels, all scores": 8,

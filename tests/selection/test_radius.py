@@ -8,9 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.selection import select
-from mcscore.selection.diversity import BLOCK, DIVERSITY, radius
-from mcscore.selection.neighbors import any_within, pairs_within, squared_distances
+from mcscore.selection import Room, select
+from mcscore.selection import cells as cells_module
+from mcscore.selection import radius as filter_module
+from mcscore.selection.candidates import Picks
+from mcscore.selection.neighbors import Others, pairs_within, squared_distances
+from mcscore.selection.radius import BLOCK
+
+
+def radius(
+    ids: np.ndarray,
+    scores: np.ndarray,
+    points: np.ndarray,
+    k: int,
+    r: float | None = None,
+    labeled_embeddings: object = None,
+) -> Picks:
+    """The positions in the arrays, as the ids tell them, and the radius."""
+    chosen = select(ids, scores, k, embeddings=points, radius=r, labeled_embeddings=labeled_embeddings)
+    return Picks(np.array([ids.tolist().index(i) for i in chosen.ids.tolist()], np.int64), {"radius": chosen.radius})
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -46,7 +62,7 @@ def test_kept_are_apart_and_what_was_skipped_is_near_a_better_one(
     want = greedy(scores, points, n, r, labeled)
     picks = radius(np.arange(n), scores, points, len(want), r, labeled)
     assert picks.positions.tolist() == want
-    assert picks.radius == r
+    assert picks.facts["radius"] == r
     apart = distances(points[want], points[want])
     assert (apart[~np.eye(len(want), dtype=bool)] > r).all()
     near_better = (distances(points, points[want]) <= r) & (scores[want] >= scores[:, None])
@@ -73,8 +89,7 @@ def test_neighbor_decisions_equal_float64_ones(width: int) -> None:
     points = (rng.normal(size=(BLOCK, width)) * 1e-3 + 50).astype(np.float32)
     others = np.concatenate([points[::7], (rng.normal(size=(40, width)) * 1e-3 + 50).astype(np.float32)])
     for r in (0.0, 5e-3, float(distances(points[:1], points[1:2])[0, 0])):
-        norm = float(np.sqrt((others.astype(np.float64) ** 2).sum(1)).max())
-        assert np.array_equal(any_within(points, others, r, norm), (distances(points, others) <= r).any(1))
+        assert np.array_equal(Others.of(others).any_within(points, r), (distances(points, others) <= r).any(1))
         assert np.array_equal(pairs_within(points, r), distances(points, points) <= r)
 
 
@@ -82,11 +97,11 @@ def test_the_searched_radius_keeps_k_and_one_slightly_greater_does_not() -> None
     scores, points = clouds(np.random.default_rng(0), groups=40, each=30, width=8)
     picks = radius(np.arange(len(scores)), scores, points, 60)
     assert len(picks.positions) == 60
-    assert picks.radius is not None
+    assert picks.facts["radius"] is not None
     apart = distances(points[picks.positions], points[picks.positions])
-    assert apart[~np.eye(60, dtype=bool)].min() > picks.radius
-    assert greedy(scores, points, 60, picks.radius) == picks.positions.tolist()
-    assert len(greedy(scores, points, 60, picks.radius * 1.002)) < 60
+    assert apart[~np.eye(60, dtype=bool)].min() > picks.facts["radius"]
+    assert greedy(scores, points, 60, picks.facts["radius"]) == picks.positions.tolist()
+    assert len(greedy(scores, points, 60, picks.facts["radius"] * 1.002)) < 60
 
 
 def test_near_duplicates_fall_out() -> None:
@@ -136,9 +151,9 @@ def test_k_zero_k_one_and_k_all() -> None:
     assert radius(np.arange(5), scores, points, 1).positions.tolist() == [1]
     everything = radius(np.arange(5), scores, points, 5)
     assert everything.positions.tolist() == [1, 4, 3, 2, 0]
-    assert everything.radius == pytest.approx(1.0, rel=2e-3)
-    assert everything.radius is not None
-    assert everything.radius < 1.0
+    assert everything.facts["radius"] == pytest.approx(1.0, rel=2e-3)
+    assert everything.facts["radius"] is not None
+    assert everything.facts["radius"] < 1.0
 
 
 def test_points_that_all_coincide_leave_one() -> None:
@@ -173,23 +188,38 @@ def test_errors_say_what_remains_and_what_to_do() -> None:
         select(ids, scores, 2, embeddings=np.ones((10, 2)), labeled_embeddings=np.ones((1, 3)))
     with pytest.raises(ValueError, match="id 7 is a candidate more than once"):
         select([7, 7], [1.0, 2.0], 1, diversity="none")
-    with pytest.raises(ValueError, match="'farthest' is unknown; choose from radius, none"):
+    with pytest.raises(ValueError, match="'farthest' is unknown; choose from radius, none, power"):
         select(ids, scores, 2, diversity="farthest")
     with pytest.raises(ValueError, match="has no radius"):
         select(ids, scores, 2, diversity="none", radius=1.0)
 
 
-def test_every_method_of_the_table_selects_k_without_nan() -> None:
-    rng = np.random.default_rng(6)
-    scores, points = rng.random(50).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
-    scores[::5] = np.nan
-    for name, method in DIVERSITY.items():
-        chosen = select(np.arange(50), scores, 8, diversity=name, embeddings=points)
-        assert len(set(chosen.ids.tolist())) == 8, name
-        assert np.isfinite(chosen.scores).all(), name
-        assert chosen.method == name
-        assert method.text
-
-
 def test_squared_distances_are_sums_of_squared_differences() -> None:
     assert squared_distances(np.float32([1e4, 1]), np.float32([[1e4, 1], [1e4, 2], [0, 1]])).tolist() == [0, 1, 1e8]
+
+
+def test_of_many_candidates_cells_find_nearly_all_near_ones_and_the_share_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores, points = clouds(np.random.default_rng(7), groups=150, each=40, width=8)
+    want = select(np.arange(6000), scores, 150, embeddings=points, radius=3.0)
+    assert "apart" not in want.facts
+    monkeypatch.setattr(filter_module, "CELLS_FROM", 1000)
+    monkeypatch.setattr(cells_module, "CELLS", 64)
+    found = select(np.arange(6000), scores, 150, embeddings=points, radius=3.0)
+    assert found.ids.tolist() == want.ids.tolist()  # groups lie in few cells
+    assert found.facts["apart"] == 1.0
+    monkeypatch.setattr(cells_module, "PROBED", 1)
+    cloud = np.random.default_rng(8).normal(size=(6000, 8)).astype(np.float32)
+    some = select(np.arange(6000), scores, 500, embeddings=cloud, radius=2.2)
+    apart = distances(cloud[some.ids], cloud[some.ids])
+    np.fill_diagonal(apart, np.inf)
+    assert some.facts["apart"] == (apart.min(1) > 2.2).mean() < 0.9
+
+
+def test_a_radius_searched_again_does_not_depend_on_what_was_tried_before() -> None:
+    scores, points = clouds(np.random.default_rng(9), groups=60, each=30, width=6)
+    tried = filter_module._Filter(points[np.argsort(-scores)], None, Room(90, len(points)), 90)
+    for r in (5.0, 0.3, 0.25, 0.27, 0.26, 0.9):
+        fresh = filter_module._Filter(points[np.argsort(-scores)], None, Room(90, len(points)), 90)
+        assert tried.at(r).kept.tolist() == fresh.at(r).kept.tolist()
