@@ -19,7 +19,7 @@ from .dropout import reference_mask, unsigned
 
 
 def packed_mask(masks: MaskSpec, elements: int) -> Tensor:
-    """Keep bits (t, B, ceil(elements / 8)) uint8 on the device of the ids: element 8 i + j is bit j of byte i, 1 if it is kept."""
+    """Keep bits (t, B, ceil(elements / 32)) int32 on the device of the ids: element 32 i + j is bit j of word i, 1 if it is kept."""
     if backends.select(masks.ids.device) == "triton":
         from .triton import packed_mask as triton_packed_mask
 
@@ -29,9 +29,9 @@ def packed_mask(masks: MaskSpec, elements: int) -> Tensor:
 
 def reference(masks: MaskSpec, elements: int) -> Tensor:
     """``packed_mask`` in PyTorch operations."""
-    keep_tBE = reference_mask(masks, -(-elements // 8) * 8)
-    weights = 1 << torch.arange(8, device=keep_tBE.device)
-    return (keep_tBE.unflatten(2, (-1, 8)) * weights).sum(3).to(torch.uint8)
+    keep_tBE = reference_mask(masks, -(-elements // 32) * 32)
+    weights = 1 << torch.arange(32, device=keep_tBE.device)
+    return (keep_tBE.unflatten(2, (-1, 32)) * weights).sum(3).to(torch.int32)
 
 
 @torch.library.custom_op("mcscore::packed_mask", mutates_args=())
@@ -44,7 +44,7 @@ def _packed_mask(
 
 @_packed_mask.register_fake
 def _(passes_t: Any, ids_B: Any, seed: Any, site: Any, bits: Any, threshold: Any, elements: Any) -> Tensor:
-    return passes_t.new_empty((passes_t.numel(), ids_B.numel(), -(-elements // 8)), dtype=torch.uint8)
+    return passes_t.new_empty((passes_t.numel(), ids_B.numel(), -(-elements // 32)), dtype=torch.int32)
 
 
 def fusable(
@@ -64,7 +64,7 @@ def fusable(
         kept = torch.full_like(x_sBEI, d) if threshold else a * x_sBEI + b
         return kept.expand(passes_t.numel(), *x_sBEI.shape[1:])
     packed_tBN = _packed_mask(passes_t, ids_B, seed, site, bits, threshold, E)
-    places = torch.arange(8, dtype=torch.uint8, device=packed_tBN.device)
+    places = torch.arange(32, dtype=torch.int32, device=packed_tBN.device)
     keep_tBE = (packed_tBN[..., None] >> places & 1).flatten(2)[..., :E] != 0
     wide = x_sBEI if x_sBEI.dtype == torch.float64 else x_sBEI.float()
     return torch.where(keep_tBE[..., None], wide * a + b, d).to(x_sBEI.dtype)

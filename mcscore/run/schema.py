@@ -122,6 +122,7 @@ class Hardware:
     matmul_precision: str = ""
     tf32: Mapping[str, str] = field(default_factory=dict)
     reduced_precision: bool = False
+    attention: str = ""
     deterministic: str = ""
 
 

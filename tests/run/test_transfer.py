@@ -39,6 +39,11 @@ def no_sync() -> Iterator[None]:
 @pytest.mark.gpu
 def test_blocks_go_up_and_scores_come_back_without_a_wait_but_one(no_sync: None) -> None:
     transfer = CudaTransfer("cuda")
+    torch.cuda.set_sync_debug_mode("default")
+    for _ in range(2):  # the first time code is loaded and page-locked memory allocated, which waits for the device
+        warm, _ids = transfer.arrived(transfer.upload(np.zeros((5, 3), np.float32), IDS))
+        transfer.download({"bald": warm.sum(1), "id": _ids + 1}).wait()
+    torch.cuda.set_sync_debug_mode("error")
     memory = transfer.allocate(5 * 3 * 4)
     items = memory.view(np.float32).reshape(5, 3)
     items[:] = np.arange(15, dtype=np.float32).reshape(5, 3)

@@ -7,8 +7,8 @@
 Two ways, chosen by shape. The kernels here apply masks to the features on their way into the tensor cores, and
 1 / (1 - p) when the product is done; a head's rows become probabilities in registers, so that neither T B D dropped features
 nor T B C logits exist. Drawing and applying a mask and the product take 4 (p = 1/2, C = 10) to 9 instructions per 16-bit
-feature, counted in sm_90 code, so the masks are the limit up to about C = 128, the tensor cores beyond (float32 takes 20 to 100, most of them for its TF32
-parts). A head of more outputs, which would draw the masks again for every 128, is for ``masked_gemm``: it masks first, and
+feature, counted in sm_90 code, so the masks are the limit up to about C = 128, the tensor cores beyond (float32 takes more, for
+its TF32 parts). A head of more outputs, which would draw the masks again for every 128, is for ``masked_gemm``: it masks first, and
 multiplies then; ``kernels.linear`` leaves a Linear of more to PyTorch.
 
 A head's passes are dealt out to programs, so that few items fill the GPU, too: a program has some items and one part of the
@@ -23,7 +23,7 @@ keeps its float32 logits, of as many items as 256 MB hold, for ``jackknife``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -49,7 +49,6 @@ from .tile import (
     new_results,
     new_sums,
 )
-from .tune import tuned
 
 MAX_CLASSES = 128  # of a fused head: sums over the passes and the product share a thread's registers
 _WORKSPACE = 256 << 20  # bytes of the parts' mean probabilities, or of logits that wait for their standard errors
@@ -182,9 +181,9 @@ _HEAD = {
     # bytes per feature, tiles: {columns: (rows, depth, warps, together)}. Tiles are what is held of rows x columns float32:
     # 2 with the sums of bald and entropy, 5 with those of all scores. Programs of 32 items and two or four warps, of which
     # several share a multiprocessor; weights serve 32 items and up to four passes. More items where the product is large.
-    (2, 2): {16: (32, 64, 2, 4), 32: (32, 64, 2, 4), 64: (32, 64, 4, 4), 128: (64, 64, 8, 2)},
+    (2, 2): {16: (32, 64, 2, 4), 32: (32, 64, 2, 4), 64: (32, 64, 4, 4), 128: (32, 64, 4, 4)},
     (2, 5): {16: (32, 64, 2, 4), 32: (32, 32, 2, 2), 64: (32, 64, 4, 2), 128: (32, 64, 8, 1)},
-    (4, 2): {16: (32, 32, 2, 2), 32: (32, 32, 2, 1), 64: (128, 16, 8, 1), 128: (128, 16, 8, 1)},
+    (4, 2): {16: (32, 32, 2, 2), 32: (32, 32, 2, 1), 64: (128, 16, 8, 1), 128: (128, 32, 8, 1)},
     (4, 5): {16: (32, 32, 2, 1), 32: (128, 16, 8, 1), 64: (64, 16, 8, 1), 128: (32, 16, 8, 1)},
 }
 
@@ -275,14 +274,10 @@ def plan_linear(
     }  # fmt: skip
     meta = {"L": L, "C": C, "D": D, "BITS": rate.bits, "SHARED": s == 1, "PRECISION": _precision()}
 
-    def launch(block: Block) -> Launch:
-        programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
-        return Launch(_dropout_linear, (programs,), args, meta | block.meta, block.warps, block.stages)
-
     rows, depth = _LINEAR[x.element_size()][block_columns(C)]
-    table = Block(rows, block_columns(C), depth)
-    shape = t, B, L, D, C, str(x.dtype), rate.bits
-    return launch(tuned("dropout_linear", shape, table, _variants(table), launch, x.device)), y
+    block = Block(rows, block_columns(C), depth)
+    programs = triton.cdiv(B * L, block.rows) * t * triton.cdiv(C, block.columns)
+    return Launch(_dropout_linear, (programs,), args, meta | block.meta, block.warps, block.stages), y
 
 
 def plan_head(
@@ -319,16 +314,11 @@ def plan_head(
     summary = {"C": C, "SOFTMAX": likelihood == "categorical", "WANT": want, "PART": _part(T)}
     meta = summary | {"D": D, "BITS": rate.bits, "PRECISION": _precision(), "KEEP": kept_TBK is not None}
 
-    def launch(block: Block) -> Launch:
-        grid = (triton.cdiv(B, block.rows) * parts,)
-        together = {"TOGETHER": min(block.together, _part(T))}
-        return Launch(_head_parts, grid, args, meta | block.meta | together, block.warps, block.stages)
-
     tiles = 5 if want & (NEEDS_STD.value | NEEDS_VOTES.value) else 2
     rows, depth, warps, together = _HEAD[x.element_size(), tiles][columns]
-    table = Block(rows, columns, depth, warps, together=together)
-    shape = T, B, D, C, str(x.dtype), rate.bits, want
-    first = launch(tuned("dropout_head", shape, table, _variants(table), launch, x.device))
+    block = Block(rows, columns, depth, warps, together=together)
+    meta |= block.meta | {"TOGETHER": min(together, _part(T))}
+    first = Launch(_head_parts, (triton.cdiv(B, rows) * parts,), args, meta, block.warps, block.stages)
     items = max(1, 256 // columns)
     merge = Launch(
         _merge_parts,
@@ -362,18 +352,6 @@ def _parts(T: int) -> int:
 def block_columns(C: int) -> int:
     """Outputs that a block multiplies at a time."""
     return max(16, min(128, triton.next_power_of_2(C)))
-
-
-def _variants(block: Block) -> list[Block]:
-    """What a search tries beside a block."""
-    return [
-        replace(block, rows=rows, depth=depth, warps=warps, stages=stages)
-        for rows in (block.rows // 2, block.rows)
-        for depth in (block.depth, block.depth * 2)
-        for warps in (2, 4, 8)
-        for stages in (2, 3, 4)
-        if rows >= 16 * warps // 4
-    ]
 
 
 def _contiguous(what: str, x: Tensor, weight_CD: Tensor, bias_C: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,8 +29,7 @@ from .jackknife import plan_errors
 from .launch import Launch, alignment, check_device, check_dtype
 from .score_wide import plan_wide
 from .tile import add_pass, finish_scores, load_tile, new_results, new_sums, tile_classes
-from .tiling import Tiling, tiling, values_per_thread
-from .tune import tuned
+from .tiling import tiling, values_per_thread
 
 _PREFETCH_WARPS = 8
 _MAX_COLUMNS = 32  # classes of class-major logits that a thread holds; more are copied into rows first
@@ -144,13 +143,6 @@ def _plan_scores(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> 
     if tiles is None:
         return plan_wide(args | strides, meta), results
 
-    def launch(choice: tuple[Tiling, bool]) -> Launch:
-        tiles, prefetch = choice
-        grid = (triton.cdiv(B, tiles.items),)
-        return Launch(_score_rows, grid, args | strides, meta | {"PREFETCH": prefetch, **tiles.meta}, tiles.warps)
-
-    table = tiles, tiles.warps >= _PREFETCH_WARPS and values == 32
-    other_tiles = filter(None, (tiling(C, vector, held) for held in (8, 16, 32)))
-    others = ((other, prefetch) for other in other_tiles for prefetch in (False, True))
-    shape = T, B, C, str(x.dtype), vector, likelihood, want
-    return [launch(tuned("score", shape, table, others, launch, x.device))], results
+    prefetch = tiles.warps >= _PREFETCH_WARPS and values == 32
+    meta |= {"PREFETCH": prefetch, **tiles.meta}
+    return [Launch(_score_rows, (triton.cdiv(B, tiles.items),), args | strides, meta, tiles.warps)], results

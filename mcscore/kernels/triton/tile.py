@@ -241,7 +241,8 @@ def accumulate(mean, m2, p, t, WANT: tl.constexpr):
     """
     if NEEDS_STD & WANT:
         delta = p - mean
-        mean += delta * (1.0 / (t + 1))
+        # Rounded to nearest: 1 / 1 must be 1. By the GPU's quick division one pass had a standard deviation of 2e-5.
+        mean += delta * tl.div_rn(tl.cast(1.0, tl.float32), tl.cast(t + 1, tl.float32))
         m2 += delta * (p - mean)
     else:
         mean += p

@@ -55,8 +55,17 @@ def _hardware_now(device: str) -> Hardware:
             backends.cuda.matmul.allow_bf16_reduced_precision_reduction
             or backends.cuda.matmul.allow_fp16_reduced_precision_reduction
         ),
+        attention=_attention(),
         deterministic=deterministic,
     )
+
+
+def _attention() -> str:
+    """Which kernels scaled_dot_product_attention may choose from."""
+    import torch
+
+    kinds = ("flash", "mem_efficient", "cudnn", "math")
+    return ", ".join(kind for kind in kinds if getattr(torch.backends.cuda, f"{kind}_sdp_enabled")())
 
 
 def _cpu(precision: str, deterministic: str) -> Hardware:

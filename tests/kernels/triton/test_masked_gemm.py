@@ -14,7 +14,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from mcscore import Dropout, Scorer, masks
+from mcscore import Dropout, Execution, Scorer, masks
 from mcscore.acquisition import KERNEL_SCORES, oracle_scores
 from mcscore.kernels import backends, linear
 from mcscore.kernels.triton import masked_gemm
@@ -63,7 +63,9 @@ def check_scores(
     naive_TBC = F.linear(torch.where(keep, x, 0.0) * scale, weight, bias)
     names = tuple(name for name in got if name != "prediction")
     truth, naive = (oracle_scores(logits.double(), names, likelihood) for logits in (truth_TBC, naive_TBC))
-    check_accuracy(got, truth, naive, len(weight), likelihood, 2e-6)
+    # Of few items the largest error is a draw: logits are rounded to 16 bits once, here and there.
+    share = 2e-6 if x.dtype == torch.float32 else torch.finfo(x.dtype).eps / 100
+    check_accuracy(got, truth, naive, len(weight), likelihood, share)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -307,7 +309,8 @@ def _scored(model: torch.nn.Module, items: Tensor, shared: str, device: str) -> 
     """The path and the scores of a Scorer whose device has the Triton kernels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backends, "select", lambda _device: "triton")
-        scorer = Scorer(model, 5, device=device, dropout=Dropout(masks=shared))
+        full = Execution(dtype="model")
+        scorer = Scorer(model, 5, device=device, dropout=Dropout(masks=shared), execution=full)
         got = scorer(items, torch.arange(len(items)))
         return scorer.describe()["plan"]["path"], {name: values.cpu() for name, values in got.items()}
 

@@ -25,8 +25,8 @@ PASSES, IDS = torch.tensor([5, 0, 65535]), torch.tensor([3, 2**40 + 1, 0, 17, 2*
 
 
 def _expected(p: float, elements: int) -> np.ndarray:
-    keep = masks.keep_mask(MaskSpec(SEED, 3, PASSES, IDS, rate(p)), -(-elements // 8) * 8)
-    return np.packbits(keep, axis=2, bitorder="little")
+    keep = masks.keep_mask(MaskSpec(SEED, 3, PASSES, IDS, rate(p)), -(-elements // 32) * 32)
+    return np.packbits(keep, axis=2, bitorder="little").view("<i4")
 
 
 @pytest.mark.parametrize("elements", [1, 8, 13, 128, 199, 2000])
