@@ -70,6 +70,9 @@ def choose(
     method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), limits or Limits()
     most = _most_of_screen(run, k, by, candidates)
     _refuse_limits(run, diversity, limits)
+    if limits.groups is not None and np.asarray(limits.groups).dtype.kind not in "iu":
+        numbers = np.unique(np.asarray(limits.groups), return_inverse=True)[1]
+        limits = dataclasses.replace(limits, groups=numbers)
     pool = find_pool(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
