@@ -176,6 +176,17 @@ void dropout_head(const MaskArguments& masks, Address x_BD, Address packed, Addr
     if (!k->dropout_head(m, f, l, out, part)) throw std::bad_alloc();
 }
 
+// shape: M, T, C and blocks of 2 lanes() configurations
+void conditional_entropy(Address p_MTC, Address rows, Address weights, Address mean_M, Address square_M, std::tuple<int64_t, int64_t, int64_t, int64_t> shape, Range items) {
+    const auto [M, T, C, blocks] = shape;
+    require(T >= 1 && C >= 1 && blocks >= 0, "joint entropies need at least one pass and one class");
+    const Joint x{at<float>(p_MTC), at<float>(rows), at<float>(weights), at<double>(mean_M), at<double>(square_M), M, T, C, blocks};
+    const Part part = part_of(items, M, {0, T}, T);
+    const Kernels* k = active();
+    nb::gil_scoped_release release;
+    k->conditional_entropy(x, part);
+}
+
 int64_t panel_classes(int64_t C) { return active().load()->panel_classes(C); }
 
 int lanes() { return active().load()->lanes; }
@@ -223,6 +234,7 @@ NB_MODULE(_native, m) {
     m.def("draw", &draw);
     m.def("dropout_linear", &dropout_linear);
     m.def("dropout_head", &dropout_head);
+    m.def("conditional_entropy", &conditional_entropy);
     m.def("panel_classes", &panel_classes);
     m.def("lanes", &lanes);
     m.def("filter_above", &filter_above);

@@ -8,6 +8,7 @@
 #include "dropout.h"
 #include "linear.h"
 #include "head.h"
+#include "joint.h"
 #include "score.h"
 #include "topk.h"
 
@@ -42,7 +43,7 @@ static void exp(const float* x, float* y, int64_t n) {
 
 #define MC_TEXT_(x) #x
 #define MC_TEXT(x) MC_TEXT_(x)
-extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, draw, dropout_linear, dropout_head, panel_classes, filter_above, exp, philox};
+extern const Kernels kernels = {MC_TEXT(MCSCORE_ISA), W, score, accumulate, keep_mask, dropout, draw, dropout_linear, dropout_head, panel_classes, conditional_entropy, filter_above, exp, philox};
 
 }  // namespace MCSCORE_ISA
 }  // namespace mcscore

@@ -90,6 +90,13 @@ struct Head {  // logits of pass t = bias + a W (keep_t x); the masks have E = D
     float a;
 };
 
+struct Joint {  // mean[m] = sum_s weights[s] h[s, m], square[m] = sum_s weights[s] h[s, m]^2; see joint.h
+    const float* p_MTC;
+    const float *rows, *weights;  // (blocks, T, 2 lanes) and (blocks, 2 lanes): padded by rows of weight 0
+    double *mean_M, *square_M;
+    int64_t M, T, C, blocks;
+};
+
 struct Candidates {  // scores among which a top-k searches
     const float* scores;
     const int64_t* ids;  // or null: first_id, first_id + 1, ...
@@ -117,6 +124,7 @@ struct Kernels {
     bool (*dropout_linear)(const Masks&, const Linear&, Part);
     bool (*dropout_head)(const Masks&, const Head&, Likelihood, const Scores&, Part);
     int64_t (*panel_classes)(int64_t C);
+    void (*conditional_entropy)(const Joint&, Part);
     Filtered (*filter_above)(const Candidates&, uint64_t cut, uint64_t* keys, int64_t room);  // cut 0: none yet
     void (*exp)(const float* x, float* y, int64_t n);  // for tests: x <= 0
     void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);

@@ -18,6 +18,7 @@ NEEDS = {
     "embeddings": "one deterministic pass of the candidates",
     "probabilities": "all passes of the candidates once more",
     "samples": "all passes of the candidates once more, with masks that all items share",
+    "targets": "the same of the items whose predictions matter",
 }
 """What a method may need of its candidates beside their scores, and what it takes to make that."""
 
@@ -141,6 +142,24 @@ DIVERSITY: dict[str, Method] = {
         needs=("embeddings",),
         draws=True,
         pick=f"{_HERE}.cluster:pick",
+    ),
+    "batchbald": Method(
+        "joint",
+        "the items whose labels together say most of the model",
+        "less than k M 10,000 T C",
+        "Kirsch et al., BatchBALD: efficient and diverse batch acquisition for deep Bayesian active learning, 2019",
+        needs=("samples",),
+        draws=True,
+        pick=f"{_HERE}.joint.batchbald:pick",
+    ),
+    "epig": Method(
+        "joint",
+        "the items whose labels say most of the predictions for target items",
+        "M J T C^2 for J targets",
+        "Bickford Smith et al., Prediction-oriented Bayesian active learning, 2023",
+        needs=("samples", "targets"),
+        draws=True,
+        pick=f"{_HERE}.joint.epig:pick",
     ),
 }
 

@@ -17,7 +17,7 @@ from . import shared
 from .model import build_scorer, users_code
 from .options import PATH
 from .shared import Command, Option
-from .terminal import as_json, emit
+from .terminal import as_json, emit, progress_line
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -65,7 +65,13 @@ def _default_betas() -> str:
 @_diverse(
     "--candidates",
     type=click.IntRange(1),
-    help="Number of best items to select from; default: 10 K, or all items for a method that ranks all.",
+    help="Number of best items to select from; default: 10 K, at least 10,000 for batchbald and epig, or all items for a method that "
+    "ranks all.",
+)
+@_diverse(
+    "--targets",
+    metavar="ITEMS",
+    help="Items whose predictions matter to epig: ids such as 3,17,20-29, a file with ids or keys, or another pool; default: 100 drawn.",
 )
 @_diverse(
     "--embedding",
@@ -108,6 +114,7 @@ def select(
     weights: Path | None,
     embedding: str | None,
     device: str | None,
+    targets: str | None,
     **choice: Any,
 ) -> None:
     """Select K diverse items of RUN with high scores, and write them to RUN/selection-BY-K.parquet.
@@ -118,6 +125,8 @@ def select(
         if value is not None and name not in DIVERSITY[diversity].parameters:
             others = [other for other, row in DIVERSITY.items() if name in row.parameters]
             raise click.UsageError(f"--{name} belongs to --diversity {' or '.join(others)}")
+    if targets is not None and "targets" not in DIVERSITY[diversity].needs:
+        raise click.UsageError("--targets belongs to --diversity epig")
     from ..pool import Pool
     from ..run import Run
     from ..run.select import how_chosen
@@ -131,7 +140,19 @@ def select(
         needs = bool(DIVERSITY[diversity].needs_of_model) or limits.labeled_distance is not None
         settings = _settings_of(run) if "probabilities" in DIVERSITY[diversity].needs else {}
         scorer = _same_model(run, spec, weights, device, embedding, settings) if needs else None
-        chosen = run.select(k, by, diversity, scorer=scorer, pool=pool, limits=limits, **choice)
+        joint = "samples" in DIVERSITY[diversity].needs
+        with progress_line(run.meta["passes"], quiet=not joint) as progress:
+            chosen = run.select(
+                k,
+                by,
+                diversity,
+                scorer=scorer,
+                pool=pool,
+                limits=limits,
+                targets=None if targets is None else _targets(run, pool, targets),
+                progress=progress,
+                **choice,
+            )
     file = path / f"selection-{by}-{k}.parquet"
     how = how_chosen(file)
     facts = {"run": str(path), "file": str(file), "by": by, "k": k, "diversity": chosen.method, "radius": chosen.radius}
@@ -156,6 +177,9 @@ def _lines(file: Path, by: str, chosen: Selection, sure: dict[str, Any], told: d
     if told.get("at_noise_floor"):
         floor = "at the noise floor of BALD: stored as 0, ties ordered by id"
         yield f"{count(told['at_noise_floor'], 'item')} of them {floor}"
+    if gains := chosen.facts.get("gains"):
+        what = "of the model" if chosen.method == "batchbald" else "of the predictions for a target, each by itself,"
+        yield f"information {what} by pick: {', '.join(f'{gain:.3g}' for gain in gains[:10])}{' ...' if len(gains) > 10 else ''} nats"
     if DIVERSITY[chosen.method].draws:
         drawn = ", ".join(f"{name} {chosen.facts[name]:g}" for name in ("beta", "seed") if name in chosen.facts)
         yield f"drawn with {drawn}: another seed draws other items"
@@ -182,6 +206,15 @@ def _limits(run: Run, pool: Pool | None, asked: dict[str, Any]) -> Limits:
         readers = {"groups": groups_from, "costs": costs_from, "leave_out": items_from}
         asked |= {name: readers[name](pool, asked[name])[: run.n] for name in files}
     return Limits(**asked, **name)
+
+
+def _targets(run: Run, pool: Pool | None, text: str) -> Any:
+    """The pool at a path, or the ids that the text lists or a file names."""
+    from ..pool import Pool
+    from ..pool.tables import items_from
+    from ..run.identity.match import find_pool
+
+    return Pool.open(Path(text)) if Path(text).is_dir() else items_from(find_pool(run, pool), text)
 
 
 def _settings_of(run: Run) -> dict[str, Any]:

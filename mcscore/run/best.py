@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,11 @@ class Found:
     groups: Ints | None
     ranks: Ints | None
     left_out: dict[str, int]
+
+    def first(self, n: int) -> Found:
+        """The best n of them."""
+        groups, ranks = (None if values is None else values[:n] for values in (self.groups, self.ranks))
+        return replace(self, ids=self.ids[:n], scores=self.scores[:n], groups=groups, ranks=ranks)
 
 
 @dataclass

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..pool import Pool
     from ..scorer.scorer import Scorer
     from ..selection import Limits, Selection
+    from .loop import Progress
 
 
 class Run(StoredScores):
@@ -102,6 +103,8 @@ class Run(StoredScores):
         beta: float | None = None,
         seed: int = 0,
         limits: Limits | None = None,
+        targets: npt.ArrayLike | Pool | int | None = None,
+        progress: Progress | None = None,
         pool: Pool | None = None,
         partial: bool = False,
         accept_edited_code: bool = False,
@@ -116,7 +119,8 @@ class Run(StoredScores):
             k: how many.
             by: a score of the run; default its first.
             diversity: a method of ``mcscore.selection.DIVERSITY``.
-            candidates: how many of the best are chosen from; default 10 k, or for a ranked method (power, softmax, softrank) all items.
+            candidates: how many of the best are chosen from; default 10 k; for a ranked method (power, softmax, softrank) all items; for a
+                joint method (batchbald, epig) at least 10,000, as far as their probabilities fit 1 GiB.
             radius: no two chosen items are closer; default as large as k items allow.
             scorer: computes the embeddings, if the method needs them; must hold the model that scored. Default: what
                 ``score_pool`` was given.
@@ -124,6 +128,10 @@ class Run(StoredScores):
             seed: of the random numbers of a method that draws.
             limits: what the selection must respect: a quota for each class or group, a budget, ids to leave out, a distance to labeled
                 items. See ``mcscore.selection.Limits``.
+            targets: of diversity epig, the items whose predictions matter: ids; another pool; a number of items to draw from this one;
+                default: 100 drawn.
+            progress: called as progress(items done, items) where a joint method scores the candidates again. Their probabilities are
+                kept in ``samples-candidates.bin`` of the run, so that the next selection finds them.
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: choose from an incomplete run.
             accept_edited_code: compute embeddings though the model's or the transform's code was edited since the run.
@@ -158,6 +166,8 @@ class Run(StoredScores):
             beta=beta,
             seed=seed,
             limits=limits,
+            targets=targets,
+            progress=progress,
             scorer=scorer or self._scorer,
             pool=pool or self._pool,
             partial=partial,

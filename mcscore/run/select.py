@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from ..pool import Pool
     from ..scorer.scorer import Scorer
     from ..selection import Limits, Selection
+    from .loop import Progress
 
 CANDIDATES_PER_ITEM = 10
+JOINT_CANDIDATES = 10_000  # at least, of a joint method: of a pool with repeats, ten for each item may all be one
 # Labeled items that candidates are compared with. Their embeddings are computed for each selection, so an even sample of
 # so many stands for all; the file says how many were used.
 LABELED_MAX = 10_000
@@ -48,6 +50,8 @@ def choose(
     partial: bool,
     seed: int,
     limits: Limits | None,
+    targets: Any = None,
+    progress: Progress | None = None,
     accept_edited_code: bool = False,
     **parameters: Any,
 ) -> Selection:
@@ -59,6 +63,8 @@ def choose(
         raise RunError(f"no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
     if k < 1:
         raise RunError(f"k must be at least 1, got {k}")
+    if targets is not None and "targets" not in DIVERSITY[diversity].needs:
+        raise RunError(f"diversity {diversity!r} has no targets: leave targets out, or choose diversity 'epig'")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
     method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), limits or Limits()
@@ -86,6 +92,15 @@ def choose(
             for name, ids in (("embeddings", found.ids), ("labeled_embeddings", labeled)):
                 if len(ids):
                     arrays[name] = gathered(pool, ids, run.meta["block_items"], scorer.embed)
+        if "samples" in needs:
+            from .second_scoring import SecondScoring  # loads torch
+
+            second = SecondScoring(run, pool, scorer, progress)
+            if candidates is None:
+                found = found.first(max(k, second.fitting(found.ids)))
+            arrays["samples"] = second.samples(found.ids)
+        if "targets" in needs:
+            arrays["targets"] = second.targets(targets, seed)
         if "probabilities" in needs:
             _refuse_other_passes(run, scorer)
             predict = scorer.predict
@@ -142,7 +157,9 @@ def _candidates(
     limits, n = choosable.limits, choosable.run.n
     streamed = method.family == "ranked" and candidates is None
     enough = streamed and limits.budget is None and limits.labeled_distance is None
-    M = candidates or (k if enough else CANDIDATES_PER_ITEM * k)
+    M = candidates or (
+        k if enough else max(CANDIDATES_PER_ITEM * k, JOINT_CANDIDATES if method.family == "joint" else 0)
+    )
     M = min(M, most, n)
     quota = limits.most(k)
     if quota is not None and most < n:

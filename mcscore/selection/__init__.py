@@ -39,6 +39,7 @@ def select(
     labeled_embeddings: Any = None,
     probabilities: Any = None,
     samples: Any = None,
+    targets: Any = None,
     ranks: Any = None,
     seed: int = 0,
     limits: Limits = Limits(),  # noqa: B008 (frozen)
@@ -60,6 +61,7 @@ def select(
         labeled_embeddings: (L, D) float, of labeled items, from which radius, k-center and k-means++ keep away.
         probabilities: (M, C) mean probabilities.
         samples: (M, T, C) probabilities of each pass, with shared masks.
+        targets: (J, T, C) the same of the items whose predictions matter.
         ranks: (M,) places among all items of the pool by score, from 1; default: among the candidates.
         seed: of the random numbers of a method that draws.
         limits: quota, budget and distance to keep.
@@ -85,6 +87,7 @@ def select(
         },
         labeled=None if labeled_embeddings is None else points("labeled_embeddings", labeled_embeddings, None),
         samples=samples,
+        targets=targets,
         ranks=ranks,
     )
     candidates.check(diversity, method.needs)

@@ -29,6 +29,7 @@ class Candidates:
         labeled: (L, D) float32, embeddings of labeled items.
         probabilities: (M, C), mean over the passes.
         samples: (M, T, C), probabilities of each pass, with masks that all items share.
+        targets: (J, T, C), the same of the items whose predictions matter.
         ranks: (M,) places among all items by score, from 1.
     """
 
@@ -38,6 +39,7 @@ class Candidates:
     labeled: npt.NDArray[np.float32] | None = None
     probabilities: npt.NDArray[np.floating] | None = None
     samples: npt.NDArray[np.floating] | None = None
+    targets: npt.NDArray[np.floating] | None = None
     ranks: Ints | None = None
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class Candidates:
         """Some of the candidates, in this order."""
         if np.array_equal(positions, np.arange(len(self))):  # embeddings of a million candidates are not copied
             return self
-        per_candidate = [field.name for field in dataclasses.fields(self) if field.name != "labeled"]
+        per_candidate = [field.name for field in dataclasses.fields(self) if field.name not in ("labeled", "targets")]
         parts: dict[str, Any] = {name: getattr(self, name) for name in per_candidate}
         for name, part in parts.items():
             parts[name] = None if part is None else np.asarray(part)[positions]
@@ -57,9 +59,8 @@ class Candidates:
         """ValueError unless all that a method needs is there and fits."""
         for name in needs:
             if name != "ranks" and getattr(self, name) is None:  # the ranks among the candidates are known
-                raise ValueError(
-                    f"diversity {diversity!r} needs {name} of the candidates: give them, or choose diversity 'none'"
-                )
+                of = "" if name == "targets" else " of the candidates"
+                raise ValueError(f"diversity {diversity!r} needs {name}{of}: give them, or choose diversity 'none'")
         for name in ("samples", "ranks"):
             if (given := getattr(self, name)) is not None and len(given) != len(self):
                 raise ValueError(

@@ -60,6 +60,38 @@ def test_badge_from_the_shell_is_badge_with_the_scorer_of_the_run(
     assert told["ids"] == again.select(6, "bald", "badge").ids.tolist()
 
 
+def test_joint_methods_score_the_candidates_again_and_keep_their_samples(
+    mcscore: Command, run: Path, pool: Path, project: Path, tmp_path: Path
+) -> None:
+    for file in run.glob("samples-*"):
+        file.unlink()
+    words = ("select", run, "-k", 3, "--candidates", 40, "--device", "cpu")
+    first = mcscore(*words, "--diversity", "batchbald")
+    assert "information of the model by pick: " in first.stdout
+    kept = (run / "samples-candidates.bin").read_bytes()
+    told = answer(mcscore(*words, "--diversity", "batchbald", "--json"))
+    assert len(told["parameters"]["gains"]) == 3
+    assert (run / "samples-candidates.bin").read_bytes() == kept
+    scorer = build_scorer(
+        f"{project}/net.py:build",
+        project / "net.safetensors",
+        device="cpu",
+        passes=8,
+        seed=5,
+        sites=["5"],
+        scores=("bald",),
+    )
+    again = score_pool(Pool.open(pool), scorer, tmp_path / "again")
+    assert told["ids"] == again.select(3, "bald", "batchbald", candidates=40).ids.tolist()
+    told = answer(mcscore(*words, "--diversity", "epig", "--targets", "3-9,20", "--json"))
+    assert told["ids"] == again.select(3, "bald", "epig", candidates=40, targets=[3, 4, 5, 6, 7, 8, 9, 20]).ids.tolist()
+    elsewhere = answer(mcscore(*words, "--diversity", "epig", "--targets", pool, "--json"))
+    assert elsewhere["ids"] == again.select(3, "bald", "epig", candidates=40, targets=Pool.open(pool)).ids.tolist()
+    refused = mcscore(*words, "--diversity", "none", "--targets", 3)
+    assert refused.exit_code == 2
+    assert "--targets belongs to --diversity epig" in refused.stderr
+
+
 def test_limits_are_kept_and_what_they_left_out_is_said(
     mcscore: Command, run: Path, project: Path, tmp_path: Path
 ) -> None:

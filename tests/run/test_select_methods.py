@@ -83,8 +83,6 @@ def test_candidates_restrict_a_draw_to_the_best(run: Run) -> None:
 
 @pytest.mark.parametrize("name", DIVERSITY)
 def test_a_method_is_reproducible_and_keeps_a_quota_of_predicted_classes(run: Run, name: str) -> None:
-    if "samples" in DIVERSITY[name].needs:
-        pytest.skip("needs shared masks")
     limits = Limits(per_class=4)
     first = run.select(K, "bald", name, limits=limits, seed=2)
     assert run.select(K, "bald", name, limits=limits, seed=2).ids.tolist() == first.ids.tolist()

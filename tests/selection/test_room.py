@@ -106,6 +106,8 @@ def test_every_method_keeps_every_limit(name: str) -> None:
         arrays["probabilities"] = rng.dirichlet(np.ones(4), M)
     if "samples" in DIVERSITY[name].needs:
         arrays["samples"] = rng.dirichlet(np.ones(4), (M, 10))
+    if "targets" in DIVERSITY[name].needs:
+        arrays["targets"] = rng.dirichlet(np.ones(4), (7, 10))
     limits = Limits(per_group=5, groups=groups, costs=costs, budget=70, labeled_distance=2.0)
     chosen = select(np.arange(M), scores, k, diversity=name, limits=limits, **arrays)
     assert len(set(chosen.ids.tolist())) == k
@@ -116,7 +118,8 @@ def test_every_method_keeps_every_limit(name: str) -> None:
     assert chosen.facts["near_labeled"] == near > 0
     assert chosen.facts["limits"]["spent"] == costs[chosen.ids].sum()
     mixed = rng.permutation(M)
-    arrays = {key: values if key == "labeled_embeddings" else values[mixed] for key, values in arrays.items()}
+    others = ("labeled_embeddings", "targets")
+    arrays = {key: values if key in others else values[mixed] for key, values in arrays.items()}
     again = select(mixed, scores[mixed], k, diversity=name, limits=limits.at(mixed), **arrays)
     assert again.ids.tolist() == chosen.ids.tolist()
 

@@ -234,6 +234,7 @@ def test_every_row_of_the_table_selects_tells_and_names_what_it_needs(name: str)
         "embeddings": rng.normal(size=(50, 4)),
         "probabilities": rng.dirichlet(np.ones(3), 50),
         "samples": rng.dirichlet(np.ones(3), (50, 8)),
+        "targets": rng.dirichlet(np.ones(3), (4, 8)),
     }
     arrays = {key: values for key, values in arrays.items() if key in row.needs}
     chosen = select(np.arange(50), scores, 8, diversity=name, **arrays)
@@ -243,7 +244,7 @@ def test_every_row_of_the_table_selects_tells_and_names_what_it_needs(name: str)
     assert ("seed" in chosen.facts) == row.draws
     assert (np.diff(chosen.scores) <= 0).all() or not row.has_cut
     for need in arrays:
-        with pytest.raises(ValueError, match=f"diversity '{name.replace('+', '.')}' needs {need} of the candidates"):
+        with pytest.raises(ValueError, match=f"diversity '{name.replace('+', '.')}' needs {need}"):
             select(
                 np.arange(50),
                 scores,

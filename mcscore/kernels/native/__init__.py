@@ -7,6 +7,7 @@ from .draws import draw, philox
 from .dropout import dropout, keep_mask
 from .extension import available, available_isas, isa, use_isa
 from .head import dropout_head
+from .joint import conditional_entropy
 from .linear import dropout_linear
 from .memory import DTYPES
 from .score import LIKELIHOODS, accumulate, score
@@ -17,6 +18,7 @@ __all__ = [
     "accumulate",
     "available",
     "available_isas",
+    "conditional_entropy",
     "draw",
     "dropout",
     "dropout_head",

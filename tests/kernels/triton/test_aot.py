@@ -26,9 +26,11 @@ from triton import knobs
 from mcscore.acquisition import KERNEL_SCORES
 from mcscore.kernels import eager
 from mcscore.kernels.triton.accumulate import plan_accumulate
+from mcscore.kernels.triton.channels_last import plan_dropout_images
 from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
+from mcscore.kernels.triton.joint import plan_conditional_entropy
 from mcscore.kernels.triton.launch import Launch
 from mcscore.kernels.triton.packed_mask import plan_packed_mask
 from mcscore.kernels.triton.score import plan
@@ -74,6 +76,12 @@ def _packed_mask(p: float, elements: int) -> Launch:
     return plan_packed_mask(MaskSpec(9, 3, passes, ids, rate(p)), elements, "meta")[0]
 
 
+def _dropout_images(dtype: torch.dtype, whole: bool) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(64, device="meta")
+    x_sBCHW = torch.empty(20, 64, 14, 14, 1024, dtype=dtype, device="meta").permute(0, 1, 4, 2, 3)
+    return plan_dropout_images(x_sBCHW, MaskSpec(9, 3, passes, ids, rate(0.1)), (1.25, 0.5, 0.0), whole)[0][1]
+
+
 def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     return plan_draw(law, MaskSpec(9, 3, passes, ids), E, dtype, "meta")[0]
@@ -102,6 +110,11 @@ def _linear(C: int, dtype: torch.dtype, p: float) -> Launch:
     x_sBLD = torch.empty(1, 4096, 1, 768, dtype=dtype, device="meta")
     weight_CD = torch.empty(C, 768, dtype=dtype, device="meta")
     return plan_linear(x_sBLD, MaskSpec(9, 3, passes, ids, rate(p)), weight_CD, None)[0]
+
+
+def _joint(C: int, dtype: torch.dtype) -> Launch:
+    p_MTC = torch.empty(4096, 100, C, dtype=dtype, device="meta")
+    return plan_conditional_entropy(p_MTC, torch.empty(4096, 100, device="meta"), torch.empty(4096, device="meta"))[0]
 
 
 case = functools.partial
@@ -154,6 +167,8 @@ CASES: dict[str, Callable[[], Launch]] = {
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
     "keep mask": case(_keep_mask, 0.25),
+    "dropout of images": case(_dropout_images, torch.bfloat16, False),
+    "dropout of channels of images": case(_dropout_images, torch.float32, True),
     "packed mask": case(_packed_mask, 0.1, 197 * 768),
     "uniform numbers": case(_draw, "uniform", torch.float32, 512),
     "normal numbers": case(_draw, "normal", torch.float32, 512),
@@ -168,9 +183,13 @@ CASES: dict[str, Callable[[], Launch]] = {
     "head of 100 classes, keeps": case(_head_that_keeps, 100, torch.bfloat16, 0.5, LIGHT),
     "head, float32, all scores, keeps": case(_head_that_keeps, 50, torch.float32, 0.25, KERNEL_SCORES),
     "linear": case(_linear, 200, torch.float32, 0.3),
+    "joint entropies of 2 classes": case(_joint, 2, torch.float32),
+    "joint entropies of 10 classes": case(_joint, 10, torch.float32),
+    "joint entropies of 100 classes, half": case(_joint, 100, torch.float16),
+    "joint entropies of 1000 classes, half": case(_joint, 1000, torch.bfloat16),
 }
 COLUMNS = [name for name in CASES if name.endswith("class-major")]
-PRODUCTS = {name for name in CASES if name.startswith(("head", "linear"))}
+PRODUCTS = {name for name in CASES if name.startswith(("head", "linear", "joint"))}
 SPILLED = dict.fromkeys(PRODUCTS, 16) | {
     "16384 classes, float32": 8,
     "8192 labels, all scores": 8,
