@@ -90,7 +90,9 @@ def test_many_labeled_items_are_bounded_first_and_compared_with_few() -> None:
 
 def test_thousands_of_equally_far_candidates_come_in_score_order() -> None:
     assert ordered(np.eye(1500, dtype=np.float32), 40, "k-center").ids.tolist() == list(range(40))
-    corners = np.random.default_rng(0).integers(0, 2, (3000, 12)).astype(np.float32)  # distances of few values, many repeats
+    corners = (
+        np.random.default_rng(0).integers(0, 2, (3000, 12)).astype(np.float32)
+    )  # distances of few values, many repeats
     assert ordered(corners, 500, "k-center").ids.tolist() == farthest_first(corners, 500)
 
 
