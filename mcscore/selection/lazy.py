@@ -148,14 +148,15 @@ class Lazy:
 
     def next(self) -> int:
         """The candidate that comes next; -1 if none is left."""
+        news = True
         while len(self._front):
             soonest = np.where(self._front_gone, np.inf, self._soonest_front)
             least = soonest.min()
             if least < np.inf:
                 at = int(self._front[np.argmax(soonest <= least + self._slack)])
-                if least + self._slack < self._horizon or (at < self._behind and least <= self._limit):
+                if least + self._slack < self._horizon or (at < self._behind and least <= self._limit) or not news:
                     return at
-            self._look()
+            news = self._look()
         left = np.flatnonzero(~self._gone)  # they coincide with a center, and come at no time
         return int(left[0]) if len(left) else -1
 
@@ -211,8 +212,12 @@ class Lazy:
                 self.compared += len(part) * len(few)
         self._soonest = -self._squared if self._noise is None else _wait(self._noise, self._squared)
 
-    def _look(self) -> None:
-        """Take those that may come soonest to the front, compared with all centers; none if none comes at a finite time."""
+    def _look(self) -> bool:
+        """Take those that may come soonest to the front, compared with all centers; none if none comes at a finite time.
+
+        Returns whether any had to be compared, or the front is another: else it will be the same again.
+        """
+        before = self._front
         self._store()
         soonest = np.where(self._gone, np.inf, self._soonest)
         last = min(_FRONT, len(soonest)) - 1
@@ -239,6 +244,7 @@ class Lazy:
         self._squared_front, self._soonest_front = self._squared[ahead], self._soonest[ahead]
         if self._noise is not None:
             self._noise_front = self._noise[ahead]
+        return bool((lacking > 0).any()) or not np.array_equal(before, ahead)
 
     def _store(self) -> None:
         """Keep what is known of the front."""

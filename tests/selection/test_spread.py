@@ -88,6 +88,14 @@ def test_many_labeled_items_are_bounded_first_and_compared_with_few() -> None:
     assert ordered(points, 1, "k-means++", labeled_embeddings=labeled, seed=5).ids.tolist() == [first]
 
 
+def test_thousands_of_equally_far_candidates_come_in_score_order() -> None:
+    assert ordered(np.eye(1500, dtype=np.float32), 40, "k-center").ids.tolist() == list(range(40))
+    corners = (
+        np.random.default_rng(0).integers(0, 2, (3000, 12)).astype(np.float32)
+    )  # distances of few values, many repeats
+    assert ordered(corners, 500, "k-center").ids.tolist() == farthest_first(corners, 500)
+
+
 def race(noise: np.ndarray, first: int, squared: np.ndarray, k: int) -> list[int]:
     """D² sampling by hazards, in steps: who runs out first at the present rates is next."""
     left, nearest, chosen = noise.astype(np.float64).copy(), squared[first].copy(), [first]
