@@ -75,7 +75,7 @@ def cycle(
         by: the score to select by, or None for the random baseline.
         diversity: a method of ``mcscore.selection.DIVERSITY``.
         passes: stochastic forward passes per item.
-        seed: seed of training, masks and the random baseline.
+        seed: seed of training, masks, what a method draws, and the random baseline.
         progress: called with a sentence at the start of each stage.
 
     Yields:
@@ -112,7 +112,7 @@ def cycle(
             scorer = Scorer(model, passes, scores, seed=seed, errors=passes > 1)
             run = score_pool(pool, scorer, where)
             progress(f"round {index}: select {k} by {by}")
-            chosen = np.asarray(run.select(k, by=by, diversity=diversity).ids)
+            chosen = np.asarray(run.select(k, by=by, diversity=diversity, seed=seed * 1000 + index).ids)
         if len(chosen):
             pool.set_labels(chosen, oracle(chosen))
         yield Round(index, len(labeled), accuracy, chosen, time.perf_counter() - start, where)

@@ -144,21 +144,59 @@ def _(x_sBEI: Any, passes_t: Any, ids_B: Any, seed: Any, site: Any, bits: Any, t
     return x_sBEI.new_empty((passes_t.numel(), *x_sBEI.shape[1:]))
 
 
+@torch.library.custom_op("mcscore::image_passes", mutates_args=())
+def _image_passes(
+    x_sBCHW: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    seed: int,
+    site: int,
+    bits: int,
+    threshold: int,
+    affine: Sequence[float],
+    whole: bool,
+) -> Tensor:
+    from .triton.channels_last import dropout_images
+
+    a, b, d = affine
+    realized = Rate(threshold / 2**bits, bits, threshold)
+    return dropout_images(x_sBCHW, MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), (a, b, d), whole)
+
+
+@_image_passes.register_fake
+def _(
+    x: Any, passes_t: Any, ids: Any, seed: Any, site: Any, bits: Any, threshold: Any, affine: Any, whole: Any
+) -> Tensor:
+    _, B, C, H, W = x.shape
+    return x.new_empty((passes_t.numel(), B, H, W, C)).permute(0, 1, 4, 2, 3)
+
+
 def drop(x: Tensor, masks: MaskSpec, affine: Affine, *, copies: int, axis: int) -> Tensor:
     """Dropout of ``x`` (copies, *shape), whose dimension ``axis`` of ``shape`` runs over the items. Returns (t, *shape).
 
-    Images in channels-last format stay in it, at the price of a copy: elements are numbered in another order than they lie there, and
-    a convolution of the result in the other format costs more.
+    Images in channels-last format stay in it, as a convolution of the result in the other format costs more: on a GPU by a kernel of
+    their own, elsewhere at the price of a copy, as elements are numbered in another order than they lie there.
     """
-    x_sBEI = _to_sBEI(x, masks, copies, axis)
     realized, which = masks.drop_rate, (masks.passes, masks.ids, signed(masks.seed), masks.site)
+    images = axis == 0 and _channels_last(x[0])
+    if images and _has_image_kernel(x, masks):
+        whole = masks.rank == 2
+        return _image_passes(x, *which, realized.bits, realized.threshold, affine, whole)
+    x_sBEI = _to_sBEI(x, masks, copies, axis)
     y_tBEI = _masked_passes(x_sBEI, *which, realized.bits, realized.threshold, affine)
     moved = list(x.shape[1:])
     moved.insert(0, moved.pop(axis))
     y = y_tBEI.reshape(masks.t, *moved).movedim(1, axis + 1)
-    if axis == 0 and _channels_last(x[0]):
+    if images:
         y = y.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     return y
+
+
+def _has_image_kernel(x_sBCHW: Tensor, masks: MaskSpec) -> bool:
+    """Is there a kernel for images in channels-last format, and a mask element for each value or each channel?"""
+    if masks.rank not in (None, 2, 4) or masks.drop_rate.bits == 0 or x_sBCHW.shape[1] != masks.B:
+        return False
+    return x_sBCHW.dtype in backends.KERNEL_DTYPES and backends.select(x_sBCHW.device) == "triton"
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -68,3 +68,22 @@ def fusable(
     keep_tBE = (packed_tBN[..., None] >> places & 1).flatten(2)[..., :E] != 0
     wide = x_sBEI if x_sBEI.dtype == torch.float64 else x_sBEI.float()
     return torch.where(keep_tBE[..., None], wide * a + b, d).to(x_sBEI.dtype)
+
+
+def fusable_images(
+    x_sBCHW: Tensor,
+    passes_t: Tensor,
+    ids_B: Tensor,
+    seed: int,
+    site: int,
+    bits: int,
+    threshold: int,
+    affine: Sequence[float],
+    whole: bool,
+) -> Tensor:
+    """``mcscore::image_passes`` as operations on a packed mask: the same values, in channels-last format."""
+    s, B, C, H, W = x_sBCHW.shape
+    x_sBEI = x_sBCHW.reshape(s, B, C if whole else C * H * W, H * W if whole else 1)
+    y_tBEI = fusable(x_sBEI, passes_t, ids_B, seed, site, bits, threshold, affine)
+    y_tBHWC = y_tBEI.reshape(-1, B, C, H, W).permute(0, 1, 3, 4, 2).contiguous()
+    return y_tBHWC.permute(0, 1, 4, 2, 3)

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.split_module import split_module
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..kernels.packed_mask import fusable
+from ..kernels.packed_mask import fusable, fusable_images
 from ..kernels.weight_cache import keeping_nothing
 from .apply_masks import MaskStream
 from .deferred import FusedLinear
@@ -27,7 +27,10 @@ from .head import Head
 from .ops.norms import PLAIN
 from .tensors import form_of
 
-_MASKED = torch.ops.mcscore.masked_passes.default
+_FUSABLE: dict[Any, Callable[..., Any]] = {
+    torch.ops.mcscore.masked_passes.default: fusable,
+    torch.ops.mcscore.image_passes.default: fusable_images,
+}
 
 Run = Callable[[Any, Tensor, Tensor], Tensor]
 """(inputs, ids_B, passes_t) -> logits_tBC"""
@@ -124,7 +127,7 @@ def _recorded(step: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
     """Record a step. Its graph contains what is computed from weights, or it would miss later changes of the weights."""
     on_gpu = any(isinstance(each, Tensor) and each.device.type == "cuda" for each in arguments)
     # On a CPU the dropout kernel, one pass over memory, is faster than masks that are packed and unpacked.
-    plain = PLAIN | ({_MASKED: fusable} if on_gpu else {})
+    plain = PLAIN | (_FUSABLE if on_gpu else {})
     with torch.no_grad(), keeping_nothing():
         return make_fx(torch.func.functionalize(step), decomposition_table=plain)(*arguments)
 

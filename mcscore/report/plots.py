@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +154,26 @@ def embedding_plane(places: Mapping[str, Any]) -> Plot:
     counts = ", ".join(f"{len(places[kind]):,} {kind}" for kind in ("candidates", "labeled", "selected"))
     alt = f"Map of embeddings, the two directions of the largest variance of the candidates: {counts}."
     return _plot(draw, WIDTH, 375, alt)
+
+
+def steps(gains: Sequence[float], exact: int) -> Plot:
+    """Draw the gain of each pick, in the order of choice; those after the first ``exact`` are hollow."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        picks = np.arange(1, len(gains) + 1)
+        axes.plot(picks, gains, color=theme.chosen, linewidth=0.9, zorder=1)
+        for part, fill in ((slice(exact), theme.chosen), (slice(exact, None), theme.paper)):
+            axes.scatter(
+                picks[part], gains[part], s=22, facecolors=fill, edgecolors=theme.chosen, linewidths=0.9, zorder=2
+            )
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("pick")
+        axes.set_ylabel("information, nats")
+        axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+
+    alt = f"Information of {count(len(gains), 'pick')} in order, from {number(gains[0])} to {number(gains[-1])} nats."
+    return _plot(draw, WIDTH, 250, alt)
 
 
 def around_cut(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ class Chosen:
     """A selection as its file tells: ids (k,) int64, best first; score, method, radius (None without one), file name.
 
     map: the embeddings in a plane, see ``mcscore.selection.embedding_map``; None if the selection was made without any.
+    facts: what the method tells of the choice.
     near_cut: how many items that were not selected lie within their standard error of the lowest selected score, if that is known.
     """
 
@@ -28,6 +30,7 @@ class Chosen:
     name: str
     near_cut: int | None = None
     map: dict[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
@@ -54,4 +57,5 @@ def chosen_items(run: Run, path: str | os.PathLike[str] | None = None, pool: Poo
         return None
     file, table, how = read_selection(run, path, pool)
     ids = table.column("id").to_numpy().astype(np.int64)
-    return Chosen(ids, how["by"], how["method"], how["radius"], file.name, how.get("near_cut"), how.get("map"))
+    told = how.get("near_cut"), how.get("map"), how.get("facts") or {}
+    return Chosen(ids, how["by"], how["method"], how["radius"], file.name, *told)

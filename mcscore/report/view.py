@@ -14,6 +14,7 @@ from .. import __version__
 from ..acquisition import SCORES
 from ..text import count, duration, number
 from . import stats
+from .gains import gains_section
 from .items import Picture, pictures
 from .map import map_section
 from .mix import MAX_CLASSES, class_mix
@@ -78,6 +79,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "mix": _value_mix(shown) if shown.regression else _class_mix(shown),
         "verb": "predicts" if shown.regression else "says",
         "map": map_section(shown),
+        "gains": gains_section(shown),
         "sureness": sureness(shown),
         "dropped_text": _dropped(shown),
         "chosen": selected,

@@ -57,23 +57,24 @@ class SecondScoring:
                 f"joint selection needs classes, and {run.path} has likelihood {run.meta['likelihood']!r}: choose another diversity"
             )
 
-    def fitting(self, ids: Ints) -> int:
-        """How many of the items have probabilities that together fit BYTES."""
-        some = np.sort(ids[:_FIRST])
-        p_nTC = self._samples(self._pool.take(some), some)
-        return min(len(ids), BYTES // p_nTC[0].nbytes)
-
-    def samples(self, ids: Ints, role: str = "candidates", pool: Pool | None = None) -> Floats:
+    def samples(
+        self, ids: Ints, role: str = "candidates", pool: Pool | None = None, least: int | None = None
+    ) -> Floats:
         """Probabilities (n, T, C) of the items, in the order of ids; those that are kept are read, the others made.
 
         Args:
             ids: (n,) int64, n >= 1, each once.
             role: part of the name of the file that keeps them.
             pool: has the items; default: that of the run.
+            least: take no more of the first items than BYTES hold, but at least so many; None: all.
         """
         pool = pool or self._pool
         file, key = self._run.path / f"samples-{role}.bin", self._key(pool)
         kept = read_samples(file, key)
+        if least is not None:
+            some = np.sort(ids[:_FIRST])
+            one = (self._samples(pool.take(some), some) if kept is None else kept[1])[0]
+            ids = ids[: max(least, BYTES // one.nbytes)]
         missing = np.sort(ids) if kept is None else np.setdiff1d(ids, kept[0])
         if len(missing):
             made = missing, self._make(pool, missing)

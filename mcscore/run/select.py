@@ -70,6 +70,9 @@ def choose(
     method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), limits or Limits()
     most = _most_of_screen(run, k, by, candidates)
     _refuse_limits(run, diversity, limits)
+    if limits.groups is not None and np.asarray(limits.groups).dtype.kind not in "iu":
+        numbers = np.unique(np.asarray(limits.groups), return_inverse=True)[1]
+        limits = dataclasses.replace(limits, groups=numbers)
     pool = find_pool(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
@@ -93,9 +96,8 @@ def choose(
             from .second_scoring import SecondScoring  # loads torch
 
             second = SecondScoring(run, pool, scorer, progress)
-            if candidates is None:
-                found = found.first(max(k, second.fitting(found.ids)))
-            arrays["samples"] = second.samples(found.ids)
+            arrays["samples"] = second.samples(found.ids, least=k if candidates is None else None)
+            found = found.first(len(arrays["samples"]))
         if "targets" in needs:
             arrays["targets"] = second.targets(targets, seed)
         if "probabilities" in needs:
@@ -278,7 +280,7 @@ def _scorer_of(run: StoredScores, scorer: Scorer | None, accept: bool) -> tuple[
     """The scorer, if it has the run's model, and what of its code was edited since."""
     if scorer is None:
         raise RunError(
-            f"diversity compares embeddings, and {run.path} was opened without a model to compute them: "
+            f"this diversity computes with the model, and {run.path} was opened without a model for it: "
             "pass scorer=, a Scorer of the model that scored the run, or diversity='none'"
         )
     now = Settings.of_scorer(scorer.describe()).model

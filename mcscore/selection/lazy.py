@@ -15,6 +15,8 @@ Candidates whose d² agrees within that rounding come in the order of their posi
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 
 _FRONT = 384  # candidates that are compared with every choice; the others are known to come later
 _TIED = 1024  # candidates at the front at most, where more come at the same time
-_FIRST = 64  # centers that all candidates are compared with at the start
+_FEW = 64  # first centers that all candidates are compared with; of more, only with some
 _BLOCK = 4096  # candidates of the first comparison at a time
 
 
@@ -126,9 +128,11 @@ class Lazy:
         self.compared = 0
         norm = float(space.squared_norms.max(initial=0.0))
         self._slack = 0.0 if noise_M is not None else space.slack * 4 * norm
-        some = min(_FIRST, self._centers.count)
-        for at in range(0, M, _BLOCK):
-            self._compare(np.arange(at, min(at + _BLOCK, M)), some)
+        if self._centers.count <= _FEW:
+            for at in range(0, M, _BLOCK):
+                self._compare(np.arange(at, min(at + _BLOCK, M)), self._centers.count)
+        else:
+            self._bound()
         self._front, self._front_gone = np.empty(0, np.int64), np.empty(0, bool)
         self._squared_front = self._soonest_front = self._noise_front = np.empty(0)
         self._look()
@@ -144,14 +148,15 @@ class Lazy:
 
     def next(self) -> int:
         """The candidate that comes next; -1 if none is left."""
+        news = True
         while len(self._front):
             soonest = np.where(self._front_gone, np.inf, self._soonest_front)
             least = soonest.min()
             if least < np.inf:
                 at = int(self._front[np.argmax(soonest <= least + self._slack)])
-                if least + self._slack < self._horizon or (at < self._behind and least <= self._limit):
+                if least + self._slack < self._horizon or (at < self._behind and least <= self._limit) or not news:
                     return at
-            self._look()
+            news = self._look()
         left = np.flatnonzero(~self._gone)  # they coincide with a center, and come at no time
         return int(left[0]) if len(left) else -1
 
@@ -180,8 +185,39 @@ class Lazy:
             np.minimum(self._squared_front, new, out=self._squared_front)
             self._soonest_front = now + _wait(self._noise_front, self._squared_front)
 
-    def _look(self) -> None:
-        """Take those that may come soonest to the front, compared with all centers; none if none comes at a finite time."""
+    def _bound(self) -> None:
+        """Bound the distances from the first centers: by the distance to √n pivots among them, and to those nearest to one's own pivot.
+
+        A bound near the truth keeps a candidate from the front, where it would be compared with all of them.
+        """
+        M, n = len(self._squared), self._centers.count
+        pivots = np.linspace(0, n - 1, math.isqrt(n)).astype(np.int64)
+        centers = self._centers.part(0, n)
+        of_pivot = [
+            centers.at(slice(at, at + _BLOCK)).squared_distances(centers.at(pivots)).argmin(axis=1)
+            for at in range(0, n, _BLOCK)
+        ]
+        members = [centers.at(np.flatnonzero(np.concatenate(of_pivot) == pivot)) for pivot in range(len(pivots))]
+        own = np.empty(M, np.int64)
+        for at in range(0, M, _BLOCK):
+            own[at : at + _BLOCK] = (
+                self._space.at(slice(at, at + _BLOCK)).squared_distances(centers.at(pivots)).argmin(axis=1)
+            )
+        self.compared += (n + M) * len(pivots)
+        for pivot, few in enumerate(members):  # a pivot is nearest to itself, or to one that it coincides with
+            rows = np.flatnonzero(own == pivot)
+            for at in range(0, len(rows) if len(few) else 0, _BLOCK):
+                part = rows[at : at + _BLOCK]
+                self._squared[part] = self._space.at(part).squared_distances(few).min(axis=1)
+                self.compared += len(part) * len(few)
+        self._soonest = -self._squared if self._noise is None else _wait(self._noise, self._squared)
+
+    def _look(self) -> bool:
+        """Take those that may come soonest to the front, compared with all centers; none if none comes at a finite time.
+
+        Returns whether any had to be compared, or the front is another: else it will be the same again.
+        """
+        before = self._front
         self._store()
         soonest = np.where(self._gone, np.inf, self._soonest)
         last = min(_FRONT, len(soonest)) - 1
@@ -208,6 +244,7 @@ class Lazy:
         self._squared_front, self._soonest_front = self._squared[ahead], self._soonest[ahead]
         if self._noise is not None:
             self._noise_front = self._noise[ahead]
+        return bool((lacking > 0).any()) or not np.array_equal(before, ahead)
 
     def _store(self) -> None:
         """Keep what is known of the front."""

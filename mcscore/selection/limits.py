@@ -19,7 +19,7 @@ class Limits:
     Attributes:
         per_group: the most items of one group; below 1: the share of k, rounded down.
         groups: the group of each item, integers or strings: (M,) in the order of the candidates; in ``Run.select`` (N,), one for each
-            item of the pool.
+            item of the pool, where a negative number says that the item has none and is left out.
         per_class: the same as per_group, with the predicted classes as groups; in ``Run.select`` only.
         costs: the cost of each item, >= 0; shaped as groups.
         budget: the most that all chosen items may cost.

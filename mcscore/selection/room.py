@@ -37,7 +37,7 @@ class Room:
 
     Attributes:
         open: (M,) bool.
-        bound: how many candidates were closed by each constraint while others were taken.
+        bound: how many candidates each constraint has closed.
 
     Raises:
         ValueError: there are no k candidates that respect quota and budget; says which binds and by how much.
@@ -57,6 +57,7 @@ class Room:
         self.open = np.ones(M, bool)
         self._taken = np.zeros(M, bool)
         self._most = most
+        self.bound: dict[str, int] = {}
         self._groups: Ints | None = None
         self._costs: npt.NDArray[np.float64] | None = None
         self._group_name = group_name
@@ -65,13 +66,14 @@ class Room:
             self._groups = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
             self._left_of_group = np.full(int(self._groups.max(initial=-1)) + 1, most)
             self._refuse_quota(k)
+            self.bound["quota"] = 0
         if budget is not None:
             assert costs is not None
             self._costs, self._budget = _checked_costs(costs, M), float(budget)
             self._left = self._budget
             self._refuse_budget(k)
             self._close_dear()
-        self.bound = {name: 0 for name, there in (("quota", most is not None), ("budget", budget is not None)) if there}
+            self.bound["budget"] = int((~self.open).sum())
 
     def __str__(self) -> str:
         quota = f"at most {self._most:,} of a {self._group_name}" if self._most is not None else ""
@@ -119,7 +121,8 @@ class Room:
         self._cheapest[at if self._cheapest[at] else self._replaced_by(at)] = False
         quota_closed = ~self.open & before
         self._close_dear()
-        self.bound["budget"] += int((before & ~self.open & ~quota_closed).sum())
+        if self._cheapest.any():  # else k are chosen, which closes the rest
+            self.bound["budget"] += int((before & ~self.open & ~quota_closed).sum())
         return bool((self.open & ~before).any())
 
     def _refuse_quota(self, k: int) -> None:

@@ -319,6 +319,20 @@ def test_durations_are_told_in_their_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_a_joint_selection_tells_what_each_item_adds(make_run: Make) -> None:
+    run = make_run(np.zeros(N, np.int32), bald=np.linspace(0, 1, N))
+    run.select([17, 4], "bald")
+    assert "What each selected item adds" not in Page(write_report(run)).text  # type: ignore[arg-type]
+    run.select([17, 4], "bald", method="batchbald", facts={"gains": [0.5, 0.125], "exact": 1})
+    page = Page(write_report(run))  # type: ignore[arg-type]
+    assert "The labels of the 2 selected items together tell 0.625 nats of the model; the last adds 25%" in page.text
+    assert "Gains from pick 2 on are estimated" in page.text
+    alts = [attrs["alt"] or "" for tag, attrs in page.tags if tag == "img"]
+    assert "Information of 2 picks in order, from 0.500 to 0.125 nats." in alts
+    run.select([17, 4], "bald", method="epig", facts={"gains": [0.5, 0.125], "exact": 2})
+    assert "tells 0.125 to 0.5 nats of the prediction for a target" in Page(write_report(run)).text  # type: ignore[arg-type]
+
+
 def test_a_selection_by_embeddings_has_its_map(make_run: Make) -> None:
     run = make_run(np.zeros(N, np.int32), bald=np.linspace(0, 1, N))
     run.select([17, 4], "bald")

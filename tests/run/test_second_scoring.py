@@ -83,6 +83,13 @@ def test_a_repeat_or_a_part_needs_no_model(pool: Pool, out: Path, monkeypatch: p
     np.testing.assert_array_equal(again, first[[14, 0, 19]])
 
 
+def test_a_selection_again_needs_no_model(pool: Pool, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = scored(pool, out)
+    chosen = [run.select(3, diversity=diversity).ids.tolist() for diversity in ("batchbald", "epig")]
+    monkeypatch.setattr(Scorer, "samples", lambda *_: pytest.fail("scored again"))
+    assert [run.select(3, diversity=diversity).ids.tolist() for diversity in ("batchbald", "epig")] == chosen
+
+
 def test_of_other_items_only_those_that_are_new_are_scored(pool: Pool, out: Path) -> None:
     run, told = scored(pool, out), list[tuple[int, int]]()
     second = SecondScoring(run, pool, Scorer(net()), lambda *done: told.append(done))

@@ -114,6 +114,9 @@ def test_items_are_left_out_and_counted(run: Run) -> None:
     chosen = run.select(K, "bald", "none", limits=limits).ids
     assert not set(chosen.tolist()) & set(first[[0, 1, 2, 4, 6]].tolist())
     assert told(run)["left_out"] == {"labeled_or_excluded": 21, "left_out": 3, "without_group": 1, "without_cost": 1}
+    names = np.array(["odd" if i % 2 else "even" for i in range(N)])
+    chosen = run.select(K, "bald", "none", limits=Limits(groups=names, per_group=7)).ids
+    assert sorted(np.bincount(chosen % 2).tolist()) == [6, 7]
     with pytest.raises(RunError, match=r"680 items cannot be chosen: of 700 only 676 are left .* nor 3 left out"):
         run.select(680, "bald", "none", limits=Limits(leave_out=first[:3]))
     with pytest.raises(RunError, match="leave_out must be ids in"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.selection import Room, select
+from mcscore.selection import Limits, Room, select
 from mcscore.selection import cells as cells_module
 from mcscore.selection import radius as filter_module
 from mcscore.selection.candidates import Picks
@@ -223,3 +223,18 @@ def test_a_radius_searched_again_does_not_depend_on_what_was_tried_before() -> N
     for r in (5.0, 0.3, 0.25, 0.27, 0.26, 0.9):
         fresh = filter_module._Filter(points[np.argsort(-scores)], None, Room(90, len(points)), 90)
         assert tried.at(r).kept.tolist() == fresh.at(r).kept.tolist()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 4), st.booleans(), st.booleans())
+def test_a_searched_radius_keeps_k_as_the_definition_does(
+    seed: int, n: int, width: int, lattice: bool, limited: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    points = (rng.integers(0, 30, (n, width)) if lattice else rng.normal(size=(n, width))).astype(np.float32)
+    scores = rng.random(n).astype(np.float32)
+    apart = greedy(scores, points, n, 0.0)  # repeats of a point are never kept
+    k = int(rng.integers(0, len(apart) + 1))
+    limits = Limits(groups=np.arange(n) % 3, per_group=n) if limited else Limits()  # which binds nothing
+    chosen = select(np.arange(n), scores, k, embeddings=points, limits=limits)
+    assert chosen.ids.tolist() == greedy(scores, points, k, chosen.radius or 0.0)
+    assert len(chosen.ids) == k

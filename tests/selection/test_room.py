@@ -46,6 +46,15 @@ def test_a_candidate_is_open_if_and_only_if_k_can_be_reached_with_it(
     assert room.facts["spent"] == pytest.approx(costs[taken].sum())
 
 
+def test_what_a_budget_closed_is_counted_without_what_was_left_when_k_were_chosen() -> None:
+    room = Room(2, 4, costs=[1, 1, 5, 9], budget=6)
+    assert room.open.tolist() == [True, True, True, False]
+    room.take(1)
+    assert room.open.tolist() == [True, False, True, False]
+    room.take(0)
+    assert room.facts == {"budget": 6.0, "spent": 2.0, "closed_by_budget": 1}
+
+
 def test_impossible_wishes_say_which_constraint_binds_and_by_how_much() -> None:
     groups = np.array([0, 0, 0, 0, 1, 1, 2])
     with pytest.raises(

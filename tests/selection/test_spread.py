@@ -69,6 +69,33 @@ def test_k_center_compares_few_candidates_with_most_centers() -> None:
     assert lazy.compared < 0.3 * k * len(points)
 
 
+def test_many_labeled_items_are_bounded_first_and_compared_with_few() -> None:
+    rng = np.random.default_rng(9)
+    groups = 30 * rng.normal(size=(40, 8)).astype(np.float32)
+    points = groups[rng.integers(0, 40, 3000)] + rng.normal(size=(3000, 8)).astype(np.float32)
+    labeled = groups[rng.integers(0, 35, 700)] + rng.normal(size=(700, 8)).astype(np.float32)
+    labeled[350:360] = labeled[0]
+    chosen = ordered(points, 60, "k-center", labeled_embeddings=labeled)
+    assert chosen.ids.tolist() == farthest_first(points, 60, labeled)
+    lazy = Lazy(Space(points), Space(labeled))
+    while len(left := np.flatnonzero(~lazy._gone)) > 2940:
+        lazy.choose(lazy.next())
+    assert len(left) == 2940
+    assert lazy.compared < 0.7 * 3000 * 700
+    noise = exponential(np.arange(3000), 5, _RACE)
+    d = ((points[:, None].astype(float) - labeled[None]) ** 2).sum(2).min(1)
+    first = int((noise / d).argmin())
+    assert ordered(points, 1, "k-means++", labeled_embeddings=labeled, seed=5).ids.tolist() == [first]
+
+
+def test_thousands_of_equally_far_candidates_come_in_score_order() -> None:
+    assert ordered(np.eye(1500, dtype=np.float32), 40, "k-center").ids.tolist() == list(range(40))
+    corners = (
+        np.random.default_rng(0).integers(0, 2, (3000, 12)).astype(np.float32)
+    )  # distances of few values, many repeats
+    assert ordered(corners, 500, "k-center").ids.tolist() == farthest_first(corners, 500)
+
+
 def race(noise: np.ndarray, first: int, squared: np.ndarray, k: int) -> list[int]:
     """D² sampling by hazards, in steps: who runs out first at the present rates is next."""
     left, nearest, chosen = noise.astype(np.float64).copy(), squared[first].copy(), [first]

@@ -65,6 +65,13 @@ def test_uniforms_have_53_bits_of_philox_and_lie_inside() -> None:
     assert abs(gumbel(np.arange(200_000), 4).mean() - 0.5772157) < 3 * math.pi / math.sqrt(6 * len(many))
 
 
+def test_without_the_extension_the_numbers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.random.default_rng(0).integers(0, 2**63, 70_001)
+    want = uniform(ids, 2**64 - 3)
+    monkeypatch.setattr(stochastic, "native", None)
+    np.testing.assert_array_equal(uniform(ids, 2**64 - 3), want)
+
+
 @pytest.mark.parametrize(
     ("seed", "ids", "says"), [(-1, [0], "seed must"), (2**64, [0], "seed must"), (0, [-1], "ids must be >= 0")]
 )

@@ -181,7 +181,7 @@ _HEAD = {
     # bytes per feature, tiles: {columns: (rows, depth, warps, together)}. Tiles are what is held of rows x columns float32:
     # 2 with the sums of bald and entropy, 5 with those of all scores. Programs of 32 items and two or four warps, of which
     # several share a multiprocessor; weights serve 32 items and up to four passes. More items where the product is large.
-    (2, 2): {16: (32, 64, 2, 4), 32: (32, 64, 2, 4), 64: (32, 64, 4, 4), 128: (64, 64, 8, 2)},
+    (2, 2): {16: (32, 64, 2, 4), 32: (32, 64, 2, 4), 64: (32, 64, 4, 4), 128: (32, 64, 4, 4)},
     (2, 5): {16: (32, 64, 2, 4), 32: (32, 32, 2, 2), 64: (32, 64, 4, 2), 128: (32, 64, 8, 1)},
     (4, 2): {16: (32, 32, 2, 2), 32: (32, 32, 2, 1), 64: (128, 16, 8, 1), 128: (128, 16, 8, 1)},
     (4, 5): {16: (32, 32, 2, 1), 32: (128, 16, 8, 1), 64: (64, 16, 8, 1), 128: (32, 16, 8, 1)},

@@ -42,6 +42,7 @@ def _packed_mask(
     limit = threshold.to(tl.uint32)
     packed = zero
     BLOCKS: tl.constexpr = (32 * BITS + 127) // 128  # of 128 bits, that a word's draws lie in
+    PER_WORD: tl.constexpr = 32 // BITS
     for j in tl.static_range(BLOCKS):
         w0, w1, w2, w3 = philox4x32(
             at * BLOCKS + j if BITS > 1 else at // 4,
@@ -54,7 +55,6 @@ def _packed_mask(
         if BITS == 1:  # a bit is kept if it is 1: the word is one of the block's
             packed = tl.where(at % 4 < 2, tl.where(at % 4 == 0, w0, w1), tl.where(at % 4 == 2, w2, w3))
         else:
-            PER_WORD: tl.constexpr = 32 // BITS
             packed |= _kept(w0, limit, BITS) << (j * 4 * PER_WORD)
             packed |= _kept(w1, limit, BITS) << (j * 4 * PER_WORD + PER_WORD)
             packed |= _kept(w2, limit, BITS) << (j * 4 * PER_WORD + 2 * PER_WORD)

@@ -26,6 +26,7 @@ from triton import knobs
 from mcscore.acquisition import KERNEL_SCORES
 from mcscore.kernels import eager
 from mcscore.kernels.triton.accumulate import plan_accumulate
+from mcscore.kernels.triton.channels_last import plan_dropout_images
 from mcscore.kernels.triton.draws import plan_draw
 from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
@@ -73,6 +74,12 @@ def _keep_mask(p: float) -> Launch:
 def _packed_mask(p: float, elements: int) -> Launch:
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     return plan_packed_mask(MaskSpec(9, 3, passes, ids, rate(p)), elements, "meta")[0]
+
+
+def _dropout_images(dtype: torch.dtype, whole: bool) -> Launch:
+    passes, ids = torch.arange(20, device="meta"), torch.arange(64, device="meta")
+    x_sBCHW = torch.empty(20, 64, 14, 14, 1024, dtype=dtype, device="meta").permute(0, 1, 4, 2, 3)
+    return plan_dropout_images(x_sBCHW, MaskSpec(9, 3, passes, ids, rate(0.1)), (1.25, 0.5, 0.0), whole)[0][1]
 
 
 def _draw(law: str, dtype: torch.dtype, E: int) -> Launch:
@@ -160,6 +167,8 @@ CASES: dict[str, Callable[[], Launch]] = {
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
     "keep mask": case(_keep_mask, 0.25),
+    "dropout of images": case(_dropout_images, torch.bfloat16, False),
+    "dropout of channels of images": case(_dropout_images, torch.float32, True),
     "packed mask": case(_packed_mask, 0.1, 197 * 768),
     "uniform numbers": case(_draw, "uniform", torch.float32, 512),
     "normal numbers": case(_draw, "normal", torch.float32, 512),
