@@ -129,7 +129,7 @@ def select(
         raise click.UsageError("--targets belongs to --diversity epig")
     from ..pool import Pool
     from ..run import Run
-    from ..run.select import how_chosen
+    from ..run.selecting.select import how_chosen
 
     asked = {name: choice.pop(name) for name in _LIMITS}
     run = Run.open(path)
@@ -200,7 +200,7 @@ def _limits(run: Run, pool: Pool | None, asked: dict[str, Any]) -> Limits:
     if files:
         from ..pool.tables import items_from
         from ..run.identity.match import find_pool
-        from ..run.item_columns import costs_from, groups_from
+        from ..run.selecting.item_columns import costs_from, groups_from
 
         pool = find_pool(run, pool)
         readers = {"groups": groups_from, "costs": costs_from, "leave_out": items_from}

@@ -51,7 +51,7 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
 def chosen_items(run: Run, path: str | os.PathLike[str] | None = None, pool: Pool | None = None) -> Chosen | None:
     """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run and pool."""
-    from ..run.select import read_selection, selections_of
+    from ..run.selecting.select import read_selection, selections_of
 
     if path is None and not selections_of(run.path):
         return None

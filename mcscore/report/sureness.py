@@ -10,7 +10,7 @@ from ..methods import DIVERSITY
 from ..run.screening.cut import population_of
 from ..run.screening.told import told
 from ..selection import TopK
-from ..selection.overlap import MOST_PASSES, Overlap, expected_overlap
+from ..selection.screening.overlap import MOST_PASSES, Overlap, expected_overlap
 from ..text import count, number
 from .plots import around_cut
 from .shown import Shown, title

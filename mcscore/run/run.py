@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .export import export
 from .journal import Journal, Record, SpanDamage, told
-from .select import choose
+from .selecting.select import choose
 from .stored import StoredScores
 
 if TYPE_CHECKING:

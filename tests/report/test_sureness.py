@@ -12,8 +12,8 @@ import torch
 from mcscore import Pool, Run, Scorer, score_pool
 from mcscore.report import write_report
 from mcscore.report.sureness import verdict
-from mcscore.selection.overlap import Overlap, expected_overlap
-from mcscore.selection.population import measure
+from mcscore.selection.screening.overlap import Overlap, expected_overlap
+from mcscore.selection.screening.population import measure
 
 from .conftest import FakeRun, Make
 from .test_page import Page

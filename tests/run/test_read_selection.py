@@ -15,7 +15,7 @@ import pytest
 from mcscore.errors import RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
-from mcscore.run.select import read_selection
+from mcscore.run.selecting.select import read_selection
 from mcscore.selection import Selection, read_parquet
 
 from .fakes import SPAN, FakePool, FakeScorer, N, unpacked

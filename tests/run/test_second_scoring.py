@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from mcscore import Dropout, Pool, Run, RunError, Scorer, score_pool
-from mcscore.run import second_scoring
-from mcscore.run.samples_file import read_samples, write_samples
-from mcscore.run.second_scoring import SecondScoring, class_probabilities, drawn_items
+from mcscore.run.selecting import second_scoring
+from mcscore.run.selecting.samples_file import read_samples, write_samples
+from mcscore.run.selecting.second_scoring import SecondScoring, class_probabilities, drawn_items
 from mcscore.selection.joint import batchbald, epig
 
 N = 60

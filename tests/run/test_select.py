@@ -10,7 +10,7 @@ import pytest
 from mcscore.errors import RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
-from mcscore.run import select as choose
+from mcscore.run.selecting import select as choose
 
 from .fakes import Column, FakeScorer, fail_at
 

@@ -16,8 +16,8 @@ from mcscore import Pool, RunError, Scorer, Screen, score_pool
 from mcscore.errors import PoolError
 from mcscore.methods import DIVERSITY
 from mcscore.run import Run
-from mcscore.run.gather import gathered
-from mcscore.run.item_columns import costs_from, groups_from
+from mcscore.run.selecting.gather import gathered
+from mcscore.run.selecting.item_columns import costs_from, groups_from
 from mcscore.selection import Limits, select
 from mcscore.store.chunks import ChunkReader
 

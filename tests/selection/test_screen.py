@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcscore.selection.population import measure
-from mcscore.selection.screen import Cut, certify, choose_passes, fix_cut
+from mcscore.selection.screening.population import measure
+from mcscore.selection.screening.screen import Cut, certify, choose_passes, fix_cut
 
 from .noisy import best, pool, shared
 from .test_screen_population import ERROR, VALUE, stream

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.selection.audit import AuditPlan, audit_plan, audit_result, audit_samples, most_in_all
-from mcscore.selection.population import measure
-from mcscore.selection.screen import fix_cut
+from mcscore.selection.screening.audit import AuditPlan, audit_plan, audit_result, audit_samples, most_in_all
+from mcscore.selection.screening.population import measure
+from mcscore.selection.screening.screen import fix_cut
 
 from .noisy import best, pool
 from .test_screen_population import stream

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcscore.selection.overlap import expected_overlap
-from mcscore.selection.population import Block, Population, corrected_scores, measure, normal_cdf
-from mcscore.selection.screen import fix_cut
+from mcscore.selection.screening.overlap import expected_overlap
+from mcscore.selection.screening.population import Block, Population, corrected_scores, measure, normal_cdf
+from mcscore.selection.screening.screen import fix_cut
 
 from .noisy import best, pool, shared
 

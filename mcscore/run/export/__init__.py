@@ -13,7 +13,7 @@ from ...errors import RunError
 from ...outputs import named_output
 from ..identity.place import pool_unless_gone
 from ..journal import Values
-from ..select import read_selection, refuse_incomplete
+from ..selecting.select import read_selection, refuse_incomplete
 from ..stored import StoredScores
 from .formats import FORMATS, Source, Tables, is_export
 

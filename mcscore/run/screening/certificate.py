@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...selection import screen as screens
-from ...selection.audit import audit_result
+from ...selection.screening import screen as screens
+from ...selection.screening.audit import audit_result
 from ...selection.topk import TopK
 from ..journal import Journal, Record
 from ..schema import as_json

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...selection.audit import AuditPlan, audit_plan, audit_samples
-from ...selection.population import Population, measure
-from ...selection.screen import Cut, choice_of, choose_passes, fix_cut
+from ...selection.screening.audit import AuditPlan, audit_plan, audit_samples
+from ...selection.screening.population import Population, measure
+from ...selection.screening.screen import Cut, choice_of, choose_passes, fix_cut
 from ..stored import StoredScores
 from .options import Screen
 

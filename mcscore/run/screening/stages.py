@@ -1,7 +1,7 @@
 """The stages of a screened run: few passes of all items, a cut, all passes of the survivors.
 
     RUN/screen/    the first stage, a run like any other: passes of the screen, scores with their errors
-    RUN/run.json   the screen, the cuts (selection/screen.py has what a cut is), the certificate
+    RUN/run.json   the screen, the cuts (selection/screening/screen.py has what a cut is), the certificate
     RUN/           the second stage, a run like any other, which skips the items that the cut drops
 
 The first stage ends before the cut is fixed, and the cut is a function of its committed scores alone. So a worker that was

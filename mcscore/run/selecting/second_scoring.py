@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..errors import RunError
-from ..likelihoods import ok_outputs, probabilities
-from ..masks import philox4x32
-from ..montecarlo.ops.draws import DRAW_OPS
+from ...errors import RunError
+from ...likelihoods import ok_outputs, probabilities
+from ...masks import philox4x32
+from ...montecarlo.ops.draws import DRAW_OPS
+from ..loop import Progress
+from ..normalize import own_scorer
+from ..stored import StoredScores
 from .gather import gathered
-from .loop import Progress
-from .normalize import own_scorer
 from .samples_file import Floats, Ints, read_samples, write_samples
-from .stored import StoredScores
 
 if TYPE_CHECKING:
-    from ..pool import Pool
-    from ..scorer.scorer import Scorer
+    from ...pool import Pool
+    from ...scorer.scorer import Scorer
 
 BYTES = 1 << 30  # of the probabilities of the candidates that are chosen from by default, at most
 TARGETS = 100  # drawn from the pool by default, as many as Bickford Smith et al. take
@@ -107,7 +107,7 @@ class SecondScoring:
         Raises:
             RunError: there are none, or an id is outside the pool.
         """
-        from ..pool import Pool
+        from ...pool import Pool
 
         pool, ids = self._pool, np.empty(0, np.int64)
         if isinstance(given, Pool):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RunError
-from .prefetch import Skipped
-from .stored import StoredScores
+from ...errors import RunError
+from ..prefetch import Skipped
+from ..stored import StoredScores
 
 if TYPE_CHECKING:
-    from ..selection import Limits
+    from ...selection import Limits
 
 Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -93,8 +93,8 @@ def best_items(choosable: Choosable, k: int, M: int, most: int | None, value: Va
     Raises:
         RunError: fewer than k may be chosen.
     """
-    from ..selection import Best, TopK
-    from ..selection.stochastic import Ranks
+    from ...selection import Best, TopK
+    from ...selection.stochastic import Ranks
 
     ranks = None
     if ranked:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..masks import philox4x32
+from ...masks import philox4x32
 from .population import Floats, Population, corrected_scores
 from .screen import Cut
 

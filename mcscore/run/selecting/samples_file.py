@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import atomic
-from ..errors import RunError
-from ..fields import parse, sealed, unsealed
+from ... import atomic
+from ...errors import RunError
+from ...fields import parse, sealed, unsealed
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

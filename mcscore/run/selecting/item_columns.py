@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import PoolError
+from ...errors import PoolError
 
 if TYPE_CHECKING:
-    from ..pool import Pool
+    from ...pool import Pool
 
 
 def groups_from(pool: Pool, text: str) -> npt.NDArray[np.int64]:
@@ -47,8 +47,8 @@ def costs_from(pool: Pool, text: str) -> npt.NDArray[np.float64]:
 
 def _column(pool: Pool, text: str) -> tuple[npt.NDArray[np.int64], list[str]]:
     """The items that a table names, and their values."""
-    from ..pool.table_files import Columns, read_table
-    from ..pool.tables import find_items
+    from ...pool.table_files import Columns, read_table
+    from ...pool.tables import find_items
 
     file, _, column = text.rpartition(":")
     if not file or not column:

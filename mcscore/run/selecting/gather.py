@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..store.read_ahead import read_ahead
+from ...store.read_ahead import read_ahead
 
 if TYPE_CHECKING:
-    from ..pool import Pool
+    from ...pool import Pool
 
 Ints = npt.NDArray[np.int64]
 

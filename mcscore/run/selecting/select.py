@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RunError
-from ..methods import DIVERSITY, Method, parameters_of
-from ..paths import names_in
+from ...errors import RunError
+from ...methods import DIVERSITY, Method, parameters_of
+from ...paths import names_in
+from ..identity.code import accepted
+from ..identity.match import find_pool
+from ..normalize import own_scorer
+from ..prefetch import STRIDE, Skipped
+from ..schema import Settings
+from ..spans import Span
+from ..stored import StoredScores
 from .best import Choosable, Found, best_items
 from .gather import gathered
-from .identity.code import accepted
-from .identity.match import find_pool
-from .normalize import own_scorer
-from .prefetch import STRIDE, Skipped
-from .schema import Settings
-from .spans import Span
-from .stored import StoredScores
 
 if TYPE_CHECKING:
-    from ..pool import Pool
-    from ..scorer.scorer import Scorer
-    from ..selection import Limits, Selection
-    from .loop import Progress
+    from ...pool import Pool
+    from ...scorer.scorer import Scorer
+    from ...selection import Limits, Selection
+    from ..loop import Progress
 
 CANDIDATES_PER_ITEM = 10
 JOINT_CANDIDATES = 10_000  # at least, of a joint method: of a pool with repeats, ten for each item may all be one
@@ -56,8 +56,8 @@ def choose(
     **parameters: Any,
 ) -> Selection:
     """Choose k items, see ``Run.select``."""
-    from ..selection import Limits, select
-    from ..selection.embedding_map import embedding_map
+    from ...selection import Limits, select
+    from ...selection.embedding_map import embedding_map
 
     if diversity not in DIVERSITY:
         raise RunError(f"no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
@@ -322,7 +322,7 @@ def read_selection(
         RunError: there is none, it cannot be read, it was selected from another run, it has items that the run has no score
             of, or that have other keys in ``pool``.
     """
-    from ..selection.result import read_parquet
+    from ...selection.result import read_parquet
 
     try:
         if path is None:
