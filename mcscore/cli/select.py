@@ -78,6 +78,13 @@ def _default_betas() -> str:
     metavar="MODULE",
     help="Module of the model whose output is compared; default: the input of the last Linear layer.",
 )
+@_diverse(
+    "--map",
+    type=click.Choice(["pca", "umap"]),
+    default="pca",
+    show_default=True,
+    help="How the report's map of the embeddings is laid out; umap needs the package umap-learn.",
+)
 @_diverse("--device", help="Device to compute embeddings on; default: cuda if there is one.")
 @_diverse(
     "--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: the place that `score` recorded."

@@ -31,6 +31,8 @@ def sentences(places: dict[str, Any]) -> list[str]:
     has = "has" if near["selected"] == 1 else "have"
     lines = [
         f"Embeddings, in the two directions in which candidates differ most: they hold {shown:.0%} of the variance."
+        if places["explained"]
+        else "Embeddings, laid out by UMAP: neighbors lie together, but distances between groups and the axes mean nothing."
     ]
     if near["of"] > 1:
         selected = (

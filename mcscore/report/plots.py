@@ -147,12 +147,14 @@ def embedding_plane(places: Mapping[str, Any]) -> Plot:
             axes.scatter(points[:, 0], points[:, 1], s=size, color=color, marker=marker, **edge)
         axes.set_xticks([])
         axes.set_yticks([])
-        for label, share in zip(("xlabel", "ylabel"), [*places["explained"], 0.0][:2], strict=True):
-            axes.set(**{label: f"{share:.0%} of the variance"})
+        if places["explained"]:
+            for label, share in zip(("xlabel", "ylabel"), [*places["explained"], 0.0][:2], strict=True):
+                axes.set(**{label: f"{share:.0%} of the variance"})
         axes.margins(0.03)
 
     counts = ", ".join(f"{len(places[kind]):,} {kind}" for kind in ("candidates", "labeled", "selected"))
-    alt = f"Map of embeddings, the two directions of the largest variance of the candidates: {counts}."
+    layout = "the two directions of the largest variance of the candidates" if places["explained"] else "by UMAP"
+    alt = f"Map of embeddings, {layout}: {counts}."
     return _plot(draw, WIDTH, 375, alt)
 
 

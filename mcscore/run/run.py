@@ -108,6 +108,7 @@ class Run(StoredScores):
         pool: Pool | None = None,
         partial: bool = False,
         accept_edited_code: bool = False,
+        map: str = "pca",
     ) -> Selection:
         """Choose k items that are worth a label, and write them to ``selection-<by>-<k>.parquet`` in the run directory.
 
@@ -135,6 +136,7 @@ class Run(StoredScores):
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: choose from an incomplete run.
             accept_edited_code: compute embeddings though the model's or the transform's code was edited since the run.
+            map: how the report's map of the embeddings is laid out: "pca", or "umap" if umap-learn is installed.
 
         Returns:
             The chosen items, best first.
@@ -172,6 +174,7 @@ class Run(StoredScores):
             pool=pool or self._pool,
             partial=partial,
             accept_edited_code=accept_edited_code,
+            map=map,
         )
 
     def export(

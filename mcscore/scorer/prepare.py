@@ -108,7 +108,7 @@ def require_tf32(inputs: ModelInputs) -> None:
     if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"device {device}"
         raise PrecisionError(
-            f"dtype='tf32': {name} has no TF32, which NVIDIA GPUs have from Ampere on (capability 8.0); leave dtype out for full float32"
+            f"dtype='tf32': {name} has no TF32, which NVIDIA GPUs have from Ampere on (capability 8.0); dtype='model' is full float32"
         )
     if inputs.dtype != torch.float32:
         raise PrecisionError(

@@ -52,3 +52,17 @@ def test_candidates_that_coincide_have_a_map(k: int) -> None:
     assert found["explained"] == [0.0, 0.0]
     repeats = 0 if k == 1 else k
     assert found["near"] == {"distance": 0.0, "selected": repeats, "random": repeats, "of": k}
+
+
+def test_umap_keeps_groups_apart() -> None:
+    pytest.importorskip("umap")
+    points = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32)
+    points[60:] += 40.0
+    found = embedding_map(points, points[:3], np.array([5, 70]), np.arange(120), 7, "umap")
+    assert found["explained"] == []
+    assert [len(found[kind]) for kind in ("candidates", "labeled", "selected")] == [120, 3, 2]
+    one, other = np.array(found["candidates"][:60]), np.array(found["candidates"][60:])
+    apart = np.linalg.norm(one.mean(0) - other.mean(0))
+    assert apart > 2 * max(one.std(0).max(), other.std(0).max())
+    again = embedding_map(points, points[:3], np.array([5, 70]), np.arange(120), 7, "umap")
+    assert again["selected"] == found["selected"]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,16 +54,21 @@ def choose(
     targets: Any = None,
     progress: Progress | None = None,
     accept_edited_code: bool = False,
+    map: str = "pca",
     **parameters: Any,
 ) -> Selection:
     """Choose k items, see ``Run.select``."""
     from ...selection import Limits, select
-    from ...selection.embedding_map import embedding_map
+    from ...selection.embedding_map import MAPS, embedding_map
 
     if diversity not in DIVERSITY:
         raise RunError(f"no diversity method {diversity!r}; choose from {', '.join(DIVERSITY)}")
     if k < 1:
         raise RunError(f"k must be at least 1, got {k}")
+    if map not in MAPS:
+        raise RunError(f"no map {map!r}; choose from {', '.join(MAPS)}")
+    if map == "umap" and find_spec("umap") is None:
+        raise RunError("map 'umap' needs a package: pip install umap-learn, or take map 'pca'")
     if targets is not None and "targets" not in DIVERSITY[diversity].needs:
         raise RunError(f"diversity {diversity!r} has no targets: leave targets out, or choose diversity 'epig'")
     if candidates is not None and candidates < k:
@@ -81,7 +87,7 @@ def choose(
     found = _candidates(choosable, k, method, candidates, most, own, seed)
 
     arrays: dict[str, Any] = {}
-    labeled_items = 0 if run.meta["labeled"] else sum(map(len, _labeled(pool, run.n)))
+    labeled_items = 0 if run.meta["labeled"] else sum(len(ids) for ids in _labeled(pool, run.n))
     labeled, edited = np.empty(0, np.int64), list[str]()
     needs = {*method.needs_of_model, *(("embeddings",) if limits.labeled_distance is not None else ())}
     if needs:
@@ -132,7 +138,7 @@ def choose(
     if "embeddings" in arrays:
         order = np.argsort(found.ids)
         chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
-        how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed)
+        how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map)
     if edited:
         how["edited_code"] = edited
     _write(run, pool, selection, how)

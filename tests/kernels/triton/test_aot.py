@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 
@@ -196,6 +197,8 @@ SPILLED = dict.fromkeys(PRODUCTS, 16) | {
 }
 """Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product)."""
 NARROW_LOADS = {
+    "sums of pixels, all scores",
+    "sums of one label, all scores",
     "10 classes",
     "10 classes, class-major",
     "32 classes, class-major",
@@ -210,7 +213,7 @@ NARROW_LOADS = {
     "normal numbers",
     "normal numbers, odd rows",
 }
-"""Rows that do not start at 16 bytes, or nothing much to load."""
+"""Rows that do not start at 16 bytes, or are as many as there are items, which must not change the code; or nothing much to load."""
 COUNTED = [name for name in CASES if name.endswith((", bfloat16", ", float32"))]
 WIDE_STORES = {
     "dropout, 1 bit",
@@ -301,9 +304,15 @@ def test_a_head_that_keeps_its_logits_computes_scores_by_the_same_instructions(
 ) -> None:
     """Of float arithmetic, shuffles and products, whose number would change with the order of sums or with what is fused."""
     kinds = ("FFMA", "FMUL", "FADD", "FMNMX", "MUFU", "SHFL", "HMMA", "HGMMA", "UTCHMMA", "F2F")
-    plain, keeps = (machines[other, capability].result().opcodes for other in (name.removesuffix(", keeps"), name))
-    counted = {opcode: plain[opcode] for opcode in plain if opcode.startswith(kinds)}
-    assert counted == {opcode: keeps[opcode] for opcode in keeps if opcode.startswith(kinds)}
+
+    def arithmetic(case: str) -> Counter[str]:
+        counted: Counter[str] = Counter()
+        for opcode, times in machines[case, capability].result().opcodes.items():
+            if opcode.startswith(kinds):  # FFMA2 is two at once: the assembler's choice, and the same rounding
+                counted[opcode.replace("FFMA2", "FFMA")] += times * (2 if opcode.startswith("FFMA2") else 1)
+        return counted
+
+    assert arithmetic(name.removesuffix(", keeps")) == arithmetic(name)
 
 
 @pytest.mark.parametrize("name", ["10 classes", *COLUMNS, "100 classes, all scores", "1000 classes"])
