@@ -116,7 +116,7 @@ def test_a_model_that_cannot_is_named(monkeypatch):
     monkeypatch.setattr(precision, "_fast_bfloat16", lambda _device: (True, ""))
     with pytest.warns(UserWarning, match="takes float32: OnlyFloat32 does not run"):
         Scorer(model, 20, execution=Execution(dtype="auto"))(x, np.arange(64))
-    with pytest.raises(ValueError, match="dtype must be None"):
+    with pytest.raises(ValueError, match="dtype must be 'model'"):
         Scorer(model, execution=Execution(dtype="float8"))
 
 
