@@ -44,6 +44,14 @@ def test_order_and_size_of_blocks_do_not_matter(data: st.DataObject) -> None:
     assert one.counts.sum() == one.items
 
 
+def test_the_smallest_errors_count_as_none() -> None:
+    scores, none = np.float32([0.0, 0.0, 0.5, 0.0]), np.zeros(4, np.float32)
+    for least in (1e-45, 1e-38):
+        found = measure(stream(scores, np.float32([0.0, 0.0, 0.0, least]), none), 1)
+        assert found.items == 4
+        assert abs(found.border - 0.5) < 1e-3
+
+
 def test_memory_does_not_hold_the_items() -> None:
     few, many = (measure(stream(*pool(n).measured(16, 1), size=1000), 20) for n in (300, 30_000))
     for name in ("counts", "joint", "edges", "theta", "sigma"):

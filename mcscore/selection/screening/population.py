@@ -61,6 +61,9 @@ def corrected_scores(score_B: npt.ArrayLike, se_B: npt.ArrayLike, bias_B: npt.Ar
     return np.where(np.isfinite(x_B) & np.isfinite(se_B), x_B, np.nan)
 
 
+_LEAST = float(np.finfo(np.float32).tiny)  # smaller errors count as none: the first half of their bits may be 0
+
+
 @dataclass(frozen=True)
 class Population:
     """The true scores behind the measured ones, in cells around the top-th best.
@@ -134,7 +137,7 @@ def measure(stream: Stream, top: int) -> Population:
     for x_B, se_B in _blocks(stream):
         key_B = _key(x_B)
         lowers += np.bincount(key_B[key_B >> 16 == upper] & 0xFFFF, minlength=len(lowers))
-        sizes += np.bincount(_key(se_B[(key_B >> 16 >= near) & (se_B > 0)]) >> 16, minlength=len(sizes))
+        sizes += np.bincount(_key(se_B[(key_B >> 16 >= near) & (se_B >= _LEAST)]) >> 16, minlength=len(sizes))
     origin = _value(upper << 16 | _of_rank(lowers, top - above)[0]) if lowers.any() else 0.0
     # Where no item has an error, cells are so narrow that only equal scores share one.
     median, _ = _of_rank(sizes, int(sizes.sum()) // 2 + 1)
