@@ -35,7 +35,7 @@ sanitize: $(VENV)/installed
 	MCSCORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitized --build-temp build/sanitize-objects
 	rm -rf build/sanitized/tests && cp -r pyproject.toml tests build/sanitized
 	cd build/sanitized && LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-		OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n $(WORKERS) -p no:cacheprovider -W ignore tests/kernels/native tests/kernels/test_topk.py
+		OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n $(WORKERS) -p no:cacheprovider -W ignore tests/kernels/native tests/kernels/test_topk.py tests/kernels/test_joint.py tests/selection/test_stochastic.py
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
