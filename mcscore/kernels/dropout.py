@@ -60,7 +60,7 @@ def masked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
     """Apply the masks of the given passes. Returns ``y_tBEI`` in x's dtype, contiguous."""
     check_dropout(x_sBEI, masks)
     if masks.drop_rate.bits == 0:
-        return _unmasked_passes(x_sBEI, masks, affine)
+        return unmasked_passes(x_sBEI, masks, affine)
     chosen = backends.select(x_sBEI.device)
     if chosen != "eager" and x_sBEI.dtype not in backends.KERNEL_DTYPES:
         backends.warn_once(
@@ -78,7 +78,7 @@ def masked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
     return reference(x_sBEI, masks, affine)
 
 
-def _unmasked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
+def unmasked_passes(x_sBEI: Tensor, masks: MaskSpec, affine: Affine) -> Tensor:
     """``masked_passes`` where p is 0, which drops nothing, or 1, which drops everything: no bits are needed."""
     a, b, d = affine
     out = torch.full_like(x_sBEI, d) if masks.drop_rate.p == 1.0 else a * x_sBEI + b
@@ -123,6 +123,11 @@ def unsigned(seed: int) -> int:
     return seed % 2**64
 
 
+def masks_of(seed: int, site: int, passes_t: Tensor, ids_B: Tensor, bits: int, threshold: int) -> MaskSpec:
+    """The MaskSpec that an operator took apart."""
+    return MaskSpec(unsigned(seed), site, passes_t, ids_B, Rate(threshold / 2**bits, bits, threshold))
+
+
 @torch.library.custom_op("mcscore::masked_passes", mutates_args=())
 def _masked_passes(
     x_sBEI: Tensor,
@@ -135,8 +140,7 @@ def _masked_passes(
     affine: Sequence[float],
 ) -> Tensor:
     a, b, d = affine
-    realized = Rate(threshold / 2**bits, bits, threshold)
-    return masked_passes(x_sBEI, MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), (a, b, d))
+    return masked_passes(x_sBEI, masks_of(seed, site, passes_t, ids_B, bits, threshold), (a, b, d))
 
 
 @_masked_passes.register_fake
@@ -159,8 +163,7 @@ def _image_passes(
     from .triton.channels_last import dropout_images
 
     a, b, d = affine
-    realized = Rate(threshold / 2**bits, bits, threshold)
-    return dropout_images(x_sBCHW, MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), (a, b, d), whole)
+    return dropout_images(x_sBCHW, masks_of(seed, site, passes_t, ids_B, bits, threshold), (a, b, d), whole)
 
 
 @_image_passes.register_fake
@@ -188,8 +191,13 @@ def drop(x: Tensor, masks: MaskSpec, affine: Affine, *, copies: int, axis: int) 
     moved.insert(0, moved.pop(axis))
     y = y_tBEI.reshape(masks.t, *moved).movedim(1, axis + 1)
     if images:
-        y = y.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        y = to_channels_last(y)
     return y
+
+
+def to_channels_last(y_tBCHW: Tensor) -> Tensor:
+    """The same images, laid out in channels-last format."""
+    return y_tBCHW.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
 def _has_image_kernel(x_sBCHW: Tensor, masks: MaskSpec) -> bool:

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..masks import MaskSpec, Rate, rate
+from ..masks import MaskSpec, rate
 from . import backends
-from .dropout import inverted, masked_passes, signed, unsigned
+from .dropout import inverted, masked_passes, masks_of, signed, unsigned
 
 _MAX_OUTPUTS = 256  # of the Triton kernel, which draws the masks again for every 128
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
@@ -84,8 +84,7 @@ def _linear_passes(
     bits: int,
     threshold: int,
 ) -> Tensor:
-    realized = Rate(threshold / 2**bits, bits, threshold)
-    return linear_passes(x_sBLD, MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), weight_CD, bias_C)
+    return linear_passes(x_sBLD, masks_of(seed, site, passes_t, ids_B, bits, threshold), weight_CD, bias_C)
 
 
 @_linear_passes.register_fake

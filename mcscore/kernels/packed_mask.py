@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks import MaskSpec, Rate
+from ..masks import MaskSpec
 from . import backends
-from .dropout import reference_mask, unsigned
+from .dropout import masks_of, reference_mask, to_channels_last, unmasked_passes
 
 
 def packed_mask(masks: MaskSpec, elements: int) -> Tensor:
@@ -38,8 +38,7 @@ def reference(masks: MaskSpec, elements: int) -> Tensor:
 def _packed_mask(
     passes_t: Tensor, ids_B: Tensor, seed: int, site: int, bits: int, threshold: int, elements: int
 ) -> Tensor:
-    realized = Rate(threshold / 2**bits, bits, threshold)
-    return packed_mask(MaskSpec(unsigned(seed), site, passes_t, ids_B, realized), elements)
+    return packed_mask(masks_of(seed, site, passes_t, ids_B, bits, threshold), elements)
 
 
 @_packed_mask.register_fake
@@ -61,8 +60,7 @@ def fusable(
     a, b, d = affine
     E = x_sBEI.shape[2]
     if bits == 0:
-        kept = torch.full_like(x_sBEI, d) if threshold else a * x_sBEI + b
-        return kept.expand(passes_t.numel(), *x_sBEI.shape[1:])
+        return unmasked_passes(x_sBEI, masks_of(seed, site, passes_t, ids_B, bits, threshold), (a, b, d))
     packed_tBN = _packed_mask(passes_t, ids_B, seed, site, bits, threshold, E)
     places = torch.arange(32, dtype=torch.int32, device=packed_tBN.device)
     keep_tBE = (packed_tBN[..., None] >> places & 1).flatten(2)[..., :E] != 0
@@ -85,5 +83,4 @@ def fusable_images(
     s, B, C, H, W = x_sBCHW.shape
     x_sBEI = x_sBCHW.reshape(s, B, C if whole else C * H * W, H * W if whole else 1)
     y_tBEI = fusable(x_sBEI, passes_t, ids_B, seed, site, bits, threshold, affine)
-    y_tBHWC = y_tBEI.reshape(-1, B, C, H, W).permute(0, 1, 3, 4, 2).contiguous()
-    return y_tBHWC.permute(0, 1, 4, 2, 3)
+    return to_channels_last(y_tBEI.reshape(-1, B, C, H, W))
