@@ -13,37 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MaybeTensor = Tensor | None
 
-
-@torch.library.custom_op("mcscore::batch_norm", mutates_args=())
-def _batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return plain_batch_norm(x, mean, var, weight, bias, eps)
-
-
-@torch.library.custom_op("mcscore::group_norm", mutates_args=())
-def _group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return plain_group_norm(x, groups, weight, bias, eps)
-
-
-@torch.library.custom_op("mcscore::layer_norm", mutates_args=())
-def _layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return plain_layer_norm(x, shape, weight, bias, eps)
-
-
-def plain_batch_norm(
-    x: Tensor, mean: Tensor, var: Tensor, weight: MaybeTensor, bias: MaybeTensor, eps: float
-) -> Tensor:
+def batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Batch norm by running statistics."""
     return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
 
-def plain_group_norm(x: Tensor, groups: int, weight: MaybeTensor, bias: MaybeTensor, eps: float) -> Tensor:
+def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Group norm."""
     return F.group_norm(x, groups, weight, bias, eps)
 
 
-def plain_layer_norm(x: Tensor, shape: Sequence[int], weight: MaybeTensor, bias: MaybeTensor, eps: float) -> Tensor:
+def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Layer norm."""
     return F.layer_norm(x, list(shape), weight, bias, eps)
 
@@ -60,16 +41,16 @@ def _rule(plain: Callable[..., Tensor], flat: bool) -> Callable[..., tuple[Tenso
     return rule
 
 
-PLAIN: dict[Any, Callable[..., Tensor]] = {
-    torch.ops.mcscore.batch_norm.default: plain_batch_norm,
-    torch.ops.mcscore.group_norm.default: plain_group_norm,
-    torch.ops.mcscore.layer_norm.default: plain_layer_norm,
+_OPERATORS = {
+    plain: torch.library.custom_op(f"mcscore::{plain.__name__}", plain, mutates_args=())
+    for plain in (batch_norm, group_norm, layer_norm)
 }
-"""The operators as PyTorch's own, for a compiler."""
+for _plain, _operator in _OPERATORS.items():
+    _operator.register_fake(lambda x, *_: torch.empty_like(x))
+    torch.library.register_vmap(_operator, _rule(_plain, flat=_plain is not layer_norm))
 
-for _op, _flat in ((_batch_norm, True), (_group_norm, True), (_layer_norm, False)):
-    _op.register_fake(lambda x, *_: torch.empty_like(x))
-    torch.library.register_vmap(_op, _rule(PLAIN[_op._opoverload], _flat))
+PLAIN: dict[Any, Callable[..., Tensor]] = {operator._opoverload: plain for plain, operator in _OPERATORS.items()}
+"""The operators as PyTorch's own, for a compiler."""
 
 
 def under_vmap(func: Callable[..., Any], bound: Mapping[str, Any]) -> Tensor | None:
@@ -83,13 +64,13 @@ def under_vmap(func: Callable[..., Any], bound: Mapping[str, Any]) -> Tensor | N
     if any(isinstance(each, Tensor) and batched(each) for each in (weight, bias, *statistics)):
         return None
     if func is F.layer_norm:
-        return _layer_norm(x, list(bound["normalized_shape"]), weight, bias, eps)
+        return _OPERATORS[layer_norm](x, list(bound["normalized_shape"]), weight, bias, eps)
     if func is F.group_norm:
-        return _group_norm(x, bound["num_groups"], weight, bias, eps)
+        return _OPERATORS[group_norm](x, bound["num_groups"], weight, bias, eps)
     mean, var = statistics
     if mean is None or var is None:  # statistics of the batch: not a function of each item alone
         return None
-    return _batch_norm(x, mean, var, weight, bias, eps)
+    return _OPERATORS[batch_norm](x, mean, var, weight, bias, eps)
 
 
 _NORMS = (F.batch_norm, F.group_norm, F.layer_norm)
