@@ -10,7 +10,7 @@ that changes there is recorded anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,7 +70,6 @@ class GraphedSteps:
         self._name, self._step = name, step
         self._full, self._off = 0, False
         self._graph: _Graph | None = None
-        self._assumed: Hashable = None
 
     def __call__(self, inputs: Any, ids_B: Tensor) -> dict[str, Tensor]:
         """Compute the scores of one full step."""
@@ -81,12 +80,6 @@ class GraphedSteps:
         if self._full >= _FULL and self._graph is None and not self._off:
             self._record(inputs, ids_B, scores)
         return scores
-
-    def assume(self, recorded: Hashable) -> None:
-        """Forget the graph if the model is not what it was when the graph was recorded."""
-        if recorded != self._assumed:
-            self.forget()
-            self._assumed = recorded
 
     def forget(self) -> bool:
         """Free the graph and its memory; the next full steps make another. Returns whether there was one."""

@@ -73,7 +73,7 @@ class Steps:
         self.passes, self.plan, self.reduction, self.inert = passes, plan, reduction, inert
         self.differ = False  # whether the passes of the first step were found to differ
         self._compile = compile
-        self._recorded: Hashable = ()  # state of the model when its passes were compiled
+        self._recorded: Hashable = ()  # state of the model when its passes were compiled, or a graph made
         # A model that writes into its buffers is put back after every pass, which takes a look at them.
         self._graphed = (
             GraphedSteps(type(passes.model).__name__, self._scores) if graphs and not passes.found.written else None
@@ -183,17 +183,20 @@ class Steps:
 
     def before_batch(self, items: int) -> None:
         """Compile and record again if the model has changed; warn of batches that are smaller than a compiled step."""
-        if self._graphed is not None:
-            self._graphed.assume(recorded(self.passes.model))
-        if not self._compile:
+        if self._graphed is None and not self._compile:
             return
-        if items < self.plan.items:
+        now = recorded(self.passes.model)
+        if now != self._recorded:
+            self._recorded = now
+            if self._graphed is not None:
+                self._graphed.forget()
+            if self._compile:
+                self.passes.compile_for(self.plan.items, self.plan.passes)
+        if self._compile and items < self.plan.items:
             backends.warn_once(
                 f"compile=True compiles steps of {self.plan.items} items; batches of {items} run uncompiled. "
                 "Pass larger batches, or a smaller Execution(memory=...)"
             )
-        if recorded(self.passes.model) != self._recorded:
-            self.passes.compile_for(self.plan.items, self.plan.passes)
 
     def after_batch(self) -> None:
         """Record the state of the model after the call, so that a model that counts its calls is not compiled for each."""
