@@ -21,24 +21,12 @@ from mcscore import Execution, Scorer
 from mcscore.bench import baselines
 from mcscore.bench.clock import CpuClock, in_turns
 
+from .models import GalCNN
+
 
 def turns(*calls: Callable[[], Any]) -> list[float]:
     """Measure the seconds of each call, on this thread."""
     return in_turns(calls, CpuClock(), 2.0)
-
-
-class GalCNN(nn.Module):
-    """Gal, Islam & Ghahramani 2017: 28 x 28 images, two 4 x 4 convolutions of 32, dropout 1/4, 128, dropout 1/2, 10 classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 32, 4), nn.Conv2d(32, 32, 4)
-        self.drop1, self.drop2 = nn.Dropout(0.25), nn.Dropout(0.5)
-        self.dense1, self.dense2 = nn.Linear(3872, 128), nn.Linear(128, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(x)))), 2)
-        return self.dense2(self.drop2(F.relu(self.dense1(self.drop1(x).flatten(1)))))
 
 
 class Residual(nn.Module):

@@ -29,8 +29,8 @@ from mcscore.bench.table import quantity
 from mcscore.scorer.numeric import numeric_modes
 
 from . import gpu_pool
-from .gpu_models import GalCNN, ResNet50, UNet, ViT
 from .gpu_shared import Budget, Case, Log, Row, aligned, allocated, ends, look_into, measure, measured, peak
+from .models import GalCNN, ResNet50, UNet, ViT
 
 T = 100
 LOOP_PASSES = 3

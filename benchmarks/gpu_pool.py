@@ -24,8 +24,8 @@ from torch import nn
 from mcscore import Scorer
 from mcscore.bench.clock import clock_for, in_turns
 
-from .gpu_models import GalCNN, ResNet50
 from .gpu_shared import Row, Skipped
+from .models import GalCNN, ResNet50
 
 if TYPE_CHECKING:
     from mcscore.run.run import Run

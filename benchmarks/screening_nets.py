@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bench_passes import GalCNN
+from .models import GalCNN
 
 
 class DropCNN(nn.Module):

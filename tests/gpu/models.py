@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_models import UNet, ViT
+from benchmarks.models import UNet, ViT
 
 
 class Recurrent(nn.Module):

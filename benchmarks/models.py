@@ -1,4 +1,4 @@
-"""The models of the GPU benchmarks, with the shapes of the originals and random weights: time does not depend on weights."""
+"""Models of the benchmarks, with the shapes of the originals and random weights: time does not depend on weights."""
 
 from __future__ import annotations
 
