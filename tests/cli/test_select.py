@@ -24,6 +24,20 @@ def run(mcscore: Command, pool: Path, project: Path) -> Path:
     return project / "methods"
 
 
+def scored_again(pool: Path, project: Path, folder: Path) -> Run:
+    """The run of the fixture, by the Python interface."""
+    scorer = build_scorer(
+        f"{project}/net.py:build",
+        project / "net.safetensors",
+        device="cpu",
+        passes=8,
+        seed=5,
+        sites=["5"],
+        scores=("bald",),
+    )
+    return score_pool(Pool.open(pool), scorer, folder / "again")
+
+
 def test_every_method_of_the_table_is_in_the_help_with_its_text(mcscore: Command) -> None:
     text = " ".join(mcscore("select", "--help").output.split())
     for name, row in DIVERSITY.items():
@@ -47,16 +61,7 @@ def test_badge_from_the_shell_is_badge_with_the_scorer_of_the_run(
     mcscore: Command, run: Path, pool: Path, project: Path, tmp_path: Path
 ) -> None:
     told = answer(mcscore("select", run, "-k", 6, "--diversity", "badge", "--device", "cpu", "--json"))
-    scorer = build_scorer(
-        f"{project}/net.py:build",
-        project / "net.safetensors",
-        device="cpu",
-        passes=8,
-        seed=5,
-        sites=["5"],
-        scores=("bald",),
-    )
-    again = score_pool(Pool.open(pool), scorer, tmp_path / "again")
+    again = scored_again(pool, project, tmp_path)
     assert told["ids"] == again.select(6, "bald", "badge").ids.tolist()
 
 
@@ -72,16 +77,7 @@ def test_joint_methods_score_the_candidates_again_and_keep_their_samples(
     told = answer(mcscore(*words, "--diversity", "batchbald", "--json"))
     assert len(told["parameters"]["gains"]) == 3
     assert (run / "samples-candidates.bin").read_bytes() == kept
-    scorer = build_scorer(
-        f"{project}/net.py:build",
-        project / "net.safetensors",
-        device="cpu",
-        passes=8,
-        seed=5,
-        sites=["5"],
-        scores=("bald",),
-    )
-    again = score_pool(Pool.open(pool), scorer, tmp_path / "again")
+    again = scored_again(pool, project, tmp_path)
     assert told["ids"] == again.select(3, "bald", "batchbald", candidates=40).ids.tolist()
     told = answer(mcscore(*words, "--diversity", "epig", "--targets", "3-9,20", "--json"))
     assert told["ids"] == again.select(3, "bald", "epig", candidates=40, targets=[3, 4, 5, 6, 7, 8, 9, 20]).ids.tolist()
