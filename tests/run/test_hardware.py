@@ -33,7 +33,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Score on another machine from now on."""
 
     def move(**changes: Any) -> None:
-        monkeypatch.setattr(start, "hardware_of", lambda *_: dataclasses.replace(HERE, **changes))
+        monkeypatch.setattr(here, "hardware_of", lambda *_: dataclasses.replace(HERE, **changes))
 
     move()
     return move
