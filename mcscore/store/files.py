@@ -1,6 +1,6 @@
 """Reading files wherever they lie: on a local disk by descriptors, at a URL through a store that zarr opens.
 
-What lies at a URL is read only. Nothing here knows what is in a file.
+What lies at a URL is read only here; place/objects.py writes there. Nothing here knows what is in a file.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ..errors import PoolError
@@ -82,6 +82,20 @@ class RemotePath:
     def name(self) -> str:
         """The last part of the path."""
         return str(self).rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """The name without what follows its last dot."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def parent(self) -> RemotePath:
+        """The path without its last part, as far as that is below the URL."""
+        return RemotePath(self.url, self.store, self.key.rpartition("/")[0])
+
+    def absolute(self) -> RemotePath:
+        """Itself: a URL depends on no working directory."""
+        return self
 
     def read_bytes(self) -> bytes:
         """Return the whole file; FileNotFoundError if there is none."""

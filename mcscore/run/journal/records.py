@@ -7,10 +7,10 @@ packed file is the lines of the single ones, by span, so a damaged line costs on
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
+from ...store.place import AnyPath
 from ..record import Record
 from .shard import TornError, crc32c
 
@@ -24,7 +24,7 @@ def encode(record: Record) -> bytes:
     return b"%s%08x%s%s%s" % (_START, crc32c(text), _MIDDLE, text, _END)
 
 
-def decode(line: bytes, file: Path) -> Record:
+def decode(line: bytes, file: AnyPath) -> Record:
     """Read a line.
 
     Raises:
@@ -34,7 +34,7 @@ def decode(line: bytes, file: Path) -> Record:
     return Record.from_json(_parsed(_checked(line), file), file)
 
 
-def decode_all(data: bytes, file: Path) -> list[Record | TornError]:
+def decode_all(data: bytes, file: AnyPath) -> list[Record | TornError]:
     """Read the packed file line by line; a torn line gives its error. Raises RunError as ``decode`` does.
 
     The lines are parsed as one array: 150,000 records in about a second instead of two.
@@ -51,7 +51,7 @@ def decode_all(data: bytes, file: Path) -> list[Record | TornError]:
     return [Record.from_json(next(parsed), file) if isinstance(each, bytes) else each for each in found]
 
 
-def _parsed(text: bytes, file: Path) -> Any:
+def _parsed(text: bytes, file: AnyPath) -> Any:
     """What JSON says whose checksum holds, so that only another program can have written nonsense."""
     try:
         return json.loads(text)
