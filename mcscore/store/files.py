@@ -5,11 +5,12 @@ What lies at a URL is read only here; place/objects.py writes there. Nothing her
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from ..errors import PoolError
 from ..paths import exists
@@ -157,6 +158,7 @@ class RemoteFile:
 
 
 AnyPath = Path | RemotePath
+Where = str | os.PathLike[str] | RemotePath  # as a caller says it
 
 
 def path_of(where: str | os.PathLike[str]) -> AnyPath:
@@ -193,6 +195,11 @@ def local(path: AnyPath, what: str) -> Path:
 def location(path: AnyPath) -> str:
     """Return the absolute path, or the URL."""
     return str(path) if isinstance(path, RemotePath) else os.path.abspath(path)
+
+
+def open_binary(path: AnyPath) -> BinaryIO:
+    """Open a file to read, the whole of one at a URL in memory; FileNotFoundError if it is missing."""
+    return open(path, "rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
 def is_there(path: AnyPath) -> bool:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..files import AnyPath, RemotePath, path_of
+from ...errors import RunError
+from ...paths import is_url, local_path
+from ..files import AnyPath, RemotePath, Where
 from .local import LocalPlace
 
-__all__ = ["AnyPath", "LocalPlace", "Place", "path_to_write", "place_at"]
+__all__ = ["AnyPath", "LocalPlace", "Place", "Where", "any_path", "place_at"]
 
 
 class Place(Protocol):
@@ -41,6 +43,12 @@ class Place(Protocol):
 
     def version(self, name: str) -> Any:
         """What differs once the file has been replaced; None if there is none."""
+
+    def modified(self, name: str) -> int:
+        """When a file was written, in nanoseconds by the clock of the place."""
+
+    def make_newer(self, name: str, moment: int) -> None:
+        """Let a file that was just written be newer than ``moment``, if it is not."""
 
     def names(self, folder: str = "") -> list[str]:
         """The names directly in a folder, sorted; none if there is no folder."""
@@ -70,8 +78,11 @@ class Place(Protocol):
         """Make it durable that there is a file of this name, or none, whoever made or removed it."""
 
 
-def path_to_write(where: str | os.PathLike[str] | RemotePath) -> AnyPath:
-    """Return the path of a directory, or of what lies below a URL that can be written to: s3://, gs://, az:// or memory://.
+def any_path(where: Where) -> AnyPath:
+    """Return a local path, or the path of a URL that can be written to: s3://, gs://, az:// or memory://.
+
+    >>> any_path("runs/first")
+    PosixPath('runs/first')
 
     Raises:
         PoolError: obstore, which writes to URLs, is not installed.
@@ -79,17 +90,15 @@ def path_to_write(where: str | os.PathLike[str] | RemotePath) -> AnyPath:
     """
     if isinstance(where, RemotePath):
         return where
-    if "://" not in os.fspath(where):
-        return Path(where)
-    if os.fspath(where).startswith("file://"):
-        return path_of(where)
+    if not is_url(where) or os.fspath(where).startswith("file://"):
+        return local_path(where, "a run", RunError)
     from .objects import path_of_objects  # imports zarr
 
     return path_of_objects(os.fspath(where))
 
 
 def place_at(path: AnyPath) -> Place:
-    """The place at a path that ``path_to_write`` gave."""
+    """The place at a path that ``any_path`` gave."""
     if isinstance(path, Path):
         return LocalPlace(path)
     from .objects import ObjectPlace

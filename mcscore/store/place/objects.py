@@ -133,6 +133,22 @@ class ObjectPlace:
         facts = self._head(name)
         return None if facts is None else _version_of(facts)
 
+    def modified(self, name: str) -> int:
+        """When an object was written, in nanoseconds by the clock of the store; many count whole seconds."""
+        facts = self._head(name)
+        if facts is None:
+            raise self._missing(name)
+        return round(facts["last_modified"].timestamp() * 1e6) * 1000
+
+    def make_newer(self, name: str, moment: int) -> None:
+        """Let an object that was just written be newer than ``moment``, if it is not: it is written again, until it is."""
+        for _ in range(_ATTEMPTS):
+            if self.modified(name) > moment:
+                return
+            time.sleep(_LONGEST_PAUSE)
+            self.replace(name, self.read(name))
+        raise OSError(f"{self.path / name} cannot become the newest: the clock of the store went back")
+
     def names(self, folder: str = "") -> list[str]:
         """The names directly in a folder, sorted. Of a folder all objects are listed, of the place itself only the first level."""
         if folder:
@@ -269,7 +285,7 @@ class ObjectPlace:
             return bytes(await found.bytes_async()), found.meta
 
         if (found := self._do(name, request)) is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / name))
+            raise self._missing(name)
         return found
 
     def _head(self, name: str) -> Any:
@@ -315,6 +331,9 @@ class ObjectPlace:
             if len(found) < _PAGE:
                 return
             after = max(each["path"] for each in found)
+
+    def _missing(self, name: str) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / name))
 
     def _busy(self, name: str) -> OSError:
         return OSError(f"{self.path / name} cannot be written: other processes replaced it {_ATTEMPTS} times meanwhile")
