@@ -1,8 +1,7 @@
 """A second scoring of a few items, for methods that need every pass of theirs under the same weights.
 
 The scores of a run are usually from masks of each item's own; joint entropies mean nothing between such. Here pass t has one mask for
-all items, and the probabilities of all passes are kept in the run, if that is
-on a local disk, so that another selection need not make them again.
+all items, and the probabilities of all passes are kept in a run on a local disk, so that another selection need not make them again.
 """
 
 from __future__ import annotations

@@ -56,6 +56,9 @@ class Place(Protocol):
     def size(self) -> int:
         """Bytes of all files."""
 
+    def begin(self) -> bool:
+        """Get ready to hold files. Returns whether there was nothing here; RunError where what is promised cannot be kept."""
+
     def lay_out(self, *folders: str) -> None:
         """Make what ``create`` and ``replace`` need, and remove what killed writes left behind."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ... import atomic
-from ...paths import files_below, names_in
+from ...paths import exists, files_below, names_in
 
 
 class LocalPlace:
@@ -63,6 +63,12 @@ class LocalPlace:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(map(_size, files_below(self.path)))
+
+    def begin(self) -> bool:
+        """Make the directory, durable. Returns whether it was missing."""
+        missing = not exists(self.path)
+        atomic.create_directory(self.path)
+        return missing
 
     def lay_out(self, *folders: str) -> None:
         """Make the folders, durable, and remove what killed writes left in them and of the files of JSON beside them."""

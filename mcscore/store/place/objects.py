@@ -30,7 +30,7 @@ T = TypeVar("T")
 Version = dict[str, str]
 
 _SCHEMES = ("s3", "gs", "az", "memory")
-_PROBE = ".mcscore-probe-"  # begins the name of what ``require_conditions`` writes
+_PROBE = ".mcscore-probe-"  # begins the name of what ``begin`` writes
 _IN_FLIGHT = 32  # requests at a time: each waits for the network
 _ATTEMPTS = 20  # at a write whose condition fails because others write the same object
 _LONGEST_PAUSE = 0.5  # seconds between two of them, at most
@@ -169,6 +169,24 @@ class ObjectPlace:
         """Bytes of all objects."""
         return sum(each["size"] for each in self._below(""))
 
+    def begin(self) -> bool:
+        """Raise RunError unless the store keeps the conditions that every write depends on."""
+        name = f"{_PROBE}{uuid.uuid4().hex}"
+        try:
+            self.create(name, b"first")
+            first = self.version(name)
+            ignored = self._put(name, b"second", "create")
+            self.replace(name, b"third")
+            if ignored or self._put(name, b"fourth", first):
+                raise RunError(
+                    f"{self.path}: this store ignores the conditions of writes (If-None-Match, If-Match), so that two processes "
+                    "could replace each other's scores: score into a store that keeps them (S3, Google Cloud Storage, Azure, "
+                    "MinIO), or into a local directory"
+                )
+        finally:
+            self.discard([name])
+        return False
+
     def lay_out(self, *folders: str) -> None:
         """Do nothing: a store has no folders, and no object is ever there in part."""
 
@@ -220,23 +238,6 @@ class ObjectPlace:
 
     def sync(self, name: str) -> None:
         """Do nothing: what a store has answered is durable."""
-
-    def require_conditions(self) -> None:
-        """Raise RunError unless the store keeps the conditions that every write depends on."""
-        name = f"{_PROBE}{uuid.uuid4().hex}"
-        try:
-            self.create(name, b"first")
-            first = self.version(name)
-            ignored = self._put(name, b"second", "create")
-            self.replace(name, b"third")
-            if ignored or self._put(name, b"fourth", first):
-                raise RunError(
-                    f"{self.path}: this store ignores the conditions of writes (If-None-Match, If-Match), so that two processes "
-                    "could replace each other's scores: score into a store that keeps them (S3, Google Cloud Storage, Azure, "
-                    "MinIO), or into a local directory"
-                )
-        finally:
-            self.discard([name])
 
     def foreign(self) -> str | None:
         """Why no run can be made here: something that is here, or a run or pool that this would be in; None if it can."""
