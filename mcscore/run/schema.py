@@ -244,7 +244,8 @@ def read_header(path: AnyPath) -> RunHeader:
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run: it has no run.json; `mcscore score` makes one") from None
     except OSError as error:
-        raise RunError(f"{path / 'run.json'} cannot be read: {error.strerror or error}; nothing was changed") from error
+        why = f"{path / 'run.json'} cannot be read: {error.strerror}" if error.strerror else error
+        raise RunError(f"{why}; nothing was changed") from error
 
 
 def header_in(data: bytes, path: AnyPath) -> RunHeader:
