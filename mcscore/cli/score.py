@@ -132,10 +132,11 @@ def score(
     from ..pool import Pool
     from ..run import score_pool
     from ..store.files import retries_of
+    from ..store.place import any_path
 
     try:
         opened = Pool.open(path)
-        out_now = out if isinstance(out, str) else out.absolute()
+        out_now = any_path(out).absolute()
         with users_code(), contextlib.ExitStack() as stack:
             scorer = build_scorer(spec, weights, **settings)
             progress = stack.enter_context(progress_line(scorer.passes, quiet))
