@@ -15,18 +15,25 @@ from urllib.parse import urlsplit
 
 import pytest
 
+LATE = 0.3  # seconds
 Fault = Callable[[str, str], str]  # (method, path): "" to pass a request on, else how it fails
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    moto_server = pytest.importorskip("moto.server")
+    moto = pytest.importorskip("moto.moto_server.werkzeug_app")
+    serving = pytest.importorskip("werkzeug.serving")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    app, one = moto.DomainDispatcherApplication(moto.create_backend_app), threading.Lock()
+
+    def in_turn(environ: Any, start_response: Any) -> Any:
+        with one:  # moto looks at a condition and writes in two steps: of 16 writers of one object two were told that they made it
+            return app(environ, start_response)
+
+    server = serving.make_server("127.0.0.1", 0, in_turn, threaded=True, request_handler=moto.MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 @pytest.fixture
@@ -83,7 +90,7 @@ class Proxy(BaseHTTPRequestHandler):
             self.close_connection = True
         elif how == "late":
             self.answer(503, {}, b"")
-            threading.Timer(0.05, pass_on).start()
+            threading.Timer(LATE, pass_on).start()
         elif how == "lost":
             pass_on()
             self.close_connection = True

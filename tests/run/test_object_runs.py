@@ -33,7 +33,7 @@ from mcscore.run.status import info, verify
 from mcscore.scorer import Scorer
 from mcscore.store.place import any_path, objects, place_at
 
-from ..s3 import Fault, every, faulty, s3, s3_server
+from ..s3 import LATE, Fault, every, faulty, s3, s3_server
 from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at, grown
 
 __all__ = ["faulty", "s3", "s3_server"]  # fixtures
@@ -213,7 +213,7 @@ def test_writers_that_race_on_a_bad_network_agree(
         for thread in threads:
             thread.join()
         fail(lambda _method, _path: "")
-        time.sleep(0.2)  # for what comes late
+        time.sleep(2 * LATE)  # for what comes late
         assert errors == []
         assert [content(run) for run in runs] == [undisturbed] * 4
         assert content(Run.open(f"{url}/run")) == undisturbed
