@@ -56,7 +56,7 @@ def speed_of(device: str) -> Speed:
     return CUDA if device.startswith("cuda") else CPU
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a run may have millions
 class Span:
     """Items start..stop-1, scored and committed as one unit: shard ``index`` of the stored scores."""
 
