@@ -162,7 +162,7 @@ def _bins(scores_B: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """The first 24 bits of float32 as unsigned integers of the same order, as in every radix sort; -0.0 equals 0.0.
 
     >>> _bins(np.float32([-1.0, -0.0, 0.0, 1.0])) >> 20
-    array([4, 8, 8, 11])
+    array([ 4,  8,  8, 11])
     """
     bits = (scores_B.astype(np.float32, copy=False) + np.float32(0)).view(np.int32)
     bits ^= (bits >> 31) | np.int32(-(2**31))  # all bits flipped when negative, else the sign bit set
