@@ -22,8 +22,25 @@ from typing import Literal
 Way = Literal["driver", "shards"]
 WAYS: tuple[Way, ...] = ("driver", "shards")
 
+COMMIT_SECONDS = 0.012  # of a shard of 0.5 MB and its record, fsynced, on a virtual machine's ext4; median of 200
+# A span that takes a 60th of a worker's time costs that much where it is the last, and a death takes half of it.
+SPANS_OF_A_WORKER = 60
+# A driver should be idle half of the time, and a worker that commits its own spans spend 2 % of its time on that.
+_DRIVER_SLACK, _SCORING_PER_COMMIT = 2, 50
+
+
+def seconds_between_commits(workers: int, commit: float, driver: bool) -> float:
+    """The least time that a worker should score on a span.
+
+    >>> seconds_between_commits(1000, 0.012, driver=True), seconds_between_commits(1000, 0.012, driver=False)
+    (24.0, 0.6)
+    """
+    return (_DRIVER_SLACK * workers if driver else _SCORING_PER_COMMIT) * commit
+
+
 _NOBODY = -1  # the worker of a death, which is drawn when it comes
 _NOTHING = -1  # no span
+_SPAN_MIN = 256
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class Cluster:
     items: int
     workers: int
     rate: float
-    commit: float = 0.012
+    commit: float = COMMIT_SECONDS
     call: float = 0.0017
     slow: float = 0.0
     slowdown: float = 3.0
@@ -76,16 +93,11 @@ class Cluster:
         return self.items / (self.workers * self.rate)
 
     def span(self, way: Way) -> int:
-        """Items of a span, a power of two: 60 spans for each worker, but no more spans than the commits leave time for.
-
-        A driver is idle half of the time at least; of shards, a commit takes 2 % of a worker's time at most.
-        """
-        between = 2 * self.workers * (self.commit + self.call) if way == "driver" else 50 * self.commit
-        wanted = max(self.items / (SPANS_OF_A_WORKER * self.workers), self.rate * between, 256)
+        """Items of a span, a power of two: 60 spans for each worker, but no more than leave time for their commits."""
+        driver = way == "driver"
+        between = seconds_between_commits(self.workers, self.commit + (self.call if driver else 0.0), driver)
+        wanted = max(self.items / (SPANS_OF_A_WORKER * self.workers), self.rate * between, _SPAN_MIN)
         return min(2 ** round(math.log2(wanted)), self.items)
-
-
-SPANS_OF_A_WORKER = 60
 
 
 @dataclass(frozen=True)
