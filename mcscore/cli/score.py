@@ -14,7 +14,7 @@ from ..jackknife import require_passes
 from ..text import duration
 from . import shared
 from .model import build_scorer, recipe_of, users_code
-from .options import PATH, POOL
+from .options import POOL, RUN
 from .shared import Command, Option
 from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
@@ -63,9 +63,10 @@ screening = shared.together(
 @shared.model
 @_run(
     "--out",
-    type=PATH,
+    type=RUN,
     required=True,
-    help="Directory of the run; a run that is there already resumes where it stopped.",
+    help="Directory of the run, or URL of an object store (s3://, gs://, az://); a run that is there already resumes where it "
+    "stopped.",
 )
 @_run(
     "--span",
@@ -113,7 +114,7 @@ def score(
     path: Path,
     spec: str,
     weights: Path | None,
-    out: Path,
+    out: str | Path,
     span: int | None,
     workers: int | None,
     labeled: bool,
@@ -142,7 +143,7 @@ def score(
 
     try:
         opened = Pool.open(path)
-        out_now = out.absolute()
+        out_now = out if isinstance(out, str) else out.absolute()
         with users_code(), contextlib.ExitStack() as stack:
             scorer = recipe_of(spec, weights, **settings)
             progress = stack.enter_context(progress_line(settings["passes"], quiet))
@@ -166,7 +167,7 @@ def score(
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
-    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path)}
+    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path) + retries_of(run.path)}
     emit(
         facts,
         f"{out}: {_scored(run)}"

@@ -17,7 +17,9 @@ from ..errors import ChunkError, RunError
 from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
+from ..store.files import AnyPath, is_there
 from ..store.lock import locked
+from ..store.place import place_at
 from .identity.code import code_of, edit_of, warn_of_unseen
 from .identity.hardware import class_of, conditions
 from .identity.match import new_header, refuse_difference, state_of, versions, warn_of_other_versions
@@ -105,11 +107,17 @@ class Job:
         }
 
 
-def is_run(path: Path) -> bool:
+def is_run(path: AnyPath) -> bool:
     """Whether there is a run at ``path``; RunError if there is anything else."""
     with writing(f"{path} cannot be looked at"):
-        if exists(path / "run.json"):
+        if is_there(path / "run.json"):
             return True
+        if not isinstance(path, Path):
+            from ..store.place.objects import ObjectPlace  # imports zarr
+
+            if why := ObjectPlace(path).foreign():
+                raise RunError(why)
+            return False
         if path.is_symlink() and not exists(path):
             raise RunError(f"{path} is a link to nothing; choose another directory")
         if exists(path) and not is_directory(path):
@@ -145,7 +153,7 @@ def _is_of_a_run(file: Path, inside: Path) -> bool:
 
 
 @contextlib.contextmanager
-def new_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
+def new_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Make a run, locked. The model is tried before anything is written."""
     skipped = Skipped(pool, options.labeled)
     if skipped.first_kept() is None:
@@ -165,15 +173,16 @@ def new_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> It
     block = default_block(span, step, flops, item_bytes, speed)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
     header = replace(header, screen=screen, not_screened=why)
-    made = not exists(path)
     with writing(f"{path} could not be made a run"):
-        atomic.create_directory(path)
+        made = place_at(path).begin()
     with _locked(path):
         try:
             with writing(f"{path} could not be made a run"):
                 journal = Journal.create(path, header)
         except RunError:
-            if made and not exists(path / "run.json"):  # nobody else's either: we hold the lock
+            if (
+                made and isinstance(path, Path) and not exists(path / "run.json")
+            ):  # nobody else's either: we hold the lock
                 shutil.rmtree(path, ignore_errors=True)
             raise
         warn_of_unseen(path, settings.model)
@@ -181,7 +190,7 @@ def new_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> It
 
 
 @contextlib.contextmanager
-def resumed_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
+def resumed_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Lock and check an existing run; the engine has adopted its plan if anything is left to score."""
     with _locked(path):
         journal = Journal.open(path)
@@ -255,7 +264,11 @@ def writing(failed: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: AnyPath) -> Iterator[None]:
+    """Hold the lock of a run on a local disk. At a URL there is none: what is committed there, nobody replaces."""
+    if not isinstance(path, Path):
+        yield
+        return
     with contextlib.ExitStack() as stack:
         with writing(f"{path} cannot be locked"):
             stack.enter_context(locked(path, RunError))

@@ -10,10 +10,10 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import PoolError, PoolNotFoundError, RunError
+from ...store.files import AnyPath, location
 from ..schema import JSON, Hardware, PoolState, RunHeader, Settings, from_json, to_json
 from ..screening.options import Screen
 
@@ -34,7 +34,7 @@ class HasPool(Protocol):
     """A run, as far as its pool is concerned."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """The run directory."""
 
     @property
@@ -60,7 +60,7 @@ def new_header(
 
 
 def refuse_difference(
-    path: Path,
+    path: AnyPath,
     header: RunHeader,
     pool: Pool,
     settings: Settings,
@@ -111,7 +111,7 @@ def first_difference(recorded: Settings, given: Settings) -> str:
     return ""
 
 
-def warn_of_other_versions(path: Path, header: RunHeader) -> None:
+def warn_of_other_versions(path: AnyPath, header: RunHeader) -> None:
     """Warn if the run goes on under other versions, where the same computation may end in other last bits."""
     if (now := versions()) != header.versions:
         then = dict(header.versions)
@@ -164,8 +164,6 @@ def find_pool(run: HasPool, pool: Pool | None = None) -> Pool:
 
 def state_of(pool: Pool) -> PoolState:
     """What run.json says of the pool."""
-    from ...store.files import location
-
     return PoolState(path=location(pool.path), fingerprint=pool.fingerprint, n=pool.n, identity=pool.identity() or "")
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import Stopped
-from ...paths import exists
+from ...store.files import is_there
 from ..journal import Record
 from ..loop import Progress, score_tasks
 from ..schema import Settings, as_json
@@ -41,7 +41,7 @@ def first_stage(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progres
     path = job.journal.path / DIRECTORY
     own = engine.copy(passes=screen.passes, errors=True)
     options = replace(job.options, screen=None, new_cut=False)
-    begin = resumed_run if exists(path / "run.json") else new_run
+    begin = resumed_run if is_there(path / "run.json") else new_run
     with begin(path, pool, own, options) as stage:
         stage = score_tasks(stage, pool, own, stop, progress)
         first = StoredScores(stage.journal, stage.committed)
