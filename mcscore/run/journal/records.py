@@ -48,7 +48,7 @@ def decode_all(data: bytes, file: AnyPath) -> list[Record | TornError]:
     return found
 
 
-def _decode_some(lines: list[bytes], file: Path) -> list[Record | TornError]:
+def _decode_some(lines: list[bytes], file: AnyPath) -> list[Record | TornError]:
     checked: list[bytes | TornError] = []
     for line in lines:
         try:
