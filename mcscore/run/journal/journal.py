@@ -230,8 +230,7 @@ class Journal(JournalReader):
             raise RunError(
                 f"{self._zarr_json} is {why}. The scores are not in this file: remove it and resume, which writes it again"
             )
-        atomic.discard_abandoned(self.path)  # of exports, selections and reports
-        atomic.discard_temporaries(self.path, "run.json.*", "commits/*", "scores.zarr/**/*")
+        atomic.discard_abandoned(self.path, "*", "commits/*", "scores.zarr/**/*")
         atomic.create_directory(self.path / "commits")
         atomic.create_directory(self._shard(self.spans[0]).parent)
         array = self._array_of(self.header.pool.n)
