@@ -157,7 +157,7 @@ def uploads(device: torch.device, size: int = 256 << 20) -> Row:
     """
     if device.type != "cuda":
         raise Skipped("there is no CUDA device to copy to")
-    from mcscore.run.transfer import CudaTransfer
+    from mcscore.run.scoring.transfer import CudaTransfer
 
     transfer, ids = CudaTransfer(str(device)), np.arange(1)
     pinned, pageable = transfer.allocate(size), np.zeros(size, np.uint8)

@@ -20,7 +20,7 @@ from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
-    from ..run.prefetch import OnBadChunk
+    from ..run.scoring.task import OnBadChunk
     from ..run.screening import Screen
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
 from .loop import Progress, score_tasks
-from .normalize import own_scorer
-from .prefetch import OnBadChunk
 from .run import Run
 from .schema import read_header
+from .scoring.here import Here
+from .scoring.task import Engine, OnBadChunk
 from .screening import Screen
 from .signals import stop_request
-from .span_buffer import ranges_of
+from .spans import ranges_of
 from .start import ScoreOptions, is_run, new_run, resumed_run, writing
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def score_pool(
         raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
-    own = own_scorer(scorer, pool)
+    engine: Engine = Here(pool, scorer)
     if new_cut and screen is None:
         raise RunError("new_cut belongs to a screened run: give screen=, too")
     options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
@@ -107,10 +107,10 @@ def score_pool(
     with stop_request() as stop:
         begin = resumed_run if is_run(path) else new_run
         if screen is not None:
-            own = own.copy(errors=True)  # for the certificate
+            engine = engine.copy(errors=True)  # for the certificate
         if begin is resumed_run and screen is not None and screen.budget is not None:
-            own = own.copy(passes=read_header(path).settings.passes)  # as they were chosen
-        with begin(path, pool, own, options) as job:
+            engine = engine.copy(passes=read_header(path).settings.passes)  # as they were chosen
+        with begin(path, pool, engine, options) as job:
             header = job.journal.header
             if header.screen is not None and header.screened:
                 from .screening.certificate import certify
@@ -118,20 +118,21 @@ def score_pool(
                 from .screening.told import told_second
 
                 told(f"stage 1 of 2, {pool.n:,} items", header.screen.passes)
-                first = first_stage(job, pool, own, stop, tell)
-                job, own = second_stage(job, first, pool, own)
+                first = first_stage(job, pool, engine, stop, tell)
+                job, engine = second_stage(job, first, pool, engine)
                 header = job.journal.header
                 left = sum(task.span.n - task.held_n for task in job.tasks)
                 told(told_second(header, first, left), header.settings.passes)
-            committed = score_tasks(job, pool, own, stop, tell)
+            job = score_tasks(job, pool, engine, stop, tell)
+            journal, committed = job.journal, job.committed
             if stop.made:
                 raise Stopped(path, sum(record.span.n for record in committed), pool.n)
-            journal = job.journal
             with writing(f"the records of {path} could not be packed into one file, but all are there"):
                 journal.pack(committed)
                 if journal.header.screened:
                     journal = journal.certify(certify(journal, committed, first))
-    scorer.adopt(own)
+    if isinstance(engine, Here):
+        scorer.adopt(engine.scorer)
     run = Run(journal, committed, pool=pool, scorer=scorer)
     _warn_of_unscored(run)
     return run

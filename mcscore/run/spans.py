@@ -109,3 +109,12 @@ def blocks_of(span: Span, block: int, skip_B: npt.NDArray[np.bool_]) -> list[tup
     """The (start, stop) of the span's blocks, without those in which every item is skipped; skip_B (span.n,)."""
     edges = [(start, min(start + block, span.stop)) for start in range(span.start, span.stop, block)]
     return [(start, stop) for start, stop in edges if not skip_B[start - span.start : stop - span.start].all()]
+
+
+def ranges_of(ids: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Ascending ids as (start, stop) of those that follow each other."""
+    if not len(ids):
+        return []
+    cuts = np.flatnonzero(np.diff(ids) > 1) + 1
+    firsts, lasts = ids[np.r_[0, cuts]], ids[np.r_[cuts - 1, -1]]
+    return list(zip(firsts.tolist(), (lasts + 1).tolist(), strict=True))

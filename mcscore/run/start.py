@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,20 +19,18 @@ from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
 from ..store.lock import locked
 from .identity.code import code_of, edit_of, warn_of_unseen
-from .identity.hardware import class_of, conditions, hardware_of
+from .identity.hardware import class_of, conditions
 from .identity.match import new_header, refuse_difference, state_of, versions, warn_of_other_versions
 from .journal import Journal, Record
-from .prefetch import OnBadChunk, Skipped, readable
 from .schema import Hardware, Settings, as_json
+from .scoring.task import Admission, Engine, First, OnBadChunk, SpanScores
 from .screening.options import Screen, expected_share
-from .span_buffer import Task, open_tasks
+from .skipped import Skipped
 from .spans import BLOCK_BYTES, default_block, default_span, speed_of
+from .tasks import Task, open_tasks
 
 if TYPE_CHECKING:
     from ..pool import Pool
-    from ..scorer.scorer import Scorer
-
-T = TypeVar("T")
 
 _FIRST_BLOCK = 4096  # items shown to the scorer to plan with
 _UNFINISHED = ("lock", "commits", "scores.zarr")  # what a run that was killed while it was made may have left
@@ -82,16 +80,27 @@ class Job:
     code: int = 0
     cut: int = 0
 
-    def conditions_of(self, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``Journal.commit`` must know of how a span was scored, beside the values."""
-        assert self.hardware is not None
+    def nothing_in(self, task: Task) -> bool:
+        """Whether nothing of a task is to be scored, because all is committed or skipped."""
+        return bool((task.settled | self.skipped[task.span.start : task.span.stop]).all())
+
+    @property
+    def admission(self) -> Admission:
+        """What a worker must have in common with the run."""
         assert self.settings is not None
-        plan = as_json(plan)
+        return Admission(self.settings, tuple(self.journal.header.hardware), self.options.mixed_hardware)
+
+    def conditions_of(self, given: SpanScores) -> dict[str, Any]:
+        """What ``Journal.commit`` must know of how a span was scored, beside the values."""
+        hardware = given.hardware or self.hardware
+        assert hardware is not None
+        assert self.settings is not None
+        plan = as_json(given.plan)
         return {
-            "conditions": conditions(self.hardware, versions(), self.settings.threads, plan, self.code),
+            "conditions": conditions(hardware, versions(), self.settings.threads, plan, self.code),
             "code": self.code,
             "cut": self.cut,
-            "hardware": list(self.journal.header.hardware).index(self.hardware),
+            "hardware": list(self.journal.header.hardware).index(hardware),
             "plan": None if plan == self.settings.plan else plan,
         }
 
@@ -136,7 +145,7 @@ def _is_of_a_run(file: Path, inside: Path) -> bool:
 
 
 @contextlib.contextmanager
-def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> Iterator[Job]:
+def new_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Make a run, locked. The model is tried before anything is written."""
     skipped = Skipped(pool, options.labeled)
     if skipped.first_kept() is None:
@@ -144,15 +153,14 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
             "labeled=True (--labeled) scores the labeled ones too"
         )
-    prepare_on(pool, scorer, skipped, options.on_bad_chunk)
-    settings = Settings.of_scorer(scorer.describe())
+    prepare_on(pool, engine, skipped, options.on_bad_chunk)
+    settings, hardware = engine.describe(), engine.hardware()
     screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
-    hardware = hardware_of(scorer.device, settings.precision)
     plan, item_bytes = settings.plan, _item_bytes(pool)
     why = screen.why_not(plan, pool.n) if screen else ""
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
-    speed = speed_of(scorer.device)
+    speed = speed_of(engine.device)
     span = min(options.span or default_span(pool.n, step, flops, item_bytes, share, speed), pool.n)
     block = default_block(span, step, flops, item_bytes, speed)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
@@ -173,11 +181,11 @@ def new_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> It
 
 
 @contextlib.contextmanager
-def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -> Iterator[Job]:
-    """Lock and check an existing run; the scorer has adopted its plan if anything is left to score."""
+def resumed_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
+    """Lock and check an existing run; the engine has adopted its plan if anything is left to score."""
     with _locked(path):
         journal = Journal.open(path)
-        settings = Settings.of_scorer(scorer.describe())
+        settings = engine.describe()
         screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
         refuse = partial(refuse_difference, path, pool=pool, span=options.span, labeled=options.labeled, screen=screen)
         refuse(journal.header, settings=settings, prepared=False)
@@ -188,13 +196,13 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
             committed = journal.repair()
         tasks = open_tasks(journal, committed, options.retry)
         job = Job(journal, committed, tasks, Skipped(pool, options.labeled), options)
-        if not options.new_cut and all(job.skipped.of(task).all() for task in job.tasks):
+        if not options.new_cut and all(job.nothing_in(task) for task in job.tasks):
             yield job
             return
-        hardware = hardware_of(scorer.device, settings.precision)
+        hardware = engine.hardware()
         known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
-        prepare_on(pool, scorer, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
-        settings = Settings.of_scorer(scorer.describe())  # once: it reads the whole model for its fingerprint
+        prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
+        settings = engine.describe()  # once: it reads the whole model for its fingerprint
         refuse(journal.header, settings=settings, prepared=True)
         warn_of_other_versions(path, journal.header)
         code = code_of(path, journal.header, settings.model, options.accept_edited_code)
@@ -207,20 +215,15 @@ def resumed_run(path: Path, pool: Pool, scorer: Scorer, options: ScoreOptions) -
 
 
 def prepare_on(
-    pool: Pool, scorer: Scorer, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+    pool: Pool, engine: Engine, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
 ) -> None:
-    """Show the scorer the first items that are to be scored."""
+    """Show the engine the first items that are to be scored."""
     step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
     for start in range(skipped.first_kept() or 0, pool.n, step):
         wanted = ~skipped[start : start + step]
-        if not wanted.any():
-            continue
-        batch = next_read(pool.blocks([(start, start + len(wanted))], 0, on_bad_chunk), "What is committed stays")
-        assert batch is not None
-        keep = readable(batch, wanted)
-        if keep.any():
-            scorer.prepare(batch.items[keep], batch.ids[keep], plan=plan)
-            return
+        with not_readable("What is committed stays"):
+            if wanted.any() and engine.prepare(First(start, wanted, on_bad_chunk, plan)):
+                return
     raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
 
 
@@ -231,10 +234,11 @@ def _item_bytes(pool: Pool) -> int:
 # Errors of the pool and of the disk.
 
 
-def next_read(items: Iterator[T], so_far: str) -> T | None:
-    """The next of what is read from a pool, None at the end; RunError, ending in ``so_far``, if a chunk cannot be read."""
+@contextlib.contextmanager
+def not_readable(so_far: str) -> Iterator[None]:
+    """Turn a chunk that cannot be read into a RunError that ends in ``so_far``."""
     try:
-        return next(items, None)
+        yield
     except ChunkError as error:
         raise RunError(
             f"{error}; or leave them out: on_bad_chunk='skip' (--on-bad-chunk skip) goes on without them. {so_far}"

@@ -12,7 +12,7 @@ from ..store.lock import Holder, holder_of
 from .journal import Journal, SpanDamage
 from .run import Run
 from .screening.options import DIRECTORY
-from .span_buffer import ranges_of
+from .spans import ranges_of
 
 
 @dataclass(frozen=True)

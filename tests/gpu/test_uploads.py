@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcscore.run.transfer import CudaTransfer
+from mcscore.run.scoring.transfer import CudaTransfer
 
 pytestmark = pytest.mark.gpu
 IDS = np.array([3, 2**40 + 7, 0], np.int64)
@@ -66,8 +66,8 @@ def test_scoring_waits_for_its_copy() -> None:
 def test_memory_is_used_again_and_not_before_its_copy_is_done(tmp_path: Path) -> None:
     pytest.importorskip("zarr")
     from mcscore import Pool
-    from mcscore.run.prefetch import Skipped, prefetch_blocks
-    from mcscore.run.span_buffer import Task
+    from mcscore.run.scoring.prefetch import prefetch_blocks
+    from mcscore.run.scoring.task import SpanTask
     from mcscore.run.spans import cut
 
     made: list[int] = []
@@ -84,9 +84,9 @@ def test_memory_is_used_again_and_not_before_its_copy_is_done(tmp_path: Path) ->
 
     items = np.stack([content(5000, seed) for seed in range(300)])
     pool = Pool.create(tmp_path / "pool", items, chunk_items=8)
-    tasks = [Task(span, None) for span in cut(300, 100)]
+    tasks = [SpanTask(span, np.ones(span.n, bool)) for span in cut(300, 100)]
     seen: list[int] = []
-    for block in prefetch_blocks(pool, tasks, Skipped(pool, labeled=False), 10, "raise", Late("cuda")):
+    for block in prefetch_blocks(pool, tasks, 10, "raise", Late("cuda")):
         arrived, ids = block.inputs
         assert np.array_equal(arrived.cpu().numpy(), items[block.ids])
         seen += ids.tolist()

@@ -12,7 +12,7 @@ import pytest
 from mcscore.errors import ChunkError, RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool, start
-from mcscore.run.span_buffer import ranges_of
+from mcscore.run.spans import ranges_of
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content
 

@@ -16,11 +16,12 @@ import pytest
 from mcscore import Pool
 from mcscore.errors import RunError
 from mcscore.kernels import native
-from mcscore.run import Run, score_pool, start
+from mcscore.run import Run, score_pool
 from mcscore.run.identity import hardware
 from mcscore.run.identity.hardware import differences, hardware_of
 from mcscore.run.journal import Journal
 from mcscore.run.schema import Hardware
+from mcscore.run.scoring import here
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, fail_at, go_on, unpacked
 
@@ -33,7 +34,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Score on another machine from now on."""
 
     def move(**changes: Any) -> None:
-        monkeypatch.setattr(start, "hardware_of", lambda *_: dataclasses.replace(HERE, **changes))
+        monkeypatch.setattr(here, "hardware_of", lambda *_: dataclasses.replace(HERE, **changes))
 
     move()
     return move

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from mcscore.errors import RunError, Stopped
-from mcscore.run import Run, loop, score_pool, start
+from mcscore.run import Run, score_pool, start
 from mcscore.run.journal import Journal
 from mcscore.run.schema import Hardware
+from mcscore.run.scoring import here
+from mcscore.run.scoring.transfer import Scores, Transfer
 from mcscore.run.signals import StopRequest
 from mcscore.run.spans import CPU
-from mcscore.run.transfer import Scores, Transfer
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, N, content, fail_at, said_records
 
@@ -106,7 +107,7 @@ Score = Any
 @pytest.fixture
 def score(out: Path, monkeypatch: pytest.MonkeyPatch) -> Score:
     """Score the standard pool on a device."""
-    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
+    monkeypatch.setattr(here, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the blocks of the undisturbed run
     commit = Journal.commit
 
@@ -118,7 +119,7 @@ def score(out: Path, monkeypatch: pytest.MonkeyPatch) -> Score:
         scorer, pool = scorer or OnDevice(), pool or TimedPool()
         scorer.on = pool.on = device
         monkeypatch.setattr(Journal, "commit", timed)
-        monkeypatch.setattr(loop, "CudaTransfer", lambda _name: FakeTransfer(device))
+        monkeypatch.setattr(here, "CudaTransfer", lambda _name: FakeTransfer(device))
         return score_pool(pool, scorer, out, span=SPAN, **options)
 
     return run

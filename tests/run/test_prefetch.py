@@ -13,14 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcscore.errors import ChunkError
+from mcscore.errors import ChunkError, RunError
 from mcscore.pool import Pool
-from mcscore.run import loop, score_pool, start
-from mcscore.run.prefetch import Skipped, prefetch_blocks
+from mcscore.run import score_pool, start
 from mcscore.run.schema import Hardware
-from mcscore.run.span_buffer import Task
+from mcscore.run.scoring import here
+from mcscore.run.scoring.prefetch import prefetch_blocks
+from mcscore.run.scoring.task import SpanTask
+from mcscore.run.scoring.transfer import Transfer
+from mcscore.run.skipped import Skipped
 from mcscore.run.spans import CPU, cut
-from mcscore.run.transfer import Transfer
 
 from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at
 
@@ -33,8 +35,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return Pool.create(tmp_path_factory.mktemp("prefetch") / "pool", items, chunk_items=8)
 
 
-def tasks_of(n: int, size: int) -> list[Task]:
-    return [Task(span, None) for span in cut(n, size)]
+def tasks_of(n: int, size: int, skip: np.ndarray | None = None) -> list[SpanTask]:
+    wanted = np.ones(n, bool) if skip is None else ~skip
+    return [SpanTask(span, wanted[span.start : span.stop]) for span in cut(n, size)]
 
 
 @given(
@@ -53,15 +56,9 @@ def test_every_wanted_item_comes_once_in_its_span(
     for first, length in runs:
         skip[first : first + length] = True
 
-    class Marked(Skipped):
-        def __init__(self) -> None: ...
-
-        def __getitem__(self, part: slice) -> np.ndarray:
-            return skip[part]
-
     everything = pool.read(0, M)
-    tasks, seen, stops = tasks_of(M, size), [], []
-    for got in prefetch_blocks(pool, tasks, Marked(), block, "raise", Transfer(), fill):
+    tasks, seen, stops = tasks_of(M, size, skip), [], []
+    for got in prefetch_blocks(pool, tasks, block, "raise", Transfer(), fill):
         items, ids = got.inputs
         assert np.array_equal(items, everything[got.ids])
         assert np.array_equal(ids, got.ids)
@@ -71,7 +68,9 @@ def test_every_wanted_item_comes_once_in_its_span(
         if got.last:
             stops.append(got.task)
     assert seen == np.flatnonzero(~skip).tolist()
-    assert stops == tasks  # each once, in order, also those without anything to score
+    assert [id(task) for task in stops] == [
+        id(task) for task in tasks
+    ]  # each once, in order, also those without anything to score
 
 
 def test_labels_flags_and_what_is_committed_are_left_out(tmp_path: Path) -> None:
@@ -93,19 +92,18 @@ def test_a_chunk_that_cannot_be_read_is_told_in_its_place(pool: Pool, tmp_path: 
     items = pool.read(0, M)
     broken = Pool.create(tmp_path / "p", items, chunk_items=8)
     (broken.path / "items" / "c.5.0").write_bytes(b"")
-    skipped = Skipped(broken, labeled=False)
-    blocks = prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "raise", Transfer())
+    blocks = prefetch_blocks(broken, tasks_of(M, 100), 20, "raise", Transfer())
     assert [next(blocks).stop for _ in range(2)] == [20, 40]
     with pytest.raises(ChunkError, match=r"items 40\.\.47 cannot be read"):
         next(blocks)
-    got = list(prefetch_blocks(broken, tasks_of(M, 100), skipped, 20, "skip", Transfer()))
+    got = list(prefetch_blocks(broken, tasks_of(M, 100), 20, "skip", Transfer()))
     assert np.concatenate([block.unreadable for block in got]).tolist() == list(range(40, 48))
     assert np.concatenate([block.ids for block in got]).tolist() == [*range(40), *range(48, M)]
 
 
 def test_leaving_early_ends_the_thread_and_closes_the_reader() -> None:
     pool, before = FakePool(), threading.active_count()
-    blocks = prefetch_blocks(pool, tasks_of(N, SPAN), Skipped(pool, False), 5, "raise", Transfer())
+    blocks = prefetch_blocks(pool, tasks_of(N, SPAN), 5, "raise", Transfer())
     next(blocks)
     assert threading.active_count() == before + 1
     blocks.close()
@@ -143,7 +141,7 @@ class LateCopies(Transfer):
 def test_memory_is_not_used_again_before_its_copy_has_arrived(pool: Pool, fill: bool) -> None:
     everything, transfer = pool.read(0, M), LateCopies()
     before = None
-    for block in prefetch_blocks(pool, tasks_of(M, 50), Skipped(pool, False), 10, "raise", transfer, fill):
+    for block in prefetch_blocks(pool, tasks_of(M, 50), 10, "raise", transfer, fill):
         assert np.array_equal(block.inputs[0], everything[block.ids])
         time.sleep(0.002)
         for each in (before or block, block):  # the one before is with the scorer, too
@@ -159,8 +157,8 @@ def test_a_run_on_a_device_gives_what_it_gives_without(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(loop, "CudaTransfer", LateCopies)
-    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
+    monkeypatch.setattr(here, "CudaTransfer", LateCopies)
+    monkeypatch.setattr(here, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the same blocks
     assert content(score_pool(FakePool(), OnDevice(), out, span=SPAN)) == undisturbed
 
@@ -171,10 +169,10 @@ def test_a_run_on_a_device_that_fails_goes_on(
     class OnDevice(FakeScorer):
         device = "cuda:0"
 
-    monkeypatch.setattr(loop, "CudaTransfer", LateCopies)
-    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
+    monkeypatch.setattr(here, "CudaTransfer", LateCopies)
+    monkeypatch.setattr(here, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)  # the same blocks
-    with pytest.raises(loop.RunError, match="CUDA out of memory"):
+    with pytest.raises(RunError, match="CUDA out of memory"):
         score_pool(FakePool(), OnDevice(on_block=fail_at(60)), out, span=SPAN)
     assert content(score_pool(FakePool(), OnDevice(step=2), out, span=SPAN)) == undisturbed
 
@@ -186,8 +184,8 @@ def test_a_run_on_a_device_keeps_four_blocks_in_memory(
         device = "cuda:0"
 
     transfers: list[LateCopies] = []
-    monkeypatch.setattr(loop, "CudaTransfer", lambda device: transfers.append(LateCopies(device)) or transfers[-1])
-    monkeypatch.setattr(start, "hardware_of", lambda *_: Hardware(device="a GPU"))
+    monkeypatch.setattr(here, "CudaTransfer", lambda device: transfers.append(LateCopies(device)) or transfers[-1])
+    monkeypatch.setattr(here, "hardware_of", lambda *_: Hardware(device="a GPU"))
     monkeypatch.setattr(start, "speed_of", lambda _device: CPU)
     pool = Pool.create(tmp_path / "pool", FakePool().read(0, N), chunk_items=8)
     assert score_pool(pool, OnDevice(on_block=lambda _ids: time.sleep(0.05)), out, span=48).complete

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcscore.run.transfer import CudaTransfer, Transfer
+from mcscore.run.scoring.transfer import CudaTransfer, Transfer
 
 IDS = np.array([3, 2**40 + 7, 5, 0, 12], np.int64)
 

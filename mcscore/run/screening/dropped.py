@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..prefetch import Skipped
+from ..skipped import Skipped
 from .cut import Wanted
 
 if TYPE_CHECKING:

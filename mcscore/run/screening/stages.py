@@ -20,39 +20,40 @@ from ...paths import exists
 from ..journal import Record
 from ..loop import Progress, score_tasks
 from ..schema import Settings, as_json
+from ..scoring.task import Engine
 from ..signals import StopRequest
-from ..span_buffer import Task, ranges_of
+from ..spans import ranges_of
 from ..start import Job, new_run, prepare_on, resumed_run, writing
 from ..stored import StoredScores
+from ..tasks import Task
 from .cut import FixedCut, Wanted, fixed_cut
 from .dropped import Dropped
 from .options import DIRECTORY
 
 if TYPE_CHECKING:
     from ...pool import Pool
-    from ...scorer.scorer import Scorer
 
 
-def first_stage(job: Job, pool: Pool, scorer: Scorer, stop: StopRequest, progress: Progress) -> StoredScores:
+def first_stage(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> StoredScores:
     """Score what is left of the first stage. Raises Stopped if a stop is asked for, and what scoring raises."""
     screen = job.journal.header.screen
     assert screen is not None
     path = job.journal.path / DIRECTORY
-    own = scorer.copy(passes=screen.passes, errors=True)
+    own = engine.copy(passes=screen.passes, errors=True)
     options = replace(job.options, screen=None, new_cut=False)
     begin = resumed_run if exists(path / "run.json") else new_run
     with begin(path, pool, own, options) as stage:
-        committed = score_tasks(stage, pool, own, stop, progress)
-        first = StoredScores(stage.journal, committed)
+        stage = score_tasks(stage, pool, own, stop, progress)
+        first = StoredScores(stage.journal, stage.committed)
         if stop.made:
             raise Stopped(job.journal.path, first.done, pool.n, f"screened with {screen.passes} passes")
         with writing(f"the records of {path} could not be packed into one file, but all are there"):
-            stage.journal.pack(committed)
+            stage.journal.pack(stage.committed)
     return first
 
 
-def second_stage(job: Job, first: StoredScores, pool: Pool, scorer: Scorer) -> tuple[Job, Scorer]:
-    """Fix the cut, unless it is, and return what is left to do, with the scorer that does it.
+def second_stage(job: Job, first: StoredScores, pool: Pool, engine: Engine) -> tuple[Job, Engine]:
+    """Fix the cut, unless it is, and return what is left to do, with the engine that does it.
 
     The number of passes is fixed with the first cut, if it is to be chosen.
     """
@@ -63,9 +64,9 @@ def second_stage(job: Job, first: StoredScores, pool: Pool, scorer: Scorer) -> t
         choose = screen.budget is not None and not journal.header.cuts
         fixed = fixed_cut(first, screen, recorded.passes, _prefix(recorded), choose)
         if choose:
-            scorer = scorer.copy(passes=fixed.passes)
-            prepare_on(pool, scorer, job.skipped, job.options.on_bad_chunk)
-            now = Settings.of_scorer(scorer.describe())
+            engine = engine.copy(passes=fixed.passes)
+            prepare_on(pool, engine, job.skipped, job.options.on_bad_chunk)
+            now = engine.describe()
             recorded = replace(recorded, passes=now.passes, plan=now.plan)
         if (cut := as_json(dataclasses.asdict(fixed))) not in journal.header.cuts[-1:]:
             with writing(f"the cut of {journal.path} could not be written"):
@@ -73,7 +74,7 @@ def second_stage(job: Job, first: StoredScores, pool: Pool, scorer: Scorer) -> t
     wanted = [Wanted(first, screen.by, FixedCut.from_json(cut)) for cut in journal.header.cuts]
     tasks = _reopened(job.tasks, job.committed, wanted)
     skipped = Dropped(pool, job.options.labeled, wanted[-1])
-    return replace(job, journal=journal, tasks=tasks, skipped=skipped, settings=now, cut=len(wanted) - 1), scorer
+    return replace(job, journal=journal, tasks=tasks, skipped=skipped, settings=now, cut=len(wanted) - 1), engine
 
 
 def _prefix(settings: Settings) -> float:

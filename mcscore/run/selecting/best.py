@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
-from ..prefetch import Skipped
+from ..skipped import Skipped
 from ..stored import StoredScores
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from ...methods import DIVERSITY, Method, parameters_of
 from ...paths import names_in
 from ..identity.code import accepted
 from ..identity.match import find_pool
-from ..normalize import own_scorer
-from ..prefetch import STRIDE, Skipped
 from ..schema import Settings
+from ..scoring.normalize import own_scorer
+from ..skipped import STRIDE, Skipped
 from ..spans import Span
 from ..stored import StoredScores
 from .best import Choosable, Found, best_items

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..pool import Pool
-    from ..scorer.scorer import Scorer
+    from ...pool import Pool
+    from ...scorer.scorer import Scorer
 
 
 def own_scorer(scorer: Scorer, pool: Pool) -> Scorer:

@@ -1,6 +1,6 @@
-"""The items of a run, block by block: read ahead, without those that are skipped, on the scorer's device.
+"""The items of a run, block by block: read ahead, without those that are not wanted, on the scorer's device.
 
-One thread reads, drops what is skipped and starts the copy to the device, while others are scored. Memory is that of four
+One thread reads, drops what is not wanted and starts the copy to the device, while others are scored. Memory is that of four
 blocks, whatever the pool.
 """
 
@@ -10,54 +10,18 @@ import contextlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .span_buffer import Flags, Task
-from .spans import blocks_of
+from ..spans import blocks_of
+from .task import Flags, OnBadChunk, SpanTask
 from .transfer import Transfer
 
 if TYPE_CHECKING:
-    from ..pool import Batch, Pool
-    from ..store.buffers import Buffers
-
-OnBadChunk = Literal["raise", "skip"]
-
-STRIDE = 1 << 16  # items whose labels and flags are read at a time
-
-
-class Skipped:
-    """Which items are not scored: the excluded ones and, unless ``labeled``, the labeled ones.
-
-    ``skipped[start:stop]`` reads that part from the pool, so that nothing is kept per item.
-    """
-
-    def __init__(self, pool: Pool, labeled: bool) -> None:
-        self._n = pool.n
-        self._excluded = pool.column("excluded")
-        self._labels = None if labeled else pool.column("labels")
-
-    def __getitem__(self, part: slice) -> Flags:
-        excluded = self._excluded[part]
-        return excluded if self._labels is None else (self._labels[part] >= 0) | excluded
-
-    def of(self, task: Task) -> Flags:
-        """(span.n,): what is not scored of a task, because it is committed or skipped."""
-        return task.settled | self[task.span.start : task.span.stop]
-
-    def first_kept(self) -> int | None:
-        """The first item that is scored; None if there is none."""
-        for at in range(0, self._n, STRIDE):
-            skip = self[at : at + STRIDE]
-            if not skip.all():
-                return at + int(skip.argmin())
-        return None
-
-    def count(self, n: int) -> int:
-        """How many of the first n items are skipped."""
-        return sum(int(self[at : min(at + STRIDE, n)].sum()) for at in range(0, n, STRIDE))
+    from ...pool import Batch, Pool
+    from ...store.buffers import Buffers
 
 
 @dataclass(frozen=True)
@@ -65,7 +29,7 @@ class Block:
     """The next items of a span; none of them where there is nothing to score.
 
     Attributes:
-        task: the span.
+        task: the span; None: of a block that only says that the next one may be long in coming.
         stop: the items of the span up to here are in this block, in one before, or skipped.
         ids: (n,) int64.
         items: (n, *item_shape), on the host; kept while they are copied from there.
@@ -73,7 +37,7 @@ class Block:
         inputs: items and ids as the scorer takes them.
     """
 
-    task: Task
+    task: SpanTask | None
     stop: int
     ids: npt.NDArray[np.int64]
     items: npt.NDArray[Any]
@@ -83,28 +47,27 @@ class Block:
     @property
     def last(self) -> bool:
         """Whether the span ends with this block."""
-        return self.stop == self.task.span.stop
+        return self.task is not None and self.stop == self.task.span.stop
 
 
 def prefetch_blocks(
     pool: Pool,
-    tasks: Iterable[Task],
-    skipped: Skipped,
+    tasks: Iterable[SpanTask | None],
     block_items: int,
     on_bad_chunk: OnBadChunk,
     transfer: Transfer,
     fill: bool = False,
 ) -> Generator[Block, None, None]:
-    """Yield the blocks of the tasks in order, at least one per task.
+    """Yield the blocks of the tasks in order, at least one per task, a None among them too.
 
     fill: put together what is kept of several blocks, up to block_items; for tasks of which most items are skipped.
 
     Raises:
         PoolError: a chunk cannot be read; raised at its place in the order.
     """
-    from ..store.read_ahead import read_ahead
+    from ...store.read_ahead import read_ahead
 
-    blocks: Iterator[Block] = _read(pool, tasks, skipped, block_items, on_bad_chunk, transfer)
+    blocks: Iterator[Block] = _read(pool, tasks, block_items, on_bad_chunk, transfer)
     if fill:
         blocks = _filled(blocks, block_items, transfer)
     uploaded = (replace(block, inputs=transfer.upload(block.items, block.ids)) for block in blocks)
@@ -115,44 +78,37 @@ def prefetch_blocks(
 
 def _read(
     pool: Pool,
-    tasks: Iterable[Task],
-    skipped: Skipped,
+    tasks: Iterable[SpanTask | None],
     block_items: int,
     on_bad_chunk: OnBadChunk,
     transfer: Transfer,
 ) -> Generator[Block, None, None]:
-    nothing = np.empty(0, np.int64)
-    planned: deque[tuple[Task, int, Flags]] = deque()  # no flags: nothing to read
+    planned: deque[tuple[SpanTask | None, int, Flags]] = deque()  # with the flags of what is wanted of the range
 
     def ranges() -> Iterator[tuple[int, int]]:
+        # A range of no items brings a task with nothing to read, or a None, through at once: the next task may be long in coming.
         for task in tasks:
-            span, skip = task.span, skipped.of(task)
-            blocks = blocks_of(span, block_items, skip)
+            if task is None:
+                planned.append((None, 0, np.empty(0, bool)))
+                yield 0, 0
+                continue
+            span = task.span
+            blocks = blocks_of(span, block_items, ~task.wanted) or [(span.stop, span.stop)]
             for start, stop in blocks:
                 last = (start, stop) == blocks[-1]
-                planned.append((task, span.stop if last else stop, ~skip[start - span.start : stop - span.start]))
+                planned.append((task, span.stop if last else stop, task.wanted[start - span.start : stop - span.start]))
                 yield start, stop
-            if not blocks:
-                planned.append((task, span.stop, skip[:0]))
 
-    def empty(task: Task, stop: int) -> Block:
-        return Block(task, stop, nothing, np.empty((0, *pool.item_shape), pool.dtype), nothing)
-
-    batches = pool.blocks(ranges(), 0, on_bad_chunk, transfer.allocate)
-    with contextlib.closing(batches):
+    with contextlib.closing(pool.blocks(ranges(), 0, on_bad_chunk, transfer.allocate)) as batches:
         for batch in batches:
-            while not len(planned[0][2]):
-                yield empty(*planned.popleft()[:2])
             task, stop, wanted = planned.popleft()
             keep = readable(batch, wanted)
             yield Block(task, stop, batch.ids[keep], _kept(batch.items, keep), batch.ids[wanted & ~keep])
-    for task, stop, _ in planned:
-        yield empty(task, stop)
 
 
 def _filled(blocks: Iterator[Block], block_items: int, transfer: Transfer) -> Iterator[Block]:
     """The same items in blocks of up to ``block_items``: every block but the last of a task is as full as it can be."""
-    from ..store.buffers import Buffers
+    from ...store.buffers import Buffers
 
     buffers = Buffers(transfer.allocate)
     waiting: list[Block] = []
@@ -160,6 +116,9 @@ def _filled(blocks: Iterator[Block], block_items: int, transfer: Transfer) -> It
         if waiting and sum(len(each.ids) for each in waiting) + len(block.ids) > block_items:
             yield _joined(waiting, buffers)
             waiting = []
+        if block.task is None:
+            yield block
+            continue
         # A copy: a block's items are a part of the memory of all that were read with them.
         waiting.append(replace(block, items=block.items.copy()))
         if block.last:

@@ -1,0 +1,40 @@
+"""Which items of a pool a run does not score."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .scoring.task import Flags
+
+if TYPE_CHECKING:
+    from ..pool import Pool
+
+STRIDE = 1 << 16  # items whose labels and flags are read at a time
+
+
+class Skipped:
+    """Which items are not scored: the excluded ones and, unless ``labeled``, the labeled ones.
+
+    ``skipped[start:stop]`` reads that part from the pool, so that nothing is kept per item.
+    """
+
+    def __init__(self, pool: Pool, labeled: bool) -> None:
+        self._n = pool.n
+        self._excluded = pool.column("excluded")
+        self._labels = None if labeled else pool.column("labels")
+
+    def __getitem__(self, part: slice) -> Flags:
+        excluded = self._excluded[part]
+        return excluded if self._labels is None else (self._labels[part] >= 0) | excluded
+
+    def first_kept(self) -> int | None:
+        """The first item that is scored; None if there is none."""
+        for at in range(0, self._n, STRIDE):
+            skip = self[at : at + STRIDE]
+            if not skip.all():
+                return at + int(skip.argmin())
+        return None
+
+    def count(self, n: int) -> int:
+        """How many of the first n items are skipped."""
+        return sum(int(self[at : min(at + STRIDE, n)].sum()) for at in range(0, n, STRIDE))
