@@ -28,7 +28,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ import numpy.typing as npt
 from ... import atomic
 from ...errors import RunError
 from ...paths import exists, names_in
+from ...store.lock import locked_in_turn
 from ..record import Record
 from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, read_header
 from ..spans import Span
@@ -48,7 +49,7 @@ LARGEST_CLASS = 1 << 24
 
 
 class Journal(JournalReader):
-    """A run directory, read and written. One writer at a time: hold the lock."""
+    """A run directory, read and written: by who holds its lock, alone or, for what says so, shared with others."""
 
     @staticmethod
     def create(path: Path, header: RunHeader) -> Journal:
@@ -69,9 +70,40 @@ class Journal(JournalReader):
         """Open the run in the directory ``path``. Raises RunError if there is none."""
         return Journal(path, read_header(path))
 
+    @overload
     def commit(
-        self, span: Span, values: Mapping[str, Values], *, held: Record | None, conditions: int, **facts: Any
-    ) -> Record:
+        self,
+        span: Span,
+        values: Mapping[str, Values],
+        *,
+        held: Record | None,
+        conditions: int,
+        shared: Literal[False] = False,
+        **facts: Any,
+    ) -> Record: ...
+
+    @overload
+    def commit(
+        self,
+        span: Span,
+        values: Mapping[str, Values],
+        *,
+        held: None,
+        conditions: int,
+        shared: Literal[True],
+        **facts: Any,
+    ) -> Record | None: ...
+
+    def commit(
+        self,
+        span: Span,
+        values: Mapping[str, Values],
+        *,
+        held: Record | None,
+        conditions: int,
+        shared: bool = False,
+        **facts: Any,
+    ) -> Record | None:
         """Make the values (span.n,) of a span and the record of them durable, in that order.
 
         Args:
@@ -79,17 +111,27 @@ class Journal(JournalReader):
             values: by row.
             held: the record of the span that this one replaces, if there is one.
             conditions: equal ones must give equal bits, see ``hardware.conditions``.
+            shared: other processes may be committing spans of the run, this one too. Nothing that exists is replaced or
+                removed then, so ``held`` must be None.
             facts: the other fields of Record.
 
+        Returns:
+            The record of the span: this one, or, if shared, the one that another process has committed first. None, only
+            if shared: what is there of the span, without a record that holds, is left to who holds the run alone.
+
         Raises:
-            RunError: an attempt that was killed stored other scores of the span under the same conditions.
+            RunError: another attempt stored other scores of the span under the same conditions.
             OSError: of the disk.
         """
+        if shared and held is not None:
+            raise ValueError(f"{span} is held: it is replaced only by the process that has the run for itself")
         stored = self._to_floats(span, values)
-        self._publish_shard(span, stored, ShardHeader(self.header.id, span.index, span.n, conditions), held)
         crcs = tuple(crc32c(row) for row in stored)
         record = Record(run=self.header.id, span=span, crc32c=crcs, **facts)
-        return self._publish_record(record, held)
+        shard = ShardHeader(self.header.id, span.index, span.n, conditions)
+        if not self._publish_shard(span, stored, shard, held, shared):
+            return self._record_of_another(span)
+        return self._publish_record(record, held, shared)
 
     def grow(self, pool: PoolState) -> Journal:
         """Turn the run into one of ``pool``, what its pool has become by appending; durable on return.
@@ -102,8 +144,15 @@ class Journal(JournalReader):
         return self._with(pool=pool, grown=(*self.header.grown, former))
 
     def add_hardware(self, hardware: Hardware) -> Journal:
-        """Name another hardware class that scores into the run; durable on return."""
-        return self._with(hardware=(*self.header.hardware, hardware))
+        """Name another hardware class that scores into the run; durable on return.
+
+        Several processes may do so at a time: run.json is read again, and classes that others have named meanwhile stay.
+        """
+        with locked_in_turn(self.path):
+            now = Journal.open(self.path)
+            if hardware in now.header.hardware:
+                return now
+            return now._with(hardware=(*now.header.hardware, hardware))
 
     def add_edit(self, edit: Edit) -> Journal:
         """Name other code that scores into the run; durable on return."""
@@ -184,45 +233,74 @@ class Journal(JournalReader):
         return stored
 
     def _publish_shard(
-        self, span: Span, stored: npt.NDArray[np.float32], header: ShardHeader, held: Record | None
-    ) -> None:
+        self, span: Span, stored: npt.NDArray[np.float32], header: ShardHeader, held: Record | None, shared: bool
+    ) -> bool:
+        """Whether the shard now holds these values; only if shared it may hold those of another process."""
         file, data = self._shard(span), self.layout.encode(header, stored)
         if held is not None:
             atomic.replace_file(file, data)
-            return
+            return True
         try:
             atomic.create_file(file, data)
+            return True
         except FileExistsError:
-            if (found := _bytes_of(file)) == data:
-                atomic.sync(file.parent)  # its name may not be durable yet
-                return
-            if exists(self._record(span)):
-                raise RunError(f"{span} of {self.path} was committed by another process meanwhile") from None
-            with contextlib.suppress(TornError):
-                other, values = self.layout.decode(found)
-                # Items that were labeled or unreadable then have no value: other items, other bits.
-                if other == header and np.array_equal(np.isnan(values[:, : span.n]), np.isnan(stored)):
-                    count = int((values[:, : span.n].view(np.uint32) != stored.view(np.uint32)).any(0).sum())
-                    raise RunError(
-                        f"{span} of {self.path} was scored twice under the same conditions, and {count:,} of its items got "
-                        "other bits the second time: the model, the transform or the device is not deterministic. "
-                        f"Remove {file} to keep the new scores"
-                    ) from None
-            atomic.replace_file(file, data)
+            found = _bytes_of(file)
+        if found == data:
+            atomic.sync(file.parent)  # its name may not be durable yet
+            return True
+        if not shared and exists(self._record(span)):
+            raise RunError(f"{span} of {self.path} was committed by another process meanwhile")
+        self._refuse_other_bits(span, found, header, stored)
+        if shared:
+            return False
+        atomic.replace_file(file, data)
+        return True
 
-    def _publish_record(self, record: Record, held: Record | None) -> Record:
+    def _refuse_other_bits(
+        self, span: Span, found: bytes, header: ShardHeader, stored: npt.NDArray[np.float32]
+    ) -> None:
+        """Raise RunError if a shard has other values of the same items under the same conditions."""
+        try:
+            other, values = self.layout.decode(found)
+        except TornError:
+            return
+        # Items that were labeled or unreadable then have no value: other items, other bits.
+        if other != header or not np.array_equal(np.isnan(values[:, : span.n]), np.isnan(stored)):
+            return
+        count = int((values[:, : span.n].view(np.uint32) != stored.view(np.uint32)).any(0).sum())
+        raise RunError(
+            f"{span} of {self.path} was scored twice under the same conditions, and {count:,} of its items got other bits "
+            "the second time: the model, the transform or the device is not deterministic. "
+            f"Remove {self._shard(span)} to keep the new scores"
+        )
+
+    def _publish_record(self, record: Record, held: Record | None, shared: bool) -> Record | None:
         file, line = self._record(record.span), records.encode(record)
         if held is not None:
             atomic.replace_file(file, line)
             return record
         try:
             atomic.create_file(file, line)
+            return record
         except FileExistsError:
-            other = self._decode(record.span, file, _bytes_of(file))
-            if isinstance(other, SpanDamage) or (other.span, other.crc32c) != (record.span, record.crc32c):
-                raise RunError(f"{record.span} of {self.path} was committed by another process meanwhile") from None
-            return other
-        return record
+            other = self._record_of_another(record.span)
+        if other is None or (other.span, other.crc32c) != (record.span, record.crc32c):
+            if shared:
+                return None
+            raise RunError(f"{record.span} of {self.path} was committed by another process meanwhile")
+        return other
+
+    def _record_of_another(self, span: Span) -> Record | None:
+        """The record of a span that another process committed meanwhile, durable; None if there is none, or it does not hold."""
+        file = self._record(span)
+        try:
+            found = self._decode(span, file, _bytes_of(file))
+        except FileNotFoundError:
+            return None
+        if isinstance(found, SpanDamage):
+            return None
+        atomic.sync(file.parent)  # its name may not be durable yet
+        return found
 
     def _lay_out(self, keep: bool) -> None:
         """Make the directories and the array's metadata; what is there is kept and checked, or else written anew."""

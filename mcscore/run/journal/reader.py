@@ -70,6 +70,7 @@ class JournalReader:
         self._commits = path / "commits"
         self._packed = self._commits / "packed.jsonl"
         self._zarr_json = path / "scores.zarr" / "zarr.json"
+        self._packed_seen: tuple[tuple[int, int, int] | None, set[int]] = None, set()
 
     def empty(self, name: str, n: int) -> Values:
         """N values of a row that mean "not scored"."""
@@ -91,6 +92,16 @@ class JournalReader:
             [each for each in found if isinstance(each, Record)],
             [each for each in found if isinstance(each, SpanDamage)],
         )
+
+    def recorded(self, span: Span) -> bool:
+        """Whether there is a record of a span now, by this or another process; whether it holds shows when it is read."""
+        return exists(self._record(span)) or span.index in self._packed_indices()
+
+    def unrecorded(self) -> list[Span]:
+        """The spans that have no record now, by one look at the directory."""
+        single = set(names_in(self._commits))  # first: a record that is packed meanwhile is in one or both
+        packed = self._packed_indices()
+        return [span for span in self.spans if file_name(span) not in single and span.index not in packed]
 
     def damage(self) -> Iterator[SpanDamage]:
         """What is not as it was committed, in order; reads everything, changes nothing."""
@@ -238,6 +249,14 @@ class JournalReader:
         if torn and not lost:
             found[None] = SpanDamage(None, self._packed, next(iter(torn.values())))
         return found
+
+    def _packed_indices(self) -> set[int]:
+        """Which spans the packed records are of."""
+        state = self._packed_state()
+        if state != self._packed_seen[0]:
+            found = self._decode_packed()
+            self._packed_seen = state, {each.span.index for each in found.values() if isinstance(each, Record)}
+        return self._packed_seen[1]
 
     def _packed_spans(self, lines: Sequence[Record | TornError]) -> int:
         """How many spans had a record when the records were packed: as many as the pool had then, or some time before."""
