@@ -10,6 +10,7 @@ from typing import Any
 from ..paths import exists, files_below
 from ..store.lock import Holder, holder_of
 from .journal import Journal, SpanDamage
+from .presence import Worker, workers_of
 from .run import Run
 from .screening.options import DIRECTORY
 from .spans import ranges_of
@@ -28,6 +29,7 @@ class Status:
         unreadable: (start, stop) of items that could not be read from the pool.
         holder: the process that writes into the run, or has left its lock behind; None if there is none.
         bytes: size of all files of the run.
+        workers: who works on the run, or was killed while it did.
         screen: the first stage of a screened run; None if there is none, or it has not begun.
     """
 
@@ -39,6 +41,7 @@ class Status:
     unreadable: list[tuple[int, int]]
     holder: Holder | None
     bytes: int
+    workers: list[Worker]
     screen: Status | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -70,6 +73,7 @@ class Status:
             "grown": run.meta["grown"],
             "hardware": run.meta["hardware"],
             "lock": None if self.holder is None else self.holder.facts(),
+            "workers": [worker.facts() for worker in self.workers],
             "bytes": self.bytes,
             "damage": [each.facts() for each in run.damaged],
             "screen": run.meta["screen"],
@@ -96,6 +100,7 @@ def info(path: str | os.PathLike[str]) -> Status:
         ranges_of(run.unreadable_ids),
         holder_of(run.path),
         sum(map(_size, files_below(run.path))),
+        workers_of(run.path),
         first,
     )
 
