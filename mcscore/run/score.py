@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
+from ..recipe import Recipe
 from .loop import Progress, score_tasks
 from .run import Run
 from .schema import read_header
 from .scoring.here import Here
-from .scoring.task import Engine, OnBadChunk
+from .scoring.task import OnBadChunk
+from .scoring.workers import Staff, Workers, engine_of
 from .screening import Screen
 from .signals import stop_request
 from .spans import ranges_of
@@ -29,9 +32,11 @@ _NAMED = 5  # ids without a score, or ranges of them, that are named at the end;
 
 def score_pool(
     pool: Pool,
-    scorer: Scorer,
+    scorer: Scorer | Recipe,
     out: str | Path,
     *,
+    workers: int | Staff | None = None,
+    device: str | None = None,
     span: int | None = None,
     labeled: bool = False,
     on_bad_chunk: OnBadChunk = "raise",
@@ -51,8 +56,12 @@ def score_pool(
     Args:
         pool: the items.
         scorer: only looked at: the run uses a copy of it, so that several threads may score pools with the same one. It
-            gets the plan of the run if it has none yet.
+            gets the plan of the run if it has none yet. Or a recipe of a scorer.
         out: the run directory; made if it is missing.
+        workers: score with processes beside this one, so many or as ``Workers`` says, instead of in this one. They get a copy of the
+            scorer, or make it by its recipe, which is never made here then. Each has two spans at a time. A worker that ends is
+            replaced, and its spans are scored again.
+        device: where a recipe, or a worker, makes the scorer: "cpu", "cuda" (any GPU), "cuda:1"; default: a GPU if there is one.
         span: items committed as one unit, which is what a kill can cost; default: about 1/50 of the pool or a few seconds
             of work, 256 to 65,536 (1,048,576 on a GPU).
         labeled: score and select labeled items too, to look for wrong labels.
@@ -99,13 +108,15 @@ def score_pool(
         raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
-    engine: Engine = Here(pool, scorer)
     if new_cut and screen is None:
         raise RunError("new_cut belongs to a screened run: give screen=, too")
     options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
-    with stop_request() as stop:
+    staff = Workers(workers) if isinstance(workers, int) else workers
+    with stop_request() as stop, contextlib.ExitStack() as stack:
         begin = resumed_run if is_run(path) else new_run
+        threads = read_header(path).settings.threads if begin is resumed_run else None
+        engine = stack.enter_context(engine_of(pool, scorer, staff, device, threads))
         if screen is not None:
             engine = engine.copy(errors=True)  # for the certificate
         if begin is resumed_run and screen is not None and screen.budget is not None:
@@ -131,9 +142,12 @@ def score_pool(
                 journal.pack(committed)
                 if journal.header.screened:
                     journal = journal.certify(certify(journal, committed, first))
-    if isinstance(engine, Here):
-        scorer.adopt(engine.scorer)
-    run = Run(journal, committed, pool=pool, scorer=scorer)
+    own: Scorer | None = engine.scorer if isinstance(engine, Here) else None
+    if not isinstance(scorer, Recipe):
+        if own is not None:
+            scorer.adopt(own)
+        own = scorer
+    run = Run(journal, committed, pool=pool, scorer=own)
     _warn_of_unscored(run)
     return run
 

@@ -101,6 +101,15 @@ def refuse_difference(
             )
 
 
+def first_difference(recorded: Settings, given: Settings) -> str:
+    """The first setting in which two scorers that are prepared differ, as "passes=30, not 20"; empty if there is none."""
+    for (field, one), (_, other) in zip(_settings(recorded), _settings(given), strict=True):
+        if (field not in _FREE or field == "model.code") and one != other:
+            shown = "" if field == "model.code" else f"={json.dumps(other)}, not {json.dumps(one)}"
+            return f"another {field}{shown}"
+    return ""
+
+
 def warn_of_other_versions(path: Path, header: RunHeader) -> None:
     """Warn if the run goes on under other versions, where the same computation may end in other last bits."""
     if (now := versions()) != header.versions:
@@ -164,13 +173,17 @@ def versions() -> dict[str, str]:
 def _compared(header: RunHeader) -> Iterator[tuple[str, Any]]:
     """The values to compare, by name; those of pool and model one by one. The screen comes first, as it decides on others."""
     yield "screen", to_json(header.screen)
-    for name, value in {"pool": header.pool, **_by_name(header.settings), "span": header.span}.items():
-        if dataclasses.is_dataclass(value):
-            yield from ((f"{name}.{key}", part) for key, part in to_json(value).items())
-        else:
-            yield name, to_json(value)
+    yield from ((f"pool.{key}", part) for key, part in to_json(header.pool).items())
+    yield from _settings(header.settings)
+    yield "span", header.span
     yield "labeled", header.labeled
 
 
-def _by_name(settings: Settings) -> dict[str, Any]:
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+def _settings(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """The settings by name, those of the model one by one."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from ((f"{field.name}.{key}", part) for key, part in to_json(value).items())
+        else:
+            yield field.name, to_json(value)
