@@ -83,13 +83,15 @@ class Presence:
             self._file.unlink(missing_ok=True)
             self._file.parent.rmdir()
 
-    def clear_others(self) -> None:
-        """Remove the files of all others. Have the run alone: none of the others lives, or it writes its file again."""
-        with contextlib.suppress(OSError):
-            atomic.discard_abandoned(self._file.parent)
-            for name in names_in(self._file.parent, "*.json"):
-                if name != self._file.name:
-                    (self._file.parent / name).unlink(missing_ok=True)
+
+def clear_workers(path: Path) -> None:
+    """Remove the files of all. Have the run alone: who has a file is gone then, or writes it again in a second."""
+    directory = path / DIRECTORY
+    with contextlib.suppress(OSError):
+        atomic.discard_abandoned(directory)
+        for name in names_in(directory, "*.json"):
+            (directory / name).unlink(missing_ok=True)
+        directory.rmdir()
 
 
 @dataclass(frozen=True)

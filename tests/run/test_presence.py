@@ -14,7 +14,7 @@ import pytest
 
 from mcscore.machine import host, machine
 from mcscore.run import presence
-from mcscore.run.presence import Presence, workers_of
+from mcscore.run.presence import Presence, clear_workers, workers_of
 
 
 def leave(run: Path, name: str, **said: Any) -> Path:
@@ -81,9 +81,10 @@ def test_who_has_the_run_alone_clears_the_others(tmp_path: Path) -> None:
     with Presence(tmp_path, "shard 0 of 2") as one, Presence(tmp_path, "shard 1 of 2") as other:
         one.update(1)
         other.update(1)
-        one.clear_others()
-        assert [worker.what for worker in workers_of(tmp_path)] == ["shard 0 of 2"]
+        clear_workers(tmp_path)
+        assert os.listdir(tmp_path) == []
         other.update(2, state="scoring")  # it lives, and comes back
+        one.update(2, state="scoring")
         assert [worker.what for worker in workers_of(tmp_path)] == ["shard 0 of 2", "shard 1 of 2"]
     assert os.listdir(tmp_path) == []
 
@@ -91,9 +92,9 @@ def test_who_has_the_run_alone_clears_the_others(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     with Presence(tmp_path / "missing", "driver") as one:
         one.update(1)
-        one.clear_others()
+        clear_workers(tmp_path / "missing")
     (tmp_path / "workers").write_text("a file")
     with Presence(tmp_path, "driver") as one:
         one.update(1)
-        one.clear_others()
+        clear_workers(tmp_path)
     assert (tmp_path / "workers").read_text() == "a file"
