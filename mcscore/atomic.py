@@ -120,7 +120,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     b'new'
     """
     discard_abandoned(path.parent)
-    with _beside(path) as temporary:
+    with beside(path) as temporary:
         write(temporary)
         with open(temporary, "r+b") as file:
             _take_mode(temporary, path)
@@ -150,7 +150,7 @@ def show_file(path: Path, *parts: Any) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.mkdir(path.parent)
-    with _beside(path) as temporary:
+    with beside(path) as temporary:
         with open(temporary, "wb") as file:  # no steps: nothing is lost with it
             file.writelines(parts)
         os.replace(temporary, path)
@@ -285,7 +285,7 @@ def _name_beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def beside(path: Path) -> Iterator[Path]:
     """Yield a name for what will be ``path``; after an exception the file that has it is removed."""
     temporary = _name_beside(path)
     _being_written.add(temporary.name)
@@ -314,7 +314,7 @@ def _is_being_written(name: str, pid: int) -> bool:
 
 def _clock_of(directory: Path) -> float:
     """The time by the clock of a directory's file system, which may be another machine's."""
-    with _beside(directory / "clock") as file:
+    with beside(directory / "clock") as file:
         write(file)
         now = file.stat().st_mtime
         _discard(file)
@@ -334,7 +334,7 @@ def _remove_if_unlocked(directory: Path) -> None:
 @contextlib.contextmanager
 def _written_beside(path: Path, parts: tuple[Any, ...]) -> Iterator[Path]:
     """Yield the name of a durable file beside ``path`` that holds the parts."""
-    with _beside(path) as temporary:
+    with beside(path) as temporary:
         write(temporary, *parts)
         _take_mode(temporary, path)
         sync(temporary)

@@ -40,10 +40,10 @@ _UNFINISHED = ("lock", "commits", "scores.zarr")  # what a run that was killed w
 class ScoreOptions:
     """The arguments of ``score_pool``, as it documents them."""
 
-    span: int | None
-    labeled: bool
-    on_bad_chunk: OnBadChunk
-    mixed_hardware: bool
+    span: int | None = None
+    labeled: bool = False
+    on_bad_chunk: OnBadChunk = "raise"
+    mixed_hardware: bool = False
     accept_edited_code: bool = False
     screen: Screen | None = None
     new_cut: bool = False
@@ -220,7 +220,7 @@ def make_run(path: Path, draft: Draft) -> Job:
 def resume_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
     """Check and repair a run that this process has alone; the engine has adopted its plan if anything is left to score."""
     journal = Journal.open(path)
-    _refuse_other(journal, pool, engine.describe(), options, prepared=False)
+    refuse_other(journal, pool, engine.describe(), options, prepared=False)
     with writing(f"{path} cannot be resumed"):
         if pool.n > journal.header.pool.n:
             journal = journal.grow(state_of(pool))
@@ -236,7 +236,7 @@ def resume_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) ->
 def join_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
     """Check a run that other processes score, too; the engine has adopted its plan. What is committed is not looked at."""
     journal = Journal.open(path)
-    _refuse_other(journal, pool, engine.describe(), options, prepared=False)
+    refuse_other(journal, pool, engine.describe(), options, prepared=False)
     return _admitted(Job(journal, [], [], Skipped(pool, options.labeled), options), pool, engine, alone=False)
 
 
@@ -248,7 +248,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
     prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
     settings = engine.describe()  # once: it reads the whole model for its fingerprint
-    code = _refuse_other(journal, pool, settings, options, prepared=True)
+    code = refuse_other(journal, pool, settings, options, prepared=True)
     warn_of_other_versions(path, journal.header)
     if code > len(journal.header.edited) and not alone:
         raise RunError(
@@ -262,7 +262,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     return replace(job, journal=journal, hardware=hardware, settings=settings, code=code)
 
 
-def _refuse_other(journal: Journal, pool: Pool, settings: Settings, options: ScoreOptions, *, prepared: bool) -> int:
+def refuse_other(journal: Journal, pool: Pool, settings: Settings, options: ScoreOptions, *, prepared: bool) -> int:
     """Refuse another pool, other settings or other code than those of a run. Returns which code it is, see ``code_of``."""
     screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
     asked: dict[str, Any] = {"span": options.span, "labeled": options.labeled, "screen": screen}
