@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -84,7 +82,7 @@ def test_draws_are_those_of_one_sort(
 
 
 def test_limits_know_ids_of_any_size(run: Run, pool: Pool, choosable: tuple[np.ndarray, np.ndarray]) -> None:
-    ids, scores = choosable
+    ids, _ = choosable
     first = run.select(40, "bald", "none", pool=pool, partial=True).ids
     quota = run.select(40, "bald", "none", pool=pool, partial=True, limits=Limits(per_class=10, leave_out=first[:7]))
     assert np.bincount(quota.ids % CLASSES).tolist() == [10] * CLASSES
