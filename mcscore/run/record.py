@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import RunError
 from ..fields import shown
+from ..store.place import AnyPath
 from .schema import JSON, unknown_field
 from .spans import Span
 
@@ -71,7 +71,7 @@ class Record(NamedTuple):
         return data
 
     @staticmethod
-    def from_json(data: JSON, file: Path) -> Record:
+    def from_json(data: JSON, file: AnyPath) -> Record:
         """Read a record; written out field by field for speed.
 
         Raises:

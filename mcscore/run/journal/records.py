@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
+from ...store.place import AnyPath
 from ..record import Record
 from .shard import TornError, crc32c
 
@@ -27,7 +27,7 @@ def encode(record: Record) -> bytes:
     return b"%s%08x%s%s%s" % (_START, crc32c(text), _MIDDLE, text, _END)
 
 
-def decode(line: bytes, file: Path) -> Record:
+def decode(line: bytes, file: AnyPath) -> Record:
     """Read a line.
 
     Raises:
@@ -37,7 +37,7 @@ def decode(line: bytes, file: Path) -> Record:
     return Record.from_json(_parsed(_checked(line), file), file)
 
 
-def decode_all(data: bytes, file: Path) -> list[Record | TornError]:
+def decode_all(data: bytes, file: AnyPath) -> list[Record | TornError]:
     """Read the packed file line by line; a torn line gives its error. Raises RunError as ``decode`` does.
 
     Some lines are parsed together, as one array, which takes half the time: 150,000 records in about a second.
@@ -48,7 +48,7 @@ def decode_all(data: bytes, file: Path) -> list[Record | TornError]:
     return found
 
 
-def _decode_some(lines: list[bytes], file: Path) -> list[Record | TornError]:
+def _decode_some(lines: list[bytes], file: AnyPath) -> list[Record | TornError]:
     checked: list[bytes | TornError] = []
     for line in lines:
         try:
@@ -59,7 +59,7 @@ def _decode_some(lines: list[bytes], file: Path) -> list[Record | TornError]:
     return [Record.from_json(next(parsed), file) if isinstance(each, bytes) else each for each in checked]
 
 
-def _parsed(text: bytes, file: Path) -> Any:
+def _parsed(text: bytes, file: AnyPath) -> Any:
     """What JSON says whose checksum holds, so that only another program can have written nonsense."""
     try:
         return json.loads(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +106,17 @@ class Admission:
     settings: Settings
     hardware: tuple[Hardware, ...]
     mixed: bool
+
+
+@runtime_checkable
+class LiveTasks(Protocol):
+    """Tasks that come while others are scored; None where the next one may be long in coming."""
+
+    def __iter__(self) -> Iterator[SpanTask | None]:
+        """The tasks."""
+
+    def end(self) -> None:
+        """No more of them are wanted: whoever waits for the next one stops waiting."""
 
 
 class SpanError(Exception):
