@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import check_scores
+from ..errors import RunError
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..run import Run
     from ..run.scoring.task import OnBadChunk
     from ..run.screening import Screen
+    from ..run.shards import Shard
 
 
 _run = functools.partial(click.option, cls=Option, section="Run")
@@ -57,6 +59,16 @@ screening = shared.together(
 )
 
 
+def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
+    """Read --shard."""
+    from ..run.shards.number import Shard
+
+    try:
+        return None if value is None else Shard.parse(value)
+    except RunError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(cls=Command)
 @click.argument("path", metavar="POOL", type=POOL)
 @shared.model
@@ -70,6 +82,14 @@ screening = shared.together(
     "--span",
     type=click.IntRange(1),
     help="Items to score and commit as one unit; default: as many as keep commits cheap.",
+)
+@_run(
+    "--shard",
+    callback=shard_of,
+    metavar="I/N|auto",
+    help="Be process I (from 0) of N that score this run together, on machines that share the disk of --out. Give all of them the same "
+    "command; any may be stopped and started again. auto: I and N of a Slurm job array, or I of a Kubernetes indexed Job, whose N is "
+    "given as auto/N or in MCSCORE_SHARDS.",
 )
 @_run("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
 @_run(
@@ -108,6 +128,7 @@ def score(
     weights: Path | None,
     out: Path,
     span: int | None,
+    shard: Shard | None,
     labeled: bool,
     on_bad_chunk: OnBadChunk,
     mixed_hardware: bool,
@@ -130,6 +151,8 @@ def score(
     from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
+    from ..run.shards import score_shard
+    from ..run.start import ScoreOptions
     from ..store.files import retries_of
 
     try:
@@ -138,20 +161,16 @@ def score(
         with users_code(), contextlib.ExitStack() as stack:
             scorer = build_scorer(spec, weights, **settings)
             progress = stack.enter_context(progress_line(scorer.passes, quiet))
-            run = score_pool(
-                opened,
-                scorer,
-                out_now,
-                span=span,
-                labeled=labeled,
-                on_bad_chunk=on_bad_chunk,
-                mixed_hardware=mixed_hardware,
-                accept_edited_code=accept_edited_code,
-                screen=screen,
-                new_cut=new_cut,
-                progress=progress,
-                on_stage=progress.stage if progress is not None else None,
-            )
+            told = {"progress": progress, "on_stage": progress.stage if progress is not None else None}
+            options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
+            if shard is None:
+                run = score_pool(opened, scorer, out_now, **vars(options), **told)
+            else:
+                report = score_shard(opened, scorer, out_now, shard, options, **told)
+                if report.run is None:
+                    emit(report.facts(), f"{out}: {report}")
+                    return
+                run = report.run
     except Stopped as stop:
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item

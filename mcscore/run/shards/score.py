@@ -15,13 +15,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ... import atomic
 from ...errors import RunError, Stopped
 from ...paths import exists, names_in
 from ...recipe import Recipe
 from ...store.lock import Joined, joined
+from ...text import count
 from ..journal import Journal, Record
 from ..loop import Progress
 from ..presence import Presence, clear_workers
@@ -64,6 +65,15 @@ class ShardReport:
     items: int
     spans: int
     run: Run | None
+
+    def __str__(self) -> str:
+        left = "the run is complete" if self.run else "others score what is left, and the last of them closes the run"
+        return f"{self.shard} has scored {count(self.items, 'item')} in {count(self.spans, 'span')}; {left}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields for JSON, without those of the run."""
+        shard = {"shard": self.shard.index, "shards": self.shard.count, "items": self.items, "spans": self.spans}
+        return {"run": str(self.path), "complete": self.run is not None, **shard}
 
 
 def score_shard(
