@@ -9,7 +9,7 @@ import click
 
 from ..text import count, duration, size
 from . import shared
-from .options import PATH
+from .options import PATH, RUN
 from .terminal import FAILED, as_json, echo, emit, fail
 
 # The rows of mcscore.run.export.formats.FORMATS, which --help does not import; a test compares the two.
@@ -30,7 +30,7 @@ def run() -> None:
 
 
 @run.command("info", short_help="Describe RUN: what is done and left, speed, hardware.")
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
 @click.option("--watch", is_flag=True, help="Show how far RUN is, and who works on it, until all is done.")
 @click.option(
     "--every",
@@ -139,7 +139,7 @@ def _worker(worker: Worker) -> str:
 
 
 @run.command("verify", short_help="Check every file of RUN; exit code 1 if one is damaged.")
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
 @as_json
 @click.pass_context
 def run_verify(ctx: click.Context, path: Path) -> None:
@@ -174,12 +174,12 @@ def _again(damage: SpanDamage) -> str:
 
 
 @click.command()
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
 @click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Format of the file.")
 @click.option(
     "--selection", metavar="FILE|latest", help="Selection of RUN to export: a file, or the newest; default: all items."
 )
-@click.option("--out", type=PATH, help="The file to write; default: export-... in RUN.")
+@click.option("--out", type=PATH, help="The file to write; default: export-... in RUN, if that is a directory.")
 @click.option("--by", help="Score that label-studio gets; default: the score of the selection, or the first of RUN.")
 @click.option(
     "--prefix",

@@ -14,14 +14,15 @@ from ..errors import RunError
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
-from .model import build_scorer, users_code
-from .options import PATH, POOL
+from .model import build_scorer, recipe_of, users_code
+from .options import POOL, RUN
 from .shared import Command, Option
 from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
     from ..run.scoring.task import OnBadChunk
+    from ..run.scoring.workers import Workers
     from ..run.screening import Screen
     from ..run.shards import Shard
 
@@ -61,10 +62,12 @@ screening = shared.together(
 
 def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
     """Read --shard."""
-    from ..run.shards.number import Shard
+    if value is None:
+        return None
+    from ..run.shards import Shard
 
     try:
-        return None if value is None else Shard.parse(value)
+        return Shard.parse(value)
     except RunError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -74,14 +77,21 @@ def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @shared.model
 @_run(
     "--out",
-    type=PATH,
+    type=RUN,
     required=True,
-    help="Directory of the run; a run that is there already resumes where it stopped.",
+    help="Directory of the run, or URL of an object store (s3://, gs://, az://); a run that is there already resumes where it "
+    "stopped.",
 )
 @_run(
     "--span",
     type=click.IntRange(1),
     help="Items to score and commit as one unit; default: as many as keep commits cheap.",
+)
+@_run(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes that score; default: one for each GPU of this machine, and this process where there is one GPU or none. On a CPU they "
+    "share the cores.",
 )
 @_run(
     "--shard",
@@ -126,8 +136,9 @@ def score(
     path: Path,
     spec: str,
     weights: Path | None,
-    out: Path,
+    out: str | Path,
     span: int | None,
+    workers: int | None,
     shard: Shard | None,
     labeled: bool,
     on_bad_chunk: OnBadChunk,
@@ -143,11 +154,13 @@ def score(
     """
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
-        screen = screen_of(settings)
+        screen, device = screen_of(settings), settings.pop("device")
         if settings["errors"]:
             require_passes(settings["passes"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if shard is not None and workers is not None:
+        raise click.UsageError("--shard scores in this process: give it without --workers")
     from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
@@ -157,16 +170,27 @@ def score(
 
     try:
         opened = Pool.open(path)
-        out_now = out.absolute()
+        out_now = out if isinstance(out, str) else out.absolute()
         with users_code(), contextlib.ExitStack() as stack:
-            scorer = build_scorer(spec, weights, **settings)
-            progress = stack.enter_context(progress_line(scorer.passes, quiet))
-            told = {"progress": progress, "on_stage": progress.stage if progress is not None else None}
+            scorer = recipe_of(spec, weights, **settings)
+            progress = stack.enter_context(progress_line(settings["passes"], quiet))
+            on_stage = progress.stage if progress is not None else None
             options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
             if shard is None:
-                run = score_pool(opened, scorer, out_now, **vars(options), **told)
+                run = score_pool(
+                    opened,
+                    scorer,
+                    out_now,
+                    workers=_staff(workers, device),
+                    device=device,
+                    progress=progress,
+                    on_stage=on_stage,
+                    **vars(options),
+                )
             else:
-                report = score_shard(opened, scorer, out_now, shard, options, **told)
+                report = score_shard(
+                    opened, scorer, out_now, shard, options, device=device, progress=progress, on_stage=on_stage
+                )
                 if report.run is None:
                     emit(report.facts(), f"{out}: {report}")
                     return
@@ -175,7 +199,7 @@ def score(
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
-    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path)}
+    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path) + retries_of(run.path)}
     emit(
         facts,
         f"{out}: {_scored(run)}"
@@ -183,8 +207,21 @@ def score(
         + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else "")
         + (f", {facts['remote_retries']:,} requests sent again" if facts["remote_retries"] else ""),
         *_screened(run),
-        f"next: mcscore select {out} -k {screen.top if screen else 50} --by {(screen and screen.by) or scorer.scores[0]}",
+        f"next: mcscore select {out} -k {screen.top if screen else 50} --by {(screen and screen.by) or run.meta['scores'][0]}",
     )
+
+
+def _staff(workers: int | None, device: str | None) -> Workers | None:
+    """The workers that --workers asks for; without it, one for each GPU if there are several."""
+    from ..run.scoring.workers import Workers
+
+    if workers is not None:
+        return Workers(workers)
+    if device not in (None, "cuda"):
+        return None
+    import torch
+
+    return Workers() if torch.cuda.device_count() > 1 else None
 
 
 def screen_of(settings: dict[str, Any]) -> Screen | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..paths import exists
+from ..store.files import AnyPath, Where, is_there
+from ..store.place import any_path
 from .journal import Journal
 from .presence import Worker, workers_of
 from .screening.options import DIRECTORY
@@ -24,7 +24,7 @@ class Glance:
         workers: who works on the run, or was killed while it did.
     """
 
-    path: Path
+    path: AnyPath
     stage: str
     done: int
     items: int
@@ -60,16 +60,16 @@ class Glance:
         }
 
 
-def glance(path: str | os.PathLike[str]) -> Glance:
-    """Look how far the run in the directory ``path`` is. Raises RunError if there is none."""
-    journal = Journal.open(Path(path))
-    stage, workers = "", workers_of(journal.path)
+def glance(path: Where) -> Glance:
+    """Look how far the run at ``path`` is. Raises RunError if there is none."""
+    journal = Journal.open(any_path(path))
+    stage, workers = "", workers_of(journal.path) if isinstance(journal.path, Path) else []
     unrecorded = journal.unrecorded()
     if journal.header.screened:
         stage = "stage 2"
         if not journal.header.cuts:
             stage = "stage 1"
-            there = exists(journal.path / DIRECTORY / "run.json")
+            there = is_there(journal.path / DIRECTORY / "run.json")
             unrecorded = Journal.open(journal.path / DIRECTORY).unrecorded() if there else journal.spans
     items = journal.header.pool.n
     return Glance(journal.path, stage, items - sum(span.n for span in unrecorded), items, workers)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RunError
+from ..store.files import AnyPath
 from .identity.pool_watch import PoolWatch
 from .scoring.task import Engine, SpanError, SpanScores, SpanTask
 from .signals import StopRequest
@@ -66,7 +66,7 @@ def score_tasks(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progres
     return replace(job, committed=[committed[index] for index in sorted(committed)], tasks=[])
 
 
-def next_scores(results: Iterator[SpanScores], run: Path, so_far: str) -> SpanScores | None:
+def next_scores(results: Iterator[SpanScores], run: AnyPath, so_far: str) -> SpanScores | None:
     """The next span that is scored, None at the end; RunError, ending in ``so_far``, if one cannot be."""
     try:
         with not_readable(so_far):

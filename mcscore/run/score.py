@@ -6,11 +6,12 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
 from ..recipe import Recipe
+from ..store.files import Where
+from ..store.place import any_path
 from .loop import Progress, score_tasks
 from .run import Run
 from .schema import read_header
@@ -34,7 +35,7 @@ _NAMED = 5  # ids without a score, or ranges of them, that are named at the end;
 def score_pool(
     pool: Pool,
     scorer: Scorer | Recipe,
-    out: str | Path,
+    out: Where,
     *,
     workers: int | Staff | None = None,
     device: str | None = None,
@@ -58,7 +59,7 @@ def score_pool(
         pool: the items.
         scorer: only looked at: the run uses a copy of it, so that several threads may score pools with the same one. It
             gets the plan of the run if it has none yet. Or a recipe of a scorer.
-        out: the run directory; made if it is missing.
+        out: the run directory, made if it is missing; or a URL of an object store (s3://, gs://, az://).
         workers: score with processes beside this one, so many or as ``Workers`` says, instead of in this one. They get a copy of the
             scorer, or make it by its recipe, which is never made here then. Each has two spans at a time. A worker that ends is
             replaced, and its spans are scored again.
@@ -102,7 +103,7 @@ def score_pool(
         ...     run.complete, run.scores("bald").shape, len(run.select(3, diversity="none"))
         (True, (20,), 3)
     """
-    path = Path(out).absolute()  # the model, or another thread, may change the working directory
+    path = any_path(out).absolute()  # the model, or another thread, may change the working directory
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")
     if on_bad_chunk not in get_args(OnBadChunk):

@@ -16,7 +16,9 @@ from ..errors import ChunkError, RunError
 from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
+from ..store.files import AnyPath, is_there
 from ..store.lock import locked
+from ..store.place import place_at
 from .identity.code import code_of, edit_of, warn_of_unseen
 from .identity.hardware import class_of, conditions
 from .identity.match import new_header, refuse_difference, state_of, versions, warn_of_other_versions
@@ -108,11 +110,17 @@ class Job:
         }
 
 
-def is_run(path: Path) -> bool:
+def is_run(path: AnyPath) -> bool:
     """Whether there is a run at ``path``; RunError if there is anything else."""
     with writing(f"{path} cannot be looked at"):
-        if exists(path / "run.json"):
+        if is_there(path / "run.json"):
             return True
+        if not isinstance(path, Path):
+            from ..store.place.objects import ObjectPlace  # imports zarr
+
+            if why := ObjectPlace(path).foreign():
+                raise RunError(why)
+            return False
         if path.is_symlink() and not exists(path):
             raise RunError(f"{path} is a link to nothing; choose another directory")
         if exists(path) and not is_directory(path):
@@ -148,24 +156,24 @@ def _is_of_a_run(file: Path, inside: Path) -> bool:
 
 
 @contextlib.contextmanager
-def new_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
+def new_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Make a run, locked. The model is tried before anything is written."""
     draft = draft_run(pool, engine, options)
-    made = not exists(path)
     with writing(f"{path} could not be made a run"):
-        atomic.create_directory(path)
+        made = place_at(path).begin()
     with _locked(path):
         try:
             job = make_run(path, draft)
         except RunError:
-            if made and not exists(path / "run.json"):  # nobody else's either: we hold the lock
+            # nobody else's either: we hold the lock
+            if made and isinstance(path, Path) and not exists(path / "run.json"):
                 shutil.rmtree(path, ignore_errors=True)
             raise
         yield job
 
 
 @contextlib.contextmanager
-def resumed_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
+def resumed_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Lock and check an existing run; the engine has adopted its plan if anything is left to score."""
     with _locked(path):
         yield resume_run(path, pool, engine, options)
@@ -204,7 +212,7 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
     return Draft(replace(header, screen=screen, not_screened=why), skipped, options, hardware, settings)
 
 
-def make_run(path: Path, draft: Draft) -> Job:
+def make_run(path: AnyPath, draft: Draft) -> Job:
     """Make a run in a directory that this process has alone."""
     with writing(f"{path} could not be made a run"):
         journal = Journal.create(path, draft.header)
@@ -213,7 +221,7 @@ def make_run(path: Path, draft: Draft) -> Job:
     return Job(journal, [], tasks, draft.skipped, draft.options, draft.hardware, draft.settings)
 
 
-def resume_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
+def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
     """Check and repair a run that this process has alone; the engine has adopted its plan if anything is left to score."""
     journal = Journal.open(path)
     refuse_other(journal, pool, engine.describe(), options, prepared=False)
@@ -221,7 +229,8 @@ def resume_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) ->
         if pool.n > journal.header.pool.n:
             journal = journal.grow(state_of(pool))
         committed = journal.repair()
-    clear_workers(path)
+    if isinstance(path, Path):
+        clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
     job = Job(journal, committed, tasks, Skipped(pool, options.labeled), options)
     if not options.new_cut and not tasks:
@@ -229,7 +238,7 @@ def resume_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) ->
     return _admitted(job, pool, engine)
 
 
-def join_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
+def join_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
     """Check a run that other processes score, too; the engine has adopted its plan. What is committed is not looked at."""
     journal = Journal.open(path)
     refuse_other(journal, pool, engine.describe(), options, prepared=False)
@@ -307,7 +316,11 @@ def writing(failed: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: AnyPath) -> Iterator[None]:
+    """Hold the lock of a run on a local disk. At a URL there is none: what is committed there, nobody replaces."""
+    if not isinstance(path, Path):
+        yield
+        return
     with contextlib.ExitStack() as stack:
         with writing(f"{path} cannot be locked"):
             stack.enter_context(locked(path, RunError))

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import Stopped
-from ...paths import exists
+from ...store.files import is_there
 from ..journal import Record
 from ..loop import Progress, score_tasks
 from ..schema import RunHeader, Settings, as_json
@@ -52,7 +52,7 @@ def first_engine(header: RunHeader, engine: Engine) -> Engine:
 def first_run(job: Job, pool: Pool, engine: Engine) -> Iterator[Job]:
     """Make or resume the first stage of a run, with its own engine, locked."""
     path = job.journal.path / DIRECTORY
-    begin = resumed_run if exists(path / "run.json") else new_run
+    begin = resumed_run if is_there(path / "run.json") else new_run
     with begin(path, pool, engine, first_options(job.options)) as stage:
         yield stage
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import atomic
 from ...errors import RunError, Stopped
-from ...paths import exists, names_in
+from ...paths import exists, is_url, names_in
 from ...recipe import Recipe
 from ...store.lock import Joined, joined
 from ...text import count
@@ -117,6 +117,10 @@ def score_shard(
         ...     report.items, report.run.complete
         (20, True)
     """
+    if is_url(out):
+        raise RunError(
+            f"{out}: shards need a directory on a disk that they share, and cannot score into an object store"
+        )
     path = Path(out).absolute()
     options = options or ScoreOptions()
     if options.new_cut:
