@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import atomic
 from ...errors import RunError, Stopped
-from ...paths import exists, is_url, names_in
+from ...paths import exists, local_path, names_in
 from ...recipe import Recipe
 from ...store.lock import Joined, joined
 from ...text import count
@@ -117,11 +117,7 @@ def score_shard(
         ...     report.items, report.run.complete
         (20, True)
     """
-    if is_url(out):
-        raise RunError(
-            f"{out}: shards need a directory on a disk that they share, and cannot score into an object store"
-        )
-    path = Path(out).absolute()
+    path = local_path(out, "a run of shards", RunError).absolute()
     options = options or ScoreOptions()
     if options.new_cut:
         raise RunError("a new cut is fixed by one process alone: do it without a shard, and start the shards then")
