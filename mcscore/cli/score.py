@@ -175,22 +175,20 @@ def score(
             scorer = recipe_of(spec, weights, **settings)
             progress = stack.enter_context(progress_line(settings["passes"], quiet))
             on_stage = progress.stage if progress is not None else None
-            options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
+            shown: dict[str, Any] = {"device": device, "progress": progress, "on_stage": on_stage}
+            asked: dict[str, Any] = {
+                "span": span,
+                "labeled": labeled,
+                "on_bad_chunk": on_bad_chunk,
+                "mixed_hardware": mixed_hardware,
+                "accept_edited_code": accept_edited_code,
+                "screen": screen,
+                "new_cut": new_cut,
+            }
             if shard is None:
-                run = score_pool(
-                    opened,
-                    scorer,
-                    out_now,
-                    workers=_staff(workers, device),
-                    device=device,
-                    progress=progress,
-                    on_stage=on_stage,
-                    **vars(options),
-                )
+                run = score_pool(opened, scorer, out_now, workers=_staff(workers, device), **asked, **shown)
             else:
-                report = score_shard(
-                    opened, scorer, out_now, shard, options, device=device, progress=progress, on_stage=on_stage
-                )
+                report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
                 if report.run is None:
                     emit(report.facts(), f"{out}: {report}")
                     return

@@ -27,7 +27,8 @@ from .presence import clear_workers
 from .schema import Hardware, RunHeader, Settings, as_json
 from .scoring.task import Admission, Engine, First, OnBadChunk, Reading, SpanScores
 from .screening.options import Screen, expected_share
-from .skipped import Skipped
+from .skipped import Skipped, Skips
+from .snapshot import Snapshot, is_part
 from .spans import BLOCK_BYTES, default_block, default_span, speed_of
 from .tasks import Task, open_tasks
 
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
     from ..pool import Pool
 
 _FIRST_BLOCK = 4096  # items shown to the scorer to plan with
-_UNFINISHED = ("lock", "commits", "scores.zarr")  # what a run that was killed while it was made may have left
+_UNFINISHED = (
+    "lock",
+    "commits",
+    "scores.zarr",
+    "skipped",
+)  # what a run that was killed while it was made may have left
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class ScoreOptions:
     accept_edited_code: bool = False
     screen: Screen | None = None
     new_cut: bool = False
+    skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
+
+    def skipped(self, pool: Pool) -> Skips:
+        """The items that are not scored, for a run that has not fixed them yet."""
+        return Skipped(pool, self.labeled) if self.skips is None else self.skips
 
     @property
     def retry(self) -> bool:
@@ -75,7 +86,7 @@ class Job:
     journal: Journal
     committed: list[Record]
     tasks: list[Task]
-    skipped: Skipped
+    skipped: Skips
     options: ScoreOptions
     hardware: Hardware | None = None
     settings: Settings | None = None
@@ -146,6 +157,8 @@ def _is_of_a_run(file: Path, inside: Path) -> bool:
         return True
     if str(inside) == "lock":
         return file.read_bytes()[:7] in (b"", b'{"pid":')
+    if inside.parent == Path("skipped"):
+        return is_part(file.read_bytes())
     if str(inside) != "scores.zarr/zarr.json":
         return False
     try:
@@ -184,7 +197,7 @@ class Draft:
     """A run that is not on disk yet: ``header`` is its run.json, the rest as in ``Job``."""
 
     header: RunHeader
-    skipped: Skipped
+    skipped: Skips
     options: ScoreOptions
     hardware: Hardware
     settings: Settings
@@ -192,7 +205,7 @@ class Draft:
 
 def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
     """Try the model on the first items, and lay down what the run will be."""
-    skipped = Skipped(pool, options.labeled)
+    skipped = options.skipped(pool)
     if skipped.first_kept() is None:
         raise RunError(
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
@@ -215,10 +228,12 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
 def make_run(path: AnyPath, draft: Draft) -> Job:
     """Make a run in a directory that this process has alone."""
     with writing(f"{path} could not be made a run"):
+        # First: what has a run.json is a run, and has fixed what it skips.
+        skipped = Snapshot.take(path, draft.header.id, draft.header.pool.n, draft.skipped)
         journal = Journal.create(path, draft.header)
     warn_of_unseen(path, draft.settings.model)
     tasks = open_tasks(journal, [], draft.options.retry)
-    return Job(journal, [], tasks, draft.skipped, draft.options, draft.hardware, draft.settings)
+    return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
 
 
 def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
@@ -226,13 +241,15 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
     journal = Journal.open(path)
     refuse_other(journal, pool, engine.describe(), options, prepared=False)
     with writing(f"{path} cannot be resumed"):
+        known = journal.header.pool.n if journal.survey().records else 0
+        skipped = Snapshot.take(path, journal.header.id, pool.n, options.skipped(pool), known)
         if pool.n > journal.header.pool.n:
             journal = journal.grow(state_of(pool))
         committed = journal.repair()
     if isinstance(path, Path):
         clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
-    job = Job(journal, committed, tasks, Skipped(pool, options.labeled), options)
+    job = Job(journal, committed, tasks, skipped, options)
     if not options.new_cut and not tasks:
         return job
     return _admitted(job, pool, engine)
@@ -242,7 +259,8 @@ def join_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -
     """Check a run that other processes score, too; the engine has adopted its plan. What is committed is not looked at."""
     journal = Journal.open(path)
     refuse_other(journal, pool, engine.describe(), options, prepared=False)
-    return _admitted(Job(journal, [], [], Skipped(pool, options.labeled), options), pool, engine, alone=False)
+    skipped = Snapshot.open(path, journal.header.id, journal.header.pool.n)
+    return _admitted(Job(journal, [], [], skipped, options), pool, engine, alone=False)
 
 
 def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
@@ -276,7 +294,7 @@ def refuse_other(journal: Journal, pool: Pool, settings: Settings, options: Scor
 
 
 def prepare_on(
-    pool: Pool, engine: Engine, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+    pool: Pool, engine: Engine, skipped: Skips, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
 ) -> None:
     """Show the engine the first items that are to be scored."""
     step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))

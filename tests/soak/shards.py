@@ -44,7 +44,20 @@ def build():
     return Slow(), None
 """
 ITEMS, ADDED, SPAN = 700, 90, 16  # 44 spans, the last one partial
-_SCORE = ("score", "pool", "--model", "slow.py:build", "--passes", 4, "--span", SPAN, "--quiet", "--json", "--out", "run")
+_SCORE = (
+    "score",
+    "pool",
+    "--model",
+    "slow.py:build",
+    "--passes",
+    4,
+    "--span",
+    SPAN,
+    "--quiet",
+    "--json",
+    "--out",
+    "run",
+)
 _SCREENED = ("--passes", 12, "--screen", 4, "--top", 30)
 _SELECT = ("select", "run", "-k", 10, "--diversity", "radius", "--json")
 _APPEND = ("pool", "append", "pool", "more.npy", "--layout", "chw", "--json")

@@ -23,6 +23,7 @@ from ..loop import Progress, score_tasks
 from ..schema import RunHeader, Settings, as_json
 from ..scoring.task import Engine
 from ..signals import StopRequest
+from ..skipped import Skips
 from ..spans import ranges_of
 from ..start import Job, ScoreOptions, new_run, prepare_on, resumed_run, writing
 from ..stored import StoredScores
@@ -53,13 +54,13 @@ def first_run(job: Job, pool: Pool, engine: Engine) -> Iterator[Job]:
     """Make or resume the first stage of a run, with its own engine, locked."""
     path = job.journal.path / DIRECTORY
     begin = resumed_run if is_there(path / "run.json") else new_run
-    with begin(path, pool, engine, first_options(job.options)) as stage:
+    with begin(path, pool, engine, first_options(job.options, job.skipped)) as stage:
         yield stage
 
 
-def first_options(options: ScoreOptions) -> ScoreOptions:
-    """The options of the first stage."""
-    return replace(options, screen=None, new_cut=False)
+def first_options(options: ScoreOptions, skips: Skips | None = None) -> ScoreOptions:
+    """The options of the first stage; a new one skips what the run does."""
+    return replace(options, screen=None, new_cut=False, skips=skips)
 
 
 def complete_first(stage: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> StoredScores:
@@ -95,7 +96,7 @@ def second_stage(job: Job, first: StoredScores, pool: Pool, engine: Engine) -> t
                 journal = journal.add_cut(cut, recorded)
     wanted = [Wanted(first, screen.by, FixedCut.from_json(cut)) for cut in journal.header.cuts]
     tasks = _reopened(job.tasks, job.committed, wanted)
-    skipped = Dropped(pool, job.options.labeled, wanted[-1])
+    skipped = Dropped(job.skipped, wanted[-1])
     return replace(job, journal=journal, tasks=tasks, skipped=skipped, settings=now, cut=len(wanted) - 1), engine
 
 
