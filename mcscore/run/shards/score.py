@@ -37,9 +37,9 @@ from ..signals import StopRequest, stop_request
 from ..spans import Span
 from ..start import Job, ScoreOptions, draft_run, is_run, join_run, make_run, refuse_other, resume_run, writing
 from ..stored import StoredScores
+from .disk import probe
 from .number import Shard
 from .order import Order
-from .probe import probe
 from .share import score_beside_others
 
 if TYPE_CHECKING:
