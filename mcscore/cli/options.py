@@ -42,6 +42,19 @@ def byte_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     return size
 
 
+def whole(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Parse a whole number, such as 1000000, 1_000_000 or 1e6."""
+    try:
+        number = None if value is None else float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a number such as 1e9") from error
+    if number is None:
+        return None
+    if not number.is_integer() or number < 1:
+        raise click.BadParameter(f"{value!r} is not a whole number >= 1")
+    return int(number)
+
+
 def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Parse a comma-separated list of names."""
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ class Record(NamedTuple):
         try:
             start = data["start"]
             return Record(
-                run=data["run"],
+                run=sys.intern(data["run"]),
                 span=Span(data["span"], start, start + data["n"]),
                 scored=data["scored"],
                 crc32c=tuple(data["crc32c"]),

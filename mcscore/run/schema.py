@@ -63,11 +63,12 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolState:
-    """A pool at one time; ``path`` is empty in the list of former states."""
+    """A pool at one time; ``path`` is empty in the list of former states. ``identity``: see ``Pool.identity``; empty: not recorded."""
 
     fingerprint: str
     n: int
     path: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from ..store.files import Where, is_there
 from ..store.lock import Holder, holder_of
 from ..store.place import any_path
 from .journal import Journal, SpanDamage
+from .presence import Worker, workers_of
 from .run import Run
 from .screening.options import DIRECTORY
 from .spans import ranges_of
@@ -29,6 +30,7 @@ class Status:
         unreadable: (start, stop) of items that could not be read from the pool.
         holder: the process that writes into the run, or has left its lock behind; None if there is none.
         bytes: size of all files of the run.
+        workers: who works on the run, or was killed while it did.
         screen: the first stage of a screened run; None if there is none, or it has not begun.
     """
 
@@ -40,6 +42,7 @@ class Status:
     unreadable: list[tuple[int, int]]
     holder: Holder | None
     bytes: int
+    workers: list[Worker]
     screen: Status | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class Status:
             "grown": run.meta["grown"],
             "hardware": run.meta["hardware"],
             "lock": None if self.holder is None else self.holder.facts(),
+            "workers": [worker.facts() for worker in self.workers],
             "bytes": self.bytes,
             "damage": [each.facts() for each in run.damaged],
             "screen": run.meta["screen"],
@@ -97,6 +101,7 @@ def info(path: Where) -> Status:
         ranges_of(run.unreadable_ids),
         holder_of(run.path) if isinstance(run.path, Path) else None,  # at a URL nobody holds a lock
         journal.place.size(),
+        workers_of(run.path) if isinstance(run.path, Path) else [],
         first,
     )
 

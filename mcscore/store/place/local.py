@@ -72,8 +72,7 @@ class LocalPlace:
 
     def lay_out(self, *folders: str) -> None:
         """Make the folders, durable, and remove what killed writes left in them and of the files of JSON beside them."""
-        atomic.discard_abandoned(self.path)
-        atomic.discard_temporaries(self.path, "*.json.*", *(f"{folder}/*" for folder in folders))
+        atomic.discard_abandoned(self.path, "*", *(f"{folder}/*" for folder in folders))
         for folder in folders:
             atomic.create_directory(self.path / folder)
 
