@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,9 +229,13 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
 def make_run(path: AnyPath, draft: Draft) -> Job:
     """Make a run in a directory that this process has alone."""
     with writing(f"{path} could not be made a run"):
-        # First: what has a run.json is a run, and has fixed what it skips.
-        skipped = Snapshot.take(path, draft.header.id, draft.header.pool.n, draft.skipped)
-        journal = Journal.create(path, draft.header)
+        fix = partial(Snapshot.take, path, draft.header.id, draft.header.pool.n, draft.skipped)
+        if place_at(path).one_writer:
+            skipped = fix()  # first: what has a run.json is a run, and has fixed what it skips
+            journal = Journal.create(path, draft.header)
+        else:
+            journal = Journal.create(path, draft.header)  # first: only who has made run.json may write the rest
+            skipped = fix()
     warn_of_unseen(path, draft.settings.model)
     tasks = open_tasks(journal, [], draft.options.retry)
     return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
