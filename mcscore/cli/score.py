@@ -189,7 +189,7 @@ def score(
             if shard is None:
                 run = score_pool(opened, scorer, out_now, workers=_staff(workers, device), **asked, **shown)
             else:
-                report = score_shard(opened, scorer, str(out_now), shard, ScoreOptions(**asked), **shown)
+                report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
                 if report.run is None:
                     emit(report.facts(), f"{out}: {report}")
                     return

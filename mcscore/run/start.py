@@ -251,8 +251,7 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
         if pool.n > journal.header.pool.n:
             journal = journal.grow(state_of(pool))
         committed = journal.repair()
-    if isinstance(path, Path):
-        clear_workers(path)
+    clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
     job = Job(journal, committed, tasks, skipped, options)
     if not options.new_cut and not tasks:
@@ -264,7 +263,11 @@ def join_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -
     """Check a run that other processes score, too; the engine has adopted its plan. What is committed is not looked at."""
     journal = Journal.open(path)
     refuse_other(journal, pool, engine.describe(), options, prepared=False)
-    skipped = Snapshot.open(path, journal.header.id, journal.header.pool.n)
+    known = journal.header.id, journal.header.pool.n
+    # Where there is no lock, who has made the run may be about to fix what it skips.
+    skipped = (
+        Snapshot.open(path, *known) if journal.place.one_writer else Snapshot.take(path, *known, options.skipped(pool))
+    )
     return _admitted(Job(journal, [], [], skipped, options), pool, engine, alone=False)
 
 
