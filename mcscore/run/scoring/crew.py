@@ -172,6 +172,11 @@ class Crewed:
         """Name of the device of the worker that was asked first."""
         return self._described.device if self._described is not None else self._ask(Describe(self._variant)).device
 
+    @property
+    def size(self) -> int:
+        """The number of workers."""
+        return self._crew.n
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Crewed:
         """The same workers, with another copy of their scorer."""
         own = self._variant

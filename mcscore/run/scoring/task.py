@@ -134,6 +134,10 @@ class Engine(Protocol):
     def device(self) -> str:
         """Name of the device that scores, as of PyTorch."""
 
+    @property
+    def size(self) -> int:
+        """How many spans are scored at the same time."""
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Engine:
         """The same model and settings but those given, not prepared."""
 

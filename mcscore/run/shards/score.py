@@ -118,7 +118,7 @@ def score_shard(
         (20, True)
     """
     path = local_path(out, "a run of shards", RunError).absolute()
-    options = options or ScoreOptions()
+    options = replace(options or ScoreOptions(), shards=shard.count)
     if options.new_cut:
         raise RunError("a new cut is fixed by one process alone: do it without a shard, and start the shards then")
     with stop_request() as stop, contextlib.ExitStack() as stack:
