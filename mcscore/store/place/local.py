@@ -14,7 +14,6 @@ from typing import TypeVar
 from ... import atomic
 from ...paths import exists, files_below, names_in
 
-
 T = TypeVar("T")
 
 _THREADS, _PART = 8, 128
