@@ -93,10 +93,6 @@ class Job:
     code: int = 0
     cut: int = 0
 
-    def nothing_in(self, task: Task) -> bool:
-        """Whether nothing of a task is to be scored, because all is committed or skipped."""
-        return bool((task.settled | self.skipped[task.span.start : task.span.stop]).all())
-
     @property
     def reading(self) -> Reading:
         """How items are read and stored."""
@@ -254,7 +250,7 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
         clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
     job = Job(journal, committed, tasks, skipped, options)
-    if not options.new_cut and all(job.nothing_in(task) for task in job.tasks):
+    if not options.new_cut and not tasks:
         return job
     return _admitted(job, pool, engine)
 
