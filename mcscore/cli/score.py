@@ -167,10 +167,11 @@ def score(
     from ..run.shards import score_shard
     from ..run.start import ScoreOptions
     from ..store.files import retries_of
+    from ..store.place import any_path
 
     try:
         opened = Pool.open(path)
-        out_now = out if isinstance(out, str) else out.absolute()
+        out_now = any_path(out).absolute()
         with users_code(), contextlib.ExitStack() as stack:
             scorer = recipe_of(spec, weights, **settings)
             progress = stack.enter_context(progress_line(settings["passes"], quiet))
