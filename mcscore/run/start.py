@@ -199,7 +199,7 @@ def resumed_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -
         if not options.new_cut and all(job.nothing_in(task) for task in job.tasks):
             yield job
             return
-        hardware = engine.hardware()
+        hardware = engine.hardware(() if options.mixed_hardware else journal.header.hardware)
         known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
         prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
         settings = engine.describe()  # once: it reads the whole model for its fingerprint
