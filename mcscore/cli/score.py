@@ -13,14 +13,15 @@ from ..acquisition import check_scores
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
-from .model import build_scorer, users_code
-from .options import PATH, POOL
+from .model import build_scorer, recipe_of, users_code
+from .options import POOL, RUN
 from .shared import Command, Option
 from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
     from ..run.scoring.task import OnBadChunk
+    from ..run.scoring.workers import Workers
     from ..run.screening import Screen
 
 
@@ -62,14 +63,21 @@ screening = shared.together(
 @shared.model
 @_run(
     "--out",
-    type=PATH,
+    type=RUN,
     required=True,
-    help="Directory of the run; a run that is there already resumes where it stopped.",
+    help="Directory of the run, or URL of an object store (s3://, gs://, az://); a run that is there already resumes where it "
+    "stopped.",
 )
 @_run(
     "--span",
     type=click.IntRange(1),
     help="Items to score and commit as one unit; default: as many as keep commits cheap.",
+)
+@_run(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes that score; default: one for each GPU of this machine, and this process where there is one GPU or none. On a CPU they "
+    "share the cores.",
 )
 @_run("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
 @_run(
@@ -106,8 +114,9 @@ def score(
     path: Path,
     spec: str,
     weights: Path | None,
-    out: Path,
+    out: str | Path,
     span: int | None,
+    workers: int | None,
     labeled: bool,
     on_bad_chunk: OnBadChunk,
     mixed_hardware: bool,
@@ -122,7 +131,7 @@ def score(
     """
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
-        screen = screen_of(settings)
+        screen, device = screen_of(settings), settings.pop("device")
         if settings["errors"]:
             require_passes(settings["passes"])
     except ValueError as error:
@@ -134,14 +143,16 @@ def score(
 
     try:
         opened = Pool.open(path)
-        out_now = out.absolute()
+        out_now = out if isinstance(out, str) else out.absolute()
         with users_code(), contextlib.ExitStack() as stack:
-            scorer = build_scorer(spec, weights, **settings)
-            progress = stack.enter_context(progress_line(scorer.passes, quiet))
+            scorer = recipe_of(spec, weights, **settings)
+            progress = stack.enter_context(progress_line(settings["passes"], quiet))
             run = score_pool(
                 opened,
                 scorer,
                 out_now,
+                workers=_staff(workers, device),
+                device=device,
                 span=span,
                 labeled=labeled,
                 on_bad_chunk=on_bad_chunk,
@@ -156,7 +167,7 @@ def score(
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
-    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path)}
+    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path) + retries_of(run.path)}
     emit(
         facts,
         f"{out}: {_scored(run)}"
@@ -164,8 +175,21 @@ def score(
         + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else "")
         + (f", {facts['remote_retries']:,} requests sent again" if facts["remote_retries"] else ""),
         *_screened(run),
-        f"next: mcscore select {out} -k {screen.top if screen else 50} --by {(screen and screen.by) or scorer.scores[0]}",
+        f"next: mcscore select {out} -k {screen.top if screen else 50} --by {(screen and screen.by) or run.meta['scores'][0]}",
     )
+
+
+def _staff(workers: int | None, device: str | None) -> Workers | None:
+    """The workers that --workers asks for; without it, one for each GPU if there are several."""
+    from ..run.scoring.workers import Workers
+
+    if workers is not None:
+        return Workers(workers)
+    if device not in (None, "cuda"):
+        return None
+    import torch
+
+    return Workers() if torch.cuda.device_count() > 1 else None
 
 
 def screen_of(settings: dict[str, Any]) -> Screen | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import ChunkError, PoolError
+from ..paths import local_path
 from ..store.buffers import Allocate, Buffers
 from ..store.chunks import ChunkReader
 from ..store.columns import Column
@@ -33,6 +33,9 @@ class Pool:
 
     The items never change once created; ``append_blocks`` and its like add more, which an open pool does not see.
     ``labels`` and ``excluded`` are read from disk on each access, so changes by other processes are seen.
+
+    Attributes:
+        fingerprinted: the marks of before a fingerprint was first read through this object; None: none was.
 
     >>> import tempfile
     >>> import numpy as np
@@ -57,6 +60,8 @@ class Pool:
         self.mean, self.std = attributes.mean, attributes.std
         self.classes = None if attributes.classes is None else list(attributes.classes)
         self.source, self.created = attributes.source, attributes.created
+        self.fingerprinted: object = None
+        self._earlier: dict[int, str | None] = {}  # fingerprints, by how many items there were
 
     def __repr__(self) -> str:
         return f"Pool({str(self.path)!r}, n={self.n}, item_shape={self.item_shape}, dtype={self.dtype})"
@@ -111,7 +116,7 @@ class Pool:
             PoolError: the path exists, the disk is full, shapes, dtypes or lengths do not match.
         """
         create(
-            Path(path),
+            local_path(path, "a pool", PoolError),
             items,
             n=n,
             labels=labels,
@@ -248,20 +253,28 @@ class Pool:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Which data this is, as "sha256:...", read in milliseconds; see Storage.fingerprint for what it detects."""
-        return self._known_as(self.n, self.storage.fingerprint(self.n, self.storage.attributes.content))
+        """Which data this is, as "sha256:...", by the sizes of all files; see Storage.fingerprint for what it detects."""
+        return self._read_fingerprint(self.n) or ""
 
     def fingerprint_at(self, n: int) -> str | None:
         """Return the fingerprint that this pool had when it held ``n`` items; None if it never held exactly that many."""
         if n == self.n:
             return self.fingerprint
-        contents = self.storage.states()
-        return self._known_as(n, self.storage.fingerprint(n, contents[n])) if n in contents else None
+        if n not in self._earlier:
+            self._earlier[n] = self._read_fingerprint(n)
+        return self._earlier[n]
 
-    def _known_as(self, n: int, fingerprint: str) -> str:
-        """Return the fingerprint that the same items had before the pool was compacted, which runs have recorded."""
-        known = {(count, now): before for count, now, before in self.storage.attributes.known_as}
-        return known.get((n, fingerprint), fingerprint)
+    def _read_fingerprint(self, n: int) -> str | None:
+        self.fingerprinted = self.fingerprinted or self.marks()
+        return self.storage.fingerprint_at(n)
+
+    def identity(self, n: int | None = None) -> str | None:
+        """Return which data the first ``n`` items (None: all) are by the pool's metadata alone; None if it never held that many.
+
+        Equal for pools that were written with the same items in the same layout, whether or not their files are whole. It is
+        another after the pool was compacted. A pool of other software, without a hash of its items, gives its fingerprint.
+        """
+        return self.storage.identity(self.n if n is None else n) or self.fingerprint_at(self.n if n is None else n)
 
     def marks(self) -> object:
         """Return what is equal as long as nobody has exchanged files of items; cheap enough to be asked every second.

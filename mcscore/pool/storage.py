@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -17,7 +18,7 @@ from ..store.chunks import ChunkReader
 from ..store.columns import Column
 from ..store.encoded import EncodedReader, first_rows
 from ..store.files import AnyPath
-from ..store.fingerprint import fingerprint
+from ..store.fingerprint import described, fingerprint
 from ..store.layout import ChunkLayout, layout_of
 from .history import read_appends
 from .metadata import read_array, read_attributes
@@ -80,6 +81,18 @@ class Storage:
             raise PoolError(f"{self.path} keeps no encoded images, so it has no offsets")
         return Column(self.offsets)[:]
 
+    def fingerprint_at(self, n: int) -> str | None:
+        """Return the fingerprint that runs have of the first ``n`` items, also if the pool was compacted since.
+
+        None if it never held exactly that many.
+        """
+        contents = self._contents(n)
+        if n not in contents:
+            return None
+        fingerprint = self.fingerprint(n, contents[n])
+        known = {(count, now): before for count, now, before in self.attributes.known_as}
+        return known.get((n, fingerprint), fingerprint)
+
     def fingerprint(self, n: int, content: str | None) -> str:
         """Return the fingerprint of the first ``n`` items, whose hash was ``content``.
 
@@ -88,6 +101,24 @@ class Storage:
         Labels, exclusion flags, keys, class names, source and date do not enter: labeling must not end a run, and a copy
         is the same pool.
         """
+        layouts = first_rows(self.rows, self.offsets, n) if self.offsets else [replace(self.rows, n=n)]
+        return fingerprint(self._header(content), layouts)
+
+    def identity(self, n: int) -> str | None:
+        """Return a hash of what enters the fingerprint but for the files of items; None without a hash of the first ``n`` items."""
+        if (content := self._contents(n).get(n)) is None:
+            return None
+        digest = hashlib.sha256(self._header(content))
+        for layout in (self.rows, self.offsets):
+            if layout is not None:
+                digest.update(described(replace(layout, n=n)))
+        return f"sha256:{digest.hexdigest()}"
+
+    def _contents(self, n: int) -> dict[int, str | None]:
+        """Return hashes of the items by how many there were, with that of the first ``n`` if the pool ever held as many."""
+        return {n: self.attributes.content} if n == self.n else self.states()
+
+    def _header(self, content: str | None) -> bytes:
         header = {
             "format": [FORMAT, VERSION],
             "content": content,
@@ -97,8 +128,7 @@ class Storage:
             # Only where it decides the pixels, and is not the default: older pools have none.
             **({"fit": self.attributes.fit} if self.offsets and self.attributes.fit not in (None, "crop") else {}),
         }
-        layouts = first_rows(self.rows, self.offsets, n) if self.offsets else [replace(self.rows, n=n)]
-        return fingerprint(json.dumps(header, sort_keys=True).encode(), layouts)
+        return json.dumps(header, sort_keys=True).encode()
 
 
 def open_storage(path: AnyPath) -> Storage:

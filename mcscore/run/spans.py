@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..simulate import COMMIT_SECONDS, SPANS_OF_A_WORKER, seconds_between_commits
+
 # A kill loses one span at most: 50 spans bound that loss to 2 % of a run. But a span must be some seconds of work, or its
 # commit (7 to 30 ms) shows: 50 commits were half the time of a cheap model on 20,000 small images.
 _SPANS, _SPAN_MIN, _SPAN_SECONDS = 50, 256, 2.0
@@ -56,7 +58,7 @@ def speed_of(device: str) -> Speed:
     return CUDA if device.startswith("cuda") else CPU
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a run may have millions
 class Span:
     """Items start..stop-1, scored and committed as one unit: shard ``index`` of the stored scores."""
 
@@ -78,7 +80,16 @@ def cut(n: int, size: int) -> list[Span]:
     return [Span(index, start, min(start + size, n)) for index, start in enumerate(range(0, n, size))]
 
 
-def default_span(n: int, step: int, flops: float, item_bytes: int, share: float = 1.0, speed: Speed = CPU) -> int:
+def default_span(
+    n: int,
+    step: int,
+    flops: float,
+    item_bytes: int,
+    share: float = 1.0,
+    speed: Speed = CPU,
+    workers: int = 1,
+    driver: bool = True,
+) -> int:
     """Items per span: whole steps of the model, at most n.
 
     Args:
@@ -88,10 +99,17 @@ def default_span(n: int, step: int, flops: float, item_bytes: int, share: float 
         item_bytes: of one item in the pool.
         share: of the items, that the model is expected to see.
         speed: of the device.
+        workers: that score at the same time.
+        driver: whether one process commits the spans of all workers; else each commits its own.
     """
-    worth = int(speed.items_in(_SPAN_SECONDS, share * flops, item_bytes))
+    if workers == 1:
+        spans, seconds = _SPANS, _SPAN_SECONDS
+    else:
+        spans, seconds = SPANS_OF_A_WORKER * workers, seconds_between_commits(workers, COMMIT_SECONDS, driver)
+    worth = int(speed.items_in(seconds, share * flops, item_bytes))
     full = int(_FULL_STEPS * step / share) if share < 1 else 0
-    wanted = min(max(n // _SPANS, _SPAN_MIN, worth, full), speed.span_max)
+    most = speed.span_max if workers == 1 else max(speed.span_max, worth)
+    wanted = min(max(n // spans, _SPAN_MIN, worth, full), most)
     return min(n, max(step, wanted // step * step))
 
 

@@ -40,14 +40,19 @@ def fingerprint(header: bytes, layouts: Iterable[ChunkLayout]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _parts(layout: ChunkLayout) -> Iterator[bytes]:
-    described = {
+def described(layout: ChunkLayout) -> bytes:
+    """Return what an array is like, without its data."""
+    facts = {
         "shape": (layout.n, *layout.row_shape),
         "dtype": str(layout.dtype),
         "chunks": [layout.chunk, layout.shard],
         "codecs": layout.codecs,  # their names: what zarr says of their options may change with its version
     }
-    yield json.dumps(described, sort_keys=True).encode()
+    return json.dumps(facts, sort_keys=True).encode()
+
+
+def _parts(layout: ChunkLayout) -> Iterator[bytes]:
+    yield described(layout)
     per_file = layout.rows_per_file
     whole = layout.n // layout.chunk
     with ThreadPoolExecutor(1 if isinstance(layout.folder, Path) else _REQUESTS) as threads:

@@ -30,7 +30,7 @@ N, SPAN = 100, 40  # three spans, the last one partial; blocks of 16
 class FakePool:
     """Of n items. It held those in ``before`` (number: fingerprint) until it was appended to; those in ``bad`` cannot be read."""
 
-    item_shape, dtype, mean, std, keys = (4,), np.dtype(np.float32), None, None, None
+    item_shape, dtype, mean, std, keys, fingerprinted = (4,), np.dtype(np.float32), None, None, None, None
 
     def __init__(self, n: int = N, path: str = "pool", fingerprint: str = "sha256:pool") -> None:
         self.n, self.path, self.fingerprint = n, Path(path), fingerprint
@@ -41,6 +41,9 @@ class FakePool:
 
     def fingerprint_at(self, n: int) -> str | None:
         return {**self.before, self.n: self.fingerprint}.get(n)
+
+    def identity(self, n: int | None = None) -> str | None:
+        return self.fingerprint_at(n or self.n)
 
     def check_files(self) -> None: ...
 

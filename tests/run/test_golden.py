@@ -48,10 +48,13 @@ def test_every_value_is_read_as_it_was_written(which: str, done: int) -> None:
 def test_run_json_says_what_it_said() -> None:
     meta = Run.open(GOLDEN / "run-v2-complete").meta
     said = json.loads((GOLDEN / "run-v2-complete" / "run.json").read_bytes())
-    assert {name: meta[name] for name in said if name not in ("hardware", "model")} == {
-        name: value for name, value in said.items() if name not in ("hardware", "model")
+    more = ("hardware", "model", "pool")
+    assert {name: meta[name] for name in said if name not in more} == {
+        name: value for name, value in said.items() if name not in more
     }
     assert said["model"].items() <= meta["model"].items()
+    assert said["pool"].items() <= meta["pool"].items()
+    assert meta["pool"]["identity"] == ""
     assert "errors" not in said
     assert meta["errors"] is False
     assert read_header(GOLDEN / "run-v2-complete").rows == ("bald", "entropy", "prediction")

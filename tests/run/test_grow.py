@@ -75,7 +75,7 @@ def test_run_json_and_the_arrays_say_what_the_pool_has_become(out: Path) -> None
     score(out)
     said = json.loads((out / "run.json").read_bytes())
     assert (said["pool"]["n"], said["pool"]["fingerprint"]) == (MORE, "sha256:pool of 150")
-    assert said["grown"] == [{"fingerprint": "sha256:pool", "n": N, "path": ""}]
+    assert said["grown"] == [{"fingerprint": "sha256:pool", "n": N, "path": "", "identity": "sha256:pool"}]
     array = zarr.open_array(out / "scores.zarr", mode="r")
     assert array.shape == (3, MORE)
     np.testing.assert_array_equal(array[0], Run.open(out).scores("bald"))

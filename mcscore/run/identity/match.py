@@ -10,10 +10,10 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import PoolError, PoolNotFoundError, RunError
+from ...store.files import AnyPath, location
 from ..schema import JSON, Hardware, PoolState, RunHeader, Settings, from_json, to_json
 from ..screening.options import Screen
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FREE = {
     *("model.class", "model.spec", "model.weights", "model.weights_part", "model.spec_sha256"),
     *("model.code", "model.unseen", "model.changing"),  # see code.py
-    *("pool.path", "plan", "device", "threads"),
+    *("pool.path", "pool.identity", "plan", "device", "threads"),
 }
 # Known only once the scorer has seen items.
 _AFTER_PREPARE = {"sites"}
@@ -34,7 +34,7 @@ class HasPool(Protocol):
     """A run, as far as its pool is concerned."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """The run directory."""
 
     @property
@@ -60,7 +60,7 @@ def new_header(
 
 
 def refuse_difference(
-    path: Path,
+    path: AnyPath,
     header: RunHeader,
     pool: Pool,
     settings: Settings,
@@ -69,11 +69,12 @@ def refuse_difference(
     labeled: bool,
     screen: Screen | None,
     prepared: bool,
+    checked: bool = False,
 ) -> None:
     """Compare a recorded run with the pool, settings and span (None: the recorded one) that are to continue it.
 
     Before the scorer was prepared its sites are not compared, as it does not know them yet. A pool that has been appended
-    to is the same one.
+    to is the same one. checked: as for ``is_pool_of``.
 
     Raises:
         RunError: they differ; names the first field that does, both values, and what to do.
@@ -81,7 +82,7 @@ def refuse_difference(
     """
     first = header.grown[0] if header.grown else header.pool
     span = header.span if span is None else min(span, first.n)  # as it was decided at the start, for that many items
-    same_pool = is_pool_of(header.pool, pool)
+    same_pool = is_pool_of(header.pool, pool, checked=checked)
     if not same_pool:
         pool.check_files()
     now = dataclasses.replace(
@@ -110,7 +111,7 @@ def first_difference(recorded: Settings, given: Settings) -> str:
     return ""
 
 
-def warn_of_other_versions(path: Path, header: RunHeader) -> None:
+def warn_of_other_versions(path: AnyPath, header: RunHeader) -> None:
     """Warn if the run goes on under other versions, where the same computation may end in other last bits."""
     if (now := versions()) != header.versions:
         then = dict(header.versions)
@@ -121,8 +122,14 @@ def warn_of_other_versions(path: Path, header: RunHeader) -> None:
         )
 
 
-def is_pool_of(recorded: PoolState, pool: Pool) -> bool:
-    """Whether ``pool`` is the one recorded, or what it has become by appending."""
+def is_pool_of(recorded: PoolState, pool: Pool, *, checked: bool = False) -> bool:
+    """Whether ``pool`` is the one recorded, or what it has become by appending.
+
+    checked: another process has checked its files, so that metadata suffice where they say that it is: of 100,000 files at a URL
+    the fingerprint takes minutes, in each of a thousand workers.
+    """
+    if checked and recorded.identity and pool.identity(recorded.n) == recorded.identity:
+        return True
     if pool.n > recorded.n:
         return pool.fingerprint_at(recorded.n) == recorded.fingerprint
     return (pool.n, pool.fingerprint) == (recorded.n, recorded.fingerprint)
@@ -157,9 +164,7 @@ def find_pool(run: HasPool, pool: Pool | None = None) -> Pool:
 
 def state_of(pool: Pool) -> PoolState:
     """What run.json says of the pool."""
-    from ...store.files import location
-
-    return PoolState(path=location(pool.path), fingerprint=pool.fingerprint, n=pool.n)
+    return PoolState(path=location(pool.path), fingerprint=pool.fingerprint, n=pool.n, identity=pool.identity() or "")
 
 
 def versions() -> dict[str, str]:

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class PoolWatch:
-    """Compares the pool on disk with the recorded one; the fingerprint is read again only where something was exchanged.
+    """Compares the pool on disk with the recorded one, where something was exchanged since the last time.
 
-    Labels, exclusion flags and keys may change while a run goes on, and items may be appended.
+    Through its fingerprint, if that was read through ``pool`` before; by its metadata alone, if it was not: in a worker or a
+    shard, which leave the files to the process that has checked them. Labels, exclusion flags and keys may change while a run
+    goes on, and items may be appended.
     """
 
     def __init__(self, pool: Pool, recorded: PoolState) -> None:
         self._pool, self._recorded = pool, recorded
-        self._marks: object = None  # the first time the fingerprint is read: the pool may have been opened long ago
+        self._checked = pool.fingerprinted is None  # by another process
+        self._marks: object = None
 
     def require_same(self, what: str, *, wholly: bool = False) -> None:
         """Check that what was read so far is of the recorded pool.
@@ -39,8 +42,10 @@ class PoolWatch:
             now = self._pool.marks()
             if now == self._marks and not wholly:
                 return
-            found = self._pool.reopened()
-            same = is_pool_of(self._recorded, found)
+            # What was fingerprinted may have been opened long ago.
+            known = now == self._pool.fingerprinted and not wholly
+            found = self._pool if known else self._pool.reopened()
+            same = is_pool_of(self._recorded, found, checked=self._checked and not wholly)
         except (PoolError, OSError) as error:
             raise RunError(f"{self._pool.path} cannot be found again while it is scored ({error}): {what}") from error
         if not same:

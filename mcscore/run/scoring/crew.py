@@ -340,10 +340,10 @@ class _Session:
             return
         flight = [task for index, task in hand.flight.items() if index not in self.done]
         if flight:
-            ended = self.deaths.setdefault(flight[0].span.index, [])
-            ended.append(why)
-            if len(ended) >= _DEATHS:
-                self.aside[flight[0].span.index] = flight.pop(0)
+            index = flight[0].span.index
+            self.deaths.setdefault(index, []).append(why)
+            if len(self.deaths[index]) >= _DEATHS:
+                self.aside[index] = flight.pop(0)
         held = {index for each in self.crew.hands.values() if each.session == self.number for index in each.flight}
         self.again.extend(task for task in flight if task.span.index not in held)
         warnings.warn(
