@@ -21,7 +21,7 @@ from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 if TYPE_CHECKING:
     from ..run import Run
     from ..run.scoring.task import OnBadChunk
-    from ..run.scoring.workers import Workers
+    from ..run.scoring.workers import Staff
     from ..run.screening import Screen
 
 
@@ -79,6 +79,17 @@ screening = shared.together(
     help="Processes that score; default: one for each GPU of this machine, and this process where there is one GPU or none. On a CPU they "
     "share the cores.",
 )
+@_run(
+    "--ray",
+    metavar="ADDRESS",
+    help="Score with actors of a Ray cluster: auto (that of RAY_ADDRESS, or of which this machine is a node), HOST:PORT, or local (one of this "
+    "machine, for this run). Only this process writes. Needs mcscore[ray].",
+)
+@_run(
+    "--max-workers",
+    type=click.IntRange(1),
+    help="Actors at most with --ray, also of a cluster that grows by itself; default: as many as have room now.",
+)
 @_run("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
 @_run(
     "--on-bad-chunk",
@@ -117,6 +128,8 @@ def score(
     out: str | Path,
     span: int | None,
     workers: int | None,
+    ray: str | None,
+    max_workers: int | None,
     labeled: bool,
     on_bad_chunk: OnBadChunk,
     mixed_hardware: bool,
@@ -151,7 +164,7 @@ def score(
                 opened,
                 scorer,
                 out_now,
-                workers=_staff(workers, device),
+                workers=_staff(workers, ray, max_workers, device),
                 device=device,
                 span=span,
                 labeled=labeled,
@@ -179,10 +192,19 @@ def score(
     )
 
 
-def _staff(workers: int | None, device: str | None) -> Workers | None:
-    """The workers that --workers asks for; without it, one for each GPU if there are several."""
+def _staff(workers: int | None, ray: str | None, max_workers: int | None, device: str | None) -> Staff | None:
+    """The workers that --workers or --ray asks for; without them, one for each GPU if there are several."""
+    from ..run.scoring.ray_workers import RayWorkers
     from ..run.scoring.workers import Workers
 
+    if workers is not None and ray is not None:
+        raise click.UsageError(
+            "--workers are processes of this machine, --ray are actors of a cluster: give one of them"
+        )
+    if max_workers is not None and ray is None:
+        raise click.UsageError("--max-workers belongs to --ray; processes of this machine are --workers")
+    if ray is not None:
+        return RayWorkers(ray, max_workers)
     if workers is not None:
         return Workers(workers)
     if device not in (None, "cuda"):
