@@ -82,8 +82,8 @@ screening = shared.together(
 @_run(
     "--ray",
     metavar="ADDRESS",
-    help="Score with actors of a Ray cluster: auto (that of RAY_ADDRESS, or of which this machine is a node), HOST:PORT, or local (one of this "
-    "machine, for this run). Only this process writes. Needs mcscore[ray].",
+    help="Score with actors of a Ray cluster: auto (that of RAY_ADDRESS, or of which this machine is a node), HOST:PORT, or local (one of "
+    "this machine, for this run). Only this process writes. Needs mcscore[ray].",
 )
 @_run(
     "--max-workers",
@@ -145,6 +145,7 @@ def score(
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
         screen, device = screen_of(settings), settings.pop("device")
+        staff = _staff(workers, ray, max_workers, device)
         if settings["errors"]:
             require_passes(settings["passes"])
     except ValueError as error:
@@ -164,7 +165,7 @@ def score(
                 opened,
                 scorer,
                 out_now,
-                workers=_staff(workers, ray, max_workers, device),
+                workers=staff,
                 device=device,
                 span=span,
                 labeled=labeled,
