@@ -271,7 +271,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     """The job with the engine prepared by the plan of the run, if it may score into it."""
     journal, options = job.journal, job.options
     path = journal.path
-    hardware = engine.hardware()
+    hardware = engine.hardware(() if options.mixed_hardware else journal.header.hardware)
     known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
     prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
     settings = engine.describe()  # once: it reads the whole model for its fingerprint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -144,8 +144,8 @@ class Engine(Protocol):
     def describe(self) -> Settings:
         """The settings of the scorer; its sites and plan are known once it is prepared."""
 
-    def hardware(self) -> Hardware:
-        """What scores."""
+    def hardware(self, known: Sequence[Hardware] = ()) -> Hardware:
+        """What scores. Of several workers those that have none of the ``known`` hardware are not used, if that is given."""
 
     def prepare(self, first: First) -> bool:
         """Show the scorer its first items; False if none of them can be read."""
