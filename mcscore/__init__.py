@@ -32,8 +32,10 @@ _HOME = {
     "Pool": "pool",
     "TopK": "selection",
     "select": "selection",
+    "RayWorkers": "run",
     "Run": "run",
     "Screen": "run",
+    "Workers": "run",
     "score_pool": "run",
 }
 __all__ = [
@@ -49,15 +51,17 @@ __all__ = [
     "Pool",
     "PoolError",
     "PoolNotFoundError",
-    "RunMadeError",
     "PrecisionError",
+    "RayWorkers",
     "Run",
     "RunError",
+    "RunMadeError",
     "Scorer",
     "Screen",
     "SiteError",
     "Stopped",
     "TopK",
+    "Workers",
     "__version__",
     "score_logits",
     "score_pool",
@@ -74,16 +78,16 @@ if TYPE_CHECKING:
         OutputError,
         PoolError,
         PoolNotFoundError,
-        RunMadeError,
         PrecisionError,
         RunError,
+        RunMadeError,
         SiteError,
         Stopped,
     )
     from .kernels.score import score_logits
     from .moments import Moments
     from .pool import Pool
-    from .run import Run, Screen, score_pool
+    from .run import RayWorkers, Run, Screen, Workers, score_pool
     from .scorer import Dropout, Execution, Scorer
     from .selection import TopK, select
 

@@ -122,7 +122,7 @@ def score_shard(
         (20, True)
     """
     path = any_path(out).absolute()
-    options = options or ScoreOptions()
+    options = replace(options or ScoreOptions(), shards=shard.count)
     if options.new_cut:
         raise RunError("a new cut is fixed by one process alone: do it without a shard, and start the shards then")
     with stop_request() as stop, contextlib.ExitStack() as stack:
