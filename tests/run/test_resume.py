@@ -304,7 +304,7 @@ def test_an_array_of_another_kind_is_refused(done: Path) -> None:
         with pytest.raises(RunError, match=r"scores.zarr/zarr.json: not what run.json says"):
             go_on(done)
     path.write_text("not json")
-    with pytest.raises(RunError, match="not what run.json says"):
+    with pytest.raises(RunError, match=r"not what run\.json says"):
         go_on(done)
 
 
