@@ -191,12 +191,13 @@ int64_t panel_classes(int64_t C) { return active().load()->panel_classes(C); }
 
 int lanes() { return active().load()->lanes; }
 
-// ids: an address, or 0 for first_id, first_id + 1, ...; exclude: an address or 0. Returns (keys written, items processed).
-std::tuple<int64_t, int64_t> filter_above(Address scores, Address ids, int64_t first_id, Address exclude, int64_t n, uint64_t cut, Address keys, int64_t room) {
+// ids: an address, or 0 for first_id, first_id + 1, ...; exclude: an address or 0. Returns (items written, items processed).
+std::tuple<int64_t, int64_t> filter_above(Address scores, Address ids, int64_t first_id, Address exclude, int64_t n, float limit, int64_t last_tied, Address room_ids,
+                                          Address room_scores, int64_t room) {
     const Candidates x{at<float>(scores), at<int64_t>(ids), first_id, at<bool>(exclude), n};
     const Kernels* k = active();
     nb::gil_scoped_release release;
-    const Filtered s = k->filter_above(x, cut, at<uint64_t>(keys), room);
+    const Filtered s = k->filter_above(x, limit, last_tied, at<int64_t>(room_ids), at<float>(room_scores), room);
     return {s.found, s.taken};
 }
 

@@ -106,7 +106,7 @@ struct Candidates {  // scores among which a top-k searches
 };
 
 struct Filtered {
-    int64_t found, taken;  // keys written; items processed. taken < n: no room, or (if there was room) an id beyond 32 bits
+    int64_t found, taken;  // items written; items processed. taken < n: no room, or (if there was room) a negative id
 };
 
 struct Part {  // items [b0, b1) and passes [t0, t1) of one call
@@ -125,7 +125,7 @@ struct Kernels {
     bool (*dropout_head)(const Masks&, const Head&, Likelihood, const Scores&, Part);
     int64_t (*panel_classes)(int64_t C);
     void (*conditional_entropy)(const Joint&, Part);
-    Filtered (*filter_above)(const Candidates&, uint64_t cut, uint64_t* keys, int64_t room);  // cut 0: none yet
+    Filtered (*filter_above)(const Candidates&, float limit, int64_t last_tied, int64_t* ids, float* scores, int64_t room);
     void (*exp)(const float* x, float* y, int64_t n);  // for tests: x <= 0
     void (*philox)(const uint32_t* counter_n4, uint64_t key, uint32_t* out_n4, int64_t n);
 };

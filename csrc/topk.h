@@ -1,9 +1,9 @@
-// Filter of scores that may be among the k best: those whose key exceeds the k-th best key so far, the cut.
+// Filter of scores that may be among the k best: those that are better than the k-th best so far, the cut.
 //
-//   key = order(score) << 32 | ~id,   order: the bits of a float32 as an unsigned integer with the same order
+//   better: score > limit, or score = limit and id <= last_tied;  NaN never is, and -0.0 equals 0.0
 //
-// A greater key is a better item: score descending, then id ascending; -0.0 equals 0.0; NaN is left out. Four vectors are compared
-// with the score of the cut together. Most vectors contain no candidate, and cost a load, a comparison and a quarter of a branch.
+// Four vectors are compared with the score of the cut together. Most vectors contain no candidate, and cost a load, a comparison and a
+// quarter of a branch. Before there is a cut, limit is -infinity and last_tied the largest id.
 #pragma once
 
 #include "bits.h"
@@ -11,38 +11,25 @@
 namespace mcscore {
 namespace MCSCORE_ISA {
 
-MC_INLINE uint64_t key_of(float score, uint32_t id) {
-    const uint32_t u = bits<uint32_t>(score + 0.0f);
-    const uint32_t order = u ^ ((uint32_t)((int32_t)u >> 31) | 0x80000000u);
-    return (uint64_t)order << 32 | ~id;
-}
-
-MC_INLINE float score_of_key(uint64_t key) {
-    const uint32_t order = (uint32_t)(key >> 32);
-    return bits<float>(order >> 31 ? order ^ 0x80000000u : ~order);
-}
-
-MC_INLINE bool any_below(const int64_t* ids, int64_t n, int64_t limit) {
+MC_INLINE bool any_upto(const int64_t* ids, int64_t n, int64_t last) {
     typedef int64_t i64v __attribute__((vector_size(4 * W)));
-    i64v below{};
-    for (int64_t i = 0; i < n; i += W / 2) below |= load<i64v>(ids + i) < limit;
-    return lane_bits(bits<i32v>(below)) != 0;
+    i64v upto{};
+    for (int64_t i = 0; i < n; i += W / 2) upto |= load<i64v>(ids + i) <= last;
+    return lane_bits(bits<i32v>(upto)) != 0;
 }
 
-static Filtered filter_above(const Candidates& x, uint64_t cut, uint64_t* keys, int64_t room) {
+static Filtered filter_above(const Candidates& x, float limit, int64_t last_tied, int64_t* ids, float* scores, int64_t room) {
     constexpr int64_t step = 4 * W;
-    const float limit = cut ? score_of_key(cut) : -__builtin_inff();
-    const uint32_t cut_id = ~(uint32_t)cut;
     int64_t found = 0;
-    const auto id_of = [&](int64_t i) { return x.ids ? x.ids[i] : x.first_id + i; };
-    // Writes the key of item i if it exceeds the cut. False if there is no room, or its id does not fit 32 bits.
+    // Writes item i if it is better than the cut. False if there is no room, or its id is negative.
     const auto take = [&](int64_t i) {
         if (!(x.scores[i] >= limit) || (x.exclude && x.exclude[i])) return true;
-        const int64_t id = id_of(i);
-        if (id < 0 || id > 0xffffffffLL) return false;
-        if (cut && x.scores[i] == limit && (uint32_t)id >= cut_id) return true;  // ties are common, and are decided without a key
+        const int64_t id = x.ids ? x.ids[i] : x.first_id + i;
+        if (id < 0) return false;
+        if (x.scores[i] == limit && id > last_tied) return true;  // ties are common
         if (found == room) return false;
-        keys[found++] = key_of(x.scores[i], (uint32_t)id);
+        ids[found] = id;
+        scores[found++] = x.scores[i] + 0.0f;
         return true;
     };
     const auto bits_of_step = [&](const float* s, auto&& passes) {
@@ -55,13 +42,13 @@ static Filtered filter_above(const Candidates& x, uint64_t cut, uint64_t* keys, 
         const float* const s = x.scores + i;
         const f32v a = load<f32v>(s), b = load<f32v>(s + W), c = load<f32v>(s + 2 * W), d = load<f32v>(s + 3 * W);
         uint64_t some;
-        if (cut && !x.ids && x.first_id + i >= (int64_t)cut_id) {  // ids rise, so no tie exceeds the cut from here on
+        if (!x.ids && x.first_id + i > last_tied) {  // ids rise, so no tie is better than the cut from here on
             if (!lane_bits((a > limit) | (b > limit) | (c > limit) | (d > limit))) continue;
             some = bits_of_step(s, [&](f32v v) { return v > limit; });
         } else {
             if (!lane_bits((a >= limit) | (b >= limit) | (c >= limit) | (d >= limit))) continue;
             // If no score exceeds that of the cut, ids decide the ties, also by comparisons of vectors.
-            if (cut && x.ids && !lane_bits((a > limit) | (b > limit) | (c > limit) | (d > limit)) && !any_below(x.ids + i, step, cut_id)) continue;
+            if (x.ids && !lane_bits((a > limit) | (b > limit) | (c > limit) | (d > limit)) && !any_upto(x.ids + i, step, last_tied)) continue;
             some = bits_of_step(s, [&](f32v v) { return v >= limit; });
         }
         for (; some; some &= some - 1) {

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from .atomic import replaced
 from .cycle import Round, cycle
-from .paths import exists, is_directory, names_in
+from .errors import RunError
+from .paths import exists, is_directory, local_path, names_in
 from .pool import Pool
 
 START, PER_ROUND, ROUNDS, SEEDS, PASSES = 20, 10, 10, 3, 100
@@ -129,7 +130,7 @@ def main(
         FileExistsError: ``out`` is a file, or a directory that does not hold an earlier demo.
         ImportError: scikit-learn or matplotlib is not installed.
     """
-    out = Path(out)
+    out = local_path(out, "the demo", RunError)
     _require_former_demo(out)
     if exists(out):
         shutil.rmtree(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:
@@ -76,6 +75,6 @@ class Stopped(KeyboardInterrupt):
 
     exit_code = 3
 
-    def __init__(self, path: Path, done: int, total: int, how: str = "done") -> None:
+    def __init__(self, path: object, done: int, total: int, how: str = "done") -> None:
         super().__init__(f"stopped; resumable: {done:,} of {total:,} items {how} in {path}")
         self.path, self.done, self.total = path, done, total

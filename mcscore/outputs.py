@@ -7,6 +7,7 @@ program's file, a directory, a link, a device) stays, with an error that says wh
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from typing import BinaryIO
 
 from . import atomic
 from .errors import Error
-from .paths import is_directory, is_file
+from .paths import is_directory, is_file, local_path
+from .store.files import AnyPath, RemotePath, Where, open_binary, size_of
+from .store.place import place_at
 
 _OTHER = {
     stat.S_IFDIR: "a directory: name a file in it",
@@ -25,17 +28,17 @@ _OTHER = {
     stat.S_IFCHR: "a device: write to a file, and read that",
     stat.S_IFBLK: "a device: write to a file, and read that",
 }
-_OF_A_RUN = ("run.json", "lock", "commits", "scores.zarr", "screen", "skipped")
+_OF_A_RUN = ("run.json", "lock", "commits", "scores.zarr", "screen", "skipped", "workers")
 
 
 @contextlib.contextmanager
 def named_output(
-    path: str | os.PathLike[str], what: str, recognize: Callable[[BinaryIO], bool], error: type[Error]
+    path: Where, what: str, recognize: Callable[[BinaryIO], bool], error: type[Error]
 ) -> Iterator[BinaryIO]:
     """Open a file to write to that becomes ``path`` at the end, durable and whole, or leave all as it was.
 
     Args:
-        path: the name that the caller chose.
+        path: the name that the caller chose; at a URL only one that mcscore gives a file in a run there.
         what: the kind of file, such as "an export".
         recognize: whether an open file is one of this kind that mcscore made.
         error: the class of the error that is raised.
@@ -51,14 +54,23 @@ def named_output(
     Traceback (most recent call last):
     mcscore.errors.Error: ... exists and is not an export that mcscore made; choose another name, or remove it
     """
-    where = Path(path)
+    where = path if isinstance(path, RemotePath) else local_path(path, what, error)
     refuse_foreign(where, what, recognize, error)
+    if isinstance(where, RemotePath):
+        content = io.BytesIO()
+        yield content
+        place_at(where.parent).replace(where.name, content.getvalue())
+        return
     with atomic.replaced(where) as file:
         yield file
 
 
-def refuse_foreign(path: Path, what: str, recognize: Callable[[BinaryIO], bool], error: type[Error]) -> None:
+def refuse_foreign(path: AnyPath, what: str, recognize: Callable[[BinaryIO], bool], error: type[Error]) -> None:
     """Raise ``error`` if writing to ``path`` would destroy something, see ``named_output``."""
+    if isinstance(path, RemotePath):
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_other(path, what, recognize, error)
+        return
     if owner := owner_of(path):
         kind, above = owner
         beside = kind == "run" and above == Path(os.path.realpath(path.parent)) and not _is_reserved(path.name)
@@ -70,8 +82,12 @@ def refuse_foreign(path: Path, what: str, recognize: Callable[[BinaryIO], bool],
         return
     if not stat.S_ISREG(mode):
         raise error(f"{path} is {_OTHER.get(stat.S_IFMT(mode), 'no regular file')}; nothing was written")
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size and not recognize(file):
+    _refuse_other(path, what, recognize, error)
+
+
+def _refuse_other(path: AnyPath, what: str, recognize: Callable[[BinaryIO], bool], error: type[Error]) -> None:
+    with open_binary(path) as file:
+        if size_of(path) and not recognize(file):
             raise error(f"{path} exists and is not {what} that mcscore made; choose another name, or remove it")
 
 

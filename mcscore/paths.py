@@ -9,8 +9,36 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import stat
 from pathlib import Path
+
+# Path("s3://bucket/run") has one slash less; no local folder is called "s3:" on purpose.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def is_url(where: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL, such as s3://bucket/run.
+
+    >>> is_url("s3://bucket/run"), is_url("runs/first")
+    (True, False)
+    """
+    return "://" in os.fspath(where)
+
+
+def local_path(where: str | os.PathLike[str], what: str, error: type[Exception]) -> Path:
+    """Return the path of something that is written to a local disk. Raises ``error``, naming ``what``, for any URL but file://.
+
+    >>> local_path("file:///data/run", "a run", ValueError)
+    PosixPath('/data/run')
+    """
+    text = os.fspath(where)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    if found := _URL.match(text):
+        made = "" if is_url(text) else f"; a Path loses a slash of {found[1]}://, so give a URL as text"
+        raise error(f"{text} is no local path, and {what} cannot be written there{made}")
+    return Path(where)
 
 
 def exists(path: Path) -> bool:

@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mcscore import atomic
+from mcscore.machine import machine
 
 from .mutants import Mutant, mutants
 from .power import Disk, Tree, lay_out
@@ -243,15 +245,56 @@ def test_two_writers_of_a_process_do_not_share_a_temporary_name(tmp_path: Path) 
     assert tree_of(tmp_path) == {Path("a"): b"one"}  # the one that ended last
 
 
+DEAD = 2**22 + 1  # no process has this number
+
+
 def test_a_streamed_file_removes_what_the_dead_left_and_spares_the_living(tmp_path: Path) -> None:
-    machine, dead = atomic._machine(), 2**22 + 1
-    (tmp_path / f"a.{machine}-{dead}-0.tmp").touch()
-    spared = [f"a.{machine}-{os.getpid()}-7.tmp", f"a.00000000-{dead}-0.tmp", "a.tmp", "a.b.tmp"]
+    (tmp_path / f"a.{machine()}-{DEAD}-5eed0a1b.tmp").touch()
+    (tmp_path / f"a.{machine()}-{DEAD}-0.tmp").touch()  # as older versions named it
+    (tmp_path / f"a.{machine()}-{os.getpid()}-5eed0a1b.tmp").touch()  # of an earlier process that had this one's number
+    spared = [f"a.{machine()}-{os.getppid()}-7.tmp", f"a.00000000-{DEAD}-0.tmp", "a.tmp", "a.b.tmp"]
     for name in spared:
         (tmp_path / name).touch()
-    with atomic.replaced(tmp_path / "a") as file:
+    with atomic.replaced(tmp_path / "other"), atomic.replaced(tmp_path / "a") as file:  # which spares the one around it
         file.write(b"x")
-    assert sorted(os.listdir(tmp_path)) == sorted(["a", *spared])
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", "other", *spared])
+
+
+def test_what_another_machine_writes_is_removed_once_nobody_has_written_to_it_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skew = 10_000.0  # the clock of the file server is ahead of ours, so that by ours nothing is old
+
+    assert abs(atomic._clock_of(tmp_path) - time.time()) < 5
+    assert os.listdir(tmp_path) == []
+    now = time.time() + skew
+    monkeypatch.setattr(atomic, "_clock_of", lambda _directory: now)
+    ages = {"new": 1.0, "slow": atomic.ABANDONED_SECONDS - 10, "old": atomic.ABANDONED_SECONDS + 10}
+    for name, age in ages.items():
+        (tmp_path / f"{name}.00000000-{os.getpid()}-1.tmp").touch()
+        os.utime(tmp_path / f"{name}.00000000-{os.getpid()}-1.tmp", (now - age, now - age))
+    atomic.discard_abandoned(tmp_path)
+    assert sorted(name.split(".")[0] for name in os.listdir(tmp_path)) == ["new", "slow"]
+
+
+def test_only_what_matches_is_removed(tmp_path: Path) -> None:
+    names = [f"{name}.{machine()}-{DEAD}-0.tmp" for name in ("run.json", "commits/1", "scores/c/0/1", "else/1")]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    atomic.discard_abandoned(tmp_path, "*", "commits/*", "scores/**/*")
+    assert [name for name in names if (tmp_path / name).exists()] == names[3:]
+
+
+def test_a_file_that_is_only_shown_is_whole_for_every_reader(tmp_path: Path) -> None:
+    with at_step(10**9, lambda *_: None) as seen:
+        for text in (b"old", b"new"):
+            atomic.show_file(tmp_path / "a", text[:1], text[1:])
+            assert tree_of(tmp_path) == {Path("a"): text}
+        with pytest.raises(TypeError):
+            atomic.show_file(tmp_path / "a", b"half", None)
+    assert tree_of(tmp_path) == {Path("a"): b"new"}
+    assert seen == ["remove"]  # of what failed: no power cut matters to it
 
 
 WRITING = {

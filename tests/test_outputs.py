@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcscore import Pool, atomic, demo
+from mcscore import Pool, demo
 from mcscore.errors import Error, PoolError, RunError
+from mcscore.machine import machine
 from mcscore.pool.pictures.contact_sheet import contact_sheet
 from mcscore.report import view, write_report
 from mcscore.run import Run, score_pool
@@ -208,9 +209,9 @@ def test_the_demo_removes_a_demo_and_nothing_else(name: str, tmp_path: Path) -> 
 def test_what_a_killed_verb_left_goes_with_the_next_that_writes_there(
     scored: tuple[Run, Pool], verb: str, tmp_path: Path
 ) -> None:
-    machine, dead = atomic._machine(), 2**22 + 1
-    spared = [f"a.{machine}-{os.getpid()}-7.tmp", "notes.tmp"]
-    for name in (*spared, f"out.{machine}-{dead}-0.tmp", f"other.csv.{machine}-{dead}-12.tmp"):
+    here, dead = machine(), 2**22 + 1
+    spared = [f"a.{here}-{os.getppid()}-7.tmp", "notes.tmp"]
+    for name in (*spared, f"out.{here}-{dead}-0.tmp", f"other.csv.{here}-{dead}-12.tmp"):
         (tmp_path / name).write_bytes(b"partial")
     WRITES[verb](*scored, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == sorted(["out", *spared])

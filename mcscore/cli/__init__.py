@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from . import about, bench, pool, run, score, select
+from . import about, bench, pool, run, score, select, simulate
 from .terminal import Group, remembered_flag
 
 
@@ -35,6 +35,7 @@ for verb in (
     select.report,
     run.run,
     run.export,
+    simulate.simulate,
     bench.bench,
     about.env,
     about.demo,

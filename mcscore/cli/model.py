@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ModelError, first_line
+from ..recipe import FromSpec
 
 if TYPE_CHECKING:
     from ..scorer import Scorer
@@ -70,21 +71,16 @@ def _stdout_is_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def build_scorer(spec: str, weights: Path | None, *, device: str | None, **settings: Any) -> Scorer:
+def recipe_of(spec: str, weights: str | Path | None, **settings: Any) -> FromSpec:
+    """How the scorer is made, here or by a worker; in whatever directory that runs."""
+    where, _, name = spec.rpartition(":")
+    if where.endswith(".py"):
+        spec = f"{Path(where).absolute()}:{name}"
+    return FromSpec(spec, Path(weights).absolute() if weights else None, grouped(**settings))
+
+
+def build_scorer(spec: str, weights: str | Path | None, *, device: str | None, **settings: Any) -> Scorer:
     """Build the model and give it to a Scorer; without ``device``, on the GPU if there is one."""
     import torch
 
-    from ..scorer import Scorer
-    from ..scorer.model_spec import load_model
-
-    loaded = load_model(spec, weights)
-    return Scorer(
-        loaded.module,
-        transform=loaded.transform,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        spec=loaded.spec,
-        weights=loaded.weights,
-        weights_part=loaded.part,
-        spec_sha256=loaded.spec_sha256,
-        **grouped(**settings),
-    )
+    return recipe_of(spec, weights, **settings).build(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ..paths import is_url
+
 
 def numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     """Parse a comma-separated list of numbers."""
@@ -40,6 +42,19 @@ def byte_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     return size
 
 
+def whole(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Parse a whole number, such as 1000000, 1_000_000 or 1e6."""
+    try:
+        number = None if value is None else float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a number such as 1e9") from error
+    if number is None:
+        return None
+    if not number.is_integer() or number < 1:
+        raise click.BadParameter(f"{value!r} is not a whole number >= 1")
+    return int(number)
+
+
 def names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Parse a comma-separated list of names."""
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
@@ -55,14 +70,23 @@ def either(_ctx: click.Context, _param: click.Parameter, value: str) -> str | fl
         raise click.BadParameter(f"{value!r} is neither mean nor max nor a share of the pixels such as 0.1") from error
 
 
+class _Local(click.Path):
+    """A path on this machine: a URL would become a folder of that name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_url(value):
+            self.fail(f"{value} is a URL; a path on this machine is needed here", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class _Place(click.Path):
     """A path, or a URL, which stays text: a path would lose one of its slashes."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+        return value if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
 
 
-PATH = click.Path(path_type=Path)
-POOL = _Place(path_type=Path)
+PATH = _Local(path_type=Path)
+POOL = RUN = _Place(path_type=Path)
 PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 COMMA = "COMMA,SEPARATED"

@@ -9,7 +9,7 @@ import click
 
 from ..text import count, duration, size
 from . import shared
-from .options import PATH
+from .options import PATH, RUN
 from .terminal import FAILED, as_json, echo, emit, fail
 
 # The rows of mcscore.run.export.formats.FORMATS, which --help does not import; a test compares the two.
@@ -17,6 +17,7 @@ FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")
 
 if TYPE_CHECKING:
     from ..run.journal import SpanDamage
+    from ..run.presence import Worker
     from ..run.status import Status
     from ..store.lock import Holder
 
@@ -29,17 +30,31 @@ def run() -> None:
 
 
 @run.command("info", short_help="Describe RUN: what is done and left, speed, hardware.")
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
+@click.option("--watch", is_flag=True, help="Show how far RUN is, and who works on it, until all is done.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch, the time between two looks.",
+)
 @as_json
 @click.pass_context
-def run_info(ctx: click.Context, path: Path) -> None:
-    """Describe RUN: items done and left, speed, items without a score, hardware, and the process that writes into it.
+def run_info(ctx: click.Context, path: Path, watch: bool, every: float) -> None:
+    """Describe RUN: items done and left, speed, items without a score, hardware, and the processes that work on it.
 
     The exit code is 1 if a record is damaged, so that what is shown may be less than what was done.
     """
     from ..run.journal import told
     from ..run.status import info
 
+    if watch:
+        from .watch import watch_run
+
+        watch_run(path, every)
+        return
     status = info(path)
     run = status.run
     left = status.seconds_left
@@ -57,6 +72,7 @@ def run_info(ctx: click.Context, path: Path) -> None:
         ),
         "hardware": "; ".join(_hardware(each) for each in run.meta["hardware"]) or "not recorded",
         "writer": _writer(status.holder),
+        "workers": f"\n{'':12}".join(map(_worker, status.workers)) or "none",
         "on disk": size(status.bytes),
     }
     lines |= _stages(status)
@@ -114,8 +130,16 @@ def _writer(holder: Holder | None) -> str:
     return f"process {holder.pid} on {holder.host}{how[holder.alive]}"
 
 
+def _worker(worker: Worker) -> str:
+    where = f"process {worker.pid} on {worker.host}"
+    if worker.alive is False:
+        return f"{worker.what}, {where}: ended without a word after {worker.done:,} items"
+    speed = f"{worker.items_per_second:,.0f} items/s"
+    return f"{worker.what}, {where}: {worker.state}, {worker.done:,} items, {speed}, seen {duration(worker.seen)} ago"
+
+
 @run.command("verify", short_help="Check every file of RUN; exit code 1 if one is damaged.")
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
 @as_json
 @click.pass_context
 def run_verify(ctx: click.Context, path: Path) -> None:
@@ -150,12 +174,12 @@ def _again(damage: SpanDamage) -> str:
 
 
 @click.command()
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
 @click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Format of the file.")
 @click.option(
     "--selection", metavar="FILE|latest", help="Selection of RUN to export: a file, or the newest; default: all items."
 )
-@click.option("--out", type=PATH, help="The file to write; default: export-... in RUN.")
+@click.option("--out", type=PATH, help="The file to write; default: export-... in RUN, if that is a directory.")
 @click.option("--by", help="Score that label-studio gets; default: the score of the selection, or the first of RUN.")
 @click.option(
     "--prefix",

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import check_scores
+from ..errors import RunError
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
-from .model import build_scorer, users_code
-from .options import PATH, POOL
+from .model import build_scorer, recipe_of, users_code
+from .options import POOL, RUN
 from .shared import Command, Option
 from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
     from ..run.scoring.task import OnBadChunk
+    from ..run.scoring.workers import Staff
     from ..run.screening import Screen
+    from ..run.shards import Shard
 
 
 _run = functools.partial(click.option, cls=Option, section="Run")
@@ -57,19 +60,57 @@ screening = shared.together(
 )
 
 
+def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
+    """Read --shard."""
+    if value is None:
+        return None
+    from ..run.shards import Shard
+
+    try:
+        return Shard.parse(value)
+    except RunError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(cls=Command)
 @click.argument("path", metavar="POOL", type=POOL)
 @shared.model
 @_run(
     "--out",
-    type=PATH,
+    type=RUN,
     required=True,
-    help="Directory of the run; a run that is there already resumes where it stopped.",
+    help="Directory of the run, or URL of an object store (s3://, gs://, az://); a run that is there already resumes where it "
+    "stopped.",
 )
 @_run(
     "--span",
     type=click.IntRange(1),
     help="Items to score and commit as one unit; default: as many as keep commits cheap.",
+)
+@_run(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes that score; default: one for each GPU of this machine, and this process where there is one GPU or none. On a CPU they "
+    "share the cores.",
+)
+@_run(
+    "--shard",
+    callback=shard_of,
+    metavar="I/N|auto",
+    help="Be process I (from 0) of N that score this run together, on machines that share the disk of --out. Give all of them the same "
+    "command; any may be stopped and started again. auto: I and N of a Slurm job array, or I of a Kubernetes indexed Job, whose N is "
+    "given as auto/N or in MCSCORE_SHARDS.",
+)
+@_run(
+    "--ray",
+    metavar="ADDRESS",
+    help="Score with actors of a Ray cluster: auto (that of RAY_ADDRESS, or of which this machine is a node), HOST:PORT, or local (one of "
+    "this machine, for this run). Only this process writes. Needs mcscore[ray].",
+)
+@_run(
+    "--max-workers",
+    type=click.IntRange(1),
+    help="Actors at most with --ray, also of a cluster that grows by itself; default: as many as have room now.",
 )
 @_run("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
 @_run(
@@ -106,8 +147,12 @@ def score(
     path: Path,
     spec: str,
     weights: Path | None,
-    out: Path,
+    out: str | Path,
     span: int | None,
+    workers: int | None,
+    shard: Shard | None,
+    ray: str | None,
+    max_workers: int | None,
     labeled: bool,
     on_bad_chunk: OnBadChunk,
     mixed_hardware: bool,
@@ -122,41 +167,52 @@ def score(
     """
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
-        screen = screen_of(settings)
+        screen, device = screen_of(settings), settings.pop("device")
+        staff = _staff(workers, ray, max_workers, device)
         if settings["errors"]:
             require_passes(settings["passes"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if shard is not None and (workers is not None or ray is not None):
+        raise click.UsageError("--shard scores in this process: give it without --workers and --ray")
     from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
+    from ..run.shards import score_shard
+    from ..run.start import ScoreOptions
     from ..store.files import retries_of
+    from ..store.place import any_path
 
     try:
         opened = Pool.open(path)
-        out_now = out.absolute()
+        out_now = any_path(out).absolute()
         with users_code(), contextlib.ExitStack() as stack:
-            scorer = build_scorer(spec, weights, **settings)
-            progress = stack.enter_context(progress_line(scorer.passes, quiet))
-            run = score_pool(
-                opened,
-                scorer,
-                out_now,
-                span=span,
-                labeled=labeled,
-                on_bad_chunk=on_bad_chunk,
-                mixed_hardware=mixed_hardware,
-                accept_edited_code=accept_edited_code,
-                screen=screen,
-                new_cut=new_cut,
-                progress=progress,
-                on_stage=progress.stage if progress is not None else None,
-            )
+            scorer = recipe_of(spec, weights, **settings)
+            progress = stack.enter_context(progress_line(settings["passes"], quiet))
+            on_stage = progress.stage if progress is not None else None
+            shown: dict[str, Any] = {"device": device, "progress": progress, "on_stage": on_stage}
+            asked: dict[str, Any] = {
+                "span": span,
+                "labeled": labeled,
+                "on_bad_chunk": on_bad_chunk,
+                "mixed_hardware": mixed_hardware,
+                "accept_edited_code": accept_edited_code,
+                "screen": screen,
+                "new_cut": new_cut,
+            }
+            if shard is None:
+                run = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
+            else:
+                report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
+                if report.run is None:
+                    emit(report.facts(), f"{out}: {report}")
+                    return
+                run = report.run
     except Stopped as stop:
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
-    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path)}
+    facts = _run_facts(run) | {"remote_retries": retries_of(opened.path) + retries_of(run.path)}
     emit(
         facts,
         f"{out}: {_scored(run)}"
@@ -164,8 +220,30 @@ def score(
         + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else "")
         + (f", {facts['remote_retries']:,} requests sent again" if facts["remote_retries"] else ""),
         *_screened(run),
-        f"next: mcscore select {out} -k {screen.top if screen else 50} --by {(screen and screen.by) or scorer.scores[0]}",
+        f"next: mcscore select {out} -k {screen.top if screen else 50} --by {(screen and screen.by) or run.meta['scores'][0]}",
     )
+
+
+def _staff(workers: int | None, ray: str | None, max_workers: int | None, device: str | None) -> Staff | None:
+    """The workers that --workers or --ray asks for; without them, one for each GPU if there are several."""
+    from ..run.scoring.ray_workers import RayWorkers
+    from ..run.scoring.workers import Workers
+
+    if workers is not None and ray is not None:
+        raise click.UsageError(
+            "--workers are processes of this machine, --ray are actors of a cluster: give one of them"
+        )
+    if max_workers is not None and ray is None:
+        raise click.UsageError("--max-workers belongs to --ray; processes of this machine are --workers")
+    if ray is not None:
+        return RayWorkers(ray, max_workers)
+    if workers is not None:
+        return Workers(workers)
+    if device not in (None, "cuda"):
+        return None
+    import torch
+
+    return Workers() if torch.cuda.device_count() > 1 else None
 
 
 def screen_of(settings: dict[str, Any]) -> Screen | None:

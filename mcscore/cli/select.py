@@ -15,7 +15,7 @@ from ..methods import DIVERSITY
 from ..text import count
 from . import shared
 from .model import build_scorer, users_code
-from .options import PATH
+from .options import PATH, RUN
 from .shared import Command, Option
 from .terminal import as_json, emit, progress_line
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..run import Run
     from ..scorer.scorer import Scorer
     from ..selection import Limits, Selection
+    from ..store.files import AnyPath
 
 _selection = functools.partial(click.option, cls=Option, section="Selection")
 _diverse = functools.partial(click.option, cls=Option, section="Diversity")
@@ -39,7 +40,7 @@ def _default_betas() -> str:
 
 
 @click.command(cls=Command)
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
 @_selection("-k", type=click.IntRange(1), required=True, help="Number of items to select.")
 @_selection("--by", type=click.Choice(list(SCORES)), help="Score to select by; default: the first score of RUN.")
 @_diverse(
@@ -160,7 +161,7 @@ def select(
                 progress=progress,
                 **choice,
             )
-    file = path / f"selection-{by}-{k}.parquet"
+    file = run.path / f"selection-{by}-{k}.parquet"
     how = how_chosen(file)
     facts = {"run": str(path), "file": str(file), "by": by, "k": k, "diversity": chosen.method, "radius": chosen.radius}
     facts |= {"parameters": dict(chosen.facts), "left_out": how["left_out"]}
@@ -173,7 +174,7 @@ def select(
     )
 
 
-def _lines(file: Path, by: str, chosen: Selection, sure: dict[str, Any], told: dict[str, int]) -> Iterator[str]:
+def _lines(file: AnyPath, by: str, chosen: Selection, sure: dict[str, Any], told: dict[str, int]) -> Iterator[str]:
     """What is said of a selection in words."""
     best, least = chosen.scores.max(), chosen.scores.min()
     apart = f", further than {chosen.radius:.4g} apart" if chosen.radius is not None else ""
@@ -203,15 +204,18 @@ def _limits(run: Run, pool: Pool | None, asked: dict[str, Any]) -> Limits:
     from ..selection import Limits
 
     name = {} if asked["groups"] is None else {"group_name": asked["groups"].rpartition(":")[2]}
-    files = {name for name in ("groups", "costs", "leave_out") if asked[name] is not None}
-    if files:
+    if any(asked[name] is not None for name in ("groups", "costs", "leave_out")):
         from ..pool.tables import items_from
         from ..run.identity.match import find_pool
         from ..run.selecting.item_columns import costs_from, groups_from
 
         pool = find_pool(run, pool)
-        readers = {"groups": groups_from, "costs": costs_from, "leave_out": items_from}
-        asked |= {name: readers[name](pool, asked[name])[: run.n] for name in files}
+        if asked["leave_out"] is not None:
+            ids = items_from(pool, asked["leave_out"])
+            asked["leave_out"] = ids[ids < run.n]  # others were appended since, and have no score
+        for column, read in (("groups", groups_from), ("costs", costs_from)):
+            if asked[column] is not None:
+                asked[column] = read(pool, asked[column], run.n)
     return Limits(**asked, **name)
 
 
@@ -286,13 +290,13 @@ def _require_recorded_file(run: Run, spec: str, recorded: str | None) -> None:
 
 
 @click.command()
-@click.argument("path", metavar="RUN", type=PATH)
+@click.argument("path", metavar="RUN", type=RUN)
 @click.option("--out", type=PATH, help="The page to write; default: RUN/report.html.")
-@click.option("--selection", type=PATH, help="Selection file of RUN to show; default: the newest.")
+@click.option("--selection", type=RUN, help="Selection file of RUN to show; default: the newest.")
 @shared.pool_now
 @as_json
 def report(path: Path, out: Path | None, selection: Path | None, pool_path: Path | None) -> None:
-    """Write a report of RUN and a selection from it: one HTML page, with its plots and pictures inside."""
+    """Write a report of RUN and a selection from it: one HTML page, with plots and pictures."""
     from ..pool import Pool
     from ..report import write_report
     from ..run import Run

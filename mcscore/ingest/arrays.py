@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..paths import local_path
 from ..pool.labels import checked_labels
 from ..pool.pool import Pool
 from .array_formats import ArrayFile, open_array
@@ -62,7 +63,7 @@ def import_array(
     if labels is not None:
         checked_labels(labels, array.shape[0], classes)  # before hours of copying, not after
     if compression == "none":
-        _check_room(Path(dst), src, array)
+        _check_room(local_path(dst, "a pool", PoolError), src, array)
     return Pool.create(
         dst,
         (arrange(block) for block in array.blocks()),

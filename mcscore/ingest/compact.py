@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
-from ..paths import exists, status_of
+from ..paths import exists, local_path, status_of
 from ..pool.create import items_array, key_chunk, write_column
 from ..pool.metadata import array_names, set_rows, write_attributes
 from ..pool.pool import Pool
@@ -88,7 +88,7 @@ def compact(
             pool = Pool.open(where)
             if out is None:
                 return _in_place(pool, where, progress)
-            return _beside(pool, where, Path(out), progress)
+            return _beside(pool, where, local_path(out, "a pool", PoolError), progress)
     except OSError as error:
         raise PoolError(f"{path} could not be compacted and is unchanged: {error}") from error
 

@@ -21,6 +21,7 @@ import numpy as np
 from .. import atomic
 from ..cells import guarded
 from ..errors import PoolError
+from ..paths import local_path
 from ..pool.class_names import TwoReadingsError
 from ..pool.create import finish_pool, planned_layout
 from ..pool.pictures.decode import FITS, MAX_PIXELS, require_decoder, sides
@@ -101,7 +102,7 @@ def import_images(
     require_decoder()
     image_format = checked_format(size, channels, keep_encoded, fit)
     names = None if classes is None else tuple(str(name) for name in classes)
-    path, source = Path(dst), open_source(src, labels, column, names, reading)
+    path, source = local_path(dst, "a pool", PoolError), open_source(src, labels, column, names, reading)
     item_shape = (channels, *image_format.size)
     named = classes if classes is not None else source.classes
     facts = checked_attributes(item_shape, mean, std, named, Path(os.fspath(src)).name, fit, np.dtype(np.uint8))

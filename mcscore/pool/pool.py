@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import ChunkError, PoolError
+from ..paths import local_path
 from ..store.buffers import Allocate, Buffers
 from ..store.chunks import ChunkReader
 from ..store.columns import Column
@@ -116,7 +116,7 @@ class Pool:
             PoolError: the path exists, the disk is full, shapes, dtypes or lengths do not match.
         """
         create(
-            Path(path),
+            local_path(path, "a pool", PoolError),
             items,
             n=n,
             labels=labels,

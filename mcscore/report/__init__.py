@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from importlib import util
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import RunError
 from ..outputs import named_output, refuse_foreign
+from ..paths import local_path
+from ..store.files import AnyPath, Where
 from ..text import visible
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def write_report(
     pool: Pool | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    selection: str | os.PathLike[str] | None = None,
-) -> Path:
-    """Write the report of ``run`` to ``out`` (default: report.html in the run's directory) and return its path.
+    selection: Where | None = None,
+) -> AnyPath:
+    """Write the report of ``run`` to ``out`` (a local file; default: report.html in the run) and return its path.
 
     pool: the pool that was scored; default: where run.json says it is. Where that is gone, the page has no pictures and
     says so. selection: a selection file of the run; default: the newest. An older page is replaced as the last step, and
@@ -43,7 +44,7 @@ def write_report(
     from .source import chosen_items, pool_of
     from .view import view
 
-    path = Path(run.path) / "report.html" if out is None else Path(out)
+    path = run.path / "report.html" if out is None else local_path(out, "a report", RunError)
     refuse_foreign(path, "a report", _is_report, RunError)  # before the minutes that the plots of a large run take
     pool, warnings = pool_of(run, pool)
     variables = view(run, pool, chosen_items(run, selection, pool), warnings)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..store.files import Where
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -49,7 +50,7 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
     return pool, []
 
 
-def chosen_items(run: Run, path: str | os.PathLike[str] | None = None, pool: Pool | None = None) -> Chosen | None:
+def chosen_items(run: Run, path: Where | None = None, pool: Pool | None = None) -> Chosen | None:
     """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run and pool."""
     from ..run.selecting.select import read_selection, selections_of
 

@@ -67,7 +67,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
     )
     selected, random = _sheets(shown)
     return {
-        "title": Path(run.path).resolve().name,
+        "title": run.path.resolve().name if isinstance(run.path, Path) else run.path.name,
         "subtitle": _subtitle(shown),
         "complete": run.complete,
         "status": "complete" if run.complete else f"{run.done / max(run.n, 1):.0%} done",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RunError
+from ..store.files import AnyPath
 from .identity.pool_watch import PoolWatch
-from .scoring.task import Engine, Reading, SpanError, SpanScores, SpanTask
+from .scoring.task import Engine, SpanError, SpanScores, SpanTask
 from .signals import StopRequest
 from .spans import Span
 from .start import Job, not_readable, writing
@@ -40,17 +40,11 @@ def score_tasks(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progres
     wanted = (
         SpanTask(task.span, ~(task.settled | job.skipped[task.span.start : task.span.stop])) for task in job.tasks
     )
-    reading = Reading(
-        {name: journal.empty(name, 0).dtype for name in journal.rows},
-        journal.header.block_items,
-        job.options.on_bad_chunk,
-        fill=journal.header.screened,
-    )
-    results = engine.score(wanted, reading, job.admission, lambda: stop.made, moved)
+    results = engine.score(wanted, job.reading, job.admission, lambda: stop.made, moved)
     with contextlib.closing(results):  # type: ignore[type-var]  # all engines' are generators
         while True:
             so_far = f"{done:,} of {pool.n:,} items are done; score into the same directory to resume"
-            if (given := _next(results, journal.path, so_far)) is None:
+            if (given := next_scores(results, journal.path, so_far)) is None:
                 break
             span, task = given.span, tasks[given.span.index]
             watch.require_same(f"{span} is not committed. {so_far}")
@@ -72,7 +66,7 @@ def score_tasks(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progres
     return replace(job, committed=[committed[index] for index in sorted(committed)], tasks=[])
 
 
-def _next(results: Iterator[SpanScores], run: Path, so_far: str) -> SpanScores | None:
+def next_scores(results: Iterator[SpanScores], run: AnyPath, so_far: str) -> SpanScores | None:
     """The next span that is scored, None at the end; RunError, ending in ``so_far``, if one cannot be."""
     try:
         with not_readable(so_far):

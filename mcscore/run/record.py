@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import RunError
 from ..fields import shown
+from ..store.place import AnyPath
 from .schema import JSON, unknown_field
 from .spans import Span
 
@@ -70,7 +71,7 @@ class Record(NamedTuple):
         return data
 
     @staticmethod
-    def from_json(data: JSON, file: Path) -> Record:
+    def from_json(data: JSON, file: AnyPath) -> Record:
         """Read a record; written out field by field for speed.
 
         Raises:
@@ -87,7 +88,7 @@ class Record(NamedTuple):
         try:
             start = data["start"]
             return Record(
-                run=data["run"],
+                run=sys.intern(data["run"]),
                 span=Span(data["span"], start, start + data["n"]),
                 scored=data["scored"],
                 crc32c=tuple(data["crc32c"]),

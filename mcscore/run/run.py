@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ..store.files import Where
+from ..store.place import any_path
 from .export import export
 from .journal import Journal, Record, SpanDamage, told
 from .selecting.select import choose
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Run(StoredScores):
-    """A run directory: scores of the items of a pool, as far as they are committed.
+    """A run, in a directory or at a URL: scores of the items of a pool, as far as they are committed.
 
     What is not committed, labeled, excluded, or without a finite score reads NaN (predictions of classes: -1). Values
     are checked against their checksums whenever they are read: RunError names a damaged file.
@@ -58,13 +60,13 @@ class Run(StoredScores):
         self._pool, self._scorer = pool, scorer
 
     @staticmethod
-    def open(path: str | os.PathLike[str]) -> Run:
-        """Open the run in a directory, complete or not; a warning names records that are damaged.
+    def open(path: Where) -> Run:
+        """Open the run in a directory or at a URL, complete or not; a warning names records that are damaged.
 
         Raises:
             RunError: there is no run, or its run.json, or the metadata of its scores, is damaged.
         """
-        journal = Journal.open(Path(path).absolute())
+        journal = Journal.open(any_path(path).absolute())
         committed, damaged = journal.survey()
         if damaged:
             warnings.warn(
@@ -110,7 +112,7 @@ class Run(StoredScores):
         accept_edited_code: bool = False,
         map: str = "pca",
     ) -> Selection:
-        """Choose k items that are worth a label, and write them to ``selection-<by>-<k>.parquet`` in the run directory.
+        """Choose k items that are worth a label, and write them to ``selection-<by>-<k>.parquet`` in the run.
 
         Items that are labeled or excluded by now are left out, and with a radius those near labeled ones are too.
         The file has columns id, rank, score, key (if the pool has keys), one per score of the run, prediction; how they
@@ -132,7 +134,7 @@ class Run(StoredScores):
             targets: of diversity epig, the items whose predictions matter: ids; another pool; a number of items to draw from this one;
                 default: 100 drawn.
             progress: called as progress(items done, items) where a joint method scores the candidates again. Their probabilities are
-                kept in ``samples-candidates.bin`` of the run, so that the next selection finds them.
+                kept in ``samples-candidates.bin`` of a run on a local disk, so that the next selection finds them.
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: choose from an incomplete run.
             accept_edited_code: compute embeddings though the model's or the transform's code was edited since the run.
@@ -182,7 +184,7 @@ class Run(StoredScores):
         format: str,
         out: str | os.PathLike[str] | None = None,
         *,
-        selection: str | os.PathLike[str] | None = None,
+        selection: Where | None = None,
         by: str | None = None,
         prefix: str = "",
         pool: Pool | None = None,
@@ -202,7 +204,7 @@ class Run(StoredScores):
                 1 / (1 + score), a confidence: the most informative items come first. fiftyone: labels.json of a
                 FiftyOneImageClassificationDataset. Both name images by key, so the pool must have keys, and leave out
                 items without a score.
-            out: the file; default: export-<selection or all> in the run directory.
+            out: the file, on a local disk; default: export-<selection or all> in the run directory.
             selection: a selection file of this run, or "latest"; default: all items.
             by: the score that label-studio gets; default: the selection's, else the first of the run.
             prefix: put before a key to make an address of it ("s3://bucket/"), or a path for fiftyone ("images/").

@@ -16,13 +16,13 @@ import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ..acquisition import SCORES
 from ..errors import RunError
 from ..fields import annotations_of, fits, kind_of, parse, sealed, shown, unsealed
 from ..jackknife import columns
+from ..store.place import AnyPath, place_at
 from .screening.options import Screen
 
 FORMAT = "mcscore-run"
@@ -168,7 +168,7 @@ class RunHeader:
         return (json.dumps(sealed(self.to_json()), indent=1) + "\n").encode()
 
     @staticmethod
-    def from_json(data: Any, file: Path) -> RunHeader:
+    def from_json(data: Any, file: AnyPath) -> RunHeader:
         """Check and read the content of run.json, without its checksum.
 
         Raises:
@@ -234,26 +234,33 @@ class RunHeader:
             )
 
 
-def read_header(path: Path) -> RunHeader:
-    """Read run.json in the directory ``path``.
+def read_header(path: AnyPath) -> RunHeader:
+    """Read run.json in the directory, or at the URL, ``path``.
 
     Raises:
         RunError: there is none, it is damaged, or it cannot be read, see ``RunHeader.from_json``.
     """
-    file = path / "run.json"
     try:
-        data = parse(file.read_bytes())
-        data = unsealed(data) if isinstance(data, dict) else data
+        return header_in(place_at(path).read("run.json"), path)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run: it has no run.json; `mcscore score` makes one") from None
     except OSError as error:
-        raise RunError(f"{file} cannot be read: {error.strerror}; nothing was changed") from error
+        why = f"{path / 'run.json'} cannot be read: {error.strerror}" if error.strerror else error
+        raise RunError(f"{why}; nothing was changed") from error
+
+
+def header_in(data: bytes, path: AnyPath) -> RunHeader:
+    """Read the content of run.json of the run at ``path``. RunError as ``read_header``."""
+    try:
+        said = parse(data)
+        said = unsealed(said) if isinstance(said, dict) else said
     except ValueError as error:
         raise RunError(
-            f"{file} is damaged: {error}. The scores lie in other files ({path / 'scores.zarr'}, {path / 'commits'}), so "
-            "keep the directory: put run.json back from a copy, and `mcscore run verify` checks it against them"
+            f"{path / 'run.json'} is damaged: {error}. The scores lie in other files ({path / 'scores.zarr'}, "
+            f"{path / 'commits'}), so keep the directory: put run.json back from a copy, and `mcscore run verify` checks it "
+            "against them"
         ) from error
-    return RunHeader.from_json(data, file)
+    return RunHeader.from_json(said, path / "run.json")
 
 
 def from_json(schema: type[T], data: Any, where: str, hint: str = "") -> T:

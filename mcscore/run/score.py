@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
+from ..recipe import Recipe
+from ..store.files import Where
+from ..store.place import any_path
 from .loop import Progress, score_tasks
 from .run import Run
 from .schema import read_header
 from .scoring.here import Here
 from .scoring.task import Engine, OnBadChunk
+from .scoring.workers import Staff, Workers, engine_of
 from .screening import Screen
-from .signals import stop_request
+from .signals import StopRequest, stop_request
 from .spans import ranges_of
-from .start import ScoreOptions, is_run, new_run, resumed_run, writing
+from .start import Job, ScoreOptions, is_run, new_run, resumed_run, writing
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -29,9 +34,11 @@ _NAMED = 5  # ids without a score, or ranges of them, that are named at the end;
 
 def score_pool(
     pool: Pool,
-    scorer: Scorer,
-    out: str | Path,
+    scorer: Scorer | Recipe,
+    out: Where,
     *,
+    workers: int | Staff | None = None,
+    device: str | None = None,
     span: int | None = None,
     labeled: bool = False,
     on_bad_chunk: OnBadChunk = "raise",
@@ -51,8 +58,12 @@ def score_pool(
     Args:
         pool: the items.
         scorer: only looked at: the run uses a copy of it, so that several threads may score pools with the same one. It
-            gets the plan of the run if it has none yet.
-        out: the run directory; made if it is missing.
+            gets the plan of the run if it has none yet. Or a recipe of a scorer.
+        out: the run directory, made if it is missing; or a URL of an object store (s3://, gs://, az://).
+        workers: score with processes beside this one, so many or as ``Workers`` says, instead of in this one. They get a copy of the
+            scorer, or make it by its recipe, which is never made here then. Each has two spans at a time. A worker that ends is
+            replaced, and its spans are scored again.
+        device: where a recipe, or a worker, makes the scorer: "cpu", "cuda" (any GPU), "cuda:1"; default: a GPU if there is one.
         span: items committed as one unit, which is what a kill can cost; default: about 1/50 of the pool or a few seconds
             of work, 256 to 65,536 (1,048,576 on a GPU).
         labeled: score and select labeled items too, to look for wrong labels.
@@ -92,53 +103,73 @@ def score_pool(
         ...     run.complete, run.scores("bald").shape, len(run.select(3, diversity="none"))
         (True, (20,), 3)
     """
-    path = Path(out).absolute()  # the model, or another thread, may change the working directory
+    path = any_path(out).absolute()  # the model, or another thread, may change the working directory
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")
     if on_bad_chunk not in get_args(OnBadChunk):
         raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
-    engine: Engine = Here(pool, scorer)
     if new_cut and screen is None:
         raise RunError("new_cut belongs to a screened run: give screen=, too")
     options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
-    with stop_request() as stop:
+    staff = Workers(workers) if isinstance(workers, int) else workers
+    with stop_request() as stop, contextlib.ExitStack() as stack:
         begin = resumed_run if is_run(path) else new_run
+        threads = read_header(path).settings.threads if begin is resumed_run else None
+        engine = stack.enter_context(engine_of(pool, scorer, staff, device, threads))
         if screen is not None:
             engine = engine.copy(errors=True)  # for the certificate
         if begin is resumed_run and screen is not None and screen.budget is not None:
             engine = engine.copy(passes=read_header(path).settings.passes)  # as they were chosen
         with begin(path, pool, engine, options) as job:
-            header = job.journal.header
-            if header.screen is not None and header.screened:
-                from .screening.certificate import certify
-                from .screening.stages import first_stage, second_stage
-                from .screening.told import told_second
-
-                told(f"stage 1 of 2, {pool.n:,} items", header.screen.passes)
-                first = first_stage(job, pool, engine, stop, tell)
-                job, engine = second_stage(job, first, pool, engine)
-                header = job.journal.header
-                left = sum(task.span.n - task.held_n for task in job.tasks)
-                told(told_second(header, first, left), header.settings.passes)
-            job = score_tasks(job, pool, engine, stop, tell)
-            journal, committed = job.journal, job.committed
-            if stop.made:
-                raise Stopped(path, sum(record.span.n for record in committed), pool.n)
-            with writing(f"the records of {path} could not be packed into one file, but all are there"):
-                journal.pack(committed)
-                if journal.header.screened:
-                    journal = journal.certify(certify(journal, committed, first))
-    if isinstance(engine, Here):
-        scorer.adopt(engine.scorer)
-    run = Run(journal, committed, pool=pool, scorer=scorer)
-    _warn_of_unscored(run)
+            job, engine = complete_run(job, pool, engine, stop, tell, told)
+    own: Scorer | None = engine.scorer if isinstance(engine, Here) else None
+    if not isinstance(scorer, Recipe):
+        if own is not None:
+            scorer.adopt(own)
+        own = scorer
+    run = Run(job.journal, job.committed, pool=pool, scorer=own)
+    warn_of_unscored(run)
     return run
 
 
-def _warn_of_unscored(run: Run) -> None:
+def complete_run(
+    job: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress, on_stage: OnStage
+) -> tuple[Job, Engine]:
+    """Score what is left of a run that this process has alone, in two stages if it is screened, and close it.
+
+    Returns:
+        The job, with all that is committed, and the engine that scored last.
+
+    Raises:
+        Stopped: a stop is asked for.
+    """
+    path, header = job.journal.path, job.journal.header
+    if header.screen is not None and header.screened:
+        from .screening.certificate import certify
+        from .screening.stages import first_stage, second_stage
+        from .screening.told import told_second
+
+        on_stage(f"stage 1 of 2, {pool.n:,} items", header.screen.passes)
+        first = first_stage(job, pool, engine, stop, progress)
+        job, engine = second_stage(job, first, pool, engine)
+        header = job.journal.header
+        left = sum(task.span.n - task.held_n for task in job.tasks)
+        on_stage(told_second(header, first, left), header.settings.passes)
+    job = score_tasks(job, pool, engine, stop, progress)
+    if stop.made:
+        raise Stopped(path, sum(record.span.n for record in job.committed), pool.n)
+    with writing(f"the records of {path} could not be packed into one file, but all are there"):
+        job.journal.pack(job.committed)
+        if job.journal.header.screened:
+            job = replace(job, journal=job.journal.certify(certify(job.journal, job.committed, first)))
+    return job, engine
+
+
+def warn_of_unscored(run: Run) -> None:
+    """Tell which items of a complete run have no score."""
     if len(ids := run.nonfinite_ids):
         named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
         warnings.warn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .scoring.task import Flags
 
@@ -12,8 +12,18 @@ if TYPE_CHECKING:
 STRIDE = 1 << 16  # items whose labels and flags are read at a time
 
 
+class Skips(Protocol):
+    """The items of a pool that are skipped: ``skips[start:stop]`` are the flags of a range."""
+
+    def __getitem__(self, part: slice, /) -> Flags:
+        """(stop - start,)."""
+
+    def first_kept(self) -> int | None:
+        """The first item that is not skipped; None if there is none."""
+
+
 class Skipped:
-    """Which items are not scored: the excluded ones and, unless ``labeled``, the labeled ones.
+    """Which items are not scored by the labels and flags of now: the excluded ones and, unless ``labeled``, the labeled ones.
 
     ``skipped[start:stop]`` reads that part from the pool, so that nothing is kept per item.
     """

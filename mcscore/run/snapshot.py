@@ -22,16 +22,14 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import atomic
 from ..errors import RunError
-from ..paths import names_in
+from ..store.place import AnyPath, Place, place_at
 from .journal.shard import crc32c
 
 DIRECTORY = "skipped"
@@ -65,6 +63,11 @@ class Part(NamedTuple):
         """The name of the file."""
         return f"{self.start}-{self.stop}"
 
+    @property
+    def file(self) -> str:
+        """The name of the file, from the run directory on."""
+        return f"{DIRECTORY}/{self.name}"
+
 
 class Snapshot:
     """The items of a run that are skipped: ``snapshot[start:stop]`` are the flags of a range.
@@ -72,20 +75,21 @@ class Snapshot:
     A damaged part is found when it is read: RunError names the file and says what to do.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> snapshot = Snapshot.take(folder, "ab" * 16, 4, np.array([True, False, True, False]))
     >>> snapshot[1:4].tolist(), snapshot.first_kept(), snapshot.count(3)
     ([False, True, False], 1, 2)
     """
 
-    def __init__(self, directory: Path, run: str, n: int, parts: Sequence[Part]) -> None:
+    def __init__(self, place: Place, run: str, n: int, parts: Sequence[Part]) -> None:
         """Use :meth:`take` or :meth:`open`."""
-        self._directory, self._run, self._n, self._parts = directory, run, n, parts
+        self._place, self._run, self._n, self._parts = place, run, n, parts
         self._starts = [part.start for part in parts]
         self._held: tuple[Part, Bits] | None = None  # what was read last; one assignment, as two threads may read
 
     @staticmethod
-    def take(path: Path, run: str, n: int, skipped: Skips, known: int = 0) -> Snapshot:
+    def take(path: AnyPath, run: str, n: int, skipped: Skips, known: int = 0) -> Snapshot:
         """Fix which items are skipped, as far as they are not fixed yet; durable on return. Hold the run's lock.
 
         A part that is there and whole stands, also if another process has made it meanwhile.
@@ -102,38 +106,40 @@ class Snapshot:
             RunError: a part cannot be read for a reason that may pass.
             OSError: of the disk.
         """
-        directory = path / DIRECTORY
-        atomic.create_directory(directory)
-        atomic.discard_abandoned(directory)
-        there = _parts_in(directory)
+        place = place_at(path)
+        place.lay_out(DIRECTORY)
+        there = _parts_in(place)
         for part in _missing(there, n):
-            _tell(directory, part, "missing", known)
-            _write(directory, run, part, skipped, atomic.create_file)
+            _tell(place, part, "missing", known)
+            try:
+                place.create(part.file, _bytes_of(run, part, skipped))
+            except FileExistsError:  # another process was faster, and what it has fixed stands
+                place.sync(part.file)  # the name may not be durable yet
         for part in (part for part in there if part.stop <= n):
             try:
-                _read(directory, run, part)
+                _read(place, run, part)
             except _Damaged as damage:
-                _tell(directory, part, str(damage), known)
-                _write(directory, run, part, skipped, atomic.replace_file)
+                _tell(place, part, str(damage), known)
+                place.replace(part.file, _bytes_of(run, part, skipped))
         return Snapshot.open(path, run, n)
 
     @staticmethod
-    def open(path: Path, run: str, n: int) -> Snapshot:
+    def open(path: AnyPath, run: str, n: int) -> Snapshot:
         """Open what is fixed of the first ``n`` items of a run.
 
         Raises:
             RunError: a part is missing.
         """
-        directory = path / DIRECTORY
-        parts = _parts_in(directory)
+        place = place_at(path)
+        parts = _parts_in(place)
         for one, other in itertools.pairwise(parts):
             if other.start < one.stop:
                 raise RunError(
-                    f"{directory} has the parts {one.name} and {other.name}, which overlap: remove one of them"
+                    f"{place.path / DIRECTORY} has the parts {one.name} and {other.name}, which overlap: remove one of them"
                 )
         for part in _missing(parts, n):
-            raise _unusable(directory / part.name, "missing")
-        return Snapshot(directory, run, n, parts)
+            raise _unusable(place, part, "missing")
+        return Snapshot(place, run, n, parts)
 
     def __getitem__(self, part: slice) -> Flags:
         start, stop, _ = part.indices(self._n)
@@ -163,9 +169,9 @@ class Snapshot:
         held = self._held
         if held is None or held[0] != part:
             try:
-                held = self._held = part, _read(self._directory, self._run, part)
+                held = self._held = part, _read(self._place, self._run, part)
             except _Damaged as damage:
-                raise _unusable(self._directory / part.name, str(damage)) from None
+                raise _unusable(self._place, part, str(damage)) from None
         first, last = start - part.start, stop - part.start
         bits = np.unpackbits(held[1][first // 8 : -(-last // 8)])
         return bits[first % 8 : first % 8 + last - first].view(bool)
@@ -175,9 +181,14 @@ class _Damaged(Exception):
     """Why a file is not the part that this run wrote."""
 
 
-def _parts_in(directory: Path) -> list[Part]:
+def is_part(data: bytes) -> bool:
+    """Whether a file is a part of some run's, whole or cut off."""
+    return data[: len(_MAGIC)] == _MAGIC
+
+
+def _parts_in(place: Place) -> list[Part]:
     """The parts that have a file, in order."""
-    found = [_NAME.fullmatch(name) for name in names_in(directory)]
+    found = [_NAME.fullmatch(name) for name in place.names(DIRECTORY)]
     parts = sorted(Part(int(match[1]), int(match[2])) for match in found if match)
     return [part for part in parts if part.start < part.stop]
 
@@ -192,44 +203,40 @@ def _missing(parts: Sequence[Part], n: int) -> list[Part]:
     return missing
 
 
-def _tell(directory: Path, part: Part, why: str, known: int) -> None:
+def _tell(place: Place, part: Part, why: str, known: int) -> None:
     if part.start < known:
         warnings.warn(
-            f"{directory / part.name}: {why}. Which of the items {part.start}..{part.stop - 1} are skipped is fixed anew, by the labels "
+            f"{place.path / part.file}: {why}. Which of the items {part.start}..{part.stop - 1} are skipped is fixed anew, by the labels "
             "and exclusions that the pool has now; what is scored of them stays",
             stacklevel=3,
         )
 
 
-def _write(directory: Path, run: str, part: Part, skipped: Skips, write: Callable[..., None]) -> None:
-    """Make the file of a part, by create_file or replace_file."""
+def _bytes_of(run: str, part: Part, skipped: Skips) -> bytes:
+    """The content of the file of a part."""
     pack = zlib.compressobj(1)
     pieces = [_HEAD.pack(_MAGIC, bytes.fromhex(run), *part)]
     for start in range(part.start, part.stop, _STRIDE):
         pieces.append(pack.compress(np.packbits(skipped[start : min(start + _STRIDE, part.stop)]).data))
     data = b"".join([*pieces, pack.flush()])
-    try:
-        write(directory / part.name, data, _CRC.pack(crc32c(data)))
-    except FileExistsError:  # another process was faster, and what it has fixed stands
-        atomic.sync(directory)  # the name may not be durable yet
+    return data + _CRC.pack(crc32c(data))
 
 
-def _read(directory: Path, run: str, part: Part) -> Bits:
+def _read(place: Place, run: str, part: Part) -> Bits:
     """The bits of a part, packed.
 
     Raises:
         _Damaged: they are not those that this run wrote.
         RunError: they cannot be read now.
     """
-    file = directory / part.name
     try:
-        data = file.read_bytes()
+        data = place.read(part.file)
     except FileNotFoundError:
         raise _Damaged("missing") from None
     except OSError as error:
         if error.errno == errno.EIO:
             raise _Damaged("the disk cannot read it") from None
-        raise RunError(f"{file} cannot be read: {error.strerror}; nothing was changed") from error
+        raise RunError(f"{place.path / part.file} cannot be read: {error.strerror}; nothing was changed") from error
     content, crc = data[: -_CRC.size], data[-_CRC.size :]
     if len(data) < _HEAD.size + _CRC.size or crc != _CRC.pack(crc32c(content)):
         raise _Damaged("crc32c mismatch")
@@ -238,8 +245,8 @@ def _read(directory: Path, run: str, part: Part) -> Bits:
     return np.frombuffer(zlib.decompress(content[_HEAD.size :]), np.uint8)
 
 
-def _unusable(file: Path, why: str) -> RunError:
+def _unusable(place: Place, part: Part, why: str) -> RunError:
     return RunError(
-        f"{file} cannot be used: {why}. It says which items were labeled or excluded when the run started. Put it back from a copy; or "
-        "score into the same directory again, which writes it anew from the labels and exclusions that the pool has now"
+        f"{place.path / part.file} cannot be used: {why}. It says which items were labeled or excluded when the run started. Put it "
+        "back from a copy; or score into the same directory again, which writes it anew from the labels and exclusions of now"
     )

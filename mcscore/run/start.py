@@ -6,7 +6,6 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,36 +16,51 @@ from ..errors import ChunkError, RunError
 from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
+from ..store.files import AnyPath, is_there
 from ..store.lock import locked
+from ..store.place import place_at
 from .identity.code import code_of, edit_of, warn_of_unseen
 from .identity.hardware import class_of, conditions
 from .identity.match import new_header, refuse_difference, state_of, versions, warn_of_other_versions
 from .journal import Journal, Record
-from .schema import Hardware, Settings, as_json
-from .scoring.task import Admission, Engine, First, OnBadChunk, SpanScores
+from .presence import clear_workers
+from .schema import Hardware, RunHeader, Settings, as_json
+from .scoring.task import Admission, Engine, First, OnBadChunk, Reading, SpanScores
 from .screening.options import Screen, expected_share
-from .skipped import Skipped
-from .spans import BLOCK_BYTES, default_block, default_span, speed_of
+from .skipped import Skipped, Skips
+from .snapshot import Snapshot, is_part
+from .spans import BLOCK_BYTES, default_cut, speed_of
 from .tasks import Task, open_tasks
 
 if TYPE_CHECKING:
     from ..pool import Pool
 
 _FIRST_BLOCK = 4096  # items shown to the scorer to plan with
-_UNFINISHED = ("lock", "commits", "scores.zarr")  # what a run that was killed while it was made may have left
+_UNFINISHED = (
+    "lock",
+    "commits",
+    "scores.zarr",
+    "skipped",
+)  # what a run that was killed while it was made may have left
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
     """The arguments of ``score_pool``, as it documents them."""
 
-    span: int | None
-    labeled: bool
-    on_bad_chunk: OnBadChunk
-    mixed_hardware: bool
+    span: int | None = None
+    labeled: bool = False
+    on_bad_chunk: OnBadChunk = "raise"
+    mixed_hardware: bool = False
     accept_edited_code: bool = False
     screen: Screen | None = None
     new_cut: bool = False
+    shards: int = 1  # processes that score the run beside each other, each on its own
+    skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
+
+    def skipped(self, pool: Pool) -> Skips:
+        """The items that are not scored, for a run that has not fixed them yet."""
+        return Skipped(pool, self.labeled) if self.skips is None else self.skips
 
     @property
     def retry(self) -> bool:
@@ -73,16 +87,19 @@ class Job:
     journal: Journal
     committed: list[Record]
     tasks: list[Task]
-    skipped: Skipped
+    skipped: Skips
     options: ScoreOptions
     hardware: Hardware | None = None
     settings: Settings | None = None
     code: int = 0
     cut: int = 0
 
-    def nothing_in(self, task: Task) -> bool:
-        """Whether nothing of a task is to be scored, because all is committed or skipped."""
-        return bool((task.settled | self.skipped[task.span.start : task.span.stop]).all())
+    @property
+    def reading(self) -> Reading:
+        """How items are read and stored."""
+        rows = {name: self.journal.empty(name, 0).dtype for name in self.journal.rows}
+        header = self.journal.header
+        return Reading(rows, header.block_items, self.options.on_bad_chunk, fill=header.screened)
 
     @property
     def admission(self) -> Admission:
@@ -105,11 +122,17 @@ class Job:
         }
 
 
-def is_run(path: Path) -> bool:
+def is_run(path: AnyPath) -> bool:
     """Whether there is a run at ``path``; RunError if there is anything else."""
     with writing(f"{path} cannot be looked at"):
-        if exists(path / "run.json"):
+        if is_there(path / "run.json"):
             return True
+        if not isinstance(path, Path):
+            from ..store.place.objects import ObjectPlace  # imports zarr
+
+            if why := ObjectPlace(path).foreign():
+                raise RunError(why)
+            return False
         if path.is_symlink() and not exists(path):
             raise RunError(f"{path} is a link to nothing; choose another directory")
         if exists(path) and not is_directory(path):
@@ -135,6 +158,8 @@ def _is_of_a_run(file: Path, inside: Path) -> bool:
         return True
     if str(inside) == "lock":
         return file.read_bytes()[:7] in (b"", b'{"pid":')
+    if inside.parent == Path("skipped"):
+        return is_part(file.read_bytes())
     if str(inside) != "scores.zarr/zarr.json":
         return False
     try:
@@ -145,9 +170,43 @@ def _is_of_a_run(file: Path, inside: Path) -> bool:
 
 
 @contextlib.contextmanager
-def new_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
+def new_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Make a run, locked. The model is tried before anything is written."""
-    skipped = Skipped(pool, options.labeled)
+    draft = draft_run(pool, engine, options)
+    with writing(f"{path} could not be made a run"):
+        made = place_at(path).begin()
+    with _locked(path):
+        try:
+            job = make_run(path, draft)
+        except RunError:
+            # nobody else's either: we hold the lock
+            if made and isinstance(path, Path) and not exists(path / "run.json"):
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+        yield job
+
+
+@contextlib.contextmanager
+def resumed_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
+    """Lock and check an existing run; the engine has adopted its plan if anything is left to score."""
+    with _locked(path):
+        yield resume_run(path, pool, engine, options)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run that is not on disk yet: ``header`` is its run.json, the rest as in ``Job``."""
+
+    header: RunHeader
+    skipped: Skips
+    options: ScoreOptions
+    hardware: Hardware
+    settings: Settings
+
+
+def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
+    """Try the model on the first items, and lay down what the run will be."""
+    skipped = options.skipped(pool)
     if skipped.first_kept() is None:
         raise RunError(
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
@@ -161,61 +220,85 @@ def new_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> It
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
     speed = speed_of(engine.device)
-    span = min(options.span or default_span(pool.n, step, flops, item_bytes, share, speed), pool.n)
-    block = default_block(span, step, flops, item_bytes, speed)
+    workers, driver = (engine.size, True) if options.shards == 1 else (options.shards, False)
+    span, block = default_cut(pool.n, step, flops, item_bytes, share, speed, workers, driver)
+    if options.span is not None:
+        span = min(options.span, pool.n)
+    block = min(span, block)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
-    header = replace(header, screen=screen, not_screened=why)
-    made = not exists(path)
+    return Draft(replace(header, screen=screen, not_screened=why), skipped, options, hardware, settings)
+
+
+def make_run(path: AnyPath, draft: Draft) -> Job:
+    """Make a run in a directory that this process has alone."""
     with writing(f"{path} could not be made a run"):
-        atomic.create_directory(path)
-    with _locked(path):
-        try:
-            with writing(f"{path} could not be made a run"):
-                journal = Journal.create(path, header)
-        except RunError:
-            if made and not exists(path / "run.json"):  # nobody else's either: we hold the lock
-                shutil.rmtree(path, ignore_errors=True)
-            raise
-        warn_of_unseen(path, settings.model)
-        yield Job(journal, [], open_tasks(journal, [], options.retry), skipped, options, hardware, settings)
+        # First: what has a run.json is a run, and has fixed what it skips.
+        skipped = Snapshot.take(path, draft.header.id, draft.header.pool.n, draft.skipped)
+        journal = Journal.create(path, draft.header)
+    warn_of_unseen(path, draft.settings.model)
+    tasks = open_tasks(journal, [], draft.options.retry)
+    return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
 
 
-@contextlib.contextmanager
-def resumed_run(path: Path, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
-    """Lock and check an existing run; the engine has adopted its plan if anything is left to score."""
-    with _locked(path):
-        journal = Journal.open(path)
-        settings = engine.describe()
-        screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
-        refuse = partial(refuse_difference, path, pool=pool, span=options.span, labeled=options.labeled, screen=screen)
-        refuse(journal.header, settings=settings, prepared=False)
-        code_of(path, journal.header, settings.model, options.accept_edited_code)
-        with writing(f"{path} cannot be resumed"):
-            if pool.n > journal.header.pool.n:
-                journal = journal.grow(state_of(pool))
-            committed = journal.repair()
-        tasks = open_tasks(journal, committed, options.retry)
-        job = Job(journal, committed, tasks, Skipped(pool, options.labeled), options)
-        if not options.new_cut and all(job.nothing_in(task) for task in job.tasks):
-            yield job
-            return
-        hardware = engine.hardware()
-        known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
-        prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
-        settings = engine.describe()  # once: it reads the whole model for its fingerprint
-        refuse(journal.header, settings=settings, prepared=True)
-        warn_of_other_versions(path, journal.header)
-        code = code_of(path, journal.header, settings.model, options.accept_edited_code)
-        with writing(f"{path} cannot be resumed"):
-            if known is None:
-                journal = journal.add_hardware(hardware)
-            if code > len(journal.header.edited):
-                journal = journal.add_edit(edit_of(journal.header, settings.model))
-        yield replace(job, journal=journal, hardware=hardware, settings=settings, code=code)
+def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
+    """Check and repair a run that this process has alone; the engine has adopted its plan if anything is left to score."""
+    journal = Journal.open(path)
+    refuse_other(journal, pool, engine.describe(), options, prepared=False)
+    with writing(f"{path} cannot be resumed"):
+        known = journal.header.pool.n if journal.survey().records else 0
+        skipped = Snapshot.take(path, journal.header.id, pool.n, options.skipped(pool), known)
+        if pool.n > journal.header.pool.n:
+            journal = journal.grow(state_of(pool))
+        committed = journal.repair()
+    if isinstance(path, Path):
+        clear_workers(path)
+    tasks = open_tasks(journal, committed, options.retry)
+    job = Job(journal, committed, tasks, skipped, options)
+    if not options.new_cut and not tasks:
+        return job
+    return _admitted(job, pool, engine)
+
+
+def join_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
+    """Check a run that other processes score, too; the engine has adopted its plan. What is committed is not looked at."""
+    journal = Journal.open(path)
+    refuse_other(journal, pool, engine.describe(), options, prepared=False)
+    skipped = Snapshot.open(path, journal.header.id, journal.header.pool.n)
+    return _admitted(Job(journal, [], [], skipped, options), pool, engine, alone=False)
+
+
+def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
+    """The job with the engine prepared by the plan of the run, if it may score into it."""
+    journal, options = job.journal, job.options
+    path = journal.path
+    hardware = engine.hardware(() if options.mixed_hardware else journal.header.hardware)
+    known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
+    prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
+    settings = engine.describe()  # once: it reads the whole model for its fingerprint
+    code = refuse_other(journal, pool, settings, options, prepared=True)
+    warn_of_other_versions(path, journal.header)
+    if code > len(journal.header.edited) and not alone:
+        raise RunError(
+            f"{path} is being scored by other processes with the code as it was: start with edited code when they have ended"
+        )
+    with writing(f"{path} cannot be resumed"):
+        if known is None:
+            journal = journal.add_hardware(hardware)
+        if code > len(journal.header.edited):
+            journal = journal.add_edit(edit_of(journal.header, settings.model))
+    return replace(job, journal=journal, hardware=hardware, settings=settings, code=code)
+
+
+def refuse_other(journal: Journal, pool: Pool, settings: Settings, options: ScoreOptions, *, prepared: bool) -> int:
+    """Refuse another pool, other settings or other code than those of a run. Returns which code it is, see ``code_of``."""
+    screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
+    asked: dict[str, Any] = {"span": options.span, "labeled": options.labeled, "screen": screen}
+    refuse_difference(journal.path, journal.header, pool, settings, prepared=prepared, **asked)
+    return code_of(journal.path, journal.header, settings.model, options.accept_edited_code)
 
 
 def prepare_on(
-    pool: Pool, engine: Engine, skipped: Skipped, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+    pool: Pool, engine: Engine, skipped: Skips, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
 ) -> None:
     """Show the engine the first items that are to be scored."""
     step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
@@ -255,7 +338,11 @@ def writing(failed: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: AnyPath) -> Iterator[None]:
+    """Hold the lock of a run on a local disk. At a URL there is none: what is committed there, nobody replaces."""
+    if not isinstance(path, Path):
+        yield
+        return
     with contextlib.ExitStack() as stack:
         with writing(f"{path} cannot be locked"):
             stack.enter_context(locked(path, RunError))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..paths import exists, files_below
+from ..store.files import Where, is_there
 from ..store.lock import Holder, holder_of
+from ..store.place import any_path
 from .journal import Journal, SpanDamage
+from .presence import Worker, workers_of
 from .run import Run
 from .screening.options import DIRECTORY
 from .spans import ranges_of
@@ -28,6 +30,7 @@ class Status:
         unreadable: (start, stop) of items that could not be read from the pool.
         holder: the process that writes into the run, or has left its lock behind; None if there is none.
         bytes: size of all files of the run.
+        workers: who works on the run, or was killed while it did.
         screen: the first stage of a screened run; None if there is none, or it has not begun.
     """
 
@@ -39,6 +42,7 @@ class Status:
     unreadable: list[tuple[int, int]]
     holder: Holder | None
     bytes: int
+    workers: list[Worker]
     screen: Status | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class Status:
             "grown": run.meta["grown"],
             "hardware": run.meta["hardware"],
             "lock": None if self.holder is None else self.holder.facts(),
+            "workers": [worker.facts() for worker in self.workers],
             "bytes": self.bytes,
             "damage": [each.facts() for each in run.damaged],
             "screen": run.meta["screen"],
@@ -80,9 +85,9 @@ class Status:
         }
 
 
-def info(path: str | os.PathLike[str]) -> Status:
-    """Tell how the run in the directory ``path`` stands. Raises RunError if there is none."""
-    journal = Journal.open(Path(path))
+def info(path: Where) -> Status:
+    """Tell how the run at ``path``, a directory or a URL, stands. Raises RunError if there is none."""
+    journal = Journal.open(any_path(path))
     committed, damaged = journal.survey()
     run = Run(journal, committed, damaged=damaged)
     first = info(run.path / DIRECTORY) if run.screen is not None else None
@@ -94,8 +99,9 @@ def info(path: str | os.PathLike[str]) -> Status:
         _seconds_left(run, first),
         run.nonfinite_ids.tolist(),
         ranges_of(run.unreadable_ids),
-        holder_of(run.path),
-        sum(map(_size, files_below(run.path))),
+        holder_of(run.path) if isinstance(run.path, Path) else None,  # at a URL nobody holds a lock
+        journal.place.size(),
+        workers_of(run.path) if isinstance(run.path, Path) else [],
         first,
     )
 
@@ -123,14 +129,7 @@ def verify(path: str | os.PathLike[str]) -> list[SpanDamage]:
     Raises:
         RunError: there is no run at ``path``, or its run.json cannot be read.
     """
-    journal = Journal.open(Path(path))
-    first = Path(path) / DIRECTORY
-    stages = [Journal.open(first)] if journal.header.screened and exists(first / "run.json") else []
+    journal = Journal.open(any_path(path))
+    first = journal.path / DIRECTORY
+    stages = [Journal.open(first)] if journal.header.screened and is_there(first / "run.json") else []
     return [damage for stage in (*stages, journal) for damage in stage.damage()]
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:  # a temporary file that has just been renamed
-        return 0

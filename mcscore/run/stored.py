@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunError
-from ..paths import exists
+from ..store.files import AnyPath, is_there
 from .journal import Journal, Record, Values
 from .schema import JSON
 from .screening.options import DIRECTORY
@@ -23,12 +22,12 @@ class StoredScores:
     are checked against their checksums whenever they are read: RunError names a damaged file.
 
     Attributes:
-        path: the run directory.
+        path: the run directory, or its URL.
         meta: the content of run.json, with the default of every field that it lacks.
     """
 
     def __init__(self, journal: Journal, committed: Sequence[Record]) -> None:
-        self.path: Path = journal.path
+        self.path: AnyPath = journal.path
         self.meta: JSON = journal.header.to_json()
         self.header = journal.header
         self._journal, self._records = journal, tuple(committed)
@@ -49,7 +48,7 @@ class StoredScores:
         Raises:
             RunError: the first stage is damaged.
         """
-        if not self.header.screened or not exists(self.path / DIRECTORY / "run.json"):
+        if not self.header.screened or not is_there(self.path / DIRECTORY / "run.json"):
             return None
         journal = Journal.open(self.path / DIRECTORY)
         return StoredScores(journal, journal.survey().records)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,8 @@ import numpy as np
 from ..errors import RunError
 from ..fields import parse
 from ..outputs import named_output
+from ..paths import local_path
+from ..store.files import AnyPath, RemotePath, Where, open_binary
 
 SELECTION_VERSION = 2
 COLUMNS = {"id": "int64", "rank": "int64", "score": "float32"}
@@ -93,10 +94,10 @@ class Selection:
 
     def write_parquet(
         self,
-        path: str | os.PathLike[str],
+        path: Where,
         columns: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
-    ) -> Path:
+    ) -> AnyPath:
         """Write :meth:`to_table` as Parquet, whole or not at all, durable on return, and return the path.
 
         Raises:
@@ -104,14 +105,14 @@ class Selection:
         """
         import pyarrow.parquet
 
-        where = Path(path)
+        where = path if isinstance(path, RemotePath) else local_path(path, "a selection", RunError)
         table = self.to_table(columns, metadata)
         with named_output(where, "a selection", _is_selection, RunError) as file:
             pyarrow.parquet.write_table(table, file, write_page_checksum=True)
         return where
 
 
-def read_parquet(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+def read_parquet(path: Where) -> tuple[Any, dict[str, Any]]:
     """Read a file of :meth:`Selection.write_parquet` as (pyarrow.Table, metadata), checked.
 
     >>> import tempfile
@@ -149,12 +150,12 @@ def read_parquet(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     return table, metadata
 
 
-def _read_checked(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+def _read_checked(path: Where) -> tuple[Any, dict[str, Any]]:
     """The table and its metadata, unchanged since they were written."""
     import pyarrow
     import pyarrow.parquet
 
-    with open(path, "rb") as file:
+    with open_binary(path if isinstance(path, RemotePath) else Path(path)) as file:
         try:
             table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
             table.validate(full=True)  # of text: that it is UTF-8
@@ -177,7 +178,7 @@ def _read_checked(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     return table, metadata
 
 
-def _refuse_impossible(path: str | os.PathLike[str], table: Any) -> None:
+def _refuse_impossible(path: Where, table: Any) -> None:
     """Raise RunError if a column has values that no selection has."""
     for name in COLUMNS:
         if table[name].null_count:

@@ -1,10 +1,10 @@
 """The k best of a stream of scores, in one total order: score descending, then id ascending.
 
 A threshold on scores alone returns different ids for different block sizes when scores tie, and ties are common
-(saturated entropy, BALD exactly 0, half-precision models). So score and id together form a key (kernels/topk.py).
+(saturated entropy, BALD exactly 0, half-precision models). So the cut is an item: a score and an id.
 
-Method: each block is compared with the k-th best key so far. The few items above it are appended as keys to a buffer, which
-is reduced to its k greatest keys when it is full.
+Method: each block is compared with the k-th best item so far. The few that are better are appended to a buffer, which is
+reduced to its k best when it is full.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.topk import MAX_ID, filter_above, keys_of, split_keys
+from ..kernels.topk import NO_CUT, filter_above, wrong_id
 
-_LEAST_ROOM = 1 << 13  # keys beyond k; a smaller buffer would be reduced too often
+_LEAST_ROOM = 1 << 13  # items beyond k; a smaller buffer would be reduced too often
 
 
 def best_first(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Sort the positions of the items that have a score (not NaN), best first: score descending, id ascending."""
+    """Sort the positions of the items that have a score (not NaN), best first: score descending, id ascending.
+
+    Raises:
+        ValueError: ids that are not integers in [0, 2**63).
+    """
+    if ids.dtype.kind not in "iu" and ids.size:
+        raise ValueError(f"ids must be integers, not {ids.dtype}")
+    ids = ids.astype(np.int64, copy=False)
+    if len(ids) and ids.min() < 0:
+        raise wrong_id(ids[np.argmax(ids < 0)])
     scored = np.flatnonzero(~np.isnan(scores))
-    keys = keys_of(ids[scored], scores[scored])
-    return scored[np.argsort(keys)[::-1]]
+    return scored[np.lexsort((ids[scored], -scores[scored].astype(np.float32, copy=False)))]
 
 
 class TopK:
@@ -41,18 +49,18 @@ class TopK:
     float32, the precision in which they are stored.
 
     Raises:
-        ValueError: k is negative, shapes differ, or an id lies outside [0, 2**32).
+        ValueError: k is negative, shapes differ, or an id lies outside [0, 2**63).
     """
 
     def __init__(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
             raise ValueError(f"k must be a whole number of items >= 0, got {k!r}")
         self.k = int(k)
-        # A larger buffer is reduced less often, but its cut is older, so more keys that are not among the best enter it.
-        self._keys = np.empty(max(self.k + self.k // 2, self.k + _LEAST_ROOM), np.uint64)
+        # A larger buffer is reduced less often, but its cut is older, so more items that are not among the best enter it.
+        room = max(self.k + self.k // 2, self.k + _LEAST_ROOM)
+        self._ids, self._scores = np.empty(room, np.int64), np.empty(room, np.float32)
         self._used = 0
-        # The k-th best key when the buffer was last reduced: a key that is not greater is not among the k best.
-        self._cut = 0
+        self._cut = NO_CUT  # the k-th best item when the buffer was last reduced
         # While ids only rise, none came twice, and the buffer is reduced without a sort, which costs half a pass at k = 100 000.
         self._rising, self._last_id = True, -1
 
@@ -77,7 +85,8 @@ class TopK:
         start = 0
         while start < len(scores_B) and self.k:
             flags = None if exclude is None else exclude[start:]
-            found, taken = filter_above(ids_B[start:], scores_B[start:], flags, self._cut, self._keys[self._used :])
+            room = self._ids[self._used :], self._scores[self._used :]
+            found, taken = filter_above(ids_B[start:], scores_B[start:], flags, self._cut, *room)
             self._admit(found)
             start += taken
         return self
@@ -86,39 +95,50 @@ class TopK:
         """Add the items that another TopK of the same k has kept. Returns self."""
         if other.k != self.k:
             raise ValueError(f"cannot merge the best {other.k} into the best {self.k}: k must be equal")
-        self._rising = False
-        keys = other._keys[: other._used].copy()
-        while len(keys):  # keys at or below the cut are dropped when the buffer is reduced
-            room = len(self._keys) - self._used
-            part, keys = keys[:room], keys[room:]
-            self._keys[self._used : self._used + len(part)] = part
-            self._admit(len(part))
-        return self
+        kept = slice(other._used)
+        return self.update(other._ids[kept].copy(), other._scores[kept].copy())
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(ids int64, scores float32)``, best first; fewer than k if fewer were seen."""
         self._compact()
-        return split_keys(np.sort(self._keys[: self._used])[::-1])
+        ids, scores = self._ids[: self._used], self._scores[: self._used]
+        order = best_first(ids, scores)
+        return ids[order], scores[order]
 
     def _admit(self, found: int) -> None:
-        """Register the keys that filter_above has appended to the buffer."""
+        """Register the items that filter_above has appended to the buffer."""
         if found and self._rising:
-            ids = MAX_ID - (self._keys[self._used : self._used + found] & np.uint64(MAX_ID)).astype(np.int64)
+            ids = self._ids[self._used : self._used + found]
             self._rising = bool(ids[0] > self._last_id and (ids[1:] > ids[:-1]).all())
             self._last_id = int(ids[-1])
         self._used += found
-        if self._used == len(self._keys):
+        if self._used == len(self._ids):
             self._compact()
 
     def _compact(self) -> None:
-        """Reduce the buffer to its k greatest distinct keys; the smallest of them is the new cut."""
-        keys = self._keys[: self._used]
-        best = np.partition(keys, len(keys) - self.k)[len(keys) - self.k :] if len(keys) > self.k else keys
-        if not self._rising:
-            best = np.unique(best)
-            if len(best) < min(self.k, len(keys)):
-                best = np.unique(keys)[-self.k :] if self.k else best[:0]
-        self._keys[: len(best)] = best
+        """Reduce the buffer to its k best distinct items; the last of them is the new cut."""
+        ids, scores = self._ids[: self._used], self._scores[: self._used]
+        best = _best_of_rising(scores, self.k) if self._rising else _best_distinct(ids, scores, self.k)
         self._used = len(best)
+        self._ids[: len(best)], self._scores[: len(best)] = ids[best], scores[best]
         if len(best) == self.k and self.k:
-            self._cut = int(best.min())
+            limit = self._scores[: self.k].min()
+            self._cut = float(limit), int(self._ids[: self.k][self._scores[: self.k] == limit].max())
+
+
+def _best_of_rising(scores: np.ndarray, k: int) -> np.ndarray:
+    """The positions of the k best, ascending, of items whose ids rise: among equals the first are the best."""
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    limit = np.partition(scores, len(scores) - k)[len(scores) - k]
+    best = scores > limit
+    best[np.flatnonzero(scores == limit)[: k - np.count_nonzero(best)]] = True
+    return np.flatnonzero(best)
+
+
+def _best_distinct(ids: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """The positions of the k best, best first; an id that stands twice with the same score counts once."""
+    order = best_first(ids, scores)
+    ids, scores = ids[order], scores[order]
+    again = (ids[1:] == ids[:-1]) & (scores[1:] == scores[:-1])
+    return order[np.concatenate([np.ones(1, bool), ~again])[: len(order)]][:k]

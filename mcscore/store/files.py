@@ -1,14 +1,15 @@
 """Reading files wherever they lie: on a local disk by descriptors, at a URL through a store that zarr opens.
 
-What lies at a URL is read only. Nothing here knows what is in a file.
+What lies at a URL is read only here; place/objects.py writes there. Nothing here knows what is in a file.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Protocol
 
 from ..errors import PoolError
 from ..paths import exists
@@ -85,6 +86,20 @@ class RemotePath:
         """The last part of the path."""
         return str(self).rpartition("/")[2]
 
+    @property
+    def stem(self) -> str:
+        """The name without what follows its last dot."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def parent(self) -> RemotePath:
+        """The path without its last part, as far as that is below the URL."""
+        return RemotePath(self.url, self.store, self.key.rpartition("/")[0])
+
+    def absolute(self) -> RemotePath:
+        """Itself: a URL depends on no working directory."""
+        return self
+
     def read_bytes(self) -> bytes:
         """Return the whole file; FileNotFoundError if there is none."""
         return self._get(None)
@@ -146,6 +161,7 @@ class RemoteFile:
 
 
 AnyPath = Path | RemotePath
+Where = str | os.PathLike[str] | RemotePath  # as a caller says it
 
 
 def path_of(where: str | os.PathLike[str]) -> AnyPath:
@@ -182,6 +198,11 @@ def local(path: AnyPath, what: str) -> Path:
 def location(path: AnyPath) -> str:
     """Return the absolute path, or the URL."""
     return str(path) if isinstance(path, RemotePath) else os.path.abspath(path)
+
+
+def open_binary(path: AnyPath) -> BinaryIO:
+    """Open a file to read, the whole of one at a URL in memory; FileNotFoundError if it is missing."""
+    return open(path, "rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
 def is_there(path: AnyPath) -> bool:

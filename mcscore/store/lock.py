@@ -1,8 +1,8 @@
-"""One writer per directory: locks that refuse a second writer, or let it wait.
+"""Who writes into a directory: one process alone, which refuses others or lets them wait, or several that agreed to.
 
-Both are the kernel's (flock), which releases them when their process dies, however it dies: a stale lock needs no guess
-about process ids that were used again. ``locked`` also writes a file ``lock`` with pid, host and boot id. The file is for
-messages, and for the one case the kernel may not see: a writer on another machine, on a network file system that does
+All locks are the kernel's (flock), which releases them when their process dies, however it dies: a stale lock needs no guess
+about process ids that were used again. Who has a directory alone also writes pid, host and boot id into the file ``lock``. That
+is for messages, and for the one case the kernel may not see: a writer on another machine, on a network file system that does
 not pass locks on.
 """
 
@@ -12,19 +12,24 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
+import random
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import atomic
 from ..errors import Error
-from ..paths import exists, names_in
+from ..machine import boot_id, host, runs
+from ..paths import names_in
+from .mount import locks_reach_other_machines
 
 _PROCESSES = Path("/proc")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere the host name alone tells machines apart
+_ALONE, _SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
+_PATIENCE = 1.0  # seconds to wait before it is said
+_PAUSE = 2.0  # seconds between attempts at most: on a network file system each is a request
 
 
 @contextlib.contextmanager
@@ -47,16 +52,15 @@ def locked(directory: Path, error: type[Error]) -> Iterator[None]:
     ['lock']
     """
     path = directory / "lock"
-    descriptor = _acquire(path, error)
+    descriptor = _take(path, _ALONE, error)
+    if descriptor is None:
+        raise error(f"{directory} is being written by {_who_holds(path)}; wait for it, or stop it first")
     try:
-        _refuse_other_machine(path, error)
-        # In place and not by a rename: the kernel's lock is on the file that has this name now.
-        atomic.write(path, json.dumps(_me()).encode())
+        _sign(path, error)
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # a lock file that stays is stale, and the next writer takes it over
-                atomic.remove(path)
+            _unsign(path)
     finally:
         os.close(descriptor)
 
@@ -72,19 +76,100 @@ def locked_in_turn(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, error: type[Error]) -> int:
-    """Return a descriptor that holds the kernel's lock on the file that has this name now."""
+class Joined:
+    """A process's part in the lock of a directory: alone, shared with others, or none yet.
+
+    Attributes:
+        exclusive: whether this process has the directory alone.
+    """
+
+    def __init__(self, directory: Path, error: type[Error], stop: Callable[[], bool]) -> None:
+        """Use ``joined``."""
+        self._path, self._error, self._stop = directory / "lock", error, stop
+        self._descriptor: int | None = None
+        self._told = False
+        self.exclusive = False
+
+    def join(self) -> bool:
+        """Take part: alone if no other process does, else shared. Waits while another process is alone; False if stopped."""
+        return self._wait_for(_ALONE, _SHARED)
+
+    def share(self) -> bool:
+        """Take part and let others do so. Waits while another process is alone; False if stopped.
+
+        Another process may have been alone before this returns: what was read of the directory must be read again.
+        """
+        return self._wait_for(_SHARED)
+
+    def try_exclusive(self) -> bool:
+        """Take part alone if no other process takes part now, else not at all."""
+        self.leave()
+        return self._try(_ALONE)
+
+    def leave(self) -> None:
+        """Take no part. The file stays for others unless this process was alone."""
+        if self._descriptor is not None:
+            if self.exclusive:
+                _unsign(self._path)
+            os.close(self._descriptor)
+        self._descriptor, self.exclusive = None, False
+
+    def _try(self, how: int) -> bool:
+        self._descriptor = _take(self._path, how, self._error)
+        if self._descriptor is not None and how == _ALONE:
+            _sign(self._path, self._error)  # raises where another machine may have signed: its file stays
+            self.exclusive = True
+        return self._descriptor is not None
+
+    def _wait_for(self, *ways: int) -> bool:
+        self.leave()
+        began, pause = time.monotonic(), 0.02
+        while not any(self._try(how) for how in ways):
+            if self._stop():
+                return False
+            if not self._told and time.monotonic() - began > _PATIENCE:
+                self._told = True
+                warnings.warn(
+                    f"{self._path.parent} is being written by {_who_holds(self._path)}: waiting", stacklevel=4
+                )
+            time.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _PAUSE)
+        return True
+
+
+@contextlib.contextmanager
+def joined(directory: Path, error: type[Error], stop: Callable[[], bool] = lambda: False) -> Iterator[Joined]:
+    """Take part in the lock of a directory at the end of the block no more; inside it, as the methods of what is yielded say.
+
+    Args:
+        directory: where the file ``lock`` stands; it must be there.
+        error: the class of the error that the methods raise: another machine may hold the lock (named, with what to do), or the file
+            system has no locks.
+        stop: whether to give up waiting.
+
+    >>> import tempfile
+    >>> with joined(Path(tempfile.mkdtemp()), Error) as lock:
+    ...     lock.join(), lock.exclusive, lock.share(), lock.exclusive
+    (True, True, True, False)
+    """
+    lock = Joined(directory, error, stop)
+    try:
+        yield lock
+    finally:
+        lock.leave()
+
+
+def _take(path: Path, how: int, error: type[Error]) -> int | None:
+    """A descriptor that holds the kernel's lock on the file that has this name now; None if another holds it otherwise."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             if _is_named(path, descriptor):
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
-            raise error(
-                f"{path.parent} is being written by {_who_holds(path)}; wait for it, or stop it first"
-            ) from None
+            return None
         except OSError as cause:
             os.close(descriptor)
             raise error(
@@ -93,14 +178,29 @@ def _acquire(path: Path, error: type[Error]) -> int:
         os.close(descriptor)  # the last holder removed the file between open and flock here: try the new file
 
 
+def _sign(path: Path, error: type[Error]) -> None:
+    """Write into the file who is alone; the kernel's lock is held.
+
+    In place and not by a rename: the kernel's lock is on the file that has this name now.
+    """
+    _refuse_other_machine(path, error)
+    atomic.write(path, json.dumps(_me()).encode())
+
+
+def _unsign(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a lock file that stays is stale, and the next writer takes it over
+        atomic.remove(path)
+
+
 def _who_holds(path: Path) -> str:
-    """Name the process that holds the kernel's lock: the one that took it, or one that was forked from it since."""
+    """Name who holds the kernel's lock: the process that took it, one that was forked from it since, or those that share it."""
     holder, holding = _holder(path), _processes_holding(path)
-    host = holder["host"] if holder else socket.gethostname()
-    if holding and (holder is None or int(holder["pid"]) not in holding):
-        forked = f", which inherited the lock of process {holder['pid']}" if holder else ""
-        return f"process {holding[0]} on {host}{forked}"
-    return f"process {holder['pid']} on {host}" if holder else "another process"
+    if holder is None:
+        several = "process " if len(holding) == 1 else "processes "
+        return f"{several}{', '.join(map(str, holding))} on {host()}" if holding else "another process"
+    if holding and int(holder["pid"]) not in holding:
+        return f"process {holding[0]} on {holder['host']}, which inherited the lock of process {holder['pid']}"
+    return f"process {holder['pid']} on {holder['host']}"
 
 
 def _processes_holding(path: Path) -> list[int]:
@@ -131,16 +231,18 @@ def _is_named(path: Path, descriptor: int) -> bool:
 
 
 def _refuse_other_machine(path: Path, error: type[Error]) -> None:
-    """Refuse a lock file of another machine; the kernel's lock is held, so a writer of this machine is dead."""
+    """Refuse a lock file of another machine that the kernel may not see; what it sees is dead, as its lock is held here."""
     holder, me = _holder(path), _me()
     if holder is None:
         return
-    if holder["host"] != me["host"] and (not me["boot_id"] or holder["boot_id"] != me["boot_id"]):
+    elsewhere = holder["host"] != me["host"] and (not me["boot_id"] or holder["boot_id"] != me["boot_id"])
+    if elsewhere and not locks_reach_other_machines(path):
         raise error(
             f"{path.parent} was being written by process {holder['pid']} on another host, {holder['host']}; "
             f"if no process there writes into it any more, remove {path} and start again"
         )
-    warnings.warn(f"{path.parent}: took over the lock of process {holder['pid']}, which is gone", stacklevel=2)
+    where = f" on {holder['host']}" if elsewhere else ""
+    warnings.warn(f"{path.parent}: took over the lock of process {holder['pid']}{where}, which is gone", stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -171,7 +273,7 @@ def holder_of(directory: Path) -> Holder | None:
     pid = int(holder["pid"])
     if holder["host"] != me["host"]:
         return Holder(pid, holder["host"], None)
-    if holder["boot_id"] == me["boot_id"] and atomic.runs(pid):
+    if holder["boot_id"] == me["boot_id"] and runs(pid):
         return Holder(pid, holder["host"], True)
     holding = _processes_holding(directory / "lock")
     return Holder(holding[0] if holding else pid, holder["host"], bool(holding))
@@ -187,5 +289,4 @@ def _holder(path: Path) -> dict[str, str] | None:
 
 
 def _me() -> dict[str, str]:
-    boot_id = _BOOT_ID.read_text().strip() if exists(_BOOT_ID) else ""
-    return {"pid": str(os.getpid()), "host": socket.gethostname(), "boot_id": boot_id}
+    return {"pid": str(os.getpid()), "host": host(), "boot_id": boot_id()}

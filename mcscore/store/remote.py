@@ -102,7 +102,7 @@ class PatientStore(WrapperStore[Any]):
                     raise _WrongLength(f"{len(found)} bytes came, {asked} were asked for")
             return found
 
-        return await self._patiently(key, request)
+        return await self.patiently(key, request)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -118,17 +118,21 @@ class PatientStore(WrapperStore[Any]):
 
     async def getsize(self, key: str) -> int:
         """Return the bytes in an object; FileNotFoundError if it is missing."""
-        found = await self._patiently(key, lambda: self._store.getsize(key))
+        found = await self.patiently(key, lambda: self._store.getsize(key))
         if found is None:
             raise FileNotFoundError(f"{self.url}/{key}")
         return int(found)
 
     async def exists(self, key: str) -> bool:
         """Whether there is an object; fsspec's own answer is no, too, when the server fails."""
-        return await self._patiently(key, lambda: self._store.getsize(key)) is not None
+        return await self.patiently(key, lambda: self._store.getsize(key)) is not None
 
-    async def _patiently(self, key: str, request: Callable[[], Awaitable[T]]) -> T | None:
-        """Return what a request gives; None if the server says that there is no such object."""
+    async def patiently(self, key: str, request: Callable[[], Awaitable[T]], doing: str = "read") -> T | None:
+        """Return what a request gives; None if the server says that there is no such object.
+
+        Raises:
+            PoolError: it failed each time; names the URL, and the reason why it cannot be read, or ``doing``.
+        """
         url, pause = f"{self.url}/{key}".rstrip("/"), _FIRST_PAUSE
         until = time.monotonic() + _TIMEOUTS * self.patience.timeout
         for left in range(self.patience.retries, -1, -1):
@@ -139,7 +143,7 @@ class PatientStore(WrapperStore[Any]):
                     return None
                 reason = self._reason(error)
                 if not _may_pass(error):
-                    raise PoolError(f"{url} cannot be read: {reason}") from error
+                    raise PoolError(f"{url} cannot be {doing}: {reason}") from error
                 if not left or time.monotonic() >= until:
                     tried = self.patience.retries + 1 - left
                     raise PoolError(

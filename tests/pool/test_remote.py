@@ -18,7 +18,10 @@ from mcscore.pool import Pool
 from mcscore.pool.verify import verify
 
 from ..ingest.helpers import folder
+from ..s3 import s3_server, use
 from .helpers import chunk_files, flip_bit, images, small_pool
+
+__all__ = ["s3_server"]  # a fixture
 
 Publish = Callable[[Path], str]  # make a pool readable at a URL
 
@@ -65,28 +68,11 @@ def web(tmp_path: Path) -> Iterator[Publish]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Publish:
     pytest.importorskip("obstore")
     boto3 = pytest.importorskip("boto3")
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
-    }.items():
-        monkeypatch.setenv(name, value)
+    use(s3_server, monkeypatch)
     client = boto3.client("s3", endpoint_url=s3_server)
     client.create_bucket(Bucket="pools")
 

@@ -67,7 +67,7 @@ def test_a_kill_may_come_at_any_step(tmp_path: Path, steps: list[str], undisturb
         out = tmp_path / f"{n}"
         killed_at(n, partial(begin, out))
         assert finish(out) == undisturbed, (n, step)
-        assert {path.name for path in out.iterdir()} == {"run.json", "commits", "scores.zarr"}, (n, step)
+        assert {path.name for path in out.iterdir()} == {"run.json", "commits", "scores.zarr", "skipped"}, (n, step)
         assert not list(out.rglob("*.tmp")), (n, step)
 
 

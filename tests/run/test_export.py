@@ -19,6 +19,7 @@ import pytest
 from mcscore import atomic
 from mcscore.cells import unguarded
 from mcscore.errors import RunError
+from mcscore.machine import machine
 from mcscore.pool import Pool, label_from
 from mcscore.run import Run, export, score_pool
 from mcscore.run.export import formats
@@ -299,9 +300,9 @@ def test_an_export_is_durable_before_it_has_its_name(run: Run, tmp_path: Path, m
 def test_what_a_killed_export_left_goes_with_the_next(run: Run, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    machine = atomic._machine()
-    (tmp_path / f"a.{machine}-{dead.pid}-0.tmp").write_text("half")
-    others = [f"a.{machine}-{os.getppid()}-0.tmp", f"a.00000000-{dead.pid}-0.tmp"]  # one lives, one is of another host
+    here = machine()
+    (tmp_path / f"a.{here}-{dead.pid}-0.tmp").write_text("half")
+    others = [f"a.{here}-{os.getppid()}-0.tmp", f"a.00000000-{dead.pid}-0.tmp"]  # one lives, one is of another host
     for name in others:
         (tmp_path / name).write_text("half")
     run.export("csv", tmp_path / "a")

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from mcscore import machine
 from mcscore.errors import RunError
 from mcscore.run import score_pool
-from mcscore.store import lock
+from mcscore.store import lock, mount
 
 from .fakes import FakePool, FakeScorer, begin, content, go_on
 
@@ -34,8 +35,9 @@ def leave(run: Path, **changes: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lock.socket, "gethostname", lambda: "here")
-    monkeypatch.setattr(lock, "_BOOT_ID", tmp_path / "boot_id")
+    machine.machine()  # which remembers the real one
+    monkeypatch.setattr(machine.socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(machine, "_BOOT_ID", tmp_path / "boot_id")
     (tmp_path / "boot_id").write_text("b1\n")
 
 
@@ -156,6 +158,15 @@ def test_a_lock_of_another_machine_is_refused_with_advice(run: Path, tmp_path: P
     (run / "lock").unlink()
     with locked(run):
         pass
+
+
+def test_a_lock_of_another_machine_is_taken_over_where_the_kernel_sees_other_machines(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(run, host="node7", boot_id="b7")
+    monkeypatch.setattr(mount, "mount_of", lambda _path: mount.Mount("nfs4", frozenset({"rw", "local_lock=none"})))
+    with pytest.warns(UserWarning, match="took over the lock of process 4242 on node7, which is gone"), locked(run):
+        assert said(run)["host"] == "here"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])

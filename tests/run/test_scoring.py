@@ -282,6 +282,57 @@ def test_spans_and_blocks_of_typical_models(
     assert default_block(span, step, flops, item_bytes, speed) == block
 
 
+@pytest.mark.parametrize("share", [1.0, 0.05])
+@pytest.mark.parametrize("model", [GAL, RESNET_HEAD, VIT, (64, 1e4, 8)])
+@pytest.mark.parametrize(("n", "speed"), [(50_000, CUDA), (10**9, CUDA), (1797, CPU), (10**7, CPU), (10**10, CPU)])
+def test_the_spans_of_one_worker_are_as_they_always_were(
+    n: int, speed: Speed, model: tuple[int, float, int], share: float
+) -> None:
+    step, flops, item_bytes = model
+    seconds_per_item = share * flops / speed.flops + item_bytes / speed.bytes
+    full = int(4 * step / share) if share < 1 else 0
+    wanted = min(max(n // 50, 256, int(2.0 / seconds_per_item), full), speed.span_max)
+    expected = min(n, max(step, wanted // step * step))
+    assert default_span(n, step, flops, item_bytes, share, speed, workers=1) == expected
+    assert default_span(n, step, flops, item_bytes, share, speed, workers=1, driver=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("n", "workers", "driver", "span"),
+    [  # of a ResNet-50 with a dropout head at 19,378 items/s, in steps of 891
+        (10**6, 8, True, 4 * 891),  # between two commits 0.19 s, 3,720 items
+        (10**7, 8, True, 23 * 891),  # 60 spans for each worker
+        (10**7, 8, False, 23 * 891),
+        (10**9, 1000, True, 521 * 891),  # between two commits 24 s, 465,082 items
+        (10**9, 1000, False, 18 * 891),  # 60 spans for each worker
+        (10**10, 10_000, False, 18 * 891),
+        (10**9, 10_000, True, 5219 * 891),  # more than a span has otherwise: else commits could not follow
+        (10**12, 8, True, (1 << 20) // 891 * 891),  # nothing is gained beyond
+        (500, 8, True, 500),
+    ],
+)
+def test_spans_of_many_workers_leave_time_for_their_commits(n: int, workers: int, driver: bool, span: int) -> None:
+    step, flops, item_bytes = RESNET_HEAD
+    assert default_span(n, step, flops, item_bytes, speed=CUDA, workers=workers, driver=driver) == span
+
+
+@given(
+    n=st.integers(10**6, 10**10),
+    workers=st.integers(2, 2000),
+    step=st.integers(1, 1000),
+    flops=st.sampled_from([10**8, 10**10, 10**12]),
+    speed=st.sampled_from([CPU, CUDA]),
+)
+def test_spans_of_many_workers_follow_the_rule(n: int, workers: int, step: int, flops: int, speed: Speed) -> None:
+    span = default_span(n, step, flops, 784, speed=speed, workers=workers)
+    assert span == n or span % step == 0
+    least = speed.items_in(2 * workers * 0.012, flops, 784)
+    if least < n:
+        assert span > least - step - 1
+    if least < n / (60 * workers):
+        assert span <= max(n / (60 * workers), step, 256)
+
+
 @given(
     n=st.integers(1, 10**9),
     step=st.integers(1, 5000),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcscore.selection import TopK
-from mcscore.selection.topk import MAX_ID, best_first, keys_of, split_keys
+from mcscore.selection.topk import best_first
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3.4e38, 0.5, 0.5000001]
 SCORE = st.one_of(st.sampled_from(SPECIAL), st.floats(width=32))
@@ -33,8 +33,9 @@ def check(best: TopK, ids: list[int], scores: list[float]) -> None:
 @given(st.data())
 def test_equals_full_sort_for_any_split_order_and_repetition(data: st.DataObject) -> None:
     scores = data.draw(st.lists(SCORE, max_size=60))
-    start = data.draw(st.sampled_from([0, 1000, MAX_ID - 60]))
-    ids = [start + i for i in range(len(scores))]
+    # All within a range of 2^32, across its ends, in several of them, and up to the largest id.
+    start, stride = data.draw(st.sampled_from([(0, 1), (2**32 - 30, 1), (2**33 - 7, 3), (5, 2**31), (2**63 - 60, 1)]))
+    ids = [start + stride * i for i in range(len(scores))]
     k = data.draw(st.integers(0, 70))
     order = data.draw(st.permutations(range(len(ids))))
     order = list(order) + data.draw(st.lists(st.sampled_from(range(len(ids))), max_size=30) if ids else st.just([]))
@@ -49,7 +50,8 @@ def test_equals_full_sort_for_any_split_order_and_repetition(data: st.DataObject
 @given(st.data())
 def test_merge_is_associative_commutative_and_idempotent(data: st.DataObject) -> None:
     scores = data.draw(st.lists(SCORE, min_size=3, max_size=60))
-    ids, k = list(range(len(scores))), data.draw(st.integers(0, 20))
+    first = data.draw(st.sampled_from([0, 2**32 - 9, 2**33 - 20]))
+    ids, k = list(range(first, first + len(scores))), data.draw(st.integers(0, 20))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), min_size=2, max_size=2)))
 
     def part(number: int) -> TopK:
@@ -141,24 +143,43 @@ def test_wrong_input_is_named() -> None:
         TopK(1).update([1, 2], [1.0, 2.0], exclude=[True])
     with pytest.raises(ValueError, match="found -7"):
         TopK(1).update([1, -7], [1.0, 2.0])
-    with pytest.raises(ValueError, match="found 4294967296"):
-        TopK(1).update([1, 2**32], [1.0, 2.0])
+    with pytest.raises(ValueError, match="found -9223372036854775808"):
+        TopK(1).update(np.array([1, 2**63], np.uint64), [1.0, 2.0])
+    with pytest.raises(ValueError, match="found -1"):
+        TopK(1).update(range(-1, 1), [1.0, 2.0])
     with pytest.raises(ValueError, match="integers, got float64"):
         TopK(1).update([1.0], [1.0])
     with pytest.raises(ValueError, match="best 2 into the best 1"):
         TopK(1).merge(TopK(2))
 
 
-@given(st.lists(st.tuples(st.integers(0, MAX_ID), st.floats(width=32, allow_nan=False)), min_size=1))
-def test_keys_order_as_their_items_and_give_them_back(items: list[tuple[int, float]]) -> None:
-    ids = np.array([i for i, _ in items])
-    scores = np.array([s for _, s in items], np.float32)
-    keys = keys_of(ids, scores)
-    back_ids, back_scores = split_keys(keys)
-    assert np.array_equal(back_ids, ids)
-    assert np.array_equal(back_scores, scores + np.float32(0))
-    by_key = np.argsort(keys, kind="stable")[::-1]
-    assert [(-float(scores[i]), int(ids[i])) for i in by_key] == sorted((-float(s), i) for i, s in items)
+@pytest.mark.parametrize("k", [1, 700, 30_000])
+@pytest.mark.parametrize("levels", [4, 5_000, 10**9])
+def test_ids_on_both_sides_of_32_bits(k: int, levels: int) -> None:
+    n, half = 100_000, 50_000
+    rng = np.random.default_rng(levels)
+    scores = np.floor(rng.random(n) * levels).astype(np.float32)
+    ids = np.arange(2**32 - half, 2**32 + half) + np.repeat([0, 2**33], half)
+    want = ids[np.lexsort((ids, -scores))][:k]
+    rising, falling, ranged, shuffled = TopK(k), TopK(k), TopK(k), TopK(k)
+    for at in range(0, n, 12_500):
+        part = slice(at, at + 12_500)
+        rising.update(ids[part], scores[part])
+        falling.update(ids[n - at - 12_500 : n - at], scores[n - at - 12_500 : n - at])
+        ranged.update(range(int(ids[at]), int(ids[at]) + 12_500), scores[part])
+    shuffled.update(ids[order := rng.permutation(n)], scores[order])
+    for best in (rising, falling, ranged, shuffled, TopK(k).merge(falling).merge(rising)):
+        assert np.array_equal(best.result()[0], want)
+
+
+def test_best_first_sorts_any_ids() -> None:
+    ids = np.array([2**63 - 1, 2**33, 2**32, 7, 2**33 + 1])
+    scores = np.array([0.5, 0.5, -0.0, 0.0, 0.9], np.float32)
+    assert ids[best_first(ids, scores)].tolist() == [2**33 + 1, 2**33, 2**63 - 1, 7, 2**32]
+    with pytest.raises(ValueError, match=r"found -3"):
+        best_first(np.array([1, -3]), np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match="integers, not float64"):
+        best_first(np.array([1.0]), np.zeros(1, np.float32))
 
 
 def test_best_first_leaves_out_nan() -> None:

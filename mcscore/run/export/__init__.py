@@ -11,6 +11,8 @@ import numpy as np
 
 from ...errors import RunError
 from ...outputs import named_output
+from ...paths import local_path
+from ...store.files import Where
 from ..identity.place import pool_unless_gone
 from ..journal import Values
 from ..selecting.select import read_selection, refuse_incomplete
@@ -30,7 +32,7 @@ def export(
     format: str,
     out: str | os.PathLike[str] | None,
     *,
-    selection: str | os.PathLike[str] | None,
+    selection: Where | None,
     by: str | None,
     prefix: str,
     pool: Pool | None,
@@ -63,13 +65,22 @@ def export(
         prefix,
         {**facts, "by": by},
     )
-    path = run.path / f"export-{name}{kind.suffix}" if out is None else Path(out)
+    path = _file_of(run, f"export-{name}{kind.suffix}", out)
     try:
         with named_output(path, "an export", is_export, RunError) as target:
             kind.write(target, tables, source)
     except OSError as error:
         raise RunError(f"{path} could not be written, and is unchanged: {error}") from error
     return path
+
+
+def _file_of(run: StoredScores, name: str, out: str | os.PathLike[str] | None) -> Path:
+    """The file to write: ``out``, or the one of this name in the run."""
+    if out is not None:
+        return local_path(out, "an export", RunError)
+    if not isinstance(run.path, Path):
+        raise RunError(f"{run.path} is at a URL, and an export is written to a local disk: say where with out (--out)")
+    return run.path / name
 
 
 def _pool_or_none(run: StoredScores, pool: Pool | None, required: bool) -> Pool | None:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import datetime
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
 from ...errors import RunError
+from ...store.files import AnyPath
 from ..schema import Edit, Model, RunHeader
 
 _NAMED = 6
 _KINDS = ("source", "value", "attribute")
 
 
-def code_of(path: Path, header: RunHeader, now: Model, accept: bool) -> int:
+def code_of(path: AnyPath, header: RunHeader, now: Model, accept: bool) -> int:
     """Find the code of ``now`` in a run: 0 for that of the start, i for the i-th edit, one more than there are for a new one.
 
     Raises:
@@ -46,7 +46,7 @@ def code_of(path: Path, header: RunHeader, now: Model, accept: bool) -> int:
     )
 
 
-def accepted(path: Path, header: RunHeader, now: Model, accept: bool) -> list[str]:
+def accepted(path: AnyPath, header: RunHeader, now: Model, accept: bool) -> list[str]:
     """What of ``now`` differs from the start of a run that is only read, if ``accept`` allows it. Raises what ``code_of`` does."""
     if code_of(path, header, now, accept) <= len(header.edited):
         return []
@@ -87,7 +87,7 @@ def told(names: list[str]) -> str:
     return "; ".join(names[:_NAMED]) + (f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
-def warn_of_unseen(path: Path, model: Model) -> None:
+def warn_of_unseen(path: AnyPath, model: Model) -> None:
     """Say what of the code cannot be compared when the run goes on."""
     if model.unseen:
         warnings.warn(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
+from ...store.files import AnyPath
 from ..journal.shard import crc32c
 from ..schema import Hardware, to_json
 
@@ -94,7 +95,7 @@ def _driver() -> str:
     return found[1] if found else ""
 
 
-def class_of(path: Path, recorded: Sequence[Hardware], now: Hardware, mixed: bool) -> int | None:
+def class_of(path: AnyPath, recorded: Sequence[Hardware], now: Hardware, mixed: bool) -> int | None:
     """Find ``now`` among the recorded hardware classes: its index, or None if ``mixed`` allows a new one.
 
     Raises:

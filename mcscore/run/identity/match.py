@@ -10,10 +10,10 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import PoolError, PoolNotFoundError, RunError
+from ...store.files import AnyPath, location
 from ..schema import JSON, Hardware, PoolState, RunHeader, Settings, from_json, to_json
 from ..screening.options import Screen
 
@@ -34,7 +34,7 @@ class HasPool(Protocol):
     """A run, as far as its pool is concerned."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """The run directory."""
 
     @property
@@ -60,7 +60,7 @@ def new_header(
 
 
 def refuse_difference(
-    path: Path,
+    path: AnyPath,
     header: RunHeader,
     pool: Pool,
     settings: Settings,
@@ -102,7 +102,16 @@ def refuse_difference(
             )
 
 
-def warn_of_other_versions(path: Path, header: RunHeader) -> None:
+def first_difference(recorded: Settings, given: Settings) -> str:
+    """The first setting in which two scorers that are prepared differ, as "passes=30, not 20"; empty if there is none."""
+    for (field, one), (_, other) in zip(_settings(recorded), _settings(given), strict=True):
+        if (field not in _FREE or field == "model.code") and one != other:
+            shown = "" if field == "model.code" else f"={json.dumps(other)}, not {json.dumps(one)}"
+            return f"another {field}{shown}"
+    return ""
+
+
+def warn_of_other_versions(path: AnyPath, header: RunHeader) -> None:
     """Warn if the run goes on under other versions, where the same computation may end in other last bits."""
     if (now := versions()) != header.versions:
         then = dict(header.versions)
@@ -155,8 +164,6 @@ def find_pool(run: HasPool, pool: Pool | None = None) -> Pool:
 
 def state_of(pool: Pool) -> PoolState:
     """What run.json says of the pool."""
-    from ...store.files import location
-
     return PoolState(path=location(pool.path), fingerprint=pool.fingerprint, n=pool.n, identity=pool.identity() or "")
 
 
@@ -171,13 +178,17 @@ def versions() -> dict[str, str]:
 def _compared(header: RunHeader) -> Iterator[tuple[str, Any]]:
     """The values to compare, by name; those of pool and model one by one. The screen comes first, as it decides on others."""
     yield "screen", to_json(header.screen)
-    for name, value in {"pool": header.pool, **_by_name(header.settings), "span": header.span}.items():
-        if dataclasses.is_dataclass(value):
-            yield from ((f"{name}.{key}", part) for key, part in to_json(value).items())
-        else:
-            yield name, to_json(value)
+    yield from ((f"pool.{key}", part) for key, part in to_json(header.pool).items())
+    yield from _settings(header.settings)
+    yield "span", header.span
     yield "labeled", header.labeled
 
 
-def _by_name(settings: Settings) -> dict[str, Any]:
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+def _settings(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """The settings by name, those of the model one by one."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from ((f"{field.name}.{key}", part) for key, part in to_json(value).items())
+        else:
+            yield field.name, to_json(value)

@@ -1,4 +1,4 @@
-"""A run directory: what is committed in it, and how a span is committed.
+"""A run: what is committed in it, and how a span is committed.
 
     run.json                    see schema.py
     scores.zarr/zarr.json       one Zarr v3 array (scores and prediction, items), float32
@@ -15,32 +15,44 @@ A pool may be appended to. run.json is then replaced before a span of the new le
 was partial, is committed again, longer: its shard with the same values in front (so that the former record, of the shorter
 span, still holds), then its record.
 
+In an object store (see store/place/objects.py) there are no temporary names and no lock. There run.json comes first, because
+only who made it may write the rest, and each write has the condition that nobody else's is undone.
+
 The files are written here and not by zarr-python, which renames but does not fsync (so a shard could be lost after its
 record), and by no means by zarrs, which writes in place (so a kill tears the shard).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from ... import atomic
 from ...errors import RunError
-from ...paths import exists, names_in
+from ...store.place import AnyPath
 from ..record import Record
-from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, read_header
+from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, header_in, read_header
 from ..spans import Span
 from . import records
-from .reader import JournalReader, SpanDamage, Values, array_in, essential, file_name, told
+from .reader import (
+    PACKED,
+    ZARR_JSON,
+    JournalReader,
+    SpanDamage,
+    Values,
+    array_in,
+    essential,
+    file_name,
+    record_name,
+    shard_name,
+    told,
+)
 from .shard import ShardHeader, TornError, crc32c
 
 # Class numbers are stored as float32, which holds every integer up to this one.
@@ -48,30 +60,64 @@ LARGEST_CLASS = 1 << 24
 
 
 class Journal(JournalReader):
-    """A run directory, read and written. One writer at a time: hold the lock."""
+    """A run, read and written: by who holds its lock, alone or, for what says so, shared with others."""
 
     @staticmethod
-    def create(path: Path, header: RunHeader) -> Journal:
-        """Make a new run in the directory ``path``, which must be locked; run.json comes last and makes it one."""
+    def create(path: AnyPath, header: RunHeader) -> Journal:
+        """Make a new run at ``path``: an empty directory, which must be locked, or a URL. RunError if it is one meanwhile."""
         header.refuse_impossible(f"{path} cannot be made a run")
         journal = Journal(path, header)
         try:
-            if exists(path / "run.json"):
+            if journal.place.version("run.json") is not None:
                 raise FileExistsError
-            journal._lay_out(keep=False)
-            atomic.create_file(path / "run.json", header.to_bytes())
+            if journal.place.one_writer:
+                journal._lay_out(keep=False)
+            journal.place.create("run.json", header.to_bytes())
         except FileExistsError:
             raise RunError(f"{path} was made a run by another process meanwhile; start again to resume it") from None
+        if not journal.place.one_writer:
+            journal._lay_out(keep=False)
         return journal
 
     @staticmethod
-    def open(path: Path) -> Journal:
-        """Open the run in the directory ``path``. Raises RunError if there is none."""
+    def open(path: AnyPath) -> Journal:
+        """Open the run at ``path``, a directory or a URL. Raises RunError if there is none."""
         return Journal(path, read_header(path))
 
+    @overload
     def commit(
-        self, span: Span, values: Mapping[str, Values], *, held: Record | None, conditions: int, **facts: Any
-    ) -> Record:
+        self,
+        span: Span,
+        values: Mapping[str, Values],
+        *,
+        held: Record | None,
+        conditions: int,
+        shared: Literal[False] = False,
+        **facts: Any,
+    ) -> Record: ...
+
+    @overload
+    def commit(
+        self,
+        span: Span,
+        values: Mapping[str, Values],
+        *,
+        held: None,
+        conditions: int,
+        shared: Literal[True],
+        **facts: Any,
+    ) -> Record | None: ...
+
+    def commit(
+        self,
+        span: Span,
+        values: Mapping[str, Values],
+        *,
+        held: Record | None,
+        conditions: int,
+        shared: bool = False,
+        **facts: Any,
+    ) -> Record | None:
         """Make the values (span.n,) of a span and the record of them durable, in that order.
 
         Args:
@@ -79,17 +125,27 @@ class Journal(JournalReader):
             values: by row.
             held: the record of the span that this one replaces, if there is one.
             conditions: equal ones must give equal bits, see ``hardware.conditions``.
+            shared: other processes may be committing spans of the run, this one too. Nothing that exists is replaced or
+                removed then, so ``held`` must be None.
             facts: the other fields of Record.
 
+        Returns:
+            The record of the span: this one, or, if shared, the one that another process has committed first. None, only
+            if shared: what is there of the span, without a record that holds, is left to who holds the run alone.
+
         Raises:
-            RunError: an attempt that was killed stored other scores of the span under the same conditions.
+            RunError: another attempt stored other scores of the span under the same conditions.
             OSError: of the disk.
         """
+        if shared and held is not None:
+            raise ValueError(f"{span} is held: it is replaced only by the process that has the run for itself")
         stored = self._to_floats(span, values)
-        self._publish_shard(span, stored, ShardHeader(self.header.id, span.index, span.n, conditions), held)
         crcs = tuple(crc32c(row) for row in stored)
         record = Record(run=self.header.id, span=span, crc32c=crcs, **facts)
-        return self._publish_record(record, held)
+        shard = ShardHeader(self.header.id, span.index, span.n, conditions)
+        if not self._publish_shard(span, stored, shard, held, shared):
+            return self._record_of_another(span)
+        return self._publish_record(record, held, shared)
 
     def grow(self, pool: PoolState) -> Journal:
         """Turn the run into one of ``pool``, what its pool has become by appending; durable on return.
@@ -102,8 +158,16 @@ class Journal(JournalReader):
         return self._with(pool=pool, grown=(*self.header.grown, former))
 
     def add_hardware(self, hardware: Hardware) -> Journal:
-        """Name another hardware class that scores into the run; durable on return."""
-        return self._with(hardware=(*self.header.hardware, hardware))
+        """Name another hardware class that scores into the run; durable on return.
+
+        Several processes may do so at a time: classes that others have named meanwhile stay.
+        """
+
+        def named(now: RunHeader) -> RunHeader:
+            there = hardware in now.hardware
+            return now if there else dataclasses.replace(now, hardware=(*now.hardware, hardware))
+
+        return self._changed(named)
 
     def add_edit(self, edit: Edit) -> Journal:
         """Name other code that scores into the run; durable on return."""
@@ -118,8 +182,30 @@ class Journal(JournalReader):
         return self if certificate == self.header.certificate else self._with(certificate=certificate)
 
     def _with(self, **changes: Any) -> Journal:
-        header = dataclasses.replace(self.header, **changes)
-        atomic.replace_file(self.path / "run.json", header.to_bytes())
+        wanted = dataclasses.replace(self.header, **changes)
+        # As text: what was read has lists where what was made has tuples.
+        expected = self.header.to_bytes(), wanted.to_bytes()
+
+        def change(now: RunHeader) -> RunHeader:
+            if now.to_bytes() not in expected:
+                raise RunError(
+                    f"{self.path / 'run.json'} was changed by another process meanwhile; start again to resume"
+                )
+            return wanted
+
+        return self._changed(change)
+
+    def _changed(self, change: Callable[[RunHeader], RunHeader]) -> Journal:
+        """Replace run.json by what ``change`` makes of what it says now, and return the run as it then is."""
+        header = self.header
+
+        def rewritten(data: bytes) -> bytes:
+            nonlocal header
+            now = header_in(data, self.path)
+            header = change(now)
+            return data if header.to_bytes() == now.to_bytes() else header.to_bytes()
+
+        self.place.change("run.json", rewritten)
         return Journal(self.path, header)
 
     def repair(self) -> list[Record]:
@@ -143,17 +229,19 @@ class Journal(JournalReader):
         if damaged:
             warnings.warn(f"{self.path}: {told(damaged)}; what is damaged is scored again", stacklevel=2)
         lost = [each.span for each in damaged if each.span is not None]
-        shards = [each.file for each in damaged if each.span is not None and each.file == self._shard(each.span)]
+        shards = [
+            shard_name(each.span) for each in damaged if each.span and each.file == self.path / shard_name(each.span)
+        ]
         if shards:
             # Durable before their records go: a shard without a record is compared with what is scored next.
-            for file in shards:
-                atomic.remove(file)
-            atomic.sync(shards[0].parent)
-        if damaged and exists(self._packed):
-            atomic.replace_file(self._packed, b"".join(map(records.encode, held)))
+            for shard in shards:
+                self.place.remove(shard)
+            self.place.sync(shards[0])
+        if damaged and self.place.version(PACKED) is not None:
+            self.place.replace(PACKED, b"".join(map(records.encode, held)))
         for span in lost:
             # Not made durable: a record that a power cut brings back is found damaged again.
-            atomic.remove(self._record(span))
+            self.place.remove(record_name(span))
         return held
 
     def pack(self, committed: Sequence[Record]) -> None:
@@ -161,14 +249,12 @@ class Journal(JournalReader):
 
         150,000 single files take half a minute to read, one file a second. A kill in between leaves both: they are equal.
         """
-        there = set(names_in(self._commits))
-        single = [self._record(span) for span in self.spans if file_name(span) in there]
+        there = set(self.place.names("commits"))
+        single = [record_name(span) for span in self.spans if file_name(span) in there]
         if not single:
             return
-        atomic.replace_file(self._packed, b"".join(map(records.encode, committed)))
-        for file in single:
-            with contextlib.suppress(OSError):  # the run is complete and readable with it
-                atomic.remove(file)
+        self.place.replace(PACKED, b"".join(map(records.encode, committed)))
+        self.place.discard(single)  # the run is complete and readable with those that stay
 
     def _to_floats(self, span: Span, values: Mapping[str, Values]) -> npt.NDArray[np.float32]:
         """The rows (rows, span.n) as they are stored."""
@@ -184,69 +270,98 @@ class Journal(JournalReader):
         return stored
 
     def _publish_shard(
-        self, span: Span, stored: npt.NDArray[np.float32], header: ShardHeader, held: Record | None
-    ) -> None:
-        file, data = self._shard(span), self.layout.encode(header, stored)
+        self, span: Span, stored: npt.NDArray[np.float32], header: ShardHeader, held: Record | None, shared: bool
+    ) -> bool:
+        """Whether the shard now holds these values; only if shared it may hold those of another process."""
+        name, data = shard_name(span), self.layout.encode(header, stored)
         if held is not None:
-            atomic.replace_file(file, data)
-            return
+            self.place.replace(name, data)
+            return True
         try:
-            atomic.create_file(file, data)
+            self.place.create(name, data)
+            return True
         except FileExistsError:
-            if (found := _bytes_of(file)) == data:
-                atomic.sync(file.parent)  # its name may not be durable yet
-                return
-            if exists(self._record(span)):
-                raise RunError(f"{span} of {self.path} was committed by another process meanwhile") from None
-            with contextlib.suppress(TornError):
-                other, values = self.layout.decode(found)
-                # Items that were labeled or unreadable then have no value: other items, other bits.
-                if other == header and np.array_equal(np.isnan(values[:, : span.n]), np.isnan(stored)):
-                    count = int((values[:, : span.n].view(np.uint32) != stored.view(np.uint32)).any(0).sum())
-                    raise RunError(
-                        f"{span} of {self.path} was scored twice under the same conditions, and {count:,} of its items got "
-                        "other bits the second time: the model, the transform or the device is not deterministic. "
-                        f"Remove {file} to keep the new scores"
-                    ) from None
-            atomic.replace_file(file, data)
+            found = self._bytes_of(name)
+        if found == data:
+            self.place.sync(name)  # it may not be durable yet
+            return True
+        if not shared and self.place.version(record_name(span)) is not None:
+            raise RunError(f"{span} of {self.path} was committed by another process meanwhile")
+        self._refuse_other_bits(span, found, header, stored)
+        if shared:
+            return False
+        self.place.replace(name, data)
+        return True
 
-    def _publish_record(self, record: Record, held: Record | None) -> Record:
-        file, line = self._record(record.span), records.encode(record)
+    def _refuse_other_bits(
+        self, span: Span, found: bytes, header: ShardHeader, stored: npt.NDArray[np.float32]
+    ) -> None:
+        """Raise RunError if a shard has other values of the same items under the same conditions."""
+        try:
+            other, values = self.layout.decode(found)
+        except TornError:
+            return
+        # Items that were labeled or unreadable then have no value: other items, other bits.
+        if other != header or not np.array_equal(np.isnan(values[:, : span.n]), np.isnan(stored)):
+            return
+        count = int((values[:, : span.n].view(np.uint32) != stored.view(np.uint32)).any(0).sum())
+        raise RunError(
+            f"{span} of {self.path} was scored twice under the same conditions, and {count:,} of its items got other bits "
+            "the second time: the model, the transform or the device is not deterministic. "
+            f"Remove {self.path / shard_name(span)} to keep the new scores"
+        )
+
+    def _publish_record(self, record: Record, held: Record | None, shared: bool) -> Record | None:
+        name, line = record_name(record.span), records.encode(record)
         if held is not None:
-            atomic.replace_file(file, line)
+            self.place.replace(name, line)
             return record
         try:
-            atomic.create_file(file, line)
+            self.place.create(name, line)
+            return record
         except FileExistsError:
-            other = self._decode(record.span, file, _bytes_of(file))
-            if isinstance(other, SpanDamage) or (other.span, other.crc32c) != (record.span, record.crc32c):
-                raise RunError(f"{record.span} of {self.path} was committed by another process meanwhile") from None
-            return other
-        return record
+            other = self._record_of_another(record.span)
+        if other is None or (other.span, other.crc32c) != (record.span, record.crc32c):
+            if shared:
+                return None
+            raise RunError(f"{record.span} of {self.path} was committed by another process meanwhile")
+        return other
+
+    def _record_of_another(self, span: Span) -> Record | None:
+        """The record of a span that another process committed meanwhile, durable; None if there is none, or it does not hold."""
+        try:
+            found = self._decode(span, self._bytes_of(record_name(span)))
+        except FileNotFoundError:
+            return None
+        if isinstance(found, SpanDamage):
+            return None
+        self.place.sync(record_name(span))  # it may not be durable yet
+        return found
+
+    def _bytes_of(self, name: str) -> bytes:
+        """The content of a file; nothing if it lies on a bad sector."""
+        try:
+            return self.place.read(name)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return b""
 
     def _lay_out(self, keep: bool) -> None:
         """Make the directories and the array's metadata; what is there is kept and checked, or else written anew."""
         if keep and (why := self._array_damage()):
             raise RunError(
-                f"{self._zarr_json} is {why}. The scores are not in this file: remove it and resume, which writes it again"
+                f"{self.path / ZARR_JSON} is {why}. The scores are not in this file: remove it and resume, which writes it again"
             )
-        atomic.discard_abandoned(self.path)  # of exports, selections and reports
-        atomic.discard_temporaries(self.path, "run.json.*", "commits/*", "scores.zarr/**/*")
-        atomic.create_directory(self.path / "commits")
-        atomic.create_directory(self._shard(self.spans[0]).parent)
+        self.place.lay_out("commits", "scores.zarr", "scores.zarr/c/0")
         array = self._array_of(self.header.pool.n)
-        if not (keep and exists(self._zarr_json) and array_in(self._zarr_json.read_bytes()) == essential(array)):
-            atomic.replace_file(self._zarr_json, _to_bytes(array))
-
-
-def _bytes_of(file: Path) -> bytes:
-    """The content of a file; nothing if it lies on a bad sector."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return b""
+        if (
+            keep
+            and self.place.version(ZARR_JSON) is not None
+            and array_in(self.place.read(ZARR_JSON)) == essential(array)
+        ):
+            return
+        self.place.replace(ZARR_JSON, _to_bytes(array))
 
 
 def _to_bytes(value: JSON) -> bytes:

@@ -1,14 +1,12 @@
-"""What is committed in a run directory, read and checked; nothing here changes a file."""
+"""What is committed in a run, read and checked; nothing here changes a file."""
 
 from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ import numpy.typing as npt
 
 from ...errors import RunError
 from ...fields import parse
-from ...paths import exists, names_in
+from ...store.place import AnyPath, place_at
 from ...text import count
 from ..record import Record
 from ..schema import JSON, RunHeader, read_header
@@ -26,6 +24,7 @@ from .shard import ShardLayout, TornError, crc32c
 
 Values = npt.NDArray[Any]
 
+PACKED, ZARR_JSON = "commits/packed.jsonl", "scores.zarr/zarr.json"
 _MISSING = "missing"
 _TRIES = 3  # at reading records that another process packs at the time
 
@@ -38,7 +37,7 @@ class SpanDamage:
     """
 
     span: Span | None
-    file: Path
+    file: AnyPath
     why: str
     run: str = ""
 
@@ -60,16 +59,21 @@ class Survey(NamedTuple):
 
 
 class JournalReader:
-    """A run directory: records and shards, and whether they hold."""
+    """A run: records and shards, and whether they hold.
 
-    def __init__(self, path: Path, header: RunHeader) -> None:
-        self.path, self.header = path, header
+    Attributes:
+        path: where the run is: a local directory, or a URL.
+        place: its files.
+        header: what run.json says.
+        spans: all spans, committed or not.
+    """
+
+    def __init__(self, path: AnyPath, header: RunHeader) -> None:
+        self.path, self.place, self.header = path, place_at(path), header
         self.spans = cut(header.pool.n, header.span)
         self.rows = header.rows
         self.layout = ShardLayout(len(self.rows), header.span)
-        self._commits = path / "commits"
-        self._packed = self._commits / "packed.jsonl"
-        self._zarr_json = path / "scores.zarr" / "zarr.json"
+        self._packed_seen: tuple[Any, set[int]] = None, set()
 
     def empty(self, name: str, n: int) -> Values:
         """N values of a row that mean "not scored"."""
@@ -84,7 +88,7 @@ class JournalReader:
         found = self._decode_all()
         if why := self._array_damage():
             raise RunError(
-                f"{self._zarr_json}: {why}. The scores are not in this file: remove it, and scoring into {self.path} again "
+                f"{self.path / ZARR_JSON}: {why}. The scores are not in this file: remove it, and scoring into {self.path} again "
                 "writes it"
             )
         return Survey(
@@ -92,13 +96,23 @@ class JournalReader:
             [each for each in found if isinstance(each, SpanDamage)],
         )
 
+    def recorded(self, span: Span) -> bool:
+        """Whether there is a record of a span now, by this or another process; whether it holds shows when it is read."""
+        return self.place.version(record_name(span)) is not None or span.index in self._packed_indices()
+
+    def unrecorded(self) -> list[Span]:
+        """The spans that have no record now, by one look at their names."""
+        single = set(self.place.names("commits"))  # first: a record that is packed meanwhile is in one or both
+        packed = self._packed_indices()
+        return [span for span in self.spans if file_name(span) not in single and span.index not in packed]
+
     def damage(self) -> Iterator[SpanDamage]:
         """What is not as it was committed, in order; reads everything, changes nothing."""
         yield from (found for found in self._examine() if isinstance(found, SpanDamage))
-        if not exists(self._zarr_json):
-            yield SpanDamage(None, self._zarr_json, "missing")
+        if self.place.version(ZARR_JSON) is None:
+            yield SpanDamage(None, self.path / ZARR_JSON, _MISSING)
         elif why := self._array_damage():
-            yield SpanDamage(None, self._zarr_json, why)
+            yield SpanDamage(None, self.path / ZARR_JSON, why)
 
     def read(self, record: Record, name: str) -> Values:
         """The committed values (span.n,) of a row.
@@ -106,9 +120,8 @@ class JournalReader:
         Raises:
             RunError: the shard is missing, or is not what was committed.
         """
-        file, row = self._shard(record.span), self.rows.index(name)
         try:
-            stored = self._load(record, file, row)
+            stored = self._load(record, self.rows.index(name))
         except _Damaged as error:
             raise RunError(
                 f"{name} of {record.span} is damaged: {error.damage.file}: {error.damage.why}. "
@@ -121,10 +134,12 @@ class JournalReader:
     def gather(self, committed: Mapping[int, Record], name: str, ids: npt.NDArray[np.int64]) -> Values:
         """The values of a row at ``ids``, in their order, by the records of spans; what is not committed reads "not scored"."""
         out = self.empty(name, len(ids))
-        index = ids // self.header.span
-        for span in np.unique(index).tolist():
+        order = np.argsort(ids, kind="stable")
+        index, starts = np.unique(ids[order] // self.header.span, return_index=True)
+        for span, start, stop in zip(index.tolist(), starts, np.append(starts[1:], len(ids)), strict=False):
             if (record := committed.get(span)) is not None:
-                here = (index == span) & (ids < record.span.stop)
+                here = order[start:stop]
+                here = here[ids[here] < record.span.stop]
                 out[here] = self.read(record, name)[ids[here] - record.span.start]
         return out
 
@@ -139,34 +154,47 @@ class JournalReader:
                     return error.damage
             return found
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        with ThreadPoolExecutor(self.place.threads) as threads:
             yield from threads.map(check, list(self._decode_all()))
 
     def _check(self, record: Record) -> None:
         """Raise _Damaged unless every byte of the shard is as it was written, and is what the record says."""
-        file = self._shard(record.span)
+        shard = shard_name(record.span)
         try:
-            _, values = self.layout.decode(_read(record.span, file))
+            _, values = self.layout.decode(self.place.read(shard))
         except TornError as error:
-            raise _Damaged(record.span, file, str(error)) from None
+            raise self._damaged(record.span, shard, str(error)) from None
+        except OSError as error:
+            raise self._unreadable(error, record.span, shard) from None
         for name, row, crc in zip(self.rows, values, record.crc32c, strict=True):
             if crc32c(row[: record.span.n]) != crc:
-                raise _Damaged(record.span, file, f"{name}: crc32c mismatch with the record")
+                raise self._damaged(record.span, shard, f"{name}: crc32c mismatch with the record")
 
-    def _load(self, record: Record, file: Path, row: int) -> npt.NDArray[np.float32]:
+    def _load(self, record: Record, row: int) -> npt.NDArray[np.float32]:
         """One row (span.n,) of a shard, if it is what the record says. Raises _Damaged."""
+        name, start = shard_name(record.span), self.layout.offset(row)
         try:
-            with file.open("rb") as shard:
-                self.layout.check_size(os.fstat(shard.fileno()).st_size)
-                shard.seek(self.layout.offset(row))
-                stored = np.frombuffer(shard.read(4 * record.span.n), "<f4")
+            data, size = self.place.part(name, start, start + 4 * record.span.n)
+            self.layout.check_size(size)
         except TornError as error:
-            raise _Damaged(record.span, file, str(error)) from None
+            raise self._damaged(record.span, name, str(error)) from None
         except OSError as error:
-            raise _unreadable(error, record.span, file) from None
+            raise self._unreadable(error, record.span, name) from None
+        stored = np.frombuffer(data, "<f4")
         if len(stored) != record.span.n or crc32c(stored) != record.crc32c[row]:
-            raise _Damaged(record.span, file, "crc32c mismatch")
+            raise self._damaged(record.span, name, "crc32c mismatch")
         return stored
+
+    def _damaged(self, span: Span, name: str, why: str) -> _Damaged:
+        return _Damaged(SpanDamage(span, self.path / name, why))
+
+    def _unreadable(self, error: OSError, span: Span, name: str) -> _Damaged:
+        """What cannot be read and never will be is damage; after any other error (no permission, no network) that is not known."""
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return self._damaged(span, name, _MISSING)
+        if error.errno != errno.EIO:
+            raise error
+        return self._damaged(span, name, "the disk cannot read it")
 
     def _decode_all(self) -> list[Record | SpanDamage]:
         """What the single and the packed records say, by span.
@@ -175,9 +203,9 @@ class JournalReader:
             RunError: run.json is not of these records.
         """
         for _ in range(_TRIES):
-            before = self._packed_state()
+            before = self.place.version(PACKED)
             found = list(self._decode_once())
-            if self._packed_state() == before:  # else another process packed the records meanwhile
+            if self.place.version(PACKED) == before:  # else another process packed the records meanwhile
                 break
         foreign = [each for each in found if isinstance(each, SpanDamage) and each.run]
         if foreign and not any(isinstance(each, Record) for each in found):
@@ -189,27 +217,24 @@ class JournalReader:
         return found
 
     def _decode_once(self) -> Iterator[Record | SpanDamage]:
-        single = set(names_in(self._commits, "*.json"))
+        there = set(self.place.names("commits"))
         packed = self._decode_packed()
+        single = [span for span in self.spans if file_name(span) in there]
+        found = dict(
+            zip((span.index for span in single), self.place.read_each(list(map(record_name, single))), strict=True)
+        )
         for span in self.spans:
-            if single and file_name(span) in single:
-                file = self._record(span)
-                try:
-                    yield self._decode(span, file, _read(span, file))
-                except _Damaged as error:
-                    gone = error.damage.why == _MISSING and span.index in packed  # packed a moment ago
-                    yield packed[span.index] if gone else error.damage
+            line = found.get(span.index)
+            if isinstance(line, bytes):
+                yield self._decode(span, line)
+            elif line is not None:
+                damage = self._unreadable(line, span, record_name(span)).damage
+                gone = damage.why == _MISSING and span.index in packed  # packed a moment ago
+                yield packed[span.index] if gone else damage
             elif span.index in packed:
                 yield packed[span.index]
         if None in packed:
             yield packed[None]
-
-    def _packed_state(self) -> tuple[int, int, int] | None:
-        try:
-            state = os.stat(self._packed)
-        except FileNotFoundError:
-            return None
-        return state.st_ino, state.st_size, state.st_mtime_ns
 
     def _decode_packed(self) -> dict[int | None, Record | SpanDamage]:
         """What the packed records say, by index of the span; None: of a line that is of no span.
@@ -217,27 +242,36 @@ class JournalReader:
         They were packed when every span had a record. So a span that has none there is damage, unless the pool has grown
         since.
         """
+        file = self.path / PACKED
         try:
-            lines = records.decode_all(self._packed.read_bytes(), self._packed)
+            lines = records.decode_all(self.place.read(PACKED), file)
         except FileNotFoundError:
             return {}
         except OSError as error:
-            return {span.index: _unreadable(error, span, self._packed).damage for span in self.spans}
+            return {span.index: self._unreadable(error, span, PACKED).damage for span in self.spans}
         found: dict[int | None, Record | SpanDamage] = {}
         torn: dict[int, str] = {}
         for at, record in enumerate(lines):
             if isinstance(record, Record):
                 span = self.spans[max(0, min(record.span.index, len(self.spans) - 1))]
                 if not isinstance(found.get(span.index), Record):
-                    found[span.index] = self._checked(record, span, self._packed)
+                    found[span.index] = self._checked(record, span, file)
             else:
                 torn[at] = f"line {at + 1}: {record}"
         lost = [span for span in self.spans[: self._packed_spans(lines)] if span.index not in found]
         for span in lost:
-            found[span.index] = SpanDamage(span, self._packed, torn.get(span.index, "no record of it"))
+            found[span.index] = SpanDamage(span, file, torn.get(span.index, "no record of it"))
         if torn and not lost:
-            found[None] = SpanDamage(None, self._packed, next(iter(torn.values())))
+            found[None] = SpanDamage(None, file, next(iter(torn.values())))
         return found
+
+    def _packed_indices(self) -> set[int]:
+        """Which spans the packed records are of."""
+        state = self.place.version(PACKED)
+        if state != self._packed_seen[0]:
+            found = self._decode_packed()
+            self._packed_seen = state, {each.span.index for each in found.values() if isinstance(each, Record)}
+        return self._packed_seen[1]
 
     def _packed_spans(self, lines: Sequence[Record | TornError]) -> int:
         """How many spans had a record when the records were packed: as many as the pool had then, or some time before."""
@@ -245,14 +279,15 @@ class JournalReader:
         counts = [-(-state.n // self.header.span) for state in (*self.header.grown, self.header.pool)]
         return next((count for count in counts if count >= least), len(self.spans))
 
-    def _decode(self, span: Span, file: Path, line: bytes) -> Record | SpanDamage:
+    def _decode(self, span: Span, line: bytes) -> Record | SpanDamage:
         """The record of a span in a file of its own."""
+        file = self.path / record_name(span)
         try:
             return self._checked(records.decode(line, file), span, file)
         except TornError as error:
             return SpanDamage(span, file, str(error))
 
-    def _checked(self, record: Record, span: Span, file: Path) -> Record | SpanDamage:
+    def _checked(self, record: Record, span: Span, file: AnyPath) -> Record | SpanDamage:
         """The record if it is one of this run and of ``span``; otherwise it is damage like any other."""
         if record.run != self.header.id:
             return SpanDamage(span, file, f"belongs to another run, {record.run}", record.run)
@@ -267,7 +302,7 @@ class JournalReader:
     def _array_damage(self) -> str | None:
         """Why the array's zarr.json is not what run.json says; None if it is, was before the pool grew, or is missing."""
         try:
-            stored = array_in(self._zarr_json.read_bytes())
+            stored = array_in(self.place.read(ZARR_JSON))
         except (FileNotFoundError, NotADirectoryError):
             return None
         if self._may_be(stored, self.header):
@@ -281,12 +316,6 @@ class JournalReader:
     def _holds_classes(self, name: str) -> bool:
         """Whether a row holds class numbers; a regression predicts numbers."""
         return name == "prediction" and self.header.settings.likelihood != "gaussian"
-
-    def _shard(self, span: Span) -> Path:
-        return self.path / "scores.zarr" / "c" / "0" / str(span.index)
-
-    def _record(self, span: Span) -> Path:
-        return self._commits / file_name(span)
 
     def _array_of(self, n: int) -> JSON:
         """The array's zarr.json for a pool of n items, as zarr-python writes it."""
@@ -313,8 +342,18 @@ class JournalReader:
 
 
 def file_name(span: Span) -> str:
-    """The name of a span's record."""
+    """The name of a span's record, in its folder."""
     return f"{span.index:06d}.json"
+
+
+def record_name(span: Span) -> str:
+    """The name of a span's record in the run."""
+    return f"commits/{file_name(span)}"
+
+
+def shard_name(span: Span) -> str:
+    """The name of a span's shard in the run."""
+    return f"scores.zarr/c/0/{span.index}"
 
 
 def told(damaged: Sequence[SpanDamage], named: int = 3) -> str:
@@ -326,25 +365,8 @@ def told(damaged: Sequence[SpanDamage], named: int = 3) -> str:
 class _Damaged(Exception):
     """What is damaged, raised where it is found."""
 
-    def __init__(self, span: Span, file: Path, why: str) -> None:
-        self.damage = SpanDamage(span, file, why)
-
-
-def _read(span: Span, file: Path) -> bytes:
-    """The content of a file of a span. Raises _Damaged if it is missing, or lies on a bad sector."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise _unreadable(error, span, file) from None
-
-
-def _unreadable(error: OSError, span: Span, file: Path) -> _Damaged:
-    """What cannot be read and never will be is damage; after any other error (no permission, no network) that is not known."""
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return _Damaged(span, file, _MISSING)
-    if error.errno != errno.EIO:
-        raise error
-    return _Damaged(span, file, "the disk cannot read it")
+    def __init__(self, damage: SpanDamage) -> None:
+        self.damage = damage
 
 
 def array_in(metadata: bytes) -> str | None:

@@ -6,16 +6,19 @@ packed file is the lines of the single ones, by span, so a damaged line costs on
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
+from ...store.place import AnyPath
 from ..record import Record
 from .shard import TornError, crc32c
 
 _START, _MIDDLE, _END = b'{"crc32c": "', b'", "record": ', b"}\n"
 _AT = len(_START) + 8 + len(_MIDDLE)
+_AT_ONCE = 1 << 10  # lines parsed together: what JSON makes of them is dropped before the next
 
 
 def encode(record: Record) -> bytes:
@@ -24,7 +27,7 @@ def encode(record: Record) -> bytes:
     return b"%s%08x%s%s%s" % (_START, crc32c(text), _MIDDLE, text, _END)
 
 
-def decode(line: bytes, file: Path) -> Record:
+def decode(line: bytes, file: AnyPath) -> Record:
     """Read a line.
 
     Raises:
@@ -34,24 +37,29 @@ def decode(line: bytes, file: Path) -> Record:
     return Record.from_json(_parsed(_checked(line), file), file)
 
 
-def decode_all(data: bytes, file: Path) -> list[Record | TornError]:
+def decode_all(data: bytes, file: AnyPath) -> list[Record | TornError]:
     """Read the packed file line by line; a torn line gives its error. Raises RunError as ``decode`` does.
 
-    The lines are parsed as one array: 150,000 records in about a second instead of two.
+    Some lines are parsed together, as one array, which takes half the time: 150,000 records in about a second.
     """
-    found: list[bytes | TornError] = []
-    lines = [line + b"\n" for line in data.split(b"\n")]
-    lines[-1] = lines[-1][:-1]  # what follows the last newline: nothing, or a line that was cut off
-    for line in lines if lines[-1] else lines[:-1]:
+    lines, found = io.BytesIO(data), list[Record | TornError]()
+    while some := list(itertools.islice(lines, _AT_ONCE)):
+        found += _decode_some(some, file)
+    return found
+
+
+def _decode_some(lines: list[bytes], file: AnyPath) -> list[Record | TornError]:
+    checked: list[bytes | TornError] = []
+    for line in lines:
         try:
-            found.append(_checked(line))
+            checked.append(_checked(line))
         except TornError as error:
-            found.append(error)
-    parsed = iter(_parsed(b"[%s]" % b",".join(each for each in found if isinstance(each, bytes)), file))
-    return [Record.from_json(next(parsed), file) if isinstance(each, bytes) else each for each in found]
+            checked.append(error)
+    parsed = iter(_parsed(b"[%s]" % b",".join(each for each in checked if isinstance(each, bytes)), file))
+    return [Record.from_json(next(parsed), file) if isinstance(each, bytes) else each for each in checked]
 
 
-def _parsed(text: bytes, file: Path) -> Any:
+def _parsed(text: bytes, file: AnyPath) -> Any:
     """What JSON says whose checksum holds, so that only another program can have written nonsense."""
     try:
         return json.loads(text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from ..schema import Hardware, Settings
 from ..spans import Span, ranges_of
 from .normalize import own_scorer
 from .prefetch import Block, prefetch_blocks, readable
-from .task import Admission, First, Moved, Reading, SpanError, SpanScores, SpanTask, Stop
+from .task import Admission, First, LiveTasks, Moved, Reading, SpanError, SpanScores, SpanTask, Stop
 from .transfer import CudaTransfer, Scores, Transfer
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class Here:
         """Name of the device of the model."""
         return self.scorer.device
 
+    @property
+    def size(self) -> int:
+        """One span at a time."""
+        return 1
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Here:
         """The same model and settings but those given, not prepared."""
         return Here(self.pool, self.scorer.copy(passes=passes, errors=errors))
@@ -53,8 +58,8 @@ class Here:
         """The settings of the scorer. It reads the whole model for its fingerprint."""
         return Settings.of_scorer(self.scorer.describe())
 
-    def hardware(self) -> Hardware:
-        """What scores."""
+    def hardware(self, known: Sequence[Hardware] = ()) -> Hardware:
+        """What scores, be it known or not."""
         return hardware_of(self.scorer.device, self.scorer.describe().get("precision"))
 
     def prepare(self, first: First) -> bool:
@@ -67,28 +72,36 @@ class Here:
         return bool(keep.any())
 
     def score(
-        self, tasks: Iterable[SpanTask | None], reading: Reading, admission: Admission, stop: Stop, moved: Moved
+        self, tasks: Iterable[SpanTask], reading: Reading, admission: Admission, stop: Stop, moved: Moved
     ) -> Iterator[SpanScores]:
-        """Score tasks in order. A None among them says that the next one may be long in coming: what is in flight is finished."""
-        del admission  # the run was prepared with this scorer
+        """Score tasks in order. Whoever prepared the run with this engine has admitted it."""
+        return self.spans(tasks, reading, stop, moved)
+
+    def spans(
+        self, tasks: Iterable[SpanTask] | LiveTasks, reading: Reading, stop: Stop, moved: Moved
+    ) -> Iterator[SpanScores]:
+        """Score tasks in order, also such as come meanwhile."""
         transfer = CudaTransfer(self.device) if self.device.startswith("cuda") else Transfer()
         blocks = prefetch_blocks(
             self.pool, tasks, reading.block_items, reading.on_bad_chunk, transfer, fill=reading.fill
         )
-        spoken: _Collected | None = None
+        collected: _Collected | None = None
         begin = time.perf_counter()
-        with contextlib.closing(blocks):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(blocks))
+            if isinstance(tasks, LiveTasks):
+                stack.callback(tasks.end)  # before the thread that reads is waited for: it may wait for a task
             for flying in late(_launched(blocks, self.scorer, reading.rows, transfer, stop), transfer.behind):
                 block = flying[0].block
                 assert block.task is not None
-                spoken = spoken or _Collected(block.task.span, reading.rows)
-                spoken.unreadable.append(block.unreadable)
+                collected = collected or _Collected(block.task.span, reading.rows)
+                collected.unreadable.append(block.unreadable)
                 if len(block.ids):
-                    spoken.add_scores(block.ids, _scores_of(flying))
+                    collected.add_scores(block.ids, _scores_of(flying))
                 if block.last:
                     end = time.perf_counter()
                     # A commit counts to the next span, which a device scores meanwhile.
-                    scores, spoken, begin = spoken.done(end - begin, flying[0].plan), None, end
+                    scores, collected, begin = collected.done(end - begin, flying[0].plan), None, end
                     yield scores
                 else:
                     moved(block.task.span, block.stop)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..spans import blocks_of
-from .task import Flags, OnBadChunk, SpanTask
+from .task import Flags, LiveTasks, OnBadChunk, SpanTask
 from .transfer import Transfer
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Block:
 
 def prefetch_blocks(
     pool: Pool,
-    tasks: Iterable[SpanTask | None],
+    tasks: Iterable[SpanTask | None] | LiveTasks,
     block_items: int,
     on_bad_chunk: OnBadChunk,
     transfer: Transfer,
     fill: bool = False,
 ) -> Generator[Block, None, None]:
-    """Yield the blocks of the tasks in order, at least one per task, a None among them too.
+    """Yield the blocks of the tasks in order, at least one per task, and one of no task for a None.
 
     fill: put together what is kept of several blocks, up to block_items; for tasks of which most items are skipped.
 
@@ -78,7 +78,7 @@ def prefetch_blocks(
 
 def _read(
     pool: Pool,
-    tasks: Iterable[SpanTask | None],
+    tasks: Iterable[SpanTask | None] | LiveTasks,
     block_items: int,
     on_bad_chunk: OnBadChunk,
     transfer: Transfer,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,17 @@ class Admission:
     mixed: bool
 
 
+@runtime_checkable
+class LiveTasks(Protocol):
+    """Tasks that come while others are scored; None where the next one may be long in coming."""
+
+    def __iter__(self) -> Iterator[SpanTask | None]:
+        """The tasks."""
+
+    def end(self) -> None:
+        """No more of them are wanted: whoever waits for the next one stops waiting."""
+
+
 class SpanError(Exception):
     """Items could not be scored. ``where`` names them and their spans, ``why`` is what the model or the device said."""
 
@@ -123,14 +134,18 @@ class Engine(Protocol):
     def device(self) -> str:
         """Name of the device that scores, as of PyTorch."""
 
+    @property
+    def size(self) -> int:
+        """How many spans are scored at the same time."""
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Engine:
         """The same model and settings but those given, not prepared."""
 
     def describe(self) -> Settings:
         """The settings of the scorer; its sites and plan are known once it is prepared."""
 
-    def hardware(self) -> Hardware:
-        """What scores."""
+    def hardware(self, known: Sequence[Hardware] = ()) -> Hardware:
+        """What scores. Of several workers those that have none of the ``known`` hardware are not used, if that is given."""
 
     def prepare(self, first: First) -> bool:
         """Show the scorer its first items; False if none of them can be read."""

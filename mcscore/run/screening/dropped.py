@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
-from ..skipped import Skipped
+from ..skipped import Skips
 from .cut import Wanted
 
-if TYPE_CHECKING:
-    from ...pool import Pool
 
+class Dropped:
+    """What the second stage skips: besides what the first one did, the items that neither survived nor are audited."""
 
-class Dropped(Skipped):
-    """What a screened run skips: besides what every run does, the items that neither survived nor are audited."""
-
-    def __init__(self, pool: Pool, labeled: bool, wanted: Wanted) -> None:
-        super().__init__(pool, labeled)
-        self._wanted = wanted
+    def __init__(self, skipped: Skips, wanted: Wanted) -> None:
+        self._skipped, self._wanted = skipped, wanted
 
     def __getitem__(self, part: slice) -> npt.NDArray[np.bool_]:
-        return super().__getitem__(part) | ~self._wanted[part]
+        return self._skipped[part] | ~self._wanted[part]
+
+    def first_kept(self) -> int | None:
+        """The first item of the first stage: what is planned with need not survive."""
+        return self._skipped.first_kept()

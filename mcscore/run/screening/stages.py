@@ -10,20 +10,22 @@ killed and its successor fix the same cut, and the run goes on as if it had neve
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import Stopped
-from ...paths import exists
+from ...store.files import is_there
 from ..journal import Record
 from ..loop import Progress, score_tasks
-from ..schema import Settings, as_json
+from ..schema import RunHeader, Settings, as_json
 from ..scoring.task import Engine
 from ..signals import StopRequest
+from ..skipped import Skips
 from ..spans import ranges_of
-from ..start import Job, new_run, prepare_on, resumed_run, writing
+from ..start import Job, ScoreOptions, new_run, prepare_on, resumed_run, writing
 from ..stored import StoredScores
 from ..tasks import Task
 from .cut import FixedCut, Wanted, fixed_cut
@@ -36,19 +38,40 @@ if TYPE_CHECKING:
 
 def first_stage(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> StoredScores:
     """Score what is left of the first stage. Raises Stopped if a stop is asked for, and what scoring raises."""
-    screen = job.journal.header.screen
-    assert screen is not None
+    own = first_engine(job.journal.header, engine)
+    with first_run(job, pool, own) as stage:
+        return complete_first(stage, pool, own, stop, progress)
+
+
+def first_engine(header: RunHeader, engine: Engine) -> Engine:
+    """The engine of the first stage of a run."""
+    assert header.screen is not None
+    return engine.copy(passes=header.screen.passes, errors=True)
+
+
+@contextlib.contextmanager
+def first_run(job: Job, pool: Pool, engine: Engine) -> Iterator[Job]:
+    """Make or resume the first stage of a run, with its own engine, locked."""
     path = job.journal.path / DIRECTORY
-    own = engine.copy(passes=screen.passes, errors=True)
-    options = replace(job.options, screen=None, new_cut=False)
-    begin = resumed_run if exists(path / "run.json") else new_run
-    with begin(path, pool, own, options) as stage:
-        stage = score_tasks(stage, pool, own, stop, progress)
-        first = StoredScores(stage.journal, stage.committed)
-        if stop.made:
-            raise Stopped(job.journal.path, first.done, pool.n, f"screened with {screen.passes} passes")
-        with writing(f"the records of {path} could not be packed into one file, but all are there"):
-            stage.journal.pack(stage.committed)
+    begin = resumed_run if is_there(path / "run.json") else new_run
+    with begin(path, pool, engine, first_options(job.options, job.skipped)) as stage:
+        yield stage
+
+
+def first_options(options: ScoreOptions, skips: Skips | None = None) -> ScoreOptions:
+    """The options of the first stage; a new one skips what the run does."""
+    return replace(options, screen=None, new_cut=False, skips=skips)
+
+
+def complete_first(stage: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> StoredScores:
+    """Score what is left of a first stage that this process has alone, and close it. Raises what ``first_stage`` does."""
+    path, passes = stage.journal.path, stage.journal.header.settings.passes
+    stage = score_tasks(stage, pool, engine, stop, progress)
+    first = StoredScores(stage.journal, stage.committed)
+    if stop.made:
+        raise Stopped(path.parent, first.done, pool.n, f"screened with {passes} passes")
+    with writing(f"the records of {path} could not be packed into one file, but all are there"):
+        stage.journal.pack(stage.committed)
     return first
 
 
@@ -73,7 +96,7 @@ def second_stage(job: Job, first: StoredScores, pool: Pool, engine: Engine) -> t
                 journal = journal.add_cut(cut, recorded)
     wanted = [Wanted(first, screen.by, FixedCut.from_json(cut)) for cut in journal.header.cuts]
     tasks = _reopened(job.tasks, job.committed, wanted)
-    skipped = Dropped(pool, job.options.labeled, wanted[-1])
+    skipped = Dropped(job.skipped, wanted[-1])
     return replace(job, journal=journal, tasks=tasks, skipped=skipped, settings=now, cut=len(wanted) - 1), engine
 
 

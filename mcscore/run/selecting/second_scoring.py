@@ -1,12 +1,13 @@
 """A second scoring of a few items, for methods that need every pass of theirs under the same weights.
 
 The scores of a run are usually from masks of each item's own; joint entropies mean nothing between such. Here pass t has one mask for
-all items, and the probabilities of all passes are kept in the run directory, so that another selection need not make them again.
+all items, and the probabilities of all passes are kept in a run on a local disk, so that another selection need not make them again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +70,10 @@ class SecondScoring:
             least: take no more of the first items than BYTES hold, but at least so many; None: all.
         """
         pool = pool or self._pool
-        file, key = self._run.path / f"samples-{role}.bin", self._key(pool)
-        kept = read_samples(file, key)
+        # Not in a store: 1 GiB takes longer to send and fetch than one request may.
+        file = self._run.path / f"samples-{role}.bin" if isinstance(self._run.path, Path) else None
+        key = self._key(pool)
+        kept = None if file is None else read_samples(file, key)
         if least is not None:
             some = np.sort(ids[:_FIRST])
             one = (self._samples(pool.take(some), some) if kept is None else kept[1])[0]
@@ -79,7 +82,8 @@ class SecondScoring:
         if len(missing):
             made = missing, self._make(pool, missing)
             kept = made if kept is None else merged(kept, made, ids)
-            write_samples(file, key, *kept)
+            if file is not None:
+                write_samples(file, key, *kept)
         assert kept is not None
         return kept[1][np.searchsorted(kept[0], ids)]
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
-import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import numpy.typing as npt
 
 from ...errors import RunError
 from ...methods import DIVERSITY, Method, parameters_of
-from ...paths import names_in
+from ...store.files import AnyPath, Where, open_binary
+from ...store.place import any_path, place_at
 from ..identity.code import accepted
 from ..identity.match import find_pool
 from ..schema import Settings
@@ -25,6 +25,7 @@ from ..spans import Span
 from ..stored import StoredScores
 from .best import Choosable, Found, best_items
 from .gather import gathered
+from .item_columns import by_span
 
 if TYPE_CHECKING:
     from ...pool import Pool
@@ -73,12 +74,9 @@ def choose(
         raise RunError(f"diversity {diversity!r} has no targets: leave targets out, or choose diversity 'epig'")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
-    method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), limits or Limits()
+    method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), by_span(limits or Limits())
     most = _most_of_screen(run, k, by, candidates)
     _refuse_limits(run, diversity, limits)
-    if limits.groups is not None and np.asarray(limits.groups).dtype.kind not in "iu":
-        numbers = np.unique(np.asarray(limits.groups), return_inverse=True)[1]
-        limits = dataclasses.replace(limits, groups=numbers)
     pool = find_pool(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
@@ -187,7 +185,7 @@ def _candidates(
 
 def _of_candidates(limits: Limits, found: Found) -> Limits:
     """The same limits for the candidates, whose groups and costs are known by now."""
-    costs = None if limits.costs is None else np.asarray(limits.costs)[found.ids]
+    costs = None if limits.costs is None else limits.costs[found.ids]
     name = "predicted class" if limits.per_class is not None else limits.group_name
     return dataclasses.replace(
         limits,
@@ -317,8 +315,8 @@ def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> np
 
 
 def read_selection(
-    run: StoredScores, path: str | os.PathLike[str] | None = None, pool: Pool | None = None
-) -> tuple[Path, Any, dict[str, Any]]:
+    run: StoredScores, path: Where | None = None, pool: Pool | None = None
+) -> tuple[AnyPath, Any, dict[str, Any]]:
     """Read a selection file of ``run``; without a path the newest in its directory.
 
     Returns:
@@ -336,6 +334,7 @@ def read_selection(
             if not files:
                 raise RunError(f"there is no selection in {run.path}; `mcscore select` makes one")
             path = files[-1]
+        path = any_path(path)
         table, how = read_parquet(path)
     except OSError as error:
         raise RunError(f"{path or run.path} cannot be read: {error}") from error
@@ -344,25 +343,27 @@ def read_selection(
     by = how.get("by")
     if not isinstance(by, str) or by not in run.meta["scores"]:
         raise RunError(f"{path} was selected by {by!r}; {run.path} has {', '.join(run.meta['scores'])}. Select again")
-    _refuse_unknown_items(run, Path(path), table, by, pool)
-    return Path(path), table, how
+    _refuse_unknown_items(run, path, table, by, pool)
+    return path, table, how
 
 
-def how_chosen(file: Path) -> dict[str, Any]:
+def how_chosen(file: AnyPath) -> dict[str, Any]:
     """What a selection file that was just written says of the selection as a whole, without reading the columns."""
     import pyarrow.parquet
 
-    how: dict[str, Any] = json.loads(pyarrow.parquet.read_schema(file).metadata[b"mcscore"])
+    with open_binary(file) as content:
+        how: dict[str, Any] = json.loads(pyarrow.parquet.read_schema(content).metadata[b"mcscore"])
     return how
 
 
-def selections_of(run: Path) -> list[Path]:
-    """The selection files in a run directory, the newest last."""
-    files = [run / name for name in names_in(run, "selection-*.parquet")]
-    return sorted(files, key=lambda file: file.stat().st_mtime_ns)
+def selections_of(run: AnyPath) -> list[AnyPath]:
+    """The selection files in a run, the newest last."""
+    place = place_at(run)
+    names = fnmatch.filter(place.names(), "selection-*.parquet")
+    return [run / name for name in sorted(names, key=place.modified)]
 
 
-def _refuse_unknown_items(run: StoredScores, path: Path, table: Any, by: str, pool: Pool | None) -> None:
+def _refuse_unknown_items(run: StoredScores, path: AnyPath, table: Any, by: str, pool: Pool | None) -> None:
     ids = table["id"].to_numpy()
     if len(beyond := ids[ids >= run.n]):
         raise RunError(f"{path} has the item {beyond[0]}, but {run.path} has {run.n:,} items. Select again")
@@ -387,9 +388,10 @@ def _write(run: StoredScores, pool: Pool, selection: Selection, how: dict[str, A
         columns = {"key": keys, **columns}
     path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"
     try:
-        others = [file.stat().st_mtime_ns for file in selections_of(run.path) if file != path]
+        place = place_at(run.path)
+        others = [place.modified(file.name) for file in selections_of(run.path) if file != path]
         selection.write_parquet(path, columns, how)
-        if others and path.stat().st_mtime_ns <= max(others):  # the clock went back: the newest must stay the newest
-            os.utime(path, ns=(max(others) + 1,) * 2)
+        if others:  # what was selected last must be the newest
+            place.make_newer(path.name, max(others))
     except OSError as error:
         raise RunError(f"{path} could not be written: {error}") from error
