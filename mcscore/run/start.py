@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,9 +233,13 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
 def make_run(path: AnyPath, draft: Draft) -> Job:
     """Make a run in a directory that this process has alone."""
     with writing(f"{path} could not be made a run"):
-        # First: what has a run.json is a run, and has fixed what it skips.
-        skipped = Snapshot.take(path, draft.header.id, draft.header.pool.n, draft.skipped)
-        journal = Journal.create(path, draft.header)
+        fix = partial(Snapshot.take, path, draft.header.id, draft.header.pool.n, draft.skipped)
+        if place_at(path).one_writer:
+            skipped = fix()  # first: what has a run.json is a run, and has fixed what it skips
+            journal = Journal.create(path, draft.header)
+        else:
+            journal = Journal.create(path, draft.header)  # first: only who has made run.json may write the rest
+            skipped = fix()
     warn_of_unseen(path, draft.settings.model)
     tasks = open_tasks(journal, [], draft.options.retry)
     return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
@@ -250,8 +255,7 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
         if pool.n > journal.header.pool.n:
             journal = journal.grow(state_of(pool))
         committed = journal.repair()
-    if isinstance(path, Path):
-        clear_workers(path)
+    clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
     job = Job(journal, committed, tasks, skipped, options)
     if not options.new_cut and not tasks:
@@ -263,7 +267,11 @@ def join_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -
     """Check a run that other processes score, too; the engine has adopted its plan. What is committed is not looked at."""
     journal = Journal.open(path)
     refuse_other(journal, pool, engine.describe(), options, prepared=False)
-    skipped = Snapshot.open(path, journal.header.id, journal.header.pool.n)
+    known = journal.header.id, journal.header.pool.n
+    # Where there is no lock, who has made the run may be about to fix what it skips.
+    skipped = (
+        Snapshot.open(path, *known) if journal.place.one_writer else Snapshot.take(path, *known, options.skipped(pool))
+    )
     return _admitted(Job(journal, [], [], skipped, options), pool, engine, alone=False)
 
 

@@ -101,7 +101,7 @@ def info(path: Where) -> Status:
         ranges_of(run.unreadable_ids),
         holder_of(run.path) if isinstance(run.path, Path) else None,  # at a URL nobody holds a lock
         journal.place.size(),
-        workers_of(run.path) if isinstance(run.path, Path) else [],
+        workers_of(run.path),
         first,
     )
 

@@ -34,7 +34,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import RunError
+from ...errors import RunError, RunMadeError
 from ...store.place import AnyPath
 from ..record import Record
 from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, header_in, read_header
@@ -74,7 +74,9 @@ class Journal(JournalReader):
                 journal._lay_out(keep=False)
             journal.place.create("run.json", header.to_bytes())
         except FileExistsError:
-            raise RunError(f"{path} was made a run by another process meanwhile; start again to resume it") from None
+            raise RunMadeError(
+                f"{path} was made a run by another process meanwhile; start again to resume it"
+            ) from None
         if not journal.place.one_writer:
             journal._lay_out(keep=False)
         return journal
