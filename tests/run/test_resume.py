@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcscore.errors import RunError
+from mcscore.errors import RunError, Stopped
 from mcscore.fields import unsealed
 from mcscore.machine import machine
 from mcscore.run import score_pool
@@ -304,7 +305,7 @@ def test_an_array_of_another_kind_is_refused(done: Path) -> None:
         with pytest.raises(RunError, match=r"scores.zarr/zarr.json: not what run.json says"):
             go_on(done)
     path.write_text("not json")
-    with pytest.raises(RunError, match="is not what"):
+    with pytest.raises(RunError, match="not what"):
         go_on(done)
 
 
@@ -319,3 +320,19 @@ def test_leftovers_of_a_killed_writer_are_cleared(done: Path, undisturbed: dict[
 
 def snapshot(run: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_run_whose_last_spans_hold_nothing_to_score_is_resumed(out: Path) -> None:
+    pool = FakePool()
+    pool.labels[80:] = 1
+
+    def stop_before_the_last_span(ids: np.ndarray) -> None:
+        if 79 in ids:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        score_pool(pool, FakeScorer(on_block=stop_before_the_last_span), out, span=SPAN)
+    assert Run.open(out).done == 80
+    run = score_pool(pool, FakeScorer(), out, span=SPAN)
+    assert run.complete
+    assert run.scored == 80
