@@ -31,8 +31,10 @@ _HOME = {
     "Pool": "pool",
     "TopK": "selection",
     "select": "selection",
+    "RayWorkers": "run",
     "Run": "run",
     "Screen": "run",
+    "Workers": "run",
     "score_pool": "run",
 }
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "PoolError",
     "PoolNotFoundError",
     "PrecisionError",
+    "RayWorkers",
     "Run",
     "RunError",
     "Scorer",
@@ -56,6 +59,7 @@ __all__ = [
     "SiteError",
     "Stopped",
     "TopK",
+    "Workers",
     "__version__",
     "score_logits",
     "score_pool",
@@ -80,7 +84,7 @@ if TYPE_CHECKING:
     from .kernels.score import score_logits
     from .moments import Moments
     from .pool import Pool
-    from .run import Run, Screen, score_pool
+    from .run import RayWorkers, Run, Screen, Workers, score_pool
     from .scorer import Dropout, Execution, Scorer
     from .selection import TopK, select
 

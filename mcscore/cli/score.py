@@ -22,7 +22,7 @@ from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 if TYPE_CHECKING:
     from ..run import Run
     from ..run.scoring.task import OnBadChunk
-    from ..run.scoring.workers import Workers
+    from ..run.scoring.workers import Staff
     from ..run.screening import Screen
     from ..run.shards import Shard
 
@@ -101,6 +101,17 @@ def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     "command; any may be stopped and started again. auto: I and N of a Slurm job array, or I of a Kubernetes indexed Job, whose N is "
     "given as auto/N or in MCSCORE_SHARDS.",
 )
+@_run(
+    "--ray",
+    metavar="ADDRESS",
+    help="Score with actors of a Ray cluster: auto (that of RAY_ADDRESS, or of which this machine is a node), HOST:PORT, or local (one of "
+    "this machine, for this run). Only this process writes. Needs mcscore[ray].",
+)
+@_run(
+    "--max-workers",
+    type=click.IntRange(1),
+    help="Actors at most with --ray, also of a cluster that grows by itself; default: as many as have room now.",
+)
 @_run("--labeled", is_flag=True, help="Score labeled items too, to look for wrong labels.")
 @_run(
     "--on-bad-chunk",
@@ -140,6 +151,8 @@ def score(
     span: int | None,
     workers: int | None,
     shard: Shard | None,
+    ray: str | None,
+    max_workers: int | None,
     labeled: bool,
     on_bad_chunk: OnBadChunk,
     mixed_hardware: bool,
@@ -155,22 +168,24 @@ def score(
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
         screen, device = screen_of(settings), settings.pop("device")
+        staff = _staff(workers, ray, max_workers, device)
         if settings["errors"]:
             require_passes(settings["passes"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if shard is not None and workers is not None:
-        raise click.UsageError("--shard scores in this process: give it without --workers")
+    if shard is not None and (workers is not None or ray is not None):
+        raise click.UsageError("--shard scores in this process: give it without --workers and --ray")
     from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
     from ..run.shards import score_shard
     from ..run.start import ScoreOptions
     from ..store.files import retries_of
+    from ..store.place import any_path
 
     try:
         opened = Pool.open(path)
-        out_now = out if isinstance(out, str) else out.absolute()
+        out_now = any_path(out).absolute()
         with users_code(), contextlib.ExitStack() as stack:
             scorer = recipe_of(spec, weights, **settings)
             progress = stack.enter_context(progress_line(settings["passes"], quiet))
@@ -186,7 +201,7 @@ def score(
                 "new_cut": new_cut,
             }
             if shard is None:
-                run = score_pool(opened, scorer, out_now, workers=_staff(workers, device), **asked, **shown)
+                run = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
             else:
                 report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
                 if report.run is None:
@@ -209,10 +224,19 @@ def score(
     )
 
 
-def _staff(workers: int | None, device: str | None) -> Workers | None:
-    """The workers that --workers asks for; without it, one for each GPU if there are several."""
+def _staff(workers: int | None, ray: str | None, max_workers: int | None, device: str | None) -> Staff | None:
+    """The workers that --workers or --ray asks for; without them, one for each GPU if there are several."""
+    from ..run.scoring.ray_workers import RayWorkers
     from ..run.scoring.workers import Workers
 
+    if workers is not None and ray is not None:
+        raise click.UsageError(
+            "--workers are processes of this machine, --ray are actors of a cluster: give one of them"
+        )
+    if max_workers is not None and ray is None:
+        raise click.UsageError("--max-workers belongs to --ray; processes of this machine are --workers")
+    if ray is not None:
+        return RayWorkers(ray, max_workers)
     if workers is not None:
         return Workers(workers)
     if device not in (None, "cuda"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..errors import RunError, Stopped
 from .run import Run
 from .score import score_pool
+from .scoring.ray_workers import RayWorkers
+from .scoring.workers import Workers
 from .screening import Screen
 
-__all__ = ["Run", "RunError", "Screen", "Stopped", "score_pool"]
+__all__ = ["RayWorkers", "Run", "RunError", "Screen", "Stopped", "Workers", "score_pool"]

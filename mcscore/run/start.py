@@ -29,7 +29,7 @@ from .scoring.task import Admission, Engine, First, OnBadChunk, Reading, SpanSco
 from .screening.options import Screen, expected_share
 from .skipped import Skipped, Skips
 from .snapshot import Snapshot, is_part
-from .spans import BLOCK_BYTES, default_block, default_span, speed_of
+from .spans import BLOCK_BYTES, default_cut, speed_of
 from .tasks import Task, open_tasks
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class ScoreOptions:
     accept_edited_code: bool = False
     screen: Screen | None = None
     new_cut: bool = False
+    shards: int = 1  # processes that score the run beside each other, each on its own
     skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
 
     def skipped(self, pool: Pool) -> Skips:
@@ -219,8 +220,11 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
     speed = speed_of(engine.device)
-    span = min(options.span or default_span(pool.n, step, flops, item_bytes, share, speed), pool.n)
-    block = default_block(span, step, flops, item_bytes, speed)
+    workers, driver = (engine.size, True) if options.shards == 1 else (options.shards, False)
+    span, block = default_cut(pool.n, step, flops, item_bytes, share, speed, workers, driver)
+    if options.span is not None:
+        span = min(options.span, pool.n)
+    block = min(span, block)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
     return Draft(replace(header, screen=screen, not_screened=why), skipped, options, hardware, settings)
 
@@ -267,7 +271,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     """The job with the engine prepared by the plan of the run, if it may score into it."""
     journal, options = job.journal, job.options
     path = journal.path
-    hardware = engine.hardware()
+    hardware = engine.hardware(() if options.mixed_hardware else journal.header.hardware)
     known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
     prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
     settings = engine.describe()  # once: it reads the whole model for its fingerprint

@@ -10,7 +10,7 @@ import dataclasses
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,30 +20,15 @@ from ...text import duration
 from ..identity.hardware import differences
 from ..identity.match import first_difference
 from ..schema import Hardware, Settings
-from .orders import (
-    Describe,
-    Described,
-    Ended,
-    Failed,
-    Hello,
-    Moved,
-    Prepare,
-    Reply,
-    Score,
-    Scored,
-    Team,
-    Variant,
-)
+from .orders import Describe, Described, Ended, Failed, Hello, Moved, Prepare, Reply, Score, Scored, Team, Variant
 from .task import Admission, First, Reading, SpanError, SpanScores, SpanTask, Stop
 from .task import Moved as OnMoved
 
 _AHEAD = 2  # spans that a worker has at a time
 _DEATHS = 3  # of workers, at one span or before they say hello
 _WAIT = 0.2  # seconds between two looks at whether a stop is asked for
-_PATIENCE, _TIMES_LONGEST = (
-    600.0,
-    20,
-)  # a worker with a span for so many seconds, and so many times the longest so far, hangs
+# A worker with a span for so many seconds, and so many times the longest so far, hangs.
+_PATIENCE, _TIMES_LONGEST = 600.0, 20
 
 
 @dataclass
@@ -98,7 +83,7 @@ class Crew:
 
         Raises:
             RunError: worker after worker ended, and none of them did anything.
-            Exception: what kept a worker from making its scorer.
+            Exception: what kept a worker from making its scorer, if no worker has made it.
         """
         replies = []
         for worker, reply in self.team.wait(_WAIT):
@@ -108,7 +93,7 @@ class Crew:
             if isinstance(reply, Hello):
                 hand.place = reply.place
             elif isinstance(reply, Failed) and not hand.place:
-                raise reply.error()
+                self._not_begun(hand, reply)
             elif isinstance(reply, Ended):
                 del self.hands[worker]
                 self.deaths += 1
@@ -122,6 +107,12 @@ class Crew:
                 self._in_vain = 0
         return replies
 
+    def _not_begun(self, hand: _Hand, failed: Failed) -> None:
+        """Do without a worker that cannot make its scorer where others can; where none has, they will not either."""
+        if not any(each.place for each in self.hands.values()):
+            raise failed.error()
+        self.refuse(hand, str(failed.error()))
+
     def end(self, hand: _Hand) -> None:
         """Stop a worker."""
         self.hands.pop(hand.number, None)
@@ -132,8 +123,8 @@ class Crew:
         self.end(hand)
         self._refused += 1
         if self._refused >= self.n:
-            raise RunError(why)
-        warnings.warn(f"the worker {hand.place} is not used: {why}", stacklevel=2)
+            raise RunError(f"no worker fits the run; the last one, {hand.place or hand.number}, does not: {why}")
+        warnings.warn(f"the worker {hand.place or hand.number} is not used: {why}", stacklevel=2)
 
     def ask(self, order: Describe | Prepare) -> tuple[_Hand, Described]:
         """Let any one worker carry out an order. Raises what it raises."""
@@ -165,12 +156,18 @@ class Crewed:
     def __init__(self, crew: Crew, variant: Variant = (None, None)) -> None:
         self._crew, self._variant = crew, variant
         self._described: Described | None = None
+        self._asked: _Hand | None = None  # who described it
         self._first: First | None = None
 
     @property
     def device(self) -> str:
         """Name of the device of the worker that was asked first."""
         return self._described.device if self._described is not None else self._ask(Describe(self._variant)).device
+
+    @property
+    def size(self) -> int:
+        """The number of workers."""
+        return self._crew.n
 
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Crewed:
         """The same workers, with another copy of their scorer."""
@@ -181,9 +178,14 @@ class Crewed:
         """The settings of the scorer of a worker."""
         return (self._described or self._ask(Describe(self._variant))).settings
 
-    def hardware(self) -> Hardware:
-        """What the worker that was asked first scores with."""
-        return (self._described or self._ask(Describe(self._variant))).hardware
+    def hardware(self, known: Sequence[Hardware] = ()) -> Hardware:
+        """What a worker scores with: one of ``known``, if given; workers that have other hardware are not used. RunError if all have."""
+        described = self._described or self._ask(Describe(self._variant))
+        while known and described.hardware not in known:
+            assert self._asked is not None
+            self._crew.refuse(self._asked, _other_hardware(known[0], described.hardware))
+            described = self._ask(Describe(self._variant))
+        return described.hardware
 
     def prepare(self, first: First) -> bool:
         """Let a worker plan on the first items; the others adopt its plan."""
@@ -191,10 +193,10 @@ class Crewed:
         return self._ask(Prepare(self._variant, first)).prepared
 
     def _ask(self, order: Describe | Prepare) -> Described:
-        hand, self._described = self._crew.ask(order)
+        self._asked, self._described = self._crew.ask(order)
         if isinstance(order, Prepare) and self._described.prepared:
-            hand.prepared.add(self._variant)
-            hand.hardware = self._described.hardware
+            self._asked.prepared.add(self._variant)
+            self._asked.hardware = self._described.hardware
         return self._described
 
     def score(
@@ -275,11 +277,7 @@ class _Session:
         admission = self.admission
         if hand.hardware not in admission.hardware and not admission.mixed:
             assert hand.hardware is not None
-            self.crew.refuse(
-                hand,
-                f"it has other hardware than the run: {'; '.join(differences(admission.hardware[0], hand.hardware))}; "
-                "mixed_hardware=True (--mixed-hardware) lets it score",
-            )
+            self.crew.refuse(hand, _other_hardware(admission.hardware[0], hand.hardware))
             return False
         hand.admitted.add(self.variant)
         return True
@@ -372,6 +370,11 @@ class _Session:
             " and ".join(map(str, spans)),
             f"{_DEATHS} workers ended at {'it' if len(spans) == 1 else 'each'} ({whys}); the other spans are done",
         )
+
+
+def _other_hardware(runs: Hardware, workers: Hardware) -> str:
+    differ = "; ".join(differences(runs, workers))
+    return f"it has other hardware than the run: {differ}; mixed_hardware=True (--mixed-hardware) lets it score"
 
 
 def _require_equal(before: SpanScores, now: SpanScores) -> None:

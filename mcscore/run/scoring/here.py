@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,11 @@ class Here:
         """Name of the device of the model."""
         return self.scorer.device
 
+    @property
+    def size(self) -> int:
+        """One span at a time."""
+        return 1
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Here:
         """The same model and settings but those given, not prepared."""
         return Here(self.pool, self.scorer.copy(passes=passes, errors=errors))
@@ -53,8 +58,8 @@ class Here:
         """The settings of the scorer. It reads the whole model for its fingerprint."""
         return Settings.of_scorer(self.scorer.describe())
 
-    def hardware(self) -> Hardware:
-        """What scores."""
+    def hardware(self, known: Sequence[Hardware] = ()) -> Hardware:
+        """What scores, be it known or not."""
         return hardware_of(self.scorer.device, self.scorer.describe().get("precision"))
 
     def prepare(self, first: First) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -134,14 +134,18 @@ class Engine(Protocol):
     def device(self) -> str:
         """Name of the device that scores, as of PyTorch."""
 
+    @property
+    def size(self) -> int:
+        """How many spans are scored at the same time."""
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Engine:
         """The same model and settings but those given, not prepared."""
 
     def describe(self) -> Settings:
         """The settings of the scorer; its sites and plan are known once it is prepared."""
 
-    def hardware(self) -> Hardware:
-        """What scores."""
+    def hardware(self, known: Sequence[Hardware] = ()) -> Hardware:
+        """What scores. Of several workers those that have none of the ``known`` hardware are not used, if that is given."""
 
     def prepare(self, first: First) -> bool:
         """Show the scorer its first items; False if none of them can be read."""

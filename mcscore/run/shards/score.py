@@ -21,6 +21,7 @@ from ... import atomic
 from ...errors import RunError, Stopped
 from ...paths import exists, local_path, names_in
 from ...recipe import Recipe
+from ...store.files import Where
 from ...store.lock import Joined, joined
 from ...text import count
 from ..journal import Journal, Record
@@ -79,7 +80,7 @@ class ShardReport:
 def score_shard(
     pool: Pool,
     scorer: Scorer | Recipe,
-    out: str | Path,
+    out: Where,
     shard: Shard,
     options: ScoreOptions | None = None,
     *,
@@ -117,8 +118,8 @@ def score_shard(
         ...     report.items, report.run.complete
         (20, True)
     """
-    path = local_path(out, "a run of shards", RunError).absolute()
-    options = options or ScoreOptions()
+    path = local_path(str(out), "a run of shards", RunError).absolute()
+    options = replace(options or ScoreOptions(), shards=shard.count)
     if options.new_cut:
         raise RunError("a new cut is fixed by one process alone: do it without a shard, and start the shards then")
     with stop_request() as stop, contextlib.ExitStack() as stack:
