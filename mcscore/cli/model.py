@@ -71,15 +71,15 @@ def _stdout_is_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def recipe_of(spec: str, weights: Path | None, **settings: Any) -> FromSpec:
+def recipe_of(spec: str, weights: str | Path | None, **settings: Any) -> FromSpec:
     """How the scorer is made, here or by a worker; in whatever directory that runs."""
     where, _, name = spec.rpartition(":")
     if where.endswith(".py"):
         spec = f"{Path(where).absolute()}:{name}"
-    return FromSpec(spec, weights.absolute() if weights else None, grouped(**settings))
+    return FromSpec(spec, Path(weights).absolute() if weights else None, grouped(**settings))
 
 
-def build_scorer(spec: str, weights: Path | None, *, device: str | None, **settings: Any) -> Scorer:
+def build_scorer(spec: str, weights: str | Path | None, *, device: str | None, **settings: Any) -> Scorer:
     """Build the model and give it to a Scorer; without ``device``, on the GPU if there is one."""
     import torch
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..acquisition import check_scores
+from ..errors import RunError
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..run.scoring.task import OnBadChunk
     from ..run.scoring.workers import Staff
     from ..run.screening import Screen
+    from ..run.shards import Shard
 
 
 _run = functools.partial(click.option, cls=Option, section="Run")
@@ -58,6 +60,18 @@ screening = shared.together(
 )
 
 
+def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
+    """Read --shard."""
+    if value is None:
+        return None
+    from ..run.shards import Shard
+
+    try:
+        return Shard.parse(value)
+    except RunError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(cls=Command)
 @click.argument("path", metavar="POOL", type=POOL)
 @shared.model
@@ -78,6 +92,14 @@ screening = shared.together(
     type=click.IntRange(1),
     help="Processes that score; default: one for each GPU of this machine, and this process where there is one GPU or none. On a CPU they "
     "share the cores.",
+)
+@_run(
+    "--shard",
+    callback=shard_of,
+    metavar="I/N|auto",
+    help="Be process I (from 0) of N that score this run together, on machines that share the disk of --out. Give all of them the same "
+    "command; any may be stopped and started again. auto: I and N of a Slurm job array, or I of a Kubernetes indexed Job, whose N is "
+    "given as auto/N or in MCSCORE_SHARDS.",
 )
 @_run(
     "--ray",
@@ -128,6 +150,7 @@ def score(
     out: str | Path,
     span: int | None,
     workers: int | None,
+    shard: Shard | None,
     ray: str | None,
     max_workers: int | None,
     labeled: bool,
@@ -150,33 +173,41 @@ def score(
             require_passes(settings["passes"])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if shard is not None and (workers is not None or ray is not None):
+        raise click.UsageError("--shard scores in this process: give it without --workers and --ray")
     from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
+    from ..run.shards import score_shard
+    from ..run.start import ScoreOptions
     from ..store.files import retries_of
+    from ..store.place import any_path
 
     try:
         opened = Pool.open(path)
-        out_now = out if isinstance(out, str) else out.absolute()
+        out_now = any_path(out).absolute()
         with users_code(), contextlib.ExitStack() as stack:
             scorer = recipe_of(spec, weights, **settings)
             progress = stack.enter_context(progress_line(settings["passes"], quiet))
-            run = score_pool(
-                opened,
-                scorer,
-                out_now,
-                workers=staff,
-                device=device,
-                span=span,
-                labeled=labeled,
-                on_bad_chunk=on_bad_chunk,
-                mixed_hardware=mixed_hardware,
-                accept_edited_code=accept_edited_code,
-                screen=screen,
-                new_cut=new_cut,
-                progress=progress,
-                on_stage=progress.stage if progress is not None else None,
-            )
+            on_stage = progress.stage if progress is not None else None
+            shown: dict[str, Any] = {"device": device, "progress": progress, "on_stage": on_stage}
+            asked: dict[str, Any] = {
+                "span": span,
+                "labeled": labeled,
+                "on_bad_chunk": on_bad_chunk,
+                "mixed_hardware": mixed_hardware,
+                "accept_edited_code": accept_edited_code,
+                "screen": screen,
+                "new_cut": new_cut,
+            }
+            if shard is None:
+                run = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
+            else:
+                report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
+                if report.run is None:
+                    emit(report.facts(), f"{out}: {report}")
+                    return
+                run = report.run
     except Stopped as stop:
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item

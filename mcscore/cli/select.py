@@ -204,15 +204,18 @@ def _limits(run: Run, pool: Pool | None, asked: dict[str, Any]) -> Limits:
     from ..selection import Limits
 
     name = {} if asked["groups"] is None else {"group_name": asked["groups"].rpartition(":")[2]}
-    files = {name for name in ("groups", "costs", "leave_out") if asked[name] is not None}
-    if files:
+    if any(asked[name] is not None for name in ("groups", "costs", "leave_out")):
         from ..pool.tables import items_from
         from ..run.identity.match import find_pool
         from ..run.selecting.item_columns import costs_from, groups_from
 
         pool = find_pool(run, pool)
-        readers = {"groups": groups_from, "costs": costs_from, "leave_out": items_from}
-        asked |= {name: readers[name](pool, asked[name])[: run.n] for name in files}
+        if asked["leave_out"] is not None:
+            ids = items_from(pool, asked["leave_out"])
+            asked["leave_out"] = ids[ids < run.n]  # others were appended since, and have no score
+        for column, read in (("groups", groups_from), ("costs", costs_from)):
+            if asked[column] is not None:
+                asked[column] = read(pool, asked[column], run.n)
     return Limits(**asked, **name)
 
 

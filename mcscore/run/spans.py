@@ -17,6 +17,7 @@ from ..simulate import COMMIT_SECONDS, SPANS_OF_A_WORKER, seconds_between_commit
 # A kill loses one span at most: 50 spans bound that loss to 2 % of a run. But a span must be some seconds of work, or its
 # commit (7 to 30 ms) shows: 50 commits were half the time of a cheap model on 20,000 small images.
 _SPANS, _SPAN_MIN, _SPAN_SECONDS = 50, 256, 2.0
+_BLOCKS, _BLOCK_MIN = 64, 16  # blocks of a pool at least, which workers can share, at 1 to 2 ms each; items of one
 # Fresh buffers over 32 MiB are 5-8 times slower on glibc (a page fault per 4 KiB).
 BLOCK_BYTES = 16 << 20
 # The last step of a span is half full on average: where few items are seen, a span holds this many steps of them.
@@ -121,6 +122,26 @@ def default_block(span: int, step: int, flops: float, item_bytes: int, speed: Sp
         speed.items_in(speed.block_seconds, flops, item_bytes),
     )
     return min(span, max(step, int(wanted) // step * step))
+
+
+def default_cut(
+    n: int,
+    step: int,
+    flops: float,
+    item_bytes: int,
+    share: float = 1.0,
+    speed: Speed = CPU,
+    workers: int = 1,
+    driver: bool = True,
+) -> tuple[int, int]:
+    """Items per span and per block. The arguments are those of ``default_span``.
+
+    The block does not depend on the number of workers, and a span is whole blocks. So the same items are scored together by any number
+    of workers, and their scores are the same to the last bit.
+    """
+    block = default_block(max(step, n // _BLOCKS, _BLOCK_MIN), step, flops, item_bytes, speed)
+    span = default_span(n, step, flops, item_bytes, share, speed, workers, driver)
+    return min(n, max(block, span // block * block)), block
 
 
 def blocks_of(span: Span, block: int, skip_B: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -29,7 +29,7 @@ from .scoring.task import Admission, Engine, First, OnBadChunk, Reading, SpanSco
 from .screening.options import Screen, expected_share
 from .skipped import Skipped, Skips
 from .snapshot import Snapshot, is_part
-from .spans import BLOCK_BYTES, default_block, default_span, speed_of
+from .spans import BLOCK_BYTES, default_cut, speed_of
 from .tasks import Task, open_tasks
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class ScoreOptions:
     accept_edited_code: bool = False
     screen: Screen | None = None
     new_cut: bool = False
+    shards: int = 1  # processes that score the run beside each other, each on its own
     skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
 
     def skipped(self, pool: Pool) -> Skips:
@@ -92,10 +93,6 @@ class Job:
     settings: Settings | None = None
     code: int = 0
     cut: int = 0
-
-    def nothing_in(self, task: Task) -> bool:
-        """Whether nothing of a task is to be scored, because all is committed or skipped."""
-        return bool((task.settled | self.skipped[task.span.start : task.span.stop]).all())
 
     @property
     def reading(self) -> Reading:
@@ -223,8 +220,11 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
     share = expected_share(screen.top, pool.n) if screen and not why else 1.0
     step, flops = plan["items"], plan["prefix_flops"] + settings.passes * plan["tail_flops"]
     speed = speed_of(engine.device)
-    span = min(options.span or default_span(pool.n, step, flops, item_bytes, share, speed), pool.n)
-    block = default_block(span, step, flops, item_bytes, speed)
+    workers, driver = (engine.size, True) if options.shards == 1 else (options.shards, False)
+    span, block = default_cut(pool.n, step, flops, item_bytes, share, speed, workers, driver)
+    if options.span is not None:
+        span = min(options.span, pool.n)
+    block = min(span, block)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
     return Draft(replace(header, screen=screen, not_screened=why), skipped, options, hardware, settings)
 
@@ -254,7 +254,7 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
         clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
     job = Job(journal, committed, tasks, skipped, options)
-    if not options.new_cut and all(job.nothing_in(task) for task in job.tasks):
+    if not options.new_cut and not tasks:
         return job
     return _admitted(job, pool, engine)
 

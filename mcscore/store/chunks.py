@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ChunkError, PoolError
-from .files import File, open_file, size_of
+from .files import File, at_once, open_file, size_of
 from .layout import ABSENT, CRC_BYTES, ChunkLayout, Encoding, crc32c
+from .parallel import in_order
 
 _HEADER_BYTES = 16
 # Whole chunks of at least this many bytes are decoded several at a time; for smaller ones handing them to a thread (50 µs)
@@ -84,10 +85,14 @@ class ChunkReader:
         Raises:
             ChunkError: a file is missing or an index damaged; names the first.
         """
-        per_file = self.layout.rows_per_file // self.layout.chunk
-        for number in range(0, self.layout.chunks, per_file):
-            with self._file_of(number):
-                pass
+        for _ in in_order(self._check_file, range(self.layout.files), at_once(self.layout.folder)):
+            pass
+
+    def _check_file(self, number_of_file: int) -> None:
+        number = number_of_file * self.layout.rows_per_file // self.layout.chunk
+        with closing(self._open(number_of_file, number)) as file:
+            if self.layout.shard is not None:
+                self._read_index(file, number)
 
     def stored_length(self, number: int) -> int:
         """Return the bytes that chunk ``number`` takes on disk."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
 from ..errors import PoolError
 from ..paths import exists
+
+_REQUESTS = 128  # to a server, which answers each after 10 to 100 ms
+_READS = 8  # of files of a local disk
 
 
 class File(Protocol):
@@ -135,12 +137,13 @@ class RemoteFile:
 
     def __init__(self, path: RemotePath) -> None:
         self._path = path
-        _ = self.size  # raises if it is missing
+        # No cached_property: until Python 3.12 it lets one thread at a time ask, of all files.
+        self._size = path.size()
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Bytes in the file, asked for once."""
-        return self._path.size()
+        return self._size
 
     def read(self, buffers: list[Any], offset: int) -> int:
         """Fill the buffers by one request."""
@@ -215,6 +218,11 @@ def open_file(path: AnyPath) -> File:
 def size_of(path: AnyPath) -> int:
     """Return the bytes in a file; FileNotFoundError if it is missing."""
     return os.stat(path).st_size if isinstance(path, Path) else path.size()
+
+
+def at_once(path: AnyPath) -> int:
+    """Return how many files below a path are asked for at a time."""
+    return _READS if isinstance(path, Path) else _REQUESTS
 
 
 def retries_of(path: AnyPath) -> int:

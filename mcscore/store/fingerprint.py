@@ -15,20 +15,21 @@ the file in which they end, so of the last chunk only the rows count, and of the
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
 from ..errors import ChunkError, PoolError
 from .chunks import ChunkReader
-from .files import AnyPath, size_of
+from .files import AnyPath, at_once, size_of
 from .layout import CRC_BYTES, ChunkLayout, crc32c
+from .parallel import in_order
 
 _SAMPLED_CHUNKS = 1024
-_REQUESTS = 32  # at a time, of files at a URL
+_TOGETHER = 16  # chunks of a file that are asked one after another
 
 
 def fingerprint(header: bytes, layouts: Iterable[ChunkLayout]) -> str:
@@ -55,8 +56,8 @@ def _parts(layout: ChunkLayout) -> Iterator[bytes]:
     yield described(layout)
     per_file = layout.rows_per_file
     whole = layout.n // layout.chunk
-    with ThreadPoolExecutor(1 if isinstance(layout.folder, Path) else _REQUESTS) as threads:
-        yield from threads.map(_size, (layout.file(number) for number in range(layout.n // per_file)))
+    threads = at_once(layout.folder)
+    yield from in_order(_size, (layout.file(number) for number in range(layout.n // per_file)), threads)
     with ChunkReader(layout) as reader:
         try:
             for number in range(layout.n // per_file * (per_file // layout.chunk), whole):
@@ -67,11 +68,28 @@ def _parts(layout: ChunkLayout) -> Iterator[bytes]:
                 yield crc32c(rows.reshape(-1).view(np.uint8)).to_bytes(CRC_BYTES, "little")
         except ChunkError as error:
             yield _unreadable(error)
-        for number in range(0, whole, -(-whole // _SAMPLED_CHUNKS) or 1):
+    for crcs in in_order(partial(_crcs, layout), _sampled(whole, per_file // layout.chunk), threads):
+        yield from crcs
+
+
+def _sampled(chunks: int, per_file: int) -> Iterator[list[int]]:
+    """Yield up to 1024 of the chunks, evenly spread; in lists of some that share a file, whose index is read once for each."""
+    sample = range(0, chunks, -(-chunks // _SAMPLED_CHUNKS) or 1)
+    for _, group in itertools.groupby(sample, key=lambda number: number // per_file):
+        numbers = list(group)
+        yield from (numbers[at : at + _TOGETHER] for at in range(0, len(numbers), _TOGETHER))
+
+
+def _crcs(layout: ChunkLayout, chunks: list[int]) -> list[bytes]:
+    """Return the crc32c stored with some chunks."""
+    crcs = []
+    with ChunkReader(layout) as reader:
+        for number in chunks:
             try:
-                yield reader.stored_crc(number)
+                crcs.append(reader.stored_crc(number))
             except ChunkError as error:
-                yield _unreadable(error)
+                crcs.append(_unreadable(error))
+    return crcs
 
 
 def _size(file: AnyPath) -> bytes:

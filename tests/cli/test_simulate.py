@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from .conftest import Command, answer
@@ -42,3 +45,11 @@ def test_too_many_spans_are_refused(mcscore: Command) -> None:
     result = mcscore("simulate", "--items", "1e12", "--workers", 2, "--rate", 1, "--span", 100)
     assert result.exit_code == 1
     assert "10,000,000,000 spans are too many" in result.stderr
+
+
+def test_the_page_shows_what_is_printed(mcscore: Command) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    shown = re.findall(r"^```text\n\$ mcscore (simulate .*)\n((?:.*\n)*?)```$", page, re.M)
+    assert len(shown) == 5
+    for words, printed in shown:
+        assert mcscore(*words.split()).stdout == printed

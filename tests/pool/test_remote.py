@@ -5,21 +5,31 @@ from __future__ import annotations
 import functools
 import http.server
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mcscore.errors import PoolError
+from mcscore.errors import ChunkError, PoolError
 from mcscore.ingest import append_blocks, import_images
 from mcscore.pool import Pool
 from mcscore.pool.verify import verify
 
 from ..ingest.helpers import folder
+from ..s3 import s3_server, use
 from .helpers import chunk_files, flip_bit, images, small_pool
 
+__all__ = ["s3_server"]  # a fixture
+
 Publish = Callable[[Path], str]  # make a pool readable at a URL
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """One that many may connect to at once."""
+
+    request_queue_size = 1024
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):
@@ -52,34 +62,17 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
 def web(tmp_path: Path) -> Iterator[Publish]:
     pytest.importorskip("obstore")
     handler = functools.partial(_Ranges, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield lambda path: f"http://127.0.0.1:{server.server_port}/{path.relative_to(tmp_path)}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Publish:
     pytest.importorskip("obstore")
     boto3 = pytest.importorskip("boto3")
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
-    }.items():
-        monkeypatch.setenv(name, value)
+    use(s3_server, monkeypatch)
     client = boto3.client("s3", endpoint_url=s3_server)
     client.create_bucket(Bucket="pools")
 
@@ -115,6 +108,47 @@ def memory() -> Publish:
 @pytest.fixture(params=["bucket", "web", "memory"])
 def publish(request: pytest.FixtureRequest) -> Publish:
     return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_many_files_are_asked_for_at_a_time(
+    tmp_path: Path, web: Publish, monkeypatch: pytest.MonkeyPatch, sharded: bool
+) -> None:
+    here = small_pool(tmp_path / "p", sharded=sharded, n=640)
+    there = Pool.open(web(tmp_path / "p"))
+    lock, now, most = threading.Lock(), 0, 0
+
+    def slow(answer: Callable[[_Ranges], None]) -> Callable[[_Ranges], None]:
+        def slowly(handler: _Ranges) -> None:
+            nonlocal now, most
+            with lock:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.02)
+            answer(handler)
+            with lock:
+                now -= 1
+
+        return slowly
+
+    for verb in ("do_GET", "do_HEAD"):
+        monkeypatch.setattr(_Ranges, verb, slow(getattr(_Ranges, verb)))
+    for ask in (there.check_files, lambda: there.fingerprint):
+        most = 0
+        ask()
+        assert most > 16
+    assert there.fingerprint == here.fingerprint
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_of_several_missing_files_the_first_is_named(tmp_path: Path, web: Publish, sharded: bool) -> None:
+    files = chunk_files(small_pool(tmp_path / "p", sharded=sharded, n=640))
+    for file in (files[7], files[9], files[31]):
+        file.unlink()
+    for pool in (Pool.open(tmp_path / "p"), Pool.open(web(tmp_path / "p"))):
+        for _ in range(3):
+            with pytest.raises(ChunkError, match=rf"{files[7].name}.*: the file is missing"):
+                pool.check_files()
 
 
 @pytest.mark.parametrize(("compression", "sharded"), [("none", False), ("lz4", True)])

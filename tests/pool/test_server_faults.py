@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mcscore.errors import ChunkError, PoolError
 from mcscore.pool import Pool
 
 from .helpers import images, small_pool
+from .test_remote import Server
 
 pytest.importorskip("obstore")
 from mcscore.store import files, remote
@@ -113,7 +114,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[An
     monkeypatch.setenv("MCSCORE_REMOTE_TIMEOUT", "0.3")
     small_pool(tmp_path / "p", labels=np.arange(50) % 3)
     handler: Any = type("Handler", (_Server,), {"folder": tmp_path, "seen": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+    with Server(("127.0.0.1", 0), handler) as running:
         running.daemon_threads = True
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield handler, f"http://127.0.0.1:{running.server_port}/p"

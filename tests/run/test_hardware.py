@@ -206,14 +206,12 @@ def test_a_span_that_another_process_committed_meanwhile_is_left_as_it_is(out: P
     assert Journal.open(out).survey().records[0] == record
 
 
-@pytest.mark.parametrize("why", ["hardware", "labels", "torn", "another span"])
+@pytest.mark.parametrize("why", ["hardware", "torn", "another span"])
 def test_a_shard_of_other_conditions_is_replaced(out: Path, on: Any, why: str) -> None:
     score_pool(FakePool(), Unsteady(), out, span=SPAN)
     shard, pool = orphaned(out, 1), FakePool()
     if why == "hardware":
         on(device="Another CPU")
-    elif why == "labels":
-        pool.labels[60] = 1
     elif why == "torn":
         shard.write_bytes(shard.read_bytes()[:100])
     else:

@@ -304,7 +304,7 @@ def test_an_array_of_another_kind_is_refused(done: Path) -> None:
         with pytest.raises(RunError, match=r"scores.zarr/zarr.json: not what run.json says"):
             go_on(done)
     path.write_text("not json")
-    with pytest.raises(RunError, match="is not what"):
+    with pytest.raises(RunError, match=r"not what run\.json says"):
         go_on(done)
 
 
@@ -319,3 +319,18 @@ def test_leftovers_of_a_killed_writer_are_cleared(done: Path, undisturbed: dict[
 
 def snapshot(run: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_labels_that_are_given_meanwhile_change_nothing(out: Path) -> None:
+    """What is skipped is fixed when the run starts, so that it does not matter when it was interrupted."""
+    pool = FakePool()
+    pool.labels[[3, 60]] = 1
+    pool.excluded[61] = True
+    usual = content(score_pool(pool, FakeScorer(), out.with_name("usual"), span=SPAN))
+    with pytest.raises(RunError, match="out of memory"):
+        score_pool(pool, FakeScorer(on_block=fail_at(50)), out, span=SPAN)
+    pool.labels[[3, 60]] = -1
+    pool.labels[[70, 90]] = 2
+    pool.excluded[:] = False
+    assert content(score_pool(pool, FakeScorer(step=2), out)) == usual
+    assert np.isnan(Run.open(out).scores("bald")[[3, 60, 61]]).all()

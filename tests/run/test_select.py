@@ -107,6 +107,7 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
         "run.json",
         "scores.zarr",
         "selection-bald-4.parquet",
+        "skipped",
     ]
 
 

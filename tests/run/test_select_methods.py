@@ -10,6 +10,8 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from mcscore import Pool, RunError, Scorer, Screen, score_pool
@@ -17,7 +19,7 @@ from mcscore.errors import PoolError
 from mcscore.methods import DIVERSITY
 from mcscore.run import Run
 from mcscore.run.selecting.gather import gathered
-from mcscore.run.selecting.item_columns import costs_from, groups_from
+from mcscore.run.selecting.item_columns import ItemColumn, costs_from, groups_from
 from mcscore.selection import Limits, select
 from mcscore.store.chunks import ChunkReader
 
@@ -174,6 +176,21 @@ def test_a_chunk_is_decoded_once_and_rows_come_back_in_order(pool: Pool, monkeyp
     np.testing.assert_array_equal(rows, pool.take(ids)[:, 0] * 2)
 
 
+@given(st.data())
+def test_a_column_of_a_table_reads_as_the_array_it_stands_for(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 60))
+    named = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), np.int64)
+    array = np.full(n, -1, np.int64)
+    array[named] = named * 7
+    first = data.draw(st.sampled_from([0, 2**33]))  # the same items, elsewhere in a larger pool
+    column = ItemColumn(first + n, first + named, array[named], missing=-1)
+    assert column.shape == (first + n,)
+    start, stop = data.draw(st.integers(0, n)), data.draw(st.integers(0, n + 5))
+    assert column[first + start : first + stop].tolist() == array[start:stop].tolist()
+    some = np.array(data.draw(st.lists(st.integers(0, n - 1))), np.int64)
+    assert column[first + some].tolist() == array[some].tolist()
+
+
 def test_groups_and_costs_come_from_tables(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("key,patient,price\n003.png,zoe,2.5\n001.png,abe,1\n005.png,zoe,\n")
     assert groups_from(pool, f"{tmp_path}/a.csv:patient")[:7].tolist() == [-1, 0, -1, 1, -1, 1, -1]
@@ -182,6 +199,8 @@ def test_groups_and_costs_come_from_tables(pool: Pool, tmp_path: Path) -> None:
     )
     pq.write_table(pyarrow.table({"id": [4, 4, 2], "g": ["x", "x", "y"], "h": ["x", "y", "y"]}), tmp_path / "b.parquet")
     assert groups_from(pool, f"{tmp_path}/b.parquet:g")[:5].tolist() == [-1, -1, 1, -1, 0]
+    assert groups_from(pool, f"{tmp_path}/b.parquet:g", 3).shape == (3,)  # of a run that is older than the last items
+    assert groups_from(pool, f"{tmp_path}/b.parquet:g", 3)[:9].tolist() == [-1, -1, 1]
     for text, read, says in (
         (f"{tmp_path}/b.parquet:h", groups_from, "has two different values of item 4: keep one"),
         (f"{tmp_path}/b.parquet:g", costs_from, "a cost must be a number"),

@@ -183,6 +183,16 @@ def test_a_name_that_another_process_made_is_durable_before_its_record_is_return
     assert journal.path / "commits" in synced
 
 
+def test_what_another_process_changed_in_the_header_is_not_undone(journal: Journal) -> None:
+    other = Journal.open(journal.path)
+    more = PoolState(fingerprint="sha256:more", n=N + 30)
+    assert journal.grow(more).header.pool == more
+    assert other.grow(more).header.pool == more  # the same change is no conflict
+    with pytest.raises(RunError, match=r"run\.json was changed by another process meanwhile; start again"):
+        other.certify({"items": 1})
+    assert Journal.open(journal.path).header.pool == more
+
+
 def test_hardware_named_by_several_processes_at_once_is_all_kept(journal: Journal) -> None:
     kinds = [Hardware(device=f"CPU {number}") for number in range(5)]
     stale = [Journal.open(journal.path) for _ in range(10)]

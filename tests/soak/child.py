@@ -94,6 +94,11 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the value is there, or the process is gone."""
+        return bool(select.select([self._end], [], [], 0)[0])
+
     def wait(self) -> Any:
         """Return the value; None where the process was ended before, or had to be."""
         data, until = b"", self.began + self.limit

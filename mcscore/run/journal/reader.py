@@ -134,10 +134,12 @@ class JournalReader:
     def gather(self, committed: Mapping[int, Record], name: str, ids: npt.NDArray[np.int64]) -> Values:
         """The values of a row at ``ids``, in their order, by the records of spans; what is not committed reads "not scored"."""
         out = self.empty(name, len(ids))
-        index = ids // self.header.span
-        for span in np.unique(index).tolist():
+        order = np.argsort(ids, kind="stable")
+        index, starts = np.unique(ids[order] // self.header.span, return_index=True)
+        for span, start, stop in zip(index.tolist(), starts, np.append(starts[1:], len(ids)), strict=False):
             if (record := committed.get(span)) is not None:
-                here = (index == span) & (ids < record.span.stop)
+                here = order[start:stop]
+                here = here[ids[here] < record.span.stop]
                 out[here] = self.read(record, name)[ids[here] - record.span.start]
         return out
 

@@ -134,6 +134,13 @@ class Engine(Protocol):
     def device(self) -> str:
         """Name of the device that scores, as of PyTorch."""
 
+    @property
+    def size(self) -> int:
+        """How many spans are scored at the same time."""
+
+    def staff(self) -> list[dict[str, Any]]:
+        """The workers, for those who watch: what each is, the items that it has scored, and what it does."""
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Engine:
         """The same model and settings but those given, not prepared."""
 

@@ -68,14 +68,14 @@ class Choosable:
             if predictions is not None:
                 groups = next(predictions)[1].astype(np.int64)
             elif self.limits.groups is not None:
-                groups = np.asarray(self.limits.groups)[ids[0] : ids[-1] + 1].astype(np.int64)
+                groups = self.limits.groups[ids[0] : ids[-1] + 1].astype(np.int64)
                 out = self._count("without_group", out, groups < 0)
             if self.limits.costs is not None:
-                out = self._count("without_cost", out, np.isnan(np.asarray(self.limits.costs)[ids[0] : ids[-1] + 1]))
+                out = self._count("without_cost", out, np.isnan(self.limits.costs[ids[0] : ids[-1] + 1]))
             yield ids, scores, out, groups
 
     def _count(self, reason: str, before: Flags, flags: Flags) -> Flags:
-        self.counts[reason] = self.counts.get(reason, 0) + int((flags & ~before).sum())
+        self.counts[reason] = self.counts.get(reason, 0) + int(np.count_nonzero(flags & ~before))
         return before | flags
 
 
@@ -104,7 +104,7 @@ def best_items(choosable: Choosable, k: int, M: int, most: int | None, value: Va
     left = 0
     top, best = TopK(M), Best(M, most)
     for ids, scores, out, groups in choosable:
-        left += len(ids) - int(out.sum())
+        left += len(ids) - int(np.count_nonzero(out))
         if value is None and most is None:
             top.update(ids, scores, out)
             continue
@@ -126,7 +126,7 @@ def best_items(choosable: Choosable, k: int, M: int, most: int | None, value: Va
 def _groups_of(choosable: Choosable, ids: Ints) -> Ints | None:
     if choosable.limits.per_class is not None:
         return choosable.run.values("prediction", ids).astype(np.int64)
-    return None if choosable.limits.groups is None else np.asarray(choosable.limits.groups)[ids].astype(np.int64)
+    return None if choosable.limits.groups is None else choosable.limits.groups[ids].astype(np.int64)
 
 
 def _refuse_too_few(choosable: Choosable, k: int, left: int) -> None:

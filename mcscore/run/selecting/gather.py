@@ -25,13 +25,17 @@ def gathered(pool: Pool, ids: Ints, step: int, compute: Callable[[Any, Ints], An
         step: items of a call, about: all of a chunk are in one, so that no chunk is decoded twice.
         compute: (items, ids ascending) -> (items, ...), rows in their order.
     """
-    order = np.argsort(ids, kind="stable")
+    order, done = np.argsort(ids, kind="stable"), 0
+    rows: npt.NDArray[np.floating] | None = None
     parts = (part for part in _parts(ids[order], _chunk_of(pool), step))
-    computed = [compute(items, part) for part, items in read_ahead(((part, pool.take(part)) for part in parts), 1)]
-    rows: npt.NDArray[np.floating] = np.concatenate(computed)
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return rows[back]
+    for part, items in read_ahead(((part, pool.take(part)) for part in parts), 1):
+        computed = compute(items, part)
+        if rows is None:  # embeddings of a million items are in memory once
+            rows = np.empty((len(ids), *computed.shape[1:]), computed.dtype)
+        rows[order[done : done + len(part)]] = computed
+        done += len(part)
+    assert rows is not None
+    return rows
 
 
 def _chunk_of(pool: Pool) -> int:

@@ -1,7 +1,11 @@
-"""A column of a table of the user's, as one value for each item of a pool: the groups and costs of a selection."""
+"""A column of a table of the user's, as one value for each item of a pool: the groups and costs of a selection.
+
+Memory is that of the items which the table names: a few thousand patients among 10^9 items do not take 8 GB.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +16,66 @@ from ...errors import PoolError
 
 if TYPE_CHECKING:
     from ...pool import Pool
+    from ...selection import Limits
 
 
-def groups_from(pool: Pool, text: str) -> npt.NDArray[np.int64]:
-    """The group of each item, (N,), numbered in the order of their names; -1 for an item that the table gives none.
+class ItemColumn:
+    """(n,) values, nearly all of them missing; read as an array is, by a slice or at ids.
+
+    >>> column = ItemColumn(6, np.array([1, 4]), np.array([2.5, 0.5]), missing=np.nan)
+    >>> column[1:5], column[np.array([4, 0])]
+    (array([2.5, nan, nan, 0.5]), array([0.5, nan]))
+    """
+
+    def __init__(self, n: int, ids: npt.NDArray[np.int64], values: npt.NDArray[Any], missing: float) -> None:
+        """Ids ascend, each once."""
+        self._ids, self._values, self._missing = ids, values, missing
+        self.shape, self.dtype = (n,), values.dtype
+
+    def __getitem__(self, part: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        if not isinstance(part, slice):
+            out = np.full(len(part), self._missing, self.dtype)
+            at = np.minimum(np.searchsorted(self._ids, part), len(self._ids) - 1)
+            named = self._ids[at] == part if len(self._ids) else np.zeros(len(part), bool)
+            out[named] = self._values[at[named]]
+            return out
+        start, stop, _ = part.indices(self.shape[0])
+        out = np.full(max(0, stop - start), self._missing, self.dtype)
+        first, last = np.searchsorted(self._ids, [start, stop])
+        out[self._ids[first:last] - start] = self._values[first:last]
+        return out
+
+
+def by_span(limits: Limits) -> Limits:
+    """The same limits, with groups that are integers, and groups and costs that can be read span by span."""
+
+    def column(given: Any) -> Any:
+        return given if given is None or isinstance(given, ItemColumn) else np.asarray(given)
+
+    groups, costs = column(limits.groups), column(limits.costs)
+    if groups is not None and groups.dtype.kind not in "iu":
+        groups = np.unique(groups, return_inverse=True)[1]
+    return dataclasses.replace(limits, groups=groups, costs=costs)
+
+
+def groups_from(pool: Pool, text: str, n: int | None = None) -> ItemColumn:
+    """The group of each item, numbered in the order of their names; -1 for an item that the table gives none.
 
     Args:
         pool: has the items.
         text: "FILE:COLUMN": a CSV or Parquet file with a column ``id`` or ``key``, and the one named.
+        n: of the first n items; default: of all.
 
     Raises:
         PoolError: no such file or column; ids or keys that the pool does not have; an item that has two groups.
     """
     ids, values = _column(pool, text)
     numbers = np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)[1]
-    return _of_items(pool, text, ids, numbers.astype(np.int64), -1)
+    return _of_items(pool, text, ids, numbers.astype(np.int64), -1, n)
 
 
-def costs_from(pool: Pool, text: str) -> npt.NDArray[np.float64]:
-    """The cost of each item, (N,); NaN for an item that the table gives none. Arguments and errors as of ``groups_from``.
+def costs_from(pool: Pool, text: str, n: int | None = None) -> ItemColumn:
+    """The cost of each item; NaN for an item that the table gives none. Arguments and errors as of ``groups_from``.
 
     Raises:
         PoolError: beside those, a cost that is no number >= 0.
@@ -42,7 +87,7 @@ def costs_from(pool: Pool, text: str) -> npt.NDArray[np.float64]:
         raise PoolError(f"{text}: a cost must be a number: {error}") from error
     if len(wrong := np.flatnonzero(~((costs >= 0) & (costs < np.inf)))):
         raise PoolError(f"{text}: a cost must be finite and >= 0, item {ids[wrong[0]]} has {costs[wrong[0]]}")
-    return _of_items(pool, text, ids, costs, np.nan)
+    return _of_items(pool, text, ids, costs, np.nan, n)
 
 
 def _column(pool: Pool, text: str) -> tuple[npt.NDArray[np.int64], list[str]]:
@@ -61,10 +106,15 @@ def _column(pool: Pool, text: str) -> tuple[npt.NDArray[np.int64], list[str]]:
     return ids, table.columns["label"].to_pylist()
 
 
-def _of_items(pool: Pool, text: str, ids: npt.NDArray[np.int64], values: Any, missing: Any) -> Any:
-    """(N,) the values of the items, and ``missing`` of those that are not named; PoolError if an item has two."""
-    of_items = np.full(pool.n, missing, values.dtype)
-    of_items[ids] = values
-    if len(other := np.flatnonzero(of_items[ids] != values)):
-        raise PoolError(f"{text} has two different values of item {ids[other[0]]}: keep one")
-    return of_items
+def _of_items(
+    pool: Pool, text: str, ids: npt.NDArray[np.int64], values: npt.NDArray[Any], missing: float, n: int | None
+) -> ItemColumn:
+    """The values of the first n items; PoolError if an item has two."""
+    order = np.argsort(ids, kind="stable")
+    ids, values = ids[order], values[order]
+    again = ids[1:] == ids[:-1]
+    if (other := again & (values[1:] != values[:-1])).any():
+        raise PoolError(f"{text} has two different values of item {ids[1:][other][0]}: keep one")
+    n = pool.n if n is None else n
+    kept = np.append(~again, True)[: len(ids)] & (ids < n)
+    return ItemColumn(n, ids[kept], values[kept], missing)

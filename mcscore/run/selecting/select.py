@@ -25,6 +25,7 @@ from ..spans import Span
 from ..stored import StoredScores
 from .best import Choosable, Found, best_items
 from .gather import gathered
+from .item_columns import by_span
 
 if TYPE_CHECKING:
     from ...pool import Pool
@@ -73,12 +74,9 @@ def choose(
         raise RunError(f"diversity {diversity!r} has no targets: leave targets out, or choose diversity 'epig'")
     if candidates is not None and candidates < k:
         raise RunError(f"{k} items cannot be chosen from {candidates} candidates")
-    method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), limits or Limits()
+    method, own, limits = DIVERSITY[diversity], parameters_of(diversity, parameters), by_span(limits or Limits())
     most = _most_of_screen(run, k, by, candidates)
     _refuse_limits(run, diversity, limits)
-    if limits.groups is not None and np.asarray(limits.groups).dtype.kind not in "iu":
-        numbers = np.unique(np.asarray(limits.groups), return_inverse=True)[1]
-        limits = dataclasses.replace(limits, groups=numbers)
     pool = find_pool(run, pool)
     if not partial:
         refuse_incomplete(run, pool)
@@ -187,7 +185,7 @@ def _candidates(
 
 def _of_candidates(limits: Limits, found: Found) -> Limits:
     """The same limits for the candidates, whose groups and costs are known by now."""
-    costs = None if limits.costs is None else np.asarray(limits.costs)[found.ids]
+    costs = None if limits.costs is None else limits.costs[found.ids]
     name = "predicted class" if limits.per_class is not None else limits.group_name
     return dataclasses.replace(
         limits,

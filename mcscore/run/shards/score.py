@@ -15,13 +15,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ... import atomic
 from ...errors import RunError, Stopped
-from ...paths import exists, names_in
+from ...paths import exists, local_path, names_in
 from ...recipe import Recipe
+from ...store.files import Where
 from ...store.lock import Joined, joined
+from ...text import count
 from ..journal import Journal, Record
 from ..loop import Progress
 from ..presence import Presence, clear_workers
@@ -36,9 +38,9 @@ from ..signals import StopRequest, stop_request
 from ..spans import Span
 from ..start import Job, ScoreOptions, draft_run, is_run, join_run, make_run, refuse_other, resume_run, writing
 from ..stored import StoredScores
+from .disk import probe
 from .number import Shard
 from .order import Order
-from .probe import probe
 from .share import score_beside_others
 
 if TYPE_CHECKING:
@@ -65,11 +67,20 @@ class ShardReport:
     spans: int
     run: Run | None
 
+    def __str__(self) -> str:
+        left = "the run is complete" if self.run else "others score what is left, and the last of them closes the run"
+        return f"{self.shard} has scored {count(self.items, 'item')} in {count(self.spans, 'span')}; {left}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields for JSON, without those of the run."""
+        shard = {"shard": self.shard.index, "shards": self.shard.count, "items": self.items, "spans": self.spans}
+        return {"run": str(self.path), "complete": self.run is not None, **shard}
+
 
 def score_shard(
     pool: Pool,
     scorer: Scorer | Recipe,
-    out: str | Path,
+    out: Where,
     shard: Shard,
     options: ScoreOptions | None = None,
     *,
@@ -107,8 +118,8 @@ def score_shard(
         ...     report.items, report.run.complete
         (20, True)
     """
-    path = Path(out).absolute()
-    options = options or ScoreOptions()
+    path = local_path(str(out), "a run of shards", RunError).absolute()
+    options = replace(options or ScoreOptions(), shards=shard.count)
     if options.new_cut:
         raise RunError("a new cut is fixed by one process alone: do it without a shard, and start the shards then")
     with stop_request() as stop, contextlib.ExitStack() as stack:

@@ -63,7 +63,7 @@ class Place(Protocol):
         """Make what ``create`` and ``replace`` need, and remove what killed writes left behind."""
 
     def create(self, name: str, data: bytes) -> None:
-        """Make a file, durable on return. FileExistsError if there is one of this name, with other content."""
+        """Make a file, durable on return. FileExistsError if there is one of this name; a store does not mind the same content."""
 
     def replace(self, name: str, data: bytes) -> None:
         """Make a file hold ``data``, whether there was one or not, durable on return."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ... import atomic
 from ...paths import exists, files_below, names_in
+from ..parallel import in_order
+
+T = TypeVar("T")
+
+_THREADS, _PART = 8, 128
 
 
 class LocalPlace:
@@ -27,11 +34,14 @@ class LocalPlace:
 
     def read_each(self, names: Sequence[str]) -> Iterator[bytes | OSError]:
         """The content of each file, in order, or why it cannot be read."""
-        for name in names:
+
+        def read(name: str) -> bytes | OSError:
             try:
-                yield self.read(name)
+                return self.read(name)
             except OSError as error:
-                yield error
+                return error
+
+        return _at_once(read, names)
 
     def part(self, name: str, start: int, stop: int) -> tuple[bytes, int]:
         """The bytes start..stop-1 of a file, as far as it has them, and how many it has in all."""
@@ -97,13 +107,28 @@ class LocalPlace:
 
     def discard(self, names: Sequence[str]) -> None:
         """Remove files as far as that is possible."""
-        for name in names:
+
+        def remove(name: str) -> None:
             with contextlib.suppress(OSError):
                 atomic.remove(self.path / name)
+
+        deque(_at_once(remove, names), maxlen=0)
 
     def sync(self, name: str) -> None:
         """Make it durable that there is a file of this name, or none."""
         atomic.sync((self.path / name).parent)
+
+
+def _at_once(act: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
+    """What ``act`` gives for each name, in order; of many names several parts at a time.
+
+    A disk that discards blocks took 3 ms to remove one file after another, and 0.15 ms with eight threads; a network file system takes
+    about as long to open one. For files in the page cache threads gain nothing, and a part of names costs little more than they.
+    """
+    parts = (names[at : at + _PART] for at in range(0, len(names), _PART))
+    threads = _THREADS if len(names) > _PART else 1
+    for part in in_order(lambda part: list(map(act, part)), parts, threads):
+        yield from part
 
 
 @contextlib.contextmanager
