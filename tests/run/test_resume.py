@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcscore.errors import RunError
+from mcscore.errors import RunError, Stopped
 from mcscore.fields import unsealed
 from mcscore.machine import machine
 from mcscore.run import score_pool
@@ -334,3 +335,19 @@ def test_labels_that_are_given_meanwhile_change_nothing(out: Path) -> None:
     pool.excluded[:] = False
     assert content(score_pool(pool, FakeScorer(step=2), out)) == usual
     assert np.isnan(Run.open(out).scores("bald")[[3, 60, 61]]).all()
+
+
+def test_a_run_whose_last_spans_hold_nothing_to_score_is_resumed(out: Path) -> None:
+    pool = FakePool()
+    pool.labels[80:] = 1
+
+    def stop_before_the_last_span(ids: np.ndarray) -> None:
+        if 79 in ids:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        score_pool(pool, FakeScorer(on_block=stop_before_the_last_span), out, span=SPAN)
+    assert Run.open(out).done == 80
+    run = score_pool(pool, FakeScorer(), out, span=SPAN)
+    assert run.complete
+    assert run.scored == 80

@@ -65,7 +65,6 @@ class Journal(JournalReader):
     @staticmethod
     def create(path: AnyPath, header: RunHeader) -> Journal:
         """Make a new run at ``path``: an empty directory, which must be locked, or a URL. RunError if it is one meanwhile."""
-        header.refuse_impossible(f"{path} cannot be made a run")
         journal = Journal(path, header)
         try:
             if journal.place.version("run.json") is not None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from ... import errors
 from ...errors import ChunkError, Error
 from ...recipe import Recipe
-from ..schema import Hardware, Settings
+from ..schema import Hardware, PoolState, Settings
 from ..spans import Span
 from .task import First, Reading, SpanError, SpanScores, SpanTask
 
@@ -21,12 +21,12 @@ class Outfit:
     """What a worker needs to begin.
 
     Attributes:
-        pool: where the pool lies, a path or a URL.
+        pool: where the pool lies, and which data it has.
         recipe: makes the scorer.
         threads: of torch and of our kernels.
     """
 
-    pool: str
+    pool: PoolState
     recipe: Recipe
     threads: int
 

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from ..identity.pool_watch import PoolWatch
 from ..spans import Span
 from .here import Here
 from .orders import Described, Failed, Hello, Moved, Order, Outfit, Prepare, Reply, Score, Scored, Variant
@@ -27,7 +28,10 @@ class Worker:
 
         # As the plan was made with: the number of threads decides how a matrix product is split, and so its last bits.
         torch.set_num_threads(outfit.threads)
-        self._own = Here(Pool.open(outfit.pool), outfit.recipe.build(device))
+        pool = Pool.open(outfit.pool.path)
+        self.watch = PoolWatch(pool, outfit.pool)
+        self.watch.require_same("nothing is scored by a worker that reads another pool")
+        self._own = Here(pool, outfit.recipe.build(device))
         self._copies: dict[Variant, Here] = {}
         self.hello = Hello(f"{device} on {socket.gethostname()}")
 
@@ -73,6 +77,7 @@ def _score(
         reply(Moved(session, span, stop))
 
     for scores in engine.spans(tasks, first.reading, lambda: False, moved):
+        worker.watch.require_same(f"{scores.span} is not committed")
         reply(Scored(session, scores))
 
 

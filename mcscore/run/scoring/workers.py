@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...errors import RunError
 from ...recipe import Pickled, Recipe
-from ...store.files import location
+from ..identity.match import state_of
 from .crew import Crew, Crewed
 from .here import Here
 from .orders import Outfit, Team
@@ -112,7 +112,7 @@ def engine_of(
         return
     if not isinstance(scorer, Recipe):
         device, scorer = device or scorer.device.partition(":")[0], Pickled.of(scorer)
-    outfit = Outfit(location(pool.path), scorer, threads or staff.threads(device))
+    outfit = Outfit(state_of(pool), scorer, threads or staff.threads(device))
     crew = Crew(staff.team(outfit, device), staff.size(device), staff.timeout)
     try:
         yield Crewed(crew)

@@ -1,0 +1,441 @@
+"""Processes that score one run together: whoever comes, goes or is killed, the run is that of one process, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcscore.errors import RunError, Stopped
+from mcscore.run import Run, Screen, score_pool
+from mcscore.run.glance import glance
+from mcscore.run.presence import Worker, workers_of
+from mcscore.run.shards import Shard, ShardReport, score_shard
+from mcscore.run.start import ScoreOptions
+from mcscore.store import lock
+from mcscore.store.lock import joined, locked
+
+from .fakes import FakePool, FakeScorer, begin, content, fail_at, grown, said_records
+from .test_presence import leave
+
+ITEMS, SPAN = 500, 16  # 32 spans, the last one of 4 items; a block each
+SCREEN = Screen(top=20, passes=8)
+fork = multiprocessing.get_context("fork")
+
+
+def pool() -> FakePool:
+    made = FakePool(ITEMS)
+    made.labels[3:400:7] = 1
+    made.excluded[48:64] = True  # a whole span
+    return made
+
+
+def slowly(_ids: np.ndarray) -> None:
+    time.sleep(0.004)
+
+
+def share(
+    out: Path, index: int = 0, count: int = 2, on_block: Callable[[np.ndarray], None] = slowly, **options: Any
+) -> ShardReport:
+    """Be a shard. The scorer plans other steps than the one that made a local run, if it makes the run."""
+    options = {"span": SPAN, **options}
+    scorer = FakeScorer(step=options.pop("step", 1), on_block=on_block)
+    items = options.pop("pool", None) or pool()
+    return score_shard(items, scorer, out, Shard(index, count), ScoreOptions(**options))
+
+
+def locally(out: Path, **options: Any) -> Run:
+    return score_pool(options.pop("pool", None) or pool(), FakeScorer(), out, **{"span": SPAN, **options})
+
+
+def together(out: Path, count: int, **options: Any) -> None:
+    """Let so many processes score at the same time. All end well, and the last one finds the run complete."""
+
+    def work(index: int) -> None:
+        report = share(out, index, count, **options)
+        os._exit(0 if report.run is not None else 4)
+
+    children = [fork.Process(target=work, args=(index,)) for index in range(count)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    codes = {child.exitcode for child in children}
+    assert codes <= {0, 4}, codes
+    assert 0 in codes
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [{**record, "run": "", "seconds": 0} for record in said_records(run)]
+
+
+def require_same(out: Path, other: Path) -> None:
+    """All that the two runs hold is the same, and nothing else lies there."""
+    one, two = Run.open(out), Run.open(other)
+    assert one.complete
+    assert content(one) == content(two)
+    assert records(out) == records(other)
+    if one.screen is not None and two.screen is not None:
+        assert content(one.screen) == content(two.screen)  # type: ignore[arg-type]
+        assert records(out / "screen") == records(other / "screen")
+        assert one.meta["cuts"] == two.meta["cuts"]
+        assert one.meta["certificate"] == two.meta["certificate"]
+    names = sorted(str(path.relative_to(other)) for path in other.rglob("*"))
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == names
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return locally(tmp_path_factory.mktemp("local") / "run").path  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def local_screened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return locally(tmp_path_factory.mktemp("local") / "run", screen=SCREEN).path  # type: ignore[return-value]
+
+
+# -- together ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_at_a_time_leave_the_run_of_one_and_the_last_closes_it(out: Path, count: int, local: Path) -> None:
+    together(out, count)
+    require_same(out, local)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_screened_run_has_the_same_cut_and_certificate(out: Path, count: int, local_screened: Path) -> None:
+    together(out, count, screen=SCREEN)
+    require_same(out, local_screened)
+
+
+def test_the_number_of_passes_may_be_chosen_by_the_first_stage(out: Path, tmp_path: Path) -> None:
+    screen = Screen(top=20, passes=8, budget=100.0)
+    other = locally(tmp_path / "local", screen=screen).path
+    together(out, 2, screen=screen)
+    require_same(out, Path(str(other)))
+
+
+def test_one_does_the_work_of_all_that_never_come(out: Path, local: Path) -> None:
+    report = share(out, 2, 3)
+    assert (report.items, report.spans) == (ITEMS, 32)
+    assert report.run is not None
+    assert str(report) == "shard 2 of 3 has scored 500 items in 32 spans; the run is complete"
+    require_same(out, local)
+
+
+def test_one_that_comes_when_all_is_done_scores_nothing(out: Path, local: Path, local_screened: Path) -> None:
+    for done, options in ((local, {}), (local_screened, {"screen": SCREEN})):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(done, out)
+        report = share(out, on_block=fail_at(-1), **options)
+        assert report.items == 0
+        assert report.run is not None
+        require_same(out, done)
+
+
+def test_what_the_killed_left_goes_though_nothing_is_to_be_scored(out: Path, local: Path) -> None:
+    shutil.copytree(local, out)
+    leave(out, "dead")
+    (out / "lock").write_text("")
+    assert share(out).items == 0
+    require_same(out, local)
+
+
+# -- beside a process that has the run alone ---------------------------------------------------------------------------
+
+
+def test_a_local_run_that_stopped_is_finished_by_shards(out: Path, local: Path) -> None:
+    with pytest.raises(RunError):
+        score_pool(pool(), FakeScorer(on_block=fail_at(250)), out, span=SPAN)
+    done = Run.open(out).done
+    assert 200 < done <= 250
+    report = share(out, step=2)  # adopts the plan
+    assert report.items == ITEMS - done
+    require_same(out, local)
+
+
+def test_shards_that_stopped_are_finished_by_a_local_run(out: Path, local: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"items 160..175 in span 10 .* could not be scored: MemoryError.*the same command resumes"
+    ):
+        share(out, 0, 1, on_block=fail_at(170))
+    assert Run.open(out).done == 160
+    assert os.listdir(out / "commits")
+    locally(out)
+    require_same(out, local)
+
+
+def test_a_shard_waits_for_a_driver_and_a_driver_is_refused_beside_shards(
+    out: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_PATIENCE", 0.1)
+    with pytest.raises(RunError):
+        score_pool(pool(), FakeScorer(on_block=fail_at(250)), out, span=SPAN)
+    ready = fork.Event()
+
+    def drive() -> None:
+        with locked(out, RunError):
+            ready.set()
+            time.sleep(0.5)
+
+    driver = fork.Process(target=drive)
+    driver.start()
+    assert ready.wait(30)
+    refused: list[str] = []
+
+    def drive_too(_ids: np.ndarray) -> None:
+        if not refused:
+            with pytest.raises(RunError, match=f"is being written by process {os.getpid()} on") as error:
+                locally(out)
+            refused.append(str(error.value))
+
+    with pytest.warns(UserWarning, match=f"{out} is being written by process {driver.pid} on .*: waiting"):
+        share(out, on_block=drive_too)
+    assert refused
+    require_same(out, local)
+
+
+def test_a_killed_driver_is_followed_by_shards(out: Path, local: Path) -> None:
+    driver = fork.Process(target=lambda: score_pool(pool(), FakeScorer(on_block=slowly), out, span=SPAN))
+    driver.start()
+    while not list(out.glob("commits/0*.json")):
+        time.sleep(0.005)
+    driver.kill()
+    driver.join()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the lock is taken over is told
+        share(out)
+    require_same(out, local)
+
+
+# -- what only one may do ----------------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_grew_is_scored_by_all_and_its_last_span_by_the_last_one(out: Path, tmp_path: Path) -> None:
+    begin(tmp_path / "one", step=1)
+    begin(out, step=1)
+    score_pool(grown(300), FakeScorer(), tmp_path / "one", span=40)
+    together(out, 2, pool=grown(300), span=40)
+    require_same(out, tmp_path / "one")
+
+
+def test_what_could_not_be_read_is_tried_again(out: Path, tmp_path: Path) -> None:
+    for where in (out, tmp_path / "one"):
+        torn = pool()
+        torn.bad = [(30, 44)]
+        with pytest.warns(UserWarning, match="could not be read"):
+            locally(where, pool=torn, on_bad_chunk="skip")
+    assert len(Run.open(out).unreadable_ids) == 12  # two are labeled
+    locally(tmp_path / "one")
+    report = share(out)
+    assert report.items == 0  # the span is held: it is scored by the one that has the run alone
+    require_same(out, tmp_path / "one")
+    assert len(Run.open(out).unreadable_ids) == 0
+
+
+def test_a_span_of_which_something_else_is_there_is_left_to_the_last_one(out: Path, local: Path) -> None:
+    with pytest.raises(RunError):
+        share(out, 0, 1, on_block=fail_at(170))
+    (out / "scores.zarr" / "c" / "0" / "20").write_bytes(b"torn by a program that does not write as we do")
+    together(out, 2)
+    require_same(out, local)
+
+
+def test_damage_is_found_and_scored_again(out: Path, local: Path) -> None:
+    with pytest.raises(RunError):
+        share(out, 0, 1, on_block=fail_at(170))
+    shard = out / "scores.zarr" / "c" / "0" / "4"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="1 damaged place: span 4"):
+        share(out)
+    require_same(out, local)
+
+
+# -- stops and refusals ------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_stops_a_shard_after_the_block_at_hand(out: Path, local: Path) -> None:
+    def stop_at(ids: np.ndarray) -> None:
+        if 100 in ids:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"stopped; resumable: 112 of 500 items done") as stopped:
+        share(out, 0, 1, on_block=stop_at)
+    assert (stopped.value.done, stopped.value.total) == (112, 500)
+    assert not list(out.rglob("*.tmp"))
+    assert workers_of(out) == []
+    share(out)
+    require_same(out, local)
+
+
+def test_who_waits_for_the_cut_can_be_stopped(out: Path) -> None:
+    def first() -> None:
+        def stuck(ids: np.ndarray) -> None:
+            if len(list(out.glob("screen/commits/*.json"))) == 31:
+                time.sleep(60)
+
+        share(out, 0, 2, on_block=stuck, screen=SCREEN)
+
+    child = fork.Process(target=first)
+    child.start()
+    while len(list(out.glob("screen/commits/*.json"))) < 31:
+        time.sleep(0.01)
+
+    def second() -> None:
+        try:
+            share(out, 1, 2, screen=SCREEN)
+        except Stopped:
+            os._exit(3)
+
+    other = fork.Process(target=second)
+    other.start()
+    states: set[str] = set()
+    while "waiting for the cut" not in states:
+        states |= {worker.state for worker in workers_of(out)}
+        time.sleep(0.01)
+    assert glance(out).stage == "stage 1"
+    assert glance(out).done == ITEMS
+    os.kill(other.pid or 0, signal.SIGTERM)
+    other.join(30)
+    assert other.exitcode == 3
+    child.kill()
+    child.join()
+
+
+def test_a_model_that_cannot_be_scored_leaves_no_run(out: Path, local: Path) -> None:
+    class Broken(FakeScorer):
+        def prepare(self, *_args: Any, **_more: Any) -> dict[str, Any]:
+            raise ValueError("no dropout")
+
+    with pytest.raises(ValueError, match="no dropout"):
+        score_shard(pool(), Broken(), out, Shard(0, 2), ScoreOptions(span=SPAN))
+    assert not out.exists() or os.listdir(out) == []
+    share(out)
+    require_same(out, local)
+
+
+def test_another_model_is_refused_at_once(out: Path, local: Path) -> None:
+    with pytest.raises(RunError):
+        share(out, 0, 1, on_block=fail_at(170))
+    with joined(out, RunError) as other:
+        assert other.share()
+        for options in ({}, {"span": 20}, {"labeled": True}):
+            with pytest.raises(RunError, match=r"cannot be resumed: started with (model|span|labeled)"):
+                score_shard(
+                    pool(), FakeScorer(model="sha256:other" if not options else "sha256:model"), out, Shard(1, 2),
+                    ScoreOptions(**{"span": SPAN, **options}),
+                )  # fmt: skip
+        with pytest.raises(RunError, match=r"started with screen=null"):
+            share(out, screen=SCREEN)
+
+
+def test_a_pool_that_grew_meanwhile_is_scored_as_it_was_by_those_who_share_and_grows_at_the_end(
+    out: Path, tmp_path: Path
+) -> None:
+    begin(tmp_path / "one", step=1)
+    score_pool(grown(300), FakeScorer(), tmp_path / "one", span=40)
+    with pytest.raises(RunError):
+        begin(out, on_block=fail_at(50), step=1)
+    seen: list[int] = []
+    other = grown(300)
+    with joined(out, RunError) as first:
+        assert first.share()
+        scorer = FakeScorer(on_block=lambda ids: seen.extend(ids.tolist()))
+        report = score_shard(other, scorer, out, Shard(0, 1), ScoreOptions(span=40))
+    assert report.run is None  # the first one is still there
+    assert max(seen) == 99
+    assert share(out, 0, 1, pool=other, span=40).run is not None
+    require_same(out, tmp_path / "one")
+
+
+def test_edited_code_joins_nobody_at_work(out: Path) -> None:
+    def scorer(code: str) -> FakeScorer:
+        made = FakeScorer()
+        made.described["model"] = {**made.described["model"], "code": {"source of Net": f"{code} net.py"}}
+        return made
+
+    first = scorer("a" * 8)
+    first.on_block = fail_at(170)
+    with pytest.raises(RunError):
+        score_shard(pool(), first, out, Shard(0, 2), ScoreOptions(span=SPAN))
+    options = ScoreOptions(span=SPAN, accept_edited_code=True)
+    with joined(out, RunError) as other:
+        assert other.share()
+        with pytest.raises(RunError, match="being scored by other processes with the code as it was"):
+            score_shard(pool(), scorer("b" * 8), out, Shard(1, 2), options)
+    report = score_shard(pool(), scorer("b" * 8), out, Shard(1, 2), options)
+    assert report.run is not None
+    assert {record.get("code", 0) for record in said_records(out)} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "says"),
+    [
+        ("s3://bucket/run", {}, "no local path, and a run of shards cannot be written there"),
+        ("run", {"screen": SCREEN, "new_cut": True}, "a new cut is fixed by one process alone"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused(tmp_path: Path, where: str, options: dict[str, Any], says: str) -> None:
+    target = where if "://" in where else tmp_path / where
+    with pytest.raises(RunError, match=says):
+        score_shard(pool(), FakeScorer(), target, Shard(0, 2), ScoreOptions(**options))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_is_something_else_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match=r"holds thesis\.tex and is not a run"):
+        share(tmp_path / "mine")
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
+
+
+# -- watching ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(out: Path) -> Iterator[list[Worker]]:
+    """The workers as another process sees them, after two shards have scored for a while."""
+    go = fork.Event()
+    children = [fork.Process(target=share, args=(out, index, 2, lambda _ids: go.wait(30))) for index in range(2)]
+    for child in children:
+        child.start()
+    found: list[Worker] = []
+    while {worker.state for worker in found} != {"scoring"} or len(found) < 2:
+        found = workers_of(out)
+        time.sleep(0.005)
+    yield found
+    go.set()
+    for child in children:
+        child.join(60)
+
+
+def test_shards_at_work_are_seen(seen: list[Worker], out: Path) -> None:
+    assert [worker.what for worker in seen] == ["shard 0 of 2", "shard 1 of 2"]
+    assert all(worker.alive for worker in seen)
+    assert not glance(out).over
+
+
+def test_processes_that_were_killed_again_and_again_leave_the_run_of_one(tmp_path: Path) -> None:
+    """The campaign of tests/soak, with command lines in processes of their own; make soak goes on for longer."""
+    seed = int(os.environ.get("MCSCORE_KILL_SEED", time.time_ns() % 10**6))
+    print(f"MCSCORE_KILL_SEED={seed}")  # pytest shows it when the test fails
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "tests.soak.shards", "--kills", "10", "--seed", str(seed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1].split(": ")[1].split()[0]) == 10
