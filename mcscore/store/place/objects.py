@@ -51,8 +51,7 @@ async def delete(store: Any, keys: list[str]) -> None:
     """Remove objects; nothing happens if there are none."""
     import obstore
 
-    # Servers that speak S3's protocol in part know how to remove one object, but not several at once.
-    await obstore.delete_async(store, keys[0] if len(keys) == 1 else keys)
+    await obstore.delete_async(store, keys)
 
 
 # -- paths -------------------------------------------------------------------------------------------------------------
