@@ -190,9 +190,12 @@ class _Worker:
         self._take_part(self.lock.join)
         while True:
             if self.lock.exclusive:
-                with contextlib.suppress(RunMadeError):  # where there is no lock, by a shard that was faster
-                    if (run := self._alone()) is not None:
-                        return self._report(run)
+                try:
+                    run = self._alone()
+                except RunMadeError:  # where there is no lock, by a shard that was faster
+                    continue
+                if run is not None:
+                    return self._report(run)
                 self._take_part(self.lock.share)
             elif not is_there(self.path / "run.json"):  # who would have made it is gone
                 self._take_part(self.lock.join)
