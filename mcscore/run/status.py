@@ -25,7 +25,7 @@ class Status:
         run: the run.
         spans_done: how many spans are committed whole.
         spans: how many there are.
-        seconds_left: at the pace of what is done (skipped items included), by those who work now; None before the first span, 0 when complete.
+        seconds_left: at the pace of what is done (skipped items, too), by those who work now; None before the first span, 0 when complete.
         nonfinite_ids: items the model gave NaN or infinity for.
         unreadable: (start, stop) of items that could not be read from the pool.
         holder: the process that writes into the run, or has left its lock behind; None if there is none.
