@@ -19,7 +19,7 @@ from .run import Run
 from .schema import read_header
 from .scoring.here import Here
 from .scoring.task import Engine, OnBadChunk
-from .scoring.workers import Staff, Workers, engine_of
+from .scoring.workers import Staff, engine_of, staff_of
 from .screening import Screen
 from .signals import StopRequest, stop_request
 from .spans import ranges_of
@@ -116,7 +116,7 @@ def score_pool(
         raise RunError("new_cut belongs to a screened run: give screen=, too")
     options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
-    staff = Workers(workers) if isinstance(workers, int) else workers
+    staff = staff_of(workers)
     with stop_request() as stop, contextlib.ExitStack() as stack:
         begin = resumed_run if is_run(path) else new_run
         threads = read_header(path).settings.threads if begin is resumed_run else None

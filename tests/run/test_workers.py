@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -310,3 +312,18 @@ def test_a_pool_that_is_another_for_a_worker_is_refused(folder: Path, tmp_path: 
     state = replace(state_of(Pool.open(folder / "pool")), path=str(other.path))
     with pytest.raises(RunError, match=r"other was exchanged or changed .* by a worker that reads another pool"):
         Worker(Outfit(state, recipe(folder), 1), "cpu")
+
+
+def test_embeddings_of_candidates_are_computed_by_workers(folder: Path, out: Path) -> None:
+    run, pool, scorer = score(folder, out, None), Pool.open(folder / "pool"), recipe(folder).build("cpu")
+    one = run.select(20, candidates=400, scorer=scorer, pool=pool)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        killed = threading.Timer(4.0, lambda: [os.kill(pid, signal.SIGKILL) for pid in children()[:1]])
+        killed.start()
+        two = run.select(20, candidates=400, scorer=scorer, pool=pool, workers=Workers(2, 1))
+        killed.cancel()
+    assert two.ids.tolist() == one.ids.tolist()
+    assert two.radius == pytest.approx(one.radius, rel=1e-5)
+    assert not [each for each in told if "embed" in str(each.message)]
+    assert not children()

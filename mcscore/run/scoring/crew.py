@@ -21,7 +21,21 @@ from ...text import duration
 from ..identity.hardware import differences
 from ..identity.match import first_difference
 from ..schema import Hardware, Settings
-from .orders import Describe, Described, Ended, Failed, Hello, Moved, Prepare, Reply, Score, Scored, Team, Variant
+from .orders import (
+    Describe,
+    Described,
+    Embedded,
+    Ended,
+    Failed,
+    Hello,
+    Moved,
+    Prepare,
+    Reply,
+    Score,
+    Scored,
+    Team,
+    Variant,
+)
 from .task import Admission, First, Reading, SpanError, SpanScores, SpanTask, Stop
 from .task import Moved as OnMoved
 
@@ -105,7 +119,7 @@ class Crew:
                         f"{self._in_vain} workers in a row ended before they had done anything (the last one: {reply.why}); what they "
                         "printed stands above"
                     )
-            elif isinstance(reply, Described | Scored):
+            elif isinstance(reply, Described | Scored | Embedded):
                 self._in_vain = 0
         return replies
 

@@ -8,10 +8,27 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from ..identity.pool_watch import PoolWatch
 from ..spans import Span
 from .here import Here
-from .orders import Described, Failed, Hello, Moved, Order, Outfit, Prepare, Reply, Score, Scored, Variant
+from .orders import (
+    Described,
+    Embed,
+    Embedded,
+    Failed,
+    Hello,
+    Moved,
+    Order,
+    Outfit,
+    Prepare,
+    Reply,
+    Score,
+    Scored,
+    Variant,
+)
 from .task import LiveTasks, SpanTask
 
 Inbox = queue.SimpleQueue[Order | None]
@@ -41,6 +58,10 @@ class Worker:
             self._copies[variant] = self._own.copy(*variant)
         return self._copies[variant]
 
+    def embeddings(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Compute the embeddings (n, D) of items of the pool."""
+        return self._own.scorer.embed(self._own.pool.take(ids))
+
     def described(self, variant: Variant, prepared: bool = True) -> Described:
         """Describe a copy of the scorer."""
         engine = self.engine(variant)
@@ -60,6 +81,8 @@ def serve(worker: Worker, inbox: Inbox, reply: Callable[[Reply], None]) -> None:
             elif isinstance(order, Prepare):
                 prepared = worker.engine(order.variant).prepare(order.first)
                 reply(worker.described(order.variant, prepared))
+            elif isinstance(order, Embed):
+                reply(Embedded(order.part, worker.embeddings(order.ids)))
             else:
                 reply(worker.described(order.variant))
         except Exception as error:
