@@ -22,6 +22,7 @@ _HOME = {
     "PoolError": "errors",
     "ChunkError": "errors",
     "PoolNotFoundError": "errors",
+    "RunMadeError": "errors",
     "ImageError": "errors",
     "RunError": "errors",
     "Stopped": "errors",
@@ -54,6 +55,7 @@ __all__ = [
     "RayWorkers",
     "Run",
     "RunError",
+    "RunMadeError",
     "Scorer",
     "Screen",
     "SiteError",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
         PoolNotFoundError,
         PrecisionError,
         RunError,
+        RunMadeError,
         SiteError,
         Stopped,
     )

@@ -63,6 +63,10 @@ class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
 
 
+class RunMadeError(RunError):
+    """Another process has made the run that this one was to make; starting again takes it up."""
+
+
 class PoolNotFoundError(RunError):
     """The pool of a run is not at the place the run recorded; pass it as pool= (--pool)."""
 

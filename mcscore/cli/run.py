@@ -72,7 +72,7 @@ def run_info(ctx: click.Context, path: Path, watch: bool, every: float) -> None:
         ),
         "hardware": "; ".join(_hardware(each) for each in run.meta["hardware"]) or "not recorded",
         "writer": _writer(status.holder),
-        "workers": f"\n{'':12}".join(map(_worker, status.workers)) or "none",
+        "workers": f"\n{'':12}".join(line for worker in status.workers for line in _worker(worker)) or "none",
         "on disk": size(status.bytes),
     }
     lines |= _stages(status)
@@ -130,12 +130,16 @@ def _writer(holder: Holder | None) -> str:
     return f"process {holder.pid} on {holder.host}{how[holder.alive]}"
 
 
-def _worker(worker: Worker) -> str:
+def _worker(worker: Worker) -> list[str]:
+    """What is known of a worker, and below it, if it is a driver, of its own."""
     where = f"process {worker.pid} on {worker.host}"
     if worker.alive is False:
-        return f"{worker.what}, {where}: ended without a word after {worker.done:,} items"
+        return [f"{worker.what}, {where}: ended without a word after {worker.done:,} items"]
     speed = f"{worker.items_per_second:,.0f} items/s"
-    return f"{worker.what}, {where}: {worker.state}, {worker.done:,} items, {speed}, seen {duration(worker.seen)} ago"
+    return [
+        f"{worker.what}, {where}: {worker.state}, {worker.done:,} items, {speed}, seen {duration(worker.seen)} ago",
+        *(f"  {each['what']}: {each['state']}, {each['done']:,} items" for each in worker.workers),
+    ]
 
 
 @run.command("verify", short_help="Check every file of RUN; exit code 1 if one is damaged.")

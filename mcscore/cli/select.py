@@ -86,6 +86,7 @@ def _default_betas() -> str:
     show_default=True,
     help="How the report's map of the embeddings is laid out; umap needs the package umap-learn.",
 )
+@_diverse("--workers", type=click.IntRange(1), help="Processes that compute embeddings; default: this one.")
 @_diverse("--device", help="Device to compute embeddings on; default: cuda if there is one.")
 @_diverse(
     "--model", "spec", metavar="FILE.py:NAME", help="Where the model is now; default: the place that `score` recorded."

@@ -235,7 +235,7 @@ class Pool:
                 del items  # the memory would stay in use while the next block is read
 
     def check_files(self) -> None:
-        """Check in milliseconds that all files of items are there; damage inside them shows when they are read.
+        """Check that all files of items are there, many at a time; damage inside them shows when they are read.
 
         Raises:
             ChunkError: a file is missing, or the index of a shard is damaged; names the file and the items.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..store.files import AnyPath, Where, is_there
@@ -63,7 +62,7 @@ class Glance:
 def glance(path: Where) -> Glance:
     """Look how far the run at ``path`` is. Raises RunError if there is none."""
     journal = Journal.open(any_path(path))
-    stage, workers = "", workers_of(journal.path) if isinstance(journal.path, Path) else []
+    stage, workers = "", workers_of(journal.path)
     unrecorded = journal.unrecorded()
     if journal.header.screened:
         stage = "stage 2"

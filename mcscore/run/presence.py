@@ -22,6 +22,7 @@ from typing import Any
 from .. import atomic
 from ..machine import host, machine, runs
 from ..paths import names_in
+from ..store.files import AnyPath
 
 DIRECTORY = "workers"
 _SECONDS = 1.0  # between two states that are written, at least
@@ -40,15 +41,15 @@ class Presence:
     ([], [])
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: AnyPath, what: str) -> None:
         """Nothing is written yet.
 
         Args:
-            path: the run directory.
+            path: the run directory; at a URL nothing is ever written: a state per second of each worker costs more than it is worth.
             what: what watchers see the process as, such as "shard 3 of 8".
         """
         self.name = f"{re.sub('[^A-Za-z0-9.]', '_', host())}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._file = path / DIRECTORY / f"{self.name}.json"
+        self._file = path / DIRECTORY / f"{self.name}.json" if isinstance(path, Path) else None
         self._began = time.time()
         self._written = 0.0
         self._state: dict[str, Any] = {"what": what, "host": host(), "pid": os.getpid(), "machine": machine()}
@@ -68,7 +69,7 @@ class Presence:
             workers: of a driver, its workers: what, done, and others of the attributes of ``Worker``.
         """
         now = time.time()
-        if now - self._written < _SECONDS and state == self._state.get("state"):
+        if self._file is None or (now - self._written < _SECONDS and state == self._state.get("state")):
             return
         self._written = now
         seconds = max(now - self._began, 1e-9)
@@ -79,13 +80,17 @@ class Presence:
 
     def close(self) -> None:
         """Remove the file, and the directory if it was the last one."""
+        if self._file is None:
+            return
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
             self._file.parent.rmdir()
 
 
-def clear_workers(path: Path) -> None:
+def clear_workers(path: AnyPath) -> None:
     """Remove the files of all. Have the run alone: who has a file is gone then, or writes it again in a second."""
+    if not isinstance(path, Path):
+        return
     directory = path / DIRECTORY
     with contextlib.suppress(OSError):
         atomic.discard_abandoned(directory)
@@ -126,9 +131,11 @@ class Worker:
         return asdict(self)
 
 
-def workers_of(path: Path) -> list[Worker]:
+def workers_of(path: AnyPath) -> list[Worker]:
     """Who works on the run in a directory, as far as it has been cleared, by name."""
-    found = []
+    found: list[Worker] = []
+    if not isinstance(path, Path):
+        return found
     for name in names_in(path / DIRECTORY, "*.json"):
         with contextlib.suppress(
             OSError, ValueError, TypeError, KeyError

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..scorer.scorer import Scorer
     from ..selection import Limits, Selection
     from .loop import Progress
+    from .scoring.workers import Staff
 
 
 class Run(StoredScores):
@@ -111,6 +112,7 @@ class Run(StoredScores):
         partial: bool = False,
         accept_edited_code: bool = False,
         map: str = "pca",
+        workers: int | Staff | None = None,
     ) -> Selection:
         """Choose k items that are worth a label, and write them to ``selection-<by>-<k>.parquet`` in the run.
 
@@ -138,6 +140,7 @@ class Run(StoredScores):
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: choose from an incomplete run.
             accept_edited_code: compute embeddings though the model's or the transform's code was edited since the run.
+            workers: compute embeddings with processes beside this one, as ``score_pool`` does.
             map: how the report's map of the embeddings is laid out: "pca", or "umap" if umap-learn is installed.
 
         Returns:
@@ -177,6 +180,7 @@ class Run(StoredScores):
             partial=partial,
             accept_edited_code=accept_edited_code,
             map=map,
+            workers=workers,
         )
 
     def export(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
 from ..recipe import Recipe
-from ..store.files import Where
+from ..store.files import AnyPath, Where
 from ..store.place import any_path
 from .loop import Progress, score_tasks
+from .presence import Presence
 from .run import Run
 from .schema import read_header
 from .scoring.here import Here
 from .scoring.task import Engine, OnBadChunk
-from .scoring.workers import Staff, Workers, engine_of
+from .scoring.workers import Staff, engine_of, staff_of
 from .screening import Screen
 from .signals import StopRequest, stop_request
 from .spans import ranges_of
@@ -114,7 +116,7 @@ def score_pool(
         raise RunError("new_cut belongs to a screened run: give screen=, too")
     options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
-    staff = Workers(workers) if isinstance(workers, int) else workers
+    staff = staff_of(workers)
     with stop_request() as stop, contextlib.ExitStack() as stack:
         begin = resumed_run if is_run(path) else new_run
         threads = read_header(path).settings.threads if begin is resumed_run else None
@@ -123,7 +125,7 @@ def score_pool(
             engine = engine.copy(errors=True)  # for the certificate
         if begin is resumed_run and screen is not None and screen.budget is not None:
             engine = engine.copy(passes=read_header(path).settings.passes)  # as they were chosen
-        with begin(path, pool, engine, options) as job:
+        with begin(path, pool, engine, options) as job, _shown(path, engine, tell) as tell:
             job, engine = complete_run(job, pool, engine, stop, tell, told)
     own: Scorer | None = engine.scorer if isinstance(engine, Here) else None
     if not isinstance(scorer, Recipe):
@@ -133,6 +135,26 @@ def score_pool(
     run = Run(job.journal, job.committed, pool=pool, scorer=own)
     warn_of_unscored(run)
     return run
+
+
+@contextlib.contextmanager
+def _shown(path: AnyPath, engine: Engine, progress: Progress) -> Iterator[Progress]:
+    """Let those who watch the run see this process: a ``progress`` that does so, too."""
+    if not isinstance(path, Path):
+        yield progress
+        return
+    first: list[int] = []
+    with Presence(
+        path, f"driver of {engine.size} workers" if engine.staff() or engine.size > 1 else "one process"
+    ) as presence:
+
+        def tell(done: int, total: int) -> None:
+            first.append(done)
+            del first[1:]
+            presence.update(done - first[0], state="scoring", workers=engine.staff())
+            progress(done, total)
+
+        yield tell
 
 
 def complete_run(

@@ -34,7 +34,7 @@ from .journal.shard import crc32c
 
 DIRECTORY = "skipped"
 PART = 1 << 24  # items in a part at most
-_STRIDE = 1 << 20  # items whose labels and flags are read at a time; whole bytes of bits
+_STRIDE = 1 << 16  # items whose labels and flags are read at a time; whole bytes of bits
 
 _HEAD = struct.Struct("<8s16sQQ")
 _MAGIC = b"mcskip01"

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,10 +237,15 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
 
 def make_run(path: AnyPath, draft: Draft) -> Job:
     """Make a run in a directory that this process has alone."""
+    draft.header.refuse_impossible(f"{path} cannot be made a run")
     with writing(f"{path} could not be made a run"):
-        # First: what has a run.json is a run, and has fixed what it skips.
-        skipped = Snapshot.take(path, draft.header.id, draft.header.pool.n, draft.skipped)
-        journal = Journal.create(path, draft.header)
+        fix = partial(Snapshot.take, path, draft.header.id, draft.header.pool.n, draft.skipped)
+        if place_at(path).one_writer:
+            skipped = fix()  # first: what has a run.json is a run, and has fixed what it skips
+            journal = Journal.create(path, draft.header)
+        else:
+            journal = Journal.create(path, draft.header)  # first: only who has made run.json may write the rest
+            skipped = fix()
     warn_of_unseen(path, draft.settings.model)
     tasks = open_tasks(journal, [], draft.options.retry)
     return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
@@ -255,8 +261,7 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
         if pool.n > journal.header.pool.n:
             journal = journal.grow(state_of(pool))
         committed = journal.repair()
-    if isinstance(path, Path):
-        clear_workers(path)
+    clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
     job = Job(journal, committed, tasks, skipped, options)
     if not options.new_cut and not tasks:
@@ -267,8 +272,12 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
 def join_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Job:
     """Check a run that other processes score, too; the engine has adopted its plan. What is committed is not looked at."""
     journal = Journal.open(path)
-    refuse_other(journal, pool, engine.describe(), options, prepared=False)
-    skipped = Snapshot.open(path, journal.header.id, journal.header.pool.n)
+    refuse_other(journal, pool, engine.describe(), options, prepared=False, alone=False)
+    known = journal.header.id, journal.header.pool.n
+    # Where there is no lock, who has made the run may be about to fix what it skips.
+    skipped = (
+        Snapshot.open(path, *known) if journal.place.one_writer else Snapshot.take(path, *known, options.skipped(pool))
+    )
     return _admitted(Job(journal, [], [], skipped, options), pool, engine, alone=False)
 
 
@@ -280,7 +289,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     known = class_of(path, journal.header.hardware, hardware, options.mixed_hardware)
     prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
     settings = engine.describe()  # once: it reads the whole model for its fingerprint
-    code = refuse_other(journal, pool, settings, options, prepared=True)
+    code = refuse_other(journal, pool, settings, options, prepared=True, alone=alone)
     warn_of_other_versions(path, journal.header)
     if code > len(journal.header.edited) and not alone:
         raise RunError(
@@ -294,11 +303,16 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     return replace(job, journal=journal, hardware=hardware, settings=settings, code=code)
 
 
-def refuse_other(journal: Journal, pool: Pool, settings: Settings, options: ScoreOptions, *, prepared: bool) -> int:
-    """Refuse another pool, other settings or other code than those of a run. Returns which code it is, see ``code_of``."""
+def refuse_other(
+    journal: Journal, pool: Pool, settings: Settings, options: ScoreOptions, *, prepared: bool, alone: bool = True
+) -> int:
+    """Refuse another pool, other settings or other code than those of a run. Returns which code it is, see ``code_of``.
+
+    alone: also ask for the pool's files, for its fingerprint; a process that joins others knows it by its metadata, as these have asked.
+    """
     screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
     asked: dict[str, Any] = {"span": options.span, "labeled": options.labeled, "screen": screen}
-    refuse_difference(journal.path, journal.header, pool, settings, prepared=prepared, **asked)
+    refuse_difference(journal.path, journal.header, pool, settings, prepared=prepared, checked=not alone, **asked)
     return code_of(journal.path, journal.header, settings.model, options.accept_edited_code)
 
 

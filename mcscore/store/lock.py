@@ -137,6 +137,30 @@ class Joined:
         return True
 
 
+class Unlocked:
+    """A process's part in a place without locks, as ``Joined``: what only one may do, each may, as each write has a condition there.
+
+    Attributes:
+        exclusive: whether this process does what only one may.
+    """
+
+    exclusive = False
+
+    def join(self) -> bool:
+        """Take part alone: as far as this process knows."""
+        self.exclusive = True
+        return True
+
+    def share(self) -> bool:
+        """Take part and let others do so."""
+        self.exclusive = False
+        return True
+
+    def try_exclusive(self) -> bool:
+        """Take part alone: as far as this process knows."""
+        return self.join()
+
+
 @contextlib.contextmanager
 def joined(directory: Path, error: type[Error], stop: Callable[[], bool] = lambda: False) -> Iterator[Joined]:
     """Take part in the lock of a directory at the end of the block no more; inside it, as the methods of what is yielded say.

@@ -18,8 +18,8 @@ _AHEAD = 4  # pieces per thread that are begun, or done and not taken: one that 
 def in_order(act: Callable[[T], R], pieces: Iterable[T], threads: int) -> Generator[R, None, None]:
     """Yield ``act(piece)`` of each piece, in their order; up to ``threads`` are in work, and 4 ``threads`` in memory.
 
-    An exception is raised at its place in the order; what is not begun then is left, and what is begun is waited for. After
-    Ctrl-C, or when the iterator is closed, it is not: a server that does not answer would be waited for for minutes.
+    An exception is raised at its place in the order. Then, and when the iterator is closed, what is not begun is left, and what
+    is begun is waited for; but not after Ctrl-C: a server that does not answer may take minutes.
 
     >>> list(in_order(lambda i: i * i, range(5), threads=2))
     [0, 1, 4, 9, 16]
@@ -54,7 +54,7 @@ def in_order(act: Callable[[T], R], pieces: Iterable[T], threads: int) -> Genera
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except (KeyboardInterrupt, GeneratorExit):
+    except KeyboardInterrupt:
         wait = False
         raise
     finally:

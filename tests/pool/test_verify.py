@@ -97,3 +97,27 @@ def test_a_contact_sheet_and_a_report_show_the_same_pixels(tmp_path: Path) -> No
     page = np.asarray(image.open(io.BytesIO(base64.b64decode(pictures(items)[0].uri.partition(",")[2]))))
     assert np.array_equal(sheet, page)
     assert np.array_equal(sheet, np.round(items[0, 0] * 255).astype(np.uint8))
+
+
+def test_many_damaged_chunks_are_told_in_order_wherever_the_pool_is(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    pool = small_pool(tmp_path / "p", "zstd", sharded=True, n=640, keys=[str(i) for i in range(640)])
+    files = chunk_files(pool)
+    for file in files[3::5]:
+        flip_bit(file, 30)
+    files[12].unlink()
+    memory = fsspec.filesystem("memory")
+    for file in pool.path.rglob("*"):
+        if file.is_file():
+            memory.pipe_file(f"/verified/{file.relative_to(pool.path)}", file.read_bytes())
+    found = {}
+    for where in (str(pool.path), "memory://verified"):
+        steps: list[tuple[int, int]] = []
+        listed = list(verify(Pool.open(where), lambda done, total, steps=steps: steps.append((done, total))))
+        assert steps == [(done, steps[0][1]) for done in range(1, steps[0][1] + 1)]
+        found[where] = [(one.array, one.chunk, one.start_item, one.stop_item, one.why) for one in listed]
+        assert all(one.file.startswith(where) for one in listed)
+    memory.rm("/verified", recursive=True)
+    here, there = found.values()
+    assert here == there
+    assert [one[1] for one in here] == sorted([*(4 * i for i in range(3, 40, 5)), 48, 49, 50, 51])

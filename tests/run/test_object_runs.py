@@ -62,7 +62,7 @@ def names_in(where: str) -> list[str]:
     return [*place.names(), *place.names("commits"), *place.names("scores.zarr/c/0")]
 
 
-WHOLE = ["commits", "run.json", "scores.zarr", "packed.jsonl", "0", "1", "2"]
+WHOLE = ["commits", "run.json", "scores.zarr", "skipped", "packed.jsonl", "0", "1", "2"]
 
 
 class Killed(BaseException):
@@ -96,9 +96,7 @@ def requests() -> list[str]:
 
     with at_request(10**9, never) as seen:
         score(f"memory://{uuid.uuid4().hex}/run")
-    assert (
-        seen.count("put") == 4 + 2 + 2 * 3 + 1
-    )  # the conditions are tried, run.json and zarr.json, spans, all records
+    assert seen.count("put") == 4 + 3 + 2 * 3 + 1  # conditions, run.json and two more, spans, records
     assert seen.count("delete") == 2
     return seen
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,7 +247,7 @@ def command(folder: Path, out: Path) -> Iterator[Callable[..., subprocess.Popen[
         child.communicate()
 
 
-def until(holds: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 150.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end
@@ -281,3 +283,47 @@ def test_ctrl_c_stops_all_of_them(folder: Path, local: dict[str, bytes], out: Pa
     assert "the same command resumes" in errors
     assert not any(Path(f"/proc/{pid}/exe").exists() for pid in pids)
     assert not (out / "lock").exists()
+
+
+def test_who_works_is_seen_by_those_who_watch(folder: Path, out: Path) -> None:
+    from mcscore.run.presence import workers_of
+
+    seen = []
+
+    def watch(_done: int, _total: int) -> None:
+        seen.extend(workers_of(out))
+
+    score(folder, out, progress=watch)
+    assert {worker.what for worker in seen} == {"driver of 2 workers"}
+    assert all(worker.pid == os.getpid() and worker.alive for worker in seen)
+    assert {each["what"].split(" on ")[0] for worker in seen for each in worker.workers} >= {"cpu"}
+    assert workers_of(out) == []
+
+
+def test_a_pool_that_is_another_for_a_worker_is_refused(folder: Path, tmp_path: Path) -> None:
+    """As where a path leads to another pool on another machine."""
+    from dataclasses import replace
+
+    from mcscore.run.identity.match import state_of
+    from mcscore.run.scoring.orders import Outfit
+    from mcscore.run.scoring.worker import Worker
+
+    other = Pool.create(tmp_path / "other", np.zeros((N, 8), np.float32))
+    state = replace(state_of(Pool.open(folder / "pool")), path=str(other.path))
+    with pytest.raises(RunError, match=r"other was exchanged or changed .* by a worker that reads another pool"):
+        Worker(Outfit(state, recipe(folder), 1), "cpu")
+
+
+def test_embeddings_of_candidates_are_computed_by_workers(folder: Path, out: Path) -> None:
+    run, pool, scorer = score(folder, out, None), Pool.open(folder / "pool"), recipe(folder).build("cpu")
+    one = run.select(20, candidates=400, scorer=scorer, pool=pool)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        killed = threading.Timer(4.0, lambda: [os.kill(pid, signal.SIGKILL) for pid in children()[:1]])
+        killed.start()
+        two = run.select(20, candidates=400, scorer=scorer, pool=pool, workers=Workers(2, 1))
+        killed.cancel()
+    assert two.ids.tolist() == one.ids.tolist()
+    assert two.radius == pytest.approx(one.radius, rel=1e-5)
+    assert not [each for each in told if "embed" in str(each.message)]
+    assert not children()

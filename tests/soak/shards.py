@@ -22,6 +22,7 @@ from .child import Answer, Child, ask, give, preload
 from .project import Project
 
 _NET = """
+import os
 import time
 
 import torch
@@ -34,7 +35,7 @@ class Slow(nn.Module):
         self.a, self.drop, self.b = nn.Linear(16, 16), nn.Dropout(0.4), nn.Linear(16, 4)
 
     def forward(self, x):
-        time.sleep(0.004)
+        time.sleep(float(os.environ.get("SECONDS_PER_PASS", "0.004")))
         return self.b(self.drop(torch.relu(self.a(x.flatten(1)))))
 
 
@@ -43,7 +44,7 @@ def build():
     return Slow(), None
 """
 ITEMS, ADDED, SPAN = 700, 90, 16  # 44 spans, the last one partial
-_SCORE = (
+SCORE = (
     "score",
     "pool",
     "--model",
@@ -57,7 +58,7 @@ _SCORE = (
     "--out",
     "run",
 )
-_SCREENED = ("--passes", 12, "--screen", 4, "--top", 30)
+SCREENED = ("--passes", 12, "--screen", 4, "--top", 30)
 _SELECT = ("select", "run", "-k", 10, "--diversity", "radius", "--json")
 _APPEND = ("pool", "append", "pool", "more.npy", "--layout", "chw", "--json")
 _LABEL = ("pool", "label", "pool", "labels.csv", "--json")
@@ -69,21 +70,21 @@ PATIENCE = 120.0
 def attack(project: Project, rng: random.Random, kills: int | None = None) -> tuple[str, str]:
     """Let 2 or 4 shards score a run while some of them are killed; kills: how many."""
     kind, count = rng.choice(KINDS), rng.choice((2, 4))
-    usual = _usual(project, kind)
-    folder = _fresh(project)
+    wanted = usual(project, kind)
+    folder = fresh(project)
     case = _Case(folder, rng, kind, count, rng.randint(4, 12) if kills is None else kills)
     try:
         case.run()
-    except _FoundError as error:
+    except FoundError as error:
         return "wrong", f"{kind}, {count} shards, {', '.join(case.told)}: {error}"
-    found = ask(folder, lambda: _state(folder))
-    if found != usual:
-        wrong = [name for name in usual if found.get(name) != usual[name]]
+    found = ask(folder, lambda: state(folder))
+    if found != wanted:
+        wrong = [name for name in wanted if found.get(name) != wanted[name]]
         return "wrong", f"{kind}, {count} shards, {', '.join(case.told)}: not those of a local run: {', '.join(wrong)}"
     return f"{kind}: {case.ended} kills of {count} shards", ""
 
 
-class _FoundError(Exception):
+class FoundError(Exception):
     """What went wrong."""
 
 
@@ -93,7 +94,7 @@ class _Case:
     def __init__(self, folder: Path, rng: random.Random, kind: str, count: int, kills: int) -> None:
         self.folder, self.rng, self.kind, self.count, self.kills = folder, rng, kind, count, kills
         self.ended, self.told = 0, list[str]()
-        self.extra = _SCREENED if kind == "screened" else ()
+        self.extra = SCREENED if kind == "screened" else ()
 
     def run(self) -> None:
         """Start all, end and restart some, and wait for the last."""
@@ -105,7 +106,7 @@ class _Case:
         until = time.monotonic() + PATIENCE
         while children:
             if time.monotonic() > until:
-                raise _FoundError(f"the shards {sorted(children)} hang")
+                raise FoundError(f"the shards {sorted(children)} hang")
             time.sleep(self.rng.random() * 0.12)
             for index in [index for index, child in children.items() if child.ended]:
                 self._require_done(index, children.pop(index).wait())
@@ -124,11 +125,11 @@ class _Case:
         self.ended -= 1
         if self.kind == "finished locally":
             self._locally(stopped=False)
-        if left := self._litter():
-            raise _FoundError(f"left behind: {', '.join(left)}")
+        if left := litter(self.folder):
+            raise FoundError(f"left behind: {', '.join(left)}")
 
     def _start(self, index: int) -> Child:
-        words = (*_SCORE, *self.extra, "--shard", f"{index}/{self.count}")
+        words = (*SCORE, *self.extra, "--shard", f"{index}/{self.count}")
         return Child(self.folder, lambda: give(*words))
 
     def _end(self, index: int, child: Child) -> None:
@@ -142,11 +143,11 @@ class _Case:
             return
         answer = child.wait()
         if child.code == 0 and answer is not None and answer.code not in (0, 3):
-            raise _FoundError(f"shard {index} ended by SIGTERM with {answer.code}: {answer.err}")
+            raise FoundError(f"shard {index} ended by SIGTERM with {answer.code}: {answer.err}")
 
     def _require_done(self, index: int, answer: Answer | None) -> None:
         if answer is None or answer.code != 0:
-            raise _FoundError(f"shard {index}: {answer and answer.err}")
+            raise FoundError(f"shard {index}: {answer and answer.err}")
 
     def _meanwhile(self) -> None:
         """What else may happen while shards work."""
@@ -162,24 +163,26 @@ class _Case:
                 file.write_bytes(data)
 
     def _locally(self, stopped: bool) -> None:
-        child = Child(self.folder, lambda: give(*_SCORE, *self.extra))
+        child = Child(self.folder, lambda: give(*SCORE, *self.extra))
         if stopped:
             time.sleep(self.rng.random() * 0.6)
             child.kill(signal.SIGKILL)
             child.end()
             self.told.append("a local run killed")
         elif (answer := child.wait()) is None or answer.code != 0:
-            raise _FoundError(f"a local run: {answer and answer.err}")
-
-    def _litter(self) -> list[str]:
-        run = self.folder / "run"
-        usual = {"run.json", "commits", "scores.zarr", "screen", "skipped"}
-        found = [path.name for path in run.iterdir() if path.name not in usual]
-        found += [str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".tmp", ".gone")]
-        return found + [path.name for path in run.glob("commits/*") if path.name != "packed.jsonl"]
+            raise FoundError(f"a local run: {answer and answer.err}")
 
 
-def _state(folder: Path) -> dict[str, Any]:
+def litter(folder: Path) -> list[str]:
+    """What lies in a complete run that does not belong there."""
+    run = folder / "run"
+    usual = {"run.json", "commits", "scores.zarr", "screen", "skipped"}
+    found = [path.name for path in run.iterdir() if path.name not in usual]
+    found += [str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".tmp", ".gone")]
+    return found + [path.name for path in run.glob("commits/*") if path.name != "packed.jsonl"]
+
+
+def state(folder: Path) -> dict[str, Any]:
     """What a complete run holds: scores, records, and what is selected from it; not the times, nor the run's id."""
     from mcscore.run import Run
     from mcscore.run.status import verify
@@ -202,7 +205,7 @@ def _records(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name not in ("run", "seconds")} for record in lines]
 
 
-def _fresh(project: Project) -> Path:
+def fresh(project: Project) -> Path:
     """The folder as it is before any run."""
     whole, folder = project.root / "shards-whole", project.root / "shards"
     if not whole.exists():
@@ -225,22 +228,22 @@ def _fresh(project: Project) -> Path:
 _known: dict[tuple[Path, str], dict[str, Any]] = {}
 
 
-def _usual(project: Project, kind: str) -> dict[str, Any]:
+def usual(project: Project, kind: str) -> dict[str, Any]:
     """What a local run holds."""
     kind = kind if kind in ("screened", "grown", "labeled meanwhile") else "fresh"
     key = project.root, kind
     if key not in _known:
-        folder = _fresh(project)
-        words = [(*_SCORE, *(_SCREENED if kind == "screened" else ()))]
+        folder = fresh(project)
+        words = [(*SCORE, *(SCREENED if kind == "screened" else ()))]
         if kind == "grown":
-            words += [_APPEND, _SCORE]
+            words += [_APPEND, SCORE]
         if kind == "labeled meanwhile":
             words += [_LABEL]
         for word in words:
             answer = ask(folder, lambda word=word: give(*word))  # type: ignore[misc]
             if answer.code:
                 raise RuntimeError(f"{word}: {answer.err}")
-        _known[key] = ask(folder, lambda: _state(folder))
+        _known[key] = ask(folder, lambda: state(folder))
     return _known[key]
 
 
@@ -252,8 +255,8 @@ def main(seed: int | None, kills: int) -> None:
     seed = random.randrange(10**6) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="shards-"))
     whole = Project(folder)
-    warm = _fresh(whole)
-    preload(warm, lambda: [give(*_SCORE, *_SCREENED, "--shard", "0/1"), _state(warm)])
+    warm = fresh(whole)
+    preload(warm, lambda: [give(*SCORE, *SCREENED, "--shard", "0/1"), state(warm)])
     began, ended, wrong = time.monotonic(), 0, 0
     for case in range(10**9):
         if ended >= kills:

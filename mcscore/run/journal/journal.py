@@ -34,7 +34,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import RunError
+from ...errors import RunError, RunMadeError
 from ...store.place import AnyPath
 from ..record import Record
 from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, header_in, read_header
@@ -65,7 +65,6 @@ class Journal(JournalReader):
     @staticmethod
     def create(path: AnyPath, header: RunHeader) -> Journal:
         """Make a new run at ``path``: an empty directory, which must be locked, or a URL. RunError if it is one meanwhile."""
-        header.refuse_impossible(f"{path} cannot be made a run")
         journal = Journal(path, header)
         try:
             if journal.place.version("run.json") is not None:
@@ -74,7 +73,9 @@ class Journal(JournalReader):
                 journal._lay_out(keep=False)
             journal.place.create("run.json", header.to_bytes())
         except FileExistsError:
-            raise RunError(f"{path} was made a run by another process meanwhile; start again to resume it") from None
+            raise RunMadeError(
+                f"{path} was made a run by another process meanwhile; start again to resume it"
+            ) from None
         if not journal.place.one_writer:
             journal._lay_out(keep=False)
         return journal

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,21 @@ from ...text import duration
 from ..identity.hardware import differences
 from ..identity.match import first_difference
 from ..schema import Hardware, Settings
-from .orders import Describe, Described, Ended, Failed, Hello, Moved, Prepare, Reply, Score, Scored, Team, Variant
+from .orders import (
+    Describe,
+    Described,
+    Embedded,
+    Ended,
+    Failed,
+    Hello,
+    Moved,
+    Prepare,
+    Reply,
+    Score,
+    Scored,
+    Team,
+    Variant,
+)
 from .task import Admission, First, Reading, SpanError, SpanScores, SpanTask, Stop
 from .task import Moved as OnMoved
 
@@ -43,6 +58,7 @@ class _Hand:
     flight: dict[int, SpanTask] = field(default_factory=dict)
     session: int = -1
     since: float = 0.0
+    done: int = 0
 
 
 class Crew:
@@ -103,7 +119,7 @@ class Crew:
                         f"{self._in_vain} workers in a row ended before they had done anything (the last one: {reply.why}); what they "
                         "printed stands above"
                     )
-            elif isinstance(reply, Described | Scored):
+            elif isinstance(reply, Described | Scored | Embedded):
                 self._in_vain = 0
         return replies
 
@@ -168,6 +184,17 @@ class Crewed:
     def size(self) -> int:
         """The number of workers."""
         return self._crew.n
+
+    def staff(self) -> list[dict[str, Any]]:
+        """The workers: what each is, the items that it has scored, and what it does."""
+        return [
+            {
+                "what": hand.place or "a worker that starts",
+                "done": hand.done,
+                "state": f"at {next(iter(hand.flight.values())).span}" if hand.flight else "waits",
+            }
+            for hand in self._crew.hands.values()
+        ]
 
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Crewed:
         """The same workers, with another copy of their scorer."""
@@ -329,6 +356,7 @@ class _Session:
         index, now = scores.span.index, self.crew.clock()
         self.longest, hand.since = max(self.longest, now - hand.since), now
         hand.flight.pop(index, None)
+        hand.done += scores.scored
         if index in self.done:
             if (before := self.twice.pop(index, None)) is not None:
                 _require_equal(before, scores)

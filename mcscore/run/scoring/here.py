@@ -50,6 +50,10 @@ class Here:
         """One span at a time."""
         return 1
 
+    def staff(self) -> list[dict[str, Any]]:
+        """No workers."""
+        return []
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Here:
         """The same model and settings but those given, not prepared."""
         return Here(self.pool, self.scorer.copy(passes=passes, errors=errors))

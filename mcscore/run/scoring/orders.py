@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from ... import errors
 from ...errors import ChunkError, Error
 from ...recipe import Recipe
-from ..schema import Hardware, Settings
+from ..schema import Hardware, PoolState, Settings
 from ..spans import Span
 from .task import First, Reading, SpanError, SpanScores, SpanTask
 
@@ -21,12 +24,12 @@ class Outfit:
     """What a worker needs to begin.
 
     Attributes:
-        pool: where the pool lies, a path or a URL.
+        pool: where the pool lies, and which data it has.
         recipe: makes the scorer.
         threads: of torch and of our kernels.
     """
 
-    pool: str
+    pool: PoolState
     recipe: Recipe
     threads: int
 
@@ -56,7 +59,15 @@ class Score:
     task: SpanTask
 
 
-Order = Describe | Prepare | Score
+@dataclass(frozen=True)
+class Embed:
+    """Compute the embeddings of a few items; answered by ``Embedded``."""
+
+    part: int
+    ids: npt.NDArray[np.int64]
+
+
+Order = Describe | Prepare | Score | Embed
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,14 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The embeddings (n, D) of the items of an order."""
+
+    part: int
+    rows: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Failed:
     """The scorer or the pool raised. ``parts``: the arguments of the error of that name, or of RunError."""
 
@@ -125,7 +144,7 @@ class Ended:
     why: str
 
 
-Reply = Hello | Described | Moved | Scored | Failed | Ended
+Reply = Hello | Described | Moved | Scored | Embedded | Failed | Ended
 
 
 class Team(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import signal
 import socket
 import subprocess
@@ -17,10 +18,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from ...fence import user_code
 from .orders import Ended, Failed, Order, Outfit, Reply
-from .worker import Inbox, Worker, serve
+from .worker import Worker, serve
 
 _GRACE = 5.0  # seconds until a process whose socket is closed is killed
 
@@ -117,11 +119,19 @@ def _path() -> str:
     return os.pathsep.join(folder or os.getcwd() for folder in sys.path)
 
 
+class _Unpickled(queue.SimpleQueue[Any]):
+    """A queue of pickled messages, each read by who takes it."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """The next message; queue.Empty if there is none in time."""
+        return pickle.loads(super().get(block, timeout))
+
+
 def main(descriptor: int) -> None:
     """Be a worker: begin with what comes first through a socket, and end when that does."""
     for number in (signal.SIGINT, signal.SIGHUP):  # they go to a whole group, and whoever started this process decides
         signal.signal(number, signal.SIG_IGN)
-    connection, inbox = Connection(descriptor), Inbox()
+    connection, inbox = Connection(descriptor), _Unpickled()
 
     def reply(answer: Reply) -> None:
         connection.send_bytes(pickle.dumps(answer))
@@ -129,11 +139,12 @@ def main(descriptor: int) -> None:
     def receive() -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                inbox.put(pickle.loads(connection.recv_bytes()))
+                inbox.put(connection.recv_bytes())
         os._exit(0)  # whoever started this process is gone, or has no use for it
 
-    outfit, device = pickle.loads(connection.recv_bytes())
+    # Before torch is imported, which takes seconds, so that the end is seen meanwhile, too.
     threading.Thread(target=receive, name="mcscore-orders", daemon=True).start()
+    outfit, device = inbox.get()
     try:
         with user_code("the model's code"):
             worker = Worker(outfit, device)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import ray
 
 from ...errors import RunError
+
+_CONNECT = 15.0  # seconds in which the head node must answer
 
 _lock = threading.Lock()
 _teams = 0
@@ -44,6 +47,7 @@ def connect(address: str) -> None:
                 "'auto', or hand it in with `ray job submit`"
             )
         try:
+            _require_listening(address)
             with _handlers_kept(), _without_usage_stats(address == "local"):
                 ray.init(
                     address=address,
@@ -53,6 +57,14 @@ def connect(address: str) -> None:
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise RunError(f"there is no Ray cluster to connect to at {address!r}: {error}") from error
         _ours = True
+
+
+def _require_listening(address: str) -> None:
+    """OSError if nobody is at HOST:PORT: Ray would try for more than five minutes."""
+    there = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = there.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
 
 
 def join() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import RayError, RuntimeEnvSetupError
+from ray.exceptions import ActorUnavailableError, RayError, RuntimeEnvSetupError
 
 from ...errors import RunError
 from . import ray_cluster
@@ -154,5 +154,7 @@ def reply_of(error: RayError) -> Ended | Failed:
                 "RayWorkers(runtime_env={'pip': [...]}) does that",
             ),
         )
+    if isinstance(error, ActorUnavailableError):
+        return Ended("Ray: it cannot be reached")
     found = re.search(r"(?:dead|died) because (?:of )?(.*?)(?: Worker exit type|\. |\.?$)", " ".join(lines))
     return Ended(f"Ray: {found[1]}" if found else f"Ray: {lines[0] if lines else type(error).__name__}")

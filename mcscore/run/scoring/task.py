@@ -138,6 +138,9 @@ class Engine(Protocol):
     def size(self) -> int:
         """How many spans are scored at the same time."""
 
+    def staff(self) -> list[dict[str, Any]]:
+        """The workers, for those who watch: what each is, the items that it has scored, and what it does."""
+
     def copy(self, passes: int | None = None, errors: bool | None = None) -> Engine:
         """The same model and settings but those given, not prepared."""
 

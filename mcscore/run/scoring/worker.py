@@ -8,9 +8,27 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
+from ..identity.pool_watch import PoolWatch
 from ..spans import Span
 from .here import Here
-from .orders import Described, Failed, Hello, Moved, Order, Outfit, Prepare, Reply, Score, Scored, Variant
+from .orders import (
+    Described,
+    Embed,
+    Embedded,
+    Failed,
+    Hello,
+    Moved,
+    Order,
+    Outfit,
+    Prepare,
+    Reply,
+    Score,
+    Scored,
+    Variant,
+)
 from .task import LiveTasks, SpanTask
 
 Inbox = queue.SimpleQueue[Order | None]
@@ -27,7 +45,10 @@ class Worker:
 
         # As the plan was made with: the number of threads decides how a matrix product is split, and so its last bits.
         torch.set_num_threads(outfit.threads)
-        self._own = Here(Pool.open(outfit.pool), outfit.recipe.build(device))
+        pool = Pool.open(outfit.pool.path)
+        self.watch = PoolWatch(pool, outfit.pool)
+        self.watch.require_same("nothing is scored by a worker that reads another pool")
+        self._own = Here(pool, outfit.recipe.build(device))
         self._copies: dict[Variant, Here] = {}
         self.hello = Hello(f"{device} on {socket.gethostname()}")
 
@@ -36,6 +57,10 @@ class Worker:
         if variant not in self._copies:
             self._copies[variant] = self._own.copy(*variant)
         return self._copies[variant]
+
+    def embeddings(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Compute the embeddings (n, D) of items of the pool."""
+        return self._own.scorer.embed(self._own.pool.take(ids))
 
     def described(self, variant: Variant, prepared: bool = True) -> Described:
         """Describe a copy of the scorer."""
@@ -56,6 +81,8 @@ def serve(worker: Worker, inbox: Inbox, reply: Callable[[Reply], None]) -> None:
             elif isinstance(order, Prepare):
                 prepared = worker.engine(order.variant).prepare(order.first)
                 reply(worker.described(order.variant, prepared))
+            elif isinstance(order, Embed):
+                reply(Embedded(order.part, worker.embeddings(order.ids)))
             else:
                 reply(worker.described(order.variant))
         except Exception as error:
@@ -73,6 +100,7 @@ def _score(
         reply(Moved(session, span, stop))
 
     for scores in engine.spans(tasks, first.reading, lambda: False, moved):
+        worker.watch.require_same(f"{scores.span} is not committed")
         reply(Scored(session, scores))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...errors import RunError
 from ...recipe import Pickled, Recipe
-from ...store.files import location
+from ..identity.match import state_of
 from .crew import Crew, Crewed
 from .here import Here
 from .orders import Outfit, Team
@@ -110,14 +110,28 @@ def engine_of(
     if staff is None:
         yield Here(pool, scorer.build(device or _best_device()) if isinstance(scorer, Recipe) else scorer)
         return
+    with crew_of(pool, scorer, staff, device, threads) as crew:
+        yield Crewed(crew)
+
+
+@contextmanager
+def crew_of(
+    pool: Pool, scorer: Scorer | Recipe, staff: Staff, device: str | None = None, threads: int | None = None
+) -> Iterator[Crew]:
+    """The workers of a staff, which are stopped at the end; arguments as of ``engine_of``."""
     if not isinstance(scorer, Recipe):
         device, scorer = device or scorer.device.partition(":")[0], Pickled.of(scorer)
-    outfit = Outfit(location(pool.path), scorer, threads or staff.threads(device))
+    outfit = Outfit(state_of(pool), scorer, threads or staff.threads(device))
     crew = Crew(staff.team(outfit, device), staff.size(device), staff.timeout)
     try:
-        yield Crewed(crew)
+        yield crew
     finally:
         crew.close()
+
+
+def staff_of(workers: int | Staff | None) -> Staff | None:
+    """The staff that a number of workers stands for."""
+    return Workers(workers) if isinstance(workers, int) else workers
 
 
 def _best_device() -> str:

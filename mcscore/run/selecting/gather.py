@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 
-def gathered(pool: Pool, ids: Ints, step: int, compute: Callable[[Any, Ints], Any]) -> npt.NDArray[np.floating]:
+Rows = npt.NDArray[np.floating]
+
+
+def gathered(pool: Pool, ids: Ints, step: int, compute: Callable[[Any, Ints], Any]) -> Rows:
     """Compute something of items, and return it in the order of ``ids``.
 
     Args:
@@ -25,15 +28,29 @@ def gathered(pool: Pool, ids: Ints, step: int, compute: Callable[[Any, Ints], An
         step: items of a call, about: all of a chunk are in one, so that no chunk is decoded twice.
         compute: (items, ids ascending) -> (items, ...), rows in their order.
     """
-    order, done = np.argsort(ids, kind="stable"), 0
-    rows: npt.NDArray[np.floating] | None = None
-    parts = (part for part in _parts(ids[order], _chunk_of(pool), step))
-    for part, items in read_ahead(((part, pool.take(part)) for part in parts), 1):
-        computed = compute(items, part)
+
+    def of_each(parts: Iterable[Ints]) -> Iterator[tuple[int, Rows]]:
+        for number, (part, items) in enumerate(read_ahead(((part, pool.take(part)) for part in parts), 1)):
+            yield number, compute(items, part)
+
+    return gathered_by(pool, ids, step, of_each)
+
+
+def gathered_by(
+    pool: Pool, ids: Ints, step: int, of_each: Callable[[Iterable[Ints]], Iterator[tuple[int, Rows]]]
+) -> Rows:
+    """Return in the order of ``ids`` what is computed of parts of them; arguments as of ``gathered``.
+
+    of_each: parts, ascending ids each -> (number of a part, its rows), in any order.
+    """
+    order = np.argsort(ids, kind="stable")
+    parts = list(_parts(ids[order], _chunk_of(pool), step))
+    stops = np.cumsum([len(part) for part in parts])
+    rows: Rows | None = None
+    for number, computed in of_each(parts):
         if rows is None:  # embeddings of a million items are in memory once
             rows = np.empty((len(ids), *computed.shape[1:]), computed.dtype)
-        rows[order[done : done + len(part)]] = computed
-        done += len(part)
+        rows[order[stops[number] - len(parts[number]) : stops[number]]] = computed
     assert rows is not None
     return rows
 

@@ -20,10 +20,12 @@ from ..identity.code import accepted
 from ..identity.match import find_pool
 from ..schema import Settings
 from ..scoring.normalize import own_scorer
+from ..scoring.workers import Staff
 from ..skipped import STRIDE, Skipped
 from ..spans import Span
 from ..stored import StoredScores
 from .best import Choosable, Found, best_items
+from .embedder import embedder
 from .gather import gathered
 from .item_columns import by_span
 
@@ -56,6 +58,7 @@ def choose(
     progress: Progress | None = None,
     accept_edited_code: bool = False,
     map: str = "pca",
+    workers: int | Staff | None = None,
     **parameters: Any,
 ) -> Selection:
     """Choose k items, see ``Run.select``."""
@@ -93,9 +96,10 @@ def choose(
         scorer = own_scorer(scorer, pool)
         if "embeddings" in needs:
             labeled = _evenly(_labeled(pool, run.n), labeled_items, LABELED_MAX)
-            for name, ids in (("embeddings", found.ids), ("labeled_embeddings", labeled)):
-                if len(ids):
-                    arrays[name] = gathered(pool, ids, run.meta["block_items"], scorer.embed)
+            with embedder(pool, run.meta["block_items"], scorer, workers) as embeddings:
+                for name, ids in (("embeddings", found.ids), ("labeled_embeddings", labeled)):
+                    if len(ids):
+                        arrays[name] = embeddings(ids)
         if "samples" in needs:
             from .second_scoring import SecondScoring  # loads torch
 

@@ -4,11 +4,14 @@ Whoever comes while no other is there has the run alone: it makes it, or repairs
 shares the run while it scores. When nothing is left it tries to have the run alone again, which succeeds for the last one: that
 one settles what only one may (spans of which a part is held, what is damaged, the cut of a screened run), packs and certifies.
 So no shard waits for another, except in a screened run for the end of the first stage.
+
+At a URL there is no lock. There each shard does what the last one would, and what another has done meanwhile stands.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import random
 import time
 import warnings
@@ -18,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import atomic
-from ...errors import RunError, Stopped
-from ...paths import exists, local_path, names_in
+from ...errors import RunError, RunMadeError, Stopped
 from ...recipe import Recipe
-from ...store.files import Where
-from ...store.lock import Joined, joined
+from ...store.files import AnyPath, Where, is_there
+from ...store.lock import Joined, Unlocked, joined
+from ...store.place import any_path, place_at
 from ...text import count
 from ..journal import Journal, Record
 from ..loop import Progress
@@ -55,13 +58,13 @@ class ShardReport:
     """What a shard did.
 
     Attributes:
-        path: the run directory.
+        path: the run directory, or URL.
         shard: which one it was.
         items, spans: that it scored.
         run: the complete run; None if others are at work on what is left, the last of whom closes the run.
     """
 
-    path: Path
+    path: AnyPath
     shard: Shard
     items: int
     spans: int
@@ -97,7 +100,7 @@ def score_shard(
     Args:
         pool: the items.
         scorer: as of ``score_pool``. It computes with as many threads as the run was started with.
-        out: the run directory, on a disk that all shards share; made if it is missing.
+        out: the run directory, on a disk that all shards share, made if it is missing; or a URL of an object store.
         shard: which of how many processes this is.
         options: other arguments of ``score_pool``; the same for all shards.
         device: where a recipe makes the scorer.
@@ -118,7 +121,7 @@ def score_shard(
         ...     report.items, report.run.complete
         (20, True)
     """
-    path = local_path(str(out), "a run of shards", RunError).absolute()
+    path = any_path(out).absolute()
     options = replace(options or ScoreOptions(), shards=shard.count)
     if options.new_cut:
         raise RunError("a new cut is fixed by one process alone: do it without a shard, and start the shards then")
@@ -126,9 +129,11 @@ def score_shard(
         engine = stack.enter_context(engine_of(pool, scorer, None, device, None))
         stack.enter_context(_threads_kept())
         is_run(path)  # raises if there is something else
-        with writing(f"{path} could not be made a run"):
-            atomic.create_directory(path)
-        lock = stack.enter_context(joined(path, RunError, lambda: stop.made))
+        lock: Joined | Unlocked = Unlocked()
+        if isinstance(path, Path):
+            with writing(f"{path} could not be made a run"):
+                atomic.create_directory(path)
+            lock = stack.enter_context(joined(path, RunError, lambda: stop.made))
         presence = stack.enter_context(Presence(path, str(shard)))
         worker = _Worker(path, pool, engine, options, shard, lock, presence, stop)
         worker.progress, worker.on_stage = progress or worker.progress, on_stage or worker.on_stage
@@ -163,12 +168,12 @@ class _Worker:
 
     def __init__(
         self,
-        path: Path,
+        path: AnyPath,
         pool: Pool,
         engine: Engine,
         options: ScoreOptions,
         shard: Shard,
-        lock: Joined,
+        lock: Joined | Unlocked,
         presence: Presence,
         stop: StopRequest,
     ) -> None:
@@ -185,10 +190,14 @@ class _Worker:
         self._take_part(self.lock.join)
         while True:
             if self.lock.exclusive:
-                if (run := self._alone()) is not None:
+                try:
+                    run = self._alone()
+                except RunMadeError:  # where there is no lock, by a shard that was faster
+                    continue
+                if run is not None:
                     return self._report(run)
                 self._take_part(self.lock.share)
-            elif not exists(self.path / "run.json"):  # who would have made it is gone
+            elif not is_there(self.path / "run.json"):  # who would have made it is gone
                 self._take_part(self.lock.join)
                 continue
             closing = self._first_is_over()
@@ -211,8 +220,9 @@ class _Worker:
             engine = self._resuming()
             job = resume_run(self.path, self.pool, engine, self.options)
         else:
-            for warning in probe(self.path):
+            for warning in probe(self.path) if isinstance(self.path, Path) else ():
                 warnings.warn(warning, stacklevel=4)
+            place_at(self.path).begin()
             if self.options.on_bad_chunk == "raise":
                 self.pool.check_files()  # a missing file is found now, and not when the job comes to it in days
             engine = self.engine
@@ -317,7 +327,7 @@ class _Worker:
         return ShardReport(self.path, self.shard, self.items, self.spans, run)
 
     def _stopped(self) -> Stopped:
-        if not exists(self.path / "run.json"):
+        if not is_there(self.path / "run.json"):
             return Stopped(self.path, 0, self.pool.n)
         journal = Journal.open(self.path)
         return Stopped(self.path, journal.header.pool.n - sum(span.n for span in journal.unrecorded()), self.pool.n)
@@ -340,7 +350,7 @@ class _Tally:
         self._progress(min(self._done + more, self._journal.header.pool.n), self._journal.header.pool.n)
 
 
-def _complete(path: Path, pool: Pool, options: ScoreOptions) -> Run | None:
+def _complete(path: AnyPath, pool: Pool, options: ScoreOptions) -> Run | None:
     """The run if nothing is left to do in it, as far as its records say; so that who comes late need not read all of it."""
     header = read_header(path)
     closed = _is_closed(path, pool.n, options.retry)
@@ -350,11 +360,11 @@ def _complete(path: Path, pool: Pool, options: ScoreOptions) -> Run | None:
     return Run(*closed, pool=pool) if settled and _is_closed(path / DIRECTORY, pool.n, options.retry) else None
 
 
-def _is_closed(path: Path, n: int, retry: bool = False) -> tuple[Journal, list[Record]] | None:
+def _is_closed(path: AnyPath, n: int, retry: bool = False) -> tuple[Journal, list[Record]] | None:
     """A run, or a stage, of n items and its records, if all are there and packed; retry: and all items could be read."""
     journal = Journal.open(path)
-    commits = path / "commits"
-    if journal.header.pool.n != n or not exists(commits / "packed.jsonl") or names_in(commits, "*.json"):
+    names = journal.place.names("commits")
+    if journal.header.pool.n != n or "packed.jsonl" not in names or fnmatch.filter(names, "*.json"):
         return None
     found, damaged = journal.survey()
     whole = [record for record in found if record.span == journal.spans[record.span.index]]
