@@ -201,17 +201,17 @@ def score(
                 "new_cut": new_cut,
             }
             if shard is None:
-                run = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
+                run: Run | None = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
             else:
                 report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
-                if report.run is None:
-                    emit(report.facts(), f"{out}: {report}")
-                    return
                 run = report.run
     except Stopped as stop:
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
+    if run is None:
+        emit(report.facts(), f"{out}: {report}")
+        return
     facts = _run_facts(run) | {"remote_retries": retries_of(opened.path) + retries_of(run.path)}
     emit(
         facts,
