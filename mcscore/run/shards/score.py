@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ...scorer.scorer import Scorer
 
 _LOOK_SECONDS = 10.0  # between counts of what all shards have done
+_LIST_SECONDS = 300.0  # the same in a store, which is paid for each thousand names that it lists
 
 
 @dataclass(frozen=True)
@@ -338,13 +339,14 @@ class _Tally:
 
     def __init__(self, journal: Journal, progress: Progress) -> None:
         self._journal, self._progress = journal, progress
-        self._counted, self._done = -_LOOK_SECONDS, 0
+        self._counted, self._done = -_LIST_SECONDS, 0
 
     def add(self, span: Span) -> None:
         self._done = min(self._done + span.n, self._journal.header.pool.n)
 
     def show(self, more: int = 0) -> None:
-        if (now := time.monotonic()) - self._counted > _LOOK_SECONDS:
+        pause = _LOOK_SECONDS if self._journal.place.one_writer else _LIST_SECONDS
+        if (now := time.monotonic()) - self._counted > pause:
             left = sum(span.n for span in self._journal.unrecorded())
             self._counted, self._done = now, self._journal.header.pool.n - left
         self._progress(min(self._done + more, self._journal.header.pool.n), self._journal.header.pool.n)
