@@ -114,7 +114,7 @@ def score_shard(
 
     Example:
         >>> import tempfile, numpy, torch
-        >>> from mcscore import Pool, Scorer
+        >>> from mcscore import Pool, ScoreOptions, Scorer, Shard, score_shard
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(), torch.nn.Linear(8, 3))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     pool = Pool.create(f"{folder}/pool", numpy.random.default_rng(0).random((20, 4), numpy.float32))
@@ -278,21 +278,23 @@ class _Worker:
 
     def _joined(self, stage: _Stage, closing: bool) -> tuple[Job, Engine]:
         """The job of a stage and the engine that is prepared for it."""
-        if stage.job is None or stage.engine is None:
-            engine = self._resuming()
-            if closing:
-                job = join_run(self.path, self.pool, engine, self.options)
-                if job.journal.header.screened:
-                    first = Journal.open(self.path / DIRECTORY)
-                    job, engine = second_stage(job, StoredScores(first, first.survey().records), self.pool, engine)
-            else:
-                journal = Journal.open(self.path)
-                refuse_other(journal, self.pool, engine.describe(), self.options, prepared=False)
-                engine = first_engine(journal.header, engine)
-                job = join_run(self.path / DIRECTORY, self.pool, engine, first_options(self.options))
-            stage.set(job, engine)
-            return job, engine
-        return replace(stage.job, journal=Journal.open(stage.job.journal.path)), stage.engine
+        if stage.job is not None and stage.engine is not None:
+            journal = Journal.open(stage.job.journal.path)
+            if journal.header.pool.n == stage.job.journal.header.pool.n:  # else another let it grow meanwhile
+                return replace(stage.job, journal=journal), stage.engine
+        engine = self._resuming()
+        if closing:
+            job = join_run(self.path, self.pool, engine, self.options)
+            if job.journal.header.screened:
+                first = Journal.open(self.path / DIRECTORY)
+                job, engine = second_stage(job, StoredScores(first, first.survey().records), self.pool, engine)
+        else:
+            journal = Journal.open(self.path)
+            refuse_other(journal, self.pool, engine.describe(), self.options, prepared=False)
+            engine = first_engine(journal.header, engine)
+            job = join_run(self.path / DIRECTORY, self.pool, engine, first_options(self.options))
+        stage.set(job, engine)
+        return job, engine
 
     def _first_is_over(self) -> bool:
         """Whether the last stage can be scored: of a screened run, whether the first one is closed and the cut fixed."""
