@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import secrets
 from collections.abc import Callable
 from importlib import resources, util
@@ -138,6 +139,8 @@ class Server:
             raise ImportError(f"the labeling page needs {', '.join(missing)}: pip install 'mcscore[label]'")
         import waitress
 
+        # It warns of every request that waits for another, and a browser asks for six pictures at a time.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.token = token or secrets.token_urlsafe(16)
         try:
             self._server = waitress.create_server(

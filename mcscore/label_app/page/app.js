@@ -1,6 +1,6 @@
 // The labeling page. The server holds the labels; the page shows them, and says with every change what it took the item to have.
 
-import { ask, draw, make, pictureOf, token } from "./look.js";
+import { ask, draw, isSmall, make, pictureOf, token } from "./look.js";
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyz";
 const POLL = 1500; // milliseconds between two looks at what other windows gave
@@ -20,6 +20,7 @@ const me = `w-${Math.random().toString(36).slice(2, 10)}`;
 const className = (number) => facts.classes[number]?.trim() ? facts.classes[number] : String(number);
 const title = (score) => (score === "bald" ? "BALD" : score.replaceAll("_", " "));
 const figure = (value) => (value === null ? "none" : Math.abs(value) >= 0.001 || value === 0 ? value.toPrecision(3) : value.toExponential(1));
+const percent = (p) => `${(100 * p).toFixed(p >= 0.1 ? 0 : 1)} %`;
 function labelText(label) {
   if (label === null) return "no label";
   if (!Array.isArray(label)) return className(label);
@@ -339,7 +340,7 @@ function fit() {
   const scale = Math.min(room[0] / image.naturalWidth, room[1] / image.naturalHeight) * factor;
   image.style.width = `${Math.round(image.naturalWidth * scale)}px`;
   image.style.height = `${Math.round(image.naturalHeight * scale)}px`;
-  image.classList.toggle("pixels", scale >= 3);
+  image.classList.toggle("pixels", isSmall(image) || (zoom > 0 && scale >= 4));
 }
 
 function larger(by) {
@@ -369,7 +370,9 @@ function drawPanel() {
   if (item.key) rows.push(make("div", { className: "key", textContent: item.key, title: item.key }));
   rows.push(make("div", { className: "scores", textContent: scores }));
   const guess = make("div", { className: "guess" }, "Model: ", make("b", { textContent: item.prediction === null ? "none" : className(item.prediction) }));
-  if (second) guess.append(", or ", make("b", { textContent: className(second[0]) }));
+  const first = item.guesses?.find(([number]) => number === item.prediction);
+  if (first) guess.append(` ${percent(first[1])}`);
+  if (second) guess.append(", or ", make("b", { textContent: className(second[0]) }), ` ${percent(second[1])}`);
   rows.push(guess);
   if (others.has(current)) rows.push(make("div", { className: "other", textContent: others.get(current) === "label" ? "Labeled in another window." : "Changed in another window." }));
   if (draft) rows.push(make("div", { className: "other", textContent: "Not saved yet: Enter saves." }));
@@ -393,8 +396,8 @@ function drawClasses(item, on, second) {
     button.dataset.number = number;
     button.setAttribute("aria-pressed", on.includes(number));
     if (p !== undefined) {
-      button.style.setProperty("--p", `${100 * p}%`);
-      button.append(make("span", { className: "p", textContent: `${(100 * p).toFixed(p >= 0.1 ? 0 : 1)} %` }));
+      button.style.setProperty("--p", p);
+      button.append(make("span", { className: "p", textContent: percent(p) }));
     } else if (number === item.prediction) button.append(make("span", { className: "p", textContent: "model" }));
     if (number === item.prediction) button.classList.add("predicted");
     else if (number === second) button.classList.add("second");

@@ -24,10 +24,14 @@ export function pictureOf(id) {
   return `api/picture/${id}?token=${encodeURIComponent(token)}`;
 }
 
+// Of a small picture the pixels stay squares, as the model sees them; a photograph is smoothed.
+export const isSmall = (image) => Math.max(image.naturalWidth, image.naturalHeight) <= 96;
+
 // The element of an item; what must be asked for comes later. large: the only one on the page.
 export function draw(item, kind, large) {
   if (kind === "image") {
     const image = make("img", { src: pictureOf(item.id), alt: `item ${item.id}`, loading: large ? "eager" : "lazy", draggable: false });
+    image.addEventListener("load", () => image.classList.toggle("pixels", isSmall(image)));
     image.addEventListener("error", () => image.replaceWith(failed("This picture cannot be read.")));
     return image;
   }
