@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 from importlib import resources, util
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import Error
 from .labels import Changed
@@ -40,7 +41,7 @@ def application(session: Session, token: str) -> Any:
     """
     from bottle import Bottle, HTTPResponse, request
 
-    app = Bottle(autojson=False)
+    app = Bottle()
 
     def answer(body: bytes | str, kind: str, status: int = 200, cache: str = "no-store") -> Any:
         content = body.encode() if isinstance(body, str) else body
@@ -155,7 +156,7 @@ class Server:
     @property
     def url(self) -> str:
         """The address of the page, with the token."""
-        return f"http://{HOST}:{self.port}/?token={self.token}"
+        return f"http://{HOST}:{self.port}/?token={quote(self.token, safe='')}"
 
     def run(self) -> None:
         """Serve until the process is interrupted (Ctrl-C)."""
