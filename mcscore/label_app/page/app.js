@@ -12,7 +12,7 @@ let facts, items, states; // states[i]: { label, excluded } as far as the page k
 let tiles = [], shown = [], current = 0, place = 0; // place: of the current item in shown, or where it was
 let zoom = 0, tile = 2, view = "one";
 let skipped = new Set(), undos = [], drafts = new Map(), others = new Map(), keyOf = new Map();
-let line = Promise.resolve(), pending = 0, stopped = false;
+let line = Promise.resolve(), pending = 0, stopped = false, deaf = 0; // deaf: until when keys are not heard
 const me = `w-${Math.random().toString(36).slice(2, 10)}`;
 
 // ---- words -----------------------------------------------------------------------------------------------------------
@@ -89,9 +89,16 @@ function then(what) {
   line = line.then(() => (stopped ? null : what())).catch(unreachable).finally(() => { if (--pending === 0) stopped = false; });
 }
 
-function unreachable() {
-  stopped = pending > 1; // keys that were pressed since were meant for what would have been next
-  $("gone").hidden = false;
+// Something was not saved: keys that were pressed since, or are just being pressed, were meant for what would have been next.
+function halt() {
+  stopped = pending > 1;
+  deaf = performance.now() + 700;
+}
+
+function unreachable(error) {
+  halt();
+  if (error instanceof TypeError) $("gone").hidden = false; // what fetch raises where nobody answers
+  else reportError(error);
 }
 
 // Changes one item. True if it is done; otherwise the page shows what the item has, and why.
@@ -104,7 +111,7 @@ async function change(at, field, value, undoing = false) {
   if (answer.status === 409) {
     states[at][field] = answer.body.changed;
     others.set(at, field);
-    stopped = pending > 1;
+    halt();
     const now = field === "label" ? `labeled ${quoted(answer.body.changed)}` : answer.body.changed ? "excluded" : "readmitted";
     say(`Item ${items[at].id} was ${now} in another window meanwhile. Yours was not saved; give it again to replace that.`, true);
     drafts.delete(at);
@@ -112,7 +119,7 @@ async function change(at, field, value, undoing = false) {
     return false;
   }
   if (!answer.ok) {
-    stopped = pending > 1;
+    halt();
     say(`Not saved: ${answer.body.error}`, true);
     return false;
   }
@@ -462,7 +469,7 @@ document.addEventListener("keydown", (event) => {
   const what = number !== undefined ? () => label(number) : press[event.key];
   if (!what) return;
   event.preventDefault();
-  then(what);
+  if (performance.now() >= deaf) then(what);
 });
 
 for (const [id, what] of Object.entries({ skip, undo, clear, exclude, save, previous: () => step(-1), next: () => step(1) })) {
