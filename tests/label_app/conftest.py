@@ -16,13 +16,9 @@ import pytest
 import torch
 
 from mcscore import Pool, Scorer, score_pool
-from mcscore.run import Run
-
-for module in ("bottle", "waitress", "PIL"):
-    pytest.importorskip(module, reason=f"the labeling page needs {module}: pip install 'mcscore[label]'")
-
-from mcscore.label_app.server import Server
+from mcscore.label_app.server import NEEDED, Server
 from mcscore.label_app.session import Session
+from mcscore.run import Run
 
 CLASSES = ["cat", "dog", "emu"]
 
@@ -94,6 +90,8 @@ Serve = Callable[..., Client]
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """serve(run, **options of Session) -> a client of a server of its own."""
+    for module in NEEDED:
+        pytest.importorskip(module, reason=f"the labeling page needs {module}: pip install 'mcscore[label]'")
     servers: list[Server] = []
 
     def work(server: Server) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.parse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from mcscore import Pool
+from mcscore.label_app.server import NEEDED
 from mcscore.label_app.session import Session
 from mcscore.run import Run
 
@@ -37,6 +39,13 @@ def started(run: Path, *more: str) -> tuple[subprocess.Popen[str], Client, dict]
     return process, Client(address.port or 0, urllib.parse.parse_qs(address.query)["token"][0]), said
 
 
+needs_server = pytest.mark.skipif(
+    any(find_spec(module) is None for module in NEEDED),
+    reason=f"the labeling page needs {', '.join(NEEDED.values())}: pip install 'mcscore[label]'",
+)
+
+
+@needs_server
 def test_a_server_that_is_killed_after_each_label_loses_none(run: Run) -> None:
     pool, expected = Pool.open(run.meta["pool"]["path"]), np.full(23, -1)
     for number, id in enumerate(run.select(7, "bald", "none").ids[:3].tolist()):
@@ -50,6 +59,7 @@ def test_a_server_that_is_killed_after_each_label_loses_none(run: Run) -> None:
         assert len((run.path / "labels" / "log.jsonl").read_text().splitlines()) == number + 1
 
 
+@needs_server
 def test_ctrl_c_ends_the_server_and_says_what_was_done(run: Run) -> None:
     process, client, said = started(run.path, "--token", "a b&c")
     assert said["selection"] == str(run.path / "selection-bald-7.parquet")

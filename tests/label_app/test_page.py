@@ -15,7 +15,9 @@ from mcscore.run import Run
 
 from .conftest import Client, Serve, make_run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with Playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the page is tested with Playwright: pip install playwright"
+)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("the page is tested in Chromium, which is not installed", allow_module_level=True)
@@ -99,9 +101,13 @@ def test_a_window_shows_what_another_gave_and_does_not_replace_it(run: Run, serv
     client, pool, ids = serve(run), Pool.open(run.meta["pool"]["path"]), run.select(7, "bald", "none").ids
     page = window(client, DESK)
     wait_for(page, f"#{ids[0]}", "#facts")
-    page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true, configurable: true })")  # it does not look by itself
+    page.evaluate(
+        "Object.defineProperty(document, 'hidden', { get: () => true, configurable: true })"
+    )  # it does not look by itself
     assert client.give(int(ids[0]), None, 2)[0] == 200
-    page.evaluate("for (const key of '123') document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))")
+    page.evaluate(
+        "for (const key of '123') document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))"
+    )
     wait_for(page, "was labeled “emu” in another window meanwhile", "#toast")
     wait_for(page, "emu", "#facts .state")
     assert pool.labels[ids].tolist() == [2, -1, -1, -1, -1, -1, -1]  # the keys after it did not go astray

@@ -100,9 +100,7 @@ def test_of_windows_that_race_for_an_item_one_wins_and_the_others_are_told(run: 
         ((None, None, 1), 400, "is not in selection-bald-7.parquet"),
     ],
 )
-def test_what_cannot_be_given_changes_nothing(
-    run: Run, serve: Serve, given: tuple, status: int, sentence: str
-) -> None:
+def test_what_cannot_be_given_changes_nothing(run: Run, serve: Serve, given: tuple, status: int, sentence: str) -> None:
     ids = run.select(7, "bald", "none").ids
     unselected = next(i for i in range(run.n) if i not in ids)
     id = unselected if given[0] is None else int(ids[0])
@@ -133,7 +131,12 @@ def test_only_who_has_the_token_is_answered_and_only_by_the_name_of_this_machine
 
 def test_the_page_and_its_parts_are_served_and_fetch_nothing_from_elsewhere(run: Run, serve: Serve) -> None:
     client = serve(run)
-    for path, kind in (("/", "text/html"), ("/app.js", "text/javascript"), ("/look.js", "text/javascript"), ("/style.css", "text/css")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/app.js", "text/javascript"),
+        ("/look.js", "text/javascript"),
+        ("/style.css", "text/css"),
+    ):
         status, headers, body = client.send(path)
         assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
         assert "default-src 'self'" in headers["Content-Security-Policy"]
