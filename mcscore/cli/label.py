@@ -61,6 +61,7 @@ def label(
     pool = find_pool(run, Pool.open(pool_path) if pool_path else None)
     session = Session(run, pool, selection, several=several, texts=None if text is None else texts_from(pool, text))
     server = Server(session, port, token)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     facts: dict[str, Any] = {
         "url": server.url,
         "run": str(path),
@@ -74,7 +75,6 @@ def label(
         f"open {server.url}",
         "Ctrl-C ends",
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         server.run()
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from ..fields import parse
 from ..paths import is_file
 from ..pool.schema import UNLABELED
 from ..store.lock import locked_in_turn
+from .watched import Watched
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -84,16 +85,17 @@ class Log:
 
 
 class OneLabel:
-    """Labels of which an item has one, which the pool keeps."""
+    """Labels of which an item has one, which the pool keeps; ids: of the items that are labeled."""
 
     several = False
 
-    def __init__(self, pool: Pool, log: Log) -> None:
+    def __init__(self, pool: Pool, log: Log, ids: Ids) -> None:
         self._pool, self._log = pool, log
+        self._watched = Watched(pool.storage.columns["labels"], ids)
 
-    def of(self, ids: Ids) -> list[Label]:
-        """The labels of items, as they are now."""
-        return [None if label < 0 else label for label in self._pool.column("labels").at(ids).tolist()]
+    def now(self) -> list[Label]:
+        """The label of each item, as it is now."""
+        return [None if label < 0 else label for label in self._watched.now().tolist()]
 
     def give(self, id: int, had: Label, value: Label, window: str) -> None:
         """Change the label of an item, durable on return; Changed, and nothing is done, if it is neither ``had`` nor ``value``."""
@@ -108,17 +110,17 @@ class OneLabel:
 
 
 class SeveralLabels:
-    """Labels of which an item may have any number, which the log keeps."""
+    """Labels of which an item may have any number, which the log keeps; ids: of the items that are labeled."""
 
     several = True
 
-    def __init__(self, log: Log, classes: Sequence[str] | None) -> None:
-        self._log, self._classes = log, classes
+    def __init__(self, log: Log, classes: Sequence[str] | None, ids: Ids) -> None:
+        self._log, self._classes, self._ids = log, classes, ids
 
-    def of(self, ids: Ids) -> list[Label]:
-        """The labels of items, as they are now."""
+    def now(self) -> list[Label]:
+        """The labels of each item, as they are now."""
         now = self._all()
-        return [now.get(id) for id in ids.tolist()]
+        return [now.get(id) for id in self._ids.tolist()]
 
     def give(self, id: int, had: Label, value: Label, window: str) -> None:
         """Change the labels of an item, durable on return; Changed, and nothing is done, if they are neither ``had`` nor ``value``."""

@@ -15,7 +15,7 @@ from importlib import resources, util
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import Error
+from ..errors import Error, RunError
 from .labels import Changed
 from .session import Session
 
@@ -132,6 +132,7 @@ class Server:
     Raises:
         ImportError: bottle, waitress or pillow is not installed.
         OSError: the port is taken.
+        RunError: a token that no request can carry.
     """
 
     def __init__(self, session: Session, port: int = 0, token: str | None = None) -> None:
@@ -142,6 +143,8 @@ class Server:
 
         # It warns of every request that waits for another, and a browser asks for six pictures at a time.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise RunError("a token has printable ASCII characters only, as it stands in the head of every request")
         self.token = token or secrets.token_urlsafe(16)
         try:
             self._server = waitress.create_server(

@@ -13,6 +13,7 @@ from ..store.files import Where, local
 from ..text import count
 from .content import Content
 from .labels import Log, OneLabel, SeveralLabels, exclude
+from .watched import Watched
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -64,8 +65,9 @@ class Session:
         self.log = Log(run.path, self.pool)
         classes = self.pool.classes
         self.labels: OneLabel | SeveralLabels = (
-            SeveralLabels(self.log, classes) if several else OneLabel(self.pool, self.log)
+            SeveralLabels(self.log, classes, self.ids) if several else OneLabel(self.pool, self.log, self.ids)
         )
+        self._excluded = Watched(self.pool.storage.columns["excluded"], self.ids)
         self.content = Content(self.pool, self.ids, texts)
         self._texts = texts
 
@@ -88,8 +90,7 @@ class Session:
 
     def states(self) -> list[list[Any]]:
         """Return [label, excluded] of every item as it is now, in the order of the items."""
-        excluded = self.pool.column("excluded").at(self.ids).tolist()
-        return [list(pair) for pair in zip(self.labels.of(self.ids), excluded, strict=True)]
+        return [list(pair) for pair in zip(self.labels.now(), self._excluded.now().tolist(), strict=True)]
 
     def give(self, id: Any, field: Any, had: Any, value: Any, window: Any) -> None:
         """Change one item; durable on return.
@@ -113,7 +114,7 @@ class Session:
 
     def done(self) -> int:
         """Return how many items have a label by now."""
-        return sum(label is not None for label in self.labels.of(self.ids))
+        return sum(label is not None for label in self.labels.now())
 
     def close(self) -> list[str]:
         """Write what belongs to the end, and return what is to be said."""
@@ -158,7 +159,7 @@ class Session:
 
     def _numbers(self) -> list[str]:
         """Names of the classes of a pool that has none: their numbers, as far as any is known."""
-        given = [each for label in self.labels.of(self.ids) for each in (label if isinstance(label, list) else [label])]
+        given = [each for label in self.labels.now() for each in (label if isinstance(label, list) else [label])]
         seen = [*self.run.values("prediction", self.ids).tolist(), *(each for each in given if each is not None)]
         return [str(number) for number in range(max(_NUMBERS, 1 + max(seen, default=0)))]
 

@@ -299,3 +299,34 @@ def test_a_port_that_is_taken_is_told(run: Run, serve: Serve) -> None:
     port = serve(run).port
     with pytest.raises(OSError, match=f"port {port} of 127.0.0.1 cannot be served: .*; give another --port"):
         Server(Session(run), port)
+
+
+def test_only_the_chunks_that_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcscore.label_app.watched import Watched
+    from mcscore.store.columns import Column
+
+    pool = Pool.create(tmp_path / "pool", np.zeros((2_100_001, 1), np.uint8))  # three chunks of labels
+    layout = pool.storage.columns["labels"]
+    assert layout.chunk == 1 << 20
+    ids = np.array([2_099_000, 3, 1_100_000, 5])
+    watched, read = Watched(layout, ids), list[list[int]]()
+    at = Column.at
+    monkeypatch.setattr(Column, "at", lambda self, some: read.append(some.tolist()) or at(self, some))
+    assert watched.now().tolist() == [-1, -1, -1, -1]
+    assert sorted(read) == [[3, 5], [1_100_000], [2_099_000]]
+    read.clear()
+    assert watched.now().tolist() == [-1, -1, -1, -1]
+    assert read == []
+    for label in (7, 8, 7):
+        pool.set_labels([5], [label])
+        assert watched.now().tolist() == [-1, -1, -1, label]
+    assert read == [[3, 5]] * 3
+
+
+def test_a_token_that_no_request_can_carry_is_refused(run: Run) -> None:
+    pytest.importorskip("waitress", reason="the labeling page needs waitress")
+    from mcscore.label_app.server import Server
+    from mcscore.label_app.session import Session
+
+    with pytest.raises(RunError, match="printable ASCII"):
+        Server(Session(run), token="é")
