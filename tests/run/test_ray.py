@@ -16,6 +16,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 from mcscore import Pool, RayWorkers, Run, Scorer, score_pool
 from mcscore.errors import PoolError, RunError
 from mcscore.recipe import FromSpec
+from mcscore.run.identity.match import state_of
 from mcscore.run.scoring.orders import Ended, Failed, Hello, Outfit, Reply
 from mcscore.scorer.model_spec import load_model
 
@@ -242,7 +244,8 @@ def test_what_keeps_a_worker_from_beginning_is_told_with_its_node(
     cluster: Any, pool: Pool, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, recipe = re.escape(socket.gethostname()), Noted(tmp_path, FromSpec(f"{net}:build"))
-    here, nowhere = Outfit(str(pool.path), recipe, 1), Outfit(str(tmp_path / "nowhere"), recipe, 1)
+    here = Outfit(state_of(pool), recipe, 1)
+    nowhere = replace(here, pool=replace(here.pool, path=str(tmp_path / "nowhere")))
     ray_cluster.connect(cluster.address)
     with contextlib.ExitStack() as stack:
 
