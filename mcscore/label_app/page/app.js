@@ -4,7 +4,7 @@ import { ask, draw, isSmall, make, pictureOf, token } from "./look.js";
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyz";
 const POLL = 1500; // milliseconds between two looks at what other windows gave
-const SMALL_SCALE = 14; // of a picture of few pixels, before it is zoomed: larger squares are harder to see as a whole
+const SMALL_SIDE = 480; // on the page, of a picture of few pixels, before it is zoomed: larger squares are harder to see as a whole
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8], TILES = [88, 120, 160, 220, 300];
 const $ = (id) => document.getElementById(id);
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -345,7 +345,7 @@ function fit() {
   if (!image) return stage.style.setProperty("--zoom", factor);
   if (!image.naturalWidth) return;
   const room = [stage.clientWidth - 24, stage.clientHeight - 24];
-  const most = isSmall(image) ? SMALL_SCALE : Infinity;
+  const most = isSmall(image) ? SMALL_SIDE / Math.max(image.naturalWidth, image.naturalHeight) : Infinity;
   const scale = Math.min(room[0] / image.naturalWidth, room[1] / image.naturalHeight, most) * factor;
   image.style.width = `${Math.round(image.naturalWidth * scale)}px`;
   image.style.height = `${Math.round(image.naturalHeight * scale)}px`;
