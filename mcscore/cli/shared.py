@@ -168,8 +168,8 @@ check = click.option(
     type=click.Choice(["off", "warn", "strict"]),
     default="warn",
     show_default=True,
-    help="Look first whether model and input fit each other: normalization, layout, predictions, labels, class names, weights. warn: say what "
-    "does not look right. strict: end with an error, before anything is written.",
+    help="Look first whether model and input fit each other: normalization, layout, predictions, labels, class names, weights. warn: say "
+    "what looks wrong. strict: end with an error, before anything is written.",
 )
 quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 pool_now = click.option(

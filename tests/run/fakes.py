@@ -161,6 +161,9 @@ class FakeScorer:
         self.plan = dict(plan or new)
         return self.plan
 
+    def look(self, _sample: Any) -> tuple[()]:
+        return ()
+
     def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
         np.testing.assert_array_equal(items[:, 0], ids * 4)
         self.on_block(ids)

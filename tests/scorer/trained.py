@@ -12,8 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CIFAR = torch.tensor([0.4914, 0.4822, 0.4465]).reshape(1, 3, 1, 1), torch.tensor([0.247, 0.2435, 0.2616]).reshape(1, 3, 1, 1)
-IMAGENET = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
+CIFAR = (
+    torch.tensor([0.4914, 0.4822, 0.4465]).reshape(1, 3, 1, 1),
+    torch.tensor([0.247, 0.2435, 0.2616]).reshape(1, 3, 1, 1),
+)
+IMAGENET = (
+    torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1),
+    torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1),
+)
 MNIST = torch.tensor([0.1307]).reshape(1, 1, 1, 1), torch.tensor([0.3081]).reshape(1, 1, 1, 1)
 
 
@@ -35,7 +41,9 @@ def cifar(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(images), np.load(folder / "cifar10-subset" / "labels.npy")
 
 
-def train(model: nn.Module, items: Tensor, labels: Tensor, epochs: int = 3, loss: Callable[..., Tensor] = F.cross_entropy) -> nn.Module:
+def train(
+    model: nn.Module, items: Tensor, labels: Tensor, epochs: int = 3, loss: Callable[..., Tensor] = F.cross_entropy
+) -> nn.Module:
     """Train by Adam on all items, and put the model into evaluation mode."""
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -60,7 +68,7 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def convnet(channels: int, C: int = 10, norm: str = "batch", width: int = 16) -> nn.Sequential:
+def convnet(channels: int, C: int = 10, norm: str = "batch", width: int = 8) -> nn.Sequential:
     """Two convolutions, pooled to 4 x 4, and two linear layers with dropout; norm: batch, group or none."""
 
     def block(a: int, b: int) -> list[nn.Module]:
@@ -76,7 +84,9 @@ def convnet(channels: int, C: int = 10, norm: str = "batch", width: int = 16) ->
 def mlp(features: int, C: int = 10, norm: str = "none") -> nn.Sequential:
     """One hidden layer; norm: none, layer or batch."""
     norms: dict[str, list[nn.Module]] = {"none": [], "layer": [nn.LayerNorm(64)], "batch": [nn.BatchNorm1d(64)]}
-    return nn.Sequential(nn.Flatten(), nn.Linear(features, 64), *norms[norm], nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, C))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(features, 64), *norms[norm], nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, C)
+    )
 
 
 class Patches(nn.Module):

@@ -13,7 +13,7 @@ from .prefetch import readable
 if TYPE_CHECKING:
     from ...pool import Pool
 
-_SPREAD, _LABELED = 64, 64  # items
+_SPREAD, _LABELED = 64, 128  # items
 _RUNS = 8  # of consecutive items, each of which is in one chunk or two
 _STRIDE, _STRIDES = 1 << 20, 64  # labels read at a time, and how often at most
 Ids = npt.NDArray[np.int64]

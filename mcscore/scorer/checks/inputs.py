@@ -49,6 +49,6 @@ def check_statistics(seen: Seen) -> str | None:
         return None
     return (
         f"the input of {norm.name} of {seen.model} lies {norm.distance:.2g} nats from its running statistics, {FAR} is much already: "
-        f"the pool is not like what the model was trained on, or is not scaled or normalized as it was. The input has {seen.input or seen.items}; "
-        "compare with how training reads an item"
+        f"the pool is not like what the model was trained on, or is not scaled or normalized as it was. The input "
+        f"has {seen.input or seen.items}; compare with how training reads an item"
     )

@@ -48,10 +48,12 @@ def undone(x_B: Tensor, mean_std: tuple[Sequence[float], Sequence[float]] | None
         return
     normalize = _Advice(transform)
     if mean_std is not None and not transform:
-        pool_mean, pool_std = (_shaped(torch.tensor(part, dtype=x_B.dtype, device=x_B.device), x_B) for part in mean_std)
+        pool_mean, pool_std = (
+            _shaped(torch.tensor(part, dtype=x_B.dtype, device=x_B.device), x_B) for part in mean_std
+        )
         yield Undo(
             "without the pool's mean and std",
-            "the model seems to normalize by itself: take them away with `mcscore pool set POOL --mean none --std none`",
+            "the model seems to normalize by itself: take them away with `mcscore pool set POOL --unnormalized`",
             x_B * pool_std + pool_mean,
         )
     lowest, highest = float(x_B.min()), float(x_B.max())

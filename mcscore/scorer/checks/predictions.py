@@ -9,6 +9,7 @@ import numpy as np
 from .seen import MIN_ITEMS, MIN_LABELS, Ints, Seen
 
 _ALL = 0.95  # share of one class that is suspicious in a pool without labels
+_ONE_CLASS = 0.8  # share of the labels
 _MANY = 0.75  # the same in a pool whose labels say otherwise
 
 
@@ -62,7 +63,12 @@ def check_agreement(seen: Seen) -> str | None:
     agree = float((labels == votes).mean())
     of_labels, of_votes = (np.bincount(part, minlength=C) / n for part in (labels, votes))
     chance = float((of_labels * of_votes).sum())
-    if agree >= of_labels.max() or agree > chance + 2 * math.sqrt(chance * (1 - chance) / n):
+    # Where nearly all labels are of one class, that class may just be the hard one.
+    if (
+        of_labels.max() > _ONE_CLASS
+        or agree >= of_labels.max()
+        or agree > chance + 2 * math.sqrt(chance * (1 - chance) / n)
+    ):
         return None
     renamed = _renamed(labels, votes, C)
     what = f"{seen.model} predicts the label of {round(agree * n)} of {n} labeled items, as many as by chance"
