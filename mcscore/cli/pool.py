@@ -159,9 +159,9 @@ def pool_import(
 
     An array is .npy, .npz, idx or idx.gz, or Zarr (a folder, or folder::name). Images are a folder of files, WebDataset tars
     ('train-{000..127}.tar') or Parquet files, and need --size. Images become RGB or gray of 8 bits (of 16 bits the high byte;
-    transparency is dropped) and are turned as their EXIF says; the shorter side is resized to --size by bilinear interpolation with antialiasing, and the middle is kept, as in the usual evaluation
-    transform; --fit does otherwise. After a kill, the same command resumes. The closing lines count
-    what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
+    transparency is dropped), turned as their EXIF says; the shorter side is resized to --size by bilinear interpolation with
+    antialiasing and the middle is kept, as in the usual evaluation transform; --fit does otherwise. After a kill, the same command
+    resumes. The closing lines count what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
     """
     from ..ingest import import_array, import_images
     from ..ingest.counts import Counts

@@ -31,6 +31,7 @@ class FakePool:
     """Of n items. It held those in ``before`` (number: fingerprint) until it was appended to; those in ``bad`` cannot be read."""
 
     item_shape, dtype, mean, std, keys, fingerprinted = (4,), np.dtype(np.float32), None, None, None, None
+    classes = None
 
     def __init__(self, n: int = N, path: str = "pool", fingerprint: str = "sha256:pool") -> None:
         self.n, self.path, self.fingerprint = n, Path(path), fingerprint

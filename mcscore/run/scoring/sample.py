@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ...scorer.checks import Sample
+from ..spans import ranges_of
 from .prefetch import readable
 
 if TYPE_CHECKING:
     from ...pool import Pool
+    from ...scorer.checks import Sample
 
 _SPREAD, _LABELED = 64, 128  # items
 _RUNS = 8  # of consecutive items, each of which is in one chunk or two
@@ -21,6 +23,8 @@ Ids = npt.NDArray[np.int64]
 
 def sample_of(pool: Pool) -> Sample:
     """Read a sample. Items that cannot be read, or are excluded, are left out."""
+    from ...scorer.checks import Sample  # imports torch
+
     ids, labels = _labeled(pool)
     spread = _in_runs(np.arange(pool.n), _SPREAD) if pool.n < _STRIDE else _starts(pool.n, _SPREAD)
     items_S, kept_S = _read(pool, spread)
@@ -64,24 +68,19 @@ def _starts(total: int, n: int) -> Ids:
 
 def _read(pool: Pool, ids: Ids) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
     """The items that can be read and are not excluded, and which of ``ids`` these are."""
-    excluded = pool.column("excluded")
+    excluded, ranges = pool.column("excluded"), ranges_of(ids)
     items, kept = [np.empty((0, *pool.item_shape), pool.dtype)], [np.empty(0, bool)]
-    for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1):
-        if not len(run):
-            continue
-        start, stop = int(run[0]), int(run[-1]) + 1
-        batch = next(pool.blocks([(start, stop)], 0, "skip"))
-        keep = readable(batch, ~excluded[start:stop])
-        items.append(batch.items[keep])
-        kept.append(keep)
+    if not ranges:
+        return items[0], kept[0]
+    with contextlib.closing(pool.blocks(ranges, 0, "skip")) as blocks:
+        for (start, stop), batch in zip(ranges, blocks, strict=True):
+            keep = readable(batch, ~excluded[start:stop])
+            items.append(batch.items[keep])
+            kept.append(keep)
     return np.concatenate(items), np.concatenate(kept)
 
 
 def _labels_at(pool: Pool, ids: Ids) -> Ids:
     column = pool.column("labels")
-    parts = [
-        column[int(run[0]) : int(run[-1]) + 1]
-        for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
-        if len(run)
-    ]
+    parts = [column[start:stop].astype(np.int64) for start, stop in ranges_of(ids)]
     return np.concatenate([np.empty(0, np.int64), *parts])

@@ -42,11 +42,11 @@ def check_collapse(seen: Seen) -> str | None:
     if len(labels) >= MIN_LABELS:
         if share < _MANY or (labels == top).mean() + 0.25 >= share:
             return None
-        other = f", and {(labels == top).mean():.0%} of {len(labels)} labels are"
+        other = f", which {(labels == top).mean():.0%} of {len(labels)} labels are"
     elif share < _ALL:
         return None
     else:
-        other = f" of {answer.C}"
+        other = f", out of {answer.C} classes"
     return (
         f"{seen.model} predicts class {seen.named(top)} for {share:.0%} of {n} items all over the pool{other}: a model whose input is "
         "not scaled or normalized as in training does that. Compare with how training reads an item; `mcscore pool set POOL --mean --std`, "

@@ -26,7 +26,9 @@ def suspicious(seen: Seen) -> bool:
     answer = seen.answer
     if not answer.finite_B.all() or len(answer.p_BC) < MIN_ITEMS:
         return False
-    far = answer.norm is not None and not answer.norm.initial and answer.norm.distance >= FAR
+    if answer.norm is not None and answer.norm.initial:  # not trained: no input is better than another
+        return False
+    far = answer.norm is not None and answer.norm.distance >= FAR
     return far or _collapsed(seen, answer) or (seen.categorical and _agreement(seen, answer) < 0.9)
 
 
@@ -55,7 +57,7 @@ def fits_better(seen: Seen, other: Answer, fitted: bool = False) -> float:
 
 
 def _nearer(now: Answer, other: Answer, far: float) -> bool:
-    if now.norm is None or other.norm is None or now.norm.initial:
+    if now.norm is None or other.norm is None:
         return False
     return now.norm.distance >= far and other.norm.distance * NEARER <= now.norm.distance
 
