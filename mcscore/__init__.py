@@ -35,9 +35,12 @@ _HOME = {
     "select": "selection",
     "RayWorkers": "run",
     "Run": "run",
+    "ScoreOptions": "run.start",
     "Screen": "run",
+    "Shard": "run.shards",
     "Workers": "run",
     "score_pool": "run",
+    "score_shard": "run.shards",
 }
 __all__ = [
     "SCORES",
@@ -58,8 +61,10 @@ __all__ = [
     "Run",
     "RunError",
     "RunMadeError",
+    "ScoreOptions",
     "Scorer",
     "Screen",
+    "Shard",
     "SiteError",
     "Stopped",
     "TopK",
@@ -67,6 +72,7 @@ __all__ = [
     "__version__",
     "score_logits",
     "score_pool",
+    "score_shard",
     "select",
 ]
 
@@ -91,6 +97,8 @@ if TYPE_CHECKING:
     from .moments import Moments
     from .pool import Pool
     from .run import RayWorkers, Run, Screen, Workers, score_pool
+    from .run.shards import Shard, score_shard
+    from .run.start import ScoreOptions
     from .scorer import Dropout, Execution, Scorer
     from .selection import TopK, select
 

@@ -27,9 +27,8 @@ TEMPORARY = ".tmp"
 DISCARDED = ".gone"
 STEPS = ("write", "sync", "rename", "link", "remove", "make_directory", "remove_tree")
 
-ABANDONED_SECONDS = (
-    120.0  # after which a file that another machine has written to under a temporary name is nobody's any more
-)
+# After so long a temporary file that another machine has written to is nobody's any more.
+ABANDONED_SECONDS = 120.0
 
 # Machine, process number, and a random part (a counter in names of older versions).
 _MADE_BESIDE = re.compile(rf"\.([0-9a-f]{{8}})-([0-9]{{1,9}})-[0-9a-f]+{re.escape(TEMPORARY)}$", re.ASCII)

@@ -205,21 +205,21 @@ def score(
                 "check": check,
             }
             if shard is None:
-                run = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
+                run: Run | None = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
             else:
                 report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
-                if report.run is None:
-                    emit(report.facts(), f"{out}: {report}")
-                    return
                 run = report.run
     except Stopped as stop:
         fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
     except KeyboardInterrupt:  # before the first item
         fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
+    if run is None:
+        emit(report.facts(), f"{out}: {report}")
+        return
     facts = _run_facts(run) | {"remote_retries": retries_of(opened.path) + retries_of(run.path)}
     emit(
         facts,
-        f"{out}: {_scored(run)}"
+        f"{out}: {_scored(run, several=staff is not None or shard is not None)}"
         + (f", {facts['nonfinite']:,} without a finite score" if facts["nonfinite"] else "")
         + (f", {facts['unreadable']:,} not scored: unreadable" if facts["unreadable"] else "")
         + (f", {facts['remote_retries']:,} requests sent again" if facts["remote_retries"] else ""),
@@ -266,15 +266,17 @@ def screen_of(settings: dict[str, Any]) -> Screen | None:
 _SCREEN_OPTIONS = {"top": "top", "passes": "screen_passes", "by": "by", "recall": "recall", "audit": "audit"}
 
 
-def _scored(run: Run) -> str:
+def _scored(run: Run, several: bool) -> str:
+    """What was scored in what time: that of all workers together, if there are several."""
+    took, each = (" of work", " by each worker") if several else ("", "")
     if (first := run.screen) is None:
         return (
-            f"{run.scored:,} items scored with {run.meta['passes']} passes in {duration(run.seconds)} "
-            f"({run.items_per_second:,.0f} items/s)"
+            f"{run.scored:,} items scored with {run.meta['passes']} passes in {duration(run.seconds)}{took} "
+            f"({run.items_per_second:,.0f} items/s{each})"
         )
     return (
-        f"{first.scored:,} items scored with {first.meta['passes']} passes in {duration(first.seconds)}, {run.scored:,} of "
-        f"them with {run.meta['passes']:,} in {duration(run.seconds)}"
+        f"{first.scored:,} items scored with {first.meta['passes']} passes in {duration(first.seconds)}{took}, {run.scored:,} of "
+        f"them with {run.meta['passes']:,} in {duration(run.seconds)}{took}"
     )
 
 

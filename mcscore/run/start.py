@@ -140,33 +140,38 @@ def is_run(path: AnyPath) -> bool:
             raise RunError(f"{path} is a link to nothing; choose another directory")
         if exists(path) and not is_directory(path):
             raise RunError(f"{path} exists and is a file; a run is a directory: choose another")
-        if exists(path):
-            _require_unfinished(path)
+        foreign = _foreign_in(path) if exists(path) else []
+        if exists(path / "run.json"):  # another process has made it meanwhile
+            return True
+        if foreign:
+            raise RunError(f"{path} holds {foreign[0]} and is not a run (it has no run.json); choose another directory")
         if owner := owner_of(path):
             raise RunError(f"{path} would be in the {owner[0]} {owner[1]}, among its files; choose another directory")
         return False
 
 
-def _require_unfinished(path: Path) -> None:
-    """An existing directory without run.json must be empty, or a run that was killed while it was made."""
+def _foreign_in(path: Path) -> list[Path]:
+    """What a directory without run.json holds, unless it is of a run that was killed while it was made."""
     foreign = [Path(name) for name in names_in(path) if name not in _UNFINISHED and not atomic.is_temporary(name)]
     foreign += [file.relative_to(path) for file in files_below(path) if not _is_of_a_run(file, file.relative_to(path))]
-    if foreign:
-        raise RunError(f"{path} holds {foreign[0]} and is not a run (it has no run.json); choose another directory")
+    return foreign
 
 
 def _is_of_a_run(file: Path, inside: Path) -> bool:
     """Whether a file is one that is there before run.json is, and not another's of the same name."""
     if atomic.is_temporary(file.name):
         return True
-    if str(inside) == "lock":
-        return file.read_bytes()[:7] in (b"", b'{"pid":')
-    if inside.parent == Path("skipped"):
-        return is_part(file.read_bytes())
-    if str(inside) != "scores.zarr/zarr.json":
-        return False
+    known = inside.parent == Path("skipped") or str(inside) in ("lock", "scores.zarr/zarr.json")
     try:
-        found = parse(file.read_bytes())
+        data = file.read_bytes() if known else b""
+    except FileNotFoundError:  # whoever made it has removed it meanwhile
+        return True
+    if str(inside) == "lock":
+        return data[:7] in (b"", b'{"pid":')
+    if inside.parent == Path("skipped"):
+        return is_part(data)
+    try:
+        found = parse(data)
     except ValueError:
         return False
     return isinstance(found, dict) and found.get("dimension_names") == ["score", "item"]

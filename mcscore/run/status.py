@@ -25,7 +25,7 @@ class Status:
         run: the run.
         spans_done: how many spans are committed whole.
         spans: how many there are.
-        seconds_left: at the pace of what is done (skipped items included); None before the first span, 0 when complete.
+        seconds_left: at the pace of what is done (skipped items, too), by those who work now; None before the first span, 0 when complete.
         nonfinite_ids: items the model gave NaN or infinity for.
         unreadable: (start, stop) of items that could not be read from the pool.
         holder: the process that writes into the run, or has left its lock behind; None if there is none.
@@ -91,17 +91,21 @@ def info(path: Where) -> Status:
     committed, damaged = journal.survey()
     run = Run(journal, committed, damaged=damaged)
     first = info(run.path / DIRECTORY) if run.screen is not None else None
+    workers = workers_of(run.path)
+    # ``seconds`` of spans are those of one worker each.
+    at_work = max(1, sum(max(1, len(worker.workers)) for worker in workers if worker.alive is not False))
+    left = _seconds_left(run, first)
     whole = sum(record.span == journal.spans[record.span.index] for record in committed)
     return Status(
         run,
         whole,
         len(journal.spans),
-        _seconds_left(run, first),
+        None if left is None else left / at_work,
         run.nonfinite_ids.tolist(),
         ranges_of(run.unreadable_ids),
         holder_of(run.path) if isinstance(run.path, Path) else None,  # at a URL nobody holds a lock
         journal.place.size(),
-        workers_of(run.path),
+        workers,
         first,
     )
 

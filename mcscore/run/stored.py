@@ -139,8 +139,8 @@ class StoredScores:
 
     def spans(self, name: str) -> Iterator[tuple[npt.NDArray[np.int64], Values]]:
         """Yield (ids, values) of each committed span, in order: a whole column without N values in memory."""
-        for record in self._records:
-            yield np.arange(record.span.start, record.span.stop), self._journal.read(record, name)
+        for record, values in zip(self._records, self._journal.read_each(self._records, name), strict=True):
+            yield np.arange(record.span.start, record.span.stop), values
 
     def values(self, name: str, ids: npt.NDArray[np.int64]) -> Values:
         """A column, or "prediction", at ``ids``, in their order; reads the spans concerned only."""
@@ -156,6 +156,6 @@ class StoredScores:
 
     def _values(self, name: str) -> Values:
         values = self._journal.empty(name, self.n)
-        for record in self._records:
-            values[record.span.start : record.span.stop] = self._journal.read(record, name)
+        for record, part in zip(self._records, self._journal.read_each(self._records, name), strict=True):
+            values[record.span.start : record.span.stop] = part
         return values

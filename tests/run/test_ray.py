@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 from mcscore import Pool, RayWorkers, Run, Scorer, score_pool
 from mcscore.errors import PoolError, RunError
 from mcscore.recipe import FromSpec
+from mcscore.run.identity.match import state_of
 from mcscore.run.scoring.orders import Ended, Failed, Hello, Outfit, Reply
 from mcscore.scorer.model_spec import load_model
 
@@ -40,7 +42,7 @@ from mcscore.run.scoring.ray_actor import comparable  # noqa: E402
 from mcscore.run.scoring.ray_team import RayTeam  # noqa: E402
 
 N, SPAN = 7001, 251
-MARKS = {4211: -1.0, 4723: -2.0}  # first values of items after those that the model is prepared on
+MARKS = {4211: -1.0, 4723: -2.0, 5227: -3.0}  # first values of items after those that the model is prepared on
 STORE = 80 * 2**20  # bytes of each node for objects, about the least that Ray takes
 NET = """
     import os
@@ -141,22 +143,19 @@ def commits(run: Path) -> int:
 def test_whatever_becomes_of_actors_the_scores_are_those_of_a_local_run(
     cluster: Any, pool: Pool, net: Path, local: Run, tmp_path: Path
 ) -> None:
-    """One is killed, one hangs, and one loses its node; and there is never room for all that are wanted."""
-    lost = cluster.add_node(num_cpus=1, object_store_memory=STORE)
-
-    def kill_node() -> None:
-        until(lambda: len(pids(tmp_path)) == 3 and commits(tmp_path / "run") > 2)
-        cluster.remove_node(lost, allow_graceful=False)
-
-    traps = dict(zip(MARKS.values(), ("kill", "hang"), strict=True))
+    """One is killed, one hangs, one waits until there is a node for it, and is lost with that node; and one never has room."""
+    traps = dict(zip(MARKS.values(), ("kill", "hang", "wait"), strict=True))
     scorer = Scorer(load_model(f"{net}:build").module, transform=Watched(tmp_path, traps, slow=0.1))
-    workers = RayWorkers(cluster.address, 4, threads_each=1, timeout=10.0)
-    killer = threading.Thread(target=kill_node)
-    killer.start()
-    with warnings.catch_warnings(record=True) as told:
+    workers = RayWorkers(cluster.address, 4, threads_each=1)
+    with warnings.catch_warnings(record=True) as told, ThreadPoolExecutor() as thread:
         warnings.simplefilter("always")
-        run = score_pool(pool, scorer, tmp_path / "run", span=SPAN, workers=workers)
-    killer.join()
+        driver = thread.submit(score_pool, pool, scorer, tmp_path / "run", span=SPAN, workers=workers)
+        until(lambda: commits(tmp_path / "run") > 2 or driver.done())
+        node = cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars={"WATCHED": "lost"})
+        until(lambda: (tmp_path / "lost").exists() or driver.done())
+        cluster.remove_node(node, allow_graceful=False)
+        (tmp_path / "go").touch()
+        run = driver.result()
     require_equal(run, local)
     ends = [str(each.message) for each in told]
     assert any("has ended (Ray: it cannot be reached)" in end or "its node" in end for end in ends), ends
@@ -164,6 +163,16 @@ def test_whatever_becomes_of_actors_the_scores_are_those_of_a_local_run(
     assert run.meta["threads"] == 1
     assert not ray.is_initialized()
     assert os.getpid() not in pids(tmp_path)
+    until(lambda: not any(map(alive, pids(tmp_path))))
+
+
+def test_an_actor_that_hangs_is_stopped_and_replaced(
+    cluster: Any, pool: Pool, net: Path, local: Run, tmp_path: Path
+) -> None:
+    scorer = Scorer(load_model(f"{net}:build").module, transform=Watched(tmp_path, {-1.0: "hang"}))
+    with pytest.warns(UserWarning, match=r"cpu on .* has ended \(stopped after 8\.0 s at one span\); another one"):
+        run = score_pool(pool, scorer, tmp_path / "run", span=SPAN, workers=RayWorkers(cluster.address, 1, timeout=8.0))
+    require_equal(run, local)
     until(lambda: not any(map(alive, pids(tmp_path))))
 
 
@@ -235,7 +244,8 @@ def test_what_keeps_a_worker_from_beginning_is_told_with_its_node(
     cluster: Any, pool: Pool, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, recipe = re.escape(socket.gethostname()), Noted(tmp_path, FromSpec(f"{net}:build"))
-    here, nowhere = Outfit(str(pool.path), recipe, 1), Outfit(str(tmp_path / "nowhere"), recipe, 1)
+    here = Outfit(state_of(pool), recipe, 1)
+    nowhere = replace(here, pool=replace(here.pool, path=str(tmp_path / "nowhere")))
     ray_cluster.connect(cluster.address)
     with contextlib.ExitStack() as stack:
 

@@ -26,6 +26,7 @@ from mcscore.run.shards import Shard, ShardReport, score_shard
 from mcscore.run.start import ScoreOptions
 from mcscore.store import lock
 from mcscore.store.lock import joined, locked
+from mcscore.store.mount import Mount
 
 from .fakes import FakePool, FakeScorer, begin, content, fail_at, grown, said_records
 from .test_presence import leave
@@ -381,18 +382,10 @@ def test_edited_code_joins_nobody_at_work(out: Path) -> None:
     assert {record.get("code", 0) for record in said_records(out)} == {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("where", "options", "says"),
-    [
-        ("s3://bucket/run", {}, "no local path, and a run of shards cannot be written there"),
-        ("run", {"screen": SCREEN, "new_cut": True}, "a new cut is fixed by one process alone"),
-    ],
-)
-def test_what_shards_cannot_do_is_refused(tmp_path: Path, where: str, options: dict[str, Any], says: str) -> None:
-    target = where if "://" in where else tmp_path / where
-    with pytest.raises(RunError, match=says):
-        score_shard(pool(), FakeScorer(), target, Shard(0, 2), ScoreOptions(**options))
-    assert os.listdir(tmp_path) == []
+def test_a_new_cut_is_left_to_one_process(out: Path) -> None:
+    with pytest.raises(RunError, match="a new cut is fixed by one process alone"):
+        share(out, screen=SCREEN, new_cut=True)
+    assert not out.exists()
 
 
 def test_a_directory_that_is_something_else_is_left_as_it_was(tmp_path: Path) -> None:
@@ -439,3 +432,19 @@ def test_processes_that_were_killed_again_and_again_leave_the_run_of_one(tmp_pat
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1].split(": ")[1].split()[0]) == 10
+
+
+def test_what_a_process_of_another_container_left_goes_where_the_lock_is_certain(
+    out: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = "commits/000005.json.00000000-1-5eed0a1b.tmp"
+    for mounted, stays in ((Mount("ext4", frozenset()), False), (Mount("beegfs", frozenset()), True)):
+        shutil.rmtree(out, ignore_errors=True)
+        with pytest.raises(RunError):
+            share(out, 0, 1, on_block=fail_at(170))
+        (out / left).write_bytes(b"half")
+        monkeypatch.setattr("mcscore.store.place.local.mount_of", lambda _path, mounted=mounted: mounted)
+        share(out)
+        assert (out / left).exists() is stays
+        (out / left).unlink(missing_ok=True)
+        require_same(out, local)

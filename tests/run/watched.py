@@ -1,4 +1,4 @@
-"""A transform by which a test sees who scores what, and kills or hangs whoever comes to a marked item. Workers import it."""
+"""A transform by which a test sees who scores, and stops whoever comes to a marked item. Workers import it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Watched:
     """Returns its input.
 
     Attributes:
-        folder: of what it leaves: an empty file "pid-N" for each process that it was called in.
-        traps: by the first value of an item, "kill" or "hang": what becomes of the first process that comes to it.
+        folder: of what it leaves: empty files, "pid-N" for each process that it was called in, and one named as $WATCHED says.
+        traps: by the first value of an item, what becomes of who comes to it: "kill", "hang" the first process; "wait" all, until there
+            is a file "go".
         slow: seconds for each call.
     """
 
@@ -29,14 +30,21 @@ class Watched:
     slow: float = 0.0
 
     def __call__(self, items: Tensor) -> Tensor:
-        (self.folder / f"pid-{os.getpid()}").touch()
+        for name in (f"pid-{os.getpid()}", os.environ.get("WATCHED", "")):
+            (self.folder / name).touch()
         for mark, trap in self.traps.items():
-            if bool((items[:, 0] == mark).any()) and self._first(trap):
-                if trap == "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(600)
+            if bool((items[:, 0] == mark).any()):
+                self._trapped(trap)
         time.sleep(self.slow)
         return items
+
+    def _trapped(self, trap: str) -> None:
+        while trap == "wait" and not (self.folder / "go").exists():
+            time.sleep(0.05)
+        if trap == "kill" and self._first(trap):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trap == "hang" and self._first(trap):
+            time.sleep(600)
 
     def _first(self, trap: str) -> bool:
         try:

@@ -17,7 +17,17 @@ import click
 from . import project
 
 # Name -> share of the time. Each is a module with attack(project, rng) -> (outcome, finding or "").
-CAMPAIGNS = {"flips": 5, "reads": 4, "writes": 3, "kills": 6, "races": 2, "swaps": 3, "appends": 3, "shards": 6}
+CAMPAIGNS = {
+    "flips": 5,
+    "reads": 4,
+    "writes": 3,
+    "kills": 6,
+    "races": 2,
+    "swaps": 3,
+    "appends": 3,
+    "shards": 6,
+    "drivers": 6,
+}
 
 
 @click.command()

@@ -108,9 +108,10 @@ def _workers(driver: int, way: str) -> list[int]:
     return found
 
 
-def attack(project: Project, rng: random.Random, way: str, kills: int) -> tuple[str, str]:
-    """Let workers score a run while some of them, or their driver, are killed."""
-    kind = rng.choice(KINDS)
+def attack(project: Project, rng: random.Random, way: str = "", kills: int | None = None) -> tuple[str, str]:
+    """Let workers score a run while some of them, or their driver, are killed; kills: how many."""
+    kind, way = rng.choice(KINDS), way or rng.choice(("processes", "four"))
+    kills = rng.randint(2, 6) if kills is None else kills
     usual = shards.usual(project, kind)
     folder = shards.fresh(project)
     case = _Case(folder, rng, kind, way, kills)

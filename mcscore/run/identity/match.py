@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import platform
 import uuid
@@ -169,10 +170,12 @@ def state_of(pool: Pool) -> PoolState:
 
 def versions() -> dict[str, str]:
     """The versions that may change the last bits of a score."""
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("mcscore", "torch", "numpy")},
-    }
+    return {"python": platform.python_version(), **_installed()}
+
+
+@functools.cache  # it parses the whole description of each package, 2 ms, and every span is committed with the versions
+def _installed() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("mcscore", "torch", "numpy")}
 
 
 def _compared(header: RunHeader) -> Iterator[tuple[str, Any]]:

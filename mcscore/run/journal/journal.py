@@ -40,14 +40,13 @@ from ..record import Record
 from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, header_in, read_header
 from ..spans import Span
 from . import records
+from .array import array_in, array_of, essential
 from .reader import (
     PACKED,
     ZARR_JSON,
     JournalReader,
     SpanDamage,
     Values,
-    array_in,
-    essential,
     file_name,
     record_name,
     shard_name,
@@ -355,7 +354,7 @@ class Journal(JournalReader):
                 f"{self.path / ZARR_JSON} is {why}. The scores are not in this file: remove it and resume, which writes it again"
             )
         self.place.lay_out("commits", "scores.zarr", "scores.zarr/c/0")
-        array = self._array_of(self.header.pool.n)
+        array = array_of(self.rows, self.header.span, self.header.pool.n)
         if (
             keep
             and self.place.version(ZARR_JSON) is not None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
-from ...fields import parse
 from ...store.place import AnyPath, place_at
 from ...text import count
 from ..record import Record
-from ..schema import JSON, RunHeader, read_header
+from ..schema import RunHeader, read_header
 from ..spans import Span, cut
 from . import records
+from .array import array_in, array_of, essential
 from .shard import ShardLayout, TornError, crc32c
 
 Values = npt.NDArray[Any]
@@ -136,12 +136,27 @@ class JournalReader:
         out = self.empty(name, len(ids))
         order = np.argsort(ids, kind="stable")
         index, starts = np.unique(ids[order] // self.header.span, return_index=True)
-        for span, start, stop in zip(index.tolist(), starts, np.append(starts[1:], len(ids)), strict=False):
-            if (record := committed.get(span)) is not None:
-                here = order[start:stop]
-                here = here[ids[here] < record.span.stop]
-                out[here] = self.read(record, name)[ids[here] - record.span.start]
+        parts = zip(index.tolist(), starts, np.append(starts[1:], len(ids)), strict=False)
+        places = {span: order[start:stop] for span, start, stop in parts if span in committed}
+        held = [committed[span] for span in places]
+        for record, here, values in zip(held, places.values(), self.read_each(held, name), strict=True):
+            there = here[ids[here] < record.span.stop]
+            out[there] = values[ids[there] - record.span.start]
         return out
+
+    def read_each(self, committed: Sequence[Record], name: str) -> Iterator[Values]:
+        """The committed values of a row, span by span, as ``read`` gives them; where each waits for a network several at a time."""
+        if self.place.one_writer:
+            yield from (self.read(record, name) for record in committed)
+            return
+        with ThreadPoolExecutor(self.place.threads) as threads:
+            waiting = deque[Future[Values]]()
+            for record in committed:
+                waiting.append(threads.submit(self.read, record, name))
+                if len(waiting) > self.place.threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _examine(self) -> Iterator[Record | SpanDamage]:
         """Every record that holds and every damage, by span. Threads: reading releases the interpreter."""
@@ -311,34 +326,13 @@ class JournalReader:
         return None if self._may_be(stored, read_header(self.path)) else "not what run.json says"
 
     def _may_be(self, stored: str | None, header: RunHeader) -> bool:
-        return stored in [essential(self._array_of(state.n)) for state in (header.pool, *header.grown)]
+        return stored in [
+            essential(array_of(self.rows, self.header.span, state.n)) for state in (header.pool, *header.grown)
+        ]
 
     def _holds_classes(self, name: str) -> bool:
         """Whether a row holds class numbers; a regression predicts numbers."""
         return name == "prediction" and self.header.settings.likelihood != "gaussian"
-
-    def _array_of(self, n: int) -> JSON:
-        """The array's zarr.json for a pool of n items, as zarr-python writes it."""
-        little = {"name": "bytes", "configuration": {"endian": "little"}}
-        sharding = {
-            "chunk_shape": [1, self.header.span],
-            "codecs": [little, {"name": "crc32c"}],
-            "index_codecs": [little, {"name": "crc32c"}],
-            "index_location": "end",
-        }
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [len(self.rows), n],
-            "data_type": "float32",
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [len(self.rows), self.header.span]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "NaN",
-            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-            "attributes": {"scores": list(self.rows)},
-            "dimension_names": ["score", "item"],
-            "storage_transformers": [],
-        }
 
 
 def file_name(span: Span) -> str:
@@ -367,26 +361,3 @@ class _Damaged(Exception):
 
     def __init__(self, damage: SpanDamage) -> None:
         self.damage = damage
-
-
-def array_in(metadata: bytes) -> str | None:
-    """The essential part of a zarr.json; None if it is no object of JSON."""
-    try:
-        found = parse(metadata)
-    except ValueError:
-        return None
-    return essential(found) if isinstance(found, dict) else None
-
-
-def essential(metadata: JSON) -> str:
-    """What decides how the shards are read, as one text; other programs may write other things beside it."""
-    attributes = metadata.get("attributes")
-    names = attributes.get("scores") if isinstance(attributes, dict) else None
-    # As text, because 1, 1.0 and true are equal in Python.
-    return json.dumps([{name: metadata.get(name) for name in _ESSENTIAL}, names], sort_keys=True)
-
-
-_ESSENTIAL = (
-    *("zarr_format", "node_type", "shape", "data_type", "chunk_grid"),
-    *("chunk_key_encoding", "fill_value", "codecs", "dimension_names"),
-)

@@ -42,6 +42,7 @@ class Here:
     def __init__(self, pool: Pool, scorer: Scorer) -> None:
         self.pool, self.scorer = pool, own_scorer(scorer, pool)
         self.findings: tuple[Finding, ...] = ()
+        self._settings: Settings | None = None
 
     @property
     def device(self) -> str:
@@ -63,11 +64,12 @@ class Here:
 
     def describe(self) -> Settings:
         """The settings of the scorer. It reads the whole model for its fingerprint."""
-        return Settings.of_scorer(self.scorer.describe())
+        self._settings = Settings.of_scorer(self.scorer.describe())
+        return self._settings
 
     def hardware(self, known: Sequence[Hardware] = ()) -> Hardware:
         """What scores, be it known or not."""
-        return hardware_of(self.scorer.device, self.scorer.describe().get("precision"))
+        return hardware_of(self.scorer.device, (self._settings or self.describe()).precision)
 
     def prepare(self, first: First) -> bool:
         """Show the scorer its first items; False if none of them can be read."""

@@ -100,7 +100,7 @@ def nodes() -> list[dict[str, Any]]:
 
 def text(resources: Mapping[str, float]) -> str:
     """CPUs, GPUs and the user's own resources, as "CPU 8, GPU 1"."""
-    shown = {name: amount for name, amount in sorted(resources.items()) if not _is_rays(name)}
+    shown = {name: amount for name, amount in sorted(resources.items()) if amount and not _is_rays(name)}
     return ", ".join(f"{name} {amount:g}" for name, amount in shown.items()) or "nothing"
 
 

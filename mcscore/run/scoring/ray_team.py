@@ -22,7 +22,7 @@ from . import ray_cluster
 from .orders import Ended, Failed, Order, Outfit, Reply
 from .ray_actor import Actor, comparable
 
-_SLOW = 30.0  # seconds without any worker, after which that is said
+_SLOW = 60.0  # seconds without any worker, after which that is said
 
 
 @dataclass
@@ -112,7 +112,7 @@ class RayTeam:
             self._waiting_since = None
             warnings.warn(
                 f"no worker has its model after {_SLOW:.0f} s. Each needs {ray_cluster.text(self._needs)}; the cluster has "
-                f"{ray_cluster.text(ray.cluster_resources())}, of which {ray_cluster.text(ray.available_resources())} are free. Where it "
+                f"{ray_cluster.text(ray.cluster_resources())}; free: {ray_cluster.text(ray.available_resources())}. Where it "
                 "does not grow by itself, let a worker need less: RayWorkers(num_cpus=..., num_gpus=...)",
                 stacklevel=2,
             )

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ...scorer.scorer import Scorer
 
 _LOOK_SECONDS = 10.0  # between counts of what all shards have done
+_LIST_SECONDS = 300.0  # the same in a store, which is paid for each thousand names that it lists
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def score_shard(
 
     Example:
         >>> import tempfile, numpy, torch
-        >>> from mcscore import Pool, Scorer
+        >>> from mcscore import Pool, ScoreOptions, Scorer, Shard, score_shard
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(), torch.nn.Linear(8, 3))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     pool = Pool.create(f"{folder}/pool", numpy.random.default_rng(0).random((20, 4), numpy.float32))
@@ -277,21 +278,23 @@ class _Worker:
 
     def _joined(self, stage: _Stage, closing: bool) -> tuple[Job, Engine]:
         """The job of a stage and the engine that is prepared for it."""
-        if stage.job is None or stage.engine is None:
-            engine = self._resuming()
-            if closing:
-                job = join_run(self.path, self.pool, engine, self.options)
-                if job.journal.header.screened:
-                    first = Journal.open(self.path / DIRECTORY)
-                    job, engine = second_stage(job, StoredScores(first, first.survey().records), self.pool, engine)
-            else:
-                journal = Journal.open(self.path)
-                refuse_other(journal, self.pool, engine.describe(), self.options, prepared=False)
-                engine = first_engine(journal.header, engine)
-                job = join_run(self.path / DIRECTORY, self.pool, engine, first_options(self.options))
-            stage.set(job, engine)
-            return job, engine
-        return replace(stage.job, journal=Journal.open(stage.job.journal.path)), stage.engine
+        if stage.job is not None and stage.engine is not None:
+            journal = Journal.open(stage.job.journal.path)
+            if journal.header.pool.n == stage.job.journal.header.pool.n:  # else another let it grow meanwhile
+                return replace(stage.job, journal=journal), stage.engine
+        engine = self._resuming()
+        if closing:
+            job = join_run(self.path, self.pool, engine, self.options)
+            if job.journal.header.screened:
+                first = Journal.open(self.path / DIRECTORY)
+                job, engine = second_stage(job, StoredScores(first, first.survey().records), self.pool, engine)
+        else:
+            journal = Journal.open(self.path)
+            refuse_other(journal, self.pool, engine.describe(), self.options, prepared=False)
+            engine = first_engine(journal.header, engine)
+            job = join_run(self.path / DIRECTORY, self.pool, engine, first_options(self.options))
+        stage.set(job, engine)
+        return job, engine
 
     def _first_is_over(self) -> bool:
         """Whether the last stage can be scored: of a screened run, whether the first one is closed and the cut fixed."""
@@ -338,13 +341,14 @@ class _Tally:
 
     def __init__(self, journal: Journal, progress: Progress) -> None:
         self._journal, self._progress = journal, progress
-        self._counted, self._done = -_LOOK_SECONDS, 0
+        self._counted, self._done = -_LIST_SECONDS, 0
 
     def add(self, span: Span) -> None:
         self._done = min(self._done + span.n, self._journal.header.pool.n)
 
     def show(self, more: int = 0) -> None:
-        if (now := time.monotonic()) - self._counted > _LOOK_SECONDS:
+        pause = _LOOK_SECONDS if self._journal.place.one_writer else _LIST_SECONDS
+        if (now := time.monotonic()) - self._counted > pause:
             left = sum(span.n for span in self._journal.unrecorded())
             self._counted, self._done = now, self._journal.header.pool.n - left
         self._progress(min(self._done + more, self._journal.header.pool.n), self._journal.header.pool.n)

@@ -71,8 +71,10 @@ def score_beside_others(
             committed(span)
             scored = True
     if scored:
+        # A shard that joined knows the pool by its metadata: asking for all files is for the one that made or resumed the run.
         watch.require_same(
-            f"what this attempt committed to {journal.path} may be of either: score into another directory", wholly=True
+            f"what this attempt committed to {journal.path} may be of either: score into another directory",
+            wholly=pool.fingerprinted is not None,
         )
 
 

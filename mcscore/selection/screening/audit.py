@@ -194,7 +194,7 @@ def most_in_all(found: int, rate: float, items: int, chance: float) -> int:
     low, high = found, items  # low fits
     while low < high:
         middle = (low + high + 1) // 2
-        if _at_most(found, middle, rate) >= chance:
+        if _at_most(found, middle, rate) >= chance * (1 - 1e-12):  # equal ones differ by rounding
             low = middle
         else:
             high = middle - 1

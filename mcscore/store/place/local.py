@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ... import atomic
 from ...paths import exists, files_below, names_in
+from ..mount import mount_of
 from ..parallel import in_order
 
 T = TypeVar("T")
@@ -81,8 +82,16 @@ class LocalPlace:
         return missing
 
     def lay_out(self, *folders: str) -> None:
-        """Make the folders, durable, and remove what killed writes left in them and of the files of JSON beside them."""
-        atomic.discard_abandoned(self.path, "*", *(f"{folder}/*" for folder in folders))
+        """Make the folders, durable, and remove what killed writes left in them and of the files of JSON beside them.
+
+        The caller has the directory alone. Where its lock is certain to hold on all machines, nobody else writes into the folders.
+        """
+        within = [f"{folder}/*" for folder in folders]
+        atomic.discard_abandoned(self.path)  # of selections, exports and reports, too, which take no lock
+        if mount_of(self.path).why_locks_stay:
+            atomic.discard_abandoned(self.path, *within)
+        else:
+            atomic.discard_temporaries(self.path, *within)
         for folder in folders:
             atomic.create_directory(self.path / folder)
 

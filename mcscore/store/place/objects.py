@@ -31,7 +31,7 @@ Version = dict[str, str]
 
 _SCHEMES = ("s3", "gs", "az", "memory")
 _PROBE = ".mcscore-probe-"  # begins the name of what ``begin`` writes
-_IN_FLIGHT = 32  # requests at a time: each waits for the network
+_IN_FLIGHT = 32  # requests for small objects at a time: each waits for the network
 _ATTEMPTS = 20  # at a write whose condition fails because others write the same object
 _LONGEST_PAUSE = 0.5  # seconds between two of them, at most
 _PAGE = 10_000  # objects that are listed in the time that one request may take
@@ -101,7 +101,7 @@ class ObjectPlace:
     """Objects below a URL, see ``Place``. Any number of processes may write at any time."""
 
     one_writer = False
-    threads = _IN_FLIGHT
+    threads = 8  # a shard is up to 30 MB
 
     def __init__(self, path: RemotePath) -> None:
         self.path = path
