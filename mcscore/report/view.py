@@ -149,7 +149,7 @@ def _tiles(shown: Shown) -> list[dict[str, str]]:
 def _warnings(shown: Shown) -> list[str]:
     run, told = (
         shown.run,
-        [f"This did not look right before scoring: {each['text']}." for each in shown.run.meta["findings"]],
+        [f"This did not look right before scoring: {each['text']}." for each in shown.run.meta.get("findings", ())],
     )
     if not run.complete:
         told.append(

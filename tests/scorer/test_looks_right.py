@@ -169,10 +169,10 @@ WRONG: dict[str, tuple[str, Case]] = {
         lambda m: (m.colored("none"), m.colors, {"labels": some(m.of_colors)}),
     ),
     "forgotten, GroupNorm": (
-        "predictions",
+        "of MNIST",
         lambda m: (m.digit("group", 3), m.digits, {"labels": some(m.of_digits)}),
     ),
-    "forgotten, transformer": ("predict", lambda m: (m.digit("patches", 3), m.digits, {"labels": some(m.of_digits)})),
+    "forgotten, transformer": ("of MNIST", lambda m: (m.digit("patches", 3), m.digits, {"labels": some(m.of_digits)})),
     "normalized twice": (
         "without the pool's mean and std",
         lambda m: (m.digit("unit"), m.digits, OF_MNIST),
