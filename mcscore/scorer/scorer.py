@@ -309,10 +309,7 @@ class Scorer:
 
     @one_at_a_time()
     def look(self, sample: Sample) -> tuple[Finding, ...]:
-        """Check whether model and input look right together, on a sample of the pool; see ``mcscore.scorer.checks``.
-
-        Raises what scoring raises.
-        """
+        """Check on a sample of a pool whether model and input look right together. Raises what scoring raises."""
         self._prepared(sample.items_B, torch.arange(len(sample.items_B)))
         return look(self, sample)
 

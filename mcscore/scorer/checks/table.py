@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...fence import user_code
 from .inputs import check_input, check_statistics
@@ -21,6 +21,7 @@ from .suspicion import fits_better, suspicious
 if TYPE_CHECKING:
     from ..scorer import Scorer
 
+_TWICE = 4 << 30  # bytes of a model that is built a second time, beside itself
 Check = Callable[[Seen], str | None]
 
 CHECKS: Mapping[str, Check] = {
@@ -91,9 +92,13 @@ def _better(scorer: Scorer, seen: Seen, x_B: Tensor) -> Trial | None:
     return best
 
 
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
 def _rebuilt_differs(scorer: Scorer) -> bool | None:
     """Whether a model that was built without weights has other parameters when it is built again."""
-    if scorer.spec is None or scorer.weights is not None:
+    if scorer.spec is None or scorer.weights is not None or _bytes(scorer.model) > _TWICE:
         return None
     from ..identity import fingerprint
     from ..model_spec import build_again
