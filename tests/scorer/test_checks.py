@@ -135,7 +135,7 @@ def test_statistics_of_a_new_batch_norm_are_told() -> None:
     zero, one = np.zeros(5), np.ones(5)
     text = said("statistics", seen(VARIED, norm=Norm("bn1", zero + 0.3, one * 0.2, zero, one)))
     assert text is not None
-    assert "bn1 of Net are those of a new BatchNorm" in text
+    assert "BatchNorm 'bn1' of Net has the running statistics of a new one" in text
     assert said("statistics", seen(VARIED, norm=Norm("bn1", zero + 0.3, one * 0.2, zero + 0.1, one * 0.3))) is None
     far = said("statistics", seen(VARIED, norm=Norm("bn1", zero + 9, one * 0.2, zero + 0.1, one * 0.3)))
     assert far is not None
@@ -230,7 +230,7 @@ def test_looking_changes_neither_scores_nor_model(folder: Path) -> None:
     pool = pool_of(folder)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(16, 3)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.warns(UserWarning, match="new BatchNorm"):
+    with pytest.warns(UserWarning, match="running statistics of a new one"):
         looked = score_pool(pool, Scorer(model, passes=5), folder / "run")
     plain = score_pool(pool, Scorer(model, passes=5), folder / "plain", check="off")
     np.testing.assert_array_equal(looked.scores("bald"), plain.scores("bald"))
@@ -246,7 +246,21 @@ def test_items_that_cannot_be_used_are_left_out_of_the_sample(folder: Path) -> N
     pool = pool_of(folder, labels=labels)
     pool.set_excluded([0, 11], True)
     sample = sample_of(pool)
-    assert sample.spread == 48
     kept = [at for at in range(50) if at not in (0, 11)]
-    np.testing.assert_array_equal(sample.items_B, np.concatenate([pool.read(0, 50)[kept], pool.take([10, 12, 13])]))
-    np.testing.assert_array_equal(sample.labels_B, [*labels[kept], 2, 1, 2])
+    assert sample.spread == 48
+    np.testing.assert_array_equal(sample.items_B, pool.read(0, 50)[kept])
+    np.testing.assert_array_equal(sample.labels_B, labels[kept])
+
+
+def test_the_sample_lies_all_over_a_pool_and_has_each_item_once(folder: Path) -> None:
+    from mcscore.run.scoring.sample import sample_of
+
+    items = np.arange(1000, dtype=np.float32)[:, None]
+    labels = np.where(np.arange(1000) % 3 == 0, np.arange(1000), -1)
+    sample = sample_of(Pool.create(folder / "wide", items, labels=labels))
+    ids = sample.items_B[:, 0].astype(int)
+    assert sample.spread == 64
+    assert (ids[:64].min(), ids[:64].max(), len(np.unique(ids[:64] // 8))) == (0, 999, 16)
+    assert len(np.unique(ids)) == len(ids) > 64 + 100
+    np.testing.assert_array_equal(sample.labels_B, labels[ids])
+    assert (sample.labels_B[64:] >= 0).all()

@@ -27,6 +27,8 @@ def sample_of(pool: Pool) -> Sample:
 
     ids, labels = _labeled(pool)
     spread = _in_runs(np.arange(pool.n), _SPREAD) if pool.n < _STRIDE else _starts(pool.n, _SPREAD)
+    more = ~np.isin(ids, spread)
+    ids, labels = ids[more], labels[more]
     items_S, kept_S = _read(pool, spread)
     items_L, kept_L = _read(pool, ids)
     return Sample(

@@ -20,7 +20,7 @@ def check_input(seen: Seen) -> str | None:
         facts.append(f"{better} of {len(at)} labels are predicted instead of {right}")
     if now.norm is not None and then.norm is not None and now.norm.distance >= FAR:
         facts.append(
-            f"the input of {now.norm.name} lies {then.norm.distance:.2g} nats from its running statistics instead of "
+            f"the input of BatchNorm {now.norm.name!r} lies {then.norm.distance:.2g} nats from its running statistics instead of "
             f"{now.norm.distance:.2g}"
         )
     if seen.categorical and now.C >= 3:
@@ -42,13 +42,13 @@ def check_statistics(seen: Seen) -> str | None:
         return None
     if norm.initial:
         return (
-            f"the running statistics of {norm.name} of {seen.model} are those of a new BatchNorm, mean 0 and variance 1: the model was "
+            f"BatchNorm {norm.name!r} of {seen.model} has the running statistics of a new one, mean 0 and variance 1: the model was "
             "not trained, or its weights were not loaded. Give --weights FILE"
         )
     if norm.distance < _VERY_FAR:
         return None
     return (
-        f"the input of {norm.name} of {seen.model} lies {norm.distance:.2g} nats from its running statistics, {FAR} is much already: "
+        f"the input of BatchNorm {norm.name!r} of {seen.model} lies {norm.distance:.2g} nats from its running statistics, {FAR} is much already: "
         f"the pool is not like what the model was trained on, or is not scaled or normalized as it was. The input "
         f"has {seen.input or seen.items}; compare with how training reads an item"
     )
