@@ -28,7 +28,7 @@ _OTHER = {
     stat.S_IFCHR: "a device: write to a file, and read that",
     stat.S_IFBLK: "a device: write to a file, and read that",
 }
-_OF_A_RUN = ("run.json", "lock", "commits", "scores.zarr", "screen", "skipped", "workers")
+_OF_A_RUN = ("run.json", "lock", "commits", "scores.zarr", "screen", "skipped", "workers", "labels")
 
 
 @contextlib.contextmanager

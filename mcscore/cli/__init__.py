@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from . import about, bench, pool, run, score, select, simulate
+from . import about, bench, label, pool, run, score, select, simulate
 from .terminal import Group, remembered_flag
 
 
@@ -32,6 +32,7 @@ for verb in (
     score.score,
     score.plan,
     select.select,
+    label.label,
     select.report,
     run.run,
     run.export,

@@ -359,8 +359,13 @@ class Pool:
         values = checked_labels(labels, len(ids_B), self.classes)
         return set_values(self.storage.columns["labels"], ids_B, values, check)
 
-    def set_excluded(self, ids: Any, flag: Any = True) -> None:
+    def set_excluded(self, ids: Any, flag: Any = True, *, check: Callable[[np.ndarray], None] | None = None) -> None:
         """Exclude items from scoring and selection, or (False) readmit them; durable when it returns.
+
+        Args:
+            ids: the items.
+            flag: one for all, or one for each.
+            check: as for ``set_labels``, with the flags that the items have.
 
         >>> import tempfile
         >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((3, 2), np.uint8))
@@ -373,7 +378,7 @@ class Pool:
         """
         ids_B = self._checked_ids(ids)
         flags = np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape)
-        set_values(self.storage.columns["excluded"], ids_B, flags)
+        set_values(self.storage.columns["excluded"], ids_B, flags, check)
 
     # ------------------------------------------------------------------ checks
 

@@ -24,7 +24,7 @@ from mcscore.run.status import verify
 from mcscore.store.place import any_path, place_at
 
 from ..s3 import Fault, every, faulty, s3, s3_server
-from .fakes import FakePool, FakeScorer, content, grown
+from .fakes import FakePool, FakeScorer, N, content, grown
 
 __all__ = ["faulty", "s3", "s3_server"]  # fixtures
 
@@ -74,7 +74,7 @@ def require_whole(url: str, alone: Run) -> None:
 def test_shards_at_a_url_score_what_one_process_does(s3: str, alone: Run) -> None:
     reports = together(f"{s3}/run", 4)
     assert all(report.run is not None and report.run.complete for report in reports)
-    assert sum(report.items > 0 for report in reports) > 1  # no one did all of it
+    assert sum(report.items for report in reports) >= N  # a span may be scored by two
     require_whole(f"{s3}/run", alone)
 
 

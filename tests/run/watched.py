@@ -21,7 +21,7 @@ class Watched:
     Attributes:
         folder: of what it leaves: empty files, "pid-N" for each process that it was called in, and one named as $WATCHED says.
         traps: by the first value of an item, what becomes of who comes to it: "kill", "hang" the first process; "wait" all, until there
-            is a file "go".
+            is a file "go"; each leaves a file "waits-N".
         slow: seconds for each call.
     """
 
@@ -39,6 +39,8 @@ class Watched:
         return items
 
     def _trapped(self, trap: str) -> None:
+        if trap == "wait":
+            (self.folder / f"waits-{os.getpid()}").touch()
         while trap == "wait" and not (self.folder / "go").exists():
             time.sleep(0.05)
         if trap == "kill" and self._first(trap):

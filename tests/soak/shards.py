@@ -93,7 +93,7 @@ class _Case:
 
     def __init__(self, folder: Path, rng: random.Random, kind: str, count: int, kills: int) -> None:
         self.folder, self.rng, self.kind, self.count, self.kills = folder, rng, kind, count, kills
-        self.ended, self.told = 0, list[str]()
+        self.ended, self.told, self.labeled = 0, list[str](), False
         self.extra = SCREENED if kind == "screened" else ()
 
     def run(self) -> None:
@@ -125,6 +125,8 @@ class _Case:
         self.ended -= 1
         if self.kind == "finished locally":
             self._locally(stopped=False)
+        if self.kind == "labeled meanwhile":
+            self._label()
         if left := litter(self.folder):
             raise FoundError(f"left behind: {', '.join(left)}")
 
@@ -151,8 +153,8 @@ class _Case:
 
     def _meanwhile(self) -> None:
         """What else may happen while shards work."""
-        if self.kind == "labeled meanwhile" and self.ended == 2:
-            ask(self.folder, lambda: give(*_LABEL))
+        if self.kind == "labeled meanwhile" and (self.folder / "run" / "run.json").exists():
+            self._label()
         if self.kind == "damaged" and self.ended == 2:
             shards = sorted(self.folder.glob("run/scores.zarr/c/0/[0-9]*"))
             whole = [shard for shard in shards if shard.name.isdigit()]
@@ -161,6 +163,12 @@ class _Case:
                 data = bytearray(file.read_bytes())
                 data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
                 file.write_bytes(data)
+
+    def _label(self) -> None:
+        """Label some items, once; the run has fixed by then what it skips."""
+        if not self.labeled:
+            self.labeled = True
+            ask(self.folder, lambda: give(*_LABEL))
 
     def _locally(self, stopped: bool) -> None:
         child = Child(self.folder, lambda: give(*SCORE, *self.extra))

@@ -117,6 +117,31 @@ def decode_counted(data: bytes, size: int | tuple[int, int], channels: int = 3, 
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error  # what Pillow's parsers raise
 
 
+def whole_picture(data: bytes, longest: int, channels: int = 3) -> np.ndarray:
+    """Decode an image in its own shape, (channels, height, width) uint8, shrunk to at most ``longest`` pixels a side.
+
+    Raises:
+        ImageError: as of decode_counted.
+
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (40, 30)).save(file, "PNG")
+    >>> whole_picture(file.getvalue(), longest=20).shape
+    (3, 15, 20)
+    """
+    from PIL import Image
+
+    decode_counted(data, 1, channels)  # refuses what is no image, before anything else reads its header
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=KINDS) as image:
+            width, height = image.size
+            if image.getexif().get(0x0112, 1) in range(5, 9):  # EXIF: lies on its side
+                width, height = height, width
+    scale = min(1.0, longest / max(width, height))
+    return decode(data, (max(1, round(height * scale)), max(1, round(width * scale))), channels, "squash")
+
+
 def too_large(size: int) -> ImageError:
     """Return the error for an encoded image of more than MAX_BYTES."""
     return ImageError(f"{size:,} bytes are more than an encoded image may have ({MAX_BYTES:,})")

@@ -23,12 +23,12 @@ def is_image(item_shape: tuple[int, ...], dtype: np.dtype) -> bool:
     return min(item_shape[-2:]) >= (2 if dtype == np.uint8 else 4)
 
 
-def pixels(items: np.ndarray) -> np.ndarray:
+def pixels(items: np.ndarray, within: tuple[float, float] | None = None) -> np.ndarray:
     """Return images as uint8 (n, H, W), or (n, H, W, 3) in color.
 
     Of two channels the first is shown, of four the first three (without alpha). Floats in [0, 1] are taken as such, others
-    are stretched from the least to the greatest of all items, so that the items can be compared; NaN and infinity show
-    as 0.
+    are stretched from the least to the greatest of all items, or of ``within``, so that the items can be compared; NaN and
+    infinity show as 0.
 
     >>> pixels(np.array([[[-1.0, 3.0]]])).tolist()
     [[[0, 255]]]
@@ -41,7 +41,7 @@ def pixels(items: np.ndarray) -> np.ndarray:
     values = finite(items)
     if values.size == 0:
         return values.astype(np.uint8)
-    low, high = values.min(), values.max()
+    low, high = (values.min(), values.max()) if within is None else within
     if low < 0 or high > 1:
         values = (values - low) / (high - low if high > low else 1.0)
     return np.round(values * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A column of a table of the user's, as one value for each item of a pool: the groups and costs of a selection.
+"""A column of a table of the user's, as one value for each item of a pool: the groups and costs of a selection, texts to show.
 
 Memory is that of the items which the table names: a few thousand patients among 10^9 items do not take 8 GB.
 """
@@ -88,6 +88,16 @@ def costs_from(pool: Pool, text: str, n: int | None = None) -> ItemColumn:
     if len(wrong := np.flatnonzero(~((costs >= 0) & (costs < np.inf)))):
         raise PoolError(f"{text}: a cost must be finite and >= 0, item {ids[wrong[0]]} has {costs[wrong[0]]}")
     return _of_items(pool, text, ids, costs, np.nan, n)
+
+
+def texts_from(pool: Pool, text: str) -> dict[int, str]:
+    """The text of each item that the table names, by id.
+
+    Raises:
+        PoolError: no such file or column; ids or keys that the pool does not have.
+    """
+    ids, values = _column(pool, text)
+    return dict(zip(ids.tolist(), map(str, values), strict=True))
 
 
 def _column(pool: Pool, text: str) -> tuple[npt.NDArray[np.int64], list[str]]:

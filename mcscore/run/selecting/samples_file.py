@@ -59,6 +59,24 @@ def read_samples(file: Path, key: dict[str, Any]) -> tuple[Ints, Floats] | None:
     return ids, p_nTC
 
 
+def mean_probabilities(file: Path, ids: Ints, model: str) -> Floats | None:
+    """Mean probabilities (n, C) over the passes of the items that a file has samples of; NaN for the others.
+
+    None if there is no such file, it is damaged, or its samples are of another model than the one of this fingerprint.
+    """
+    try:
+        key, kept, p_nTC = _read(file)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if key.get("model") != model or not len(kept):
+        return None
+    at = np.minimum(np.searchsorted(kept, ids), len(kept) - 1)
+    found = kept[at] == ids
+    mean_nC = np.full((len(ids), p_nTC.shape[2]), np.nan, np.float32)
+    mean_nC[found] = p_nTC[at[found]].mean(axis=1)
+    return mean_nC
+
+
 def _read(file: Path) -> tuple[dict[str, Any], Ints, Floats]:
     """Key, ids and samples of a file. ValueError if it is damaged or of another version."""
     with open(file, "rb") as stream:
