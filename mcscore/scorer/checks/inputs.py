@@ -48,7 +48,7 @@ def check_statistics(seen: Seen) -> str | None:
     if norm.distance < _VERY_FAR:
         return None
     return (
-        f"the input of BatchNorm {norm.name!r} of {seen.model} lies {norm.distance:.2g} nats from its running statistics, {FAR} is much already: "
-        f"the pool is not like what the model was trained on, or is not scaled or normalized as it was. The input "
-        f"has {seen.input or seen.items}; compare with how training reads an item"
+        f"the input of BatchNorm {norm.name!r} of {seen.model} lies {norm.distance:.2g} nats from its running statistics, and "
+        f"{FAR} is much already: the pool is not like what the model was trained on, or is not scaled or normalized as "
+        f"it was. The input has {seen.input or seen.items}; compare with how training reads an item"
     )
