@@ -19,6 +19,7 @@ _HOME = {
     "SiteError": "errors",
     "OutputError": "errors",
     "PrecisionError": "errors",
+    "CheckError": "errors",
     "PoolError": "errors",
     "ChunkError": "errors",
     "PoolNotFoundError": "errors",
@@ -43,6 +44,7 @@ _HOME = {
 }
 __all__ = [
     "SCORES",
+    "CheckError",
     "ChunkError",
     "Dropout",
     "Error",
@@ -77,6 +79,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .acquisition import SCORES
     from .errors import (
+        CheckError,
         ChunkError,
         Error,
         ImageError,

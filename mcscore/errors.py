@@ -43,6 +43,10 @@ class PrecisionError(Error, RuntimeError):
     """A model cannot run in the precision asked for."""
 
 
+class CheckError(Error, ValueError):
+    """A model and its input do not look right together, and that was to be an error: the message has every finding."""
+
+
 class PoolError(Error, ValueError):
     """Something is wrong with a pool on disk or with what should become one; the message says what, where, what to do."""
 

@@ -158,8 +158,10 @@ def pool_import(
     """Make a pool at DST from SRC: an array, or images.
 
     An array is .npy, .npz, idx or idx.gz, or Zarr (a folder, or folder::name). Images are a folder of files, WebDataset tars
-    ('train-{000..127}.tar') or Parquet files, and need --size. After a kill, the same command resumes. The closing lines count
-    what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
+    ('train-{000..127}.tar') or Parquet files, and need --size. Images become RGB or gray of 8 bits (of 16 bits the high byte;
+    transparency is dropped), turned as their EXIF says; the shorter side is resized to --size by bilinear interpolation with
+    antialiasing and the middle is kept, as in the usual evaluation transform; --fit does otherwise. After a kill, the same command
+    resumes. The closing lines count what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
     """
     from ..ingest import import_array, import_images
     from ..ingest.counts import Counts
@@ -288,6 +290,41 @@ def pool_label(
     facts = {"path": str(path), **asdict(done), "labeled": labeled, "items": opened.n}
     without = count(done.rows_without_label, "row") + " without a label left out, " if done.rows_without_label else ""
     emit(facts, f"{path}: {done.changed:,} labels set, {without}{labeled:,} of {opened.n:,} items are labeled")
+
+
+@pool.command("set")
+@click.argument("path", metavar="POOL", type=POOL)
+@click.option("--mean", callback=numbers, metavar=COMMA, help="Mean of each channel, with values scaled to [0, 1].")
+@click.option(
+    "--std", callback=numbers, metavar=COMMA, help="Standard deviation of each channel, with values scaled to [0, 1]."
+)
+@click.option("--unnormalized", is_flag=True, help="Take mean and standard deviation away.")
+@click.option("--classes", callback=names, metavar=COMMA, help="Names of the classes, in the order of their numbers.")
+@as_json
+def pool_set(
+    path: Path,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    unnormalized: bool,
+    classes: tuple[str, ...] | None,
+) -> None:
+    """Change the normalization or the class names of POOL.
+
+    Items, ids and labels stay; labels are numbers, and get the new names. A run scored with another mean or standard deviation cannot
+    be resumed: score into another directory.
+    """
+    from ..pool import Pool, set_facts
+
+    if unnormalized and (mean is not None or std is not None):
+        raise click.UsageError("--unnormalized takes mean and std away: give it without --mean and --std")
+    asked: dict[str, Any] = _given({"mean": mean, "std": std, "classes": classes})
+    if unnormalized:
+        asked = {**asked, "mean": None, "std": None}
+    if not asked:
+        raise click.UsageError("say what to change: --mean and --std, --unnormalized, or --classes")
+    changed = set_facts(Pool.open(path), **asked)
+    normalized = f"mean {formatted(changed.mean)}, std {formatted(changed.std)}"
+    emit(pool_facts(changed), f"{path}: {normalized}, classes {', '.join(changed.classes or []) or '-'}")
 
 
 @pool.command("exclude")

@@ -21,6 +21,7 @@ from .terminal import RESUMABLE, as_json, emit, fail, progress_line
 
 if TYPE_CHECKING:
     from ..run import Run
+    from ..run.findings import Check
     from ..run.scoring.task import OnBadChunk
     from ..run.scoring.workers import Staff
     from ..run.screening import Screen
@@ -138,6 +139,7 @@ def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @shared.dropout
 @shared.seed
 @shared.execution
+@shared.check
 @shared.quiet
 @as_json
 @click.pass_context
@@ -158,6 +160,7 @@ def score(
     mixed_hardware: bool,
     accept_edited_code: bool,
     new_cut: bool,
+    check: Check,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -199,6 +202,7 @@ def score(
                 "accept_edited_code": accept_edited_code,
                 "screen": screen,
                 "new_cut": new_cut,
+                "check": check,
             }
             if shard is None:
                 run: Run | None = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
@@ -296,22 +300,27 @@ def _screened(run: Run) -> list[str]:
 @shared.outputs
 @shared.dropout
 @shared.execution
+@shared.check
 @as_json
-def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
+def plan(path: Path, spec: str, weights: Path | None, check: Check, **settings: Any) -> None:
     """Show how `score` would run with these options, and score nothing.
 
     The plan names the dropout sites, what runs once per item, how the passes run, the items per step and the memory, and what
     screening (`score --top K`) would save.
     """
     from ..pool import Pool
+    from ..run.findings import told
+    from ..run.scoring.normalize import own_scorer
+    from ..run.scoring.sample import sample_of
 
     opened = Pool.open(path)
     if settings["scores"] is None:
         settings["scores"] = ("variance",) if settings["likelihood"] == "gaussian" else ("entropy",)
     with users_code():
         scorer = build_scorer(spec, weights, **settings)
-        scorer.normalize(opened.mean, opened.std)
+        scorer = own_scorer(scorer, opened)
         text = scorer.plan(opened.read(0, min(opened.n, 256)))
+        findings = told(scorer.look(sample_of(opened)) if check != "off" else (), check)
         described = scorer.describe()
     from ..run.screening.options import predicted
 
@@ -322,6 +331,7 @@ def plan(path: Path, spec: str, weights: Path | None, **settings: Any) -> None:
             "plan": described["plan"],
             "model": described["model"],
             "screening": prediction.facts(),
+            "findings": list(findings),
         },
         text,
         str(prediction),
@@ -343,4 +353,5 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "errors": run.meta["errors"],
         "not_compared": list(run.meta["model"]["unseen"]),
         "edited_code": len(run.meta["edited"]),
+        "findings": list(run.meta["findings"]),
     }

@@ -163,6 +163,14 @@ execution = together(
     ),
 )
 
+check = click.option(
+    "--check",
+    type=click.Choice(["off", "warn", "strict"]),
+    default="warn",
+    show_default=True,
+    help="Look first whether model and input fit each other: normalization, layout, predictions, labels, class names, weights. warn: say "
+    "what looks wrong. strict: end with an error, before anything is written.",
+)
 quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 pool_now = click.option(
     "--pool", "pool_path", type=POOL, help="Where the pool is now; default: the place that `score` recorded."

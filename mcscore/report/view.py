@@ -147,7 +147,10 @@ def _tiles(shown: Shown) -> list[dict[str, str]]:
 
 
 def _warnings(shown: Shown) -> list[str]:
-    run, told = shown.run, []
+    run, told = (
+        shown.run,
+        [f"This did not look right before scoring: {each['text']}." for each in shown.run.meta.get("findings", ())],
+    )
     if not run.complete:
         told.append(
             f"This run is not complete: {run.done:,} of {run.n:,} items are done, and all below speaks of those. "

@@ -146,6 +146,7 @@ class RunHeader:
     not_screened: str = ""
     cuts: Sequence[Mapping[str, Any]] = ()
     certificate: Mapping[str, Any] | None = None
+    findings: Sequence[Mapping[str, str]] = ()
 
     @property
     def screened(self) -> bool:

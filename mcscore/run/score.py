@@ -13,6 +13,7 @@ from ..errors import RunError, Stopped
 from ..recipe import Recipe
 from ..store.files import AnyPath, Where
 from ..store.place import any_path
+from .findings import Check
 from .loop import Progress, score_tasks
 from .presence import Presence
 from .run import Run
@@ -48,6 +49,7 @@ def score_pool(
     accept_edited_code: bool = False,
     screen: Screen | None = None,
     new_cut: bool = False,
+    check: Check = "warn",
     progress: Progress | None = None,
     on_stage: OnStage | None = None,
 ) -> Run:
@@ -81,6 +83,9 @@ def score_pool(
             bit; the other items have NaN, and their scores of few passes are in ``Run.screen``.
         new_cut: fix anew, from all items, which survive. Otherwise the cut is fixed once, and items that are appended
             to the pool later survive or not by the same cut. Scores that are there are kept.
+        check: before a new run, look at a sample of the pool and the model's answer: is the input normalized as the model was trained,
+            do predictions differ and agree with labels, do class names fit? "warn": what does not look right is a warning, and stands
+            in run.json and the report. "strict": it is an error, and nothing is written. "off": do not look.
         progress: called as progress(items done, items in the pool) before the first block of a stage and after every one.
         on_stage: called as on_stage(what it does, passes) before a stage begins.
 
@@ -92,6 +97,7 @@ def score_pool(
             is being written by another process; the model failed on a block (named); a chunk of the pool cannot be read
             (chunk, file and items are named); the disk is full. What was committed stays.
         ChunkError: a file of the pool is missing. Nothing is written then.
+        CheckError: something does not look right, and ``check`` is "strict".
         Stopped: SIGINT, SIGTERM or SIGHUP came; what was committed stays.
         Exception: what ``Scorer.prepare`` raises for a model that cannot be scored. Nothing is on disk then.
 
@@ -112,9 +118,13 @@ def score_pool(
         raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
+    if check not in get_args(Check):
+        raise RunError(f"check must be one of {', '.join(get_args(Check))}, not {check!r}")
     if new_cut and screen is None:
         raise RunError("new_cut belongs to a screened run: give screen=, too")
-    options = ScoreOptions(span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut)
+    options = ScoreOptions(
+        span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut, check=check
+    )
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
     staff = staff_of(workers)
     with stop_request() as stop, contextlib.ExitStack() as stack:

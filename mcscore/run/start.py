@@ -20,6 +20,7 @@ from ..paths import exists, files_below, is_directory, names_in
 from ..store.files import AnyPath, is_there
 from ..store.lock import locked
 from ..store.place import place_at
+from .findings import Check, told
 from .identity.code import code_of, edit_of, warn_of_unseen
 from .identity.hardware import class_of, conditions
 from .identity.match import new_header, refuse_difference, state_of, versions, warn_of_other_versions
@@ -57,6 +58,7 @@ class ScoreOptions:
     screen: Screen | None = None
     new_cut: bool = False
     shards: int = 1  # processes that score the run beside each other, each on its own
+    check: Check = "warn"
     skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
 
     def skipped(self, pool: Pool) -> Skips:
@@ -218,7 +220,8 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
             f"there is nothing to score: of the {pool.n:,} items in {pool.path} all are labeled or excluded; "
             "labeled=True (--labeled) scores the labeled ones too"
         )
-    prepare_on(pool, engine, skipped, options.on_bad_chunk)
+    prepare_on(pool, engine, skipped, options.on_bad_chunk, check=options.check != "off")
+    findings = told(engine.findings, options.check)
     settings, hardware = engine.describe(), engine.hardware()
     screen = options.screen and options.screen.of(tuple(settings.scores), settings.passes)
     plan, item_bytes = settings.plan, _item_bytes(pool)
@@ -232,7 +235,9 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
         span = min(options.span, pool.n)
     block = min(span, block)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
-    return Draft(replace(header, screen=screen, not_screened=why), skipped, options, hardware, settings)
+    return Draft(
+        replace(header, screen=screen, not_screened=why, findings=findings), skipped, options, hardware, settings
+    )
 
 
 def make_run(path: AnyPath, draft: Draft) -> Job:
@@ -317,14 +322,19 @@ def refuse_other(
 
 
 def prepare_on(
-    pool: Pool, engine: Engine, skipped: Skips, on_bad_chunk: OnBadChunk, plan: Mapping[str, Any] | None = None
+    pool: Pool,
+    engine: Engine,
+    skipped: Skips,
+    on_bad_chunk: OnBadChunk,
+    plan: Mapping[str, Any] | None = None,
+    check: bool = False,
 ) -> None:
-    """Show the engine the first items that are to be scored."""
+    """Show the engine the first items that are to be scored, and let it check whether model and input look right."""
     step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
     for start in range(skipped.first_kept() or 0, pool.n, step):
         wanted = ~skipped[start : start + step]
         with not_readable("What is committed stays"):
-            if wanted.any() and engine.prepare(First(start, wanted, on_bad_chunk, plan)):
+            if wanted.any() and engine.prepare(First(start, wanted, on_bad_chunk, plan, check)):
                 return
     raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
 

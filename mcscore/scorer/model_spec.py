@@ -68,6 +68,29 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
     return LoadedModel(module, transform, spec, None, None, digest)
 
 
+def build_again(spec: str) -> nn.Module | None:
+    """Call the function that ``spec`` names once more, in the module that ``load_model`` imported; None if that fails.
+
+    Random numbers of torch that it draws are not those of the first time, and leave no trace.
+    """
+    import torch
+
+    where, _, name = spec.rpartition(":")
+    stem = Path(where).stem
+    names = (f"mcscore_model_{stem}", stem) if where.endswith(".py") else (where,)
+    file = str(_file_of(where))
+    found = (sys.modules[each] for each in names if each in sys.modules)
+    module = next((each for each in found if getattr(each, "__file__", None) == file), None)
+    if module is None:
+        return None
+    try:
+        with torch.random.fork_rng([]):
+            torch.random.manual_seed(torch.random.initial_seed() ^ 0x5EED)
+            return _build(spec, getattr(module, name))[0]
+    except (ModelError, AttributeError):  # of a function that can be called once only
+        return None
+
+
 def spec_sha256(spec: str) -> str | None:
     """sha256 of the file that a spec names, without running anything; None if there is no such file."""
     file = _file_of(spec.rpartition(":")[0])

@@ -21,6 +21,7 @@ from ..masks import MAX_PASSES
 from ..montecarlo.embedding import embeddings
 from ..montecarlo.guard.exclusive import PREPARING, exclusive
 from ..montecarlo.plan import explain
+from .checks import Finding, Sample, look
 from .identity import fingerprint, identity_of
 from .inputs import (
     Items,
@@ -305,6 +306,12 @@ class Scorer:
             self.prepare(items_B, ids_B)
         assert self.steps is not None
         return explain(self.steps.plan, self.steps.passes, self.passes, self.execution.compile, self.steps.inert)
+
+    @one_at_a_time()
+    def look(self, sample: Sample) -> tuple[Finding, ...]:
+        """Check on a sample of a pool whether model and input look right together. Raises what scoring raises."""
+        self._prepared(sample.items_B, torch.arange(len(sample.items_B)))
+        return look(self, sample)
 
     def normalize(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Set per-channel mean and std in units of [0, 1], for uint8 items without a transform. None, None: switch off."""

@@ -87,3 +87,41 @@ def test_a_pool_is_labeled_excluded_appended_to_and_verified(mcscore: Command, p
     assert damage["file"].endswith("grow.zarr/items/c.0.0.0.0")
     assert "items chunk 0, items 0.." in found.stderr
     assert "crc32c mismatch" in found.stderr
+
+
+def test_set_changes_normalization_and_names_and_nothing_else(mcscore: Command, project: Path) -> None:
+    made = mcscore("pool", "import", "digits.npy", "set.zarr", "--labels", "labels.npy", "--layout", "hw", "--json")
+    before = answer(made)
+    told = mcscore(
+        "pool", "set", "set.zarr", "--mean", "0.3", "--std", "0.25", "--classes", "a,b,c,d,e,f,g,h,i,j", "--json"
+    )
+    assert told.exit_code == 0, told.stderr
+    assert (answer(told)["mean"], answer(told)["std"]) == ([0.3], [0.25])
+    assert answer(told)["classes"] == list("abcdefghij")
+    changed = {"mean", "std", "classes", "fingerprint"}
+    unchanged = answer(told).keys() - changed
+    assert {name: answer(told)[name] for name in unchanged} == {name: before[name] for name in unchanged}
+    assert mcscore("pool", "verify", "set.zarr").exit_code == 0
+    kept = mcscore("pool", "set", "set.zarr", "--unnormalized", "--json")
+    assert (answer(kept)["mean"], answer(kept)["classes"]) == (None, list("abcdefghij"))
+    assert answer(kept)["fingerprint"] == before["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((), "say what to change"),
+        (("--mean", "0.5"), "mean and std go together"),
+        (("--mean", "123", "--std", "58"), "not in units of [0, 1]"),
+        (("--classes", "a,b,c"), "3 class names give 0 to 2"),
+        (("--unnormalized", "--mean", "0.5", "--std", "1"), "--unnormalized takes mean and std away"),
+    ],
+)
+def test_set_refuses_what_does_not_fit(mcscore: Command, project: Path, words: tuple[str, ...], why: str) -> None:
+    if not (project / "kept.zarr").exists():
+        mcscore("pool", "import", "digits.npy", "kept.zarr", "--labels", "labels.npy", "--layout", "hw")
+    before = (project / "kept.zarr" / "zarr.json").read_bytes()
+    told = mcscore("pool", "set", "kept.zarr", *words)
+    assert told.exit_code in (1, 2)
+    assert why in told.stderr
+    assert (project / "kept.zarr" / "zarr.json").read_bytes() == before

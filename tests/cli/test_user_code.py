@@ -81,7 +81,20 @@ def test_an_exit_with_code_0_is_a_failure_that_names_the_place(
 
 def test_an_exit_at_a_later_call_names_what_is_done(mcscore: Command, pool: Path, folder: Path) -> None:
     write(folder, "in forward", "CALLS.append(1) if len(x) > 3 else None; len(CALLS) > 2 and sys.exit()")
-    command = ("score", pool, "--model", "net.py:build", *FAST, "--out", "run", "--span", 64, "--json")
+    command = (
+        "score",
+        pool,
+        "--model",
+        "net.py:build",
+        *FAST,
+        "--out",
+        "run",
+        "--span",
+        64,
+        "--check",
+        "off",
+        "--json",
+    )
     told = mcscore(*command)
     assert told.exit_code == 1
     assert "ended the program: sys.exit()" in answer(told)["message"]

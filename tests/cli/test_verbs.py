@@ -395,3 +395,33 @@ def test_unreadable_items_stop_the_run_or_are_left_out(mcscore: Command, project
     assert not (project / "bad").exists()
     nothing = mcscore(*command, "--on-bad-chunk", "skip")
     assert "bad.zarr that is to be scored can be read" in nothing.stderr
+
+
+def test_what_does_not_look_right_is_told_by_plan_score_and_report(mcscore: Command, project: Path) -> None:
+    mcscore(
+        "pool",
+        "import",
+        "digits.npy",
+        "odd.zarr",
+        "--labels",
+        "labels.npy",
+        "--layout",
+        "hw",
+        "--classes",
+        "a,b,c,d,e,f,g,h,i,j,k",
+    )
+    planned = mcscore("plan", "odd.zarr", *MODEL, "--json")
+    assert [each["check"] for each in answer(planned)["findings"]] == ["classes"]
+    strict = mcscore("score", "odd.zarr", *MODEL, *FAST, "--check", "strict", "--out", "odd", "--json")
+    assert (strict.exit_code, answer(strict)["error"]) == (1, "CheckError")
+    assert not (project / "odd").exists()
+    scored = mcscore("score", "odd.zarr", *MODEL, *FAST, "--out", "odd", "--json")
+    assert answer(scored)["findings"] == answer(planned)["findings"]
+    assert (
+        "mcscore: warning: this does not look right: Sequential gives 10 outputs, and the pool has 11 class names"
+        in scored.stderr
+    )
+    mcscore("report", "odd")
+    assert "gives 10 outputs, and the pool has 11 class names" in (project / "odd" / "report.html").read_text()
+    silent = mcscore("score", "odd.zarr", *MODEL, *FAST, "--check", "off", "--out", "unseen", "--json")
+    assert (answer(silent)["findings"], "warnings" in answer(silent)) == ([], False)

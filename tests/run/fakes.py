@@ -31,6 +31,7 @@ class FakePool:
     """Of n items. It held those in ``before`` (number: fingerprint) until it was appended to; those in ``bad`` cannot be read."""
 
     item_shape, dtype, mean, std, keys, fingerprinted = (4,), np.dtype(np.float32), None, None, None, None
+    classes = None
 
     def __init__(self, n: int = N, path: str = "pool", fingerprint: str = "sha256:pool") -> None:
         self.n, self.path, self.fingerprint = n, Path(path), fingerprint
@@ -160,6 +161,9 @@ class FakeScorer:
         new = {"items": self.step, "passes": 100, "path": "vmap", "prefix_flops": 10**9, "tail_flops": 0}
         self.plan = dict(plan or new)
         return self.plan
+
+    def look(self, _sample: Any) -> tuple[()]:
+        return ()
 
     def __call__(self, items: np.ndarray, ids: np.ndarray) -> dict[str, Column]:
         np.testing.assert_array_equal(items[:, 0], ids * 4)

@@ -114,7 +114,7 @@ def test_the_reader_is_closed_whatever_happens(out: Path) -> None:
     pool = FakePool()
     with pytest.raises(RunError):
         score_pool(pool, FakeScorer(on_block=fail_at(40)), out, span=SPAN)
-    assert pool.closed == pool.opened == 2  # to prepare, to score
+    assert pool.closed == pool.opened == 3  # to prepare, to check, to score
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,9 @@ from .orders import (
 )
 from .task import Admission, First, Reading, SpanError, SpanScores, SpanTask, Stop
 from .task import Moved as OnMoved
+
+if TYPE_CHECKING:
+    from ...scorer.checks import Finding
 
 _AHEAD = 2  # spans that a worker has at a time
 _DEATHS = 3  # of workers, at one span or before they say hello
@@ -185,6 +188,11 @@ class Crewed:
         """The number of workers."""
         return self._crew.n
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What did not look right to the worker that was asked to prepare."""
+        return self._described.findings if self._described is not None else ()
+
     def staff(self) -> list[dict[str, Any]]:
         """The workers: what each is, the items that it has scored, and what it does."""
         return [
@@ -236,7 +244,7 @@ class Crewed:
             RunError: no worker fits the run.
         """
         assert self._first is not None
-        first = dataclasses.replace(self._first, plan=admission.settings.plan)
+        first = dataclasses.replace(self._first, plan=admission.settings.plan, check=False)
         return _Session(self._crew, self._variant, first, tasks, reading, admission, moved).results(stop)
 
 

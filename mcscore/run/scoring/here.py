@@ -22,11 +22,13 @@ from ..schema import Hardware, Settings
 from ..spans import Span, ranges_of
 from .normalize import own_scorer
 from .prefetch import Block, prefetch_blocks, readable
+from .sample import sample_of
 from .task import Admission, First, LiveTasks, Moved, Reading, SpanError, SpanScores, SpanTask, Stop
 from .transfer import CudaTransfer, Scores, Transfer
 
 if TYPE_CHECKING:
     from ...pool import Pool
+    from ...scorer.checks import Finding
     from ...scorer.scorer import Scorer
     from ..journal import Values
 
@@ -39,6 +41,7 @@ class Here:
 
     def __init__(self, pool: Pool, scorer: Scorer) -> None:
         self.pool, self.scorer = pool, own_scorer(scorer, pool)
+        self.findings: tuple[Finding, ...] = ()
         self._settings: Settings | None = None
 
     @property
@@ -75,6 +78,8 @@ class Here:
         keep = readable(batch, first.wanted)
         if keep.any():
             self.scorer.prepare(batch.items[keep], batch.ids[keep], plan=first.plan)
+            if first.check:
+                self.findings = self.scorer.look(sample_of(self.pool))
         return bool(keep.any())
 
     def score(

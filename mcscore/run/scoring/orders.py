@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from ...recipe import Recipe
 from ..schema import Hardware, PoolState, Settings
 from ..spans import Span
 from .task import First, Reading, SpanError, SpanScores, SpanTask
+
+if TYPE_CHECKING:
+    from ...scorer.checks import Finding
 
 Variant = tuple[int | None, bool | None]  # passes and errors of a copy of the scorer; None: its own
 
@@ -79,13 +82,14 @@ class Hello:
 
 @dataclass(frozen=True)
 class Described:
-    """Scorer, hardware and device. ``prepared``: False if none of the first items could be read."""
+    """Scorer, hardware and device. ``prepared``: False if none of the first items could be read. ``findings``: of the checks."""
 
     variant: Variant
     settings: Settings
     hardware: Hardware
     device: str
     prepared: bool = True
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..schema import Hardware, Settings
 from ..spans import Span
 
 if TYPE_CHECKING:
+    from ...scorer.checks import Finding
     from ..journal import Values
 
 Flags = npt.NDArray[np.bool_]
@@ -85,12 +86,14 @@ class First:
         wanted: which of start, start + 1, ... are to be scored.
         on_bad_chunk: as in ``Reading``.
         plan: the plan to adopt; None: make one.
+        check: whether to check that model and input look right together, on a sample of the pool.
     """
 
     start: int
     wanted: Flags
     on_bad_chunk: OnBadChunk
     plan: Mapping[str, Any] | None = None
+    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,10 @@ class Engine(Protocol):
     @property
     def size(self) -> int:
         """How many spans are scored at the same time."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What does not look right, if ``prepare`` was asked to check; its names and texts."""
 
     def staff(self) -> list[dict[str, Any]]:
         """The workers, for those who watch: what each is, the items that it has scored, and what it does."""

@@ -65,7 +65,7 @@ class Worker:
     def described(self, variant: Variant, prepared: bool = True) -> Described:
         """Describe a copy of the scorer."""
         engine = self.engine(variant)
-        return Described(variant, engine.describe(), engine.hardware(), engine.device, prepared)
+        return Described(variant, engine.describe(), engine.hardware(), engine.device, prepared, engine.findings)
 
 
 def serve(worker: Worker, inbox: Inbox, reply: Callable[[Reply], None]) -> None:

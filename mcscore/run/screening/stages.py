@@ -60,7 +60,7 @@ def first_run(job: Job, pool: Pool, engine: Engine) -> Iterator[Job]:
 
 def first_options(options: ScoreOptions, skips: Skips | None = None) -> ScoreOptions:
     """The options of the first stage; a new one skips what the run does."""
-    return replace(options, screen=None, new_cut=False, skips=skips)
+    return replace(options, screen=None, new_cut=False, check="off", skips=skips)
 
 
 def complete_first(stage: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> StoredScores:
