@@ -97,7 +97,7 @@ class _Case:
 
 def _workers(driver: int, way: str) -> list[int]:
     """The workers of a driver, wherever they were started."""
-    mark = b"ray::" if way == "ray" else b"mcscore.run.scoring.child"
+    mark = b"ray::Actor" if way == "ray" else b"mcscore.run.scoring.child"
     found = []
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError):
