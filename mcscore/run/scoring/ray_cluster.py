@@ -54,8 +54,13 @@ def connect(address: str) -> None:
                     logging_level=logging.WARNING,
                     **({"include_dashboard": False} if address == "local" else {}),
                 )
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise RunError(f"there is no Ray cluster to connect to at {address!r}: {error}") from error
+        except Exception as error:  # Ray raises a plain Exception where a node does not start in time
+            failed = (
+                "no Ray cluster could be started here"
+                if address == "local"
+                else f"no Ray cluster to connect to at {address!r}"
+            )
+            raise RunError(f"{failed}: {error}") from error
         _ours = True
 
 
