@@ -56,9 +56,9 @@ def connect(address: str) -> None:
                 )
         except Exception as error:  # Ray raises a plain Exception where a node does not start in time
             failed = (
-                "no Ray cluster could be started here"
+                "a Ray cluster could not be started here"
                 if address == "local"
-                else f"no Ray cluster to connect to at {address!r}"
+                else f"there is no Ray cluster to connect to at {address!r}"
             )
             raise RunError(f"{failed}: {error}") from error
         _ours = True
