@@ -57,9 +57,13 @@ class FromSpec:
 
 @dataclass(frozen=True)
 class Pickled:
-    """A copy of a scorer: model, transform and options in bytes. Code of a script or a notebook is in them, too."""
+    """A copy of a scorer: model, transform and options in bytes. Code of a script or a notebook is in them, too.
+
+    files: model files that were imported under a name of ours, as their own was taken.
+    """
 
     data: bytes
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(scorer: Scorer) -> Pickled:
@@ -70,11 +74,13 @@ class Pickled:
         """
         import cloudpickle
 
+        from .scorer.model_spec import imported_files
+
         options: dict[str, Any] = {name: getattr(scorer, name) for name in _OPTIONS}
         options["embedding"] = scorer._embedding
         kept = (scorer.spec, scorer.model, options, scorer.normalization)
         try:
-            return Pickled(cloudpickle.dumps(kept))
+            return Pickled(cloudpickle.dumps(kept), imported_files())
         except Exception as error:  # of any __reduce__
             raise ModelError(
                 f"{type(scorer.model).__name__} or its transform cannot be copied to another process: {first_line(error)}. Name the "
@@ -83,9 +89,11 @@ class Pickled:
 
     def build(self, device: str) -> Scorer:
         """Make the scorer on a device."""
+        from .scorer.model_spec import import_files
         from .scorer.scorer import Scorer
 
         try:
+            import_files(self.files)
             spec, model, options, normalization = pickle.loads(self.data)
         except Exception as error:
             raise ModelError(f"the copy of the model cannot be read in another process: {first_line(error)}") from error

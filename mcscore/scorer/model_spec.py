@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -26,6 +26,7 @@ from .checkpoint import kind_of, load_weights, some
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_OURS = "mcscore_model_"  # before the name of a model file whose own name another module has
 SPEC_FORM = "FILE.py:NAME or package.module:NAME"
 
 
@@ -150,7 +151,24 @@ def _import_file(path: Path) -> ModuleType:
     # Registered, because dataclasses and pickle look their module up there; under the name its neighbors import it by,
     # unless that is taken: a model in torch.py must not replace torch.
     taken = getattr(sys.modules.get(path.stem), "__file__", str(path)) != str(path)
-    name = f"mcscore_model_{path.stem}" if taken else path.stem
+    name = f"{_OURS}{path.stem}" if taken else path.stem
+    return _import_as(name, path)
+
+
+def imported_files() -> dict[str, str]:
+    """The model files that were imported under a name of ours, by that name: another process does not find them by it."""
+    modules = {name: module for name, module in sys.modules.items() if name.startswith(_OURS)}
+    return {name: str(module.__file__) for name, module in modules.items()}
+
+
+def import_files(files: Mapping[str, str]) -> None:
+    """Import model files under the names that another process imported them by. ModelError if one cannot be imported."""
+    for name, file in files.items():
+        if name not in sys.modules:
+            _import_as(name, Path(file))
+
+
+def _import_as(name: str, path: Path) -> ModuleType:
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or not isinstance(found.loader, SourceFileLoader):
         raise ModelError(f"{path} cannot be imported as Python")

@@ -122,7 +122,10 @@ def test_workers_give_the_bits_of_one_process_and_leave_nothing(
     assert run.meta["threads"] == 1
 
 
-def test_a_worker_that_is_killed_is_replaced(folder: Path, local: dict[str, bytes], out: Path) -> None:
+def test_a_worker_that_is_killed_is_replaced(
+    folder: Path, local: dict[str, bytes], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NET_SECONDS", "0.1")  # so that the end of one is seen before the other has done all
     with pytest.warns(
         UserWarning, match=r"worker cpu on .* has ended \(killed by SIGKILL\); another one takes its place"
     ):

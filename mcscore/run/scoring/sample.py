@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SPREAD, _LABELED = 64, 128  # items
 _RUNS = 8  # of consecutive items, each of which is in one chunk or two
-_STRIDE, _STRIDES = 1 << 20, 64  # labels read at a time, and how often at most
+_STRIDE, _STRIDES = 1 << 16, 64  # labels read at a time, and how often at most
 Ids = npt.NDArray[np.int64]
 
 
@@ -48,7 +48,7 @@ def _labeled(pool: Pool) -> tuple[Ids, Ids]:
     found, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start in starts:
         part = column[start : min(start + _STRIDE, pool.n)]
-        at = np.flatnonzero(part >= 0)
+        at = _in_runs(np.flatnonzero(part >= 0), _LABELED)
         found.append(start + at)
         labels.append(part[at].astype(np.int64))
     every = np.concatenate(found)
