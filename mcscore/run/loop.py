@@ -54,7 +54,9 @@ def score_tasks(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progres
                     job = replace(job, journal=journal)
                 values, facts = with_held(journal, task, given, retry)
                 facts |= job.conditions_of(given)
-                committed[span.index] = journal.commit(span, values, held=task.held, **facts)
+                record = journal.commit(span, values, held=task.held, **facts)
+            assert record is not None  # nobody else commits
+            committed[span.index] = record
             moving.pop(span.index, None)
             done += span.n - task.held_n
             scored = True

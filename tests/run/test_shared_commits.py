@@ -208,3 +208,24 @@ def test_hardware_named_by_several_processes_at_once_is_all_kept(journal: Journa
     again = stale[0].add_hardware(kinds[3])
     assert list(again.header.hardware) == list(named)
     assert os.listdir(journal.path).count("run.json") == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_record_that_is_packed_at_that_moment_is_found(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Where there is no lock, who finds nothing left packs the records while another still commits its last span."""
+    committed = [commit(journal, index) for index in range(len(journal.spans))]
+    late = Journal.open(journal.path)
+    create = late.place.create
+
+    def created(name: str, data: bytes) -> None:
+        try:
+            create(name, data)
+        finally:
+            if name.startswith("commits/"):
+                journal.pack(committed)
+
+    monkeypatch.setattr(late.place, "create", created)
+    assert commit(late, 1, seconds=2.0, shared=shared) == committed[1]
+    assert os.listdir(journal.path / "commits") == ["packed.jsonl"]

@@ -29,7 +29,7 @@ import errno
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,30 +83,6 @@ class Journal(JournalReader):
     def open(path: AnyPath) -> Journal:
         """Open the run at ``path``, a directory or a URL. Raises RunError if there is none."""
         return Journal(path, read_header(path))
-
-    @overload
-    def commit(
-        self,
-        span: Span,
-        values: Mapping[str, Values],
-        *,
-        held: Record | None,
-        conditions: int,
-        shared: Literal[False] = False,
-        **facts: Any,
-    ) -> Record: ...
-
-    @overload
-    def commit(
-        self,
-        span: Span,
-        values: Mapping[str, Values],
-        *,
-        held: None,
-        conditions: int,
-        shared: Literal[True],
-        **facts: Any,
-    ) -> Record | None: ...
 
     def commit(
         self,
@@ -329,11 +305,12 @@ class Journal(JournalReader):
 
     def _record_of_another(self, span: Span) -> Record | None:
         """The record of a span that another process committed meanwhile, durable; None if there is none, or it does not hold."""
+        found: Record | SpanDamage | None
         try:
             found = self._decode(span, self._bytes_of(record_name(span)))
-        except FileNotFoundError:
-            return None
-        if isinstance(found, SpanDamage):
+        except FileNotFoundError:  # there is none, or it was packed a moment ago
+            found = self._decode_packed().get(span.index)
+        if not isinstance(found, Record):
             return None
         self.place.sync(record_name(span))  # it may not be durable yet
         return found
