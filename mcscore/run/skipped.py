@@ -12,14 +12,32 @@ if TYPE_CHECKING:
 STRIDE = 1 << 16  # items whose labels and flags are read at a time
 
 
-class Skips(Protocol):
-    """The items of a pool that are skipped: ``skips[start:stop]`` are the flags of a range."""
+class Flagged(Protocol):
+    """Items of a pool, by ranges."""
 
     def __getitem__(self, part: slice, /) -> Flags:
         """(stop - start,)."""
 
+
+class Skips(Flagged, Protocol):
+    """The items of a pool that are skipped: ``skips[start:stop]`` are the flags of a range."""
+
     def first_kept(self) -> int | None:
         """The first item that is not skipped; None if there is none."""
+
+
+def first_kept(skipped: Flagged, n: int) -> int | None:
+    """The first of n items that is not skipped; None if there is none."""
+    for at in range(0, n, STRIDE):
+        skip = skipped[at : min(at + STRIDE, n)]
+        if not skip.all():
+            return at + int(skip.argmin())
+    return None
+
+
+def count(skipped: Flagged, n: int) -> int:
+    """How many of the first n items are skipped."""
+    return sum(int(skipped[at : min(at + STRIDE, n)].sum()) for at in range(0, n, STRIDE))
 
 
 class Skipped:
@@ -39,12 +57,8 @@ class Skipped:
 
     def first_kept(self) -> int | None:
         """The first item that is scored; None if there is none."""
-        for at in range(0, self._n, STRIDE):
-            skip = self[at : at + STRIDE]
-            if not skip.all():
-                return at + int(skip.argmin())
-        return None
+        return first_kept(self, self._n)
 
     def count(self, n: int) -> int:
         """How many of the first n items are skipped."""
-        return sum(int(self[at : min(at + STRIDE, n)].sum()) for at in range(0, n, STRIDE))
+        return count(self, n)

@@ -23,7 +23,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ import numpy.typing as npt
 from ..errors import RunError
 from ..store.place import AnyPath, Place, place_at
 from .journal.shard import crc32c
+from .scoring.task import Flags
+from .skipped import Flagged, count, first_kept
 
 DIRECTORY = "skipped"
 PART = 1 << 24  # items in a part at most
@@ -41,15 +43,7 @@ _MAGIC = b"mcskip01"
 _CRC = struct.Struct("<I")
 _NAME = re.compile(r"(0|[1-9][0-9]{0,18})-([1-9][0-9]{0,18})", re.ASCII)
 
-Flags = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
-
-
-class Skips(Protocol):
-    """Something that tells of the items start..stop-1 which are skipped."""
-
-    def __getitem__(self, part: slice, /) -> Flags:
-        """(stop - start,)."""
 
 
 class Part(NamedTuple):
@@ -89,7 +83,7 @@ class Snapshot:
         self._held: tuple[Part, Bits] | None = None  # what was read last; one assignment, as two threads may read
 
     @staticmethod
-    def take(path: AnyPath, run: str, n: int, skipped: Skips, known: int = 0) -> Snapshot:
+    def take(path: AnyPath, run: str, n: int, skipped: Flagged, known: int = 0) -> Snapshot:
         """Fix which items are skipped, as far as they are not fixed yet; durable on return. Hold the run's lock.
 
         A part that is there and whole stands, also if another process has made it meanwhile.
@@ -107,7 +101,7 @@ class Snapshot:
             OSError: of the disk.
         """
         place = place_at(path)
-        place.lay_out(DIRECTORY)
+        place.lay_out(DIRECTORY, alone=False)  # several may, see below
         there = _parts_in(place)
         for part in _missing(there, n):
             _tell(place, part, "missing", known)
@@ -154,15 +148,11 @@ class Snapshot:
 
     def first_kept(self) -> int | None:
         """The first item that is not skipped; None if there is none."""
-        for at in range(0, self._n, _STRIDE):
-            skip = self[at : at + _STRIDE]
-            if not skip.all():
-                return at + int(skip.argmin())
-        return None
+        return first_kept(self, self._n)
 
     def count(self, n: int) -> int:
         """How many of the first n items are skipped."""
-        return sum(int(self[at : min(at + _STRIDE, n)].sum()) for at in range(0, n, _STRIDE))
+        return count(self, n)
 
     def _flags(self, part: Part, start: int, stop: int) -> Flags:
         """The flags of the items start..stop-1, all of them in one part."""
@@ -212,7 +202,7 @@ def _tell(place: Place, part: Part, why: str, known: int) -> None:
         )
 
 
-def _bytes_of(run: str, part: Part, skipped: Skips) -> bytes:
+def _bytes_of(run: str, part: Part, skipped: Flagged) -> bytes:
     """The content of the file of a part."""
     pack = zlib.compressobj(1)
     pieces = [_HEAD.pack(_MAGIC, bytes.fromhex(run), *part)]

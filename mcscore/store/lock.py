@@ -76,6 +76,21 @@ def locked_in_turn(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def file_locked_in_turn(path: Path) -> Iterator[None]:
+    """Hold the lock of the file that has a name now, which its holder may replace; another holder is waited for."""
+    while True:
+        # Network file systems lock only what is open to write.
+        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_named(path, descriptor):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
 class Joined:
     """A process's part in the lock of a directory: alone, shared with others, or none yet.
 

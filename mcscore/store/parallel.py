@@ -15,6 +15,18 @@ R = TypeVar("R")
 _AHEAD = 4  # pieces per thread that are begun, or done and not taken: one that is tried again does not stop the others at once
 
 
+def errors_kept(act: Callable[[T], R]) -> Callable[[T], R | OSError]:
+    """The same function, which returns the OSError that it would raise."""
+
+    def kept(piece: T) -> R | OSError:
+        try:
+            return act(piece)
+        except OSError as error:
+            return error
+
+    return kept
+
+
 def in_order(act: Callable[[T], R], pieces: Iterable[T], threads: int) -> Generator[R, None, None]:
     """Yield ``act(piece)`` of each piece, in their order; up to ``threads`` are in work, and 4 ``threads`` in memory.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
+from ...store.parallel import in_order
 from ...store.place import AnyPath, place_at
 from ...text import count
 from ..record import Record
@@ -149,14 +148,7 @@ class JournalReader:
         if self.place.one_writer:
             yield from (self.read(record, name) for record in committed)
             return
-        with ThreadPoolExecutor(self.place.threads) as threads:
-            waiting = deque[Future[Values]]()
-            for record in committed:
-                waiting.append(threads.submit(self.read, record, name))
-                if len(waiting) > self.place.threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        yield from in_order(lambda record: self.read(record, name), committed, self.place.threads)
 
     def _examine(self) -> Iterator[Record | SpanDamage]:
         """Every record that holds and every damage, by span. Threads: reading releases the interpreter."""
@@ -169,8 +161,7 @@ class JournalReader:
                     return error.damage
             return found
 
-        with ThreadPoolExecutor(self.place.threads) as threads:
-            yield from threads.map(check, list(self._decode_all()))
+        yield from in_order(check, self._decode_all(), self.place.threads)
 
     def _check(self, record: Record) -> None:
         """Raise _Damaged unless every byte of the shard is as it was written, and is what the record says."""

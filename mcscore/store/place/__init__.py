@@ -59,8 +59,8 @@ class Place(Protocol):
     def begin(self) -> bool:
         """Get ready to hold files. Returns whether there was nothing here; RunError where what is promised cannot be kept."""
 
-    def lay_out(self, *folders: str) -> None:
-        """Make what ``create`` and ``replace`` need, and remove what killed writes left behind."""
+    def lay_out(self, *folders: str, alone: bool = True) -> None:
+        """Make what ``create`` and ``replace`` need, and remove what killed writes left behind; alone: nobody else is writing there."""
 
     def create(self, name: str, data: bytes) -> None:
         """Make a file, durable on return. FileExistsError if there is one of this name; a store does not mind the same content."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,9 @@ from typing import TypeVar
 
 from ... import atomic
 from ...paths import exists, files_below, names_in
+from ..lock import file_locked_in_turn
 from ..mount import mount_of
-from ..parallel import in_order
+from ..parallel import errors_kept, in_order
 
 T = TypeVar("T")
 
@@ -35,14 +35,7 @@ class LocalPlace:
 
     def read_each(self, names: Sequence[str]) -> Iterator[bytes | OSError]:
         """The content of each file, in order, or why it cannot be read."""
-
-        def read(name: str) -> bytes | OSError:
-            try:
-                return self.read(name)
-            except OSError as error:
-                return error
-
-        return _at_once(read, names)
+        return _at_once(errors_kept(self.read), names)
 
     def part(self, name: str, start: int, stop: int) -> tuple[bytes, int]:
         """The bytes start..stop-1 of a file, as far as it has them, and how many it has in all."""
@@ -81,14 +74,14 @@ class LocalPlace:
         atomic.create_directory(self.path)
         return missing
 
-    def lay_out(self, *folders: str) -> None:
+    def lay_out(self, *folders: str, alone: bool = True) -> None:
         """Make the folders, durable, and remove what killed writes left in them and of the files of JSON beside them.
 
-        The caller has the directory alone. Where its lock is certain to hold on all machines, nobody else writes into the folders.
+        Who has the directory alone by a lock that is certain to hold on all machines knows that nobody else writes into the folders.
         """
         within = [f"{folder}/*" for folder in folders]
         atomic.discard_abandoned(self.path)  # of selections, exports and reports, too, which take no lock
-        if mount_of(self.path).why_locks_stay:
+        if not alone or mount_of(self.path).why_locks_stay:
             atomic.discard_abandoned(self.path, *within)
         else:
             atomic.discard_temporaries(self.path, *within)
@@ -105,7 +98,7 @@ class LocalPlace:
 
     def change(self, name: str, how: Callable[[bytes], bytes]) -> None:
         """Replace a file by what ``how`` makes of it, in turn with other processes; durable on return."""
-        with _in_turn(self.path / name):
+        with file_locked_in_turn(self.path / name):
             before = self.read(name)
             if (after := how(before)) != before:
                 self.replace(name, after)
@@ -138,21 +131,6 @@ def _at_once(act: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
     threads = _THREADS if len(names) > _PART else 1
     for part in in_order(lambda part: list(map(act, part)), parts, threads):
         yield from part
-
-
-@contextlib.contextmanager
-def _in_turn(path: Path) -> Iterator[None]:
-    """Hold the kernel's lock on the file that has this name now, which its holder may replace meanwhile."""
-    while True:
-        # Network file systems lock only what is open to write.
-        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                yield
-                return
-        finally:
-            os.close(descriptor)
 
 
 def _size(file: Path) -> int:

@@ -15,7 +15,6 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from zarr.storage import ObjectStore
 
 from ...errors import PoolError, RunError
 from ..files import RemotePath
+from ..parallel import errors_kept, in_order
 from ..remote import Patience, PatientStore, open_store
 
 T = TypeVar("T")
@@ -113,15 +113,7 @@ class ObjectPlace:
 
     def read_each(self, names: Sequence[str]) -> Iterator[bytes | OSError]:
         """The content of each object, in order, or why it cannot be read; many requests are in flight."""
-
-        def read(name: str) -> bytes | OSError:
-            try:
-                return self.read(name)
-            except OSError as error:
-                return error
-
-        with ThreadPoolExecutor(_IN_FLIGHT) as threads:
-            yield from threads.map(read, names)
+        return in_order(errors_kept(self.read), names, _IN_FLIGHT)
 
     def part(self, name: str, start: int, stop: int) -> tuple[bytes, int]:
         """The bytes start..stop-1 of an object, as far as it has them, and how many it has in all."""
@@ -187,7 +179,7 @@ class ObjectPlace:
             self.discard([name])
         return False
 
-    def lay_out(self, *folders: str) -> None:
+    def lay_out(self, *folders: str, alone: bool = True) -> None:
         """Do nothing: a store has no folders, and no object is ever there in part."""
 
     def create(self, name: str, data: bytes) -> None:
