@@ -261,11 +261,11 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
     journal = Journal.open(path)
     refuse_other(journal, pool, engine.describe(), options, prepared=False)
     with writing(f"{path} cannot be resumed"):
-        known = journal.header.pool.n if journal.survey().records else 0
-        skipped = Snapshot.take(path, journal.header.id, pool.n, options.skipped(pool), known)
         if pool.n > journal.header.pool.n:
             journal = journal.grow(state_of(pool))
         committed = journal.repair()
+        known = max((record.span.stop for record in committed), default=0)
+        skipped = Snapshot.take(path, journal.header.id, pool.n, options.skipped(pool), known)
     clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
     job = Job(journal, committed, tasks, skipped, options)

@@ -302,10 +302,10 @@ def test_an_array_of_another_kind_is_refused(done: Path) -> None:
         {"node_type": "group"},
     ):
         path.write_text(json.dumps({**said, **change}))
-        with pytest.raises(RunError, match=r"scores.zarr/zarr.json: not what run.json says"):
+        with pytest.raises(RunError, match=r"scores.zarr/zarr.json is not what .*run.json says"):
             go_on(done)
     path.write_text("not json")
-    with pytest.raises(RunError, match=r"not what run\.json says"):
+    with pytest.raises(RunError, match="is not what"):
         go_on(done)
 
 
