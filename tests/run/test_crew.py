@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mcscore.errors import ModelError, RunError
 from mcscore.run.schema import Hardware, Model, Settings
 from mcscore.run.scoring.crew import Crew
+from mcscore.run.scoring.crewed import Crewed
 from mcscore.run.scoring.orders import (
     Describe,
     Described,
@@ -142,7 +143,7 @@ def score(
     moved: Any = lambda _span, _stop: None,
 ) -> list[SpanScores]:
     crew = Crew(team, workers, timeout, team.clock)
-    engine = crew.engine()
+    engine = Crewed(crew)
     assert engine.prepare(First(0, np.ones(3, bool), "raise"))
     admission = Admission(engine.describe(), (engine.hardware(),), mixed)
     return list(engine.score(tasks_of(spans), READING, admission, lambda: False, moved))
@@ -206,7 +207,7 @@ def test_spans_of_a_worker_that_ended_are_scored_by_others() -> None:
 def test_a_span_that_ends_three_workers_is_named_and_the_others_are_finished() -> None:
     team = Team(deadly={3: 99})
     crew = Crew(team, 2, None, team.clock)
-    engine = crew.engine()
+    engine = Crewed(crew)
     engine.prepare(First(0, np.ones(3, bool), "raise"))
     admission = Admission(engine.describe(), (HERE,), False)
     with pytest.raises(SpanError) as caught:
@@ -287,7 +288,7 @@ def test_a_second_stage_uses_the_workers_that_are_there() -> None:
     team = Team(seconds=(1.0, 100.0))
     crew = Crew(team, 2, None, team.clock)
     for passes in (16, 100):  # a straggler of the first stage is still at its span when the second begins
-        engine = crew.engine().copy(passes=passes)
+        engine = Crewed(crew).copy(passes=passes)
         assert engine.prepare(First(0, np.ones(3, bool), "raise"))
         admission = Admission(engine.describe(), (HERE,), False)
         each_once(list(engine.score(tasks_of(6), READING, admission, lambda: False, lambda _span, _stop: None)), 6)
@@ -297,7 +298,7 @@ def test_a_second_stage_uses_the_workers_that_are_there() -> None:
 def test_a_stop_leaves_what_is_not_done() -> None:
     team, stopped = Team(), []
     crew = Crew(team, 2, None, team.clock)
-    engine = crew.engine()
+    engine = Crewed(crew)
     engine.prepare(First(0, np.ones(3, bool), "raise"))
     admission = Admission(engine.describe(), (HERE,), False)
     found = []

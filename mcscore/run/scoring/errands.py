@@ -6,10 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from ...errors import RunError
-from .crew import Crew
+from .crew import AHEAD, DEATHS, Crew
 from .orders import Embed, Embedded, Ended, Failed
-
-_AHEAD, _DEATHS = 2, 3  # orders that a worker has at a time; of workers at one order
 
 
 def embedded(crew: Crew, orders: Iterable[Embed]) -> Iterator[Embedded]:
@@ -27,7 +25,7 @@ def embedded(crew: Crew, orders: Iterable[Embed]) -> Iterator[Embedded]:
         crew.fill()
         for hand in [hand for hand in crew.hands.values() if hand.place]:
             flight = flights.setdefault(hand.number, {})
-            while len(flight) < _AHEAD:
+            while len(flight) < AHEAD:
                 order = again.popleft() if again else next(left, None)
                 if order is None:
                     drained = True
@@ -43,9 +41,9 @@ def embedded(crew: Crew, orders: Iterable[Embed]) -> Iterator[Embedded]:
             if isinstance(reply, Ended):
                 for number, order in enumerate(flight.values()):
                     deaths[order.part] = deaths.get(order.part, 0) + (number == 0)
-                    if deaths[order.part] >= _DEATHS:
+                    if deaths[order.part] >= DEATHS:
                         raise RunError(
-                            f"{_DEATHS} workers ended when they were to embed the items {order.ids[0]}..{order.ids[-1]} ({reply.why})"
+                            f"{DEATHS} workers ended when they were to embed the items {order.ids[0]}..{order.ids[-1]} ({reply.why})"
                         )
                 again.extend(flights.pop(hand.number).values())
             if isinstance(reply, Embedded) and flight.pop(reply.part, None) is not None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from ...errors import RunError
 from ...recipe import Pickled, Recipe
 from ..identity.match import state_of
-from .crew import Crew, Crewed
+from .crew import Crew
+from .crewed import Crewed
 from .here import Here
 from .orders import Outfit, Team
 from .task import Engine
