@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from .errors import ModelError, first_line
 
 if TYPE_CHECKING:
-    from .scorer.inputs import MeanStd
     from .scorer.scorer import Scorer
 
 
@@ -78,7 +77,7 @@ class Pickled:
 
         options: dict[str, Any] = {name: getattr(scorer, name) for name in _OPTIONS}
         options["embedding"] = scorer._embedding
-        kept = (scorer.spec, scorer.model, options, scorer.normalization)
+        kept = (scorer.model, options, scorer.normalization)
         try:
             return Pickled(cloudpickle.dumps(kept), imported_files())
         except Exception as error:  # of any __reduce__
@@ -94,12 +93,11 @@ class Pickled:
 
         try:
             import_files(self.files)
-            spec, model, options, normalization = pickle.loads(self.data)
+            model, options, normalization = pickle.loads(self.data)
         except Exception as error:
             raise ModelError(f"the copy of the model cannot be read in another process: {first_line(error)}") from error
-        del spec
         scorer = Scorer(model, device=device, **options)
-        _normalize(scorer, normalization)
+        scorer.normalize(*(normalization or (None, None)))
         return scorer
 
 
@@ -107,8 +105,3 @@ _OPTIONS = (
     *("passes", "scores", "likelihood", "input", "seed", "transform", "dropout", "execution", "noise_variance"),
     *("reduction", "errors", "spec", "weights", "weights_part", "spec_sha256"),
 )
-
-
-def _normalize(scorer: Scorer, mean_std: MeanStd | None) -> None:
-    if mean_std is not None:
-        scorer.normalize(*mean_std)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..pool.pictures.decode import whole_picture
 from ..pool.pictures.pixels import finite, is_image, pixels
-from ..store.chunks import ChunkReader
+from ..store.encoded import EncodedReader
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -117,14 +117,9 @@ class Content:
 
     def _file(self, id: int) -> bytes:
         """The encoded image of an item."""
-        storage = self._pool.storage
-        assert storage.offsets is not None
-        edges = np.empty(2, np.int64)
-        with ChunkReader(storage.offsets) as offsets, ChunkReader(storage.rows) as blob:
-            offsets.read(id, edges)
-            data = np.empty(int(edges[1] - edges[0]), np.uint8)
-            blob.read(int(edges[0]), data)
-        return data.tobytes()
+        with self._pool.storage.reader(str) as reader:
+            assert isinstance(reader, EncodedReader)
+            return reader.encoded(id)
 
 
 def _text_of(item: np.ndarray) -> str | None:

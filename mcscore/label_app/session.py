@@ -144,11 +144,11 @@ class Session:
 
     def _guesses(self) -> list[list[list[float]] | None] | None:
         """The most probable classes of each item, [class, probability] each; None where the run has kept no probabilities."""
-        from ..run.selecting.samples_file import mean_probabilities
+        from ..run.selecting.samples_file import mean_probabilities, samples_file
 
         assert isinstance(self.run.path, Path)
         model = self.run.meta["model"]["fingerprint"]
-        mean_nC = mean_probabilities(self.run.path / "samples-candidates.bin", self.ids, model)
+        mean_nC = mean_probabilities(samples_file(self.run.path, "candidates"), self.ids, model)
         if mean_nC is None:
             return None
         best = np.argsort(-mean_nC, axis=1, kind="stable")[:, :GUESSES]

@@ -129,12 +129,15 @@ def score_pool(
     staff = staff_of(workers)
     with stop_request() as stop, contextlib.ExitStack() as stack:
         begin = resumed_run if is_run(path) else new_run
-        threads = read_header(path).settings.threads if begin is resumed_run else None
+        header = read_header(path) if begin is resumed_run else None
+        threads = None if header is None else header.settings.threads
         engine = stack.enter_context(engine_of(pool, scorer, staff, device, threads))
         if screen is not None:
             engine = engine.copy(errors=True)  # for the certificate
-        if begin is resumed_run and screen is not None and screen.budget is not None:
-            engine = engine.copy(passes=read_header(path).settings.passes)  # as they were chosen
+        if header is not None and screen is not None:
+            from .screening.stages import resuming_engine
+
+            engine = resuming_engine(header, engine, options)
         with begin(path, pool, engine, options) as job, _shown(path, engine, tell) as tell:
             job, engine = complete_run(job, pool, engine, stop, tell, told)
     own: Scorer | None = engine.scorer if isinstance(engine, Here) else None
@@ -153,15 +156,15 @@ def _shown(path: AnyPath, engine: Engine, progress: Progress) -> Iterator[Progre
     if not isinstance(path, Path):
         yield progress
         return
-    first: list[int] = []
+    before: int | None = None
     with Presence(
         path, f"driver of {engine.size} workers" if engine.staff() or engine.size > 1 else "one process"
     ) as presence:
 
         def tell(done: int, total: int) -> None:
-            first.append(done)
-            del first[1:]
-            presence.update(done - first[0], state="scoring", workers=engine.staff())
+            nonlocal before
+            before = done if before is None else min(before, done)  # a second stage counts from its own start
+            presence.update(done - before, state="scoring", workers=engine.staff())
             progress(done, total)
 
         yield tell

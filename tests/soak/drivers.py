@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from typing import Any
 import click
 
 from . import shards
-from .child import Answer, Child, ask, give, preload
+from .child import Answer, Child, ask, give
 from .project import Project
 from .shards import FoundError, litter, state
 
@@ -131,22 +128,11 @@ def attack(project: Project, rng: random.Random, way: str = "", kills: int | Non
 @click.option("--way", default="processes", type=click.Choice(list(WAYS)), show_default=True)
 def main(seed: int | None, kills: int, way: str) -> None:
     """Kill workers and drivers until enough have been killed; exit code 1 if a run was not as it should be."""
-    seed = random.randrange(10**6) if seed is None else seed
-    folder = Path(tempfile.mkdtemp(prefix="drivers-"))
-    project = Project(folder)
-    warm = shards.fresh(project)
-    preload(warm, lambda: [give(*shards.SCORE, *shards.SCREENED), state(warm)])
-    began, ended, wrong, case = time.monotonic(), 0, 0, 0
-    while ended < kills:
-        rng = random.Random(f"{seed} {case}")
-        here = min(rng.randint(4, 12), kills - ended)
-        outcome, finding = attack(project, rng, way, here)
-        ended, wrong, case = ended + here, wrong + bool(finding), case + 1
-        click.echo(f"case {case}: {finding or outcome}")
-    click.echo(f"seed {seed}: {ended} kills in {case} runs, {time.monotonic() - began:.0f} s, {wrong} findings")
-    if not wrong:
-        shutil.rmtree(folder)
-    sys.exit(1 if wrong else 0)
+
+    def ready(warm: Path) -> list[Any]:
+        return [give(*shards.SCORE, *shards.SCREENED), state(warm)]
+
+    shards.campaign("drivers", seed, kills, ready, lambda project, rng, here: attack(project, rng, way, here))
 
 
 if __name__ == "__main__":

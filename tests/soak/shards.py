@@ -12,8 +12,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import numpy as np
@@ -255,30 +256,45 @@ def usual(project: Project, kind: str) -> dict[str, Any]:
     return _known[key]
 
 
+def campaign(
+    name: str,
+    seed: int | None,
+    kills: int,
+    ready: Callable[[Path], object],
+    attack: Callable[[Project, random.Random, int], tuple[str, str]],
+) -> NoReturn:
+    """Attack until so many processes were ended; exit code 1 if a run was not as it should be.
+
+    ready: is done once, so that what it imports need not be imported by each process.
+    """
+    seed = random.randrange(10**6) if seed is None else seed
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    whole = Project(folder)
+    warm = fresh(whole)
+    preload(warm, lambda: ready(warm))
+    began, ended, wrong, case = time.monotonic(), 0, 0, 0
+    while ended < kills:
+        rng = random.Random(f"{seed} {case}")
+        here = min(rng.randint(4, 12), kills - ended)
+        outcome, finding = attack(whole, rng, here)
+        click.echo(f"case {case}: {finding or outcome}")
+        ended, wrong, case = ended + here, wrong + bool(finding), case + 1
+    click.echo(f"seed {seed}: {ended} kills in {case} runs, {time.monotonic() - began:.0f} s, {wrong} findings")
+    if not wrong:
+        shutil.rmtree(folder)
+    sys.exit(1 if wrong else 0)
+
+
 @click.command()
 @click.option("--seed", default=None, type=int, help="What is done follows from it; default: by chance.")
 @click.option("--kills", default=100, show_default=True, help="Go on until so many processes were ended.")
 def main(seed: int | None, kills: int) -> None:
     """Kill shards until they have been killed often enough; exit code 1 if a run was not as it should be."""
-    seed = random.randrange(10**6) if seed is None else seed
-    folder = Path(tempfile.mkdtemp(prefix="shards-"))
-    whole = Project(folder)
-    warm = fresh(whole)
-    preload(warm, lambda: [give(*SCORE, *SCREENED, "--shard", "0/1"), state(warm)])
-    began, ended, wrong = time.monotonic(), 0, 0
-    for case in range(10**9):
-        if ended >= kills:
-            break
-        rng = random.Random(f"{seed} {case}")
-        least = rng.randint(4, 12)
-        outcome, finding = attack(whole, rng, min(least, kills - ended))
-        ended += min(least, kills - ended)
-        wrong += bool(finding)
-        click.echo(f"case {case}: {finding or outcome}")
-    click.echo(f"seed {seed}: {ended} kills in {case} runs, {time.monotonic() - began:.0f} s, {wrong} findings")
-    if not wrong:
-        shutil.rmtree(folder)
-    sys.exit(1 if wrong else 0)
+
+    def ready(warm: Path) -> list[Any]:
+        return [give(*SCORE, *SCREENED, "--shard", "0/1"), state(warm)]
+
+    campaign("shards", seed, kills, ready, attack)
 
 
 if __name__ == "__main__":

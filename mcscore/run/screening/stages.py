@@ -49,6 +49,12 @@ def first_engine(header: RunHeader, engine: Engine) -> Engine:
     return engine.copy(passes=header.screen.passes, errors=True)
 
 
+def resuming_engine(header: RunHeader, engine: Engine, options: ScoreOptions) -> Engine:
+    """The engine for a run that is there: with its number of passes, if that was to be chosen by the run."""
+    chosen = options.screen is not None and options.screen.budget is not None
+    return engine.copy(passes=header.settings.passes) if chosen else engine
+
+
 @contextlib.contextmanager
 def first_run(job: Job, pool: Pool, engine: Engine) -> Iterator[Job]:
     """Make or resume the first stage of a run, with its own engine, locked."""

@@ -26,6 +26,11 @@ FORMAT, VERSION = "mcscore-samples", 1
 _LONGEST = 1 << 20  # bytes of the line of JSON; anything longer is none
 
 
+def samples_file(run: Path, role: str) -> Path:
+    """Where a run keeps the samples of the "candidates", or of other items."""
+    return run / f"samples-{role}.bin"
+
+
 def write_samples(file: Path, key: dict[str, Any], ids: Ints, p_nTC: Floats) -> None:
     """Keep samples of items, ids ascending.
 

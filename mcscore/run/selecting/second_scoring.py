@@ -22,7 +22,7 @@ from ..loop import Progress
 from ..scoring.normalize import own_scorer
 from ..stored import StoredScores
 from .gather import gathered
-from .samples_file import Floats, Ints, read_samples, write_samples
+from .samples_file import Floats, Ints, read_samples, samples_file, write_samples
 
 if TYPE_CHECKING:
     from ...pool import Pool
@@ -71,7 +71,7 @@ class SecondScoring:
         """
         pool = pool or self._pool
         # Not in a store: 1 GiB takes longer to send and fetch than one request may.
-        file = self._run.path / f"samples-{role}.bin" if isinstance(self._run.path, Path) else None
+        file = samples_file(self._run.path, role) if isinstance(self._run.path, Path) else None
         key = self._key(pool)
         kept = None if file is None else read_samples(file, key)
         if least is not None:

@@ -36,7 +36,7 @@ from ..score import OnStage, complete_run, warn_of_unscored
 from ..scoring.task import Engine
 from ..scoring.workers import engine_of
 from ..screening.options import DIRECTORY
-from ..screening.stages import complete_first, first_engine, first_options, first_run, second_stage
+from ..screening.stages import complete_first, first_engine, first_options, first_run, resuming_engine, second_stage
 from ..signals import StopRequest, stop_request
 from ..spans import Span
 from ..start import Job, ScoreOptions, draft_run, is_run, join_run, make_run, refuse_other, resume_run, writing
@@ -244,10 +244,9 @@ class _Worker:
 
     def _resuming(self) -> Engine:
         """The engine for a run that is there: its threads, and its number of passes where that was chosen by the run."""
-        settings = read_header(self.path).settings
-        _use_threads(settings.threads)
-        chosen = self.options.screen is not None and self.options.screen.budget is not None
-        return self.engine.copy(passes=settings.passes) if chosen else self.engine
+        header = read_header(self.path)
+        _use_threads(header.settings.threads)
+        return resuming_engine(header, self.engine, self.options)
 
     def _beside_others(self, closing: bool) -> None:
         """Score what has no record: of the first stage, or of the last one, which closes the run."""
