@@ -74,6 +74,7 @@ def test_items_are_labeled_skipped_excluded_and_undone_by_keys(
     assert pool.excluded[ids].tolist() == [False, False, False, True, False, False, False]
     page.keyboard.press("Backspace")
     page.keyboard.press("Backspace")
+    playwright.expect(page.locator("#progress")).not_to_contain_text("excluded", timeout=SECONDS)  # the second one, too
     wait_for(page, "2 of 7 labeled", "#progress")
     assert pool.labels[ids].tolist() == [1, 2, -1, -1, -1, -1, -1]
     assert not pool.excluded.any()
