@@ -60,7 +60,7 @@ class _Conflicts:
 
 def label_from(
     pool: Pool,
-    table: str | os.PathLike[str],
+    table: str | os.PathLike[str] | Table,
     *,
     overwrite: bool = False,
     columns: Columns = Columns(),  # noqa: B008 (frozen)
@@ -72,7 +72,7 @@ def label_from(
         pool: the pool.
         table: a CSV (comma, semicolon or tab) or Parquet file with a column ``id`` or ``key``, and ``label``: the pool's
             class names, or numbers (-1 takes a label away). Rows without a label are left out. In CSV, an apostrophe that
-            keeps a spreadsheet from running a text (``'=x``) is no part of the text.
+            keeps a spreadsheet from running a text (``'=x``) is no part of the text. Or a table that was read.
         overwrite: replace labels that items have already.
         columns: which columns name the items and the labels.
         reading: whether labels of digits are "names" or "numbers" of classes; needed only where the two differ.
@@ -90,7 +90,8 @@ def label_from(
     >>> label_from(pool, folder / "labels.csv"), pool.labels.tolist()
     (Labeled(changed=2, rows=3, rows_without_label=1), [1, -1, 0])
     """
-    given = read_table(Path(table), columns, labeled=True)
+    given = table if isinstance(table, Table) else read_table(Path(table), columns, labeled=True)
+    table = given.path
     if "label" not in given.columns:
         raise PoolError(
             f"{table} has no column 'label' (--label-column names another); it has {', '.join(given.names)}"
