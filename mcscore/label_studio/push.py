@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..store.files import Where
-from .server import Project, Server
+from .server import AT_ONCE, Project, Server
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -81,11 +81,13 @@ def push(
         where = server.project(project, config)
         there = {_item(task["data"]) for task in server.tasks(where.id)}
         missing = [task for task in tasks if _item(task["data"]) not in there]
-        if images is not None:
-            _upload(server, where, missing)
         done = 0
-        for added in server.add(where.id, missing):
-            done += added
+        for at in range(0, len(missing), AT_ONCE):
+            part = missing[at : at + AT_ONCE]
+            if images is not None:
+                _upload(server, where, part)
+            server.add(where.id, part)
+            done += len(part)
             if progress is not None:
                 progress(done, len(missing))
     return Pushed(where, done, len(tasks) - len(missing), 0 if images is None else len(missing))

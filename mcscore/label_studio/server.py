@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from ..errors import RunError, first_line
 from ..run.export.label_studio import CONTROL
 
-_AT_ONCE = 50  # tasks, or files, in one request: Django, below Label Studio, takes at most 100 files
+AT_ONCE = 25  # tasks, or files, in one request: Django, below Label Studio, takes at most 100 files, and photographs have some MB
 _PAGE = 200  # tasks in one answer
 _SECONDS = 120  # for one request
 
@@ -94,33 +94,28 @@ class Server:
                 found = task.model_dump()
                 yield {"id": found["id"], "data": found["data"], "annotations": found.get("annotations") or []}
 
-    def add(self, project: int, tasks: Sequence[dict[str, Any]]) -> Iterator[int]:
-        """Add tasks to a project, and yield after each request how many it added."""
-        for at in range(0, len(tasks), _AT_ONCE):
-            part = tasks[at : at + _AT_ONCE]
-            with self._asked():
-                self._client.projects.import_tasks(project, request=part)
-            yield len(part)
+    def add(self, project: int, tasks: Sequence[dict[str, Any]]) -> None:
+        """Add at most AT_ONCE tasks to a project."""
+        with self._asked():
+            self._client.projects.import_tasks(project, request=tasks)
 
     def upload(self, project: int, files: Sequence[Path]) -> dict[str, str]:
-        """Upload pictures, without a task for each, and return the address of each by its name."""
+        """Upload at most AT_ONCE pictures, without a task for each, and return the address of each by its name."""
         addresses = dict[str, str]()
-        for at in range(0, len(files), _AT_ONCE):
-            part = files[at : at + _AT_ONCE]
-            with self._asked():
-                # The SDK has no method for it.
-                answer = self._client._client_wrapper.httpx_client.request(
-                    f"api/projects/{project}/import",
-                    method="POST",
-                    params={"commit_to_project": "false"},
-                    files={file.name: (file.name, file.read_bytes()) for file in part},
-                    force_multipart=True,
-                )
-                if answer.status_code >= 300:
-                    raise RunError(f"{self.url} does not take pictures: {answer.status_code}, {answer.text[:300]}")
-                for id in answer.json()["file_upload_ids"]:
-                    place = self._client.files.get(id).file
-                    addresses[place.rpartition("/")[2].partition("-")[2]] = f"/data/{place}"
+        with self._asked():
+            # The SDK has no method for it.
+            answer = self._client._client_wrapper.httpx_client.request(
+                f"api/projects/{project}/import",
+                method="POST",
+                params={"commit_to_project": "false"},
+                files={file.name: (file.name, file.read_bytes()) for file in files},
+                force_multipart=True,
+            )
+            if answer.status_code >= 300:
+                raise RunError(f"{self.url} does not take pictures: {answer.status_code}, {answer.text[:300]}")
+            for id in answer.json()["file_upload_ids"]:
+                place = self._client.files.get(id).file
+                addresses[place.rpartition("/")[2].partition("-")[2]] = f"/data/{place}"
         if missing := {file.name for file in files} - addresses.keys():
             raise RunError(f"{self.url} has not kept the pictures {', '.join(sorted(missing)[:5])}")
         return addresses

@@ -71,19 +71,10 @@ def label_studio() -> Iterator[RealServer]:
         free.close()
         log = Path(folder) / "log"
         with log.open("wb") as out:
+            account = ["--username", ACCOUNT, "--password", PASSWORD, "--user-token", LEGACY]
+            place = ["--data-dir", folder, "--port", str(port), "--internal-host", "127.0.0.1"]
             server = subprocess.Popen(
-                [
-                    program,
-                    "start",
-                    "--no-browser",
-                    "--data-dir",
-                    folder,
-                    "--port",
-                    str(port),
-                    "--internal-host",
-                    "127.0.0.1",
-                ]
-                + ["--username", ACCOUNT, "--password", PASSWORD, "--user-token", LEGACY],
+                [program, "start", "--no-browser", *place, *account],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=folder,

@@ -169,7 +169,7 @@ def test_texts_with_several_labels_come_back(label_studio: RealServer, tmp_path:
         said[id] = sorted({at % 5, (at * 2) % 5}) if at % 4 else []
         annotate(label_studio, task, [CLASSES[c] for c in said[id]], "text")
     for form in ("API", *FORMS):
-        source = place(label_studio) + ["--project", told["project"]]
+        source = [*place(label_studio), "--project", told["project"]]
         if form != "API":
             source = ["--file", exported(label_studio, told["project"], form, tmp_path)]
         shutil.rmtree(run.path / "labels", ignore_errors=True)

@@ -78,8 +78,9 @@ def export(
     )
     path = _file_of(run, f"export-{name}{kind.suffix}", out)
     beside = None if kind.beside is None else path.with_suffix(kind.beside)
-    if beside is not None:
-        refuse_foreign(beside, "an export", is_export, RunError)
+    for each in (path, beside):
+        if each is not None:
+            refuse_foreign(each, "an export", is_export, RunError)
     try:
         with named_output(path, "an export", is_export, RunError) as target:
             second = kind.write(target, tables, source)

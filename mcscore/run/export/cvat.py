@@ -8,20 +8,22 @@ from typing import Any, BinaryIO
 from xml.sax.saxutils import escape, quoteattr
 
 from .images import class_of, size_of
-from .source import Source, Tables
+from .source import Source, Tables, json_objects
 
 
 def write_manifest(file: BinaryIO, tables: Tables, source: Source) -> None:
     """Write a dataset manifest: version and type, then a line for each image; the item and its scores are the image's ``meta``."""
     file.write(b'{"version": "1.1"}\n{"type": "images"}\n')
     for table in tables:
-        rows = table.drop_columns(["prediction"]).to_pylist()
+        names = [name for name in table.column_names if name != "prediction"]
+        rows = json_objects(table, {name: "item" if name == "id" else name for name in names})
         for row, (name, path) in zip(rows, source.images.paths(table, "cvat-manifest"), strict=True):
             stem, suffix = os.path.splitext(name)
             width, height = size_of(path)
-            meta = {"mcscore": {("item" if field == "id" else field): value for field, value in row.items()}}
-            line = {"name": stem, "extension": suffix, "width": width, "height": height, "meta": meta}
-            file.write(json.dumps(line).encode() + b"\n")
+            said = (
+                f'"name": {json.dumps(stem)}, "extension": {json.dumps(suffix)}, "width": {width}, "height": {height}'
+            )
+            file.write(f'{{{said}, "meta": {{"mcscore": {{{row}}}}}}}\n'.encode())
 
 
 def write_annotations(file: BinaryIO, tables: Tables, source: Source) -> None:
