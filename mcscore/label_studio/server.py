@@ -48,7 +48,7 @@ class Server:
             ) from None
         self.url = url.rstrip("/")
         with self._asked():
-            self._client = LabelStudio(base_url=self.url, api_key=token, timeout=_SECONDS)
+            self._client: Any = LabelStudio(base_url=self.url, api_key=token, timeout=_SECONDS)
 
     def project(self, name: str, config: str | None = None) -> Project:
         """Find a project by its id or title; with a labeling configuration, one that is missing is made, and one without any gets it.

@@ -125,9 +125,9 @@ def test_a_manifest_has_size_item_and_scores_of_each_image(run: Run, folder: Pat
 # -- pictures that are written -----------------------------------------------------------------------------------------
 
 
-def scored(pool: Pool, folder: Path) -> Run:
+def scored(pool: Pool, folder: Path, k: int = 3) -> Run:
     run = score_pool(pool, Scorer(), folder)
-    run.select(3, by="bald", diversity="none")
+    run.select(k, by="bald", diversity="none")
     return run
 
 
@@ -190,6 +190,18 @@ def test_label_studio_gets_the_address_of_what_is_written(tmp_path: Path) -> Non
         name = task["data"]["image"].removeprefix(where)
         assert name == f"{task['data']['item']}-{task['data']['item']}_1.png"
         assert Image.open(io.BytesIO((tmp_path / "out" / name).read_bytes())).size == (4, 4)
+
+
+def test_label_studio_gets_what_browsers_show(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    Image.fromarray(image).save(source / "a.tif")
+    run = scored(import_images(source, tmp_path / "pool", size=4, keep_encoded=True, workers=1), tmp_path / "run", k=1)
+    assert names_of(run.export("coco", tmp_path / "a", images=tmp_path / "out"), "coco") == ["0-a.tif"]
+    run.export("label-studio", tmp_path / "b", images=tmp_path / "out", prefix="/")
+    assert sorted(os.listdir(tmp_path / "out")) == ["0-a.png", "0-a.tif"]
+    assert (np.asarray(Image.open(tmp_path / "out" / "0-a.png")) == image).all()
 
 
 def test_label_studio_gets_texts(run: Run, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def export(
         f"mcscore {run.meta['model']['fingerprint'].removeprefix('sha256:')[:12]} {by}",
         run.meta["likelihood"],
         tuple(pool.classes) if pool is not None and pool.classes is not None else None,
-        Images(prefix, images, pool, ids),
+        Images(prefix, images, pool, ids, browser=kind.names == "address"),
         texts,
         {**facts, "by": by},
     )

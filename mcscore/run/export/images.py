@@ -31,6 +31,7 @@ class Images:
         folder: where pictures are written; None: they lie where the prefix says, under the keys.
         pool: has the items.
         ids: (n,) the items that are exported; None: all.
+        browser: the pictures that are written are for a browser.
 
     Raises:
         RunError: ``folder`` is a URL, or no directory.
@@ -38,22 +39,23 @@ class Images:
     """
 
     def __init__(
-        self, prefix: str, folder: str | os.PathLike[str] | None, pool: Pool | None, ids: Values | None
+        self,
+        prefix: str,
+        folder: str | os.PathLike[str] | None,
+        pool: Pool | None,
+        ids: Values | None,
+        *,
+        browser: bool = False,
     ) -> None:
         self.prefix, self.folder = prefix, None if folder is None else local_path(folder, "pictures", RunError)
         self._files = None
         if self.folder is not None:
             assert pool is not None
-            self._files = PictureFiles(pool, ids)
+            self._files = PictureFiles(pool, ids, browser=browser)
             try:
                 atomic.create_directory(self.folder)
             except OSError as error:
                 raise RunError(f"pictures cannot be written to {self.folder}: {error}") from error
-
-    @property
-    def written(self) -> bool:
-        """Whether the pictures are written."""
-        return self._files is not None
 
     def names(self, table: pyarrow.Table) -> list[str]:
         """Return what the picture of each item is called below the prefix: its key, or the file that is written here."""
