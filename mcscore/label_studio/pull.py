@@ -12,7 +12,7 @@ from ..errors import RunError
 from ..label_app.labels import Log, SeveralLabels
 from ..pool.class_names import ClassReader
 from ..pool.table_files import Table
-from ..pool.tables import find_items, label_from
+from ..pool.tables import find_items, set_labels_of
 from ..pool.text_columns import text_array, text_column
 from ..run.export.label_studio import pool_mark
 from ..run.identity.match import find_pool
@@ -81,7 +81,7 @@ def take_in(run: Run, export: Export, pool: Pool | None = None, *, several: bool
         changed, file = _set_several(run, pool, table, given, export.where, overwrite)
     else:
         _refuse_several(given, export.where)
-        changed, file = label_from(pool, table, overwrite=overwrite, reading=_reading(pool)).changed, None
+        changed, file = set_labels_of(pool, table, overwrite=overwrite, reading=_reading(pool)).changed, None
     without = sum(not each.labels for each in own)
     return Pulled(changed, len(own) - without, without, export.skipped, foreign, file)
 

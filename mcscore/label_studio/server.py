@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self, url: str, token: str) -> None:
         try:
-            from label_studio_sdk import LabelStudio
+            import label_studio_sdk
         except ImportError:
             raise RunError(
                 "Label Studio is reached with its SDK: pip install 'mcscore[label-studio]'. Without it, `mcscore export --format "
@@ -48,7 +48,8 @@ class Server:
             ) from None
         self.url = url.rstrip("/")
         with self._asked():
-            self._client: Any = LabelStudio(base_url=self.url, api_key=token, timeout=_SECONDS)
+            sdk: Any = label_studio_sdk
+            self._client = sdk.LabelStudio(base_url=self.url, api_key=token, timeout=_SECONDS)
 
     def project(self, name: str, config: str | None = None) -> Project:
         """Find a project by its id or title; with a labeling configuration, one that is missing is made, and one without any gets it.
