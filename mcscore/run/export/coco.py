@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import BinaryIO
 
-from .images import class_of, size_of
+from .images import size_of
 from .source import Source, Tables, json_objects
 
 
@@ -19,7 +19,7 @@ def write_coco(file: BinaryIO, tables: Tables, source: Source) -> None:
     file.write(f'{{"info": {json.dumps(info)},\n"images": ['.encode())
     before, top = "\n", -1
     for table in tables:
-        numbers = [class_of(value, source.classes) for value in table["prediction"].to_pylist()]
+        numbers = [source.class_number(value) for value in table["prediction"].to_pylist()]
         rows = json_objects(table, {name: name for name in table.column_names if name != "prediction"})
         images = []
         for (name, path), row, number, label in zip(

@@ -7,7 +7,7 @@ import os
 from typing import Any, BinaryIO
 from xml.sax.saxutils import escape, quoteattr
 
-from .images import class_of, size_of
+from .images import size_of
 from .source import Source, Tables, json_objects
 
 
@@ -41,7 +41,7 @@ def write_annotations(file: BinaryIO, tables: Tables, source: Source) -> None:
         for (name, path), prediction in zip(source.images.paths(table, "cvat"), predictions, strict=True):
             width, height = size_of(path)
             lines = [f'  <image id="{at}" name={quoteattr(name)} width="{width}" height="{height}">']
-            lines += [f"    {_tag(prediction, source)}"] if class_of(prediction, source.classes) is not None else []
+            lines += [f"    {_tag(prediction, source)}"] if source.class_number(prediction) is not None else []
             file.write("\n".join([*lines, "  </image>", ""]).encode())
             at += 1
     file.write(b"</annotations>\n")

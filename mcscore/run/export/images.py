@@ -143,9 +143,3 @@ def size_of(path: str) -> tuple[int, int]:
             return picture.size
     except (OSError, ValueError, SyntaxError) as error:
         raise RunError(f"the size of {path} cannot be read: {error}") from error
-
-
-def class_of(prediction: Any, classes: tuple[str, ...] | None) -> int | None:
-    """Return the number of a predicted class; None where there is no such class, or a number was predicted."""
-    known = isinstance(prediction, int) and prediction >= 0 and (classes is None or prediction < len(classes))
-    return prediction if known else None

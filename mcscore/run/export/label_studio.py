@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.sax.saxutils import quoteattr
 
 from ...errors import RunError
-from .images import class_of
 from .source import Source, Tables, json_objects
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def write_tasks(file: BinaryIO, tables: Tables, source: Source) -> bytes:
         if tasks:
             file.write((before + ",\n".join(tasks)).encode())
             before = ",\n"
-        top = max([top, *(class_of(each, source.classes) or 0 for each in predictions)])
+        top = max([top, *(source.class_number(each) or 0 for each in predictions)])
     file.write(b"[]\n" if before == "[\n" else b"\n]\n")
     classes = source.classes or tuple(map(str, range(max(_NUMBERS, top + 1))))
     return label_config(classes, source.likelihood, shown).encode()
@@ -113,7 +112,7 @@ def _result(prediction: Any, source: Source, shown: str) -> list[dict[str, Any]]
     """
     if source.likelihood == "gaussian":
         kind, value = "number", {"number": prediction}
-    elif source.likelihood == "categorical" and class_of(prediction, source.classes) is not None:
+    elif source.likelihood == "categorical" and source.class_number(prediction) is not None:
         kind, value = "choices", {"choices": [source.class_name(prediction)]}
     else:
         return []

@@ -37,9 +37,14 @@ class Source:
 
     def class_name(self, prediction: Any) -> str:
         """The name or number of a predicted class, the number of a regression."""
-        if isinstance(prediction, int) and self.classes is not None and prediction < len(self.classes):
-            return self.classes[prediction]
+        if self.classes is not None and (number := self.class_number(prediction)) is not None:
+            return self.classes[number]
         return f"{prediction:.6g}" if isinstance(prediction, float) else str(prediction)
+
+    def class_number(self, prediction: Any) -> int | None:
+        """The number of a predicted class; None where the pool has no such class, or a number was predicted."""
+        known = isinstance(prediction, int) and (self.classes is None or prediction < len(self.classes))
+        return prediction if known else None
 
 
 # The columns id (int64), rank (only of a selection), key (only if the pool has keys), one per score and error that the run has
