@@ -14,6 +14,7 @@ from .kernels import eager
 from .kernels.groups import Groups
 from .kernels.score import accumulate, check_outputs, errors_of, reduce_dense
 from .likelihoods import check_input, reduction_share
+from .own_scores import require_finish
 
 _SETTINGS = ("scores", "likelihood", "input", "noise_variance", "reduction", "errors")
 
@@ -49,6 +50,7 @@ class Moments:
         errors: bool = False,
     ) -> None:
         self.scores = check_scores(scores, likelihood, noise_variance)
+        require_finish(self.scores, "a stream of passes cannot make values")
         check_input(input, likelihood)
         reduction_share(reduction)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
