@@ -28,6 +28,7 @@ _HOME = {
     "SampleError": "errors",
     "RunError": "errors",
     "Stopped": "errors",
+    "register_score": "own_scores",
     "Scorer": "scorer",
     "Dropout": "scorer",
     "Execution": "scorer",
@@ -72,6 +73,7 @@ __all__ = [
     "TopK",
     "Workers",
     "__version__",
+    "register_score",
     "score_logits",
     "score_pool",
     "score_shard",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     )
     from .kernels.score import score_logits
     from .moments import Moments
+    from .own_scores import register_score
     from .pool import Pool
     from .run import RayWorkers, Run, Screen, Workers, score_pool
     from .run.shards import Shard, score_shard

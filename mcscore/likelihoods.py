@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Messages of two checks, one of the arguments and one of the outputs.
-NO_NOISE = (
-    "score {!r} with likelihood 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
-)
+NO_NOISE = "score {!r} with likelihood 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
 TWO_NOISES = "the model predicts its noise (C = 2: mean, log-variance), so noise_variance must not be given too"
 LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
 INPUTS = ("logits", "log_probs", "probs")

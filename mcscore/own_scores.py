@@ -82,7 +82,9 @@ def register_score(
     known = [moment for each in likelihoods for moment in LIKELIHOOD_MOMENTS[each]]
     if isinstance(moments, str) or (wrong := [each for each in moments if each not in known]):
         shown = repr(moments) if isinstance(moments, str) else ", ".join(map(repr, wrong))
-        raise ValueError(f"moments of score {name!r} must be names out of {', '.join(dict.fromkeys(known))}, got {shown}")
+        raise ValueError(
+            f"moments of score {name!r} must be names out of {', '.join(dict.fromkeys(known))}, got {shown}"
+        )
     own = oracle if oracle is not None else _oracle_of(finish, tuple(moments))  # type: ignore[arg-type]
     score = Score(name, tuple(likelihoods), tuple(moments), bounds, own, finish, text, smooth and finish is not None)
     for likelihood in likelihoods:
@@ -106,6 +108,9 @@ def holding(scores: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in scores if SCORES[name].finish is None)
 
 
+NO_ERROR = "there is no standard error"
+
+
 def require_finish(scores: Sequence[str], what: str) -> None:
     """Raise ValueError, which begins with ``what``, if a score cannot be computed from moments."""
     if held := holding(scores):
@@ -126,9 +131,7 @@ def from_outputs(
         samples = samples_of(block.double(), likelihood, input, noise_variance)
         parts.append([SCORES[name].oracle(samples, likelihood) for name in scores])
     values = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return {
-        name: torch.where(column.isfinite(), column, math.nan) for name, column in zip(scores, values, strict=True)
-    }
+    return {name: torch.where(column.isfinite(), column, math.nan) for name, column in zip(scores, values, strict=True)}
 
 
 def means_of(samples: Samples, likelihood: str) -> Means:
@@ -171,7 +174,11 @@ def _same(one: Score, other: Score) -> bool:
 
     def told(score: Score) -> list[Any]:
         functions = (score.oracle, score.finish, score.bounds)
-        return [getattr(each, "__code__", each) for each in functions] + [score.likelihoods, score.moments, score.smooth]
+        return [getattr(each, "__code__", each) for each in functions] + [
+            score.likelihoods,
+            score.moments,
+            score.smooth,
+        ]
 
     return told(one) == told(other)
 
@@ -198,7 +205,9 @@ def _try(score: Score, likelihood: str, given: bool) -> None:
             raise ValueError(f"{where} fails on {shape}: {type(error).__name__}: {error}") from error
         if not isinstance(values, torch.Tensor) or values.shape != (_ITEMS,) or not values.is_floating_point():
             got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
-            raise ValueError(f"{where} must return a tensor of floats of shape (B,), one for each item; for {shape} it gave {got}")
+            raise ValueError(
+                f"{where} must return a tensor of floats of shape (B,), one for each item; for {shape} it gave {got}"
+            )
         if not torch.allclose(first, values[:2], rtol=_CLOSE, atol=_CLOSE, equal_nan=True):
             raise ValueError(
                 f"{where} mixes items: the first two have {first.tolist()} by themselves and {values[:2].tolist()} among {_ITEMS}"

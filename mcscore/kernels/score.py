@@ -31,7 +31,7 @@ from ..likelihoods import (
     reduce_predictions,
     reduction_share,
 )
-from ..own_scores import from_outputs, holding, require_finish
+from ..own_scores import NO_ERROR, from_outputs, holding, require_finish
 from . import backends, eager
 from .groups import Groups
 
@@ -96,7 +96,7 @@ def score_logits(
     fast = [name for name in names if chosen != "eager" and name in KERNEL_SCORES]
     summed = [name for name in names if name not in held and name not in fast]  # by PyTorch, from sums over the passes
     if errors:
-        require_finish(names, "there is no standard error")
+        require_finish(names, NO_ERROR)
     fused = errors and logits_TBC.ndim == 3
     results = {
         name: torch.empty(rows, dtype=torch.float32, device=device) for name in (*columns(fast, fused), *summed, *held)

@@ -60,7 +60,7 @@ class Plan:
     why: str = ""  # why faster paths were passed over
     autocast: str = ""  # precision of products, if not the model's own: "bfloat16"
     precision: str = ""  # why this precision
-    # Per item, of sums over passes that come in chunks, or of all outputs where a score needs them. Steps are made smaller for outputs alone.
+    # Per item, of sums over passes that come in chunks, or of all outputs where a score needs them: only for these are steps smaller.
     sums_bytes: int = 0
 
     @property

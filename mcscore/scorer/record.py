@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..own_scores import registered
 from .identity import fingerprint, identity_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ def describe(scorer: Scorer) -> dict[str, Any]:
     """Describe model, options, sites and plan of a scorer. Sites and plan are empty before ``prepare``."""
     model, steps, inputs = scorer.model, scorer.steps, scorer.inputs
     dropout, execution = scorer.dropout, scorer.execution
-    identity, changing = identity_of(model, scorer.transform), scorer.changing
+    own = registered(scorer.scores)
+    computed = {f"score {score.name}": score.finish or score.oracle for score in own}
+    identity, changing = identity_of(model, scorer.transform, computed), scorer.changing
     sites = steps.passes.found.sites if steps is not None else ()
     return {
         "model": {
@@ -34,6 +37,7 @@ def describe(scorer: Scorer) -> dict[str, Any]:
         "seed": scorer.seed,
         "masks": dropout.masks,
         "scores": list(scorer.scores),
+        "own_scores": {score.name: {"moments": list(score.moments), "smooth": score.smooth} for score in own},
         "likelihood": scorer.likelihood,
         "input": scorer.input,
         "noise_variance": scorer.noise_variance,

@@ -118,10 +118,6 @@ class Steps:
             self._check_first_logits(torch.cat(firsts), inputs)
         return moments.compute()
 
-    def logits(self, inputs: Any, ids_B: Tensor) -> Tensor:
-        """Compute logits_TBC of all passes."""
-        return torch.cat(list(self.chunks(inputs, ids_B)))
-
     def chunks(self, inputs: Any, ids_B: Tensor) -> Iterator[Tensor]:
         """Yield logits_tBC of all passes, chunk by chunk; for the path "head", _HEAD_PASSES passes at a time."""
         strategy, t = self.plan.strategy, self.plan.passes

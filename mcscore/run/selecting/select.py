@@ -112,7 +112,7 @@ def choose(
             _refuse_other_passes(run, scorer)
             predict = scorer.predict
             arrays["probabilities"] = gathered(
-                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).cpu().numpy()
+                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).mean.cpu().numpy()
             )
     selection = select(
         found.ids,
