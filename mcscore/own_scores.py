@@ -108,6 +108,8 @@ def holding(scores: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in scores if SCORES[name].finish is None)
 
 
+OF_SCORE = "score {}: "
+"""Begins the names of what a registered score computes with, among the code of a model."""
 NO_ERROR = "there is no standard error"
 
 
@@ -191,14 +193,14 @@ def _try(score: Score, likelihood: str, given: bool) -> None:
     shape = f"an example of {_PASSES} passes and {_ITEMS} items (likelihood {likelihood!r})"
     results = {}
     for what, call in (
-        ("oracle", lambda some: score.oracle(some, likelihood)),
-        ("finish", lambda some: score.finish(_only(means_of(some, likelihood), score.moments), likelihood)),  # type: ignore[misc]
+        ("oracle", score.oracle if given else None),
+        ("finish", None if score.finish is None else _oracle_of(score.finish, score.moments)),
     ):
-        if (what == "oracle" and not given) or (what == "finish" and score.finish is None):
+        if call is None:
             continue
         where = f"{what} of score {score.name!r}"
         try:
-            values, first = call(samples), call(_first_of(samples))
+            values, first = call(samples, likelihood), call(_first_of(samples), likelihood)
         except KeyError as error:
             raise ValueError(f"{where} reads {error}, which is not among moments={list(score.moments)}") from error
         except Exception as error:
@@ -216,7 +218,7 @@ def _try(score: Score, likelihood: str, given: bool) -> None:
         if not bool(((values >= low - _CLOSE) & (values <= high + _CLOSE)).all()):
             raise ValueError(f"{where} leaves its bounds {low}..{high} on {shape}: {values.tolist()}")
         results[what] = values
-    if len(results) == 2 and not torch.allclose(*results.values(), rtol=_CLOSE, atol=_CLOSE):
+    if len(results) == 2 and not torch.allclose(results["oracle"], results["finish"], rtol=_CLOSE, atol=_CLOSE):
         raise ValueError(
             f"oracle and finish of score {score.name!r} differ on {shape}: {results['oracle'].tolist()} and {results['finish'].tolist()}"
         )

@@ -84,8 +84,8 @@ class Pickled:
             return Pickled(cloudpickle.dumps(kept), imported_files())
         except Exception as error:  # of any __reduce__
             raise ModelError(
-                f"{type(scorer.model).__name__}, its transform or a registered score cannot be copied to another process: {first_line(error)}. "
-                "Name the model by a spec instead, as `mcscore score --model FILE.py:NAME` does"
+                f"{type(scorer.model).__name__}, its transform or a registered score cannot be copied to another process: "
+                f"{first_line(error)}. Name the model by a spec instead, as `mcscore score --model FILE.py:NAME` does"
             ) from error
 
     def build(self, device: str) -> Scorer:

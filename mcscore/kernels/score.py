@@ -105,7 +105,7 @@ def score_logits(
         rows, dtype=torch.float32 if likelihood == "gaussian" else torch.int32, device=device
     )
     for first, outputs in row_blocks(logits_TBC, likelihood, input, chosen):
-        block = {}
+        block: dict[str, Tensor] = {}
         if summed or not fast:
             state = eager.new_state(summed, likelihood, outputs.shape[1], C, device)
             _add_rows(outputs, state, likelihood=likelihood, input=input, chosen=chosen)

@@ -20,9 +20,9 @@ from .stored import StoredScores
 
 if TYPE_CHECKING:
     from ..pool import Pool
+    from ..progress import Progress
     from ..scorer.scorer import Scorer
     from ..selection import Limits, Selection
-    from .loop import Progress
     from .scoring.workers import Staff
 
 

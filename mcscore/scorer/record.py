@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from ..own_scores import registered
+from ..own_scores import OF_SCORE, registered
 from .identity import fingerprint, identity_of
 
 if TYPE_CHECKING:
@@ -18,8 +19,16 @@ def describe(scorer: Scorer) -> dict[str, Any]:
     model, steps, inputs = scorer.model, scorer.steps, scorer.inputs
     dropout, execution = scorer.dropout, scorer.execution
     own = registered(scorer.scores)
-    computed = {f"score {score.name}": score.finish or score.oracle for score in own}
-    identity, changing = identity_of(model, scorer.transform, computed), scorer.changing
+    identity, changing = identity_of(model, scorer.transform), scorer.changing
+    scores = {score.name: identity_of(nn.Module(), score.finish or score.oracle) for score in own}
+    code = {name: what for name, what in identity.code.items() if name not in changing}
+    unseen = [*identity.unseen, *(f"{name}, which scoring changes" for name in sorted(changing))]
+    for name, found in scores.items():
+        code |= {
+            OF_SCORE.format(name) + ("function" if part == "transform" else part): what
+            for part, what in found.code.items()
+        }
+        unseen += [OF_SCORE.format(name) + part for part in found.unseen]
     sites = steps.passes.found.sites if steps is not None else ()
     return {
         "model": {
@@ -29,8 +38,8 @@ def describe(scorer: Scorer) -> dict[str, Any]:
             "weights": scorer.weights,
             "weights_part": scorer.weights_part,
             "spec_sha256": scorer.spec_sha256,
-            "code": {name: what for name, what in identity.code.items() if name not in changing},
-            "unseen": [*identity.unseen, *(f"{name}, which scoring changes" for name in sorted(changing))],
+            "code": code,
+            "unseen": unseen,
             "changing": sorted(changing),
         },
         "passes": scorer.passes,

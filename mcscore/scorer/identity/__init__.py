@@ -26,7 +26,7 @@ class Identity:
     unseen: tuple[str, ...]
 
 
-def identity_of(model: nn.Module, transform: Any, more: Mapping[str, Any] | None = None) -> Identity:
-    """What ``model`` and ``transform`` compute with, beside the tensors that ``fingerprint`` covers, and what ``more`` does, by name."""
-    found = Walk(model, fingerprint).follow({"transform": transform, **(more or {})})
+def identity_of(model: nn.Module, transform: Any) -> Identity:
+    """What ``model`` and ``transform`` compute with, beside the tensors that ``fingerprint`` covers."""
+    found = Walk(model, fingerprint).follow(transform)
     return Identity(summary(found), tuple(sorted(found.unseen)))

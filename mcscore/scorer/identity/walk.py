@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -53,10 +53,10 @@ class Walk:
         self._content = Content(self._code, self._module)
         self._at = "the model"
 
-    def follow(self, others: Mapping[str, Any]) -> Found:
-        """Follow everything: the model, and what else computes, by name. Returns what was found."""
-        for name, value in others.items():
-            self._add(name, value)
+    def follow(self, transform: Any) -> Found:
+        """Follow everything. Returns what was found."""
+        self._at = "transform"
+        self._add("transform", transform)
         visited = -1
         while visited != len(self._seen):  # an attribute may be a function, which reads others
             visited = len(self._seen)
