@@ -41,6 +41,7 @@ _HOME = {
     "Screen": "run",
     "Shard": "run.shards",
     "Workers": "run",
+    "score": "run.data",
     "score_pool": "run",
     "score_shard": "run.shards",
 }
@@ -74,6 +75,7 @@ __all__ = [
     "Workers",
     "__version__",
     "register_score",
+    "score",
     "score_logits",
     "score_pool",
     "score_shard",
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from .own_scores import register_score
     from .pool import Pool
     from .run import RayWorkers, Run, Screen, Workers, score_pool
+    from .run.data import score
     from .run.shards import Shard, score_shard
     from .run.start import ScoreOptions
     from .scorer import Dropout, Execution, Scorer

@@ -125,7 +125,9 @@ def test_a_run_has_them_selects_by_them_and_knows_their_code(tmp_path: Path) -> 
     assert np.array_equal(again.scores("gini"), run.scores("gini"))
     assert len(again.select(3, by="gini", diversity="k-center", scorer=Scorer(mlp(), 8), pool=pool)) == 3
     register_score("gini", finish=lambda means, _: 1 - means["p"].amax(-1), moments=["p"], smooth=True)
-    with pytest.raises(mcscore.RunError, match=r"scored with other code: score gini: source of gini"):
+    with pytest.raises(
+        mcscore.RunError, match=r"scored with other code: score gini: function; score gini: source of gini"
+    ):
         score_pool(pool, scorer, tmp_path / "run", check="off")
 
 

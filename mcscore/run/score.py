@@ -28,6 +28,9 @@ from .spans import ranges_of
 from .start import Job, ScoreOptions, is_run, new_run, resumed_run, writing
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..pool import Pool
     from ..scorer.scorer import Scorer
 
@@ -208,13 +211,7 @@ def complete_run(
 
 def warn_of_unscored(run: Run) -> None:
     """Tell which items of a complete run have no score."""
-    if len(ids := run.nonfinite_ids):
-        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
-        warnings.warn(
-            f"{len(ids):,} of {run.n:,} items have no finite score (ids {named}): the model gave NaN or infinity. "
-            "They will not be selected",
-            stacklevel=3,
-        )
+    warn_of_nonfinite(run.nonfinite_ids, run.n)
     if len(ids := run.unreadable_ids):
         ranges = [f"{start}..{stop - 1}" for start, stop in ranges_of(ids)]
         named = ", ".join(ranges[:_NAMED]) + (", ..." if len(ranges) > _NAMED else "")
@@ -222,4 +219,15 @@ def warn_of_unscored(run: Run) -> None:
             f"{len(ids):,} of {run.n:,} items could not be read from the pool (ids {named}) and have no score. "
             "They will not be selected. When the pool is whole again, on_bad_chunk='raise' scores them",
             stacklevel=3,
+        )
+
+
+def warn_of_nonfinite(ids: npt.NDArray[np.int64], n: int) -> None:
+    """Tell which of n items the model gave no finite score."""
+    if len(ids):
+        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
+        warnings.warn(
+            f"{len(ids):,} of {n:,} items have no finite score (ids {named}): the model gave NaN or infinity. "
+            "They will not be selected",
+            stacklevel=4,
         )
