@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,3 +213,18 @@ def test_memory_is_of_a_block(items: np.ndarray) -> None:
     for at, (ids, _) in enumerate(regrouped(source(), 14), 1):
         assert len(ids) == 14 or at == 22
         assert taken <= 2 * at + 1
+
+
+def test_a_bar_is_shown_where_somebody_looks_on(
+    items: np.ndarray, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    score(items, scorer)
+    assert "301/301" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    score(items, scorer, progress=False)
+    assert terminal.getvalue() == ""
