@@ -41,5 +41,5 @@ def test_a_recipe_for_lightning(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     pytest.importorskip("sklearn")
     run_commands(ROOT / "docs" / "recipes" / "lightning.md", tmp_path)
-    (selection,) = (tmp_path / "run").glob("selection-bald-20*.parquet")
+    (selection,) = (tmp_path / "run").glob("selection*.parquet")
     assert selection.stat().st_size > 1000
