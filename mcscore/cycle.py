@@ -110,7 +110,7 @@ def cycle(
             where = out / f"round-{index:02d}"
             scores = tuple(dict.fromkeys((by, "bald", "entropy")))
             scorer = Scorer(model, passes, scores, seed=seed, errors=passes > 1)
-            run = score_pool(pool, scorer, where)
+            run = score_pool(pool, scorer, where, progress=False)
             progress(f"round {index}: select {k} by {by}")
             chosen = np.asarray(run.select(k, by=by, diversity=diversity, seed=seed * 1000 + index).ids)
         if len(chosen):

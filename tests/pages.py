@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-_BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.M | re.S)
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.M | re.S)
 
 
 def run_commands(page: Path, folder: Path) -> str:
@@ -30,7 +30,7 @@ def run_commands(page: Path, folder: Path) -> str:
         "OMP_NUM_THREADS": "1",
     }
     printed = ""
-    for language, title, text in _BLOCK.findall(page.read_text()):
+    for language, title, text in BLOCK.findall(page.read_text()):
         if title:
             (folder / title).write_text(text)
         elif language == "sh":
@@ -44,7 +44,7 @@ def run_commands(page: Path, folder: Path) -> str:
 
 def run_recipe(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """Run the one program of a recipe in this process. Returns what it prints; mcscore must find nothing wrong with its model."""
-    ((_, title, text),) = _BLOCK.findall((ROOT / "docs" / "recipes" / f"{name}.md").read_text())
+    ((_, title, text),) = BLOCK.findall((ROOT / "docs" / "recipes" / f"{name}.md").read_text())
     (folder / title).write_text(text)
     monkeypatch.chdir(folder)
     with warnings.catch_warnings():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .pages import ROOT, run_commands, run_recipe
+from .pages import BLOCK, ROOT, run_commands, run_recipe
 
 PAGES = sorted(ROOT.glob("docs/**/*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 
@@ -60,6 +61,18 @@ def test_a_recipe_for_regression(
     assert len(set(ids)) == 20
     assert min(ids) >= 60
     assert float(re.findall(r"passes: ([\d.]+)", printed)[0]) < 0.95  # 1 is the error of the mean target
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_notebook_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for language, _, text in BLOCK.findall((ROOT / "docs" / "notebook.md").read_text()):
+        if language == "python":
+            exec(text, names)
+    assert (len(names["best"]), len(names["chosen"])) == (10, 10)
+    assert names["found"].mean.shape == (16, 10)
+    assert names["p_TBC"].shape == (50, 16, 10)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -31,9 +31,9 @@ from .item_columns import by_span
 
 if TYPE_CHECKING:
     from ...pool import Pool
+    from ...progress import Progress
     from ...scorer.scorer import Scorer
     from ...selection import Limits, Selection
-    from ..loop import Progress
 
 CANDIDATES_PER_ITEM = 10
 JOINT_CANDIDATES = 10_000  # at least, of a joint method: of a pool with repeats, ten for each item may all be one
@@ -112,7 +112,7 @@ def choose(
             _refuse_other_passes(run, scorer)
             predict = scorer.predict
             arrays["probabilities"] = gathered(
-                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).cpu().numpy()
+                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).mean.cpu().numpy()
             )
     selection = select(
         found.ids,
