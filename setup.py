@@ -108,7 +108,6 @@ native = Extension(
 )
 
 
-
 def long_description() -> str:
     """README.md as a package index shows it, where a path leads nowhere.
 

@@ -40,6 +40,9 @@ def test_a_recipe_for_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_a_recipe_for_lightning(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     pytest.importorskip("sklearn")
+    (tmp_path / "sitecustomize.py").write_text(  # as conftest.py for this process
+        "from tests.zoo.torchvision_operators import declare_missing\n\ndeclare_missing()\n"
+    )
     run_commands(ROOT / "docs" / "recipes" / "lightning.md", tmp_path)
     (selection,) = (tmp_path / "run").glob("selection*.parquet")
     assert selection.stat().st_size > 1000
