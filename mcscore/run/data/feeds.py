@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from ...errors import PoolError, SampleError
@@ -89,8 +88,8 @@ def feed_of(data: Any, fields: Fields) -> Feed:
         return _file(Path(data))
     if isinstance(data, DataLoader):
         return _loader(data, fields)
-    if isinstance(data, torch.nn.Module) or callable(getattr(data, "keys", None)):
-        raise SampleError(f"data is a {type(data).__name__}; give a dataset, a loader, an array, a path or batches")
+    if isinstance(data, Mapping):
+        raise SampleError(f"data is a {type(data).__name__} of {', '.join(map(repr, data))}: give one of these")
     if hasattr(data, "shape") and hasattr(data, "dtype") and hasattr(data, "__getitem__"):
         return _array(data)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
