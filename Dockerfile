@@ -27,7 +27,7 @@ ARG EXTRAS=images,label,remote,report
 RUN pip install --index-url ${CPU_INDEX} --constraint /constraints.txt torch
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --constraint /constraints.txt "mcscore[${EXTRAS}] @ file://$(ls /wheels/*.whl)"
-USER mcscore
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["mcscore"]
 CMD ["--help"]
@@ -40,7 +40,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 RUN pip install --index-url ${CUDA_INDEX} --constraint /constraints.txt torch
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --constraint /constraints.txt "mcscore[${EXTRAS}] @ file://$(ls /wheels/*.whl)"
-USER mcscore
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["mcscore"]
 CMD ["--help"]
