@@ -24,12 +24,12 @@ def write_report(
     pool: Pool | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    selection: Where | None = None,
+    selection: Where | int | None = None,
 ) -> AnyPath:
     """Write the report of ``run`` to ``out`` (a local file; default: report.html in the run) and return its path.
 
     pool: the pool that was scored; default: where run.json says it is. Where that is gone, the page has no pictures and
-    says so. selection: a selection file of the run; default: the newest. An older page is replaced as the last step, and
+    says so. selection: a selection of the run, its number or its file; default: the newest. An older page is replaced as the last step, and
     nothing else is.
 
     Raises ImportError if matplotlib, jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
