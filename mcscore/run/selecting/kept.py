@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
+from ...pool.labels import has_label
 from ...store.files import AnyPath, Where
 from ...store.place import any_path, place_at
 from ..identity.place import pool_unless_gone
@@ -210,7 +211,7 @@ def _listed(run: StoredScores, file: AnyPath, pool: Pool | None) -> KeptSelectio
     except RunError as error:
         return KeptSelection(number_of(file), file, damage=str(error))
     ids = table["id"].to_numpy().astype(np.int64)
-    labeled = None if pool is None else int((pool.column("labels").at(ids) >= 0).sum())
+    labeled = None if pool is None else int(has_label(pool.column("labels").at(ids)).sum())
     return KeptSelection(
         number_of(file),
         file,
