@@ -38,10 +38,10 @@ def label_studio() -> None:
 @_server
 @click.option(
     "--selection",
-    metavar="FILE|latest|all",
+    metavar="NUMBER|FILE|latest|all",
     default="latest",
     show_default=True,
-    help="Selection of RUN to push: a file, the newest, or all items.",
+    help="Selection of RUN to push: its number (see `run selections`), a file, the newest, or all items.",
 )
 @click.option(
     "--prefix",

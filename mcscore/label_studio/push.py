@@ -40,7 +40,7 @@ def push(
     server: Server,
     project: str,
     *,
-    selection: Where | None = "latest",
+    selection: Where | int | None = "latest",
     prefix: str = "",
     texts: dict[int, str] | None = None,
     pool: Pool | None = None,
@@ -55,7 +55,7 @@ def push(
         run: the run.
         server: where the project is.
         project: its id, or its title.
-        selection: a selection file of the run, or "latest"; None: all items.
+        selection: a selection of the run: its number, its file, or "latest"; None: all items.
         prefix: put before a key to make the address of a picture; without it and without texts the pictures are uploaded.
         texts: id -> text to show of an item, instead of a picture.
         pool: the pool, if it is not at its recorded place.

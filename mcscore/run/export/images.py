@@ -49,6 +49,7 @@ class Images:
     ) -> None:
         self.prefix, self.folder = prefix, None if folder is None else local_path(folder, "pictures", RunError)
         self._files = None
+        self._written: list[Path] = []
         if self.folder is not None:
             assert pool is not None
             self._files = PictureFiles(pool, ids, browser=browser)
@@ -84,6 +85,18 @@ class Images:
                 )
         return found
 
+    def sync(self) -> None:
+        """Make the pictures that were written durable: all at the end, which took a third of the time of each by itself.
+
+        Raises:
+            OSError: of the disk.
+        """
+        for file in self._written:
+            atomic.sync(file)
+        if self._written:
+            atomic.sync(self._written[0].parent)
+        self._written.clear()
+
     def _write(self, id: int, key: str | None) -> str:
         """Write the picture of an item, unless it is there, and return the name of its file."""
         assert self._files is not None
@@ -95,7 +108,8 @@ class Images:
                 if file.read_bytes() != data:
                     raise RunError(f"{file} exists and has another content; choose another directory, or remove it")
             else:
-                atomic.replace_file(file, data)
+                atomic.show_file(file, data)
+                self._written.append(file)
         except OSError as error:
             raise RunError(f"{file} could not be written: {error}") from error
         return file.name
