@@ -147,6 +147,8 @@ def test_what_is_wrong_is_named_with_its_place(items: np.ndarray, scorer: Scorer
         score(iter([items[:4], "text"]), scorer)
     with pytest.raises(SampleError, match="data is a int"):
         score(7, scorer)
+    with pytest.raises(SampleError, match=r"data is a Frame of pandas: give its numbers, data\.to_numpy\(\)"):
+        score(type("Frame", (list,), {"iloc": 0})(), scorer)
     with pytest.raises(SampleError, match="data is a dict of 'train', 'test': give one of these"):
         score({"train": items, "test": items}, scorer)
     with pytest.raises(SampleError, match="the data holds no item"):
