@@ -32,6 +32,11 @@ def items() -> np.ndarray:
     return np.random.default_rng(0).random((N, 6), np.float32)
 
 
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "FULL", 100)
+
+
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Dropout(0.2), nn.Linear(6, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, 4)).eval()
