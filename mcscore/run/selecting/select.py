@@ -140,7 +140,9 @@ def choose(
     if "embeddings" in arrays:
         order = np.argsort(found.ids)
         chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
-        how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map)
+        how["map"] = embedding_map(
+            arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map, labeled
+        )
     if edited:
         how["edited_code"] = edited
     _write(run, pool, selection, how)
