@@ -11,6 +11,7 @@ import numpy.typing as npt
 SIDE = 1000  # of the square in which marks are drawn; the page stretches it to the room there is
 MOST_TICKS = 6  # so many texts fit beside each other on a telephone
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)
+_BEYOND = 0.01  # of a step: 0 is named where the least value is 1e-8
 _UNITS = ("", "k", "M", "G", "T")
 
 
@@ -68,7 +69,8 @@ def round_values(lo: float, hi: float, *, whole: bool = False) -> list[float]:
     rough = max((hi - lo) / MOST_TICKS, 1.0 if whole else 0.0) * (1 - 1e-9)
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(each * unit for each in _STEPS if each * unit >= rough and (not whole or (each * unit).is_integer()))
-    return [n * step for n in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1)]
+    first, last = math.ceil(lo / step - _BEYOND), math.floor(hi / step + _BEYOND)
+    return [n * step for n in range(first, last + 1)]
 
 
 def text_of(value: float, step: float) -> str:

@@ -86,6 +86,7 @@ def _card(
     told = [(SHORT.get(name, title(name)), title(name), number(float(values[name][at]))) for name in names[:CARD_SCORES]]
     if shown.error is not None:
         told.insert(1, ("±", f"standard error of {title(names[0])}", f"{values[shown.error][at]:.2g}"))
+    # Both probabilities from one source, where it has both.
     chance = next((p for c, p in guesses or [] if c == predicted), None if chances is None else float(chances[at]))
     second = next(((shown.class_name(int(c)), p) for c, p in guesses or [] if c != predicted), None)
     return Card(
@@ -135,9 +136,9 @@ def kept_text(shown: Shown, made: list[Card]) -> str:
     """What the run has not kept of the probabilities; blank if it has all."""
     if shown.regression or not made:
         return ""
-    without = sum(card.second is None for card in made)
-    if not without:
-        return ""
-    some = "Second classes are" if without == len(made) else f"The second class of {without:,} items is"
-    first = " The probability of the prediction is 1 − least confidence." if made[0].chance is not None else ""
-    return f"{some} not kept in this run: the samples of a batchbald or epig selection have them.{first}"
+    without = sum(card.guesses is None for card in made)
+    score = " The probability of the prediction is 1 − least confidence." if made[-1].chance is not None and without else ""
+    if without == len(made):
+        return f"Second classes are not kept in this run: the samples of a batchbald or epig selection have them.{score}"
+    some = f" Of {without:,} items none are kept." if without else ""
+    return f"Two classes with their probabilities are from the samples of a joint selection, which have other masks than the scores.{some}{score}"

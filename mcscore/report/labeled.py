@@ -109,20 +109,20 @@ def bias(items: int, of_selection: int, run_of_labeled: bool) -> str:
     """What the items with labels do not stand for.
 
     >>> bias(40, 40, False)
-    'All of them are of this selection. They were labeled because they were chosen, not drawn at random, and what is chosen is hard: of the whole pool, the model is likely right more often. The shares below hold for these items only.'
+    'All of them are of this selection: chosen because they are hard, not drawn at random. Of the whole pool the model is likely right more often, and the shares below hold for these items only.'
     """
     if run_of_labeled:
         return (
             "This run scored items that had labels already. Those that the model was trained on are among them, if any: of these it is "
             "right more often than of new items. Neither are labeled items a random sample of the pool, unless they were drawn as one."
         )
-    some = "All" if of_selection == items else f"{of_selection:,}" if of_selection else "None"
-    are = "is" if of_selection == 1 else "are"
+    if not of_selection:
+        return "None of them is of this selection. Unless they were drawn at random, the shares below hold for these items only."
+    some = f"{of_selection:,} of them" if of_selection < items else "All of them" if items > 1 else "It"
+    are, they = ("is", "it is") if of_selection == 1 else ("are", "they are")
     return (
-        f"{some} of them {are} of this selection. They were labeled because they were chosen, not drawn at random, and what is chosen is "
-        "hard: of the whole pool, the model is likely right more often. The shares below hold for these items only."
-        if of_selection
-        else "None of them is of this selection. Unless they were drawn at random, the shares below hold for these items only, not for the pool."
+        f"{some} {are} of this selection: chosen because {they} hard, not drawn at random. Of the whole pool the model is likely right "
+        "more often, and the shares below hold for these items only."
     )
 
 

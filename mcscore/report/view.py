@@ -69,6 +69,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "random": random,
         "chosen_text": _chosen_text(shown),
         "kept_text": kept_text(shown, selected),
+        "take_text": _take_text(shown),
         "data": page_data(shown, selected, [part["plot"] for part in (plane, places) if part]),
         "facts": [_what_ran(shown), _on_what(shown)],
         "sites": [
@@ -192,6 +193,16 @@ def _chosen_text(shown: Shown) -> str:
         f"Their median score is {number(float(np.median(shown.selected[chosen.by])))}; "
         f"the median of all is {number(spread.quantiles[0.5])}.{cards}"
     )
+
+
+def _take_text(shown: Shown) -> str:
+    """How labels of the page come into the pool."""
+    pool, classes = shown.run.meta["pool"]["path"], shown.classes or []
+    if shown.run.meta["likelihood"] == "bernoulli":
+        return "A pool has one label per item, so labels.csv has a column of 0 and 1 for each class, for your training code."
+    # A name of digits may be read as the number of another class.
+    digits = any(name.strip().isdecimal() and int(name) != number for number, name in enumerate(classes))
+    return f"Then: mcscore pool label {pool} labels.csv{' --labels-are names' if digits else ''}"
 
 
 def _what_ran(shown: Shown) -> list[tuple[str, str]]:

@@ -1,10 +1,10 @@
 // The gallery: which cards are shown, in which order, and which of them has the keyboard.
 
 import { differs, orders, within } from "./arrange.js";
-import { $, make } from "./dom.js";
-import { cards, facts, items } from "./facts.js";
-import { givenTo, labelOf, labels as given, onLabel } from "./given.js";
-import { className, labelText, title } from "./words.js";
+import { $, isSmall, make } from "./dom.js";
+import { cards, facts, items, labelable } from "./facts.js";
+import { givenTo, labelOf, onLabel } from "./labels.js";
+import { className, labelText } from "./words.js";
 
 export let shown = items.map((_, at) => at);
 export let current = 0;
@@ -13,12 +13,12 @@ let chosen = null; // ids within the rectangle on a plot, or null
 export function startGallery() {
   const choices = (select, pairs) => $(select).append(...pairs.map(([value, text]) => new Option(text, value)));
   const sorts = [["rank", "as selected"], ["high", "highest score first"], ["low", "lowest score first"]];
-  if (given) sorts.push(["predicted", "by predicted class"]);
+  if (labelable) sorts.push(["predicted", "by predicted class"]);
   if (facts.error) sorts.push(["unsure", "largest standard error first"]);
   if (items.some((item) => item.chance !== null)) sorts.push(["doubt", "least probable prediction first"]);
   choices("sort", [...sorts, ["id", "by id"]]);
   choices("f-score", facts.scores);
-  if (given) choices("f-class", [["", "any class"], ...facts.classes.map((_, number) => [number, className(facts.classes, number)])]);
+  if (labelable) choices("f-class", [["", "any class"], ...facts.classes.map((_, number) => [number, className(facts.classes, number)])]);
   $("arrange").addEventListener("input", arrange);
   $("arrange").addEventListener("submit", (event) => event.preventDefault());
   $("arrange").addEventListener("reset", () => setTimeout(() => { show(null); }));
@@ -70,7 +70,7 @@ function arrange() {
   const score = $("f-score").value, asked = { predicted: $("f-class").value, score, low: $("f-low").value, high: $("f-high").value };
   const text = $("f-key").value.trim().toLowerCase();
   const passes = (at) => {
-    const item = items[at], label = given ? labelOf(at) : null;
+    const item = items[at], label = labelable ? labelOf(at) : null;
     const of = { all: true, todo: label === null, labeled: label !== null, differs: differs(label, item.prediction) };
     return of[$("f-show").value] && within(item, asked) && (!chosen || chosen.has(item.id)) && (!text || String(item.key ?? item.id).toLowerCase().includes(text));
   };
@@ -95,7 +95,7 @@ function asRows(rows) {
 }
 
 function keepPixels(image) {
-  image.classList.toggle("pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 96);
+  image.classList.toggle("pixels", isSmall(image));
 }
 
 function drawLabel(at) {
