@@ -57,7 +57,10 @@ def application(session: Session, token: str) -> Any:
 
     own = resources.files(__package__).joinpath("page")
     parts = {
-        file.name: file for room in (resources.files("mcscore.web"), own) for file in room.iterdir() if Path(file.name).suffix in _TYPES
+        file.name: file
+        for room in (resources.files("mcscore.web"), own)
+        for file in room.iterdir()
+        if Path(file.name).suffix in _TYPES
     }
 
     def for_owner(handle: Callable[..., Any]) -> Callable[..., Any]:

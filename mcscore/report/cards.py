@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
 
-from ..run.selecting.guesses import Guesses, guesses_of
+from ..run.selecting.guesses import guesses_of
 from ..text import number
 from . import stats
 from .items import Picture, pictures
@@ -83,7 +83,9 @@ def _card(
     picture: Picture | None, key: str | None, guesses: list[list[float]] | None, chances: np.ndarray | None,
 ) -> Card:  # fmt: skip
     predicted, label = values["prediction"][at].item(), _label(shown, id)
-    told = [(SHORT.get(name, title(name)), title(name), number(float(values[name][at]))) for name in names[:CARD_SCORES]]
+    told = [
+        (SHORT.get(name, title(name)), title(name), number(float(values[name][at]))) for name in names[:CARD_SCORES]
+    ]
     if shown.error is not None:
         told.insert(1, ("±", f"standard error of {title(names[0])}", f"{values[shown.error][at]:.2g}"))
     # Both probabilities from one source, where it has both.
@@ -126,8 +128,8 @@ def _chances(shown: Shown, ids: np.ndarray) -> np.ndarray | None:
 
 
 def _label(shown: Shown, i: int) -> int | None:
-    """The class that the item has as its label by now; a regression has none."""
-    if shown.labels_N is None or shown.regression or shown.labels_N[i] < 0:
+    """The class that the item is labeled with by now, if it is; a regression has no classes, nor have labels that are numbers."""
+    if shown.labels_N is None or shown.regression or shown.labels_N.dtype.kind == "f" or shown.labels_N[i] < 0:
         return None
     return int(shown.labels_N[i])
 
@@ -137,8 +139,15 @@ def kept_text(shown: Shown, made: list[Card]) -> str:
     if shown.regression or not made:
         return ""
     without = sum(card.guesses is None for card in made)
-    score = " The probability of the prediction is 1 − least confidence." if made[-1].chance is not None and without else ""
+    score = (
+        " The probability of the prediction is 1 − least confidence." if made[-1].chance is not None and without else ""
+    )
     if without == len(made):
-        return f"Second classes are not kept in this run: the samples of a batchbald or epig selection have them.{score}"
+        return (
+            f"Second classes are not kept in this run: the samples of a batchbald or epig selection have them.{score}"
+        )
     some = f" Of {without:,} items none are kept." if without else ""
-    return f"Two classes with their probabilities are from the samples of a joint selection, which have other masks than the scores.{some}{score}"
+    return (
+        "Two classes with their probabilities are from the samples of a joint selection, which have other masks than the scores."
+        f"{some}{score}"
+    )

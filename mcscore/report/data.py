@@ -95,5 +95,3 @@ def _number(value: float) -> float | int | None:
     if isinstance(value, int):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-

@@ -1,7 +1,8 @@
 """Puts style sheets and script modules into the page: one file, nothing fetched, no build step.
 
-A module is an ES module with imports of the form ``import { a, b } from "./c.js"``, and works as it is in a browser. In the page all share one scope:
-each stands once, after what it imports, without its import and export words, so no two may have a name in common.
+A module is an ES module with imports of the form ``import { a, b } from "./c.js"``, and works as it is in a browser. In the page
+all share one scope: each stands once, after what it imports, without its import and export words, so no two may have a name in
+common.
 """
 
 from __future__ import annotations

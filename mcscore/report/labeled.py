@@ -60,7 +60,7 @@ class Confusion:
 
 def labeled_section(shown: Shown) -> dict[str, Any] | None:
     """The section; None if no scored item has a label, or items have several or none that are classes."""
-    if shown.labels_N is None or shown.run.meta["likelihood"] != "categorical":
+    if shown.labels_N is None or shown.labels_N.dtype.kind == "f" or shown.run.meta["likelihood"] != "categorical":
         return None
     known = known_items(shown)
     if not len(known.ids):
@@ -92,7 +92,9 @@ def known_items(shown: Shown) -> Known:
         keep = (labels >= 0) & (predictions >= 0) & np.isfinite(scores)
         sure = 1 - spans[2][1][keep].astype(float) if confident else np.empty(0)
         parts.append((ids[keep], scores[keep].astype(float), predictions[keep], labels[keep], sure))
-    ids, scores, predictions, labels, sure = (np.concatenate(each) for each in zip(*parts, strict=True)) if parts else [np.empty(0, int)] * 5
+    ids, scores, predictions, labels, sure = (
+        (np.concatenate(each) for each in zip(*parts, strict=True)) if parts else [np.empty(0, int)] * 5
+    )
     return Known(ids, scores, predictions, labels, sure if confident else None)
 
 
@@ -108,8 +110,8 @@ def verdict(known: Known) -> str:
 def bias(items: int, of_selection: int, run_of_labeled: bool) -> str:
     """What the items with labels do not stand for.
 
-    >>> bias(40, 40, False)
-    'All of them are of this selection: chosen because they are hard, not drawn at random. Of the whole pool the model is likely right more often, and the shares below hold for these items only.'
+    >>> bias(40, 40, False)  # doctest: +ELLIPSIS
+    'All of them are of this selection: chosen because they are hard, not drawn at random. Of the whole pool the model is...'
     """
     if run_of_labeled:
         return (
@@ -131,7 +133,8 @@ def by_uncertainty(known: Known, by: str) -> list[Group]:
     order = np.argsort(known.scores, kind="stable")
     parts = np.array_split(order, DECILES)
     return [
-        _group(f"{number(known.scores[part[0]])} to {number(known.scores[part[-1]])}", known.right[part]) for part in parts
+        _group(f"{number(known.scores[part[0]])} to {number(known.scores[part[-1]])}", known.right[part])
+        for part in parts
     ]
 
 
@@ -177,8 +180,8 @@ def _calibration_text(known: Known, found: dict[str, Any] | None) -> str:
         )
     mean = float(known.confidence.mean())
     return (
-        f"The model gives its predictions a probability of {mean:.0%} on average, and is right about {known.right.mean():.0%} of these items: "
-        f"the expected calibration error is {100 * found['error']:.1f} percentage points, in {BINS} bins."
+        f"The model gives its predictions a probability of {mean:.0%} on average, and is right about {known.right.mean():.0%} of these "
+        f"items: the expected calibration error is {100 * found['error']:.1f} percentage points, in {BINS} bins."
     )
 
 

@@ -41,9 +41,7 @@ def columns(left: Values, right: Values, top: Values, kind: str) -> Markup:
 def cells(x: Values, y: Values, width: float, height: float, kind: str) -> Markup:
     """Rectangles of one size; x and y are their lower left corners."""
     shape = f"h{width:.1f}v{height:.1f}h-{width:.1f}z"
-    return _path(
-        "".join(f"M{a:.0f} {SIDE - b - height:.0f}{shape}" for a, b in zip(x, y, strict=True)), f"area {kind}"
-    )
+    return _path("".join(f"M{a:.0f} {SIDE - b - height:.0f}{shape}" for a, b in zip(x, y, strict=True)), f"area {kind}")
 
 
 def spans(x: Values, low: Values, high: Values, kind: str) -> Markup:

@@ -128,7 +128,10 @@ def map_axes(places: Mapping[str, Any]) -> tuple[Axis, Axis]:
 def in_square(x: np.ndarray, y: np.ndarray) -> list[list[int]]:
     """Places of points as the page's scripts have them, from the upper left corner of the square; [] of one that is not finite."""
     known = np.isfinite(x) & np.isfinite(y)
-    return [[round(a), round(SIDE - b)] if ok else [] for a, b, ok in zip(x.tolist(), y.tolist(), known.tolist(), strict=True)]
+    return [
+        [round(a), round(SIDE - b)] if ok else []
+        for a, b, ok in zip(x.tolist(), y.tolist(), known.tolist(), strict=True)
+    ]
 
 
 def steps(gains: Sequence[float], exact: int) -> Plot:
@@ -150,7 +153,10 @@ def around_cut(
     ranks: np.ndarray, scores: np.ndarray, errors: np.ndarray, chosen: np.ndarray, cut: float, label: str
 ) -> Plot:
     """Draw scores with one standard error to each side against their rank (1 = best), those of selected items (bool) marked."""
-    across, up = around(ranks.astype(float), 0.02), around(np.concatenate([scores - errors, scores + errors]).astype(float))
+    across, up = (
+        around(ranks.astype(float), 0.02),
+        around(np.concatenate([scores - errors, scores + errors]).astype(float)),
+    )
     x, ticks = across.at(ranks), up.ticks()
     drawn = [marks.across(_places(ticks), "grid"), marks.across(up.at([cut]), "cut")]
     for part, kind in ((~chosen, "pool"), (chosen, "chosen")):

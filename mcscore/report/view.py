@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 NAMED_IDS = 12
 
 
-
 def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]) -> dict[str, Any]:
     """Return the variables of page.html. ``pool`` None: no pictures, labels, keys or class names. ``warnings`` come first."""
     scores = tuple(run.meta["scores"])

@@ -48,8 +48,8 @@ def embedding_map(
 
     Returns:
         ``explained``, the share of the variance that each of the two axes has, of UMAP nothing; ``candidates``, ``labeled`` and
-        ``selected``, lists of [x, y]; ``ids`` of the candidates and labeled items among them; ``near``: the distance, and how many of the selected and of the random candidates have a
-        neighbor within it, of how many.
+        ``selected``, lists of [x, y]; ``ids`` of these candidates and labeled items; ``near``: the distance, and how many of the
+        selected and of the random candidates have a neighbor within it, of how many.
     """
     rows = {
         name: np.asarray(points[evenly(len(points), POINTS[name])], np.float64)

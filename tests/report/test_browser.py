@@ -51,7 +51,9 @@ def window(browser: Any) -> Iterator[Open]:
 
 
 def ids_shown(page: Any) -> list[int]:
-    found: list[int] = page.eval_on_selector_all("#sheet .card", "cards => cards.map((card) => Number(card.dataset.id))")
+    found: list[int] = page.eval_on_selector_all(
+        "#sheet .card", "cards => cards.map((card) => Number(card.dataset.id))"
+    )
     return found
 
 
@@ -62,7 +64,14 @@ def test_labels_are_given_by_keys_kept_and_taken_by_the_pool(
     ids = run.select(12, "bald", "none").ids.tolist()
     page = window(run, size)
     page.focus("#sheet .card")
-    for key in ("2", "3", "ArrowRight", "1", "Backspace", "1"):  # dog, emu, one left out, cat, taken back and given again
+    for key in (
+        "2",
+        "3",
+        "ArrowRight",
+        "1",
+        "Backspace",
+        "1",
+    ):  # dog, emu, one left out, cat, taken back and given again
         page.keyboard.press(key)
     wait_for(page, "3 of 12 labeled here", "#given")
     page.keyboard.press("Enter")
@@ -82,13 +91,16 @@ def test_labels_are_given_by_keys_kept_and_taken_by_the_pool(
         page.click("#download")
     table = tmp_path / "labels.csv"
     download.value.save_as(table)
-    pool = Pool.create(tmp_path / "pool", np.zeros((60, 1), np.uint8), classes=STRANGE, keys=Pool.open(run.meta["pool"]["path"]).keys_of(range(60)))
+    keys = Pool.open(run.meta["pool"]["path"]).keys_of(range(60))
+    pool = Pool.create(tmp_path / "pool", np.zeros((60, 1), np.uint8), classes=STRANGE, keys=keys)
     assert label_from(pool, table).changed == 3
     expected = np.full(60, -1)
     expected[[ids[0], ids[1], ids[3]]] = [1, 2, 0]
     np.testing.assert_array_equal(pool.labels, expected)
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]  # nothing sticks out
-    sizes = page.eval_on_selector_all(".tick", "ticks => ticks.map((tick) => parseFloat(getComputedStyle(tick).fontSize))")
+    sizes = page.eval_on_selector_all(
+        ".tick", "ticks => ticks.map((tick) => parseFloat(getComputedStyle(tick).fontSize))"
+    )
     assert min(sizes) >= 12
 
 
@@ -101,7 +113,9 @@ def test_items_are_sorted_filtered_and_found(run: Run, window: Open) -> None:
     page.select_option("#f-class", str(predictions[0]))
     page.fill("#f-high", str(np.median(entropy)))
     order = np.argsort(entropy, kind="stable")
-    assert ids_shown(page) == [ids[i] for i in order if predictions[i] == predictions[0] and entropy[i] <= np.median(entropy)]
+    assert ids_shown(page) == [
+        ids[i] for i in order if predictions[i] == predictions[0] and entropy[i] <= np.median(entropy)
+    ]
     page.click("#arrange [type=reset]")
     page.keyboard.press("Escape")
     page.keyboard.press("/")
@@ -142,7 +156,12 @@ def test_a_rectangle_on_a_plot_chooses_items_by_pointer_touch_and_keys(run: Run,
     assert page.locator("g.candidates path").count() == 5
     client = page.context.new_cdp_session(page)
     box = area.bounding_box()
-    for kind, *at_point in (("Start", 100, 100), ("Move", 300, 110), ("Move", 500, 500), ("End",)):  # upwards it would scroll
+    for kind, *at_point in (
+        ("Start", 100, 100),
+        ("Move", 300, 110),
+        ("Move", 500, 500),
+        ("End",),
+    ):  # upwards it would scroll
         points = [dict(zip("xy", place(*at_point), strict=True))] if at_point else []
         client.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
     found = [i for i, (x, y) in zip(at["ids"], at["at"], strict=True) if 100 <= x <= 500 and 100 <= y <= 500]

@@ -76,7 +76,9 @@ def test_calibration_error_is_the_mean_gap_between_probability_and_accuracy() ->
     confidence = rng.uniform(0.3, 1.0, 20_000)
     right = rng.random(20_000) < confidence
     assert labeled.calibration(confidence, right)["error"] < 0.015
-    assert labeled.calibration(confidence, rng.random(20_000) < confidence - 0.2)["error"] == pytest.approx(0.2, abs=0.02)
+    assert labeled.calibration(confidence, rng.random(20_000) < confidence - 0.2)["error"] == pytest.approx(
+        0.2, abs=0.02
+    )
     assert labeled.calibration(np.ones(3), np.ones(3, bool))["error"] == 0
 
 
@@ -92,7 +94,9 @@ def test_the_page_tells_the_bias_of_the_labeled_items(run: FakeRun, pool: FakePo
     assert "Those that the model was trained on are among them, if any" in page(run, pool).text
 
 
-def test_without_labels_or_probabilities_the_page_says_so_or_nothing(run: FakeRun, pool: FakePool, make_run: Make) -> None:
+def test_without_labels_or_probabilities_the_page_says_so_or_nothing(
+    run: FakeRun, pool: FakePool, make_run: Make
+) -> None:
     run.select([3], "bald")
     pool.labels[19:] = -1
     assert "By uncertainty" not in page(run, pool).text  # too few
@@ -112,7 +116,11 @@ def test_originals_are_linked_where_they_are(run: FakeRun, pool: FakePool) -> No
     pool.keys = np.array([f"a {i}#.png" for i in range(N)])
     pool.source = str(run.path)
     (run.path / "a 4#.png").write_bytes(b"")
-    assert [item["original"] for item in page(run, pool).data["items"]] == [None, (run.path / "a 4#.png").as_uri(), None]
+    assert [item["original"] for item in page(run, pool).data["items"]] == [
+        None,
+        (run.path / "a 4#.png").as_uri(),
+        None,
+    ]
     pool.source = "https://example.com/in/"
     said = page(run, pool)
     assert said.data["items"][2]["original"] == "https://example.com/in/a%205%23.png"
@@ -125,7 +133,9 @@ def test_probabilities_that_the_run_has_kept_are_shown(run: FakeRun, pool: FakeP
     run.select([3, 4], "bald")
     assert "Second classes are not kept in this run" in page(run, pool).text
     p_nTC = np.random.default_rng(0).dirichlet(np.ones(3), (1, 6)).astype(np.float32)
-    write_samples(run.path / "samples-candidates.bin", {"model": run.meta["model"]["fingerprint"]}, np.array([4]), p_nTC)
+    write_samples(
+        run.path / "samples-candidates.bin", {"model": run.meta["model"]["fingerprint"]}, np.array([4]), p_nTC
+    )
     said, mean = page(run, pool), p_nTC[0].mean(axis=0)
     assert said.data["items"][0]["guesses"] is None
     assert said.data["items"][0]["chance"] == pytest.approx(1 - run.values_of["least_confidence"][3], abs=1e-5)

@@ -59,7 +59,11 @@ class Page(HTMLParser):
     @property
     def plots(self) -> list[str]:
         """What each plot says in words."""
-        return [attrs["aria-label"] or "" for tag, attrs in self.tags if tag == "svg" and "item" not in (attrs.get("class") or "")]
+        return [
+            attrs["aria-label"] or ""
+            for tag, attrs in self.tags
+            if tag == "svg" and "item" not in (attrs.get("class") or "")
+        ]
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def test_page_shows_the_run_and_the_selection_in_its_order(run: FakeRun, pool: F
 def test_page_needs_no_network_and_tells_every_picture_in_words(run: FakeRun, pool: FakePool) -> None:
     run.select([1, 2], "bald")
     page = _write(run, pool)
-    assert re.findall("https?://[^ \"]*", page.source) == ["http://www.w3.org/2000/svg"]  # the name of SVG, for a script
+    assert re.findall('https?://[^ "]*', page.source) == ["http://www.w3.org/2000/svg"]  # the name of SVG, for a script
     (policy,) = [attrs["content"] or "" for _, attrs in page.tags if attrs.get("http-equiv")]
     assert policy.startswith("default-src 'none'; img-src data:; ")
     assert len(re.findall(r"script-src 'sha256-[\w+/=]{44}';", policy)) == 1
@@ -363,3 +367,14 @@ def test_a_selection_by_embeddings_has_its_map(make_run: Make) -> None:
     assert "they hold 75% of the variance" in page.text
     assert "0 of 2 selected items have another within 0.5, half of what is usual" in page.text
     assert [alt for alt in page.plots if alt.endswith("2 candidates, 0 labeled, 1 selected.")]
+
+
+def test_scripts_are_put_together_once_each_after_what_they_import() -> None:
+    from mcscore.report.inline import read, script
+
+    text = str(script().text)
+    assert not re.findall(r"^(import|export) ", text, re.M)
+    names = re.findall(r"^(?:async )?(?:const|let|function) (\w+)", text, re.M)
+    assert len(names) == len(set(names)) > 40  # one scope for all
+    firsts = [text.index(read(name).splitlines()[0]) for name in ("dom.js", "words.js", "classes.js", "look.js", "main.js")]
+    assert firsts == sorted(firsts)

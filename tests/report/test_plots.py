@@ -16,7 +16,11 @@ DOT = re.compile(r"M(\d+) (\d+)h0")
 
 def paths(plot: Plot, kind: str) -> list[str]:
     """What the marks of a kind draw."""
-    return [where for kinds, where in re.findall(r'<path class="([^"]*)" d="([^"]*)"/>', plot.marks) if kind in kinds.split()]
+    return [
+        where
+        for kinds, where in re.findall(r'<path class="([^"]*)" d="([^"]*)"/>', plot.marks)
+        if kind in kinds.split()
+    ]
 
 
 def dots(plot: Plot, kind: str) -> list[tuple[int, int]]:
@@ -36,8 +40,12 @@ def test_histogram_marks_the_selection_and_says_where_it_begins() -> None:
     lefts = [float(x) for x in re.findall(r"M([\d.]+) ", paths(plot, "chosen")[0])]
     assert lefts == pytest.approx([44 * SIDE / 64, 57 * SIDE / 64, 63 * SIDE / 64], abs=0.1)  # bins of 0.70, 0.90 and 1
     assert paths(plot, "cut") == ["M700 1000V0"]
-    assert [(note.at, note.text, note.left) for note in plot.notes] == [(pytest.approx(70), "lowest selected 0.700", True)]
-    assert [(tick.text, tick.at) for tick in plot.x] == [(f"{n / 5:.1f}", pytest.approx(20 * n, abs=1e-4)) for n in range(6)]
+    assert [(note.at, note.text, note.left) for note in plot.notes] == [
+        (pytest.approx(70), "lowest selected 0.700", True)
+    ]
+    assert [(tick.text, tick.at) for tick in plot.x] == [
+        (f"{n / 5:.1f}", pytest.approx(20 * n, abs=1e-4)) for n in range(6)
+    ]
     assert [tick.text for tick in plot.y] == ["1"]
     none = histogram(found, values[:0], None, "BALD")
     assert "selected" not in none.alt
@@ -95,7 +103,9 @@ def test_scores_that_are_all_equal_can_be_drawn(value: float) -> None:
     assert found is not None
     assert found.flat
     assert len(histogram(found, np.full(2, value, np.float32), value, "BALD").x) > 2
-    plot = plane(Cloud(np.full(5, value), np.full(5, value), None, 5), np.full(2, value), np.full(2, value), ("a", "b"), True)
+    plot = plane(
+        Cloud(np.full(5, value), np.full(5, value), None, 5), np.full(2, value), np.full(2, value), ("a", "b"), True
+    )
     assert dots(plot, "chosen") == [(500, 500)] * 2
 
 
@@ -111,12 +121,14 @@ def test_a_score_may_have_any_name(name: str) -> None:
 
 @pytest.mark.parametrize(("lo", "hi", "texts"), [
     (0.0, 1.0, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]), (-2.0, 3.0, ["−2", "−1", "0", "1", "2", "3"]),
-    (0.013, 0.029, ["0.015", "0.020", "0.025"]), (1e-9, 3e-9, ["1e-09", "1.5e-09", "2e-09", "2.5e-09", "3e-09"]), (0, 3e8, ["0", "5e+07", "1e+08", "1.5e+08", "2e+08", "2.5e+08", "3e+08"]),
+    (0.013, 0.029, ["0.015", "0.020", "0.025"]), (1e-9, 3e-9, ["1e-09", "1.5e-09", "2e-09", "2.5e-09", "3e-09"]),
+    (0, 3e8, ["0", "5e+07", "1e+08", "1.5e+08", "2e+08", "2.5e+08", "3e+08"]),
 ])  # fmt: skip
 def test_ticks_are_round_and_few(lo: float, hi: float, texts: list[str]) -> None:
     ticks = Axis(lo, hi).ticks()
     assert [tick.text for tick in ticks] == texts
-    assert np.allclose([tick.at for tick in ticks], (np.array([float(t.text.replace("−", "-")) for t in ticks]) - lo) / (hi - lo) * 100, atol=0.5)
+    values = np.array([float(tick.text.replace("−", "-")) for tick in ticks])
+    np.testing.assert_allclose([tick.at for tick in ticks], 100 * (values - lo) / (hi - lo), atol=0.5)
 
 
 def test_ticks_of_counts_are_powers_of_ten() -> None:
