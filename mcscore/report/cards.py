@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..run.selecting.guesses import guesses_of
-from ..text import number
+from ..text import count, number
 from . import stats
 from .items import Picture, pictures
 from .shown import Shown, title
@@ -138,16 +138,15 @@ def kept_text(shown: Shown, made: list[Card]) -> str:
     """What the run has not kept of the probabilities; blank if it has all."""
     if shown.regression or not made:
         return ""
-    without = sum(card.guesses is None for card in made)
-    score = (
-        " The probability of the prediction is 1 − least confidence." if made[-1].chance is not None and without else ""
-    )
-    if without == len(made):
+    without = [card for card in made if card.guesses is None]
+    first = any(card.chance is not None for card in without)
+    if len(without) == len(made):
+        score = " The probability of the prediction is 1 − least confidence." if first else ""
         return (
             f"Second classes are not kept in this run: the samples of a batchbald or epig selection have them.{score}"
         )
-    some = f" Of {without:,} items none are kept." if without else ""
-    return (
-        "Two classes with their probabilities are from the samples of a joint selection, which have other masks than the scores."
-        f"{some}{score}"
-    )
+    told = "Probabilities are from the samples of a joint selection, which have other masks than the scores."
+    if not without:
+        return told
+    score = " the probability of the prediction is 1 − least confidence, and" if first else ""
+    return f"{told} Of {count(len(without), 'item')}{score} the second class is not kept."

@@ -13,7 +13,7 @@ from .. import __version__
 from ..acquisition import SCORES
 from ..text import count, duration, number
 from . import stats
-from .cards import MAX_SELECTED, cards, kept_text
+from .cards import MAX_SELECTED, Card, cards, kept_text
 from .data import page_data
 from .gains import gains_section
 from .labeled import labeled_section
@@ -68,7 +68,7 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "random": random,
         "chosen_text": _chosen_text(shown),
         "kept_text": kept_text(shown, selected),
-        "take_text": _take_text(shown),
+        "take_text": _take_text(shown, selected),
         "data": page_data(shown, selected, [part["plot"] for part in (plane, places) if part]),
         "facts": [_what_ran(shown), _on_what(shown)],
         "sites": [
@@ -194,14 +194,17 @@ def _chosen_text(shown: Shown) -> str:
     )
 
 
-def _take_text(shown: Shown) -> str:
+def _take_text(shown: Shown, selected: list[Card]) -> str:
     """How labels of the page come into the pool."""
     pool, classes = shown.run.meta["pool"]["path"], shown.classes or []
     if shown.run.meta["likelihood"] == "bernoulli":
         return "A pool has one label per item, so labels.csv has a column of 0 and 1 for each class, for your training code."
     # A name of digits may be read as the number of another class.
     digits = any(name.strip().isdecimal() and int(name) != number for number, name in enumerate(classes))
-    return f"Then: mcscore pool label {pool} labels.csv{' --labels-are names' if digits else ''}"
+    replaces = (
+        " (--overwrite replaces labels that the pool has)" if any(card.number is not None for card in selected) else ""
+    )
+    return f"Then: mcscore pool label {pool} labels.csv{' --labels-are names' if digits else ''}{replaces}"
 
 
 def _what_ran(shown: Shown) -> list[tuple[str, str]]:

@@ -376,5 +376,7 @@ def test_scripts_are_put_together_once_each_after_what_they_import() -> None:
     assert not re.findall(r"^(import|export) ", text, re.M)
     names = re.findall(r"^(?:async )?(?:const|let|function) (\w+)", text, re.M)
     assert len(names) == len(set(names)) > 40  # one scope for all
-    firsts = [text.index(read(name).splitlines()[0]) for name in ("dom.js", "words.js", "classes.js", "look.js", "main.js")]
+    firsts = [
+        text.index(read(name).splitlines()[0]) for name in ("dom.js", "words.js", "classes.js", "look.js", "main.js")
+    ]
     assert firsts == sorted(firsts)
