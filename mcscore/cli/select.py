@@ -297,7 +297,10 @@ def _require_recorded_file(run: Run, spec: str, recorded: str | None) -> None:
 @shared.pool_now
 @as_json
 def report(path: Path, out: Path | None, selection: Path | None, pool_path: Path | None) -> None:
-    """Write a report of RUN and a selection from it: one HTML page to look through and label the selected items."""
+    """Write a report of RUN and a selection from it: one HTML page, with plots and pictures.
+
+    On the page the selected items can be sorted, filtered, enlarged and labeled; it saves labels as labels.csv for `mcscore pool label`.
+    """
     from ..pool import Pool
     from ..report import write_report
     from ..run import Run
