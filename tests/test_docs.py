@@ -42,7 +42,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert re.findall(r"(\d+) labels:", printed) == ["20", "60"]
     assert second > first
     assert (tmp_path / "runs/1/report.html").stat().st_size > 10_000
-    assert (tmp_path / "runs/2/selection-bald-40.parquet").exists()
+    assert (tmp_path / "runs/2/selection-0001.parquet").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

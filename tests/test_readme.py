@@ -64,7 +64,7 @@ def test_the_commands(there: Path) -> None:
         result = CliRunner().invoke(main, shlex.split(command)[1:])
         assert result.exit_code == 0, (command, result.output)
     assert (there / "runs/a/report.html").stat().st_size > 10_000
-    assert (there / "runs/a/selection-bald-50.parquet").exists()
+    assert (there / "runs/a/selection-0001.parquet").exists()
     assert (Pool.open("pool.zarr").labels >= 0).sum() == 2
     again = CliRunner().invoke(main, [*shlex.split(commands[2])[1:], "--json"])
     assert len(json.loads(again.stdout)["ids"]) == 50

@@ -28,7 +28,7 @@ class Session:
     Args:
         run: a run in a directory on this machine.
         pool: the pool that the run scored, on this machine; default: where the run says it is.
-        selection: a selection file of the run; default: the newest.
+        selection: a selection of the run, its number or its file; default: the newest.
         several: whether an item may have several labels; default: if the run's likelihood is bernoulli.
         texts: id -> text to show of an item.
 
@@ -40,13 +40,13 @@ class Session:
         self,
         run: Run,
         pool: Pool | None = None,
-        selection: Where | None = None,
+        selection: Where | int | None = None,
         *,
         several: bool | None = None,
         texts: dict[int, str] | None = None,
     ) -> None:
         from ..run.identity.match import find_pool
-        from ..run.selecting.select import read_selection
+        from ..run.selecting.kept import probabilities_of, read_selection
 
         if run.meta["likelihood"] == "gaussian":
             raise RunError(
@@ -57,6 +57,7 @@ class Session:
         self.run, self.pool = run, find_pool(run, pool)
         local(self.pool.path, "label its items")
         self.file, table, how = read_selection(run, selection, self.pool)
+        self._probabilities = probabilities_of(run, table)
         self.by: str = how["by"]
         self.ids = table["id"].to_numpy().astype(np.int64)
         self._known = set(self.ids.tolist())
@@ -131,7 +132,7 @@ class Session:
         names = dict.fromkeys((self.by, *self.run.meta["scores"]))
         columns = {name: self.run.values(name, self.ids).tolist() for name in names}
         predictions = self.run.values("prediction", self.ids).tolist()
-        guesses = guesses_of(self.run, self.ids)
+        guesses = guesses_of(self._probabilities)
         return [
             {
                 "id": id,

@@ -69,10 +69,11 @@ def cards(shown: Shown) -> tuple[list[Card], list[Card]]:
     names = [by, *(name for name in shown.spreads if name != by)]
     values = {name: run.values(name, both) for name in (*names, *([shown.error] if shown.error else []), "prediction")}
     keys = shown.pool.keys_of(both) if shown.pool is not None else None
-    guesses, chances = guesses_of(run, both), _chances(shown, both)
+    known = shown.chosen.probabilities if shown.chosen else None
+    guesses, chances = guesses_of(None if known is None else known[:MAX_SELECTED]), _chances(shown, both)
     made = [
         _card(shown, at, int(id), at + 1 if at < len(selected) else None, names, values, image,
-              None if keys is None else str(keys[at]), None if guesses is None else guesses[at], chances)
+              None if keys is None else str(keys[at]), guesses[at] if guesses and at < len(guesses) else None, chances)
         for at, (id, image) in enumerate(zip(both, images, strict=True))
     ]  # fmt: skip
     return made[: len(selected)], made[len(selected) :]
@@ -142,10 +143,8 @@ def kept_text(shown: Shown, made: list[Card]) -> str:
     first = any(card.chance is not None for card in without)
     if len(without) == len(made):
         score = " The probability of the prediction is 1 − least confidence." if first else ""
-        return (
-            f"Second classes are not kept in this run: the samples of a batchbald or epig selection have them.{score}"
-        )
-    told = "Probabilities are from the samples of a joint selection, which have other masks than the scores."
+        return f"Second classes are not kept in this run: a selection by batchbald, epig or badge has them.{score}"
+    told = "Probabilities are those that a selection by batchbald, epig or badge computed, with other masks than the scores."
     if not without:
         return told
     score = " the probability of the prediction is 1 − least confidence, and" if first else ""

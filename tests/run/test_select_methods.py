@@ -50,8 +50,8 @@ def run(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return score_pool(pool, scorer(), tmp_path_factory.mktemp("runs") / "run", span=128)
 
 
-def told(run: Run, k: int = K) -> dict[str, object]:
-    said = json.loads(pq.read_schema(run.path / f"selection-bald-{k}.parquet").metadata[b"mcscore"])
+def told(run: Run) -> dict[str, object]:
+    said = json.loads(pq.read_schema(run.selections()[-1].file).metadata[b"mcscore"])
     assert isinstance(said, dict)
     return said
 

@@ -15,7 +15,8 @@ from ...paths import local_path
 from ...store.files import Where
 from ..identity.place import pool_unless_gone
 from ..journal import Values
-from ..selecting.select import read_selection, refuse_incomplete
+from ..selecting.kept import read_selection
+from ..selecting.select import refuse_incomplete
 from ..stored import StoredScores
 from .formats import FORMATS, Source, Tables, is_export
 
@@ -32,7 +33,7 @@ def export(
     format: str,
     out: str | os.PathLike[str] | None,
     *,
-    selection: Where | None,
+    selection: Where | int | None,
     by: str | None,
     prefix: str,
     pool: Pool | None,
@@ -51,7 +52,7 @@ def export(
     else:
         if by is not None:
             raise RunError("a selection has its own score: leave out by (--by)")
-        file, table, how = read_selection(run, None if selection == "latest" else selection, pool)
+        file, table, how = read_selection(run, selection, pool)
         by, name, facts = how["by"], file.stem.removeprefix("selection-"), {**facts, **how}
         tables = _selected(run, table)
     if kind.needs_keys:

@@ -1,28 +1,21 @@
-"""The most probable classes of items, where the run has kept probabilities."""
+"""The most probable classes of items."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
-
-from .samples_file import mean_probabilities, samples_file
-
-if TYPE_CHECKING:
-    from ..stored import StoredScores
 
 GUESSES = 5  # classes of an item
 
 Guesses = list[list[list[float]] | None]  # of each item [class, probability] each; None: not kept of this item
 
 
-def guesses_of(run: StoredScores, ids: npt.NDArray[np.int64], most: int = GUESSES) -> Guesses | None:
-    """Return the most probable classes of each item by the samples of a joint selection; None where the run has kept none."""
-    if not isinstance(run.path, Path):
-        return None
-    mean_nC = mean_probabilities(samples_file(run.path, "candidates"), ids, run.meta["model"]["fingerprint"])
+def guesses_of(mean_nC: npt.NDArray[np.float32] | None, most: int = GUESSES) -> Guesses | None:
+    """Return the most probable classes of each item, the best first; None where nothing is kept.
+
+    >>> guesses_of(np.array([[0.25, 0.75, 0.0], [np.nan] * 3], np.float32), 2)
+    [[[1, 0.75], [0, 0.25]], None]
+    """
     if mean_nC is None:
         return None
     best = np.argsort(-mean_nC, axis=1, kind="stable")[:, :most]
