@@ -25,6 +25,7 @@ _HOME = {
     "PoolNotFoundError": "errors",
     "RunMadeError": "errors",
     "ImageError": "errors",
+    "SampleError": "errors",
     "RunError": "errors",
     "Stopped": "errors",
     "Scorer": "scorer",
@@ -61,6 +62,7 @@ __all__ = [
     "Run",
     "RunError",
     "RunMadeError",
+    "SampleError",
     "ScoreOptions",
     "Scorer",
     "Screen",
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
         PrecisionError,
         RunError,
         RunMadeError,
+        SampleError,
         SiteError,
         Stopped,
     )
