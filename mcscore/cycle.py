@@ -95,18 +95,18 @@ def cycle(
     """
     for index in range(rounds + 1):
         start = time.perf_counter()
-        labels = pool.labels
-        labeled = np.flatnonzero(labels >= 0)
+        has = pool.labeled
+        labeled = np.flatnonzero(has)
         progress(f"round {index}: train on {len(labeled)} labels")
         model = fit(pool, labeled, seed * 1000 + index)
         accuracy = evaluate(model)
         chosen: Ids = np.empty(0, np.int64)
         where: Path | None = None
         if index < rounds and by is None:
-            left = np.flatnonzero((labels < 0) & ~pool.excluded)
+            left = np.flatnonzero(~has & ~pool.excluded)
             chosen = np.sort(np.random.default_rng([seed, index]).choice(left, size=k, replace=False))
         elif index < rounds and by is not None:
-            progress(f"round {index}: score {int((labels < 0).sum())} items with {passes} passes")
+            progress(f"round {index}: score {int((~has).sum())} items with {passes} passes")
             where = out / f"round-{index:02d}"
             scores = tuple(dict.fromkeys((by, "bald", "entropy")))
             scorer = Scorer(model, passes, scores, seed=seed, errors=passes > 1)

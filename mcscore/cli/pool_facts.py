@@ -32,7 +32,7 @@ def pool_facts(pool: Any) -> dict[str, Any]:
         "items": pool.n,
         "item_shape": list(pool.item_shape),
         "dtype": str(pool.dtype),
-        "labeled": int((pool.labels >= 0).sum()),
+        "labeled": int(pool.labeled.sum()),
         "excluded": int(pool.excluded.sum()),
         "keys": pool.has_keys,
         "classes": pool.classes,
@@ -62,7 +62,7 @@ def storage_facts(pool: Any) -> dict[str, Any]:
             "files": len(sizes),
             "bytes": sum(sizes),
         }
-    share = float((pool.labels >= 0).mean()) if pool.n else 0.0
+    share = float(pool.labeled.mean()) if pool.n else 0.0
     return {
         "labeled_share": round(share, 6),
         "created": pool.created,

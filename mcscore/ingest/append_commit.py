@@ -32,6 +32,7 @@ from ..pool.create import key_chunk, write_column
 from ..pool.history import CHUNK, Append, encoded_appends
 from ..pool.metadata import array_names, set_rows, write_attributes
 from ..pool.pool import Pool
+from ..pool.schema import MAIN
 from ..store.chunks import ChunkReader
 from ..store.files import is_there, local
 from ..store.layout import ChunkLayout
@@ -40,7 +41,7 @@ from ..store.writer import file_parts
 from ..store.zarr_store import AtomicStore
 from .staging import read_fields, stage_of, staged, write_fields
 
-_SPARE = re.compile(r"(items|blob|keys)(-\d+c?)?|appends")  # names of arrays that come and go
+_SPARE = re.compile(r"(items|blob|keys)(-\d+c?)?|appends|(labels|numbers)(-.+)?")  # names of arrays that come and go
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Added:
     @property
     def details(self) -> str:
         """A hash of labels and keys."""
-        digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
+        digest = hashlib.sha256(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
         digest.update(b"" if self.keys is None else repr(self.keys.shape).encode() + self.keys.tobytes())
         return f"sha256:{digest.hexdigest()}"
 
@@ -94,7 +95,8 @@ def appending(pool: Pool, settings: dict[str, Any]) -> Iterator[tuple[Path, Path
     where = local(pool.path, "append").resolve()
     columns = [
         pool.storage.rows,
-        *pool.storage.columns.values(),
+        *pool.storage.labels.values(),
+        pool.storage.excluded,
         *([pool.storage.offsets] if pool.storage.offsets else []),
     ]
     for layout in columns:
@@ -171,8 +173,11 @@ def _extend_pool(pool: Pool, path: Path, stage: Path, ready: Ready) -> None:
     if "offsets" in values:
         assert storage.offsets is not None
         _extend(storage.offsets, pool.n + 1, values["offsets"])
-    _extend(storage.columns["labels"], pool.n, values["labels"])
-    _extend(storage.columns["excluded"], pool.n, np.zeros(len(values["labels"]), bool))
+    for column in facts.columns_of_labels:
+        new = values["labels"]
+        empty = np.full(len(new), column.empty, column.dtype)
+        _extend(storage.labels[column.name], pool.n, new if column.name == MAIN else empty)
+    _extend(storage.excluded, pool.n, np.zeros(len(values["labels"]), bool))
     if "keys" in values:
         facts = replace(facts, keys=_extend_keys(path, pool, table, values["keys"]))
     if ready.content != ready.base_content or ready.n != ready.base_n:

@@ -22,7 +22,8 @@ from ..store.watch import marks
 from .batch import Batch
 from .create import create
 from .keys import find_keys, read_keys
-from .labels import checked_labels, set_values
+from .labels import checked_column, has_label, set_values
+from .schema import MAIN, LabelColumn
 from .storage import Storage, open_storage
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
@@ -94,6 +95,7 @@ class Pool:
         compression: str = "none",
         chunk_items: int | None = None,
         shard_items: int | None = None,
+        label_kind: str = "class",
     ) -> Pool:
         """Write a pool in memory that does not grow with its size: all of it or, on any failure, nothing.
 
@@ -102,7 +104,7 @@ class Pool:
             items: (N, ...) array-like (ndarray, memmap, tensor, Zarr array), or an iterator of blocks (n, ...) of any
                 sizes; uint8, float16, float32 or float64.
             n: how many items an iterator gives, if known; checked.
-            labels: (N,) integers, -1 = unlabeled (default).
+            labels: (N,) integers, -1 = unlabeled (default); or of ``label_kind`` "number" floats, NaN = unlabeled.
             keys: (N,) the user's names of the items (path, URL).
             mean: per channel (first axis of an item), or one value, of the items as float (uint8 / 255).
             std: as mean.
@@ -111,6 +113,7 @@ class Pool:
             compression: "none" (fastest on local disks), "lz4" or "zstd" (slow disks).
             chunk_items: overrides the planned items per chunk (at most 4 MiB).
             shard_items: overrides the planned items per shard (no shards up to 64 MiB in all); needs chunk_items.
+            label_kind: "class", or "number": labels are numbers to be predicted (regression), kept as float32.
 
         Raises:
             PoolError: the path exists, the disk is full, shapes, dtypes or lengths do not match.
@@ -128,6 +131,7 @@ class Pool:
             compression=compression,
             chunk_items=chunk_items,
             shard_items=shard_items,
+            label_kind=label_kind,
         )
         return Pool.open(path)
 
@@ -292,8 +296,26 @@ class Pool:
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels, (N,) int32, -1 = unlabeled; a copy."""
+        """Labels of the main column, (N,); a copy. Classes are int32, -1 = unlabeled; numbers are float32, NaN = unlabeled."""
         return self.column("labels")[:]
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """Which items have a label in the main column, (N,) bool: those are neither scored nor selected."""
+        return has_label(self.labels)
+
+    @property
+    def label_columns(self) -> dict[str, LabelColumn]:
+        """The columns of labels by name, the main one, "label", first."""
+        return {one.name: one for one in self.storage.attributes.columns_of_labels}
+
+    def labels_of(self, name: str) -> np.ndarray:
+        """Return the labels of a column, (N,), as :attr:`labels` are of the main one; a copy.
+
+        Raises:
+            PoolError: there is no such column.
+        """
+        return Column(self.storage.labels[self._label_column(name).name])[:]
 
     @property
     def excluded(self) -> np.ndarray:
@@ -340,24 +362,34 @@ class Pool:
         """Return "labels" or "excluded" to be read range by range, in memory that does not grow with N."""
         return Column(self.storage.columns[name])
 
-    def set_labels(self, ids: Any, labels: Any, *, check: Callable[[np.ndarray], None] | None = None) -> int:
-        """Give items labels (-1 takes one away); durable when it returns. Returns how many changed.
+    def set_labels(
+        self, ids: Any, labels: Any, *, name: str = MAIN, check: Callable[[np.ndarray], None] | None = None
+    ) -> int:
+        """Give items labels (-1 takes one away, or NaN a number); durable when it returns. Returns how many changed.
 
         The labels of 2**20 consecutive items are replaced at once: a crash leaves old or new ones of each such chunk, and
         repeating the call completes it.
 
         Args:
             ids: the items.
-            labels: one integer for each.
+            labels: one integer for each, or one number where the column is of numbers.
+            name: the column of labels.
             check: is called with the labels that the items have, in the order of ``ids``, while no other process can
                 change them; what it raises leaves all labels as they are.
 
         Raises:
-            PoolError: ids outside the pool or repeated; labels that are not integers, below -1 or beyond the classes.
+            PoolError: ids outside the pool or repeated; labels that are not integers, below -1 or beyond the classes; there
+                is no such column.
         """
         ids_B = self._checked_ids(ids)
-        values = checked_labels(labels, len(ids_B), self.classes)
-        return set_values(self.storage.columns["labels"], ids_B, values, check)
+        column = self._label_column(name)
+        values = checked_column(column, labels, len(ids_B), self.classes)
+        return set_values(self.storage.labels[column.name], ids_B, values, check)
+
+    def _label_column(self, name: str) -> LabelColumn:
+        if name not in self.label_columns:
+            raise PoolError(f"{self.path} has no column of labels {name!r}; it has {', '.join(self.label_columns)}")
+        return self.label_columns[name]
 
     def set_excluded(self, ids: Any, flag: Any = True, *, check: Callable[[np.ndarray], None] | None = None) -> None:
         """Exclude items from scoring and selection, or (False) readmit them; durable when it returns.

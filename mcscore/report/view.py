@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import __version__
 from ..acquisition import SCORES
+from ..pool.labels import has_label
 from ..text import count, duration, number
 from . import stats
 from .gains import gains_section
@@ -141,7 +142,7 @@ def _tiles(shown: Shown) -> list[dict[str, str]]:
             (duration(seconds), "scoring time"),
         ]
     if shown.labels_N is not None:
-        tiles.append((f"{int((shown.labels_N >= 0).sum()):,}", "labeled by now"))
+        tiles.append((f"{int(has_label(shown.labels_N).sum()):,}", "labeled by now"))
     tiles.append((f"{len(shown.ids):,}", "selected"))
     return [{"value": value, "what": what} for value, what in tiles]
 
@@ -378,7 +379,7 @@ def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
 
 
 def _label(shown: Shown, i: int) -> int | None:
-    """The item's label, if it has one by now; labels of a pool are classes, so a regression has none."""
-    if shown.labels_N is None or shown.regression or shown.labels_N[i] < 0:
+    """The class that the item is labeled with by now, if it is; a regression has no classes, nor have labels that are numbers."""
+    if shown.labels_N is None or shown.regression or shown.labels_N.dtype.kind == "f" or shown.labels_N[i] < 0:
         return None
     return int(shown.labels_N[i])
