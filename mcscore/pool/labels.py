@@ -33,7 +33,7 @@ def checked_labels(labels: Any, n: int | None, classes: Iterable[str] | None) ->
     if given.dtype.kind not in "iu" and len(given):
         raise PoolError(
             f"labels are {given.dtype}; they must be integers (-1: unlabeled), unless they are numbers to be predicted: "
-            "label_kind='number' (--kind number)"
+            "label_kind='number' (--label-kind number)"
         )
     highest = len(list(classes)) - 1 if classes is not None else np.iinfo(np.int32).max
     wrong = np.flatnonzero((given < UNLABELED) | (given > highest))
