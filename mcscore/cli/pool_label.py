@@ -101,7 +101,5 @@ def pool_label(
     labeled = int(has_label(opened.labels_of(name)).sum())
     facts = {"path": str(path), "name": name, **asdict(done), "labeled": labeled, "items": opened.n}
     without = count(done.rows_without_label, "row") + " without a label left out, " if done.rows_without_label else ""
-    emit(
-        facts,
-        f"{path}: {done.changed:,} labels set, {without}{labeled:,} of {opened.n:,} items are labeled{'' if name == 'label' else f' with {name}'}",
-    )
+    of = "" if name == "label" else f" with {name}"
+    emit(facts, f"{path}: {done.changed:,} labels set, {without}{labeled:,} of {opened.n:,} items are labeled{of}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from .keys import find_keys, read_keys
 from .labels import checked_column, has_label, set_values
 from .schema import MAIN, LabelColumn
 from .storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from ..training import PoolDataset
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
 
@@ -135,6 +138,94 @@ class Pool:
         )
         return Pool.open(path)
 
+    @staticmethod
+    def from_dataset(
+        dataset: Any,
+        path: str | os.PathLike[str],
+        *,
+        labels: bool = False,
+        item: str | int | None = None,
+        label: str | int | None = None,
+        label_kind: str = "class",
+        classes: Any = None,
+        keys: Any = None,
+        mean: Any = None,
+        std: Any = None,
+        source: str | None = None,
+        compression: str = "none",
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Pool:
+        """Write a pool of the samples of a dataset, in memory that does not grow with it but for 4 bytes a label.
+
+        A sample is an array, a tensor, a picture of PIL, a pair (item, label), or a dict. A dataset that is read by index resumes: after a
+        kill or an error, the same call goes on behind the last full file of items. One that is iterated over begins anew.
+
+        Args:
+            dataset: a map-style Dataset of PyTorch, a dataset of Hugging Face, a list; or anything that gives samples when iterated over.
+            path: must not exist.
+            labels: keep the labels of the samples.
+            item: the key, or the position, of the item in a sample, where it is not the only array in it.
+            label: the same of the label; its labels are kept.
+            label_kind: "class", or "number": labels are numbers to be predicted (regression).
+            classes: names of the classes 0, 1, ...; labels may be names.
+            keys: (N,) the user's names of the items.
+            mean: as for :meth:`create`.
+            std: as for :meth:`create`.
+            source: free text; default: the name of the dataset's class.
+            compression: as for :meth:`create`.
+            progress: called as progress(items so far, items in all or None).
+
+        Raises:
+            SampleError: a sample cannot be read, has no item or label of a known kind, or is unlike the first; names its index.
+            PoolError: the path exists; the dataset is empty, none, an array or a DataLoader; as :meth:`create`.
+
+        >>> import tempfile
+        >>> samples = [(np.full((1, 2, 2), i, np.uint8), "cat") for i in range(3)]
+        >>> pool = Pool.from_dataset(samples, tempfile.mkdtemp() + "/p", labels=True, classes=["dog", "cat"])
+        >>> pool.n, pool.item_shape, pool.labels.tolist()
+        (3, (1, 2, 2), [1, 1, 1])
+        """
+        from ..ingest.datasets import import_dataset  # above the pool: this method is the door to it
+
+        return import_dataset(
+            dataset,
+            path,
+            labels=labels,
+            item=item,
+            label=label,
+            label_kind=label_kind,
+            classes=classes,
+            keys=keys,
+            mean=mean,
+            std=std,
+            source=source,
+            compression=compression,
+            progress=progress,
+        )
+
+    def as_dataset(
+        self, ids: Any = None, transform: Callable[[Any], Any] | None = None, *, name: str = MAIN
+    ) -> PoolDataset:
+        """Return items and their labels as a Dataset of PyTorch, to train on: (item, label) each, for a DataLoader with workers.
+
+        Args:
+            ids: the items; None: those that are labeled and not excluded.
+            transform: one item as it is stored, a tensor -> the input; None: what a Scorer without a transform makes of it, so that
+                training and scoring agree: uint8 / 255, then normalized by the pool's mean and std; floats as float32.
+            name: the column of labels.
+
+        Raises:
+            PoolError: ids outside the pool, or without a label; no such column.
+
+        >>> import tempfile
+        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.full((3, 2), 255, np.uint8), labels=[-1, 4, -1])
+        >>> pool.as_dataset()[0]
+        (tensor([1., 1.]), tensor(4))
+        """
+        from ..training import PoolDataset  # above the pool, as it imports PyTorch
+
+        return PoolDataset(self, ids, transform, name)
+
     # ------------------------------------------------------------------ items
 
     @property
@@ -181,7 +272,7 @@ class Pool:
             PoolError: ids outside the pool, naming them.
             ChunkError: a chunk cannot be read; names it.
         """
-        ids_B = self._checked_ids(ids)
+        ids_B = self.checked_ids(ids)
         out = self._output(len(ids_B), None)
         with self._reader() as reader:
             reader.gather(ids_B, out)
@@ -338,7 +429,7 @@ class Pool:
         """
         if not self.storage.keys:
             return None
-        return read_keys(self.storage.keys, self.n, self._checked_ids(ids))
+        return read_keys(self.storage.keys, self.n, self.checked_ids(ids))
 
     @property
     def has_keys(self) -> bool:
@@ -381,7 +472,7 @@ class Pool:
             PoolError: ids outside the pool or repeated; labels that are not integers, below -1 or beyond the classes; there
                 is no such column.
         """
-        ids_B = self._checked_ids(ids)
+        ids_B = self.checked_ids(ids)
         column = self._label_column(name)
         values = checked_column(column, labels, len(ids_B), self.classes)
         return set_values(self.storage.labels[column.name], ids_B, values, check)
@@ -408,13 +499,14 @@ class Pool:
         Raises:
             PoolError: ids outside the pool or repeated.
         """
-        ids_B = self._checked_ids(ids)
+        ids_B = self.checked_ids(ids)
         flags = np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape)
         set_values(self.storage.columns["excluded"], ids_B, flags, check)
 
     # ------------------------------------------------------------------ checks
 
-    def _checked_ids(self, ids: Any) -> np.ndarray:
+    def checked_ids(self, ids: Any) -> np.ndarray:
+        """Return ids as int64; PoolError if they are no integers, or outside the pool, naming them."""
         given = np.asarray(ids)
         if given.ndim != 1 or (given.dtype.kind not in "iu" and len(given)):
             raise PoolError(f"ids must be a one-dimensional array of integers, not {given.dtype} {given.shape}")
