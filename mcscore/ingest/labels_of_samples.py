@@ -54,7 +54,8 @@ class LabelOf:
             return float(label)
         if int(label) != label or not UNLABELED <= label <= self._top:
             regression = "" if int(label) == label else "; label_kind='number' keeps numbers to be predicted"
-            raise SampleError(f"the label {label!r} is not the number of a class, 0 to {self._top}{regression}")
+            classes = "from 0 on" if self._top == _TOP else f"0 to {self._top}"
+            raise SampleError(f"the label {label!r} is not the number of a class, {classes}{regression}")
         return None if label == UNLABELED else int(label)
 
     def _named(self, label: str) -> int:
