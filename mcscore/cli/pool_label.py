@@ -79,8 +79,8 @@ def pool_label(
     its name); -1 takes a label away, and a row without a label (empty, null, NaN, NA) changes nothing. With --kind number they
     are numbers to be predicted (regression). All labels are set or none: conflicts are named, and nothing changes.
 
-    --name NAME --kind KIND makes another column of labels, say of a second annotator or question. Items are labeled, and so
-    neither scored nor selected, if the column label has a value.
+    A second annotator, or another question, gets a column of its own by --name and --kind. Items are labeled, and so neither
+    scored nor selected, if the column label has a value.
     """
     from ..pool import Pool, label_from
     from ..pool.labels import has_label
