@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from .errors import PoolError
 from .pool import Pool
+from .pool.kinds import MAIN
 from .pool.labels import has_label
-from .pool.schema import MAIN
 from .scorer.inputs import ModelInputs
 
 _HELD_BYTES = 256 << 20  # items that a process keeps in memory

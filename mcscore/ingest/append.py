@@ -16,10 +16,11 @@ from ..errors import PoolError
 from ..pool.create import as_blocks, checked_blocks
 from ..pool.history import Append, read_appends
 from ..pool.keys import KnownKeys, as_arrow, encoded_keys
+from ..pool.kinds import MAIN, UNLABELED, LabelColumn
 from ..pool.labels import checked_column, has_label
 from ..pool.pictures.decode import require_decoder
 from ..pool.pool import Pool
-from ..pool.schema import MAIN, UNLABELED, Grid, LabelColumn
+from ..pool.schema import Grid
 from ..store.chunks import ChunkReader
 from ..store.writer import ArrayWriter
 from .append_commit import Added, appending, check_base, commit_staged, complete_earlier, stage_ready

@@ -30,9 +30,9 @@ from .. import atomic
 from ..errors import PoolError
 from ..pool.create import key_chunk, write_column
 from ..pool.history import CHUNK, Append, encoded_appends
+from ..pool.kinds import MAIN
 from ..pool.metadata import array_names, set_rows, write_attributes
 from ..pool.pool import Pool
-from ..pool.schema import MAIN
 from ..store.chunks import ChunkReader
 from ..store.files import is_there, local
 from ..store.layout import ChunkLayout
@@ -41,7 +41,7 @@ from ..store.writer import file_parts
 from ..store.zarr_store import AtomicStore
 from .staging import read_fields, stage_of, staged, write_fields
 
-_SPARE = re.compile(r"(items|blob|keys)(-\d+c?)?|appends|(labels|numbers)(-.+)?")  # names of arrays that come and go
+_SPARE = re.compile(r"(items|blob|keys)(-\d+c?)?|appends|labels|numbers")  # names of arrays that come and go
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,11 @@ def _extend_pool(pool: Pool, path: Path, stage: Path, ready: Ready) -> None:
         for name in ("labels", "keys", "offsets")
         if is_there(stage / f"{name}.npy")
     }
+    main = facts.columns_of_labels[0]
+    if values["labels"].dtype != main.dtype:
+        raise PoolError(
+            f"labels of {path} are of kind {main.kind} since the append in {stage} was completed: remove that directory"
+        )
     atomic.move_files(stage / "files", path / facts.rows_name)
     if "offsets" in values:
         assert storage.offsets is not None

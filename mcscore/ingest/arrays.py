@@ -13,9 +13,9 @@ import numpy as np
 
 from ..errors import PoolError
 from ..paths import local_path
+from ..pool.kinds import main_column
 from ..pool.labels import checked_column
 from ..pool.pool import Pool
-from ..pool.schema import main_column
 from .array_formats import ArrayFile, open_array
 
 LAYOUTS = ("hw", "chw", "hwc")

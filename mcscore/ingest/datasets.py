@@ -21,8 +21,9 @@ from ..errors import Error, PoolError, SampleError, first_line
 from ..paths import exists, local_path
 from ..pool.create import checked_blocks, finish_pool, planned_layout
 from ..pool.keys import encoded_keys
+from ..pool.kinds import LabelColumn
 from ..pool.pool import Pool
-from ..pool.schema import Attributes, LabelColumn, checked_attributes, plan_grid
+from ..pool.schema import Attributes, checked_attributes, plan_grid
 from ..store.files import is_there
 from ..store.writer import ArrayWriter
 from .images import refuse_existing

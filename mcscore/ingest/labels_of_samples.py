@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SampleError
-from ..pool.schema import UNLABELED
+from ..pool.kinds import UNLABELED
 
 _TOP = 2**31 - 1
 

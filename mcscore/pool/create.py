@@ -19,6 +19,7 @@ from ..store.layout import ChunkLayout, layout_of
 from ..store.writer import ArrayWriter
 from ..store.zarr_store import AtomicStore
 from .keys import encoded_keys
+from .kinds import main_column
 from .labels import checked_column
 from .metadata import write_attributes
 from .schema import (
@@ -29,7 +30,6 @@ from .schema import (
     Attributes,
     Grid,
     checked_attributes,
-    main_column,
     plan_grid,
 )
 

@@ -11,9 +11,10 @@ from ..errors import PoolError
 from ..store.columns import Column
 from ..store.files import local
 from ..store.lock import locked_in_turn
+from .kinds import MAIN
 from .metadata import write_attributes
 from .pool import Pool
-from .schema import MAIN, checked_attributes
+from .schema import checked_attributes
 
 _STRIDE = 1 << 20  # labels read at a time
 KEEP: Any = object()

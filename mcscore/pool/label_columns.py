@@ -1,7 +1,7 @@
 """Giving a pool another column of labels, or labels that are numbers in place of classes.
 
 The array of a new column is written under a name that no attribute has, and published by one replacement of the pool's attributes:
-after a kill the pool is the old one, and the next call, append or compaction removes the array.
+after a kill the pool is the old one, and the next call for that column removes the array.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..store.files import local
 from ..store.lock import locked_in_turn
 from ..store.zarr_store import AtomicStore
 from .create import write_column
+from .kinds import KINDS, MAIN, LabelColumn, checked_classes, column_name
 from .labels import has_label
 from .metadata import write_attributes
 from .pool import Pool
-from .schema import KINDS, MAIN, LabelColumn, checked_classes, column_name
 
 
 def wanted_column(pool: Pool, name: str, kind: str | None = None, classes: Sequence[str] | None = None) -> LabelColumn:

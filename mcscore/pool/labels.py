@@ -15,7 +15,7 @@ from ..store.files import local
 from ..store.layout import ChunkLayout
 from ..store.lock import locked_in_turn
 from ..store.writer import file_parts
-from .schema import UNLABELED, LabelColumn
+from .kinds import UNLABELED, LabelColumn
 
 
 def checked_labels(labels: Any, n: int | None, classes: Iterable[str] | None) -> np.ndarray:

@@ -18,21 +18,18 @@ The attribute n is the only truth about N: an append that is under way, or was k
 from __future__ import annotations
 
 import math
-import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from ..errors import PoolError
+from .kinds import COLUMN_NAME, KINDS, MAIN, LabelColumn, checked_classes, main_column
 
 FORMAT = "mcscore-pool"
 VERSION = 2
-UNLABELED = -1
-MAIN = "label"  # the column of labels that decides what is labeled
-KINDS = ("class", "number")
 ITEM_DTYPES = ("uint8", "float16", "float32", "float64")
 
 # A chunk is the unit of decoding: the largest power of two of items in at most 4 MiB. One item per chunk took 30 times
@@ -80,38 +77,6 @@ def plan_grid(n: int | None, item_bytes: int) -> Grid:
         while n > SHARD_FILES * per_shard * chunk and 2 * per_shard * chunk * item_bytes <= SHARD_BYTES_MAX:
             per_shard *= 2
     return Grid(chunk, per_shard * chunk)
-
-
-@dataclass(frozen=True)
-class LabelColumn:
-    """A column of labels: what one annotator, or one question, says of the items.
-
-    Attributes:
-        name: "label" is the main column: an item that has a value there is labeled, and is neither scored nor selected.
-        kind: "class", the number of a class, int32, -1 where an item has none; or "number", a number to be predicted
-            (regression), float32, NaN where an item has none.
-        classes: names of its classes; None: those of the pool, or labels are numbers.
-    """
-
-    name: str = MAIN
-    kind: str = "class"
-    classes: tuple[str, ...] | None = None
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of its values."""
-        return np.dtype(np.int32 if self.kind == "class" else np.float32)
-
-    @property
-    def empty(self) -> float:
-        """Its value where an item has no label."""
-        return UNLABELED if self.kind == "class" else math.nan
-
-    @property
-    def array(self) -> str:
-        """The name of its array."""
-        base = "labels" if self.kind == "class" else "numbers"
-        return base if self.name == MAIN else f"{base}-{self.name}"
 
 
 @dataclass(frozen=True)
@@ -276,24 +241,11 @@ def _file_name(name: str, value: Any) -> str:
     return value
 
 
-def column_name(name: str) -> str:
-    """Return the name of a column of labels.
-
-    Raises:
-        PoolError: it can be no part of the name of a file.
-    """
-    if not _COLUMN_NAME.fullmatch(name):
-        raise PoolError(
-            f"{name!r} cannot name a column of labels: up to 64 letters, digits, and _ . - inside are needed"
-        )
-    return name
-
-
 def _label_column(name: str, value: Any) -> LabelColumn:
     """Read one element of ``label_columns``."""
     if not isinstance(value, (list, tuple)) or len(value) != 3 or value[1] not in KINDS:
         raise _wrong(name, value, f"a list of lists (name, kind, classes), with the kind {' or '.join(KINDS)},")
-    if not isinstance(value[0], str) or not _COLUMN_NAME.fullmatch(value[0]):
+    if not isinstance(value[0], str) or not COLUMN_NAME.fullmatch(value[0]):
         raise _wrong(name, value, "a name of letters and digits")
     return LabelColumn(value[0], value[1], None if value[2] is None else _list_of(_text)(name, value[2]))
 
@@ -304,7 +256,6 @@ def _hashes(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     return tuple((_file_name(name, array), _text(name, digest)) for array, digest in value.items())
 
 
-_COLUMN_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "item_shape": _list_of(_integer),
     "created": _text,
@@ -365,27 +316,6 @@ def checked_attributes(
         source=source,
         fit=fit,
     )
-
-
-def main_column(kind: str, classes: Any) -> LabelColumn:
-    """Return the main column of labels of a pool to be made.
-
-    Raises:
-        PoolError: the kind is unknown; numbers with class names.
-    """
-    if kind not in KINDS:
-        raise PoolError(f"labels are of kind {' or '.join(KINDS)}, not {kind!r}")
-    if kind == "number" and classes is not None:
-        raise PoolError("labels that are numbers to be predicted have no class names: leave out one of the two")
-    return LabelColumn(kind=kind)
-
-
-def checked_classes(classes: Iterable[Any]) -> tuple[str, ...]:
-    """Return class names; PoolError if they repeat."""
-    names = tuple(str(name) for name in classes)
-    if len(set(names)) != len(names):
-        raise PoolError(f"class names must differ from each other: {', '.join(names)}")
-    return names
 
 
 def _per_channel(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float, ...]:

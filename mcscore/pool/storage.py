@@ -21,9 +21,10 @@ from ..store.files import AnyPath
 from ..store.fingerprint import described, fingerprint
 from ..store.layout import ChunkLayout, layout_of
 from .history import read_appends
+from .kinds import MAIN
 from .metadata import read_array, read_attributes
 from .pictures.decode import decode
-from .schema import FORMAT, MAIN, VERSION, Attributes
+from .schema import FORMAT, VERSION, Attributes
 
 _FILE_BYTES_MAX = 1 << 40  # of one chunk or shard: a thousand times what is written here
 

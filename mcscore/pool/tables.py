@@ -15,10 +15,10 @@ from ..errors import PoolError
 from ..text import count
 from .class_names import ClassReader, whole_number
 from .keys import SEVERAL, keys_at
+from .kinds import MAIN, UNLABELED, LabelColumn
 from .label_columns import wanted_column, with_label_column
 from .labels import has_label
 from .pool import Pool
-from .schema import MAIN, UNLABELED, LabelColumn
 from .table import NAME, Columns, Table
 from .table_files import SUFFIXES, read_lines, read_table
 from .text_columns import distinct, mask, real_numbers, trimmed, whole_numbers, without_blanks

@@ -13,7 +13,7 @@ from mcscore.errors import PoolError
 from mcscore.ingest import append_blocks
 from mcscore.ingest.compact import compact
 from mcscore.pool import Pool, set_facts, with_label_column
-from mcscore.pool.schema import LabelColumn
+from mcscore.pool.kinds import LabelColumn
 from mcscore.pool.verify import verify
 from mcscore.run.skipped import Skipped
 
