@@ -187,7 +187,7 @@ def pool_import(
                 fit=fit or "crop",
                 channels=channels,
                 keep_encoded=keep_encoded,
-                progress=progress,
+                progress=progress or False,
                 report=told.append,
                 **chosen,
                 **facts,
@@ -196,7 +196,7 @@ def pool_import(
         if gray or keep_encoded or fit:
             raise click.UsageError("options for images need --size")
         chosen = options.for_array("options for images need --size")
-        made = import_array(src, dst, label_kind=label_kind, **chosen, **facts)
+        made = import_array(src, dst, label_kind=label_kind, progress=False, **chosen, **facts)
         told.append(Counts(made.n))
     stored = pool_facts(made)
     count = told[0]
@@ -224,7 +224,7 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     if is_images(src):
         chosen = options.for_images(f"and {src} holds images")
         with progress_line(None, options.quiet) as progress:
-            grown = append_images(path, src, progress=progress, report=told.append, **chosen)
+            grown = append_images(path, src, progress=progress or False, report=told.append, **chosen)
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
     # None: an earlier call had done it, and this one has read nothing.

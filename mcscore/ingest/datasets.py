@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ from ..pool.keys import encoded_keys
 from ..pool.kinds import LabelColumn
 from ..pool.pool import Pool
 from ..pool.schema import Attributes, checked_attributes, plan_grid
+from ..progress import Progress, Shown, shown
 from ..store.files import is_there
 from ..store.writer import ArrayWriter
 from .images import refuse_existing
 from .labels_of_samples import LabelOf
 from .samples import Name, array_of, parts
 from .staging import check_same, read_fields, stage_of, staged, write_fields
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def import_dataset(
     std: Any = None,
     source: str | None = None,
     compression: str = "none",
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> Pool:
     """Do the work of Pool.from_dataset, which documents it."""
     where = local_path(path, "a pool", PoolError)
@@ -86,9 +85,9 @@ def import_dataset(
         atomic.discard_directory(stage)
         return Pool.open(where)
     try:
-        with staged(stage, settings):
+        with staged(stage, settings), shown(progress) as tell:
             refuse_existing(where)
-            _fill(samples, stage, facts, like, compression, encoded, progress)
+            _fill(samples, stage, facts, like, compression, encoded, tell)
             atomic.sync(stage / "pool")
             atomic.move(stage / "pool", where)
             atomic.discard_directory(stage)
@@ -105,7 +104,7 @@ def _fill(
     like: np.ndarray,
     compression: str,
     keys: np.ndarray | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Make the stage a pool; on an error, what another call can go on with stays."""
     if samples.n is None:  # what a killed call had read cannot be told from what comes now
@@ -113,10 +112,10 @@ def _fill(
         atomic.remove_tree(stage / "pool")
     filling = _Filling(stage, facts, like, samples.n, compression, samples.label_of is not None)
     try:
+        progress(filling.n, samples.n or 0)
         for item, label in samples.from_(filling.n):
             filling.add(item, label, samples.name)
-            if progress:
-                progress(filling.n, samples.n)
+            progress(filling.n, samples.n or filling.n)
         filling.finish(keys)
     except BaseException:
         if samples.n is None or not filling.durable:

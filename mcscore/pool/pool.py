@@ -25,6 +25,7 @@ from .labeled_items import LabeledItems
 from .storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    from ..progress import Shown
     from ..training import PoolDataset
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
@@ -151,7 +152,7 @@ class Pool(LabeledItems):
         std: Any = None,
         source: str | None = None,
         compression: str = "none",
-        progress: Callable[[int, int | None], None] | None = None,
+        progress: Shown = None,
     ) -> Pool:
         """Write a pool of the samples of a dataset, in memory that does not grow with it but for 4 bytes a label.
 
@@ -171,7 +172,8 @@ class Pool(LabeledItems):
             std: as for :meth:`create`.
             source: free text; default: the name of the dataset's class.
             compression: as for :meth:`create`.
-            progress: called as progress(items so far, items in all or None).
+            progress: called as progress(items done, items); a number of items that is not known is that of those done. None: a bar
+                on a terminal and in a notebook; False: nothing.
 
         Raises:
             SampleError: a sample cannot be read, has no item or label of a known kind, or is unlike the first; names its index.

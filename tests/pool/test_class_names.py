@@ -9,7 +9,7 @@ import pytest
 from mcscore.cli import pool as cli_pool
 from mcscore.cli import pool_label
 from mcscore.errors import PoolError
-from mcscore.pool import Pool, class_names, label_from
+from mcscore.pool import Pool, class_names, kinds, label_from
 from mcscore.pool.class_names import ClassReader, whole_number
 from mcscore.pool.pictures import decode
 from mcscore.pool.table_files import Columns
