@@ -84,6 +84,7 @@ def import_array(
             classes=classes,
             source=Path(src).name,
             compression=compression,
+            label_kind=label_kind,
         )
 
 
