@@ -118,7 +118,7 @@ def set_labels_of(
     *,
     overwrite: bool = False,
     reading: str | None = None,
-    column: LabelColumn = LabelColumn(),  # noqa: B008 (frozen)
+    column: LabelColumn | None = None,
 ) -> Labeled:
     """Set the labels of a table that is read, as ``label_from`` does.
 
@@ -127,7 +127,7 @@ def set_labels_of(
         table: as ``read_table`` or ``table_of`` returns it.
         overwrite: as for ``label_from``.
         reading: as for ``label_from``.
-        column: the column of the pool that gets them; made if the pool does not have it.
+        column: the column of the pool that gets them, made if the pool does not have it; default: the main one.
 
     Raises:
         PoolError: as ``label_from``.
@@ -136,6 +136,7 @@ def set_labels_of(
         raise PoolError(
             f"{table.path} has no column 'label' (--label-column names another); it has {', '.join(table.names)}"
         )
+    column = column or pool.label_columns[MAIN]
     labels, has = _values(pool, table, column, reading)
     ids, conflicts = find_items(pool, table)
     unlabeled = table.unlabeled + int((~has).sum())

@@ -12,7 +12,7 @@ from mcscore.errors import PoolError
 from mcscore.pool import Pool, class_names, kinds, label_from
 from mcscore.pool.class_names import ClassReader, whole_number
 from mcscore.pool.pictures import decode
-from mcscore.pool.table_files import Columns
+from mcscore.pool.table import Columns
 
 from .helpers import images
 
