@@ -50,12 +50,17 @@ class Session:
 
         if run.meta["likelihood"] == "gaussian":
             raise RunError(
-                f"{run.path} predicts numbers, and labels of a pool are classes: there is nothing to choose from"
+                f"{run.path} predicts numbers, and the page gives classes: write the numbers into a table, and set them with "
+                "`mcscore pool label POOL TABLE --kind number`"
             )
         if not isinstance(run.path, Path):
             raise RunError(f"{run.path} is not on this machine: labels are logged in the run, so copy it here first")
         self.run, self.pool = run, find_pool(run, pool)
         local(self.pool.path, "label its items")
+        if self.pool.label_columns["label"].kind == "number":
+            raise RunError(
+                f"labels of {self.pool.path} are numbers, and the page gives classes: set numbers with `mcscore pool label`"
+            )
         self.file, table, how = read_selection(run, selection, self.pool)
         self._probabilities = probabilities_of(run, table)
         self.by: str = how["by"]

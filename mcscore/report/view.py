@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import __version__
 from ..acquisition import SCORES
+from ..pool.labels import has_label
 from ..text import count, duration, number
 from . import stats
 from .cards import MAX_SELECTED, Card, cards, kept_text
@@ -126,7 +127,7 @@ def _tiles(shown: Shown) -> list[dict[str, str]]:
             (duration(seconds), "scoring time"),
         ]
     if shown.labels_N is not None:
-        tiles.append((f"{int((shown.labels_N >= 0).sum()):,}", "labeled by now"))
+        tiles.append((f"{int(has_label(shown.labels_N).sum()):,}", "labeled by now"))
     tiles.append((f"{len(shown.ids):,}", "selected"))
     return [{"value": value, "what": what} for value, what in tiles]
 
