@@ -67,6 +67,12 @@ class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
 
 
+class RunInUseError(RunError):
+    """Another process scores into the run: it is named. When it has ended, the same command goes on."""
+
+    exit_code = 3
+
+
 class RunMadeError(RunError):
     """Another process has made the run that this one was to make; starting again takes it up."""
 

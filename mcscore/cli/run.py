@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..run.journal import SpanDamage
     from ..run.presence import Worker
     from ..run.status import Status
-    from ..store.lock import Holder
+    from ..store.holder import Holder
 
 _NAMED = 12  # ids that are printed; --json has all
 
@@ -127,7 +127,8 @@ def _writer(holder: Holder | None) -> str:
         False: ", which has ended (the next writer takes over)",
         None: ", which this machine cannot see",
     }
-    return f"process {holder.pid} on {holder.host}{how[holder.alive]}"
+    since = f" since {holder.since}" if holder.since else ""
+    return f"process {holder.pid} on {holder.host}{since}{how[holder.alive]}"
 
 
 def _worker(worker: Worker) -> list[str]:

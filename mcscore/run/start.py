@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import atomic
-from ..errors import ChunkError, RunError
+from ..errors import ChunkError, RunError, RunInUseError
 from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
@@ -59,6 +59,7 @@ class ScoreOptions:
     new_cut: bool = False
     shards: int = 1  # processes that score the run beside each other, each on its own
     check: Check = "warn"
+    take_over: bool = False  # the lock of a process on another machine
     skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
 
     def skipped(self, pool: Pool) -> Skips:
@@ -85,6 +86,7 @@ class Job:
         settings: of the prepared scorer; None if nothing is left to score.
         code: which code scores now, see ``code_of``.
         cut: which cut says what is scored, an index into run.json's list.
+        require_lock: raises RunInUseError if another process has taken the run over; before each commit.
     """
 
     journal: Journal
@@ -96,6 +98,7 @@ class Job:
     settings: Settings | None = None
     code: int = 0
     cut: int = 0
+    require_lock: Callable[[], None] = lambda: None
 
     @property
     def reading(self) -> Reading:
@@ -183,7 +186,7 @@ def new_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) ->
     draft = draft_run(pool, engine, options)
     with writing(f"{path} could not be made a run"):
         made = place_at(path).begin()
-    with _locked(path):
+    with _locked(path, options) as require_lock:
         try:
             job = make_run(path, draft)
         except RunError:
@@ -191,14 +194,14 @@ def new_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) ->
             if made and isinstance(path, Path) and not exists(path / "run.json"):
                 shutil.rmtree(path, ignore_errors=True)
             raise
-        yield job
+        yield replace(job, require_lock=require_lock)
 
 
 @contextlib.contextmanager
 def resumed_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Lock and check an existing run; the engine has adopted its plan if anything is left to score."""
-    with _locked(path):
-        yield resume_run(path, pool, engine, options)
+    with _locked(path, options) as require_lock:
+        yield replace(resume_run(path, pool, engine, options), require_lock=require_lock)
 
 
 @dataclass(frozen=True)
@@ -367,12 +370,15 @@ def writing(failed: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: AnyPath) -> Iterator[None]:
-    """Hold the lock of a run on a local disk. At a URL there is none: what is committed there, nobody replaces."""
+def _locked(path: AnyPath, options: ScoreOptions) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a run on a local disk. At a URL there is none: what is committed there, nobody replaces.
+
+    Yields what raises RunInUseError once another process has taken the lock over.
+    """
     if not isinstance(path, Path):
-        yield
+        yield lambda: None
         return
     with contextlib.ExitStack() as stack:
         with writing(f"{path} cannot be locked"):
-            stack.enter_context(locked(path, RunError))
-        yield
+            held = stack.enter_context(locked(path, RunError, in_use=RunInUseError, take_over=options.take_over))
+        yield held.require

@@ -76,6 +76,7 @@ def complete_first(stage: Job, pool: Pool, engine: Engine, stop: StopRequest, pr
     first = StoredScores(stage.journal, stage.committed)
     if stop.made:
         raise Stopped(path.parent, first.done, pool.n, f"screened with {passes} passes")
+    stage.require_lock()
     with writing(f"the records of {path} could not be packed into one file, but all are there"):
         stage.journal.pack(stage.committed)
     return first
