@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
+from ..events import event
 from ..recipe import Recipe
 from ..store.files import AnyPath, Where
 from ..store.place import any_path
@@ -207,12 +208,14 @@ def complete_run(
         on_stage(told_second(header, first, left), header.settings.passes)
     job = score_tasks(job, pool, engine, stop, progress)
     if stop.made:
+        event(__name__, "run stopped", **job.journal.tally(job.committed))
         raise Stopped(path, sum(record.span.n for record in job.committed), pool.n)
     job.require_lock()
     with writing(f"the records of {path} could not be packed into one file, but all are there"):
         job.journal.pack(job.committed)
         if job.journal.header.screened:
             job = replace(job, journal=job.journal.certify(certify(job.journal, job.committed, first)))
+    event(__name__, "run complete", **job.journal.tally(job.committed))
     return job, engine
 
 

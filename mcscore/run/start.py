@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import atomic
 from ..errors import ChunkError, RunError, RunInUseError
+from ..events import event
 from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
@@ -256,6 +257,8 @@ def make_run(path: AnyPath, draft: Draft) -> Job:
             skipped = fix()
     warn_of_unseen(path, draft.settings.model)
     tasks = open_tasks(journal, [], draft.options.retry)
+    event(__name__, "run made", **journal.tally([]))
+    event(__name__, "plan chosen", **journal.named, **_plan(draft.settings))
     return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
 
 
@@ -271,6 +274,7 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
         skipped = Snapshot.take(path, journal.header.id, pool.n, options.skipped(pool), known)
     clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
+    event(__name__, "run resumed", **journal.tally(committed))
     job = Job(journal, committed, tasks, skipped, options)
     if not options.new_cut and not tasks:
         return job
@@ -298,6 +302,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
     settings = engine.describe()  # once: it reads the whole model for its fingerprint
     code = refuse_other(journal, pool, settings, options, prepared=True, alone=alone)
+    event(__name__, "plan adopted", **journal.named, **_plan(settings))
     warn_of_other_versions(path, journal.header)
     if code > len(journal.header.edited) and not alone:
         raise RunError(
@@ -340,6 +345,13 @@ def prepare_on(
             if wanted.any() and engine.prepare(First(start, wanted, on_bad_chunk, plan, check)):
                 return
     raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
+
+
+def _plan(settings: Settings) -> dict[str, Any]:
+    """What an event says of a plan: how the passes run, the items of a step, on which device."""
+    named = {"plan": "path", "step_items": "items", "step_passes": "passes"}
+    facts = {name: settings.plan.get(field) for name, field in named.items()}
+    return {**facts, "passes": settings.passes, "device": settings.device}
 
 
 def _item_bytes(pool: Pool) -> int:

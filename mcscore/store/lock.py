@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import random
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from .. import atomic
 from ..errors import Error
+from ..events import event
 from .holder import elsewhere, holder_in, me, named, processes_holding, who_holds
 from .mount import locks_reach_other_machines
 
@@ -252,6 +254,7 @@ def _take_over(path: Path, error: type[Error]) -> int | None:
         return None
     atomic.remove(path)
     descriptor = _take(path, _ALONE, error)
+    event(__name__, "lock taken over", logging.WARNING, path=str(path), **holder)
     warnings.warn(
         f"{path.parent}: took over the lock of {named(holder)}, as asked; should that run all the same, it ends before "
         "its next commit",
