@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..text import count
-from . import shared
 from .options import COMMA, PATH, POOL, height_and_width, names, numbers
 from .pool_facts import formatted, lines, pool_facts, storage_facts
+from .progress import progress_line, reporting
 from .shared import Command, Option, together
-from .terminal import FAILED, as_json, echo, emit, fail, progress_line
+from .terminal import FAILED, as_json, echo, emit, fail
 
 if TYPE_CHECKING:
     from ..ingest.counts import Counts
@@ -35,7 +35,6 @@ class SourceOptions:
 
     images: dict[str, Any]
     arrays: dict[str, Any]
-    quiet: bool
 
     def for_images(self, why: str) -> dict[str, Any]:
         """Return the options for images.
@@ -80,7 +79,6 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         max_bad: int | None,
         workers: int | None,
         labels_are: str | None,
-        quiet: bool,
         labels: Path | None,
         layout: str | None,
         key: str | None,
@@ -94,7 +92,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "reading": labels_are,
         }
         arrays = {"labels": labels, "layout": layout, "key": key}
-        return command(*args, options=SourceOptions(_given(images), _given(arrays), quiet), **more)
+        return command(*args, options=SourceOptions(_given(images), _given(arrays)), **more)
 
     return together(
         _images(
@@ -114,7 +112,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Axes of an item in SRC: height, width, channels."
         ),
         _arrays("--labels", type=PATH, help="Labels, -1 where an item has none: a .npy, .npz or idx array."),
-        shared.quiet,
+        reporting,
     )(with_options)
 
 
@@ -170,7 +168,7 @@ def pool_import(
     if size is not None:
         chosen = options.for_images("--size to images")
         channels = 1 if gray else 3
-        with progress_line(None, options.quiet) as progress:
+        with progress_line(None) as progress:
             made = import_images(
                 src,
                 dst,
@@ -213,7 +211,7 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     told: list[Counts] = []
     if is_images(src):
         chosen = options.for_images(f"and {src} holds images")
-        with progress_line(None, options.quiet) as progress:
+        with progress_line(None) as progress:
             grown = append_images(path, src, progress=progress, report=told.append, **chosen)
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
@@ -229,9 +227,9 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
 @pool.command("compact")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.option("--out", type=PATH, help="Write the compacted pool to this path; default: in place.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@reporting
 @as_json
-def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
+def pool_compact(path: Path, out: Path | None) -> None:
     """Write the items and keys of POOL anew, in files of the size that a new pool would have.
 
     Ids, items, labels and fingerprint stay, so runs over POOL go on; stop them meanwhile. The disk needs room for both. After
@@ -239,7 +237,7 @@ def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
     """
     from ..ingest.compact import compact
 
-    with progress_line(None, quiet, unit="rows") as progress:
+    with progress_line(None, unit="rows") as progress:
         done = compact(path, out, progress)
     facts = {
         **pool_facts(done.pool),
@@ -350,15 +348,15 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
 
 @pool.command("verify")
 @click.argument("path", metavar="POOL", type=POOL)
-@shared.quiet
+@reporting
 @as_json
-def pool_verify(path: Path, quiet: bool) -> None:
+def pool_verify(path: Path) -> None:
     """Read every chunk of POOL and list the damaged chunks; exit code 1 if there are any."""
     from ..pool import Pool
     from ..pool.verify import verify
 
     opened = Pool.open(path)
-    with progress_line(None, quiet, unit="chunks") as progress:
+    with progress_line(None, unit="chunks") as progress:
         found = list(verify(opened, progress))
     chunks = sum(layout.chunks for layout, _ in opened.arrays())
     facts = {"path": str(path), "chunks": chunks, "damaged": [damage.__dict__ for damage in found]}

@@ -29,8 +29,8 @@ def run() -> None:
     """Show the state of a run, and check its files."""
 
 
-@run.command("info", short_help="Describe RUN: what is done and left, speed, hardware.")
-@click.argument("path", metavar="RUN", type=RUN)
+@run.command("info", short_help="Describe RUN, or several: what is done and left, speed, hardware.")
+@click.argument("paths", metavar="RUN...", type=RUN, nargs=-1, required=True)
 @click.option("--watch", is_flag=True, help="Show how far RUN is, and who works on it, until all is done.")
 @click.option(
     "--every",
@@ -42,14 +42,23 @@ def run() -> None:
 )
 @as_json
 @click.pass_context
-def run_info(ctx: click.Context, path: Path, watch: bool, every: float) -> None:
+def run_info(ctx: click.Context, paths: tuple[Path, ...], watch: bool, every: float) -> None:
     """Describe RUN: items done and left, speed, items without a score, hardware, and the processes that work on it.
 
-    The exit code is 1 if a record is damaged, so that what is shown may be less than what was done.
+    Several runs are a line each. The exit code is 1 if a record is damaged, so that what is shown may be less than what was done, or
+    if one of several cannot be read.
     """
     from ..run.journal import told
     from ..run.status import info
 
+    if len(paths) > 1:
+        if watch:
+            raise click.UsageError("--watch shows one run: give one")
+        from .runs import show_runs
+
+        show_runs(ctx, paths)
+        return
+    path = paths[0]
     if watch:
         from .watch import watch_run
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import RunError, Stopped
 from ..events import event
@@ -52,6 +52,7 @@ def score_pool(
     new_cut: bool = False,
     check: Check = "warn",
     take_over: bool = False,
+    command: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     on_stage: OnStage | None = None,
 ) -> Run:
@@ -90,6 +91,7 @@ def score_pool(
             in run.json and the report. "strict": it is an error, and nothing is written. "off": do not look.
         take_over: take the lock of a process on another machine, which is said. Should that run all the same, it ends before its next
             commit, and the scores are the same.
+        command: what a new run's run.json is to say of how it was made, as the command line does; compared with nothing.
         progress: called as progress(items done, items in the pool) before the first block of a stage and after every one.
         on_stage: called as on_stage(what it does, passes) before a stage begins.
 
@@ -137,6 +139,7 @@ def score_pool(
         new_cut,
         check=check,
         take_over=take_over,
+        command=command or {},
     )
     tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
     staff = staff_of(workers)

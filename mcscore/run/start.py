@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,7 @@ class ScoreOptions:
     shards: int = 1  # processes that score the run beside each other, each on its own
     check: Check = "warn"
     take_over: bool = False  # the lock of a process on another machine
+    command: Mapping[str, Any] = field(default_factory=dict)  # how the run is made, for run.json
     skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
 
     def skipped(self, pool: Pool) -> Skips:
@@ -240,7 +241,11 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
     block = min(span, block)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
     return Draft(
-        replace(header, screen=screen, not_screened=why, findings=findings), skipped, options, hardware, settings
+        replace(header, screen=screen, not_screened=why, findings=findings, command=options.command),
+        skipped,
+        options,
+        hardware,
+        settings,
     )
 
 
@@ -258,7 +263,7 @@ def make_run(path: AnyPath, draft: Draft) -> Job:
     warn_of_unseen(path, draft.settings.model)
     tasks = open_tasks(journal, [], draft.options.retry)
     event(__name__, "run made", **journal.tally([]))
-    event(__name__, "plan chosen", **journal.named, **_plan(draft.settings))
+    event(__name__, "plan chosen", **journal.named, **draft.settings.facts())
     return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
 
 
@@ -302,7 +307,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
     settings = engine.describe()  # once: it reads the whole model for its fingerprint
     code = refuse_other(journal, pool, settings, options, prepared=True, alone=alone)
-    event(__name__, "plan adopted", **journal.named, **_plan(settings))
+    event(__name__, "plan adopted", **journal.named, **settings.facts())
     warn_of_other_versions(path, journal.header)
     if code > len(journal.header.edited) and not alone:
         raise RunError(
@@ -345,13 +350,6 @@ def prepare_on(
             if wanted.any() and engine.prepare(First(start, wanted, on_bad_chunk, plan, check)):
                 return
     raise RunError(f"there is nothing to score: no item of {pool.path} that is to be scored can be read")
-
-
-def _plan(settings: Settings) -> dict[str, Any]:
-    """What an event says of a plan: how the passes run, the items of a step, on which device."""
-    named = {"plan": "path", "step_items": "items", "step_passes": "passes"}
-    facts = {name: settings.plan.get(field) for name, field in named.items()}
-    return {**facts, "passes": settings.passes, "device": settings.device}
 
 
 def _item_bytes(pool: Pool) -> int:

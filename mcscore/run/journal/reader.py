@@ -75,7 +75,7 @@ class JournalReader:
         self._packed_seen: tuple[Any, set[int]] = None, set()
 
     @property
-    def named(self) -> dict[str, str]:
+    def named(self) -> dict[str, Any]:
         """How events name the run."""
         return {"run": self.header.id, "path": str(self.path)}
 

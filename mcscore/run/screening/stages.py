@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import Stopped
+from ...events import event
 from ...store.files import is_there
 from ..journal import Record
 from ..loop import Progress, score_tasks
@@ -66,7 +67,7 @@ def first_run(job: Job, pool: Pool, engine: Engine) -> Iterator[Job]:
 
 def first_options(options: ScoreOptions, skips: Skips | None = None) -> ScoreOptions:
     """The options of the first stage; a new one skips what the run does."""
-    return replace(options, screen=None, new_cut=False, check="off", skips=skips)
+    return replace(options, screen=None, new_cut=False, check="off", skips=skips, command={})
 
 
 def complete_first(stage: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> StoredScores:
@@ -101,6 +102,7 @@ def second_stage(job: Job, first: StoredScores, pool: Pool, engine: Engine) -> t
         if (cut := as_json(dataclasses.asdict(fixed))) not in journal.header.cuts[-1:]:
             with writing(f"the cut of {journal.path} could not be written"):
                 journal = journal.add_cut(cut, recorded)
+    event(__name__, "second stage", **journal.named)
     wanted = [Wanted(first, screen.by, FixedCut.from_json(cut)) for cut in journal.header.cuts]
     tasks = _reopened(job.tasks, job.committed, wanted)
     skipped = Dropped(job.skipped, wanted[-1])
