@@ -32,8 +32,8 @@ def add_config(command: click.Command, *words: str) -> None:
         name = "passes" if "passes" in names else next(iter(names), "json")
         variable = "_".join((ENVIRONMENT, *words, name)).upper().replace("-", "_")
         told = (
-            f"TOML file with options: [{'.'.join(words)}] {name} = ...; in the environment: {variable}=... "
-            "What is given here wins over the environment, that over FILE."
+            f"TOML file with options: {name} in the table [{'.'.join(words)}]; in the environment: {variable}. What is given here wins "
+            "over the environment, that over FILE."
         )
         command.params.append(
             click.Option(

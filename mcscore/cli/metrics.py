@@ -85,10 +85,14 @@ class Metrics(logging.Handler):
         if run is None:
             return
         if what == PROGRESS:
+            if fields["over"]:  # of a stage, where the next one may have begun
+                return
             run.items, run.done, run.per_second = fields["total"], fields["done"], fields["per_second"]
         elif what == "span committed":
-            run.spans_done += fields["again"] == 0
             run.last_commit = created
+            if fields["again"]:  # a part of it is counted already; "run complete" tells all
+                return
+            run.spans_done += 1
             for name in ("scored", "nonfinite", "unreadable"):
                 setattr(run, name, getattr(run, name) + fields[name])
             run.skipped += fields["items"] - fields["scored"] - fields["unreadable"]

@@ -37,7 +37,9 @@ def show_runs(ctx: click.Context, paths: Sequence[Path]) -> None:
         return
     if not ctx.meta.get("json"):
         click.echo("\n".join(lines))
-    text = f"{count(len(broken), 'run')} of {len(paths)} cannot be read, or {'is' if len(broken) == 1 else 'are'} damaged"
+    text = (
+        f"{count(len(broken), 'run')} of {len(paths)} cannot be read, or {'is' if len(broken) == 1 else 'are'} damaged"
+    )
     fail(ctx, FAILED, text, "Damaged", runs=all_facts)
 
 
