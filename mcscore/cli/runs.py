@@ -22,8 +22,8 @@ _TEXTS = 2  # columns of the table that are no numbers
 
 def show_runs(ctx: click.Context, paths: Sequence[Path]) -> None:
     """Show how runs stand. The exit code is 1 if one cannot be read, or is damaged."""
-    rows, all_facts, broken = [_HEADING], [], []
-    notes: list[str] = []
+    rows: list[tuple[str, ...]] = [_HEADING]
+    all_facts, broken, notes = [], [], []
     for path in paths:
         row, facts, why = _look(path)
         rows.append(row)
