@@ -10,17 +10,13 @@ import click
 
 from .. import __version__
 from . import about, bench, label, pool, run, score, select, simulate
-from .config import ENVIRONMENT, add_config
+from .config import add_config
 from .terminal import Group, remembered_flag
 
 
 @click.group(
     cls=Group,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 110,
-        "auto_envvar_prefix": ENVIRONMENT,
-    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="mcscore")
 @remembered_flag("traceback", "Show the Python traceback of an error, as MCSCORE_TRACEBACK=1 does.")

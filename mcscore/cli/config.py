@@ -19,27 +19,34 @@ import click
 
 from .options import PATH
 
-ENVIRONMENT = "MCSCORE"
+_ENVIRONMENT = "MCSCORE"
 _OWN = ("config", "help")  # options that a file cannot set
 
 
 def add_config(command: click.Command, *words: str) -> None:
-    """Give a verb, or every verb of a group, the option --config."""
+    """Let a verb, or every verb of a group, have options from the environment and from a file, which --config names."""
     for name, verb in getattr(command, "commands", {}).items():
         add_config(verb, *words, name)
-    if not isinstance(command, click.Group):
-        names = [name for name, option in _options(command).items() if not option.is_flag]
-        name = "passes" if "passes" in names else next(iter(names), "json")
-        variable = "_".join((ENVIRONMENT, *words, name)).upper().replace("-", "_")
-        told = (
-            f"TOML file with options: {name} in the table [{'.'.join(words)}]; in the environment: {variable}. What is given here wins "
-            "over the environment, that over FILE."
-        )
-        command.params.append(
-            click.Option(
-                ["--config"], type=PATH, metavar="FILE", is_eager=True, expose_value=False, callback=_read, help=told
-            )
-        )
+    if isinstance(command, click.Group):
+        return
+    options = _options(command)
+    names = [name for name, option in options.items() if not option.is_flag]
+    name = "passes" if "passes" in names else next(iter(names), "json")
+    told = (
+        f"TOML file with options: {name} in the table [{'.'.join(words)}]; in the environment: {_variable(*words, name)}. What is given "
+        "here wins over the environment, that over FILE."
+    )
+    config = click.Option(
+        ["--config"], type=PATH, metavar="FILE", is_eager=True, expose_value=False, callback=_read, help=told
+    )
+    command.params.append(config)
+    # Not by click's auto_envvar_prefix, which goes by names of parameters, and would read MCSCORE_VERSION as --version.
+    for name, option in {**options, "config": config}.items():
+        option.envvar = _variable(*words, name)
+
+
+def _variable(*words: str) -> str:
+    return "_".join((_ENVIRONMENT, *words)).upper().replace("-", "_")
 
 
 def _read(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:

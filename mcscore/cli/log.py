@@ -46,7 +46,8 @@ class Told(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
         if (getattr(record, "event", None) == PROGRESS) == self._progress:
-            click.echo(visible(self._text(record)), err=True)
+            with contextlib.suppress(BrokenPipeError):  # who read the log is gone; scoring goes on
+                click.echo(visible(self._text(record)), err=True)
 
 
 @contextlib.contextmanager

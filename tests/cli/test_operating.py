@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mcscore.cli.log import listening
 from mcscore.cli.metrics import Metrics
 from mcscore.errors import RunError
 from mcscore.events import event
@@ -53,12 +54,14 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
     mcscore: Command, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("mcscore.toml").write_text(
-        '[score]\npasses = 7\nscores = ["entropy", "bald"]\non_bad_chunk = "skip"\nmodel = "net.py:build"\nerrors = false\n'
+        '[score]\npasses = 7\nscores = ["entropy", "bald"]\non_bad_chunk = "skip"\nmodel = "other.py:build"\nerrors = false\n'
         "[pool.import]\nkeep-encoded = true\nmean = [0.5, 0.25]\n[simulate]\nspan = [256, 512]\n"
     )
     words = ("score", pool, *SCORE[2:], "--config", "mcscore.toml", "--json", "--quiet", "--out")
-    assert answer(mcscore(*words, "of-file"))["scores"] == ["entropy", "bald"]
+    assert answer(mcscore(*words, "of-file", "--model", "net.py:build"))["scores"] == ["entropy", "bald"]
     monkeypatch.setenv("MCSCORE_SCORE_PASSES", "6")
+    monkeypatch.setenv("MCSCORE_SCORE_MODEL", "net.py:build")
+    monkeypatch.setenv("MCSCORE_VERSION", "of an image")
     monkeypatch.setenv("MCSCORE_SCORE_CONFIG", "mcscore.toml")
     assert mcscore(*words, "of-environment").exit_code == 0
     assert mcscore(*words, "of-flag", "--passes", 5).exit_code == 0
@@ -203,20 +206,15 @@ def test_metrics_of_a_run_are_a_file_that_prometheus_reads(mcscore: Command, poo
 
 def test_metrics_count_what_events_tell(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "m.prom")
-    logger = logging.getLogger("mcscore.of_a_test")
-    logger.addHandler(metrics)
-    logger.setLevel(logging.INFO)
-    try:
+    with listening(metrics):
         tally = {"items": 90, "spans": 9, "spans_done": 2, "scored": 15, "nonfinite": 1, "unreadable": 2, "done": 20}
-        event(logger.name, "run resumed", run="r", path="a\\b", **tally)
+        event("mcscore.of_a_test", "run resumed", run="r", path="a\\b", **tally)
         for number in (1, 2, 3):
-            event(logger.name, "worker started", worker=number)
-        event(logger.name, "worker ended", logging.WARNING, worker=2)
+            event("mcscore.of_a_test", "worker started", worker=number)
+        event("mcscore.of_a_test", "worker ended", logging.WARNING, worker=2)
         facts = {"items": 10, "scored": 6, "nonfinite": 2, "unreadable": 1}
-        event(logger.name, "span committed", run="r", path="a\\b", again=0, **facts)
-        event(logger.name, "progress", done=33, total=90, per_second=2.5, over=False)
-    finally:
-        logger.removeHandler(metrics)
+        event("mcscore.of_a_test", "span committed", run="r", path="a\\b", again=0, **facts)
+        event("mcscore.of_a_test", "progress", done=33, total=90, per_second=2.5, over=False)
     metrics.write()
     found = {name: next(iter(each.values())) for name, each in samples((tmp_path / "m.prom").read_text()).items()}
     names = ("items", "items_done", "items_per_second", "items_scored", "items_skipped", "items_nonfinite")
