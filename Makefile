@@ -3,6 +3,8 @@
 # make sanitize  the C++ kernels' tests under the address and undefined-behavior sanitizers; a part of make test
 # make docs   the documentation as a site, in build/site
 # make wheel  build the wheel, install it into an empty environment, and score with it
+# make dist   the source distribution and a wheel from it, checked as a package index would
+# make constraints  constraints.txt anew, from .venv: what the tests passed with
 # make test-all  the tests on every Python found, with and without the C++ kernels, lowest and newest dependencies (an hour or more)
 # make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
 # make soak   faults by chance against every verb: flips, failing reads and writes, kills, races, swaps, appends (MINUTES=10, SEED=0)
@@ -16,7 +18,7 @@ SEED   ?= 0
 MINUTES ?= 10
 WORKERS ?= 2# processes of pytest; each with one thread, so that they do not wait for each other
 
-.PHONY: demo test docs wheel test-all test-zoo sanitize soak bench clean
+.PHONY: demo test docs wheel dist constraints test-all test-zoo sanitize soak bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
@@ -46,6 +48,15 @@ wheel: $(VENV)/installed
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip install --quiet "$(TORCH)" dist/mcscore-*.whl
 	cd build/wheel && bin/python $(abspath tests/check_wheel.py)
+
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/uv tool run --from build pyproject-build --outdir dist
+	$(BIN)/uv tool run twine check --strict dist/*
+
+# Not Triton: a build of torch for CUDA asks for the one that fits it.
+constraints: $(VENV)/installed
+	$(BIN)/python -m pip freeze --exclude-editable --exclude triton | sed 's/+cpu$$//' > constraints.txt
 
 test-all: $(VENV)/installed
 	$(BIN)/python tests/every_python.py --torch "$(TORCH)"

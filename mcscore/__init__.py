@@ -26,8 +26,10 @@ _HOME = {
     "RunInUseError": "errors",
     "RunMadeError": "errors",
     "ImageError": "errors",
+    "SampleError": "errors",
     "RunError": "errors",
     "Stopped": "errors",
+    "register_score": "own_scores",
     "Scorer": "scorer",
     "Dropout": "scorer",
     "Execution": "scorer",
@@ -40,6 +42,7 @@ _HOME = {
     "Screen": "run",
     "Shard": "run.shards",
     "Workers": "run",
+    "score": "run.data",
     "score_pool": "run",
     "score_shard": "run.shards",
 }
@@ -63,6 +66,7 @@ __all__ = [
     "RunError",
     "RunInUseError",
     "RunMadeError",
+    "SampleError",
     "ScoreOptions",
     "Scorer",
     "Screen",
@@ -72,6 +76,8 @@ __all__ = [
     "TopK",
     "Workers",
     "__version__",
+    "register_score",
+    "score",
     "score_logits",
     "score_pool",
     "score_shard",
@@ -93,13 +99,16 @@ if TYPE_CHECKING:
         RunError,
         RunInUseError,
         RunMadeError,
+        SampleError,
         SiteError,
         Stopped,
     )
     from .kernels.score import score_logits
     from .moments import Moments
+    from .own_scores import register_score
     from .pool import Pool
     from .run import RayWorkers, Run, Screen, Workers, score_pool
+    from .run.data import score
     from .run.shards import Shard, score_shard
     from .run.start import ScoreOptions
     from .scorer import Dropout, Execution, Scorer

@@ -184,7 +184,7 @@ def pool_import(
     else:
         if gray or keep_encoded or fit:
             raise click.UsageError("options for images need --size")
-        made = import_array(src, dst, **options.for_array("options for images need --size"), **facts)
+        made = import_array(src, dst, progress=False, **options.for_array("options for images need --size"), **facts)
         told.append(Counts(made.n))
     stored = pool_facts(made)
     count = told[0]

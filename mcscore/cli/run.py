@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")
 if TYPE_CHECKING:
     from ..run.journal import SpanDamage
     from ..run.presence import Worker
+    from ..run.selecting.kept import KeptSelection
     from ..run.status import Status
     from ..store.holder import Holder
 
@@ -183,6 +185,42 @@ def run_verify(ctx: click.Context, path: Path) -> None:
     )
 
 
+@run.command("selections", short_help="List the selections that were made from RUN.")
+@click.argument("path", metavar="RUN", type=RUN)
+@shared.pool_now
+@as_json
+def run_selections(path: Path, pool_path: Path | None) -> None:
+    """List the selections that were made from RUN, the oldest first, with how each was chosen and how many are labeled by now."""
+    from ..pool import Pool
+    from ..run import Run
+
+    kept = Run.open(path).selections(Pool.open(pool_path) if pool_path else None)
+    facts = [{**dataclasses.asdict(each), "file": str(each.file)} for each in kept]
+    emit({"run": str(path), "selections": facts}, *(map(_selection, kept) if kept else ["none"]))
+
+
+def _selection(kept: KeptSelection) -> str:
+    """A line on a selection."""
+    number = "-" if kept.number is None else str(kept.number)
+    if kept.damage:
+        return f"{number:>4}  damaged: {kept.damage}"
+    moment = kept.created[:16].replace("T", " ") or f"{'not recorded':16}"
+    unused = ("k", "by", "diversity", "map", "partial", *(() if "seed" in kept.facts else ("seed",)))
+    given = {name: value for name, value in kept.asked.items() if value is not None and name not in unused}
+    parameters = "".join(f", {name} {_short(value)}" for name, value in given.items())
+    labeled = "" if kept.labeled is None else f"; {kept.labeled:,} labeled by now"
+    file = "" if kept.number is not None else f" ({kept.file.name})"
+    return f"{number:>4}  {moment}  {count(kept.k, 'item')} by {kept.by}, {kept.method}{parameters}{labeled}{file}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={_short(each)}" for name, each in value.items())
+    return (
+        f"[{len(value)} ids]" if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+    )
+
+
 def _again(damage: SpanDamage) -> str:
     return f"; {damage.span} will be scored again" if damage.span else "; the file will be written again"
 
@@ -191,7 +229,9 @@ def _again(damage: SpanDamage) -> str:
 @click.argument("path", metavar="RUN", type=RUN)
 @click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Format of the file.")
 @click.option(
-    "--selection", metavar="FILE|latest", help="Selection of RUN to export: a file, or the newest; default: all items."
+    "--selection",
+    metavar="NUMBER|FILE|latest",
+    help="Selection of RUN to export: its number (see `run selections`), a file, or the newest; default: all items.",
 )
 @click.option("--out", type=PATH, help="The file to write; default: export-... in RUN, if that is a directory.")
 @click.option("--by", help="Score that label-studio gets; default: the score of the selection, or the first of RUN.")

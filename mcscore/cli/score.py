@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import check_scores
+from ..acquisition import SCORES, check_scores
 from ..errors import RunError
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
 from .config import effective
 from .metrics import metrics
-from .model import build_scorer, recipe_of, users_code
+from .model import build_scorer, import_spec, recipe_of, users_code
 from .options import POOL, RUN
 from .progress import progress_line, reporting
 from .shared import Command, Option
@@ -178,6 +178,9 @@ def score(
 
     Ctrl-C stops the run; the same command resumes it.
     """
+    if not set(settings["scores"]) <= SCORES.keys():
+        with users_code():
+            import_spec(spec)  # which may register the score
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
         screen, device = screen_of(settings), settings.pop("device")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import RunError, Stopped
 from ..events import event
+from ..progress import Progress, Shown, shown, stage_of
 from ..recipe import Recipe
 from ..store.files import AnyPath, Where
 from ..store.place import any_path
 from .findings import Check
-from .loop import Progress, score_tasks
+from .loop import score_tasks
 from .presence import Presence
 from .run import Run
 from .schema import read_header
@@ -28,6 +29,9 @@ from .spans import ranges_of
 from .start import Job, ScoreOptions, is_run, new_run, resumed_run, writing
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..pool import Pool
     from ..scorer.scorer import Scorer
 
@@ -53,7 +57,7 @@ def score_pool(
     check: Check = "warn",
     take_over: bool = False,
     command: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
     on_stage: OnStage | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labeled nor excluded, into the run directory ``out``.
@@ -92,7 +96,8 @@ def score_pool(
         take_over: take the lock of a process on another machine, which is said. Should that run all the same, it ends before its next
             commit, and the scores are the same.
         command: what a new run's run.json is to say of how it was made, as the command line does; compared with nothing.
-        progress: called as progress(items done, items in the pool) before the first block of a stage and after every one.
+        progress: called as progress(items done, items in the pool) before the first block of a stage and after every one. None: a bar on a
+            terminal and in a notebook; False: nothing.
         on_stage: called as on_stage(what it does, passes) before a stage begins.
 
     Returns:
@@ -141,9 +146,10 @@ def score_pool(
         take_over=take_over,
         command=command or {},
     )
-    tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
     staff = staff_of(workers)
     with stop_request() as stop, contextlib.ExitStack() as stack:
+        tell = stack.enter_context(shown(progress))
+        told = on_stage or stage_of(tell)
         begin = resumed_run if is_run(path) else new_run
         header = read_header(path) if begin is resumed_run else None
         threads = None if header is None else header.settings.threads
@@ -224,13 +230,7 @@ def complete_run(
 
 def warn_of_unscored(run: Run) -> None:
     """Tell which items of a complete run have no score."""
-    if len(ids := run.nonfinite_ids):
-        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
-        warnings.warn(
-            f"{len(ids):,} of {run.n:,} items have no finite score (ids {named}): the model gave NaN or infinity. "
-            "They will not be selected",
-            stacklevel=3,
-        )
+    warn_of_nonfinite(run.nonfinite_ids, run.n)
     if len(ids := run.unreadable_ids):
         ranges = [f"{start}..{stop - 1}" for start, stop in ranges_of(ids)]
         named = ", ".join(ranges[:_NAMED]) + (", ..." if len(ranges) > _NAMED else "")
@@ -238,4 +238,15 @@ def warn_of_unscored(run: Run) -> None:
             f"{len(ids):,} of {run.n:,} items could not be read from the pool (ids {named}) and have no score. "
             "They will not be selected. When the pool is whole again, on_bad_chunk='raise' scores them",
             stacklevel=3,
+        )
+
+
+def warn_of_nonfinite(ids: npt.NDArray[np.int64], n: int) -> None:
+    """Tell which of n items the model gave no finite score."""
+    if len(ids):
+        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
+        warnings.warn(
+            f"{len(ids):,} of {n:,} items have no finite score (ids {named}): the model gave NaN or infinity. "
+            "They will not be selected",
+            stacklevel=4,
         )

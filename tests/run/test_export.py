@@ -121,7 +121,7 @@ def test_all_items_to_the_last_bit(run: Run, format: str) -> None:
 @pytest.mark.parametrize("format", READ)
 @pytest.mark.parametrize("which", ["latest", "file"])
 def test_a_selection_best_first(run: Run, format: str, which: str, tmp_path: Path) -> None:
-    file = run.path / "selection-bald-12.parquet"
+    file = run.path / "selection-0001.parquet"
     path = run.export(format, tmp_path / "out", selection=which if which == "latest" else file)
     rows = READ[format](path)
     selected = pq.read_table(file)
@@ -253,7 +253,7 @@ def test_what_cannot_be_exported_is_refused(run: Run, pool: Pool, out: Path, tmp
     with pytest.raises(RunError, match="no selection in"):
         part.export("csv", selection="latest")
     with pytest.raises(RunError, match="selected from another run"):
-        part.export("csv", selection=run.path / "selection-bald-12.parquet")
+        part.export("csv", selection=run.path / "selection-0001.parquet")
     with pytest.raises(RunError, match=r"needs the key of every item, but the pool of .* has no keys"):
         part.export("fiftyone", partial=True)
 
