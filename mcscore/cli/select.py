@@ -39,7 +39,7 @@ def _default_betas() -> str:
     )
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Select K diverse items of RUN with high scores.")
 @click.argument("path", metavar="RUN", type=RUN)
 @_selection("-k", type=click.IntRange(1), required=True, help="Number of items to select.")
 @_selection("--by", metavar="SCORE", help="Score to select by, of those of RUN; default: the first.")
