@@ -8,6 +8,7 @@
 # make test-all  the tests on every Python found, with and without the C++ kernels, lowest and newest dependencies (an hour or more)
 # make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
 # make soak   faults by chance against every verb: flips, failing reads and writes, kills, races, swaps, appends (MINUTES=10, SEED=0)
+# make test-label-studio  to a real Label Studio server and back; the server is installed in build/label-studio (some minutes)
 # make bench  measure (needs a quiet machine)
 
 PYTHON ?= python3
@@ -67,6 +68,10 @@ test-zoo: $(VENV)/installed-zoo
 soak: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES)
 
+.PHONY: test-label-studio
+test-label-studio: build/label-studio/installed
+	MCSCORE_LABEL_STUDIO=$(abspath build/label-studio/bin/label-studio) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label_studio
+
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider
 
@@ -81,6 +86,13 @@ $(VENV)/installed: pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*.h csrc/
 # torch is named again, so that torchvision adapts to it and not the other way round.
 $(VENV)/installed-zoo: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev,zoo]"
+	touch $@
+
+# The server has an environment of its own: it pins a hundred packages.
+build/label-studio/installed: $(VENV)/installed
+	$(PYTHON) -m venv build/label-studio
+	build/label-studio/bin/python -m pip install --quiet label-studio==1.23.2
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev,label-studio]"
 	touch $@
 
 clean:

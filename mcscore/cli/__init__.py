@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from . import about, bench, label, pool, run, score, select, simulate
+from . import about, bench, label, label_studio, pool, run, score, select, simulate
 from .config import add_config
 from .terminal import Group, remembered_flag
 
@@ -39,6 +39,7 @@ for verb in (
     score.plan,
     select.select,
     label.label,
+    label_studio.label_studio,
     select.report,
     run.run,
     run.export,

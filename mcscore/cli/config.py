@@ -42,7 +42,8 @@ def add_config(command: click.Command, *words: str) -> None:
     command.params.append(config)
     # Not by click's auto_envvar_prefix, which goes by names of parameters, and would read MCSCORE_VERSION as --version.
     for name, option in {**options, "config": config}.items():
-        option.envvar = _variable(*words, name)
+        known = option.envvar or []  # such as LABEL_STUDIO_API_KEY
+        option.envvar = [_variable(*words, name), *([known] if isinstance(known, str) else known)]
 
 
 def _variable(*words: str) -> str:

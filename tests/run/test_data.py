@@ -32,6 +32,11 @@ def items() -> np.ndarray:
     return np.random.default_rng(0).random((N, 6), np.float32)
 
 
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "FULL", 100)
+
+
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Dropout(0.2), nn.Linear(6, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, 4)).eval()
@@ -147,6 +152,8 @@ def test_what_is_wrong_is_named_with_its_place(items: np.ndarray, scorer: Scorer
         score(iter([items[:4], "text"]), scorer)
     with pytest.raises(SampleError, match="data is a int"):
         score(7, scorer)
+    with pytest.raises(SampleError, match=r"data is a Frame of pandas: give its numbers, data\.to_numpy\(\)"):
+        score(type("Frame", (list,), {"iloc": 0})(), scorer)
     with pytest.raises(SampleError, match="data is a dict of 'train', 'test': give one of these"):
         score({"train": items, "test": items}, scorer)
     with pytest.raises(SampleError, match="the data holds no item"):

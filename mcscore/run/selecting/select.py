@@ -149,7 +149,9 @@ def choose(
     order = np.argsort(found.ids)
     chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
     if "embeddings" in arrays:
-        how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map)
+        how["map"] = embedding_map(
+            arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map, labeled
+        )
     if edited:
         how["edited_code"] = edited
     columns = {name: run.values(name, selection.ids) for name in (*run.columns, "prediction")}
