@@ -63,6 +63,10 @@ class ImageError(Error, ValueError):
     """Bytes that cannot become an item; the message says why."""
 
 
+class DecoderError(ImageError):
+    """An image needs a decoder that is not installed; the message says how to install it."""
+
+
 class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
 
