@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, first_line
 from ..fence import user_code
-from .checkpoint import kind_of, load_weights, some
+from .checkpoint import load_weights
+from .weights_file import kind_of, some, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,8 +52,8 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
 
     ``spec`` is ``FILE.py:NAME`` or ``package.module:NAME``; NAME is called without arguments and returns an nn.Module,
     or (nn.Module, transform) where transform maps a batch of pool items on the device to model input. ``weights`` is a
-    .safetensors file, or a state dict or checkpoint of PyTorch's, read with ``weights_only=True`` so that no code in it can
-    run; see ``weights``.
+    .safetensors file, a state dict or checkpoint of PyTorch's, read with ``weights_only=True`` so that no code in it can run,
+    the index of weights in several files, or a folder that ``save_pretrained`` wrote; see ``weights_file`` and ``checkpoint``.
 
     Raises ModelError, which names the file, the attribute or the tensors that are wrong.
     """
@@ -62,7 +63,7 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
         spec, build = _find(spec)
     module, transform = _build(spec, build)
     if weights is not None:
-        path = Path(weights).absolute()
+        path = weights_file(Path(weights).absolute())
         with user_code(f"{type(module).__name__} of {spec}, when weights were loaded into it,"):
             part = load_weights(module, path)
         return LoadedModel(module, transform, spec, str(path), part, digest)
