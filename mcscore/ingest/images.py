@@ -193,7 +193,7 @@ def _dark_remark(converted: Mapping[str, int]) -> list[str]:
     if not found:
         return []
     return [
-        f"no value is above {(1 << max(found)) - 1:,} in {count(sum(found.values()), 'image')} of 16 bits, dark therefore: if values have "
+        f"{count(sum(found.values()), 'image')} of 16 bits without a value above {(1 << max(found)) - 1:,}: dark in the pool. If values have "
         f"{max(found)} bits, import again with --range 0,{(1 << max(found)) - 1} (value_range=), or with --range image"
     ]
 

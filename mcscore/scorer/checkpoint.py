@@ -1,7 +1,8 @@
 """Load weights from a state dict, or from a checkpoint that contains one, with or without a wrapper's prefix in its names.
 
 A set of tensors fits a model if PyTorch's strict ``load_state_dict`` accepts it on a copy of the model. If exactly one set in the
-file fits, it is loaded, and a warning names it unless it is the whole file. If none or several fit, the error names all of them.
+file fits, it is loaded, and a warning names it unless it is the whole file. If none or several fit, the error names all of them; of
+several, ``FILE::NAME`` chooses one, as in ``last.ckpt::state_dict``.
 """
 
 from __future__ import annotations
@@ -56,14 +57,24 @@ class Part:
         return " ".join(filter(None, told)) or "all"
 
     @property
+    def path(self) -> tuple[str, ...]:
+        """What chooses the part: the keys that lead to it, and its prefix."""
+        return (*self.keys, self.prefix) if self.prefix else self.keys
+
+    @property
     def told(self) -> str:
         """Name of the part in messages, with the names it leaves out."""
         left = f", leaving {some(list(self.left))}" if self.left else ""
         return f"{self}{left}"
 
 
-def load_weights(module: nn.Module, path: Path) -> str | None:
+def load_weights(module: nn.Module, path: Path, chosen: tuple[str, ...] = ()) -> str | None:
     """Copy the weights in ``path`` into ``module``.
+
+    Args:
+        module: gets the weights.
+        path: the file.
+        chosen: keys, and perhaps a prefix, of the set of tensors that is meant; (): the only one that fits.
 
     Returns:
         The name of the part of the file that was loaded; None if the whole file was.
@@ -79,7 +90,8 @@ def load_weights(module: nn.Module, path: Path) -> str | None:
     module = inner if isinstance(inner, nn.Module) else module
     content = read_weights(path)
     tried: list[Part] = []
-    for parts in _ways(module.state_dict(), content):
+    for ways in _ways(module.state_dict(), content):
+        parts = [part for part in ways if part.path[: len(chosen)] == chosen]
         tried += parts
         fit = [part for part in parts if _fits(module, part)]
         if len(fit) > 1:
@@ -90,15 +102,18 @@ def load_weights(module: nn.Module, path: Path) -> str | None:
                 return None
             warnings.warn(f"{path}: took the tensors {fit[0].told}", stacklevel=2)
             return str(fit[0])
+    if chosen and not tried:
+        held = ["::".join(keys) for keys, _ in _dicts(content, ()) if keys]
+        raise ModelError(f"{path} holds no tensors under {'::'.join(chosen)!r}, but under {some(held) or 'no name'}")
     raise ModelError(_misfit(module, content, tried, path))
 
 
 def _several(module: nn.Module, fit: list[Part], path: Path) -> str:
-    one = "".join(f"[{key!r}]" for key in fit[-1].keys)
+    by_keys = all(part.keys for part in fit) and len({part.keys for part in fit}) == len(fit)
+    names = ["::".join(part.keys if by_keys else part.path) for part in fit]
     return (
-        f"{path} holds {len(fit)} sets of tensors that fit {type(module).__name__}: {'; '.join(map(str, fit))}. Save the one you "
-        f"mean alone, such as torch.save(torch.load({path.name!r}, weights_only=True){one}, 'weights.pt')"
-        + (", its names without the prefix" if fit[-1].prefix else "")
+        f"{path} holds {len(fit)} sets of tensors that fit {type(module).__name__}: {'; '.join(map(str, fit))}. Choose one: give "
+        + " or ".join(f"{path.name}::{name}" for name in names[:MAX_NAMED])
     )
 
 

@@ -41,6 +41,18 @@ class Unread:
         pass
 
 
+def chosen_set(given: str) -> tuple[Path, tuple[str, ...]]:
+    """Split FILE::NAME, which chooses one set of tensors in a file, into the absolute path and the names.
+
+    >>> chosen_set("/a/last.ckpt::ema::model")[1]
+    ('ema', 'model')
+    """
+    if Path(given).exists():
+        return Path(given).absolute(), ()
+    file, *names = given.split("::")
+    return Path(file).absolute(), tuple(names)
+
+
 def weights_file(given: Path) -> Path:
     """Return the file of weights that a path means: itself, or in a folder the one that save_pretrained wrote.
 

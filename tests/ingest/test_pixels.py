@@ -197,8 +197,8 @@ def test_the_command_counts_what_it_does_and_says_what_is_dark(tmp_path: Path, h
         f"{decode.LAID}#ffffff": 1,
     }
     assert facts["remarks"] == [
-        "no value is above 4,095 in 1 image of 16 bits, dark therefore: if values have 12 bits, import again with --range 0,4095 "
-        "(value_range=), or with --range image"
+        "1 image of 16 bits without a value above 4,095: dark in the pool. If values have 12 bits, import again with "
+        "--range 0,4095 (value_range=), or with --range image"
     ]
     more = ["--range", "0,4095", "--depth", 16, "--background", "navy", "--gray", "--mean", "0.5", "--std", "0.25"]
     code, facts = cli("pool", "import", src, tmp_path / "q", "--size", 8, "--workers", 1, *more)

@@ -215,31 +215,34 @@ def test_prefixed_safetensors_with_shared_tensors_load(folder: Path) -> None:
     [
         (
             ("state_dict", "state_dict_ema"),
-            "holds 2 sets of tensors that fit Sequential: ['state_dict']; ['state_dict_ema']. Save",
+            "holds 2 sets of tensors that fit Sequential: ['state_dict']; ['state_dict_ema']. Choose one: give "
+            "two.pt::state_dict or two.pt::state_dict_ema",
         ),
         (
             ("model.", "model_ema."),
-            "fit Sequential: without the prefix 'model.'; without the prefix 'model_ema.'. Save",
+            "fit Sequential: without the prefix 'model.'; without the prefix 'model_ema.'. Choose one: give "
+            "two.pt::model. or two.pt::model_ema.",
         ),
     ],
 )
 def test_which_of_two_sets_is_meant_is_asked_and_the_advice_works(
     folder: Path, keys: tuple[str, str], says: str
 ) -> None:
-    state = _weights(load_model("mlp.py:build").module, 1.0)
     content: dict[str, Any] = {}
-    for key in keys:
+    for i, key in enumerate(keys):
+        state = _weights(load_model("mlp.py:build").module, float(i))
         content |= {f"{key}{name}": tensor for name, tensor in state.items()} if key.endswith(".") else {key: state}
     torch.save(content, folder / "two.pt")
     with pytest.raises(ModelError) as caught:
         load_model("mlp.py:build", folder / "two.pt")
     assert says in str(caught.value)
-    if not keys[0].endswith("."):
-        assert "torch.save(torch.load('two.pt', weights_only=True)['state_dict_ema'], 'weights.pt')" in str(
-            caught.value
-        )
-        torch.save(torch.load("two.pt", weights_only=True)["state_dict_ema"], "weights.pt")
-        load_model("mlp.py:build", "weights.pt")
+    for i, key in enumerate(keys):
+        with pytest.warns(UserWarning, match="took the tensors"):
+            loaded = load_model("mlp.py:build", f"two.pt::{key}")
+        assert loaded.weights == f"{folder / 'two.pt'}::{key}", "a later command takes the same"
+        assert all(bool((tensor == i).all()) for tensor in loaded.module.state_dict().values())
+    with pytest.raises(ModelError, match=r"two\.pt holds no tensors under 'emma', but under "):
+        load_model("mlp.py:build", "two.pt::emma")
 
 
 def test_a_checkpoint_that_fits_in_no_way_is_told_with_what_it_holds(folder: Path) -> None:
