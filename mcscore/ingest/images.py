@@ -192,9 +192,10 @@ def _dark_remark(converted: Mapping[str, int]) -> list[str]:
     found = {bits: converted[kind] for bits, kind in DIM.items() if converted.get(kind)}
     if not found:
         return []
+    bits, top = max(found), (1 << max(found)) - 1
     return [
-        f"{count(sum(found.values()), 'image')} of 16 bits without a value above {(1 << max(found)) - 1:,}: dark in the pool. If values have "
-        f"{max(found)} bits, import again with --range 0,{(1 << max(found)) - 1} (value_range=), or with --range image"
+        f"{count(sum(found.values()), 'image')} of 16 bits without a value above {top:,}: dark in the pool. If values have {bits} bits, "
+        f"import again with --range 0,{top} (value_range=), or with --range image"
     ]
 
 
