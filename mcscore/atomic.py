@@ -25,7 +25,7 @@ from .paths import exists, files_below, is_directory, status_of
 
 TEMPORARY = ".tmp"
 DISCARDED = ".gone"
-STEPS = ("write", "sync", "rename", "link", "remove", "make_directory", "remove_tree")
+STEPS = ("write", "sync", "rename", "link", "link_directory", "remove", "make_directory", "remove_tree")
 
 # After so long a temporary file that another machine has written to is nobody's any more.
 ABANDONED_SECONDS = 120.0
@@ -61,6 +61,11 @@ def rename(source: Path, target: Path) -> None:
 def link(source: Path, target: Path) -> None:
     """Give a file a second name; FileExistsError if the name is taken."""
     os.link(source, target)
+
+
+def link_directory(target: Path, path: Path) -> None:
+    """Make ``path`` a symbolic link to a directory, by its absolute path; FileExistsError if the name is taken."""
+    os.symlink(os.path.realpath(target), path, target_is_directory=True)
 
 
 def remove(path: Path) -> None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .atomic import replaced
-from .cycle import Round, cycle
+from .cycle import Round, cycles
 from .errors import RunError
 from .paths import exists, is_directory, local_path, names_in
 from .pool import Pool
@@ -30,7 +30,7 @@ from .pool import Pool
 START, PER_ROUND, ROUNDS, SEEDS, PASSES = 20, 10, 10, 3, 100
 _STEPS, _BATCH = 200, 32
 _SOURCE = "scikit-learn digits"
-_MADE = re.compile(r"pool\.zarr|curves\.png|seed-\d+-(bald|random)")  # what stands in the directory of a demo
+_MADE = re.compile(r"pool\.zarr|curves\.png|cycles")  # what stands in the directory of a demo
 
 
 class BayesianCNN(nn.Module):
@@ -138,48 +138,37 @@ def main(
     line = _ProgressLine(quiet)
     digits = load_digits()
     line(f"write {len(digits.pool_images)} images to a Zarr pool")
-    new_pool(out / "pool.zarr", digits)
+    pool = new_pool(out / "pool.zarr", digits)
     test_images, test_labels = _as_input(digits.test_images), torch.from_numpy(digits.test_labels)
 
     def evaluate(model: nn.Module) -> float:
         with torch.no_grad():
             return float((model(test_images).argmax(1) == test_labels).float().mean())
 
-    results: dict[str, list[list[Round]]] = {"bald": [], "random": []}
-    last_run = None
-    for seed in range(seeds):
-        start = _balanced_start(digits.pool_labels, START, seed)
-        for strategy, curves in results.items():
-            own = out / f"seed-{seed}-{strategy}"
-            pool = new_pool(own / "pool.zarr", digits)
-            pool.set_labels(start, digits.pool_labels[start])
-            turns = cycle(
-                pool,
-                fit=fit,
-                evaluate=evaluate,
-                oracle=lambda ids: digits.pool_labels[ids],
-                rounds=rounds,
-                k=PER_ROUND,
-                out=own,
-                by="bald" if strategy == "bald" else None,
-                passes=passes,
-                seed=seed,
-                progress=lambda stage, where=f"seed {seed + 1}/{seeds}, {strategy}": line(f"{where}, {stage}"),  # type: ignore[misc]
-            )
-            curve = []
-            for turn in turns:
-                curve.append(turn)
-                last_run = turn.run or last_run
-            curves.append(curve)
+    results = cycles(
+        pool,
+        methods={"bald": {"select": {"by": "bald"}}, "random": {"select": "random"}},
+        seeds=range(seeds),
+        start=lambda seed: _balanced_start(digits.pool_labels, START, seed),
+        fit=fit,
+        evaluate=evaluate,
+        oracle=lambda ids: digits.pool_labels[ids],
+        rounds=rounds,
+        k=PER_ROUND,
+        scorer={"passes": passes},
+        out=out / "cycles",
+        progress=line,
+    )
     table = _table(results)
     line("draw the curves and the report")
     curves_png = _draw(table, out / "curves.png")
     report = None
+    last_run = next((turn.run for turn in reversed(results["bald"][-1]) if turn.run is not None), None)
     if last_run is not None:
         from .report import write_report
         from .run import Run
 
-        report = write_report(Run.open(last_run), Pool.open(last_run.parent / "pool.zarr"))
+        report = write_report(Run.open(last_run), Pool.open(last_run.parent / "pool"))
     line.close()
     seconds = time.perf_counter() - begin
     _print(table, seeds, seconds)

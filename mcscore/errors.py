@@ -67,6 +67,10 @@ class DecoderError(ImageError):
     """An image needs a decoder that is not installed; the message says how to install it."""
 
 
+class SampleError(Error, ValueError):
+    """A sample of a dataset has no item that can be told, or a label of no known kind; the message says how to name it."""
+
+
 class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
 

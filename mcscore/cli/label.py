@@ -10,13 +10,18 @@ import click
 
 from ..text import count
 from . import shared
-from .options import PATH
+from .options import PATH, SELECTION
 from .terminal import as_json, echo, emit
 
 
 @click.command(short_help="Label the selected items of RUN in a browser on this machine.")
 @click.argument("path", metavar="RUN", type=PATH)
-@click.option("--selection", type=PATH, help="Selection file of RUN to label; default: the newest.")
+@click.option(
+    "--selection",
+    type=SELECTION,
+    metavar="NUMBER|FILE",
+    help="Selection of RUN to label, see `run selections`; default: the newest.",
+)
 @shared.pool_now
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="Port of the page on this machine; default: a free one."
@@ -36,7 +41,7 @@ from .terminal import as_json, echo, emit
 @as_json
 def label(
     path: Path,
-    selection: Path | None,
+    selection: Path | str | None,
     pool_path: Path | None,
     port: int,
     token: str | None,

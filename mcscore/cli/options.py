@@ -86,7 +86,19 @@ class _Place(click.Path):
         return value if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
 
 
+class _Selection(_Place):
+    """A selection of a run: its number, "latest", or a file, which may be at a URL."""
+
+    name = "selection"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and (value.isdecimal() or value == "latest"):
+            return value
+        return super().convert(value, param, ctx)
+
+
 PATH = _Local(path_type=Path)
 POOL = RUN = _Place(path_type=Path)
+SELECTION = _Selection(path_type=Path)
 PROBABILITY = click.FloatRange(0, 1, min_open=True, max_open=True)
 COMMA = "COMMA,SEPARATED"

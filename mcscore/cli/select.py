@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import SCORES
 from ..errors import ModelError
 from ..methods import DIVERSITY
 from ..text import count
 from . import shared
 from .model import build_scorer, users_code
-from .options import PATH, RUN
+from .options import PATH, RUN, SELECTION
 from .shared import Command, Option
 from .terminal import as_json, emit, progress_line
 
@@ -39,10 +38,10 @@ def _default_betas() -> str:
     )
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Select K diverse items of RUN with high scores.")
 @click.argument("path", metavar="RUN", type=RUN)
 @_selection("-k", type=click.IntRange(1), required=True, help="Number of items to select.")
-@_selection("--by", type=click.Choice(list(SCORES)), help="Score to select by; default: the first score of RUN.")
+@_selection("--by", metavar="SCORE", help="Score to select by, of those of RUN; default: the first.")
 @_diverse(
     "--diversity",
     type=click.Choice(list(DIVERSITY)),
@@ -126,9 +125,10 @@ def select(
     targets: str | None,
     **choice: Any,
 ) -> None:
-    """Select K diverse items of RUN with high scores, and write them to RUN/selection-BY-K.parquet.
+    """Select K diverse items of RUN with high scores, and keep them as RUN/selection-0001.parquet or the next number.
 
-    Items that are labeled or excluded by now are left out.
+    Items that are labeled or excluded by now are left out. No selection is ever replaced: `mcscore run selections RUN` lists them, with
+    all that was asked for.
     """
     for name, value in (("radius", choice["radius"]), ("beta", choice["beta"])):
         if value is not None and name not in DIVERSITY[diversity].parameters:
@@ -138,13 +138,15 @@ def select(
         raise click.UsageError("--targets belongs to --diversity epig")
     from ..pool import Pool
     from ..run import Run
-    from ..run.selecting.select import how_chosen
+    from ..run.selecting.kept import number_of, selections_of
+    from ..selection import read_parquet
 
     asked = {name: choice.pop(name) for name in _LIMITS}
     run = Run.open(path)
     by = run.check_score(by or run.meta["scores"][0])
     pool = Pool.open(pool_path) if pool_path else None
     limits = _limits(run, pool, asked)
+    before = selections_of(run.path)
     with users_code():
         needs = bool(DIVERSITY[diversity].needs_of_model) or limits.labeled_distance is not None
         settings = _settings_of(run) if "probabilities" in DIVERSITY[diversity].needs else {}
@@ -162,15 +164,25 @@ def select(
                 progress=progress,
                 **choice,
             )
-    file = run.path / f"selection-{by}-{k}.parquet"
-    how = how_chosen(file)
-    facts = {"run": str(path), "file": str(file), "by": by, "k": k, "diversity": chosen.method, "radius": chosen.radius}
-    facts |= {"parameters": dict(chosen.facts), "left_out": how["left_out"]}
+    file = chosen.file
+    assert file is not None
+    _, how = read_parquet(file)
+    facts: dict[str, Any] = {
+        "run": str(path),
+        "file": str(file),
+        "selection": number_of(file),
+        "by": by,
+        "k": k,
+        "diversity": chosen.method,
+        "radius": chosen.radius,
+    }
+    facts |= {"parameters": dict(chosen.facts), "left_out": how["left_out"], "new": file not in before}
     told = {"at_noise_floor": chosen.ties_at_zero} if by == "bald" else {}
     sure: dict[str, Any] = {name: how[name] for name in ("last_se", "near_cut") if name in how}
     emit(
         {**facts, **told, **sure, "ids": chosen.ids.tolist(), "scores": chosen.scores.tolist()},
         *_lines(file, by, chosen, sure, told),
+        *(["the newest selection was the same: nothing was written"] if file in before else []),
         f"next: mcscore report {path}",
     )
 
@@ -293,14 +305,44 @@ def _require_recorded_file(run: Run, spec: str, recorded: str | None) -> None:
 @click.command()
 @click.argument("path", metavar="RUN", type=RUN)
 @click.option("--out", type=PATH, help="The page to write; default: RUN/report.html.")
-@click.option("--selection", type=RUN, help="Selection file of RUN to show; default: the newest.")
+@click.option(
+    "--selection",
+    type=SELECTION,
+    metavar="NUMBER|FILE",
+    help="Selection of RUN to show, see `run selections`; default: the newest.",
+)
+@click.option(
+    "--compare",
+    type=RUN,
+    multiple=True,
+    metavar="RUN2",
+    help="Another run of the pool, to compare as rounds; may be repeated; default: the other rounds of its cycle.",
+)
 @shared.pool_now
 @as_json
-def report(path: Path, out: Path | None, selection: Path | None, pool_path: Path | None) -> None:
-    """Write a report of RUN and a selection from it: one HTML page, with plots and pictures."""
+def report(
+    path: Path, out: Path | None, selection: Path | str | None, compare: tuple[Path, ...], pool_path: Path | None
+) -> None:
+    """Write a report of RUN and a selection from it: one HTML page, with plots and pictures.
+
+    If RUN is the directory of a cycle, or of several (see `mcscore.cycle`): its learning curves.
+    """
+    from ..cycle.state import is_cycle
     from ..pool import Pool
     from ..report import write_report
     from ..run import Run
 
-    page = write_report(Run.open(path), Pool.open(pool_path) if pool_path else None, out, selection=selection)
+    if isinstance(path, Path) and is_cycle(path):
+        from ..report.cycle_page import write_cycle_report
+
+        if selection is not None or compare or pool_path is not None:
+            raise click.UsageError(
+                f"{path} is a cycle: --selection, --compare and --pool belong to the report of a run"
+            )
+        curves = write_cycle_report(path, out)
+        emit({"cycle": str(path), "report": str(curves)}, str(curves))
+        return
+    others = [Run.open(each) for each in compare]
+    pool = Pool.open(pool_path) if pool_path else None
+    page = write_report(Run.open(path), pool, out, selection=selection, compare=others)
     emit({"run": str(path), "report": str(page)}, str(page))

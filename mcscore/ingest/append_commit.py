@@ -28,6 +28,7 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
+from ..pool.borrow import refuse_borrowed
 from ..pool.create import key_chunk, write_column
 from ..pool.history import CHUNK, Append, encoded_appends
 from ..pool.metadata import array_names, set_rows, write_attributes
@@ -92,6 +93,7 @@ def appending(pool: Pool, settings: dict[str, Any]) -> Iterator[tuple[Path, Path
             another append.
     """
     where = local(pool.path, "append").resolve()
+    refuse_borrowed(where)
     columns = [
         pool.storage.rows,
         *pool.storage.columns.values(),

@@ -21,6 +21,7 @@ import numpy as np
 from .. import atomic
 from ..errors import PoolError
 from ..paths import exists, local_path, status_of
+from ..pool.borrow import refuse_borrowed
 from ..pool.create import items_array, key_chunk, write_column
 from ..pool.metadata import array_names, set_rows, write_attributes
 from ..pool.pool import Pool
@@ -87,6 +88,7 @@ def compact(
             _refuse_interrupted(where)
             pool = Pool.open(where)
             if out is None:
+                refuse_borrowed(where)
                 return _in_place(pool, where, progress)
             return _beside(pool, where, local_path(out, "a pool", PoolError), progress)
     except OSError as error:

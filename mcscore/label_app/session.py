@@ -29,7 +29,7 @@ class Session:
     Args:
         run: a run in a directory on this machine.
         pool: the pool that the run scored, on this machine; default: where the run says it is.
-        selection: a selection file of the run; default: the newest.
+        selection: a selection of the run, its number or its file; default: the newest.
         several: whether an item may have several labels; default: if the run's likelihood is bernoulli.
         texts: id -> text to show of an item.
 
@@ -41,13 +41,13 @@ class Session:
         self,
         run: Run,
         pool: Pool | None = None,
-        selection: Where | None = None,
+        selection: Where | int | None = None,
         *,
         several: bool | None = None,
         texts: dict[int, str] | None = None,
     ) -> None:
         from ..run.identity.match import find_pool
-        from ..run.selecting.select import read_selection
+        from ..run.selecting.kept import probabilities_of, read_selection
 
         if run.meta["likelihood"] == "gaussian":
             raise RunError(
@@ -58,6 +58,7 @@ class Session:
         self.run, self.pool = run, find_pool(run, pool)
         local(self.pool.path, "label its items")
         self.file, table, how = read_selection(run, selection, self.pool)
+        self._probabilities = probabilities_of(run, table)
         self.by: str = how["by"]
         self.ids = table["id"].to_numpy().astype(np.int64)
         self._known = set(self.ids.tolist())
@@ -144,11 +145,7 @@ class Session:
 
     def _guesses(self) -> list[list[list[float]] | None] | None:
         """The most probable classes of each item, [class, probability] each; None where the run has kept no probabilities."""
-        from ..run.selecting.samples_file import mean_probabilities, samples_file
-
-        assert isinstance(self.run.path, Path)
-        model = self.run.meta["model"]["fingerprint"]
-        mean_nC = mean_probabilities(samples_file(self.run.path, "candidates"), self.ids, model)
+        mean_nC = self._probabilities
         if mean_nC is None:
             return None
         best = np.argsort(-mean_nC, axis=1, kind="stable")[:, :GUESSES]

@@ -40,6 +40,15 @@ def checked_labels(labels: Any, n: int | None, classes: Iterable[str] | None) ->
     return given.astype(np.int32)
 
 
+def has_label(labels: np.ndarray) -> np.ndarray:
+    """Return which values of a column are labels.
+
+    >>> has_label(np.array([0, -1])), has_label(np.array([-1, np.nan], np.float32))
+    (array([ True, False]), array([ True, False]))
+    """
+    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != UNLABELED
+
+
 def set_values(
     layout: ChunkLayout,
     ids: np.ndarray,

@@ -90,15 +90,23 @@ def label_from(
     >>> label_from(pool, folder / "labels.csv"), pool.labels.tolist()
     (Labeled(changed=2, rows=3, rows_without_label=1), [1, -1, 0])
     """
-    given = read_table(Path(table), columns, labeled=True)
-    if "label" not in given.columns:
+    return set_labels_of(pool, read_table(Path(table), columns, labeled=True), overwrite=overwrite, reading=reading)
+
+
+def set_labels_of(pool: Pool, table: Table, *, overwrite: bool = False, reading: str | None = None) -> Labeled:
+    """Set the labels of a table that is read, as ``label_from`` does.
+
+    Raises:
+        PoolError: as ``label_from``.
+    """
+    if "label" not in table.columns:
         raise PoolError(
-            f"{table} has no column 'label' (--label-column names another); it has {', '.join(given.names)}"
+            f"{table.path} has no column 'label' (--label-column names another); it has {', '.join(table.names)}"
         )
-    labels = _numbers(pool, given, reading)
-    ids, conflicts = find_items(pool, given)
-    rows, unlabeled = len(given.lines) + given.unlabeled, given.unlabeled
-    del given  # its texts, before the labels are set
+    labels = _numbers(pool, table, reading)
+    ids, conflicts = find_items(pool, table)
+    rows, unlabeled, path = len(table.lines) + table.unlabeled, table.unlabeled, table.path
+    del table  # its texts, before the labels are set
     known = ids >= 0
     ids, labels = ids[known], labels[known]
     order = np.argsort(ids, kind="stable")
@@ -115,7 +123,7 @@ def label_from(
             other,
             lambda i: f"item {items[i]} is labeled {had[i]} and would become {wanted[i]} (--overwrite replaces)",
         )
-        conflicts.refuse(table)
+        conflicts.refuse(path)
 
     changed = pool.set_labels(items, wanted, check=agree)
     return Labeled(changed, rows, unlabeled)

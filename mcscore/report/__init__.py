@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import util
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,13 +25,14 @@ def write_report(
     pool: Pool | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    selection: Where | None = None,
+    selection: Where | int | None = None,
+    compare: Sequence[Run] = (),
 ) -> AnyPath:
     """Write the report of ``run`` to ``out`` (a local file; default: report.html in the run) and return its path.
 
     pool: the pool that was scored; default: where run.json says it is. Where that is gone, the page has no pictures and
-    says so. selection: a selection file of the run; default: the newest. An older page is replaced as the last step, and
-    nothing else is.
+    says so. selection: a selection of the run, its number or its file; default: the newest. compare: other runs of the pool, to show as
+    rounds; default: those of the cycle that the run is a round of. An older page is replaced as the last step, and nothing else is.
 
     Raises ImportError if matplotlib, jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
     ``selection`` do not belong to the run.
@@ -41,13 +43,18 @@ def write_report(
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
+    from .rounds_section import rounds_section, runs_beside
     from .source import chosen_items, pool_of
     from .view import view
 
     path = run.path / "report.html" if out is None else local_path(out, "a report", RunError)
     refuse_foreign(path, "a report", _is_report, RunError)  # before the minutes that the plots of a large run take
     pool, warnings = pool_of(run, pool)
-    variables = view(run, pool, chosen_items(run, selection, pool), warnings)
+    names = pool.classes if pool is not None and pool.classes is not None else []
+    rounds = rounds_section(
+        run, compare or runs_beside(run), pool, lambda index: names[index] if index < len(names) else str(index)
+    )
+    variables = {**view(run, pool, chosen_items(run, selection, pool), warnings), "rounds": rounds}
 
     def shown(value: object) -> object:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

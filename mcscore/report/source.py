@@ -50,9 +50,9 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
     return pool, []
 
 
-def chosen_items(run: Run, path: Where | None = None, pool: Pool | None = None) -> Chosen | None:
-    """The selection in ``path``, else the newest of the run's, else None. RunError if it is not one of this run and pool."""
-    from ..run.selecting.select import read_selection, selections_of
+def chosen_items(run: Run, path: Where | int | None = None, pool: Pool | None = None) -> Chosen | None:
+    """The selection of that number or file, else the newest of the run's, else None. RunError if it is not of this run and pool."""
+    from ..run.selecting.kept import read_selection, selections_of
 
     if path is None and not selections_of(run.path):
         return None

@@ -13,16 +13,19 @@ import numpy.typing as npt
 
 from ..store.files import Where
 from ..store.place import any_path
-from .export import export
+from .export import export, whole_table
 from .journal import Journal, Record, SpanDamage, told
+from .selecting.kept import KeptSelection, listed
 from .selecting.select import choose
 from .stored import StoredScores
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from ..pool import Pool
+    from ..progress import Progress
     from ..scorer.scorer import Scorer
     from ..selection import Limits, Selection
-    from .loop import Progress
     from .scoring.workers import Staff
 
 
@@ -114,11 +117,12 @@ class Run(StoredScores):
         map: str = "pca",
         workers: int | Staff | None = None,
     ) -> Selection:
-        """Choose k items that are worth a label, and write them to ``selection-<by>-<k>.parquet`` in the run.
+        """Choose k items that are worth a label, and keep them in the run as ``selection-0001.parquet`` or the next number.
 
         Items that are labeled or excluded by now are left out, and with a radius those near labeled ones are too.
-        The file has columns id, rank, score, key (if the pool has keys), one per score of the run, prediction; how they
-        were chosen is in its metadata under "mcscore".
+        No selection is ever replaced; what the newest one has already is not written again. The file has columns id, rank, score, key
+        (if the pool has keys), one per score of the run, prediction, and probabilities if the method had them; how they
+        were chosen, and all that was asked for, is in its metadata under "mcscore". ``selections`` lists them.
 
         Args:
             k: how many.
@@ -144,7 +148,7 @@ class Run(StoredScores):
             map: how the report's map of the embeddings is laid out: "pca", or "umap" if umap-learn is installed.
 
         Returns:
-            The chosen items, best first.
+            The chosen items, best first, and the file.
 
         Raises:
             RunError: the run is incomplete; no such score or method; k is less than 1 or more than what is left; pool or
@@ -160,8 +164,8 @@ class Run(StoredScores):
             ...     pool = Pool.create(f"{folder}/pool", numpy.random.default_rng(0).random((20, 4), numpy.float32))
             ...     run = score_pool(pool, Scorer(model, passes=10, scores=("bald",)), f"{folder}/run")
             ...     chosen = run.select(3, diversity="none")
-            ...     bool(chosen.scores[0] == run.scores("bald").max()), (run.path / "selection-bald-3.parquet").exists()
-            (True, True)
+            ...     bool(chosen.scores[0] == run.scores("bald").max()), chosen.file.name
+            (True, 'selection-0001.parquet')
         """
         return choose(
             self,
@@ -183,14 +187,28 @@ class Run(StoredScores):
             workers=workers,
         )
 
+    def selections(self, pool: Pool | None = None) -> list[KeptSelection]:
+        """All selections that were made from the run, the oldest first: number, how each was chosen, how many are labeled by now.
+
+        Args:
+            pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given. Where it is gone, how many
+                are labeled is None.
+
+        Raises:
+            RunError: the pool is not the one that was scored.
+        """
+        return listed(self, pool or self._pool)
+
     def export(
         self,
         format: str,
         out: str | os.PathLike[str] | None = None,
         *,
-        selection: Where | None = None,
+        selection: Where | int | None = None,
         by: str | None = None,
         prefix: str = "",
+        images: str | os.PathLike[str] | None = None,
+        texts: dict[int, str] | None = None,
         pool: Pool | None = None,
         partial: bool = False,
     ) -> Path:
@@ -204,14 +222,19 @@ class Run(StoredScores):
                 score.
                 In csv, a key that a spreadsheet would run as a formula has an apostrophe before it (``mcscore.cells``);
                 ``label_from`` reads the key without it.
-                label-studio: tasks to import. Label Studio takes the lowest prediction score first, so that is
-                1 / (1 + score), a confidence: the most informative items come first. fiftyone: labels.json of a
-                FiftyOneImageClassificationDataset. Both name images by key, so the pool must have keys, and leave out
-                items without a score.
+                label-studio: tasks to import, and beside them (.xml) the labeling configuration. Label Studio takes the lowest
+                prediction score first, so that is 1 / (1 + score), a confidence: the most informative items come first.
+                fiftyone: labels.json of a FiftyOneImageClassificationDataset. coco: a list of images without annotations. cvat:
+                annotations, the predictions as tags; cvat-manifest: the list of the images of a task. These name pictures, and leave
+                out items without a score.
             out: the file, on a local disk; default: export-<selection or all> in the run directory.
-            selection: a selection file of this run, or "latest"; default: all items.
+            selection: a selection of this run: its number, its file, or "latest"; default: all items.
             by: the score that label-studio gets; default: the selection's, else the first of the run.
-            prefix: put before a key to make an address of it ("s3://bucket/"), or a path for fiftyone ("images/").
+            prefix: put before a key, or the name of a picture that is written, to make its address for label-studio ("s3://bucket/");
+                before a key to make its path for the others ("images/"), where the file must be.
+            images: a directory, to which the pictures of the items are written: as they came where the pool keeps the files, else their
+                pixels as PNG. What is there already stays.
+            texts: id -> text to show of an item in label-studio, instead of a picture.
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: export an incomplete run.
 
@@ -220,7 +243,8 @@ class Run(StoredScores):
 
         Raises:
             RunError: no such format, score or selection; the run is incomplete or damaged; the pool is missing, is not the
-                one that was scored, or has no keys where these are needed; the file cannot be written.
+                one that was scored, or has no keys where these are needed; a picture is not where it should be; a file cannot be
+                written.
         """
         return export(
             self,
@@ -229,6 +253,23 @@ class Run(StoredScores):
             selection=selection,
             by=by,
             prefix=prefix,
+            images=images,
+            texts=texts,
             pool=pool or self._pool,
             partial=partial,
         )
+
+    def table(self, *, pool: Pool | None = None, partial: bool = False) -> pyarrow.Table:
+        """The scores of all items in one table in memory; ``export`` writes the same, streamed.
+
+        Args:
+            pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
+            partial: of an incomplete run, what is committed.
+
+        Returns:
+            Columns id, key (if the pool has keys), scores, errors (if the run has them), prediction; null where an item has no score.
+
+        Raises:
+            RunError: the run is incomplete or damaged; ``pool`` is not the one that was scored.
+        """
+        return whole_table(self, pool or self._pool, partial)

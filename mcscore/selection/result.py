@@ -10,6 +10,7 @@ without ``version`` has version 1, which differs in that field alone.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Selection:
         radius: any two chosen items are further apart than this; None by other methods.
         method: name of the method in DIVERSITY.
         facts: parameters, seed, constraints, and what the method tells of the choice; JSON.
+        file: where a run keeps it; None: nowhere yet.
     """
 
     ids: np.ndarray
@@ -50,6 +52,7 @@ class Selection:
     radius: float | None
     method: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    file: AnyPath | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,13 +106,26 @@ class Selection:
         Raises:
             RunError: ``path`` holds something that is not a selection, or lies among the files of a run or pool.
         """
-        import pyarrow.parquet
-
         where = path if isinstance(path, RemotePath) else local_path(path, "a selection", RunError)
-        table = self.to_table(columns, metadata)
+        content = as_parquet(self.to_table(columns, metadata))
         with named_output(where, "a selection", _is_selection, RunError) as file:
-            pyarrow.parquet.write_table(table, file, write_page_checksum=True)
+            file.write(content)
         return where
+
+
+def as_parquet(table: Any) -> bytes:
+    """A table as a file of Parquet with checksums of its pages."""
+    import pyarrow.parquet
+
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(table, content, write_page_checksum=True)
+    return content.getvalue()
+
+
+def metadata_of(table: Any) -> dict[str, Any]:
+    """What a table of :meth:`Selection.to_table`, or one that was read, says of the selection as a whole."""
+    said: dict[str, Any] = parse(table.schema.metadata[b"mcscore"])
+    return said
 
 
 def read_parquet(path: Where) -> tuple[Any, dict[str, Any]]:
@@ -211,12 +227,21 @@ def _content_of(table: Any) -> str:
     digest = hashlib.sha256()
     for each in table.schema:
         column = table[each.name]
-        digest.update(json.dumps([each.name, str(each.type), len(column)]).encode())
+        digest.update(json.dumps([each.name, _type_of(each.type), len(column)]).encode())
         if _is_number(each.type) and not column.null_count:
             digest.update(np.ascontiguousarray(column.to_numpy()).data)
         else:
             digest.update(json.dumps(column.to_pylist(), default=repr).encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _type_of(kind: Any) -> str:
+    """The name of a type; Parquet gives the elements of a list another name than Arrow."""
+    import pyarrow
+
+    if pyarrow.types.is_fixed_size_list(kind):
+        return f"list<{kind.value_type}>[{kind.list_size}]"
+    return str(kind)
 
 
 def _is_number(kind: Any) -> bool:

@@ -62,7 +62,7 @@ def test_a_server_that_is_killed_after_each_label_loses_none(run: Run) -> None:
 @needs_server
 def test_ctrl_c_ends_the_server_and_says_what_was_done(run: Run) -> None:
     process, client, said = started(run.path, "--token", "a b&c")
-    assert said["selection"] == str(run.path / "selection-bald-7.parquet")
+    assert said["selection"] == str(run.path / "selection-0001.parquet")
     assert client.token == "a b&c"
     assert client.give(int(run.select(7, "bald", "none").ids[0]), None, 1)[0] == 200
     process.send_signal(signal.SIGINT)

@@ -97,7 +97,7 @@ def test_of_windows_that_race_for_an_item_one_wins_and_the_others_are_told(run: 
         ((0, None, [1]), 400, r"a label is the number of a class, not [1]"),
         ((0, None, 1, "keys"), 400, "'keys' with 1 is nothing"),
         ((0, False, 1, "excluded"), 400, "'excluded' with 1 is nothing"),
-        ((None, None, 1), 400, "is not in selection-bald-7.parquet"),
+        ((None, None, 1), 400, "is not in selection-0001.parquet"),
     ],
 )
 def test_what_cannot_be_given_changes_nothing(run: Run, serve: Serve, given: tuple, status: int, sentence: str) -> None:

@@ -28,7 +28,7 @@ def test_a_run_at_a_url_is_refused() -> None:
 
 
 def test_without_a_selection_the_verb_that_makes_one_is_named(run: Run) -> None:
-    (run.path / "selection-bald-7.parquet").unlink()
+    (run.path / "selection-0001.parquet").unlink()
     assert said(run.path) == (
         1,
         f"mcscore: there is no selection in {run.path}; `mcscore select` makes one\n",

@@ -98,8 +98,8 @@ def test_the_newest_selection_stays_the_newest_when_the_clock_goes_back(tmp_path
     pool = Pool.create(tmp_path / "pool", FakePool().read(0, N))
     run = score_pool(pool, FakeScorer(), out, span=SPAN)
     run.select(9, diversity="none")
-    os.utime(out / "selection-bald-9.parquet", (4e9, 4e9))
+    os.utime(out / "selection-0001.parquet", (4e9, 4e9))
     run.select(5, diversity="none")
     assert len(run.export("jsonl", selection="latest").read_text().splitlines()) == 5
-    run.select(9, diversity="none")  # made again, it is the newest again
+    run.select(9, diversity="none")  # asked for again, it is the newest again
     assert len(run.export("jsonl", selection="latest").read_text().splitlines()) == 9

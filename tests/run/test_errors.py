@@ -144,7 +144,7 @@ def falling(out: Path) -> Run:
 def test_a_selection_has_the_errors_of_its_items_and_of_the_cut(falling: Run) -> None:
     chosen = falling.select(40, by="bald", diversity="none")
     assert chosen.ids.tolist() == [i for i in range(42) if i not in (4, 39)]
-    table = pq.read_table(falling.path / "selection-bald-40.parquet")
+    table = pq.read_table(falling.path / "selection-0001.parquet")
     assert table.column_names == ["id", "rank", "score", *COLUMNS, "prediction"]
     for name in COLUMNS:
         assert table[name].to_numpy().tobytes() == falling.scores(name)[chosen.ids].tobytes()
@@ -155,14 +155,14 @@ def test_a_selection_has_the_errors_of_its_items_and_of_the_cut(falling: Run) ->
 
 def test_what_diversity_left_out_near_the_cut_is_counted(falling: Run) -> None:
     assert falling.select(3, by="bald", radius=0.5).ids.tolist() == [0, 2, 6]  # 5 is like 4, which is labeled
-    how = json.loads(pq.read_schema(falling.path / "selection-bald-3.parquet").metadata[b"mcscore"])
+    how = json.loads(pq.read_schema(falling.path / "selection-0001.parquet").metadata[b"mcscore"])
     # The cut is 94. 3, left out because it is like 2, and 9 are within their error of it, 4.5; 5 and 7 are not within 0.5.
     assert (how["last_se"], how["near_cut"]) == (4.5, 2)
 
 
 def test_a_selection_without_errors_says_nothing_of_them(out: Path) -> None:
     begin(out).select(3, by="bald", diversity="none")
-    schema = pq.read_schema(out / "selection-bald-3.parquet")
+    schema = pq.read_schema(out / "selection-0001.parquet")
     assert schema.names == ["id", "rank", "score", "bald", "entropy", "prediction"]
     assert not {"last_se", "near_cut"} & json.loads(schema.metadata[b"mcscore"]).keys()
 

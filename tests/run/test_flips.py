@@ -26,7 +26,7 @@ from mcscore.run.status import info, verify
 from .fakes import SPAN, FakePool, FakeScorer, content, unpacked
 
 N = 100
-SELECTION = "selection-bald-9.parquet"
+SELECTION = "selection-0001.parquet"
 FILES = {
     "run.json": lambda run: run / "run.json",
     "record": lambda run: run / "commits" / "000001.json",
@@ -53,7 +53,7 @@ def whole(run: Path) -> Any:
         raise Error(str(found))  # the exit code is 1
 
 
-# What a caller sees of each verb; the selection is made last, as it writes its file anew.
+# What a caller sees of each verb; the selection is made last, as it writes another file.
 VERBS: dict[str, Callable[[Pool, Path], Any]] = {
     "info": lambda _pool, run: facts_of(run),
     "verify": lambda _pool, run: whole(run),
@@ -126,7 +126,8 @@ def flips(folder: Path, kind: str, seed: int, count: int) -> Iterator[tuple[str,
 def test_a_flipped_byte_changes_no_answer_in_silence(tmp_path: Path, kind: str) -> None:
     outcomes = collections.Counter(outcome for _, _, outcome in flips(tmp_path, kind, seed=0, count=30))
     assert sum(outcomes.values()) == 30 * len(VERBS)
-    assert outcomes["refused"] >= 25  # the checks are at work
+    # The checks are at work; what is selected again does not depend on what was selected before.
+    assert outcomes["refused"] >= (15 if kind == "selection" else 25)
 
 
 def main(seed: int, count: int) -> None:

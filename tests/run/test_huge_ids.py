@@ -11,7 +11,7 @@ from mcscore.run.identity.match import state_of
 from mcscore.run.journal import Journal
 from mcscore.run.schema import Model, RunHeader, Settings
 from mcscore.run.selecting.item_columns import ItemColumn
-from mcscore.run.selecting.select import read_selection
+from mcscore.run.selecting.kept import read_selection
 from mcscore.selection import Limits
 from mcscore.selection.stochastic import power, softmax, softrank
 

@@ -16,7 +16,7 @@ from mcscore.errors import RunError
 from mcscore.ingest.append import append_blocks
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
-from mcscore.run.selecting.select import read_selection
+from mcscore.run.selecting.kept import read_selection
 from mcscore.scorer.scorer import Scorer
 
 from .fakes import FakePool, FakeScorer, begin, content, fail_at, go_on, said_records

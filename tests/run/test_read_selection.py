@@ -15,7 +15,7 @@ import pytest
 from mcscore.errors import RunError
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
-from mcscore.run.selecting.select import read_selection
+from mcscore.run.selecting.kept import read_selection
 from mcscore.selection import Selection, read_parquet
 
 from .fakes import SPAN, FakePool, FakeScorer, N, unpacked
@@ -99,7 +99,7 @@ def test_an_older_selection_without_checksums_is_read(run: Run, pool: Pool) -> N
 
 @pytest.mark.parametrize("gone", [b"mcscore_checksum", "content"])
 def test_a_checksum_that_is_lost_is_no_older_file(run: Run, gone: Any) -> None:
-    path = run.path / "selection-bald-9.parquet"
+    path = run.path / "selection-0001.parquet"
     table = pq.read_table(path)
     said = dict(table.schema.metadata)
     if gone in said:
@@ -114,7 +114,7 @@ def test_a_checksum_that_is_lost_is_no_older_file(run: Run, gone: Any) -> None:
 def test_parquet_files_have_page_checksums(run: Run) -> None:
     """A reader that asks for it finds a flipped bit of any page."""
     exported = run.export("parquet", run.path.parent / "a")
-    for path in (run.path / "selection-bald-9.parquet", exported):
+    for path in (run.path / "selection-0001.parquet", exported):
         whole, data = pq.read_table(path), path.read_bytes()
         for at in range(4, 300, 9):
             path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
@@ -127,7 +127,7 @@ def test_parquet_files_have_page_checksums(run: Run) -> None:
 
 @pytest.mark.parametrize("damage", ["record", "shard"])
 def test_a_selection_of_items_that_are_damaged_by_now_is_not_exported(run: Run, pool: Pool, damage: str) -> None:
-    ids = pq.read_table(run.path / "selection-bald-9.parquet")["id"].to_pylist()
+    ids = pq.read_table(run.path / "selection-0001.parquet")["id"].to_pylist()
     span = ids[0] // SPAN
     unpacked(run)
     flip(record(run.path, span) if damage == "record" else shard(run.path, span))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_labeled_and_excluded_items_and_neighbors_of_labeled_ones_are_left_out(r
 def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) -> None:
     pool.set_labels(np.array([59]), np.array([1]))
     chosen = run.select(4, by="bald", radius=1.0)
-    table = pq.read_table(run.path / "selection-bald-4.parquet")
+    table = pq.read_table(run.path / "selection-0001.parquet")
     assert table.to_pydict() == {
         "id": [0, 5, 10, 15],
         "rank": chosen.rank.tolist(),
@@ -85,6 +86,7 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
     }
     how = json.loads(table.schema.metadata[b"mcscore"])
     assert len(how.pop("content")) == len("sha256:") + 64
+    assert datetime.fromisoformat(how.pop("created")).utcoffset() == timedelta(0)
     places = how.pop("map")
     assert [len(places[kind]) for kind in ("candidates", "labeled", "selected")] == [40, 1, 4]
     assert how == {
@@ -92,6 +94,10 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
         "run": run.meta["id"],
         "pool": pool.fingerprint,
         "by": "bald",
+        "asked": {
+            **{"k": 4, "by": "bald", "diversity": "radius", "candidates": None, "seed": 0, "radius": 1.0},
+            **{"map": "pca", "partial": False},
+        },
         "k": 4,
         "method": "radius",
         "radius": 1.0,
@@ -106,7 +112,7 @@ def test_the_selection_is_written_with_what_belongs_to_it(run: Run, pool: Pool) 
         "commits",
         "run.json",
         "scores.zarr",
-        "selection-bald-4.parquet",
+        "selection-0001.parquet",
         "skipped",
     ]
 
@@ -119,7 +125,7 @@ def test_more_labeled_items_than_can_be_compared_are_sampled_evenly(
     scorer = Scorer()
     run.select(2, by="bald", scorer=scorer, candidates=5)
     assert scorer.seen == [0, 1, 2, 3, 4, 30, 40, 50]
-    how = json.loads(pq.read_schema(run.path / "selection-bald-2.parquet").metadata[b"mcscore"])
+    how = json.loads(pq.read_schema(run.path / "selection-0001.parquet").metadata[b"mcscore"])
     assert (how["labeled"], how["labeled_compared"]) == (30, 3)
 
 
@@ -128,7 +134,7 @@ def test_k_beyond_what_is_left_says_how_many(run: Run, pool: Pool) -> None:
     with pytest.raises(RunError, match=r"50 items cannot be chosen: of 60 only 49 are left .* \(10 are\)"):
         run.select(50, by="bald", diversity="none")
     assert len(run.select(49, by="bald", diversity="none").ids) == 49
-    assert not (run.path / "selection-bald-50.parquet").exists()
+    assert [each.k for each in run.selections()] == [49]
 
 
 @pytest.mark.parametrize(
@@ -177,19 +183,3 @@ def test_an_incomplete_run_is_selected_from_only_if_told(pool: Pool, out: Path) 
     with pytest.raises(RunError, match=r"is incomplete: 28 of 60 items are not scored.*partial=True"):
         run.select(3, by="entropy", diversity="none")
     assert run.select(3, by="entropy", diversity="none", partial=True).ids.tolist() == [31, 30, 29]
-
-
-def test_a_selection_is_the_same_each_time_and_replaces_its_file(run: Run) -> None:
-    first = run.select(5, by="bald")
-    before = (run.path / "selection-bald-5.parquet").read_bytes()
-    again = run.select(5, by="bald")
-    np.testing.assert_array_equal(first.ids, again.ids)
-    assert (run.path / "selection-bald-5.parquet").read_bytes() == before
-
-
-def test_a_selection_that_cannot_be_written_is_told(run: Run) -> None:
-    (run.path / "selection-bald-3.parquet").mkdir()
-    with pytest.raises(
-        RunError, match=r"selection-bald-3.parquet is a directory: name a file in it; nothing was written"
-    ):
-        run.select(3, by="bald", diversity="none")

@@ -50,8 +50,8 @@ def run(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return score_pool(pool, scorer(), tmp_path_factory.mktemp("runs") / "run", span=128)
 
 
-def told(run: Run, k: int = K) -> dict[str, object]:
-    said = json.loads(pq.read_schema(run.path / f"selection-bald-{k}.parquet").metadata[b"mcscore"])
+def told(run: Run) -> dict[str, object]:
+    said = json.loads(pq.read_schema(run.selections()[-1].file).metadata[b"mcscore"])
     assert isinstance(said, dict)
     return said
 
@@ -135,7 +135,7 @@ def test_badge_has_the_probabilities_of_the_run(run: Run, pool: Pool) -> None:
     chosen = run.select(K, "bald", "badge")
     own = scorer()
     ids = run.select(10 * K, "bald", "none").ids
-    p = own.predict(pool.take(ids), ids).numpy()
+    p = own.predict(pool.take(ids), ids).mean.numpy()
     want = select(
         ids, run.scores("bald")[ids], K, diversity="badge", embeddings=own.embed(pool.take(ids)), probabilities=p
     )

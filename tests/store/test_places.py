@@ -124,14 +124,6 @@ def test_one_of_many_makes_a_file(place: Place) -> None:
     assert place.read("commits/1") == bytes(made)
 
 
-def test_what_was_written_last_can_be_made_the_newest(place: Place) -> None:
-    for name in ("old", "new"):
-        place.create(name, b"content")
-    place.make_newer("new", place.modified("old"))
-    assert place.modified("new") > place.modified("old")
-    assert place.read("new") == b"content"
-
-
 # -- object stores -----------------------------------------------------------------------------------------------------
 
 

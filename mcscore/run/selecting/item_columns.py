@@ -32,6 +32,11 @@ class ItemColumn:
         self._ids, self._values, self._missing = ids, values, missing
         self.shape, self.dtype = (n,), values.dtype
 
+    @property
+    def named(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """The ids that have a value, ascending, and their values."""
+        return self._ids, self._values
+
     def __getitem__(self, part: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         if not isinstance(part, slice):
             out = np.full(len(part), self._missing, self.dtype)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-import json
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,26 +12,25 @@ import numpy.typing as npt
 
 from ...errors import RunError
 from ...methods import DIVERSITY, Method, parameters_of
-from ...store.files import AnyPath, Where, open_binary
-from ...store.place import any_path, place_at
 from ..identity.code import accepted
 from ..identity.match import find_pool
 from ..schema import Settings
 from ..scoring.normalize import own_scorer
 from ..scoring.workers import Staff
 from ..skipped import STRIDE, Skipped
-from ..spans import Span
 from ..stored import StoredScores
 from .best import Choosable, Found, best_items
 from .embedder import embedder
 from .gather import gathered
 from .item_columns import by_span
+from .kept import keep
+from .told import asked_of, class_columns
 
 if TYPE_CHECKING:
     from ...pool import Pool
+    from ...progress import Progress
     from ...scorer.scorer import Scorer
     from ...selection import Limits, Selection
-    from ..loop import Progress
 
 CANDIDATES_PER_ITEM = 10
 JOINT_CANDIDATES = 10_000  # at least, of a joint method: of a pool with repeats, ten for each item may all be one
@@ -112,7 +109,7 @@ def choose(
             _refuse_other_passes(run, scorer)
             predict = scorer.predict
             arrays["probabilities"] = gathered(
-                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).cpu().numpy()
+                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).mean.cpu().numpy()
             )
     selection = select(
         found.ids,
@@ -129,6 +126,18 @@ def choose(
         "run": run.meta["id"],
         "pool": run.meta["pool"]["fingerprint"],
         "by": by,
+        "asked": asked_of(
+            k=k,
+            by=by,
+            diversity=diversity,
+            candidates=candidates,
+            seed=seed,
+            limits=limits,
+            targets=targets,
+            map=map,
+            partial=partial,
+            **own,
+        ),
         "candidates": len(found.ids),
         "labeled": labeled_items,
         "labeled_compared": len(labeled),
@@ -137,14 +146,17 @@ def choose(
         "n": run.n,
         **(_errors_at_cut(choosable, selection) if method.has_cut else {}),
     }
+    order = np.argsort(found.ids)
+    chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
     if "embeddings" in arrays:
-        order = np.argsort(found.ids)
-        chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
         how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map)
     if edited:
         how["edited_code"] = edited
-    _write(run, pool, selection, how)
-    return selection
+    columns = {name: run.values(name, selection.ids) for name in (*run.columns, "prediction")}
+    if (keys := pool.keys_of(selection.ids)) is not None:
+        columns = {"key": keys, **columns}
+    file = keep(run, selection, {**columns, **class_columns(arrays, chosen)}, how)
+    return dataclasses.replace(selection, file=file)
 
 
 def _candidates(
@@ -316,86 +328,3 @@ def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> np
         chosen.append(ids[places[low:high] - seen])
         seen += len(ids)
     return np.concatenate(chosen)
-
-
-def read_selection(
-    run: StoredScores, path: Where | None = None, pool: Pool | None = None
-) -> tuple[AnyPath, Any, dict[str, Any]]:
-    """Read a selection file of ``run``; without a path the newest in its directory.
-
-    Returns:
-        The file, its pyarrow.Table, and how it was chosen.
-
-    Raises:
-        RunError: there is none, it cannot be read, it was selected from another run, it has items that the run has no score
-            of, or that have other keys in ``pool``.
-    """
-    from ...selection.result import read_parquet
-
-    try:
-        if path is None:
-            files = selections_of(run.path)
-            if not files:
-                raise RunError(f"there is no selection in {run.path}; `mcscore select` makes one")
-            path = files[-1]
-        path = any_path(path)
-        table, how = read_parquet(path)
-    except OSError as error:
-        raise RunError(f"{path or run.path} cannot be read: {error}") from error
-    if (other := how.get("run")) != run.meta["id"]:
-        raise RunError(f"{path} was selected from another run (id {other}), not from {run.path} (id {run.meta['id']})")
-    by = how.get("by")
-    if not isinstance(by, str) or by not in run.meta["scores"]:
-        raise RunError(f"{path} was selected by {by!r}; {run.path} has {', '.join(run.meta['scores'])}. Select again")
-    _refuse_unknown_items(run, path, table, by, pool)
-    return path, table, how
-
-
-def how_chosen(file: AnyPath) -> dict[str, Any]:
-    """What a selection file that was just written says of the selection as a whole, without reading the columns."""
-    import pyarrow.parquet
-
-    with open_binary(file) as content:
-        how: dict[str, Any] = json.loads(pyarrow.parquet.read_schema(content).metadata[b"mcscore"])
-    return how
-
-
-def selections_of(run: AnyPath) -> list[AnyPath]:
-    """The selection files in a run, the newest last."""
-    place = place_at(run)
-    names = fnmatch.filter(place.names(), "selection-*.parquet")
-    return [run / name for name in sorted(names, key=place.modified)]
-
-
-def _refuse_unknown_items(run: StoredScores, path: AnyPath, table: Any, by: str, pool: Pool | None) -> None:
-    ids = table["id"].to_numpy()
-    if len(beyond := ids[ids >= run.n]):
-        raise RunError(f"{path} has the item {beyond[0]}, but {run.path} has {run.n:,} items. Select again")
-    if len(without := ids[np.isnan(run.values(by, ids))]):
-        index, size = int(without[0]) // run.meta["span"], run.meta["span"]
-        span = Span(index, index * size, min((index + 1) * size, run.n))
-        raise RunError(
-            f"item {without[0]} of {path} has no {by} in {run.path}: {span} is not committed, or its record is damaged. "
-            "`mcscore run verify` tells; scoring into the run again repairs it"
-        )
-    if pool is None or "key" not in table.column_names or (keys := pool.keys_of(ids)) is None:
-        return
-    for id, said, key in zip(ids.tolist(), table["key"].to_pylist(), keys.tolist(), strict=True):
-        if (said or "") != key:
-            raise RunError(f"item {id} has the key {said!r} in {path}, but {key!r} in {pool.path}. Select again")
-
-
-def _write(run: StoredScores, pool: Pool, selection: Selection, how: dict[str, Any]) -> None:
-    ids = selection.ids
-    columns = {name: run.values(name, ids) for name in (*run.columns, "prediction")}
-    if (keys := pool.keys_of(ids)) is not None:
-        columns = {"key": keys, **columns}
-    path = run.path / f"selection-{how['by']}-{len(selection)}.parquet"
-    try:
-        place = place_at(run.path)
-        others = [place.modified(file.name) for file in selections_of(run.path) if file != path]
-        selection.write_parquet(path, columns, how)
-        if others:  # what was selected last must be the newest
-            place.make_newer(path.name, max(others))
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error}") from error

@@ -47,9 +47,6 @@ class Place(Protocol):
     def modified(self, name: str) -> int:
         """When a file was written, in nanoseconds by the clock of the place."""
 
-    def make_newer(self, name: str, moment: int) -> None:
-        """Let a file that was just written be newer than ``moment``, if it is not."""
-
     def names(self, folder: str = "") -> list[str]:
         """The names directly in a folder, sorted; none if there is no folder."""
 

@@ -55,11 +55,6 @@ class LocalPlace:
         """When a file was written, in nanoseconds."""
         return (self.path / name).stat().st_mtime_ns
 
-    def make_newer(self, name: str, moment: int) -> None:
-        """Let a file that was just written be newer than ``moment``, if it is not: the clock may have gone back."""
-        if self.modified(name) <= moment:
-            os.utime(self.path / name, ns=(moment + 1,) * 2)
-
     def names(self, folder: str = "") -> list[str]:
         """The names directly in a folder, sorted; none if there is no folder."""
         return names_in(self.path / folder)

@@ -132,15 +132,6 @@ class ObjectPlace:
             raise self._missing(name)
         return round(facts["last_modified"].timestamp() * 1e6) * 1000
 
-    def make_newer(self, name: str, moment: int) -> None:
-        """Let an object that was just written be newer than ``moment``, if it is not: it is written again, until it is."""
-        for _ in range(_ATTEMPTS):
-            if self.modified(name) > moment:
-                return
-            time.sleep(_LONGEST_PAUSE)
-            self.replace(name, self.read(name))
-        raise OSError(f"{self.path / name} cannot become the newest: the clock of the store went back")
-
     def names(self, folder: str = "") -> list[str]:
         """The names directly in a folder, sorted. Of a folder all objects are listed, of the place itself only the first level."""
         if folder:

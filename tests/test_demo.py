@@ -1,4 +1,4 @@
-"""The cycle acquires what it says, and the demo runs it on real digits."""
+"""The demo runs the cycle on real digits."""
 
 from __future__ import annotations
 
@@ -6,60 +6,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from mcscore import Pool, Run
-from mcscore.cycle import cycle
 from mcscore.demo import _draw, load_digits, main
-
-
-def small(pool: Pool, labeled: np.ndarray, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(16, 3))
-
-
-@pytest.fixture
-def pool(tmp_path: Path) -> Pool:
-    items = np.random.default_rng(0).integers(0, 256, (120, 1, 4, 4), dtype=np.uint8)
-    Pool.create(tmp_path / "pool.zarr", items)
-    pool = Pool.open(tmp_path / "pool.zarr")
-    pool.set_labels(np.arange(6), np.zeros(6, np.int32))
-    return pool
-
-
-@pytest.mark.parametrize("by", ["bald", "entropy", None])
-def test_every_round_labels_k_new_items(pool: Pool, tmp_path: Path, by: str | None) -> None:
-    turns = list(
-        cycle(
-            pool,
-            fit=small,
-            evaluate=lambda model: 0.5,
-            oracle=lambda ids: (ids % 3).astype(np.int32),
-            rounds=3,
-            k=5,
-            out=tmp_path,
-            by=by,
-            diversity="none",
-            passes=8,
-        )
-    )
-    assert [turn.labels for turn in turns] == [6, 11, 16, 21]
-    chosen = np.concatenate([turn.chosen for turn in turns])
-    assert len(np.unique(chosen)) == 15
-    assert (chosen >= 6).all()
-    np.testing.assert_array_equal(Pool.open(pool.path).labels[chosen], chosen % 3)
-    assert len(turns[-1].chosen) == 0
-    for turn in turns[:-1]:
-        if by is None:
-            assert turn.run is None
-            continue
-        run = Run.open(turn.run)
-        scores = np.where(np.isin(np.arange(120), turn.chosen), -np.inf, run.scores(by))
-        assert np.isfinite(run.scores(by)[turn.chosen]).all()
-        assert run.scores(by)[turn.chosen].min() >= np.nanmax(scores)
 
 
 def test_the_demo_goes_through_the_cycle_and_shows_its_table(
