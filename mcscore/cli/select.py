@@ -325,6 +325,8 @@ def report(
 ) -> None:
     """Write a report of RUN and a selection from it: one HTML page, with plots and pictures.
 
+    On the page the selected items can be sorted, filtered, enlarged and labeled; it saves labels as labels.csv for `mcscore pool label`.
+
     If RUN is the directory of a cycle, or of several (see `mcscore.cycle`): its learning curves.
     """
     from ..cycle.state import is_cycle

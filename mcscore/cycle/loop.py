@@ -22,7 +22,6 @@ from ..methods import parameters_of
 from ..paths import is_directory, is_file, local_path
 from ..pool import Pool
 from ..pool.borrow import borrow
-from ..pool.labels import has_label
 from ..run import Run, score_pool
 from ..run.comparing import agreement
 from ..run.schema import read_header
@@ -187,12 +186,12 @@ class _Cycle:
             return reason
         if index == self.rounds:
             return f"all {self.rounds:,} rounds are done"
-        return "" if (~has_label(pool.labels) & ~pool.excluded).any() else "no item is left"
+        return "" if (~pool.labeled & ~pool.excluded).any() else "no item is left"
 
     def _round(self, out: Path, pool: Pool, index: int, before: Round | None) -> Round:
         """Train, evaluate, score and select; nothing of it counts before the caller keeps it."""
         begin = time.perf_counter()
-        has = has_label(pool.labels)
+        has = pool.labeled
         labeled, left = np.flatnonzero(has), np.flatnonzero(~has & ~pool.excluded)
         self.tell(f"round {index}: train on {len(labeled)} labels")
         model = self.fit(pool, labeled, self._seed_of(index))

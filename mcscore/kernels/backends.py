@@ -21,7 +21,6 @@ _PACKAGES = {  # module: (distributions that may provide it, what is lost withou
     "zarr": (("zarr",), "pools and runs cannot be opened"),
     "zarrs": (("zarrs",), "pools are read by zarr's own pipeline; pip install zarrs reads them faster"),
     "faiss": (("faiss-cpu", "faiss-gpu-cu12", "faiss-gpu"), "diverse selection is off"),
-    "matplotlib": (("matplotlib",), "reports have no plots; pip install mcscore[report]"),
     "jinja2": (("jinja2",), "no reports; pip install mcscore[report]"),
 }
 

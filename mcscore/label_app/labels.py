@@ -23,7 +23,7 @@ from ..cells import guarded
 from ..errors import RunError
 from ..fields import parse
 from ..paths import is_file
-from ..pool.schema import UNLABELED
+from ..pool.kinds import UNLABELED
 from ..store.lock import locked_in_turn
 from ..text import count
 from .watched import Watched

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import RunError
 from ..label_app.labels import Log, SeveralLabels
 from ..pool.class_names import ClassReader
-from ..pool.table_files import Table
+from ..pool.table import Table
 from ..pool.tables import find_items, set_labels_of
 from ..pool.text_columns import text_array, text_column
 from ..run.export.label_studio import pool_mark

@@ -15,10 +15,10 @@ from .. import atomic
 from ..errors import PoolError
 from ..paths import files_below, local_path
 from ..store.files import local
+from .kinds import UNLABELED
 from .labels import has_label
 from .metadata import FILE
 from .pool import Pool
-from .schema import UNLABELED
 
 
 def borrow(pool: Pool, path: Path, labeled: np.ndarray | None = None, labels: Any = None) -> Pool:

@@ -1,4 +1,4 @@
-"""Writes a run and its selection as one HTML page, with plots, pictures and styles inside."""
+"""Writes a run and its selection as one HTML page, with plots, pictures, styles and scripts inside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..pool import Pool
     from ..run import Run
 
-NEEDED = {"matplotlib": "matplotlib", "jinja2": "jinja2", "PIL": "pillow"}  # module: package
+NEEDED = {"jinja2": "jinja2", "PIL": "pillow"}  # module: package
 
 
 def write_report(
@@ -34,7 +34,7 @@ def write_report(
     says so. selection: a selection of the run, its number or its file; default: the newest. compare: other runs of the pool, to show as
     rounds; default: those of the cycle that the run is a round of. An older page is replaced as the last step, and nothing else is.
 
-    Raises ImportError if matplotlib, jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
+    Raises ImportError if jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
     ``selection`` do not belong to the run.
     """
     missing = [package for module, package in NEEDED.items() if util.find_spec(module) is None]
@@ -43,6 +43,7 @@ def write_report(
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
+    from .inline import script, style
     from .rounds_section import rounds_section, runs_beside
     from .source import chosen_items, pool_of
     from .view import view
@@ -67,7 +68,7 @@ def write_report(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = pages.get_template("page.html").render(variables).encode("utf-8")
+    page = pages.get_template("page.html").render(variables, style=style(), script=script()).encode("utf-8")
     with named_output(path, "a report", _is_report, RunError) as file:
         file.write(page)
     return path

@@ -115,7 +115,7 @@ def _opened(data: Any) -> Any:
 
 def _pool(pool: Pool) -> Feed:
     """What of a pool is neither labeled nor excluded."""
-    left = (pool.labels < 0) & ~pool.excluded
+    left = ~pool.labeled & ~pool.excluded
 
     def read() -> Iterator[Part]:
         for batch in pool.blocks():

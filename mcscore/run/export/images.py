@@ -11,7 +11,6 @@ from urllib.parse import quote
 from ... import atomic
 from ...errors import RunError
 from ...paths import is_file, local_path
-from ...pool.pictures.files import PictureFiles
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,6 +51,8 @@ class Images:
         self._written: list[Path] = []
         if self.folder is not None:
             assert pool is not None
+            from ...pool.pictures.files import PictureFiles
+
             self._files = PictureFiles(pool, ids, browser=browser)
             try:
                 atomic.create_directory(self.folder)
