@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -115,7 +116,10 @@ def ask(root: Path, verb: str, *fault: Any) -> tuple[Any, str]:
     with failing(root, *fault) if fault else contextlib.nullcontext():
         result = _asked(root, verb)
     out = root / ("chosen.jsonl" if "selection" in verb else "all.jsonl")
-    answer = json.loads(result.stdout) if result.stdout else None
+    # A selection that cannot be compared with the newest one, which is told, gets a number of its own.
+    answer = json.loads(re.sub(r"selection-\d{4}", "selection-N", result.stdout)) if result.stdout else None
+    if verb == "select" and answer is not None:
+        answer.pop("warnings", None)
     data = out.read_bytes() if verb.startswith("export") and out.exists() else b""
     return (result.exit_code, answer, data), result.output
 
