@@ -64,7 +64,7 @@ class Counts:
         if self.passed_over:
             lines.append(f"{sum(self.passed_over.values()):,} others passed over: {_listed(self.passed_over)}")
         if self.converted:
-            lines.append(f"converted: {_listed(self.converted)}")
+            lines.append(f"converted: {_listed(self.converted, most=len(self.converted))}")
         return [*lines, *self.remarks]
 
 
