@@ -56,6 +56,8 @@ class Counts:
 
         >>> Counts(7, {"the file is empty": 1}, {"hidden": 2}).lines()[0]
         '8 entries read: 7 stored, 1 refused (1 the file is empty)'
+        >>> Counts(9, converted=dict.fromkeys("abcdefgh", 1)).lines()[1]  # every kind
+        'converted: 1 a, 1 b, 1 c, 1 d, 1 e, 1 f, 1 g, 1 h'
         """
         refused = sum(self.refused.values())
         listed = f", listed in {self.bad_list}" if self.bad_list else ""

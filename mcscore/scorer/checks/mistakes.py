@@ -58,7 +58,11 @@ def undone(x_B: Tensor, mean_std: tuple[Sequence[float], Sequence[float]] | None
             raw_B,
         )
         for name, mean, std in _known(x_B):
-            how = f"scaled to [-1, 1], by mean and std {name}" if name == "0.5" else f"normalized by mean and std of {name}"
+            how = (
+                f"scaled to [-1, 1], by mean and std {name}"
+                if name == "0.5"
+                else f"normalized by mean and std of {name}"
+            )
             yield Undo(f"{how} in place of the pool's", normalize.by(mean, std), _normalized(raw_B, mean, std))
     lowest, highest = float(x_B.min()), float(x_B.max())
     if lowest >= 0 and highest > 2:
