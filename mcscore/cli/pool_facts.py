@@ -42,7 +42,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def pool_facts(pool: Any) -> dict[str, Any]:
     """Return what a pool holds."""
-    from ..pool.labels import has_label
+    from ..labels import has_label
 
     return {
         "path": str(pool.path),
