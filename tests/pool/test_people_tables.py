@@ -123,7 +123,7 @@ def test_names_for_a_pool_without_classes_say_what_to_do(tmp_path: Path) -> None
         PoolError, match=r"line 2, column label: 'deer' is not a number from 0 on, nor -1. Names need classes"
     ):
         label_from(pool, written(tmp_path, "t.csv", "id,label\n1,deer\n"))
-    with pytest.raises(PoolError, match="'-7' is not a number from 0 on, nor -1$"):
+    with pytest.raises(PoolError, match=r"'-7' is not a number from 0 on, nor -1$"):
         label_from(pool, written(tmp_path, "t.csv", "id,label\n1,-7\n"))
 
 
