@@ -109,6 +109,7 @@ def import_images(
     named = classes if classes is not None else source.classes
     facts = checked_attributes(item_shape, mean, std, named, Path(os.fspath(src)).name, fit, np.dtype(np.uint8))
     stage = stage_of(path, "import")
+    atomic.discard_leftovers(stage)
     settings = {
         "source": source.identity,
         "labels": labels,
