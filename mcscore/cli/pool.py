@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import shared
-from .options import COMMA, PATH, POOL, height_and_width, names, numbers
+from .options import COMMA, PATH, POOL, names, numbers
+from .pixel_options import image_option, pixel_options
 from .pool_facts import described, formatted, lines, pool_facts, storage_facts
 from .pool_label import KINDS, labels_are, pool_label
+from .progress import progress_line, reporting
 from .shared import Command, Option, together
-from .terminal import FAILED, as_json, echo, emit, fail, progress_line
+from .terminal import FAILED, as_json, echo, emit, fail
 
 if TYPE_CHECKING:
     from ..ingest.counts import Counts
-
-FITS = ("crop", "pad", "squash")
 
 
 @click.group()
@@ -37,7 +36,6 @@ class SourceOptions:
 
     images: dict[str, Any]
     arrays: dict[str, Any]
-    quiet: bool
 
     def for_images(self, why: str) -> dict[str, Any]:
         """Return the options for images.
@@ -60,7 +58,6 @@ class SourceOptions:
         return self.arrays
 
 
-_images = functools.partial(click.option, cls=Option, section="Images")
 _arrays = functools.partial(click.option, cls=Option, section="Arrays")
 _facts = functools.partial(click.option, cls=Option, section="Pool")
 
@@ -76,7 +73,6 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         max_bad: int | None,
         workers: int | None,
         labels_are: str | None,
-        quiet: bool,
         labels: Path | None,
         layout: str | None,
         key: str | None,
@@ -90,21 +86,21 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "reading": labels_are,
         }
         arrays = {"labels": labels, "layout": layout, "key": key}
-        return command(*args, options=SourceOptions(_given(images), _given(arrays), quiet), **more)
+        return command(*args, options=SourceOptions(_given(images), _given(arrays)), **more)
 
     return together(
-        _images(
+        image_option(
             "--source-labels", is_flag=True, help="Take labels from class folders, .cls members, or the column label."
         ),
         labels_are(cls=Option, section="Images"),
-        _images(
+        image_option(
             "--column",
             help="Parquet: the column that holds the images; default: the only column of images. Tars: the extension of the images.",
         ),
-        _images(
+        image_option(
             "--max-bad", type=click.IntRange(0), help="Stop when more images than this cannot be used; default: never."
         ),
-        _images("--workers", type=click.IntRange(1), help="Processes that decode; default: one per core."),
+        image_option("--workers", type=click.IntRange(1), help="Processes that decode; default: one per core."),
         _arrays("--key", help=".npz or Zarr group: the array that holds the items; default: the only array."),
         _arrays(
             "--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Axes of an item in SRC: height, width, channels."
@@ -112,7 +108,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _arrays(
             "--labels", type=PATH, help="Labels, -1 (of numbers NaN) where an item has none: a .npy, .npz or idx array."
         ),
-        shared.quiet,
+        reporting,
     )(with_options)
 
 
@@ -123,19 +119,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 @pool.command("import", cls=Command)
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
-@_images(
-    "--size",
-    callback=height_and_width,
-    metavar="PIXELS",
-    help="Pixels per side that images are resized to, or height x width as 24x96; required for images.",
-)
-@_images(
-    "--fit",
-    type=click.Choice(FITS),
-    help="Images of another shape: crop (default; keep the middle), pad (with black), or squash.",
-)
-@_images("--gray", is_flag=True, help="Store one channel instead of three.")
-@_images("--keep-encoded", is_flag=True, help="Store the encoded files; decode and resize them while scoring.")
+@pixel_options
 @_source_options
 @_facts("--classes", callback=names, metavar=COMMA, help="Names of the classes, in the order of their numbers.")
 @_facts("--mean", callback=numbers, metavar=COMMA, help="Mean of each channel, with values scaled to [0, 1].")
@@ -153,9 +137,7 @@ def pool_import(
     src: Path,
     dst: Path,
     size: int | tuple[int, int] | None,
-    fit: str | None,
-    gray: bool,
-    keep_encoded: bool,
+    pixels: dict[str, Any],
     options: SourceOptions,
     label_kind: str,
     **facts: Any,
@@ -163,10 +145,16 @@ def pool_import(
     """Make a pool at DST from SRC: an array, or images.
 
     An array is .npy, .npz, idx or idx.gz, or Zarr (a folder, or folder::name). Images are a folder of files, WebDataset tars
-    ('train-{000..127}.tar') or Parquet files, and need --size. Images become RGB or gray of 8 bits (of 16 bits the high byte;
-    transparency is dropped), turned as their EXIF says; the shorter side is resized to --size by bilinear interpolation with
-    antialiasing and the middle is kept, as in the usual evaluation transform; --fit does otherwise. After a kill, the same command
-    resumes. The closing lines count what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
+    ('train-{000..127}.tar') or Parquet files, and need --size: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, and HEIF
+    (pip install 'mcscore[heif]').
+
+    An image is turned as its EXIF says; laid on white where it is transparent (--background); made RGB, or gray by --gray; and
+    stored with 8 bits a value, of 16 bits the high byte (--range, --depth). The shorter side is resized to --size by bilinear
+    interpolation with antialiasing and the middle is kept, as in the usual evaluation transform (--fit). Color profiles are not
+    applied. Values are stored as 0 to 255, and normalized (--mean, --std) when they are scored.
+
+    After a kill, the same command resumes. The closing lines count what was stored, refused (each is listed in DST.bad.csv),
+    passed over and converted.
     """
     from ..ingest import import_array, import_images
     from ..ingest.counts import Counts
@@ -178,22 +166,19 @@ def pool_import(
             raise click.UsageError(
                 "labels of images in SRC are classes: import without --label-kind, then `mcscore pool label POOL TABLE --kind number`"
             )
-        channels = 1 if gray else 3
-        with progress_line(None, options.quiet) as progress:
+        with progress_line(None) as progress:
             made = import_images(
                 src,
                 dst,
                 size=size,
-                fit=fit or "crop",
-                channels=channels,
-                keep_encoded=keep_encoded,
-                progress=progress or False,
+                progress=progress,
                 report=told.append,
+                **pixels,
                 **chosen,
                 **facts,
             )
     else:
-        if gray or keep_encoded or fit:
+        if pixels:
             raise click.UsageError("options for images need --size")
         chosen = options.for_array("options for images need --size")
         made = import_array(src, dst, label_kind=label_kind, progress=False, **chosen, **facts)
@@ -223,8 +208,8 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     told: list[Counts] = []
     if is_images(src):
         chosen = options.for_images(f"and {src} holds images")
-        with progress_line(None, options.quiet) as progress:
-            grown = append_images(path, src, progress=progress or False, report=told.append, **chosen)
+        with progress_line(None) as progress:
+            grown = append_images(path, src, progress=progress, report=told.append, **chosen)
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
     # None: an earlier call had done it, and this one has read nothing.
@@ -239,9 +224,9 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
 @pool.command("compact")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.option("--out", type=PATH, help="Write the compacted pool to this path; default: in place.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@reporting
 @as_json
-def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
+def pool_compact(path: Path, out: Path | None) -> None:
     """Write the items and keys of POOL anew, in files of the size that a new pool would have.
 
     Ids, items, labels and fingerprint stay, so runs over POOL go on; stop them meanwhile. The disk needs room for both. After
@@ -249,7 +234,7 @@ def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
     """
     from ..ingest.compact import compact
 
-    with progress_line(None, quiet, unit="rows") as progress:
+    with progress_line(None, unit="rows") as progress:
         done = compact(path, out, progress)
     facts = {
         **pool_facts(done.pool),
@@ -324,15 +309,15 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
 
 @pool.command("verify")
 @click.argument("path", metavar="POOL", type=POOL)
-@shared.quiet
+@reporting
 @as_json
-def pool_verify(path: Path, quiet: bool) -> None:
+def pool_verify(path: Path) -> None:
     """Read every chunk of POOL and list the damaged chunks; exit code 1 if there are any."""
     from ..pool import Pool
     from ..pool.verify import verify
 
     opened = Pool.open(path)
-    with progress_line(None, quiet, unit="chunks") as progress:
+    with progress_line(None, unit="chunks") as progress:
         found = list(verify(opened, progress))
     chunks = sum(layout.chunks for layout, _ in opened.arrays())
     facts = {"path": str(path), "chunks": chunks, "damaged": [damage.__dict__ for damage in found]}

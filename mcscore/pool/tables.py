@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..labels import UNLABELED, has_label
 from ..text import count
 from .class_names import ClassReader, whole_number
 from .keys import SEVERAL, keys_at
-from .kinds import MAIN, UNLABELED, LabelColumn
+from .kinds import MAIN, LabelColumn
 from .label_columns import wanted_column, with_label_column
-from .labels import has_label
 from .pool import Pool
 from .table import NAME, Columns, Table
 from .table_files import SUFFIXES, read_lines, read_table

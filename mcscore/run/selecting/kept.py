@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
+from ...labels import has_label
 from ...store.files import AnyPath, Where
 from ...store.place import any_path, place_at
 from ..identity.place import pool_unless_gone
@@ -205,8 +206,6 @@ def _without_moment(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed(run: StoredScores, file: AnyPath, pool: Pool | None) -> KeptSelection:
-    from ...pool.labels import has_label
-
     try:
         _, table, how = read_selection(run, file, pool)
     except RunError as error:
