@@ -102,7 +102,7 @@ def _refuse_places(
     images: str | os.PathLike[str] | None,
     texts: dict[int, str] | None,
 ) -> None:
-    """RunError if the format has no use for what it is given, or not enough of it."""
+    """RunError if the format has no use for what it is given, or not enough of it; a warning if pictures have no address."""
     if kind.names == "nothing" and (prefix or images is not None):
         raise RunError(f"{format} names no pictures: leave out prefix (--prefix) and images (--images)")
     if texts is not None and kind.names != "address":
@@ -121,6 +121,12 @@ def _refuse_places(
         raise RunError(
             f"{format} names pictures by their address: say with prefix (--prefix) where the files in {os.fspath(images)} are served, "
             "such as /data/local-files/?d=FOLDER/"
+        )
+    if kind.names == "address" and images is None and not prefix and texts is None:
+        warnings.warn(
+            f"{format} shows pictures by their address, and keys alone are none: without prefix (--prefix, such as "
+            "https://HOST/FOLDER/) its tasks are without pictures",
+            stacklevel=4,
         )
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def require_scorer(scorer: object) -> None:
     """Raise TypeError if this is no ``Scorer``, but a model, say."""
-    if not hasattr(scorer, "passes"):
+    if not hasattr(scorer, "describe"):
         kind = type(scorer).__name__
         raise TypeError(
             f"scorer is of type {kind}: a Scorer is needed, mcscore.Scorer(model, passes=100, scores=('bald',))"
