@@ -52,7 +52,8 @@ def cycles(
     where = local_path(out, "cycles", RunError).absolute()
     if start is not None and not callable(start):
         raise TypeError(
-            f"start of cycles is a function of the seed, not of type {type(start).__name__}: start=lambda seed: ids is the same for all"
+            f"start of cycles is a function of the seed, not of type {type(start).__name__}: start=lambda seed: ids gives all of them the "
+            "same"
         )
     for name in methods:
         if not _NAME.fullmatch(name):

@@ -124,7 +124,8 @@ def score_pool(
         ...     run.complete, run.scores("bald").shape, len(run.select(3, diversity="none"))
         (True, (20,), 3)
     """
-    require_scorer(scorer)
+    if not isinstance(scorer, Recipe):
+        require_scorer(scorer)
     path = any_path(out).absolute()  # the model, or another thread, may change the working directory
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")

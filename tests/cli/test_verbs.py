@@ -65,7 +65,7 @@ def test_four_commands_lead_from_an_array_to_a_report(mcscore: Command, project:
     tags = _Tags()
     tags.feed(page)
     assert tags.open == []
-    assert {"img", "table", "picture"} <= tags.seen
+    assert {"img", "table", "svg"} <= tags.seen
 
 
 def test_same_command_again_changes_nothing(mcscore: Command, pool: Path, project: Path) -> None:
