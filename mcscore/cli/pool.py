@@ -221,7 +221,7 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     )
 
 
-@pool.command("compact")
+@pool.command("compact", short_help="Write POOL anew, in files of the size of a new pool.")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.option("--out", type=PATH, help="Write the compacted pool to this path; default: in place.")
 @reporting
@@ -307,7 +307,7 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
     emit(facts, f"{path}: {len(ids):,} items {done}, {excluded:,} of {opened.n:,} are excluded")
 
 
-@pool.command("verify")
+@pool.command("verify", short_help="Read POOL, and list damaged chunks.")
 @click.argument("path", metavar="POOL", type=POOL)
 @reporting
 @as_json
@@ -330,7 +330,7 @@ def pool_verify(path: Path) -> None:
     fail(click.get_current_context(), FAILED, text, "PoolError", **facts)
 
 
-@pool.command("info")
+@pool.command("info", short_help="Describe POOL.")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.option("--contact-sheet", type=PATH, help="PNG file to draw up to 64 items in.")
 @as_json

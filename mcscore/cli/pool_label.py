@@ -33,7 +33,7 @@ def _separator(_context: click.Context, _option: click.Parameter, value: str | N
     return character
 
 
-@click.command("label", cls=Command)
+@click.command("label", cls=Command, short_help="Label items of POOL from TABLE.")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.argument("table", type=PATH)
 @click.option("--overwrite", is_flag=True, help="Replace labels that items have already.")

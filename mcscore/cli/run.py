@@ -227,7 +227,7 @@ def _again(damage: SpanDamage) -> str:
     return f"; {damage.span} will be scored again" if damage.span else "; the file will be written again"
 
 
-@click.command()
+@click.command(short_help="Write scores or a selection of RUN for other tools.")
 @click.argument("path", metavar="RUN", type=RUN)
 @click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Format of the file.")
 @click.option(

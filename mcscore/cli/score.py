@@ -90,7 +90,7 @@ def _resumable() -> Iterator[None]:
         fail(click.get_current_context(), RESUMABLE, text, "Stopped")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Score the unlabeled items of POOL.")
 @click.argument("path", metavar="POOL", type=POOL)
 @shared.model
 @_run(
@@ -316,7 +316,7 @@ def _screened(run: Run) -> list[str]:
     return [*filter(None, [run.meta["cuts"][-1]["why"]]), *told(run.meta["certificate"])]
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Show how `score` would run, and score nothing.")
 @click.argument("path", metavar="POOL", type=POOL)
 @shared.model
 @shared.passes

@@ -304,7 +304,7 @@ def _require_recorded_file(run: Run, spec: str, recorded: str | None) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="Write a report of RUN as one HTML page.")
 @click.argument("path", metavar="RUN", type=RUN)
 @click.option("--out", type=PATH, help="The page to write; default: RUN/report.html.")
 @click.option(

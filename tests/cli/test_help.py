@@ -33,7 +33,7 @@ def test_help_has_a_sentence_for_the_verb_and_for_every_option(words: tuple[str,
     for name, option in options(words).items():
         assert (option.help or "").endswith("."), name
         assert "as for" not in (option.help or "").lower(), name
-    for line in CliRunner().invoke(main, [*words, "--help"], terminal_width=110).output.splitlines():
+    for line in CliRunner().invoke(main, [*words, "--help"], terminal_width=80).output.splitlines():
         assert not (line.startswith("  ") and line.endswith("...")), "the list of verbs cuts a sentence"
 
 

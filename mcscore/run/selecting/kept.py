@@ -158,7 +158,7 @@ def read_selection(
     try:
         table, how = read_parquet(path)
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
     if (other := how.get("run")) != run.meta["id"]:
         raise RunError(f"{path} was selected from another run (id {other}), not from {run.path} (id {run.meta['id']})")
     by = how.get("by")
