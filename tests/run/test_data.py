@@ -160,7 +160,7 @@ def test_what_is_wrong_is_named_with_its_place(items: np.ndarray, scorer: Scorer
         score(items[:0], scorer)
     with pytest.raises(RunError, match="check must be one of off, warn, strict, not 'loud'"):
         score(items, scorer, check="loud")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="scorer is of type Linear: a Scorer is needed"):
+    with pytest.raises(TypeError, match="scorer is the model itself, of type Linear: give mcscore"):
         score(items, torch.nn.Linear(6, 3))  # type: ignore[arg-type]
     with pytest.raises(
         RunError, match=r"s3://bucket/run is no local path, and a copy of the items cannot be written there$"

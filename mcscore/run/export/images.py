@@ -11,7 +11,6 @@ from urllib.parse import quote
 from ... import atomic
 from ...errors import ImageError, RunError
 from ...paths import is_file, local_path
-from ...pool.pictures import containers
 
 if TYPE_CHECKING:
     import pyarrow
@@ -154,6 +153,8 @@ def size_of(path: str) -> tuple[int, int]:
         import PIL  # noqa: F401
     except ImportError:
         raise RunError("the sizes of pictures are read with Pillow: pip install 'mcscore[images]'") from None
+    from ...pool.pictures import containers
+
     try:
         return containers.size_of(Path(path))
     except (OSError, ValueError, SyntaxError, ImageError) as error:

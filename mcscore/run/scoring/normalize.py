@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def require_scorer(scorer: object) -> None:
-    """Raise TypeError if this is no ``Scorer``, but a model, say."""
-    if not hasattr(scorer, "describe"):
+    """Raise TypeError if a model is given in place of its ``Scorer``."""
+    from torch import nn
+
+    if isinstance(scorer, nn.Module):
         kind = type(scorer).__name__
-        raise TypeError(
-            f"scorer is of type {kind}: a Scorer is needed, mcscore.Scorer(model, passes=100, scores=('bald',))"
-        )
+        raise TypeError(f"scorer is the model itself, of type {kind}: give mcscore.Scorer(model, passes=100)")
 
 
 def own_scorer(scorer: Scorer, pool: Pool) -> Scorer:
