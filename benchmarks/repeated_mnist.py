@@ -148,7 +148,7 @@ class Experiment:
             given["embeddings"] = scorer.embed(images)
             given["labeled_embeddings"] = scorer.embed(self.images_N[labeled])
         if "probabilities" in method.needs:
-            given["probabilities"] = scorer.predict(images, ids).float().numpy()
+            given["probabilities"] = scorer.predict(images, ids).mean.float().numpy()
         if "samples" in method.needs:
             given["samples"] = joint.samples(images, ids).softmax(-1).transpose(0, 1).contiguous().numpy()
         return select(ids, scores, BATCH, diversity=name, seed=seed, **given).ids

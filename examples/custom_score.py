@@ -1,10 +1,10 @@
-"""Add a score of your own to the catalog: one row, and everything knows it: Scorer, score_pool, select, Moments.
+"""Add a score of your own to the catalog: one call, and everything knows it: Scorer, score_pool, select, Moments.
 
     python examples/custom_score.py
 
 Vote entropy (Dagan & Engelson 1995): every pass votes for its most probable class, and the entropy of the votes is the score.
-A row gives the score twice: ``oracle`` from the probabilities of every pass, the truth in tests, and ``finish`` from means over
-the passes, which is what is computed. It may use p (mean probability), p2 (of its square), h (mean entropy of a pass) and votes.
+It is given twice: ``oracle`` from the probabilities of every pass, the truth, and ``finish`` from means over the passes, which is what is
+computed; the two are compared. A score of no such means is given by its oracle alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mcscore
-from mcscore.acquisition import Score
 
 
 def entropy_of(votes_BC: Tensor) -> Tensor:
@@ -31,20 +30,21 @@ def oracle(p_TBC: Tensor, _likelihood: str) -> Tensor:
     return entropy_of(F.one_hot(p_TBC.argmax(-1), p_TBC.shape[-1]).double().mean(0))
 
 
-VOTE_ENTROPY = Score(
-    "vote_entropy",
-    likelihoods=("categorical",),
-    moments=("votes",),
-    bounds=lambda C, _likelihood: (0.0, math.log(C)),
-    oracle=oracle,
-    finish=lambda means, _likelihood: entropy_of(means["votes"]),
-    text="entropy of the votes of the passes (Dagan & Engelson 1995)",
-)
+def finish(means: dict[str, Tensor], _likelihood: str) -> Tensor:
+    """From the shares of the votes, which the passes leave behind."""
+    return entropy_of(means["votes"])
 
 
 def main(k: int = 10) -> np.ndarray:
     """Returns the ids of the k digits on whose class the passes agree least."""
-    mcscore.SCORES[VOTE_ENTROPY.name] = VOTE_ENTROPY
+    mcscore.register_score(
+        "vote_entropy",
+        oracle,
+        finish,
+        moments=["votes"],
+        bounds=lambda C, _likelihood: (0.0, math.log(C)),
+        text="entropy of the votes of the passes (Dagan & Engelson 1995)",
+    )
     images = torch.from_numpy(load_digits().images).float()[:, None] / 16
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10))

@@ -25,8 +25,10 @@ _HOME = {
     "PoolNotFoundError": "errors",
     "RunMadeError": "errors",
     "ImageError": "errors",
+    "SampleError": "errors",
     "RunError": "errors",
     "Stopped": "errors",
+    "register_score": "own_scores",
     "Scorer": "scorer",
     "Dropout": "scorer",
     "Execution": "scorer",
@@ -39,6 +41,7 @@ _HOME = {
     "Screen": "run",
     "Shard": "run.shards",
     "Workers": "run",
+    "score": "run.data",
     "score_pool": "run",
     "score_shard": "run.shards",
 }
@@ -61,6 +64,7 @@ __all__ = [
     "Run",
     "RunError",
     "RunMadeError",
+    "SampleError",
     "ScoreOptions",
     "Scorer",
     "Screen",
@@ -70,6 +74,8 @@ __all__ = [
     "TopK",
     "Workers",
     "__version__",
+    "register_score",
+    "score",
     "score_logits",
     "score_pool",
     "score_shard",
@@ -90,13 +96,16 @@ if TYPE_CHECKING:
         PrecisionError,
         RunError,
         RunMadeError,
+        SampleError,
         SiteError,
         Stopped,
     )
     from .kernels.score import score_logits
     from .moments import Moments
+    from .own_scores import register_score
     from .pool import Pool
     from .run import RayWorkers, Run, Screen, Workers, score_pool
+    from .run.data import score
     from .run.shards import Shard, score_shard
     from .run.start import ScoreOptions
     from .scorer import Dropout, Execution, Scorer

@@ -69,6 +69,7 @@ class Score:
     likelihoods: where it is defined. moments: names from LIKELIHOOD_MOMENTS, over all its likelihoods. bounds(C, likelihood): closed range.
     oracle(samples, likelihood): (B,) float64 from per-pass p_TBC or GaussianSamples. finish(moments, likelihood): (B,) from means.
     smooth: whether it is a smooth function of the means, so that its bias can be estimated (``jackknife``).
+    A registered score without ``finish`` is computed by its oracle, which takes the outputs of all passes at once.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Score:
     moments: tuple[str, ...]
     bounds: Callable[[int, str], tuple[float, float]]
     oracle: Oracle
-    finish: Finish
+    finish: Finish | None
     text: str
     smooth: bool = True
 
@@ -272,6 +273,9 @@ SCORES: dict[str, Score] = {
 (0.0, 0.75)
 """
 
+BUILT_IN = frozenset(SCORES)
+"""The scores of this module; the catalog may get more (``own_scores.register_score``)."""
+
 KERNEL_SCORES = tuple(name for name, score in SCORES.items() if set(_DISCRETE) <= set(score.likelihoods))
 """The scores that kernels compute, in the order in which C++ and Triton keep them."""
 
@@ -301,7 +305,9 @@ def check_scores(scores: Sequence[str], likelihood: str, noise_variance: float |
     fitting = [name for name, score in SCORES.items() if likelihood in score.likelihoods]
     for name in names:
         if name not in SCORES:
-            raise ValueError(f"unknown score {name!r}; choose from {', '.join(fitting)}")
+            raise ValueError(
+                f"unknown score {name!r}; choose from {', '.join(fitting)}, or add one: mcscore.register_score"
+            )
         if name not in fitting:
             raise ValueError(
                 f"score {name!r} is not defined for likelihood {likelihood!r}; choose from {', '.join(fitting)}"
@@ -368,7 +374,7 @@ def oracle_scores(
     B, C = logits.shape[1:3]
     outputs = logits.detach().movedim(2, -1).flatten(1, -2)  # (T, B * pixels, C)
     ok = ok_outputs(outputs, likelihood, input)
-    samples = _samples(outputs.double(), likelihood, input, noise_variance)
+    samples = samples_of(outputs.double(), likelihood, input, noise_variance)
     results = {name: SCORES[name].oracle(samples, likelihood) for name in names}
     results = {name: torch.where(ok & values.isfinite(), values, math.nan) for name, values in results.items()}
     mean = samples.mean_TB.mean(0) if likelihood == "gaussian" else samples.mean(0)
@@ -380,8 +386,8 @@ def oracle_scores(
     return {**results, "prediction": prediction}
 
 
-def _samples(outputs_TBC: Tensor, likelihood: str, input: str, noise_variance: float | None) -> Samples:
-
+def samples_of(outputs_TBC: Tensor, likelihood: str, input: str, noise_variance: float | None) -> Samples:
+    """What an oracle takes, of float64 outputs."""
     if likelihood == "gaussian":
         if outputs_TBC.shape[-1] == 1:
             return GaussianSamples(outputs_TBC[..., 0], None, noise_variance)

@@ -63,6 +63,10 @@ class ImageError(Error, ValueError):
     """Bytes that cannot become an item; the message says why."""
 
 
+class SampleError(Error, ValueError):
+    """A sample of a dataset has no item that can be told, or a label of no known kind; the message says how to name it."""
+
+
 class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
 

@@ -27,7 +27,7 @@ is given; its standard error is too large there, by up to 1.7.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .acquisition import SCORES
@@ -73,18 +73,21 @@ def require_passes(passes: int) -> None:
         raise ValueError(f"a standard error needs at least 2 passes, got {passes}")
 
 
-def columns(scores: Sequence[str], errors: bool) -> tuple[str, ...]:
+def columns(scores: Sequence[str], errors: bool, smooth: Mapping[str, bool] | None = None) -> tuple[str, ...]:
     """The names of the results: the scores and, with errors, the standard error of each and the bias of those that have one.
+
+    smooth: whether a score is smooth, of scores that may not be in the catalog of this process.
 
     >>> columns(["bald", "margin"], True)
     ('bald', 'margin', 'bald_se', 'margin_se', 'bald_bias')
     """
     if not errors:
         return tuple(scores)
+    known = smooth or {}
     return (
         *scores,
         *(f"{name}_se" for name in scores),
-        *(f"{name}_bias" for name in scores if SCORES[name].smooth),
+        *(f"{name}_bias" for name in scores if (known[name] if name in known else SCORES[name].smooth)),
     )
 
 

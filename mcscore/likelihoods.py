@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Messages of two checks, one of the arguments and one of the outputs.
-NO_NOISE = (
-    "score 'bald' with likelihood 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
-)
+NO_NOISE = "score {!r} with likelihood 'gaussian' needs the noise: output (mean, log-variance), or pass noise_variance"
 TWO_NOISES = "the model predicts its noise (C = 2: mean, log-variance), so noise_variance must not be given too"
 LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
 INPUTS = ("logits", "log_probs", "probs")
@@ -49,7 +47,7 @@ class GaussianSamples(NamedTuple):
         if self.variance_TB is not None:
             return self.variance_TB.mean(0)
         if self.noise_variance is None:
-            raise ValueError(NO_NOISE)
+            raise ValueError(NO_NOISE.format("bald"))
         return self.mean_TB.new_full(self.mean_TB.shape[1:], self.noise_variance)
 
 
@@ -80,12 +78,12 @@ def check_shape(shape: Sequence[int], likelihood: str) -> None:
         )
 
 
-def check_noise(scores: Sequence[str], likelihood: str, C: int, noise_variance: float | None) -> None:
-    """ValueError unless a gaussian output of width ``C`` has exactly one source of noise where "bald" needs it."""
+def check_noise(noisy: Sequence[str], likelihood: str, C: int, noise_variance: float | None) -> None:
+    """ValueError unless a gaussian output of width ``C`` has exactly one source of noise where the scores ``noisy`` need it."""
     if likelihood == "gaussian" and C == 2 and noise_variance is not None:
         raise ValueError(TWO_NOISES)
-    if likelihood == "gaussian" and C == 1 and noise_variance is None and "bald" in scores:
-        raise ValueError(NO_NOISE)
+    if likelihood == "gaussian" and C == 1 and noise_variance is None and noisy:
+        raise ValueError(NO_NOISE.format(noisy[0]))
 
 
 def ok_outputs(outputs_TBC: Tensor, likelihood: str, input: str = "logits") -> Tensor:

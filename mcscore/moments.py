@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from .kernels import eager
 from .kernels.groups import Groups
 from .kernels.score import accumulate, check_outputs, errors_of, reduce_dense
 from .likelihoods import check_input, reduction_share
+from .own_scores import require_finish
 
 _SETTINGS = ("scores", "likelihood", "input", "noise_variance", "reduction", "errors")
 
@@ -49,6 +51,7 @@ class Moments:
         errors: bool = False,
     ) -> None:
         self.scores = check_scores(scores, likelihood, noise_variance)
+        require_finish(self.scores, "a stream of passes cannot make values")
         check_input(input, likelihood)
         reduction_share(reduction)
         self.likelihood, self.input, self.noise_variance, self.reduction = likelihood, input, noise_variance, reduction
@@ -119,6 +122,29 @@ class Moments:
         whole, without = self._groups.scores(self.scores, self.noise_variance)
         results |= errors_of(whole, without, self._groups.sizes, self._shape, self.reduction)
         return {name: results[name] for name in (*columns(self.scores, True), "prediction")}
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean over the passes so far: "p", float64 mean probabilities (B, C, *pixels), NaN where an output was none.
+
+        Likelihood gaussian: "mu" the mean, "var" its variance over the passes, and "noise" the mean variance that the model predicts, or
+        ``noise_variance`` if that is given; (B, *pixels) each.
+
+        >>> Moments().update(torch.zeros(3, 1, 2)).means()["p"].tolist()
+        [[0.5, 0.5]]
+        """
+        if self._shape is None:
+            raise ValueError("no pass yet: call update(logits) before means()")
+        B, C, *pixels = self._shape
+        spoiled = self._state["bad"]
+        if self.likelihood != "gaussian":
+            p_RC = (self._state["p"] / self.n).masked_fill(spoiled[:, None], math.nan)
+            return {"p": p_RC.view(B, *pixels, C).movedim(-1, 1)}
+        found = {"mu": self._state["mu"], "var": self._state["var"] / self.n}
+        if "noise" in self._state:
+            found["noise"] = self._state["noise"] / self.n
+        elif self.noise_variance is not None:
+            found["noise"] = torch.full_like(found["mu"], self.noise_variance)
+        return {name: values.masked_fill(spoiled, math.nan).view(B, *pixels) for name, values in found.items()}
 
     def _check_same(self, shape: tuple[int, ...], device: torch.device) -> None:
         if shape != self._shape:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from .acquisition import SCORES
 from .errors import ModelError, first_line
+from .own_scores import registered
 
 if TYPE_CHECKING:
     from .scorer.scorer import Scorer
@@ -56,7 +58,7 @@ class FromSpec:
 
 @dataclass(frozen=True)
 class Pickled:
-    """A copy of a scorer: model, transform and options in bytes. Code of a script or a notebook is in them, too.
+    """A copy of a scorer: model, transform, registered scores and options in bytes. Code of a script or a notebook is in them, too.
 
     files: model files that were imported under a name of ours, as their own was taken.
     """
@@ -77,13 +79,13 @@ class Pickled:
 
         options: dict[str, Any] = {name: getattr(scorer, name) for name in _OPTIONS}
         options["embedding"] = scorer._embedding
-        kept = (scorer.model, options, scorer.normalization)
+        kept = (scorer.model, options, scorer.normalization, registered(scorer.scores))
         try:
             return Pickled(cloudpickle.dumps(kept), imported_files())
         except Exception as error:  # of any __reduce__
             raise ModelError(
-                f"{type(scorer.model).__name__} or its transform cannot be copied to another process: {first_line(error)}. Name the "
-                "model by a spec instead, as `mcscore score --model FILE.py:NAME` does"
+                f"{type(scorer.model).__name__}, its transform or a registered score cannot be copied to another process: "
+                f"{first_line(error)}. Name the model by a spec instead, as `mcscore score --model FILE.py:NAME` does"
             ) from error
 
     def build(self, device: str) -> Scorer:
@@ -93,9 +95,10 @@ class Pickled:
 
         try:
             import_files(self.files)
-            model, options, normalization = pickle.loads(self.data)
+            model, options, normalization, own = pickle.loads(self.data)
         except Exception as error:
             raise ModelError(f"the copy of the model cannot be read in another process: {first_line(error)}") from error
+        SCORES.update((score.name, score) for score in own)
         scorer = Scorer(model, device=device, **options)
         scorer.normalize(*(normalization or (None, None)))
         return scorer

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,18 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert second > first
     assert (tmp_path / "runs/1/report.html").stat().st_size > 10_000
     assert (tmp_path / "runs/2/selection-0001.parquet").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_notebook_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for language, _, text in BLOCK.findall((ROOT / "docs" / "notebook.md").read_text()):
+        if language == "python":
+            exec(text, names)
+    assert (len(names["best"]), len(names["chosen"])) == (10, 10)
+    assert names["found"].mean.shape == (16, 10)
+    assert names["p_TBC"].shape == (50, 16, 10)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -67,7 +67,6 @@ def catalog() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("catalog")
-@pytest.mark.filterwarnings("ignore:vote_entropy has no kernel")
 def test_a_score_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     module = load("custom_score")

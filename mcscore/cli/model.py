@@ -79,6 +79,13 @@ def recipe_of(spec: str, weights: str | Path | None, **settings: Any) -> FromSpe
     return FromSpec(spec, Path(weights).absolute() if weights else None, grouped(**settings))
 
 
+def import_spec(spec: str) -> None:
+    """Import the file or module of a model. ModelError if it cannot be imported, or lacks what the spec names."""
+    from ..scorer.model_spec import find_builder
+
+    find_builder(spec)
+
+
 def build_scorer(spec: str, weights: str | Path | None, *, device: str | None, **settings: Any) -> Scorer:
     """Build the model and give it to a Scorer; without ``device``, on the GPU if there is one."""
     import torch

@@ -178,7 +178,7 @@ def pool_import(
                 fit=fit or "crop",
                 channels=channels,
                 keep_encoded=keep_encoded,
-                progress=progress,
+                progress=progress or False,
                 report=told.append,
                 **chosen,
                 **facts,
@@ -186,7 +186,7 @@ def pool_import(
     else:
         if gray or keep_encoded or fit:
             raise click.UsageError("options for images need --size")
-        made = import_array(src, dst, **options.for_array("options for images need --size"), **facts)
+        made = import_array(src, dst, progress=False, **options.for_array("options for images need --size"), **facts)
         told.append(Counts(made.n))
     stored = pool_facts(made)
     count = told[0]
@@ -214,7 +214,7 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     if is_images(src):
         chosen = options.for_images(f"and {src} holds images")
         with progress_line(None, options.quiet) as progress:
-            grown = append_images(path, src, progress=progress, report=told.append, **chosen)
+            grown = append_images(path, src, progress=progress or False, report=told.append, **chosen)
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
     # None: an earlier call had done it, and this one has read nothing.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import check_scores
+from ..acquisition import SCORES, check_scores
 from ..errors import RunError
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
-from .model import build_scorer, recipe_of, users_code
+from .model import build_scorer, import_spec, recipe_of, users_code
 from .options import POOL, RUN
 from .shared import Command, Option
 from .terminal import RESUMABLE, as_json, emit, fail, progress_line
@@ -168,6 +168,9 @@ def score(
 
     Ctrl-C stops the run; the same command resumes it.
     """
+    if not set(settings["scores"]) <= SCORES.keys():
+        with users_code():
+            import_spec(spec)  # which may register the score
     try:
         check_scores(settings["scores"], settings["likelihood"], settings["noise_variance"])
         screen, device = screen_of(settings), settings.pop("device")
@@ -193,7 +196,7 @@ def score(
             scorer = recipe_of(spec, weights, **settings)
             progress = stack.enter_context(progress_line(settings["passes"], quiet))
             on_stage = progress.stage if progress is not None else None
-            shown: dict[str, Any] = {"device": device, "progress": progress, "on_stage": on_stage}
+            shown: dict[str, Any] = {"device": device, "progress": progress or False, "on_stage": on_stage}
             asked: dict[str, Any] = {
                 "span": span,
                 "labeled": labeled,

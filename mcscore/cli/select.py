@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..acquisition import SCORES
 from ..errors import ModelError
 from ..methods import DIVERSITY
 from ..text import count
@@ -42,7 +41,7 @@ def _default_betas() -> str:
 @click.command(cls=Command)
 @click.argument("path", metavar="RUN", type=RUN)
 @_selection("-k", type=click.IntRange(1), required=True, help="Number of items to select.")
-@_selection("--by", type=click.Choice(list(SCORES)), help="Score to select by; default: the first score of RUN.")
+@_selection("--by", metavar="SCORE", help="Score to select by, of those of RUN; default: the first.")
 @_diverse(
     "--diversity",
     type=click.Choice(list(DIVERSITY)),

@@ -220,7 +220,7 @@ class _Cycle:
         scorer = self._scorer(model)
         _discard_other_model(where, scorer)
         self.tell(f"round {index}: score {left} items with {scorer.passes} passes")
-        return score_pool(pool, scorer, where, **self.scoring)
+        return score_pool(pool, scorer, where, **{"progress": False, **self.scoring})
 
     def _scorer(self, model: nn.Module) -> Scorer:
         if callable(self.scorer):

@@ -20,13 +20,14 @@ from ..pool.labels import checked_labels
 from ..pool.pictures.decode import require_decoder
 from ..pool.pool import Pool
 from ..pool.schema import UNLABELED, Grid
+from ..progress import Shown
 from ..store.chunks import ChunkReader
 from ..store.writer import ArrayWriter
 from .append_commit import Added, appending, check_base, commit_staged, complete_earlier, stage_ready
 from .arrays import read_source
 from .counts import Report
 from .images import counted, tell, write_bad
-from .pipeline import SAME_KEY, Progress, ingest_entries
+from .pipeline import SAME_KEY, ingest_entries
 from .sources import open_source
 from .staging_log import StagingLog
 from .worker import ImageFormat
@@ -44,7 +45,7 @@ def append_images(
     max_bad: int | None = None,
     workers: int | None = None,
     reading: str | None = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
     report: Report | None = None,
 ) -> Pool:
     """Add the images of a source to a pool, in its size and form; repeat the call after a kill to resume.
@@ -60,7 +61,7 @@ def append_images(
         max_bad: stop when more entries than this cannot be used; None: never.
         workers: decoding processes; default: one per core.
         reading: whether labels of digits are "names" or "numbers", as for import_images.
-        progress: called as progress(entries done, entries in all).
+        progress: called as progress(entries done, entries in all); None and False as of ``import_images``.
         report: called with the closing count, as for import_images.
 
     Raises:

@@ -15,6 +15,7 @@ from ..errors import PoolError
 from ..paths import local_path
 from ..pool.labels import checked_labels
 from ..pool.pool import Pool
+from ..progress import Progress, Shown, shown
 from .array_formats import ArrayFile, open_array
 
 LAYOUTS = ("hw", "chw", "hwc")
@@ -32,6 +33,7 @@ def import_array(
     std: Any = None,
     classes: Any = None,
     compression: str = "none",
+    progress: Shown = None,
 ) -> Pool:
     """Make a pool of the array in a file.
 
@@ -47,6 +49,7 @@ def import_array(
         std: standard deviation per channel, as for Pool.create.
         classes: names of the classes, as for Pool.create.
         compression: "none", "lz4" or "zstd", as for Pool.create.
+        progress: called as progress(items done, items); None: a bar on a terminal and in a notebook; False: nothing.
 
     Raises:
         PoolError: a file is missing, damaged or of unknown format; lengths differ; the layout does not fit the shape.
@@ -64,17 +67,28 @@ def import_array(
         checked_labels(labels, array.shape[0], classes)  # before hours of copying, not after
     if compression == "none":
         _check_room(local_path(dst, "a pool", PoolError), src, array)
-    return Pool.create(
-        dst,
-        (arrange(block) for block in array.blocks()),
-        n=array.shape[0],
-        labels=labels,
-        mean=mean,
-        std=std,
-        classes=classes,
-        source=Path(src).name,
-        compression=compression,
-    )
+    with shown(progress) as tell:
+        return Pool.create(
+            dst,
+            (arrange(block) for block in _counted(array, tell)),
+            n=array.shape[0],
+            labels=labels,
+            mean=mean,
+            std=std,
+            classes=classes,
+            source=Path(src).name,
+            compression=compression,
+        )
+
+
+def _counted(array: ArrayFile, tell: Progress) -> Iterator[np.ndarray]:
+    """Yield the blocks of an array, and tell how many items the pool has."""
+    done = 0
+    tell(done, array.shape[0])
+    for block in array.blocks():
+        yield block
+        done += len(block)
+        tell(done, array.shape[0])
 
 
 def read_source(

@@ -27,10 +27,11 @@ from ..pool.create import finish_pool, planned_layout
 from ..pool.pictures.decode import FITS, MAX_PIXELS, require_decoder, sides
 from ..pool.pool import Pool
 from ..pool.schema import Grid, checked_attributes, plan_grid
+from ..progress import Shown
 from ..store.layout import ChunkLayout
 from ..store.writer import ArrayWriter
 from .counts import Counts, Report, reasons_of
-from .pipeline import Progress, ingest_entries
+from .pipeline import ingest_entries
 from .sources import Source, open_source
 from .staging import check_same, stage_of, staged
 from .staging_log import StagingLog
@@ -54,7 +55,7 @@ def import_images(
     classes: Any = None,
     reading: str | None = None,
     compression: str = "none",
-    progress: Progress | None = None,
+    progress: Shown = None,
     report: Report | None = None,
 ) -> Pool:
     """Make a pool of (channels, height, width) uint8 from images; repeat the call after a kill to resume.
@@ -81,7 +82,8 @@ def import_images(
         classes: names of the classes in order, by which labels get their numbers; default: those of the source.
         reading: whether labels of digits are "names" or "numbers" of classes; needed only where the two differ.
         compression: "none", "lz4" or "zstd", as for Pool.create.
-        progress: called as progress(entries done, entries in all); the second is the first where the source cannot tell.
+        progress: called as progress(entries done, entries in all); the second is the first where the source cannot tell. None: a bar on a
+            terminal and in a notebook; False: nothing.
         report: called with the closing count: what was stored, refused, passed over, converted. Without it, a warning
             names what did not come in.
 
@@ -244,7 +246,7 @@ def _ingest_all(
     compression: str,
     max_bad: int | None,
     workers: int | None,
-    progress: Progress | None,
+    progress: Shown,
 ) -> ChunkLayout:
     """Write the whole source as files in ``where``; return their layout."""
     item_shape = () if image_format.keep_encoded else (image_format.channels, *image_format.size)

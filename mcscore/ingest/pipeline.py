@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 
 from ..errors import PoolError
+from ..progress import Progress, Shown
+from ..progress import shown as told
 from ..store.writer import ArrayWriter
 from .decoders import Decoders, decoders
 from .sources import Entry, Source, key_problem, shown
 from .staging_log import StagingLog
 from .worker import DecodedImage, ImageFormat
 
-__all__ = ["ImageFormat", "Progress", "ingest_entries", "refuse_too_many"]
+__all__ = ["ImageFormat", "ingest_entries", "refuse_too_many"]
 
 # A process decodes a block at a time. Entries that wait to be decoded or written have at most AHEAD_BYTES, counted as
 # encoded bytes and pixels; one that is larger by itself waits alone.
@@ -27,7 +29,6 @@ BLOCK = 64
 BLOCK_BYTES = 16 << 20
 AHEAD_BYTES = 256 << 20
 SAME_KEY = "an earlier item has the same key"
-Progress = Callable[[int, int], None]
 
 
 def ingest_entries(
@@ -39,7 +40,7 @@ def ingest_entries(
     *,
     max_bad: int | None,
     workers: int | None,
-    progress: Progress | None,
+    progress: Shown,
 ) -> None:
     """Write the entries of a source behind the last checkpoint.
 
@@ -51,7 +52,7 @@ def ingest_entries(
         known: keys that the pool has already; entries with these keys are bad.
         max_bad: stop when more entries than this cannot be used; None: never.
         workers: decoding processes; None: one per core.
-        progress: called as progress(entries done, entries in all).
+        progress: called as progress(entries done, entries in all); None and False as of ``import_images``.
 
     Raises:
         PoolError: more than max_bad entries cannot be used; an entry was usable before a restart and is not now.
@@ -61,8 +62,8 @@ def ingest_entries(
     refuse_too_many(log.ingested.bad, max_bad)
     refuse_too_many([[shown(key), why] for key, why in source.refused], max_bad)
     processes = workers or os.cpu_count() or 1
-    with decoders(processes, image_format) as pool:
-        for entry, image in _decode_ahead(source, image_format, log, pool, known, 2 * processes, progress):
+    with decoders(processes, image_format) as pool, told(progress, "images") as tell:
+        for entry, image in _decode_ahead(source, image_format, log, pool, known, 2 * processes, tell):
             log.position, log.start = entry.position, writer.n - inside
             if inside and image.rows is None:
                 raise PoolError(
@@ -101,7 +102,7 @@ def _decode_ahead(
     pool: Decoders,
     known: Container[str],
     ahead: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Iterator[tuple[Entry, DecodedImage]]:
     """Yield the entries behind the last checkpoint, in order; up to ``ahead`` blocks are decoded in advance."""
     done = log.entries
@@ -113,8 +114,7 @@ def _decode_ahead(
             waiting.append((*following, pool.submit(following[0])))
             held += following[1]
             following = next(blocks, None)
-        if progress:
-            progress(done, source.count or done)
+        progress(done, source.count or done)
         if not waiting:
             return
         block, cost, images = waiting.popleft()

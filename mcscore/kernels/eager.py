@@ -36,7 +36,7 @@ def new_state(scores: Sequence[str], likelihood: str, items: int, C: int, device
     real = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
     names = needed_moments(scores, likelihood)
     if likelihood == "gaussian":
-        names = ("n", "mu", "var", "noise") if "noise" in names and C == 2 else ("n", "mu", "var")
+        names = ("n", "mu", "var", "noise") if C == 2 else ("n", "mu", "var")
     state = {"bad": torch.zeros(items, dtype=torch.bool, device=device)}
     for name in names:
         shape = (items, C) if name in ("p", "p2", "votes") else (items,)
@@ -187,6 +187,8 @@ def finish_scores(
     ok = ~state["bad"]
     results = {}
     for name in scores:
-        values = SCORES[name].finish(means, likelihood)
+        finish = SCORES[name].finish
+        assert finish is not None  # ``own_scores.require_finish``
+        values = finish(means, likelihood)
         results[name] = torch.where(ok & values.isfinite(), values, math.nan)
     return results

@@ -3,6 +3,9 @@
     native, triton   (T, B, C) float32, float16 or bfloat16 logits, categorical or bernoulli; every logit is read once
     eager            everything else: float64, gaussian, bernoulli (log-)probabilities, other devices; PyTorch, in steps
 
+Registered scores have no kernel of their own: where a kernel serves the others it also adds up their moments, in another reading of the
+logits, and PyTorch finishes them. So they do not change a bit of the others.
+
 Dense outputs go to the same kernels as blocks of pixels in rows, at most 16 MB at a time (256 MB on a GPU). ``accumulate`` on a GPU
 reads them as they lie.
 """
@@ -17,9 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acquisition import KERNEL_SCORES, bald_noise, check_scores
+from ..acquisition import KERNEL_SCORES, SCORES, bald_noise, check_scores
 from ..jackknife import MAX_GROUPS, columns, estimate, require_passes
-from ..likelihoods import check_input, check_noise, check_shape, reduce_pixels, reduce_predictions, reduction_share
+from ..likelihoods import (
+    check_input,
+    check_noise,
+    check_shape,
+    ok_outputs,
+    reduce_pixels,
+    reduce_predictions,
+    reduction_share,
+)
+from ..own_scores import NO_ERROR, from_outputs, holding, require_finish
 from . import backends, eager
 from .groups import Groups
 
@@ -78,28 +90,39 @@ def score_logits(
     if errors:
         require_passes(T)
     device = logits_TBC.device
-    chosen = choose(logits_TBC, likelihood, input, backend, names)
+    chosen = choose(logits_TBC, likelihood, input, backend)
     rows = math.prod((B, *logits_TBC.shape[3:]))
-    fused = errors and chosen != "eager" and logits_TBC.ndim == 3
-    results = {name: torch.empty(rows, dtype=torch.float32, device=device) for name in columns(names, fused)}
+    held = holding(names)
+    fast = [name for name in names if chosen != "eager" and name in KERNEL_SCORES]
+    summed = [name for name in names if name not in held and name not in fast]  # by PyTorch, from sums over the passes
+    if errors:
+        require_finish(names, NO_ERROR)
+    fused = errors and logits_TBC.ndim == 3
+    results = {
+        name: torch.empty(rows, dtype=torch.float32, device=device) for name in (*columns(fast, fused), *summed, *held)
+    }
     results["prediction"] = torch.empty(
         rows, dtype=torch.float32 if likelihood == "gaussian" else torch.int32, device=device
     )
     for first, outputs in row_blocks(logits_TBC, likelihood, input, chosen):
-        if chosen == "eager":
-            state = eager.new_state(names, likelihood, outputs.shape[1], C, device)
-            eager.accumulate(outputs, state, likelihood, _kind(likelihood, input))
-            block = eager.finish(state, names, likelihood, T, noise_variance, bald_noise(logits_TBC.dtype))
-        else:
-            block = _kernels(chosen).score(outputs, names, likelihood, errors=fused)
+        block: dict[str, Tensor] = {}
+        if summed or not fast:
+            state = eager.new_state(summed, likelihood, outputs.shape[1], C, device)
+            _add_rows(outputs, state, likelihood=likelihood, input=input, chosen=chosen)
+            block |= eager.finish(state, summed, likelihood, T, noise_variance, bald_noise(logits_TBC.dtype))
+        if fast:
+            block |= _kernels(chosen).score(outputs, fast, likelihood, errors=fused)
+        if held:
+            budget = _BLOCK_BYTES.get(device.type, _BLOCK_BYTES["cpu"]) // (8 * T * C)
+            own = from_outputs(outputs, held, likelihood, _kind(likelihood, input), noise_variance, budget)
+            spoiled = ~ok_outputs(outputs, likelihood, _kind(likelihood, input))
+            block |= {name: values.float().masked_fill(spoiled, math.nan) for name, values in own.items()}
         for name, values in block.items():
             results[name][first : first + len(values)] = values
     results = reduce_dense(results, logits_TBC.shape, likelihood, reduction)
-    if errors and not fused:
-        found = _errors(logits_TBC, names, likelihood, input, noise_variance, reduction, chosen)
-        results |= found
-        results = {name: results[name] for name in (*columns(names, True), "prediction")}
-    return results
+    if errors and (rest := summed if fused else names):
+        results |= _errors(logits_TBC, rest, likelihood, input, noise_variance, reduction, chosen)
+    return {name: results[name] for name in (*columns(names, errors), "prediction")}
 
 
 def _errors(
@@ -189,7 +212,8 @@ def check_outputs(
         raise ValueError(f"outputs must be a tensor of float16, bfloat16, float32 or float64, got {kind}")
     check_input(input, likelihood)
     check_shape(outputs.shape, likelihood)
-    check_noise(scores, likelihood, outputs.shape[2], noise_variance)
+    noisy = [name for name in scores if "noise" in SCORES[name].moments]
+    check_noise(noisy, likelihood, outputs.shape[2], noise_variance)
     if _raw(likelihood, input):
         return
     pixels = math.prod(outputs.shape[3:])
@@ -202,7 +226,7 @@ def _raw(likelihood: str, input: str) -> bool:
     return input == "logits" or (likelihood == "categorical" and input == "log_probs")
 
 
-def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = None, scores: Sequence[str] = ()) -> str:
+def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = None) -> str:
     """The backend that serves these outputs. Where a kernel exists but cannot serve them, that is announced once."""
     if backend is not None and backend not in backends.BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(backends.BACKENDS)}")
@@ -214,8 +238,6 @@ def choose(outputs: Tensor, likelihood: str, input: str, backend: str | None = N
         obstacle = f"{outputs.dtype} outputs have no kernel; float32, float16 and bfloat16 have"
     elif likelihood == "bernoulli" and input != "logits":
         obstacle = f"likelihood 'bernoulli' with input={input!r} has no kernel; input='logits' has"
-    elif own := [name for name in scores if name not in KERNEL_SCORES]:
-        obstacle = f"{', '.join(own)} has no kernel: it was added to the catalog"
     elif backend is not None:
         backends.require(backend, outputs.device)
         return backend

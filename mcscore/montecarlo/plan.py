@@ -60,7 +60,7 @@ class Plan:
     why: str = ""  # why faster paths were passed over
     autocast: str = ""  # precision of products, if not the model's own: "bfloat16"
     precision: str = ""  # why this precision
-    # Per item, of sums over passes that come in chunks. Counted, but steps are not made smaller for them.
+    # Per item, of sums over passes that come in chunks, or of all outputs where a score needs them: only for these are steps smaller.
     sums_bytes: int = 0
 
     @property
@@ -247,8 +247,13 @@ def quarter_of(free: int) -> int:
     return min(_GPU_MEMORY, 1 << max(20, (free // 4).bit_length() - 1))
 
 
-def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memory: int | None) -> Plan:
-    """Choose the path on a small batch, measure what an item costs there, and fill the working set with items and passes."""
+def make_plan(
+    passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memory: int | None, held: bool = False
+) -> Plan:
+    """Choose the path on a small batch, measure what an item costs there, and fill the working set with items and passes.
+
+    held: whether the outputs of all passes of a step are kept until its end, and read in float64 then.
+    """
     strategy = choose_strategy(passes, probe_inputs, probe_ids, T)
     path = strategy.path
     one = measure(passes, probe_inputs, probe_ids)
@@ -268,6 +273,9 @@ def make_plan(passes: Passes, probe_inputs: Any, probe_ids: Tensor, T: int, memo
     values = max(one.prefix_values, one.tail_values * t if tail_bytes else 0)
     n = max(1, min(room // (prefix_bytes + t * tail_bytes), prefix_room // one.prefix_bytes, _LARGEST // values))
     sums_bytes = _SUMS * one.output_values if t < T and path != "head" else 0
+    if held:
+        sums_bytes = T * one.output_bytes
+        n = max(1, min(n, memory // (prefix_bytes + sums_bytes)))
     fused = tuple(sorted(strategy.fused))
     flops = one.prefix_flops, one.tail_flops
     threads = torch.get_num_threads()

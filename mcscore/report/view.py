@@ -264,7 +264,9 @@ def _score(shown: Shown, name: str, spread: stats.Spread) -> dict[str, Any]:
 
 
 def _formula(name: str, likelihood: str) -> str:
-    """The line of the catalog, without the variant of another likelihood."""
+    """The line of the catalog, without the variant of another likelihood; nothing of a score that is not registered here."""
+    if name not in SCORES:
+        return ""
     text, _, gaussian = SCORES[name].text.partition("; gaussian: ")
     return gaussian if gaussian and likelihood == "gaussian" else text
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import RunError
+from ..progress import Progress
 from ..store.files import AnyPath
 from .identity.pool_watch import PoolWatch
 from .scoring.task import Engine, SpanError, SpanScores, SpanTask
@@ -18,8 +19,6 @@ from .tasks import with_held
 
 if TYPE_CHECKING:
     from ..pool import Pool
-
-Progress = Callable[[int, int], None]
 
 
 def score_tasks(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> Job:

@@ -13,17 +13,19 @@ import numpy.typing as npt
 
 from ..store.files import Where
 from ..store.place import any_path
-from .export import export
+from .export import export, whole_table
 from .journal import Journal, Record, SpanDamage, told
 from .selecting.kept import KeptSelection, listed
 from .selecting.select import choose
 from .stored import StoredScores
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from ..pool import Pool
+    from ..progress import Progress
     from ..scorer.scorer import Scorer
     from ..selection import Limits, Selection
-    from .loop import Progress
     from .scoring.workers import Staff
 
 
@@ -246,3 +248,18 @@ class Run(StoredScores):
             pool=pool or self._pool,
             partial=partial,
         )
+
+    def table(self, *, pool: Pool | None = None, partial: bool = False) -> pyarrow.Table:
+        """The scores of all items in one table in memory; ``export`` writes the same, streamed.
+
+        Args:
+            pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
+            partial: of an incomplete run, what is committed.
+
+        Returns:
+            Columns id, key (if the pool has keys), scores, errors (if the run has them), prediction; null where an item has no score.
+
+        Raises:
+            RunError: the run is incomplete or damaged; ``pool`` is not the one that was scored.
+        """
+        return whole_table(self, pool or self._pool, partial)

@@ -73,11 +73,15 @@ class PoolState:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How items are scored: the fields of ``Scorer.describe()``."""
+    """How items are scored: the fields of ``Scorer.describe()``.
+
+    ``own_scores``: of the scores that were registered, what they need and whether they are smooth, so that a run can be read without.
+    """
 
     model: Model
     passes: int
     scores: Sequence[str]
+    own_scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     masks: str = "independent"
     likelihood: str = "categorical"
@@ -156,7 +160,12 @@ class RunHeader:
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows of the stored array: the scores, with errors their standard errors and biases, then the prediction."""
-        return (*columns(self.settings.scores, self.settings.errors), "prediction")
+        return (*columns(self.settings.scores, self.settings.errors, self._smooth), "prediction")
+
+    @property
+    def _smooth(self) -> dict[str, bool]:
+        """Whether the scores that were registered are smooth."""
+        return {name: bool(facts.get("smooth", False)) for name, facts in self.settings.own_scores.items()}
 
     def to_json(self) -> JSON:
         """The content of run.json, with every field."""
@@ -211,7 +220,7 @@ class RunHeader:
         states, settings = [self.pool, *self.grown], self.settings
         items = [state.n for state in states]
         least = 2 if settings.errors else 1
-        if settings.errors and not set(settings.scores) <= SCORES.keys():
+        if settings.errors and not set(settings.scores) <= SCORES.keys() | settings.own_scores.keys():
             raise RunError(
                 f"{where}: the field 'scores' is {shown(settings.scores)}; errors are known of {', '.join(SCORES)}"
             )

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import RunError, Stopped
+from ..progress import Progress, Shown, shown, stage_of
 from ..recipe import Recipe
 from ..store.files import AnyPath, Where
 from ..store.place import any_path
 from .findings import Check
-from .loop import Progress, score_tasks
+from .loop import score_tasks
 from .presence import Presence
 from .run import Run
 from .schema import read_header
@@ -27,6 +28,9 @@ from .spans import ranges_of
 from .start import Job, ScoreOptions, is_run, new_run, resumed_run, writing
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..pool import Pool
     from ..scorer.scorer import Scorer
 
@@ -50,7 +54,7 @@ def score_pool(
     screen: Screen | None = None,
     new_cut: bool = False,
     check: Check = "warn",
-    progress: Progress | None = None,
+    progress: Shown = None,
     on_stage: OnStage | None = None,
 ) -> Run:
     """Score every item of ``pool`` that is neither labeled nor excluded, into the run directory ``out``.
@@ -86,7 +90,8 @@ def score_pool(
         check: before a new run, look at a sample of the pool and the model's answer: is the input normalized as the model was trained,
             do predictions differ and agree with labels, do class names fit? "warn": what does not look right is a warning, and stands
             in run.json and the report. "strict": it is an error, and nothing is written. "off": do not look.
-        progress: called as progress(items done, items in the pool) before the first block of a stage and after every one.
+        progress: called as progress(items done, items in the pool) before the first block of a stage and after every one. None: a bar on a
+            terminal and in a notebook; False: nothing.
         on_stage: called as on_stage(what it does, passes) before a stage begins.
 
     Returns:
@@ -125,9 +130,10 @@ def score_pool(
     options = ScoreOptions(
         span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut, check=check
     )
-    tell, told = progress or (lambda _done, _total: None), on_stage or (lambda _what, _passes: None)
     staff = staff_of(workers)
     with stop_request() as stop, contextlib.ExitStack() as stack:
+        tell = stack.enter_context(shown(progress))
+        told = on_stage or stage_of(tell)
         begin = resumed_run if is_run(path) else new_run
         header = read_header(path) if begin is resumed_run else None
         threads = None if header is None else header.settings.threads
@@ -205,13 +211,7 @@ def complete_run(
 
 def warn_of_unscored(run: Run) -> None:
     """Tell which items of a complete run have no score."""
-    if len(ids := run.nonfinite_ids):
-        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
-        warnings.warn(
-            f"{len(ids):,} of {run.n:,} items have no finite score (ids {named}): the model gave NaN or infinity. "
-            "They will not be selected",
-            stacklevel=3,
-        )
+    warn_of_nonfinite(run.nonfinite_ids, run.n)
     if len(ids := run.unreadable_ids):
         ranges = [f"{start}..{stop - 1}" for start, stop in ranges_of(ids)]
         named = ", ".join(ranges[:_NAMED]) + (", ..." if len(ranges) > _NAMED else "")
@@ -219,4 +219,15 @@ def warn_of_unscored(run: Run) -> None:
             f"{len(ids):,} of {run.n:,} items could not be read from the pool (ids {named}) and have no score. "
             "They will not be selected. When the pool is whole again, on_bad_chunk='raise' scores them",
             stacklevel=3,
+        )
+
+
+def warn_of_nonfinite(ids: npt.NDArray[np.int64], n: int) -> None:
+    """Tell which of n items the model gave no finite score."""
+    if len(ids):
+        named = ", ".join(map(str, ids[:_NAMED].tolist())) + (", ..." if len(ids) > _NAMED else "")
+        warnings.warn(
+            f"{len(ids):,} of {n:,} items have no finite score (ids {named}): the model gave NaN or infinity. "
+            "They will not be selected",
+            stacklevel=4,
         )

@@ -37,7 +37,7 @@ from .tasks import Task, open_tasks
 if TYPE_CHECKING:
     from ..pool import Pool
 
-_FIRST_BLOCK = 4096  # items shown to the scorer to plan with
+FIRST_BLOCK = 4096  # items shown to the scorer to plan with
 _UNFINISHED = (
     "lock",
     "commits",
@@ -330,7 +330,7 @@ def prepare_on(
     check: bool = False,
 ) -> None:
     """Show the engine the first items that are to be scored, and let it check whether model and input look right."""
-    step = max(3, min(_FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
+    step = max(3, min(FIRST_BLOCK, BLOCK_BYTES // _item_bytes(pool)))
     for start in range(skipped.first_kept() or 0, pool.n, step):
         wanted = ~skipped[start : start + step]
         with not_readable("What is committed stays"):

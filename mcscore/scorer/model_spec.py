@@ -57,9 +57,7 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
     Raises ModelError, which names the file, the attribute or the tensors that are wrong.
     """
     digest = spec_sha256(spec)  # before it runs: what it is now is what runs
-    where = spec.rpartition(":")[0]
-    with user_code(f"model file {Path(where).absolute() if where.endswith('.py') else where}, when imported,"):
-        spec, build = _find(spec)
+    spec, build = find_builder(spec)
     module, transform = _build(spec, build)
     if weights is not None:
         path = Path(weights).absolute()
@@ -111,8 +109,14 @@ def _file_of(where: str) -> Path | None:
     return next((file.absolute() for file in candidates if file.is_file()), None)
 
 
+def find_builder(spec: str) -> tuple[str, Callable[[], Any]]:
+    """Import what a spec names: the spec with an absolute path, and the callable. ModelError if there is none."""
+    where = spec.rpartition(":")[0]
+    with user_code(f"model file {Path(where).absolute() if where.endswith('.py') else where}, when imported,"):
+        return _find(spec)
+
+
 def _find(spec: str) -> tuple[str, Callable[[], Any]]:
-    """The spec with an absolute path, and the callable it names."""
     where, colon, name = spec.rpartition(":")
     if not (colon and where and name):
         raise ModelError(f"model {spec!r} is not of the form {SPEC_FORM}")

@@ -20,6 +20,7 @@ from ..montecarlo import autocast as bfloat16
 from ..montecarlo.checks import require_effect
 from ..montecarlo.passes import Fuses
 from ..montecarlo.plan import Plan, make_plan
+from ..own_scores import holding
 from .inputs import Items, ModelInputs
 from .options import Dropout, Execution
 from .steps import Reduction, Steps
@@ -54,12 +55,18 @@ def prepare(
     if not any(site.active for site in found.sites):
         raise ValueError("sites: no dropout site is left on")
     reduces: Fuses = functools.partial(head_kernel.fits, likelihood=reduction.likelihood, input=reduction.input)
-    if not set(reduction.scores) <= set(KERNEL_SCORES):  # a score that a user added to the catalog has no kernel
+    if not set(reduction.scores) <= set(KERNEL_SCORES):  # a registered score has no kernel
         reduces = _no_kernel
+    if held := holding(reduction.scores):
+        backends.warn_once(
+            f"score {held[0]!r} is computed from the outputs of all passes, in float64: those of a step are held, and steps are small. "
+            "Registered with finish= from moments it streams"
+        )
     passes = Passes(model, found, seed=seed, shared=dropout.masks == "shared", reduces=reduces)
     inert = require_effect(passes, three)
     if recorded is None:
-        plan = make_plan(passes, three, torch.arange(3, device=inputs.device), reduction.passes, execution.memory)
+        three_ids = torch.arange(3, device=inputs.device)
+        plan = make_plan(passes, three, three_ids, reduction.passes, execution.memory, bool(held))
         plan = _with_precision(plan, passes, reduction, execution, inputs, items_B)
     else:
         plan = Plan.from_dict(recorded)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from ..own_scores import OF_SCORE, registered
 from .identity import fingerprint, identity_of
 
 if TYPE_CHECKING:
@@ -16,7 +18,17 @@ def describe(scorer: Scorer) -> dict[str, Any]:
     """Describe model, options, sites and plan of a scorer. Sites and plan are empty before ``prepare``."""
     model, steps, inputs = scorer.model, scorer.steps, scorer.inputs
     dropout, execution = scorer.dropout, scorer.execution
+    own = registered(scorer.scores)
     identity, changing = identity_of(model, scorer.transform), scorer.changing
+    scores = {score.name: identity_of(nn.Module(), score.finish or score.oracle) for score in own}
+    code = {name: what for name, what in identity.code.items() if name not in changing}
+    unseen = [*identity.unseen, *(f"{name}, which scoring changes" for name in sorted(changing))]
+    for name, found in scores.items():
+        code |= {
+            OF_SCORE.format(name) + ("function" if part == "transform" else part): what
+            for part, what in found.code.items()
+        }
+        unseen += [OF_SCORE.format(name) + part for part in found.unseen]
     sites = steps.passes.found.sites if steps is not None else ()
     return {
         "model": {
@@ -26,14 +38,15 @@ def describe(scorer: Scorer) -> dict[str, Any]:
             "weights": scorer.weights,
             "weights_part": scorer.weights_part,
             "spec_sha256": scorer.spec_sha256,
-            "code": {name: what for name, what in identity.code.items() if name not in changing},
-            "unseen": [*identity.unseen, *(f"{name}, which scoring changes" for name in sorted(changing))],
+            "code": code,
+            "unseen": unseen,
             "changing": sorted(changing),
         },
         "passes": scorer.passes,
         "seed": scorer.seed,
         "masks": dropout.masks,
         "scores": list(scorer.scores),
+        "own_scores": {score.name: {"moments": list(score.moments), "smooth": score.smooth} for score in own},
         "likelihood": scorer.likelihood,
         "input": scorer.input,
         "noise_variance": scorer.noise_variance,

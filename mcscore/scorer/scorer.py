@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from ..acquisition import check_scores
 from ..errors import DrawError
 from ..fence import user_code
 from ..jackknife import require_passes
-from ..likelihoods import INPUTS, LIKELIHOODS, probabilities
+from ..likelihoods import INPUTS, LIKELIHOODS
+from ..likelihoods import probabilities as probabilities_of
 from ..masks import MAX_PASSES
 from ..montecarlo.embedding import embeddings
 from ..montecarlo.guard.exclusive import PREPARING, exclusive
 from ..montecarlo.plan import explain
+from ..own_scores import NO_ERROR, require_finish
 from .checks import Finding, Sample, look
 from .identity import fingerprint, identity_of
 from .inputs import (
@@ -36,6 +38,7 @@ from .inputs import (
 )
 from .modes import one_at_a_time
 from .options import Dropout, Execution
+from .prediction import Prediction, joined, predict_step
 from .prepare import prepare
 from .record import describe
 from .steps import Reduction, Steps
@@ -112,6 +115,7 @@ class Scorer:
             raise ValueError(f"passes must lie in 1..{MAX_PASSES}, got {passes}")
         if errors:
             require_passes(passes)
+            require_finish(check_scores(scores, likelihood), NO_ERROR)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must fit 64 bits, got {seed}")
         if likelihood not in LIKELIHOODS:
@@ -204,9 +208,12 @@ class Scorer:
         return scores
 
     @one_at_a_time()
-    def samples(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> Tensor:
+    def samples(
+        self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None, *, probabilities: bool = False
+    ) -> Tensor:
         """Compute the outputs of all passes, logits_TBC (T, B, C), as the model returns them. Memory grows with T x B.
 
+        The masks are those of the scores. With ``probabilities`` outputs become float64 probabilities; likelihood gaussian: means (T, B).
         Raises what scoring raises.
 
         Example:
@@ -215,43 +222,35 @@ class Scorer:
             >>> tuple(mcscore.Scorer(model, passes=20).samples(torch.randn(5, 4)).shape)
             (20, 5, 3)
         """
-        ids = checked_ids(items_B, ids_B, self.inputs.device)
-        if not len(ids):
-            raise ValueError("samples needs at least one item: the number of outputs is the model's")
-        steps = self._prepared(items_B, ids)
-        step = steps.plan.items
-        parts = [
-            steps.logits(self.inputs(items_B[lo : lo + step]), ids[lo : lo + step]) for lo in range(0, len(ids), step)
-        ]
-        return torch.cat(parts, 1)
+        outputs_TBC = torch.cat([torch.cat(list(chunks)) for chunks in self._chunks("samples", items_B, ids_B)], 1)
+        return probabilities_of(outputs_TBC.double(), self.likelihood, self.input) if probabilities else outputs_TBC
 
     @one_at_a_time()
-    def predict(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> Tensor:
-        """Compute the mean prediction over the passes, float64: probabilities (B, C), or for likelihood gaussian means (B,).
+    def predict(self, items_B: Items, ids_B: npt.ArrayLike | Tensor | None = None) -> Prediction:
+        """Compute mean probabilities, or mean and variance, with scores and their errors, of the same passes as scoring.
 
         Passes run in chunks, so memory does not grow with T. Raises what scoring raises.
 
         Example:
             >>> import torch, mcscore
             >>> model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 3))
-            >>> p_BC = mcscore.Scorer(model, passes=20).predict(torch.randn(5, 4))
-            >>> torch.allclose(p_BC.sum(1), torch.ones(5, dtype=torch.float64))
-            True
+            >>> found = mcscore.Scorer(model, passes=20).predict(torch.randn(5, 4))
+            >>> tuple(found.mean.shape), torch.allclose(found.mean.sum(1), torch.ones(5, dtype=torch.float64))
+            ((5, 3), True)
+            >>> sorted(found.scores)
+            ['bald', 'entropy', 'prediction']
         """
+        return joined([predict_step(chunks, self._reduction) for chunks in self._chunks("predict", items_B, ids_B)])
+
+    def _chunks(self, what: str, items_B: Items, ids_B: npt.ArrayLike | Tensor | None) -> Iterator[Iterator[Tensor]]:
+        """Yield the logits_tBC of each step, chunk by chunk."""
         ids = checked_ids(items_B, ids_B, self.inputs.device)
         if not len(ids):
-            raise ValueError("predict needs at least one item, as the model decides the number of outputs; got none")
+            raise ValueError(f"{what} needs at least one item, as the model decides the number of outputs; got none")
         steps = self._prepared(items_B, ids)
         step = steps.plan.items
-        parts = []
         for lo in range(0, len(ids), step):
-            total: Tensor | None = None
-            for outputs_tBC in steps.chunks(self.inputs(items_B[lo : lo + step]), ids[lo : lo + step]):
-                mean = probabilities(outputs_tBC.double(), self.likelihood, self.input).sum(0)
-                total = mean if total is None else total + mean
-            assert total is not None
-            parts.append(total / self.passes)
-        return torch.cat(parts)
+            yield steps.chunks(self.inputs(items_B[lo : lo + step]), ids[lo : lo + step])
 
     @one_at_a_time(lambda self: self.model, lambda _: PREPARING)
     def prepare(
@@ -355,6 +354,8 @@ class Scorer:
         twin.steps = None
         twin.passes = self.passes if passes is None else passes
         twin.errors = self.errors if errors is None else errors
+        if twin.errors:
+            require_finish(twin.scores, NO_ERROR)
         return twin
 
     def adopt(self, other: Scorer) -> None:

@@ -19,6 +19,7 @@ from ..montecarlo import Passes
 from ..montecarlo.checks import require_different_passes
 from ..montecarlo.compiled import recorded
 from ..montecarlo.plan import Plan
+from ..own_scores import holding
 from .graphs import GraphedSteps
 
 _HEAD_PASSES = 64  # passes whose logits a head computes at a time; all passes would take T x C values per item
@@ -102,8 +103,9 @@ class Steps:
             )
             plan = dataclasses.replace(plan, path="loop", passes=1)
         chunks = list(torch.split(passes_T, plan.passes))
-        if len(chunks) == 1:
-            (logits_TBC,) = self.passes.chunks(inputs, ids_B, chunks, plan.strategy)
+        if len(chunks) == 1 or holding(self.reduction.scores):
+            parts = list(self.passes.chunks(inputs, ids_B, chunks, plan.strategy))
+            logits_TBC = parts[0] if len(parts) == 1 else torch.cat(parts)
             self._check_first_logits(logits_TBC, inputs)
             return score_logits(logits_TBC, self.reduction.scores, **self.reduction.settings)
         moments = Moments(self.reduction.scores, **self.reduction.settings)
@@ -115,10 +117,6 @@ class Steps:
         if firsts:
             self._check_first_logits(torch.cat(firsts), inputs)
         return moments.compute()
-
-    def logits(self, inputs: Any, ids_B: Tensor) -> Tensor:
-        """Compute logits_TBC of all passes."""
-        return torch.cat(list(self.chunks(inputs, ids_B)))
 
     def chunks(self, inputs: Any, ids_B: Tensor) -> Iterator[Tensor]:
         """Yield logits_tBC of all passes, chunk by chunk; for the path "head", _HEAD_PASSES passes at a time."""

@@ -203,3 +203,42 @@ def test_select_does_not_run_what_a_run_without_a_hash_names(mcscore: Command, p
     assert "its hash was not recorded" in told.stderr
     assert mcscore("select", "run", "-k", 3, "--model", str(file) + ":build").exit_code == 0
     assert np.isfinite(answer(mcscore("select", "run", "-k", 3, "--diversity", "none", "--json"))["scores"]).all()
+
+
+SCORE = """
+    import torch, mcscore
+    from torch import nn
+
+    def gini(means, likelihood):
+        return 1 - means["p"].square().sum(-1)
+
+    mcscore.register_score("gini", finish=gini, moments=["p"], text="1 - sum of p squared")
+
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
+"""
+
+
+def test_a_score_that_the_model_file_registers_is_a_score_of_every_verb(
+    mcscore: Command, pool: Path, project: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    from mcscore import SCORES
+
+    (project / "own.py").write_text(textwrap.dedent(SCORE))
+    words = ("score", pool, "--model", "own.py:build", "--out", "own", "--passes", 5, "--quiet", "--check", "off")
+    try:
+        done = mcscore(*words, "--scores", "gini,bald", "--json")
+        assert done.exit_code == 0, done.stderr
+        assert mcscore(*words, "--scores", "gini,bold").exit_code == 2
+    finally:
+        del SCORES["gini"]  # other verbs are other processes
+    chosen = answer(mcscore("select", "own", "-k", 4, "--by", "gini", "--diversity", "none", "--json"))
+    assert (chosen["by"], chosen["k"]) == ("gini", 4)
+    assert mcscore("report", "own").exit_code == 0
+    assert "gini" in (project / "own" / "report.html").read_text()
+    assert "gini" not in SCORES
+    said = mcscore("select", "own", "-k", 4, "--by", "margin", "--diversity", "none")
+    assert said.exit_code == 1
+    assert "has no score 'margin'; choose from gini, bald" in said.stderr

@@ -20,7 +20,7 @@ from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content
 @pytest.fixture
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """The fakes' pool on disk, in chunks of 10; of which the scorer is not shown everything before it starts."""
-    monkeypatch.setattr(start, "_FIRST_BLOCK", 16)
+    monkeypatch.setattr(start, "FIRST_BLOCK", 16)
     return Pool.create(tmp_path / "pool", FakePool().read(0, N), chunk_items=10)
 
 

@@ -135,7 +135,7 @@ def test_badge_has_the_probabilities_of_the_run(run: Run, pool: Pool) -> None:
     chosen = run.select(K, "bald", "badge")
     own = scorer()
     ids = run.select(10 * K, "bald", "none").ids
-    p = own.predict(pool.take(ids), ids).numpy()
+    p = own.predict(pool.take(ids), ids).mean.numpy()
     want = select(
         ids, run.scores("bald")[ids], K, diversity="badge", embeddings=own.embed(pool.take(ids)), probabilities=p
     )

@@ -31,8 +31,13 @@ def test_scores_are_those_of_the_samples(dropouts: int, memory: int) -> None:
     scores = scorer(x, ids)
     for name in ALL:
         torch.testing.assert_close(scores[name].double(), truth[name], rtol=1e-4, atol=1e-5)
-    p_BC = scorer.predict(x, ids)
-    torch.testing.assert_close(p_BC, logits_TBC.double().softmax(-1).mean(0), rtol=1e-5, atol=1e-6)
+    found = scorer.predict(x, ids)
+    p_TBC = scorer.samples(x, ids, probabilities=True)
+    torch.testing.assert_close(p_TBC, logits_TBC.double().softmax(-1))
+    torch.testing.assert_close(found.mean, p_TBC.mean(0), rtol=1e-5, atol=1e-6)
+    for name, values in scores.items():
+        torch.testing.assert_close(found.scores[name], values, rtol=1e-4, atol=1e-5)
+    assert (found.variance, found.noise) == (None, None)
 
 
 def test_samples_are_functions_of_seed_and_id() -> None:
@@ -46,10 +51,26 @@ def test_samples_are_functions_of_seed_and_id() -> None:
 def test_the_mean_prediction_of_labels_and_of_numbers() -> None:
     x = torch.randn(6, 8)
     labels = Scorer(mlp(outputs=3), 30, ("entropy",), likelihood="bernoulli")
-    torch.testing.assert_close(labels.predict(x), labels.samples(x).double().sigmoid().mean(0), rtol=1e-5, atol=1e-6)
-    numbers = Scorer(mlp(outputs=1), 30, ("variance",), likelihood="gaussian")
-    torch.testing.assert_close(numbers.predict(x), numbers.samples(x)[:, :, 0].double().mean(0), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(numbers.predict(x).float(), numbers(x)["prediction"], rtol=1e-5, atol=1e-6)
+    truth = labels.samples(x).double().sigmoid().mean(0)
+    torch.testing.assert_close(labels.predict(x).mean, truth, rtol=1e-5, atol=1e-6)
+    numbers = Scorer(mlp(outputs=2), 30, ("variance",), likelihood="gaussian", errors=True)
+    found, outputs = numbers.predict(x), numbers.samples(x).double()
+    torch.testing.assert_close(found.mean, outputs[:, :, 0].mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.variance, outputs[:, :, 0].var(0, correction=0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.noise, outputs[:, :, 1].exp().mean(0), rtol=1e-5, atol=1e-6)
+    assert list(found.scores) == ["variance", "variance_se", "variance_bias", "prediction"]
+    for name, values in numbers(x).items():
+        torch.testing.assert_close(found.scores[name], values, rtol=1e-4, atol=1e-6)
+    known = Scorer(mlp(outputs=1), 30, ("bald",), likelihood="gaussian", noise_variance=0.25)
+    assert known.predict(x).noise.tolist() == [0.25] * 6
+    assert Scorer(mlp(outputs=1), 30, ("variance",), likelihood="gaussian").predict(x).noise is None
+
+
+def test_an_item_that_is_not_finite_has_no_prediction() -> None:
+    x = torch.randn(4, 8)
+    x[1] = torch.nan
+    found = Scorer(mlp(), 8).predict(x)
+    assert found.mean.isnan().all(1).tolist() == [False, True, False, False] == found.scores["bald"].isnan().tolist()
 
 
 def test_ids_that_are_left_out_are_row_numbers() -> None:

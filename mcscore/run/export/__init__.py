@@ -18,6 +18,7 @@ from ..journal import Values
 from ..selecting.kept import read_selection
 from ..selecting.select import refuse_incomplete
 from ..stored import StoredScores
+from ..table import table_of
 from .formats import FORMATS, Source, Tables, is_export
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ def export(
     return path
 
 
+def whole_table(run: StoredScores, pool: Pool | None, partial: bool) -> pyarrow.Table:
+    """The scores of all items in memory, see ``Run.table``."""
+    import pyarrow
+
+    pool = _pool_or_none(run, pool, required=False)
+    if not partial:
+        refuse_incomplete(run, pool)
+    return pyarrow.concat_tables(list(_all(run, pool)) or [table_of(np.empty(0, np.int64), None, {})])
+
+
 def _file_of(run: StoredScores, name: str, out: str | os.PathLike[str] | None) -> Path:
     """The file to write: ``out``, or the one of this name in the run."""
     if out is not None:
@@ -89,7 +100,7 @@ def _pool_or_none(run: StoredScores, pool: Pool | None, required: bool) -> Pool 
     if error is not None:
         if required:
             raise error
-        warnings.warn(f"{error}. The export is without keys and class names", stacklevel=4)
+        warnings.warn(f"{error}. The result is without keys and class names", stacklevel=4)
     return found
 
 
@@ -102,7 +113,7 @@ def _all(run: StoredScores, pool: Pool | None) -> Tables:
             part = slice(at, at + _ROWS)
             keys = None if pool is None else pool.keys_of(ids[part])
             values = {name: column[part] for name, (_, column) in zip(names, columns, strict=True)}
-            yield _table(ids[part], keys, values | _of_first_stage(run, ids[part]))
+            yield table_of(ids[part], keys, values | _of_first_stage(run, ids[part]))
 
 
 def _of_first_stage(run: StoredScores, ids: Values) -> dict[str, Values]:
@@ -123,20 +134,7 @@ def _selected(run: StoredScores, table: Any) -> Tables:
     for at in range(0, len(ids), _ROWS):
         part = slice(at, at + _ROWS)
         columns = {name: run.values(name, ids[part]) for name in (*run.columns, "prediction")}
-        yield _table(ids[part], None if keys is None else keys[part], columns, table["rank"].to_numpy()[part])
-
-
-def _table(ids: Values, keys: Any, columns: dict[str, Values], rank: Values | None = None) -> pyarrow.Table:
-    import pyarrow
-
-    data: dict[str, Any] = {"id": pyarrow.array(ids, pyarrow.int64())}
-    if rank is not None:
-        data["rank"] = pyarrow.array(rank, pyarrow.int64())
-    if keys is not None:
-        data["key"] = pyarrow.array(keys.tolist(), pyarrow.string(), mask=keys == "")
-    for name, values in columns.items():
-        data[name] = pyarrow.array(values, mask=values == -1 if values.dtype.kind == "i" else np.isnan(values))
-    return pyarrow.table(data)
+        yield table_of(ids[part], None if keys is None else keys[part], columns, table["rank"].to_numpy()[part])
 
 
 def _scored(table: pyarrow.Table, by: str) -> pyarrow.Table:

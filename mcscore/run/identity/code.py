@@ -5,11 +5,13 @@ Editing a preprocessing function between two attempts at a run used to give half
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import warnings
 from collections.abc import Mapping
 
 from ...errors import RunError
+from ...own_scores import OF_SCORE
 from ...store.files import AnyPath
 from ..schema import Edit, Model, RunHeader
 
@@ -47,7 +49,13 @@ def code_of(path: AnyPath, header: RunHeader, now: Model, accept: bool) -> int:
 
 
 def accepted(path: AnyPath, header: RunHeader, now: Model, accept: bool) -> list[str]:
-    """What of ``now`` differs from the start of a run that is only read, if ``accept`` allows it. Raises what ``code_of`` does."""
+    """What of ``now`` differs from the start of a run that is only read, if ``accept`` allows it. Raises what ``code_of`` does.
+
+    Registered scores may differ: those that are read were computed by the run.
+    """
+    codes = (header.settings.model.code, now.code, *(edit.code for edit in header.edited))
+    of_scores = [name for code in codes for name in code or () if name.startswith(OF_SCORE.partition("{")[0])]
+    now = dataclasses.replace(now, changing=(*now.changing, *of_scores))
     if code_of(path, header, now, accept) <= len(header.edited):
         return []
     return list(edit_of(header, now).changed)

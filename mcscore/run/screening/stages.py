@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import Stopped
+from ...progress import Progress
 from ...store.files import is_there
 from ..journal import Record
-from ..loop import Progress, score_tasks
+from ..loop import score_tasks
 from ..schema import RunHeader, Settings, as_json
 from ..scoring.task import Engine
 from ..signals import StopRequest

@@ -18,7 +18,7 @@ from ...errors import RunError
 from ...likelihoods import ok_outputs, probabilities
 from ...masks import philox4x32
 from ...montecarlo.ops.draws import DRAW_OPS
-from ..loop import Progress
+from ...progress import Progress
 from ..scoring.normalize import own_scorer
 from ..stored import StoredScores
 from .gather import gathered

@@ -28,9 +28,9 @@ from .told import asked_of, class_columns
 
 if TYPE_CHECKING:
     from ...pool import Pool
+    from ...progress import Progress
     from ...scorer.scorer import Scorer
     from ...selection import Limits, Selection
-    from ..loop import Progress
 
 CANDIDATES_PER_ITEM = 10
 JOINT_CANDIDATES = 10_000  # at least, of a joint method: of a pool with repeats, ten for each item may all be one
@@ -109,7 +109,7 @@ def choose(
             _refuse_other_passes(run, scorer)
             predict = scorer.predict
             arrays["probabilities"] = gathered(
-                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).cpu().numpy()
+                pool, found.ids, run.meta["block_items"], lambda items, ids: predict(items, ids).mean.cpu().numpy()
             )
     selection = select(
         found.ids,

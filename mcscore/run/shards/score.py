@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from ... import atomic
 from ...errors import RunError, RunMadeError, Stopped
+from ...progress import Progress, Shown, shown, stage_of
 from ...recipe import Recipe
 from ...store.files import AnyPath, Where, is_there
 from ...store.lock import Joined, Unlocked, joined
 from ...store.place import any_path, place_at
 from ...text import count
 from ..journal import Journal, Record
-from ..loop import Progress
 from ..presence import Presence, clear_workers
 from ..run import Run
 from ..schema import read_header
@@ -89,7 +89,7 @@ def score_shard(
     options: ScoreOptions | None = None,
     *,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
     on_stage: OnStage | None = None,
 ) -> ShardReport:
     """Score a part of ``pool`` into the run directory ``out``, beside other processes that score others, on this machine or elsewhere.
@@ -105,7 +105,7 @@ def score_shard(
         shard: which of how many processes this is.
         options: other arguments of ``score_pool``; the same for all shards.
         device: where a recipe makes the scorer.
-        progress: called as progress(items that all shards have done, items in the pool).
+        progress: called as progress(items that all shards have done, items in the pool); None and False as of ``score_pool``.
         on_stage: called as on_stage(what it does, passes) before a stage begins.
 
     Raises:
@@ -137,7 +137,8 @@ def score_shard(
             lock = stack.enter_context(joined(path, RunError, lambda: stop.made))
         presence = stack.enter_context(Presence(path, str(shard)))
         worker = _Worker(path, pool, engine, options, shard, lock, presence, stop)
-        worker.progress, worker.on_stage = progress or worker.progress, on_stage or worker.on_stage
+        worker.progress = stack.enter_context(shown(progress))
+        worker.on_stage = on_stage or stage_of(worker.progress)
         with writing(f"{path} cannot be scored into"):
             report = worker.work()
     if report.run is not None:

@@ -1,0 +1,5 @@
+"""Scoring data that is no pool: datasets, loaders, arrays, files, batches."""
+
+from .scoring import score
+
+__all__ = ["score"]
