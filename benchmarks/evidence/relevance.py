@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from torch import nn
 
 from mcscore import Pool, Scorer
-from mcscore.cycle import Ids, cycles
+from mcscore.cycle import cycles
 
 from . import curves
 from .data import Queries, mq2008
@@ -38,7 +39,7 @@ def network(features: int) -> nn.Module:
     return nn.Sequential(*hidden, nn.Linear(64, 2))
 
 
-def fit(pool: Pool, labeled: Ids, seed: int) -> nn.Module:
+def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> nn.Module:
     """A new network, by Adam, in batches of 32."""
     x, y = torch.from_numpy(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
     torch.manual_seed(seed)
