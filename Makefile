@@ -3,9 +3,12 @@
 # make sanitize  the C++ kernels' tests under the address and undefined-behavior sanitizers; a part of make test
 # make docs   the documentation as a site, in build/site
 # make wheel  build the wheel, install it into an empty environment, and score with it
+# make dist   the source distribution and a wheel from it, checked as a package index would
+# make constraints  constraints.txt anew, from .venv: what the tests passed with
 # make test-all  the tests on every Python found, with and without the C++ kernels, lowest and newest dependencies (an hour or more)
 # make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
 # make soak   faults by chance against every verb: flips, failing reads and writes, kills, races, swaps, appends (MINUTES=10, SEED=0)
+# make test-label-studio  to a real Label Studio server and back; the server is installed in build/label-studio (some minutes)
 # make bench  measure (needs a quiet machine)
 
 PYTHON ?= python3
@@ -16,7 +19,7 @@ SEED   ?= 0
 MINUTES ?= 10
 WORKERS ?= 2# processes of pytest; each with one thread, so that they do not wait for each other
 
-.PHONY: demo test docs wheel test-all test-zoo sanitize soak bench clean
+.PHONY: demo test docs wheel dist constraints test-all test-zoo sanitize soak bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
@@ -47,6 +50,15 @@ wheel: $(VENV)/installed
 	build/wheel/bin/python -m pip install --quiet "$(TORCH)" dist/mcscore-*.whl
 	cd build/wheel && bin/python $(abspath tests/check_wheel.py)
 
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/uv tool run --from build pyproject-build --outdir dist
+	$(BIN)/uv tool run twine check --strict dist/*
+
+# Not Triton: a build of torch for CUDA asks for the one that fits it.
+constraints: $(VENV)/installed
+	$(BIN)/python -m pip freeze --exclude-editable --exclude triton | sed 's/+cpu$$//' > constraints.txt
+
 test-all: $(VENV)/installed
 	$(BIN)/python tests/every_python.py --torch "$(TORCH)"
 
@@ -55,6 +67,10 @@ test-zoo: $(VENV)/installed-zoo
 
 soak: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --seed $(SEED) --minutes $(MINUTES)
+
+.PHONY: test-label-studio
+test-label-studio: build/label-studio/installed
+	MCSCORE_LABEL_STUDIO=$(abspath build/label-studio/bin/label-studio) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label_studio
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider
@@ -70,6 +86,13 @@ $(VENV)/installed: pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*.h csrc/
 # torch is named again, so that torchvision adapts to it and not the other way round.
 $(VENV)/installed-zoo: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev,zoo]"
+	touch $@
+
+# The server has an environment of its own: it pins a hundred packages.
+build/label-studio/installed: $(VENV)/installed
+	$(PYTHON) -m venv build/label-studio
+	build/label-studio/bin/python -m pip install --quiet label-studio==1.23.2
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev,label-studio]"
 	touch $@
 
 clean:

@@ -3,13 +3,19 @@
 ``csrc/kernels.cpp`` is compiled once per instruction set, each with its own flags; the best one that the machine can run is
 chosen when the extension loads. Everything else about the package stands in pyproject.toml.
 
+From Python 3.12 on the bindings keep to the stable ABI: one wheel, cp312-abi3, serves that Python and all later ones. nanobind has
+it for 3.12 and up, and CPython has none without its global lock; there the wheel is of one Python.
+
 MCSCORE_NO_NATIVE=1 leaves the kernels out; MCSCORE_SANITIZE=1 builds them to find errors of memory and arithmetic (make sanitize).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+import sysconfig
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +52,7 @@ X86_64 = {
 }
 OTHER = {"baseline": []}  # NEON belongs to every aarch64; elsewhere the compiler's default
 HEADERS = sorted(str(p) for p in Path("csrc").glob("*.h"))
+STABLE = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 class BuildKernels(build_ext):
@@ -87,12 +94,46 @@ class BuildKernels(build_ext):
 native = Extension(
     "mcscore._native",
     sources=["csrc/bind.cpp"],
-    depends=[*sorted(str(p) for p in Path("csrc").glob("*.h")), "csrc/kernels.cpp"],
+    depends=[*HEADERS, "csrc/kernels.cpp"],
     include_dirs=[nanobind.include_dir(), str(Path(nanobind.source_dir()).parent / "ext" / "robin_map" / "include")],
-    define_macros=[("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)],
+    define_macros=[
+        ("NDEBUG", None),
+        ("NB_COMPACT_ASSERTIONS", None),
+        *([("Py_LIMITED_API", "0x030C0000")] if STABLE else []),
+    ],
+    py_limited_api=STABLE,  # the file is _native.abi3.so
     extra_compile_args=BASE,
     extra_link_args=SANITIZE if SANITIZED else [] if sys.platform == "darwin" else ["-Wl,-s", "-Wl,--gc-sections"],
     language="c++",
 )
 
-setup(ext_modules=[] if os.environ.get("MCSCORE_NO_NATIVE") == "1" else [native], cmdclass={"build_ext": BuildKernels})
+
+def long_description() -> str:
+    """README.md as a package index shows it, where a path leads nowhere.
+
+    Paths become addresses at the tag of this version under Repository of [project.urls] in pyproject.toml (as GitHub, GitLab and
+    Codeberg have them). Without that entry a link keeps its text alone and a picture is left out.
+    """
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    repository = project.get("urls", {}).get("Repository", "").rstrip("/")
+
+    def address(match: re.Match[str]) -> str:
+        picture, text, target = match.groups()
+        if target.startswith(("https://", "http://", "#")):
+            return match.group()
+        if not repository:
+            return "" if picture else text
+        return f"{picture}[{text}]({repository}/{'raw' if picture else 'blob'}/v{project['version']}/{target})"
+
+    return re.sub(r"(!?)\[([^\]\n]*)\]\(([^)\s]+)\)", address, Path("README.md").read_text())
+
+
+if __name__ == "__main__":  # as build backends run it, too
+    modules = [] if os.environ.get("MCSCORE_NO_NATIVE") == "1" else [native]
+    setup(
+        long_description=long_description(),
+        long_description_content_type="text/markdown",
+        ext_modules=modules,
+        cmdclass={"build_ext": BuildKernels},
+        options={"bdist_wheel": {"py_limited_api": "cp312"}} if modules and STABLE else {},
+    )

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 PACKAGES = ("mcscore", "torch", "triton", "numpy", "zarr", "zarrs", "faiss-cpu", "safetensors", "pyarrow")
-REPORT_PACKAGES = ("matplotlib", "jinja2", "pillow")
+REPORT_PACKAGES = ("jinja2", "pillow")
 
 
 def versions() -> dict[str, str | None]:

@@ -69,9 +69,9 @@ def register_score(
     Example:
         >>> import torch, mcscore
         >>> score = mcscore.register_score("gini", finish=lambda m, likelihood: 1 - m["p"].square().sum(-1), moments=["p"])
-        >>> logits_TBC = torch.tensor([[[9.0, -9.0], [0.0, 0.0]], [[9.0, -9.0], [0.0, 0.0]]])
+        >>> logits_TBC = torch.tensor([[[2.0, -2.0], [0.0, 0.0]], [[2.0, -2.0], [0.0, 0.0]]])
         >>> [round(float(value), 3) for value in mcscore.score_logits(logits_TBC, ("gini",))["gini"]]
-        [0.0, 0.5]
+        [0.035, 0.5]
     """
     _check_name(name)
     if oracle is None and finish is None:

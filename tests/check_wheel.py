@@ -26,7 +26,7 @@ def main() -> None:
     scorer = mcscore.Scorer(model, passes=20, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         pool = mcscore.Pool.create(f"{folder}/pool.zarr", images)
-        run = mcscore.score_pool(pool, scorer, out=f"{folder}/run")
+        run = mcscore.score_pool(pool, scorer, out=f"{folder}/run", check="off")  # its weights are random
         bald = run.scores("bald")
         assert (bald >= 0).all()
         assert bald.max() > 0

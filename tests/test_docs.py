@@ -1,49 +1,66 @@
-"""What the documentation shows is what works: the tutorial is run block by block, and every relative link leads somewhere."""
+"""What the documentation shows is what works: tutorial, notebook and recipes are run, and every relative link leads somewhere."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(ROOT.glob("docs/*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.M | re.S)
+from .pages import BLOCK, ROOT, run_commands, run_recipe
+
+PAGES = sorted(ROOT.glob("docs/**/*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 
 
 def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    (tmp_path / "bin").mkdir()
-    for command, code in (("python", '"$@"'), ("mcscore", '-m mcscore.cli "$@"')):
-        script = tmp_path / "bin" / command
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {code}\n')
-        script.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}:{tmp_path}",
-        "OMP_NUM_THREADS": "1",
-    }
-    printed = ""
-    for language, title, text in BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text()):
-        if title:
-            (tmp_path / title).write_text(text)
-        elif language == "sh":
-            done = subprocess.run(
-                ["sh", "-euc", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
-            )
-            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-            printed += done.stdout
+    printed = run_commands(ROOT / "docs" / "tutorial.md", tmp_path)
     first, second = (float(share) for share in re.findall(r"labels: ([\d.]+)% correct", printed))
     assert re.findall(r"(\d+) labels:", printed) == ["20", "60"]
     assert second > first
     assert (tmp_path / "runs/1/report.html").stat().st_size > 10_000
     assert (tmp_path / "runs/2/selection-0001.parquet").exists()
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    matplotlib = pytest.importorskip("matplotlib")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    cells = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())["cells"]
+    names: dict = {}
+    with matplotlib.rc_context({"backend": "agg"}):
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
+        matplotlib.pyplot.close("all")
+    assert names["before"] < names["after"]
+    assert len(set(names["chosen"].ids)) == 40
+    assert not set(names["chosen"].ids) & set(names["first"])
+
+
+def test_a_recipe_for_segmentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    printed = run_recipe("segmentation", tmp_path, monkeypatch, capsys)
+    ids = json.loads(re.findall(r"to draw: (.*)", printed)[0])
+    assert len(set(ids)) == 10
+    assert min(ids) >= 50
+    assert all(0 <= pixel < 256 for pixel in json.loads(re.findall(r"least sure pixel: (.*)", printed)[0]))
+
+
+def test_a_recipe_for_regression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    printed = run_recipe("regression", tmp_path, monkeypatch, capsys)
+    ids = json.loads(re.findall(r"to measure: (.*)", printed)[0])
+    assert len(set(ids)) == 20
+    assert min(ids) >= 60
+    assert float(re.findall(r"passes: ([\d.]+)", printed)[0]) < 0.95  # 1 is the error of the mean target
 
 
 @pytest.mark.filterwarnings("ignore")

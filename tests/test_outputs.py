@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mcscore import Pool, demo
 from mcscore.errors import Error, PoolError, RunError
@@ -28,6 +29,8 @@ N = 60
 def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Pool]:
     folder = tmp_path_factory.mktemp("outputs")
     images = np.random.default_rng(0).integers(0, 255, (N, 1, 2, 4), np.uint8)
+    for i in range(N):
+        Image.fromarray(images[i, 0]).save(folder / f"{i}.png")
     pool = Pool.create(folder / "pool", images, keys=[f"{i}.png" for i in range(N)])
     flat = Pool.create(folder / "flat", images.reshape(N, 8), keys=[f"{i}.png" for i in range(N)])
     run = score_pool(flat, tiny_scorer(), folder / "run", span=SPAN)
@@ -37,10 +40,11 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Pool]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _drawn_once(scored: tuple[Run, Pool]) -> Iterator[None]:
-    """A report takes a second to draw."""
+    """A report takes a second to draw; exports that name pictures find them in the current directory."""
     drawn = view.view(scored[0], None, None, [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(view, "view", lambda *_: drawn)
+        patch.chdir(scored[0].path.parent)
         yield
 
 
@@ -52,6 +56,13 @@ WRITES: dict[str, Write] = {
     "contact sheet": lambda _run, pool, out: contact_sheet(pool, out),
     "selection": lambda run, _pool, out: run.select(5, diversity="none").write_parquet(out),
 }
+
+
+def beside(verb: str) -> list[str]:
+    """What a verb writes beside the file of the name "out"."""
+    return ["out.xml"] if verb == "export label-studio" else []
+
+
 EACH = pytest.mark.parametrize("verb", WRITES)
 MINE: dict[str, bytes] = {
     "text": b"my notes\n",
@@ -77,7 +88,7 @@ def test_a_file_of_the_kind_is_replaced_and_an_empty_one_too(
         first = out.read_bytes()
         WRITES[verb](*scored, out)
         assert len(out.read_bytes()) == len(first) > 0
-    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(tmp_path)) == ["out", *beside(verb)]
 
 
 @EACH
@@ -214,4 +225,4 @@ def test_what_a_killed_verb_left_goes_with_the_next_that_writes_there(
     for name in (*spared, f"out.{here}-{dead}-0.tmp", f"other.csv.{here}-{dead}-12.tmp"):
         (tmp_path / name).write_bytes(b"partial")
     WRITES[verb](*scored, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == sorted(["out", *spared])
+    assert sorted(os.listdir(tmp_path)) == sorted(["out", *beside(verb), *spared])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -82,3 +83,25 @@ def test_the_ten_lines(there: Path) -> None:
     torch.testing.assert_close(
         torch.from_numpy(names["run"].scores("bald")[:20]), names["scores"]["bald"], atol=2e-6, rtol=0
     )
+
+
+def test_a_package_index_shows_no_path_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nanobind")
+    monkeypatch.chdir(README.parent)
+    long_description = runpy.run_path("setup.py", run_name="setup")["long_description"]
+    text = README.read_text()
+    paths = re.findall(r"\]\((?!https?://|#)[^)]+\)", text)
+    assert len(paths) > 20
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text(text)
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2"\n')
+    assert re.findall(r"\]\((?!https?://|#)[^)]+\)", long_description()) == []
+    assert "docs/report.png" not in long_description()
+    assert "docs/screening.md" in long_description()
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nversion = "1.2"\nurls = { Repository = "https://forge.test/o/mcscore/" }\n'
+    )
+    linked = long_description()
+    assert linked.count("](https://forge.test/o/mcscore/") == len(paths)
+    assert "](https://forge.test/o/mcscore/raw/v1.2/docs/report.png)" in linked
+    assert "](https://forge.test/o/mcscore/blob/v1.2/docs/models.md#does-this-look-right)" in linked

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from . import about, bench, label, pool, run, score, select, simulate
+from . import about, bench, label, label_studio, pool, run, score, select, simulate
 from .terminal import Group, remembered_flag
 
 
@@ -33,6 +33,7 @@ for verb in (
     score.plan,
     select.select,
     label.label,
+    label_studio.label_studio,
     select.report,
     run.run,
     run.export,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..text import count
 from . import shared
 from .options import COMMA, PATH, POOL, height_and_width, names, numbers
-from .pool_facts import formatted, lines, pool_facts, storage_facts
+from .pool_facts import described, formatted, lines, pool_facts, storage_facts
+from .pool_label import KINDS, labels_are, pool_label
 from .shared import Command, Option, together
 from .terminal import FAILED, as_json, echo, emit, fail, progress_line
 
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from ..ingest.counts import Counts
 
 FITS = ("crop", "pad", "squash")
-READINGS = ("names", "numbers")
 
 
 @click.group()
 def pool() -> None:
     """Make a pool of items on disk, change it, inspect it."""
+
+
+pool.add_command(pool_label)
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,6 @@ class SourceOptions:
 _images = functools.partial(click.option, cls=Option, section="Images")
 _arrays = functools.partial(click.option, cls=Option, section="Arrays")
 _facts = functools.partial(click.option, cls=Option, section="Pool")
-_labels_are = functools.partial(
-    click.option,
-    "--labels-are",
-    type=click.Choice(READINGS),
-    help="Read labels of digits as names or as numbers of classes.",
-)
 
 
 def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,7 +96,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _images(
             "--source-labels", is_flag=True, help="Take labels from class folders, .cls members, or the column label."
         ),
-        _labels_are(cls=Option, section="Images"),
+        labels_are(cls=Option, section="Images"),
         _images(
             "--column",
             help="Parquet: the column that holds the images; default: the only column of images. Tars: the extension of the images.",
@@ -113,7 +109,9 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _arrays(
             "--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Axes of an item in SRC: height, width, channels."
         ),
-        _arrays("--labels", type=PATH, help="Labels, -1 where an item has none: a .npy, .npz or idx array."),
+        _arrays(
+            "--labels", type=PATH, help="Labels, -1 (of numbers NaN) where an item has none: a .npy, .npz or idx array."
+        ),
         shared.quiet,
     )(with_options)
 
@@ -144,6 +142,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 @_facts(
     "--std", callback=numbers, metavar=COMMA, help="Standard deviation of each channel, with values scaled to [0, 1]."
 )
+@_facts(
+    "--label-kind",
+    type=click.Choice(KINDS),
+    default="class",
+    help="Labels are classes (default), or numbers to be predicted (regression), NaN where an item has none.",
+)
 @as_json
 def pool_import(
     src: Path,
@@ -153,6 +157,7 @@ def pool_import(
     gray: bool,
     keep_encoded: bool,
     options: SourceOptions,
+    label_kind: str,
     **facts: Any,
 ) -> None:
     """Make a pool at DST from SRC: an array, or images.
@@ -169,6 +174,10 @@ def pool_import(
     told: list[Counts] = []
     if size is not None:
         chosen = options.for_images("--size to images")
+        if label_kind != "class":
+            raise click.UsageError(
+                "labels of images in SRC are classes: import without --label-kind, then `mcscore pool label POOL TABLE --kind number`"
+            )
         channels = 1 if gray else 3
         with progress_line(None, options.quiet) as progress:
             made = import_images(
@@ -186,7 +195,8 @@ def pool_import(
     else:
         if gray or keep_encoded or fit:
             raise click.UsageError("options for images need --size")
-        made = import_array(src, dst, progress=False, **options.for_array("options for images need --size"), **facts)
+        chosen = options.for_array("options for images need --size")
+        made = import_array(src, dst, label_kind=label_kind, progress=False, **chosen, **facts)
         told.append(Counts(made.n))
     stored = pool_facts(made)
     count = told[0]
@@ -256,42 +266,6 @@ def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
     emit(facts, *lines)
 
 
-@pool.command("label")
-@click.argument("path", metavar="POOL", type=POOL)
-@click.argument("table", type=PATH)
-@click.option("--overwrite", is_flag=True, help="Replace labels that items have already.")
-@click.option("--id-column", metavar="NAME", help="The column of item ids; default: item, else id.")
-@click.option("--key-column", metavar="NAME", help="The column of keys; default: key.")
-@click.option("--label-column", metavar="NAME", help="The column of labels; default: label.")
-@_labels_are()
-@as_json
-def pool_label(
-    path: Path,
-    table: Path,
-    overwrite: bool,
-    id_column: str | None,
-    key_column: str | None,
-    label_column: str | None,
-    labels_are: str | None,
-) -> None:
-    """Label items of POOL from TABLE, which has a column label, and a column id or key.
-
-    TABLE is CSV (.csv, .tsv; comma, semicolon or tab) or Parquet. Labels are class names or numbers (--labels-are says which
-    where a class has the number of another as its name); -1 takes a label away, and a row without a label changes nothing. All
-    labels are set or none: conflicts are named, and nothing changes.
-    """
-    from ..pool import Pool, label_from
-    from ..pool.table_files import Columns
-
-    opened = Pool.open(path)
-    columns = Columns(id_column, key_column, label_column)
-    done = label_from(opened, table, overwrite=overwrite, columns=columns, reading=labels_are)
-    labeled = int((opened.labels >= 0).sum())
-    facts = {"path": str(path), **asdict(done), "labeled": labeled, "items": opened.n}
-    without = count(done.rows_without_label, "row") + " without a label left out, " if done.rows_without_label else ""
-    emit(facts, f"{path}: {done.changed:,} labels set, {without}{labeled:,} of {opened.n:,} items are labeled")
-
-
 @pool.command("set")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.option("--mean", callback=numbers, metavar=COMMA, help="Mean of each channel, with values scaled to [0, 1].")
@@ -335,7 +309,7 @@ def pool_set(
 def pool_exclude(path: Path, items: str, readmit: bool) -> None:
     """Exclude ITEMS of POOL from scoring and selection.
 
-    ITEMS are ids (3,17,20-29), or a file: CSV or Parquet with a column id or key, or text with one id or key a line.
+    ITEMS are ids (3,17,20-29), or a file: CSV, Parquet or JSON with a column id or key, or text with one id or key a line.
     """
     from ..pool import Pool, items_from
 
@@ -385,4 +359,4 @@ def pool_info(path: Path, contact_sheet: Path | None) -> None:
     if contact_sheet is not None:
         facts["contact_sheet"] = str(contact_sheet)
         write_sheet(opened, contact_sheet)
-    emit(facts, *(f"{name:14} {formatted(value)}" for name, value in facts.items() if name != "arrays"), *lines(facts))
+    emit(facts, *described(facts), *lines(facts))

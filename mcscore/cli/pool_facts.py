@@ -14,6 +14,18 @@ def formatted(value: Any) -> str:
     )
 
 
+def described(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield a line of text for each fact but the arrays, and for each column of labels."""
+    for name, value in facts.items():
+        if name == "label_columns":
+            for column, about in value.items():
+                of = f" ({', '.join(about['classes'])})" if "classes" in about else ""
+                kind = "numbers" if about["kind"] == "number" else "classes"
+                yield f"{'labels':14} {column}: {about['labeled']:,} {kind}{of}"
+        elif name != "arrays":
+            yield f"{name:14} {formatted(value)}"
+
+
 def lines(facts: dict[str, Any]) -> Iterator[str]:
     """Yield a line of text for each array."""
     for name, array in facts["arrays"].items():
@@ -27,12 +39,22 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def pool_facts(pool: Any) -> dict[str, Any]:
     """Return what a pool holds."""
+    from ..pool.labels import has_label
+
     return {
         "path": str(pool.path),
         "items": pool.n,
         "item_shape": list(pool.item_shape),
         "dtype": str(pool.dtype),
-        "labeled": int((pool.labels >= 0).sum()),
+        "labeled": int(pool.labeled.sum()),
+        "label_columns": {
+            one.name: {
+                "kind": one.kind,
+                "labeled": int(has_label(pool.labels_of(one.name)).sum()),
+                **({} if one.classes is None else {"classes": list(one.classes)}),
+            }
+            for one in pool.label_columns.values()
+        },
         "excluded": int(pool.excluded.sum()),
         "keys": pool.has_keys,
         "classes": pool.classes,
@@ -62,7 +84,7 @@ def storage_facts(pool: Any) -> dict[str, Any]:
             "files": len(sizes),
             "bytes": sum(sizes),
         }
-    share = float((pool.labels >= 0).mean()) if pool.n else 0.0
+    share = float(pool.labeled.mean()) if pool.n else 0.0
     return {
         "labeled_share": round(share, 6),
         "created": pool.created,

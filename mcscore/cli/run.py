@@ -14,9 +14,11 @@ from .options import PATH, RUN
 from .terminal import FAILED, as_json, echo, emit, fail
 
 # The rows of mcscore.run.export.formats.FORMATS, which --help does not import; a test compares the two.
-FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone")
+FORMATS = ("parquet", "csv", "jsonl", "label-studio", "fiftyone", "coco", "cvat", "cvat-manifest")
 
 if TYPE_CHECKING:
+    from ..pool import Pool
+    from ..run import Run
     from ..run.journal import SpanDamage
     from ..run.presence import Worker
     from ..run.selecting.kept import KeptSelection
@@ -228,27 +230,60 @@ def _again(damage: SpanDamage) -> str:
 @click.option(
     "--prefix",
     default="",
-    help="Text to put before each key: label-studio needs an address (s3://bucket/), fiftyone a path (images/).",
+    help="Text to put before each key: label-studio needs an address (s3://bucket/), fiftyone, coco and cvat a folder (images/) that "
+    "has the files.",
+)
+@click.option(
+    "--images",
+    type=PATH,
+    metavar="DIR",
+    help="Write the pictures of the items to DIR, and name these files: as they came where the pool keeps them, else the pixels as PNG. "
+    "label-studio needs --prefix, too: the address at which DIR is served.",
+)
+@click.option(
+    "--text",
+    metavar="FILE:COLUMN",
+    help="Texts to label in label-studio instead of pictures: a table with a column id or key, and the column of the texts.",
 )
 @shared.pool_now
 @click.option("--partial", is_flag=True, help="Export even if RUN is not complete.")
 @as_json
 def export(
-    path: Path, format: str, selection: str | None, out: Path | None, pool_path: Path | None, by: str | None, **how: Any
+    path: Path,
+    format: str,
+    selection: str | None,
+    out: Path | None,
+    pool_path: Path | None,
+    by: str | None,
+    text: str | None,
+    **how: Any,
 ) -> None:
     """Write the scores of RUN, or a selection from it, for other tools.
 
     csv: a key that a spreadsheet would run as a formula has an apostrophe before it, which `pool label` takes away.
 
-    label-studio: Label Studio takes the lowest prediction score first, so the file has 1 / (1 + score), a confidence: the most
-    informative items come first.
+    label-studio: tasks to import, with predictions as pre-labels, and beside them (.xml) the labeling configuration. Label Studio takes
+    the lowest prediction score first, so the file has 1 / (1 + score), a confidence: the most informative items come first.
+    `mcscore label-studio push` does the import.
 
     fiftyone: Dataset.from_dir(data_path=IMAGES, labels_path=FILE,
     dataset_type=fiftyone.types.FiftyOneImageClassificationDataset) reads the file.
+
+    coco: a list of images in COCO's form, without annotations. cvat: "CVAT for images 1.1", the predictions as tags. cvat-manifest: the
+    list of the images of a CVAT task.
     """
     from ..pool import Pool
     from ..run import Run
 
-    pool = Pool.open(pool_path) if pool_path else None
-    file = Run.open(path).export(format, out, selection=selection, by=by, pool=pool, **how)
+    run, pool = Run.open(path), Pool.open(pool_path) if pool_path else None
+    how["texts"] = None if text is None else texts_of(run, pool, text)
+    file = run.export(format, out, selection=selection, by=by, pool=pool, **how)
     emit({"run": str(path), "format": format, "file": str(file), "bytes": file.stat().st_size}, str(file))
+
+
+def texts_of(run: Run, pool: Pool | None, text: str) -> dict[int, str]:
+    """The texts of the items of a run that FILE:COLUMN tells."""
+    from ..run.identity.match import find_pool
+    from ..run.selecting.item_columns import texts_from
+
+    return texts_from(find_pool(run, pool), text)

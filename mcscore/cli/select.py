@@ -38,7 +38,7 @@ def _default_betas() -> str:
     )
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Select K diverse items of RUN with high scores.")
 @click.argument("path", metavar="RUN", type=RUN)
 @_selection("-k", type=click.IntRange(1), required=True, help="Number of items to select.")
 @_selection("--by", metavar="SCORE", help="Score to select by, of those of RUN; default: the first.")
@@ -311,13 +311,40 @@ def _require_recorded_file(run: Run, spec: str, recorded: str | None) -> None:
     metavar="NUMBER|FILE",
     help="Selection of RUN to show, see `run selections`; default: the newest.",
 )
+@click.option(
+    "--compare",
+    type=RUN,
+    multiple=True,
+    metavar="RUN2",
+    help="Another run of the pool, to compare as rounds; may be repeated; default: the other rounds of its cycle.",
+)
 @shared.pool_now
 @as_json
-def report(path: Path, out: Path | None, selection: Path | str | None, pool_path: Path | None) -> None:
-    """Write a report of RUN and a selection from it: one HTML page, with plots and pictures."""
+def report(
+    path: Path, out: Path | None, selection: Path | str | None, compare: tuple[Path, ...], pool_path: Path | None
+) -> None:
+    """Write a report of RUN and a selection from it: one HTML page, with plots and pictures.
+
+    On the page the selected items can be sorted, filtered, enlarged and labeled; it saves labels as labels.csv for `mcscore pool label`.
+
+    If RUN is the directory of a cycle, or of several (see `mcscore.cycle`): its learning curves.
+    """
+    from ..cycle.state import is_cycle
     from ..pool import Pool
     from ..report import write_report
     from ..run import Run
 
-    page = write_report(Run.open(path), Pool.open(pool_path) if pool_path else None, out, selection=selection)
+    if isinstance(path, Path) and is_cycle(path):
+        from ..report.cycle_page import write_cycle_report
+
+        if selection is not None or compare or pool_path is not None:
+            raise click.UsageError(
+                f"{path} is a cycle: --selection, --compare and --pool belong to the report of a run"
+            )
+        curves = write_cycle_report(path, out)
+        emit({"cycle": str(path), "report": str(curves)}, str(curves))
+        return
+    others = [Run.open(each) for each in compare]
+    pool = Pool.open(pool_path) if pool_path else None
+    page = write_report(Run.open(path), pool, out, selection=selection, compare=others)
     emit({"run": str(path), "report": str(page)}, str(page))

@@ -143,10 +143,11 @@ class _Cycle:
                 if done is None or not (len(done.chosen) or self._ends(pool, done)):
                     done = self._round(out, pool, index, before)
                     state.keep(done, asked)
+                if not len(done.chosen):
+                    yield done
+                    return
                 pool.set_labels(done.chosen, done.given)
                 yield done
-                if not len(done.chosen):
-                    return
                 before = done
 
     def asked(self) -> JSON:
@@ -185,12 +186,12 @@ class _Cycle:
             return reason
         if index == self.rounds:
             return f"all {self.rounds:,} rounds are done"
-        return "" if (~_labeled(pool) & ~pool.excluded).any() else "no item is left"
+        return "" if (~pool.labeled & ~pool.excluded).any() else "no item is left"
 
     def _round(self, out: Path, pool: Pool, index: int, before: Round | None) -> Round:
         """Train, evaluate, score and select; nothing of it counts before the caller keeps it."""
         begin = time.perf_counter()
-        has = _labeled(pool)
+        has = pool.labeled
         labeled, left = np.flatnonzero(has), np.flatnonzero(~has & ~pool.excluded)
         self.tell(f"round {index}: train on {len(labeled)} labels")
         model = self.fit(pool, labeled, self._seed_of(index))
@@ -205,13 +206,20 @@ class _Cycle:
                 chosen = np.sort(drawn).astype(np.int64)
             else:
                 run = self._scored(out / f"round-{index:02d}", pool, model, len(left), index)
-                agree = None if before is None or before.run is None else agreement(Run.open(before.run), run).share
+                agree = self._agreement(before, run)
                 stopped = self.stop.after_scoring(agree)
                 chosen = chosen if stopped else self._chosen(run, k, index, left)
             given = self._labels(chosen) if len(chosen) else given
         where = None if run is None else Path(str(run.path))
         seconds = time.perf_counter() - begin
         return Round(index, len(labeled), accuracy, chosen, given, seconds, where, measures, agree, stopped)
+
+    def _agreement(self, before: Round | None, run: Run) -> float | None:
+        if run.meta["likelihood"] == "gaussian":
+            if self.stop.stable is not None:
+                raise RunError("stop.stable compares predicted classes, and the scorer predicts numbers: leave it out")
+            return None
+        return None if before is None or before.run is None else agreement(Run.open(before.run), run).share
 
     def _seed_of(self, index: int) -> int:
         return self.seed * 1000 + index
@@ -283,10 +291,6 @@ def _measures(found: float | Mapping[str, float]) -> dict[str, float]:
     if not measures:
         raise ValueError("evaluate returned no measure: a number, or at least one by name, is needed")
     return {str(name): float(value) for name, value in measures.items()}
-
-
-def _labeled(pool: Pool) -> npt.NDArray[np.bool_]:
-    return np.asarray(pool.labels >= 0)
 
 
 def _discard_other_model(where: Path, scorer: Scorer) -> None:

@@ -43,7 +43,7 @@ class Round:
         accuracy: what ``evaluate`` returned; of several measures the first.
         chosen: ids that were labeled after training; empty in the last round.
         given: their labels.
-        seconds: time for training, scoring and selecting.
+        seconds: time for training, scoring and selecting, of the attempt that ended the round.
         run: the run directory; None where nothing was scored: in the last round and for the random baseline.
         measures: all that ``evaluate`` returned, by name.
         agreement: share of the items scored in this round and the one before whose predicted class is the same; None without two runs.
@@ -172,12 +172,14 @@ def read_cycle(folder: Path) -> list[Curve]:
     Raises:
         RunError: there is no cycle, or a file is damaged.
     """
-    if is_directory(folder / ROUNDS):
-        asked = _read_asked(folder)
+    try:
+        fields = _read(folder / FILE)
+    except FileNotFoundError as error:
+        raise RunError(f"{folder} is not a cycle: it has no {FILE}") from error
+    if "asked" in fields:
+        asked = fields["asked"]
         return [Curve(asked["method"], asked["seed"], folder, asked, _rounds(folder))]
-    if (order := _order(folder)) is None:
-        raise RunError(f"{folder} is not a cycle: it has no {FILE}")
-    found = []
+    order, found = list(fields["methods"]), []
     for method in order:
         for name in names_in(folder / method, "seed-*"):
             if is_file(folder / method / name / FILE):
@@ -231,13 +233,6 @@ def _asked(folder: Path) -> JSON:
     if "asked" not in fields:
         raise RunError(f"{folder} is the directory of several cycles: choose another for one")
     return dict(fields["asked"])
-
-
-def _read_asked(folder: Path) -> JSON:
-    try:
-        return _asked(folder)
-    except FileNotFoundError as error:
-        raise RunError(f"{folder} is not a cycle: it has no {FILE}") from error
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -16,10 +16,11 @@ from ..errors import PoolError
 from ..pool.create import as_blocks, checked_blocks
 from ..pool.history import Append, read_appends
 from ..pool.keys import KnownKeys, as_arrow, encoded_keys
-from ..pool.labels import checked_labels
+from ..pool.kinds import MAIN, UNLABELED, LabelColumn
+from ..pool.labels import checked_column, has_label
 from ..pool.pictures.decode import require_decoder
 from ..pool.pool import Pool
-from ..pool.schema import UNLABELED, Grid
+from ..pool.schema import Grid
 from ..progress import Shown
 from ..store.chunks import ChunkReader
 from ..store.writer import ArrayWriter
@@ -87,6 +88,9 @@ def append_images(
     channels, height, width = pool.item_shape
     attributes = pool.storage.attributes
     image_format = ImageFormat((height, width), channels, bool(attributes.encoded), attributes.fit or "crop")
+    main = _main(pool)
+    if labels and main.kind == "number":
+        raise PoolError(f"labels of {path} are numbers, and those of images are classes: append without labels")
     number = _class_numbers(pool, source.classes)
     settings = {"source": source.identity, "labels": labels, "column": column}
     settings |= {"reading": reading} if reading else {}
@@ -121,7 +125,7 @@ def append_images(
                     f"none of the {len(ingested.bad)} entries of {src} can be added: {'; '.join(counted(Path(path), source, log).lines())}"
                 )
             given = np.array([number[label] for label in ingested.labels] if number else ingested.labels, np.int32)
-            given = checked_labels(given, len(ingested.keys), pool.classes)
+            given = checked_column(main, given if main.kind == "class" else None, len(ingested.keys), pool.classes)
             offsets = np.array([*ingested.starts[1:], log.n], np.int64) if image_format.keep_encoded else None
             added = Added(given, encoded_keys(ingested.keys, len(given)), offsets, named(identity))
             stage_ready(stage, pool, log.content, added)
@@ -182,7 +186,7 @@ def append_blocks(
         path: the pool.
         items: an array, or an iterable of blocks (n, ...), as for Pool.create.
         n: the number of items, as a check.
-        labels: (n,) integers, -1 where unlabeled.
+        labels: (n,) of the main column of labels; further ones are empty of the new items.
         keys: the names of the items.
         identity: names the source: if any earlier append had the same identity, nothing is added.
 
@@ -208,7 +212,7 @@ def _append(
     if pool.storage.attributes.encoded:
         raise PoolError(f"{path} holds encoded images: append images to it, not an array")
     blocks, n = as_blocks(items, n)
-    labels = None if labels is None else checked_labels(labels, n, pool.classes)  # before anything is read
+    labels = None if labels is None else checked_column(_main(pool), labels, n, pool.classes)  # before anything is read
     keys = None if keys is None else encoded_keys(keys, n)
     settings = {"source": identity, "labels": None, "column": None}
     try:
@@ -260,7 +264,7 @@ def _staged(
     content, count, digest = _stage_items(pool, stage, blocks)
     if n is not None and count != n:
         raise PoolError(f"n={n}, but the blocks hold {count} items")
-    given = checked_labels(np.full(count, UNLABELED, np.int32) if labels is None else labels, count, pool.classes)
+    given = checked_column(_main(pool), labels, count, pool.classes)
     keys = None if keys is None else _new_keys(pool, keys, count)
     added = Added(given, keys, None, named(identity if file is None else f"{file!r} {digest}"))
     before = None if file is None else _known(pool, added.source)
@@ -300,7 +304,7 @@ def _is_import(pool: Pool, file: File, count: int, digest: str, given: np.ndarra
         found.update(np.ascontiguousarray(batch.items).reshape(-1).view(np.uint8).data)
     if found.hexdigest() != digest:
         return False
-    if ((given != UNLABELED) & (given != pool.labels[:count])).any():
+    if (has_label(given) & (given != pool.labels[:count])).any():
         raise PoolError(
             f"{pool.path} was made with the items of this file, and has other labels for them now; nothing was added. "
             "`mcscore pool label` changes labels"
@@ -320,6 +324,10 @@ def _stage_items(pool: Pool, stage: Path, blocks: Iterable[np.ndarray]) -> tuple
         writer.add(block)
     writer.finish()
     return writer.content, writer.n - pool.n, digest.hexdigest()
+
+
+def _main(pool: Pool) -> LabelColumn:
+    return pool.label_columns[MAIN]
 
 
 def _grid(pool: Pool) -> Grid:

@@ -31,6 +31,7 @@ from ..errors import PoolError
 from ..pool.borrow import refuse_borrowed
 from ..pool.create import key_chunk, write_column
 from ..pool.history import CHUNK, Append, encoded_appends
+from ..pool.kinds import MAIN
 from ..pool.metadata import array_names, set_rows, write_attributes
 from ..pool.pool import Pool
 from ..store.chunks import ChunkReader
@@ -41,7 +42,7 @@ from ..store.writer import file_parts
 from ..store.zarr_store import AtomicStore
 from .staging import read_fields, stage_of, staged, write_fields
 
-_SPARE = re.compile(r"(items|blob|keys)(-\d+c?)?|appends")  # names of arrays that come and go
+_SPARE = re.compile(r"(items|blob|keys)(-\d+c?)?|appends|labels|numbers")  # names of arrays that come and go
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Added:
     @property
     def details(self) -> str:
         """A hash of labels and keys."""
-        digest = hashlib.sha256(self.labels.astype("<i4").tobytes())
+        digest = hashlib.sha256(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
         digest.update(b"" if self.keys is None else repr(self.keys.shape).encode() + self.keys.tobytes())
         return f"sha256:{digest.hexdigest()}"
 
@@ -96,7 +97,8 @@ def appending(pool: Pool, settings: dict[str, Any]) -> Iterator[tuple[Path, Path
     refuse_borrowed(where)
     columns = [
         pool.storage.rows,
-        *pool.storage.columns.values(),
+        *pool.storage.labels.values(),
+        pool.storage.excluded,
         *([pool.storage.offsets] if pool.storage.offsets else []),
     ]
     for layout in columns:
@@ -169,12 +171,20 @@ def _extend_pool(pool: Pool, path: Path, stage: Path, ready: Ready) -> None:
         for name in ("labels", "keys", "offsets")
         if is_there(stage / f"{name}.npy")
     }
+    main = facts.columns_of_labels[0]
+    if values["labels"].dtype != main.dtype:
+        raise PoolError(
+            f"labels of {path} are of kind {main.kind} since the append in {stage} was completed: remove that directory"
+        )
     atomic.move_files(stage / "files", path / facts.rows_name)
     if "offsets" in values:
         assert storage.offsets is not None
         _extend(storage.offsets, pool.n + 1, values["offsets"])
-    _extend(storage.columns["labels"], pool.n, values["labels"])
-    _extend(storage.columns["excluded"], pool.n, np.zeros(len(values["labels"]), bool))
+    for column in facts.columns_of_labels:
+        new = values["labels"]
+        empty = np.full(len(new), column.empty, column.dtype)
+        _extend(storage.labels[column.name], pool.n, new if column.name == MAIN else empty)
+    _extend(storage.excluded, pool.n, np.zeros(len(values["labels"]), bool))
     if "keys" in values:
         facts = replace(facts, keys=_extend_keys(path, pool, table, values["keys"]))
     if ready.content != ready.base_content or ready.n != ready.base_n:

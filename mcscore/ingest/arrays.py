@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import PoolError
 from ..paths import local_path
-from ..pool.labels import checked_labels
+from ..pool.kinds import main_column
+from ..pool.labels import checked_column
 from ..pool.pool import Pool
 from ..progress import Progress, Shown, shown
 from .array_formats import ArrayFile, open_array
@@ -33,6 +34,7 @@ def import_array(
     std: Any = None,
     classes: Any = None,
     compression: str = "none",
+    label_kind: str = "class",
     progress: Shown = None,
 ) -> Pool:
     """Make a pool of the array in a file.
@@ -40,7 +42,8 @@ def import_array(
     Args:
         src: an .npy, .npz, idx or idx.gz file, or a Zarr array, of (N, ...) uint8 or floats.
         dst: the pool to make; must not exist.
-        labels: (N,) integers, -1 where unlabeled, or a file of one of these formats that holds them.
+        labels: (N,) integers, -1 where unlabeled, or a file of one of these formats that holds them; numbers, NaN where
+            unlabeled, if ``label_kind`` is "number".
         key: which array of an .npz, or of a Zarr group, holds the items; needed when it holds several.
         labels_key: the same for the file of labels.
         layout: the axes after N: "hw" (stored as (N, 1, H, W)), "chw" (stored as is), "hwc" (stored channels first).
@@ -49,6 +52,7 @@ def import_array(
         std: standard deviation per channel, as for Pool.create.
         classes: names of the classes, as for Pool.create.
         compression: "none", "lz4" or "zstd", as for Pool.create.
+        label_kind: "class", or "number" for numbers to be predicted, as for Pool.create.
         progress: called as progress(items done, items); None: a bar on a terminal and in a notebook; False: nothing.
 
     Raises:
@@ -64,7 +68,9 @@ def import_array(
     """
     array, arrange, labels, _ = _opened(src, labels, key, labels_key, layout)
     if labels is not None:
-        checked_labels(labels, array.shape[0], classes)  # before hours of copying, not after
+        checked_column(
+            main_column(label_kind, classes), labels, array.shape[0], classes
+        )  # before hours of copying, not after
     if compression == "none":
         _check_room(local_path(dst, "a pool", PoolError), src, array)
     with shown(progress) as tell:
@@ -78,6 +84,7 @@ def import_array(
             classes=classes,
             source=Path(src).name,
             compression=compression,
+            label_kind=label_kind,
         )
 
 

@@ -96,7 +96,7 @@ def compact(
 
 
 def _in_place(pool: Pool, where: Path, progress: Progress | None) -> Compacted:
-    facts, before = _facts(pool), _files(pool)
+    facts, before = pool.storage.facts(), _files(pool)
     used = {*array_names(facts)}
     discard_spare(where, used)
     atomic.discard_temporaries(where, "*")
@@ -117,7 +117,7 @@ def _beside(pool: Pool, where: Path, out: Path, progress: Progress | None) -> Co
         raise PoolError(
             f"{out} exists already, and pools are never overwritten: choose another path, or remove it first"
         )
-    facts = _facts(pool)
+    facts = pool.storage.facts()
     with atomic.new_directory(out) as partial:
         atomic.replace_file(partial / "zarr.json", (where / "zarr.json").read_bytes())
         kept = [name for name in array_names(facts) if name != facts.rows_name and not name.startswith("keys")]
@@ -136,12 +136,6 @@ def _refuse_interrupted(where: Path) -> None:
     stage = stage_of(where, "append")
     if exists(stage):
         raise PoolError(f"an append to {where} was interrupted: repeat that append first, or remove {stage}")
-
-
-def _facts(pool: Pool) -> Attributes:
-    """Return the attributes of a pool, with names that an earlier release or other software did not record."""
-    table = tuple((layout.folder.name, start, start + layout.n) for start, layout in pool.storage.keys.items())
-    return replace(pool.storage.attributes, n=pool.n, keys=table)
 
 
 def _files(pool: Pool) -> int:

@@ -30,7 +30,7 @@ class Parts:
     label: Any
 
 
-def parts(sample: Any, item: Name | None = None, label: Name | None = None) -> Parts:
+def parts(sample: Any, item: Name | None = None, label: Name | None = None, *, labels: bool = True) -> Parts:
     """Return the item and the label in a sample.
 
     An array, a tensor or a picture of PIL is an item without a label. In a tuple or list the item comes first and the label second, as
@@ -41,6 +41,7 @@ def parts(sample: Any, item: Name | None = None, label: Name | None = None) -> P
         sample: what the dataset gave.
         item: key (or, of a tuple, position) of the item; None: found as above.
         label: the same of the label.
+        labels: False: labels are not asked for, and need not be told from each other.
 
     Raises:
         SampleError: the item cannot be told, or there are two readings; the message says how to say which.
@@ -53,7 +54,7 @@ def parts(sample: Any, item: Name | None = None, label: Name | None = None) -> P
     if item is not None and item == label:
         raise SampleError(f"item={item!r} and label={label!r} are one part of the sample, and two are needed")
     if isinstance(sample, Mapping):
-        return _of_dict(sample, item, label)
+        return _of_dict(sample, item, label, labels)
     if isinstance(sample, (tuple, list)):
         return _of_tuple(sample, item, label)
     if item is not None or label is not None:
@@ -95,17 +96,17 @@ def array_of(item: Any) -> np.ndarray:
     return array
 
 
-def _of_dict(sample: Mapping[Any, Any], item: Name | None, label: Name | None) -> Parts:
+def _of_dict(sample: Mapping[Any, Any], item: Name | None, label: Name | None, labels: bool) -> Parts:
     for name, what in ((item, "item"), (label, "label")):
         if name is not None and name not in sample:
             raise SampleError(f"it has no {name!r}, which {what}= names; it has {_listed(sample)}")
+    named = [name for name in LABEL_NAMES if name in sample and name != item]
     if label is None:
-        named = [name for name in LABEL_NAMES if name in sample and name != item]
-        if len(named) > 1:
+        if len(named) > 1 and labels:
             raise SampleError(f"it has {_listed(named)}: say which is the label, label={named[0]!r}")
         label = named[0] if named else None
     if item is None:
-        found = [name for name, value in sample.items() if name != label and _is_array(value)]
+        found = [name for name, value in sample.items() if name not in (label, *named) and _is_array(value)]
         if len(found) != 1:
             example = found[0] if found else next(iter(sample), "image")
             what = f"{len(found)} arrays, {_listed(found)}," if found else "no array"

@@ -21,7 +21,6 @@ _PACKAGES = {  # module: (distributions that may provide it, what is lost withou
     "zarr": (("zarr",), "pools and runs cannot be opened"),
     "zarrs": (("zarrs",), "pools are read by zarr's own pipeline; pip install zarrs reads them faster"),
     "faiss": (("faiss-cpu", "faiss-gpu-cu12", "faiss-gpu"), "diverse selection is off"),
-    "matplotlib": (("matplotlib",), "reports have no plots; pip install mcscore[report]"),
     "jinja2": (("jinja2",), "no reports; pip install mcscore[report]"),
 }
 
@@ -92,9 +91,9 @@ def _native() -> tuple[bool, str]:
 def _triton() -> tuple[bool, str]:
     """Triton is active once a kernel ran: that it can be imported says nothing about the compiler and the driver."""
     installed, version = _triton_installed()
-    if not installed:
-        return False, version
     present, why = _cuda()
+    if not installed:
+        return False, version if present else f"{version}; it is needed on a CUDA GPU only, and {why}"
     if not present:
         return False, f"{version} is installed, but {why}"
     from .triton.smoke import smoke
@@ -105,7 +104,7 @@ def _triton() -> tuple[bool, str]:
 
 def _triton_installed() -> tuple[bool, str]:
     if util.find_spec("triton") is None:
-        return False, "triton is not installed"
+        return False, "not installed: builds of torch for CUDA bring it, pip install mcscore[triton] adds it to others"
     return True, _version(("triton",)) or "version unknown"
 
 

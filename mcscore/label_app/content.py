@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..pool.pictures.decode import whole_picture
-from ..pool.pictures.pixels import finite, is_image, pixels
+from ..pool.pictures.files import value_range
+from ..pool.pictures.pixels import is_image, pixels
 from ..store.encoded import EncodedReader
 
 if TYPE_CHECKING:
@@ -95,12 +96,7 @@ class Content:
     def _range(self) -> tuple[float, float]:
         """The least and the greatest finite value of all chosen items."""
         with self._reading:
-            low, high = math.inf, -math.inf
-            for at in range(0, len(self._ids), _STEP):
-                values = finite(self._pool.take(self._ids[at : at + _STEP]))
-                if values.size:
-                    low, high = min(low, float(values.min())), max(high, float(values.max()))
-        return (low, high) if low <= high else (0.0, 0.0)
+            return value_range(self._pool.take(self._ids[at : at + _STEP]) for at in range(0, len(self._ids), _STEP))
 
     def _all_text(self) -> bool:
         texts = (

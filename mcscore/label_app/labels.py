@@ -23,8 +23,9 @@ from ..cells import guarded
 from ..errors import RunError
 from ..fields import parse
 from ..paths import is_file
-from ..pool.schema import UNLABELED
+from ..pool.kinds import UNLABELED
 from ..store.lock import locked_in_turn
+from ..text import count
 from .watched import Watched
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ Label = int | list[int] | None  # None: unlabeled; []: labeled, and none of the 
 Ids = npt.NDArray[np.int64]
 
 FOLDER, LOG, TABLE = "labels", "log.jsonl", "labels.csv"
+_SHOWN = 5  # conflicts that an error names
 
 
 class Changed(Exception):
@@ -69,19 +71,30 @@ class Log:
 
     def add(self, id: int, field: Field, had: Label | bool, value: Label | bool, window: str) -> None:
         """Append a line, durable on return; the caller holds the lock of the directory."""
-        keys = self._pool.keys_of([id])
-        line = {
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "id": id,
-            "key": None if keys is None else str(keys[0]),
-            "field": field,
-            "had": had,
-            "value": value,
-            "window": window,
-        }
+        self._append([(id, had, value)], field, window)
+
+    def add_all(self, changes: Sequence[tuple[int, Label, Label]], window: str) -> None:
+        """Append a line for each change of labels (id, had, value), all or none; else as ``add``."""
+        self._append(changes, "label", window)
+
+    def _append(self, changes: Sequence[tuple[int, Any, Any]], field: Field, window: str) -> None:
+        keys = self._pool.keys_of([id for id, _, _ in changes])
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        lines = [
+            {
+                "at": at,
+                "id": id,
+                "key": None if keys is None else str(keys[row]),
+                "field": field,
+                "had": had,
+                "value": value,
+                "window": window,
+            }
+            for row, (id, had, value) in enumerate(changes)
+        ]
         before = self._file.read_bytes() if is_file(self._file) else b""
         atomic.discard_temporaries(self.folder, "*")  # of a killed call: this one has the lock
-        atomic.replace_file(self._file, before, json.dumps(line).encode() + b"\n")
+        atomic.replace_file(self._file, before, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 class OneLabel:
@@ -130,6 +143,25 @@ class SeveralLabels:
             _refuse_other(has, had, wanted)
             if has != wanted:
                 self._log.add(id, "label", had, wanted, window)
+
+    def give_all(self, wanted: dict[int, list[int]], overwrite: bool, source: str) -> int:
+        """Give many items their labels, durable on return, all or none; returns how many changed.
+
+        Raises:
+            RunError: an item has other labels already, and they are not to be overwritten; names the first.
+        """
+        with locked_in_turn(self._log.folder):
+            now = self._all()
+            changed = {id: sorted(set(labels)) for id, labels in wanted.items() if now.get(id) != sorted(set(labels))}
+            other = [id for id in changed if now.get(id) is not None]
+            if other and not overwrite:
+                named = "; ".join(f"item {id} has {now[id]} and would get {changed[id]}" for id in other[:_SHOWN])
+                raise RunError(
+                    f"{count(len(other), 'conflict')}, nothing was changed: {named}{'; ...' * (len(other) > _SHOWN)} "
+                    "(--overwrite replaces)"
+                )
+            self._log.add_all([(id, now.get(id), labels) for id, labels in changed.items()], source)
+        return len(changed)
 
     def write_table(self, pool: Pool) -> Path | None:
         """Write labels.csv: id, key, and 1 or 0 for each class; None if nothing is labeled."""

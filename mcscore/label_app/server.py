@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from importlib import resources, util
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from .session import Session
 HOST = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost")
 NEEDED = {"bottle": "bottle", "waitress": "waitress", "PIL": "pillow"}  # module: package
-_TYPES = {"app.js": "text/javascript", "look.js": "text/javascript", "style.css": "text/css"}
+_TYPES = {".js": "text/javascript", ".css": "text/css"}  # of the parts of the page
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "Referrer-Policy": "no-referrer",
@@ -54,8 +55,13 @@ def application(session: Session, token: str) -> Any:
     def as_json(facts: Any, status: int = 200) -> Any:
         return answer(json.dumps(facts, allow_nan=False), "application/json", status)
 
-    def page(name: str) -> bytes:
-        return resources.files(__package__).joinpath("page", name).read_bytes()
+    own = resources.files(__package__).joinpath("page")
+    parts = {
+        file.name: file
+        for room in (resources.files("mcscore.web"), own)
+        for file in room.iterdir()
+        if Path(file.name).suffix in _TYPES
+    }
 
     def for_owner(handle: Callable[..., Any]) -> Callable[..., Any]:
         """Refuse whoever has not the token, and turn an error into a sentence."""
@@ -90,7 +96,7 @@ def application(session: Session, token: str) -> Any:
     def part(name: str) -> Any:
         if (refused := wrong_name()) is not None:
             return refused
-        return answer(page(name), _TYPES[name]) if name in _TYPES else nothing()
+        return answer(parts[name].read_bytes(), _TYPES[Path(name).suffix]) if name in parts else nothing()
 
     def item(id: int) -> Any:
         return as_json(session.content.facts(id)) if session.has(id) else nothing()
@@ -111,7 +117,7 @@ def application(session: Session, token: str) -> Any:
         session.give(*change)
         return as_json({"value": given["value"]})
 
-    app.route("/", "GET", for_owner(lambda: answer(page("index.html"), "text/html")))
+    app.route("/", "GET", for_owner(lambda: answer(own.joinpath("index.html").read_bytes(), "text/html")))
     app.route("/<name>", "GET", part)
     app.route("/api/session", "GET", for_owner(lambda: as_json(session.facts())))
     app.route("/api/states", "GET", for_owner(lambda: as_json(session.states())))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..pool import Pool
     from ..run import Run
 
-GUESSES = 5  # most probable classes of an item that the page shows
 _NUMBERS = 10  # classes of a pool without names, at least
 
 
@@ -51,12 +50,17 @@ class Session:
 
         if run.meta["likelihood"] == "gaussian":
             raise RunError(
-                f"{run.path} predicts numbers, and labels of a pool are classes: there is nothing to choose from"
+                f"{run.path} predicts numbers, and the page gives classes: write the numbers into a table, and set them with "
+                "`mcscore pool label POOL TABLE --kind number`"
             )
         if not isinstance(run.path, Path):
             raise RunError(f"{run.path} is not on this machine: labels are logged in the run, so copy it here first")
         self.run, self.pool = run, find_pool(run, pool)
         local(self.pool.path, "label its items")
+        if self.pool.label_columns["label"].kind == "number":
+            raise RunError(
+                f"labels of {self.pool.path} are numbers, and the page gives classes: set numbers with `mcscore pool label`"
+            )
         self.file, table, how = read_selection(run, selection, self.pool)
         self._probabilities = probabilities_of(run, table)
         self.by: str = how["by"]
@@ -127,11 +131,13 @@ class Session:
         return [done, f"{table}: the labels, which the pool has no place for; leave them out next time: {left_out} ..."]
 
     def _items(self) -> list[dict[str, Any]]:
+        from ..run.selecting.guesses import guesses_of
+
         keys = self.pool.keys_of(self.ids)
         names = dict.fromkeys((self.by, *self.run.meta["scores"]))
         columns = {name: self.run.values(name, self.ids).tolist() for name in names}
         predictions = self.run.values("prediction", self.ids).tolist()
-        guesses = self._guesses()
+        guesses = guesses_of(self._probabilities)
         return [
             {
                 "id": id,
@@ -141,17 +147,6 @@ class Session:
                 "guesses": None if guesses is None else guesses[at],
             }
             for at, id in enumerate(self.ids.tolist())
-        ]
-
-    def _guesses(self) -> list[list[list[float]] | None] | None:
-        """The most probable classes of each item, [class, probability] each; None where the run has kept no probabilities."""
-        mean_nC = self._probabilities
-        if mean_nC is None:
-            return None
-        best = np.argsort(-mean_nC, axis=1, kind="stable")[:, :GUESSES]
-        return [
-            None if np.isnan(p_C).any() else [[int(c), round(float(p_C[c]), 4)] for c in top]
-            for p_C, top in zip(mean_nC, best, strict=True)
         ]
 
     def _numbers(self) -> list[str]:

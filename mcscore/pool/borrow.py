@@ -15,6 +15,8 @@ from .. import atomic
 from ..errors import PoolError
 from ..paths import files_below, local_path
 from ..store.files import local
+from .kinds import UNLABELED
+from .labels import has_label
 from .metadata import FILE
 from .pool import Pool
 
@@ -51,8 +53,8 @@ def borrow(pool: Pool, path: Path, labeled: np.ndarray | None = None, labels: An
             atomic.replace_file(made / FILE, (source / FILE).read_bytes())
             if labeled is not None:
                 own = Pool.open(made)
-                before = np.flatnonzero(own.labels >= 0)
-                own.set_labels(before, np.full(len(before), -1))
+                before = np.flatnonzero(has_label(own.labels))
+                own.set_labels(before, np.full(len(before), np.nan if own.labels.dtype.kind == "f" else UNLABELED))
                 own.set_labels(labeled, labels)
     except OSError as error:
         raise PoolError(f"pool {path} could not be written, nothing was left behind: {error}") from error

@@ -19,14 +19,14 @@ from ..store.layout import ChunkLayout, layout_of
 from ..store.writer import ArrayWriter
 from ..store.zarr_store import AtomicStore
 from .keys import encoded_keys
-from .labels import checked_labels
+from .kinds import main_column
+from .labels import checked_column
 from .metadata import write_attributes
 from .schema import (
     COLUMN_CHUNK,
     COLUMN_CHUNK_MIN,
     ITEM_DTYPES,
     KEY_CHUNK_BYTES,
-    UNLABELED,
     Attributes,
     Grid,
     checked_attributes,
@@ -51,6 +51,7 @@ def create(
     compression: str,
     chunk_items: int | None,
     shard_items: int | None,
+    label_kind: str = "class",
 ) -> None:
     """Do the work of Pool.create, which documents it."""
     blocks, n = as_blocks(items, n)
@@ -59,11 +60,14 @@ def create(
             raise PoolError(
                 f"{path} exists already; pools are never overwritten: choose another path, or remove it first"
             )
-        labels = None if labels is None else checked_labels(labels, n, classes)  # before anything is written
+        column = main_column(label_kind, classes)
+        labels = None if labels is None else checked_column(column, labels, n, classes)  # before anything is written
         keys = None if keys is None else encoded_keys(keys, n)
         with atomic.new_directory(path) as partial:
             grid, first, blocks = _planned(checked_blocks(blocks), n, chunk_items, shard_items)
-            attributes = checked_attributes(first.shape[1:], mean, std, classes, source, dtype=first.dtype)
+            attributes = checked_attributes(
+                first.shape[1:], mean, std, classes, source, dtype=first.dtype, label_kind=label_kind
+            )
             writer = ArrayWriter(planned_layout(grid, first.shape[1:], first.dtype, compression), partial / "items")
             atomic.create_directory(partial / "items")
             for block in blocks:
@@ -116,7 +120,7 @@ def finish_pool(
     import zarr
 
     for leftover in list(where.iterdir()):  # of an earlier call that was killed
-        if leftover.name in ("labels", "excluded", "keys", "offsets"):
+        if leftover.name in ("labels", "numbers", "excluded", "keys", "offsets"):
             atomic.remove_tree(leftover)
         elif leftover.is_dir():
             atomic.remove(leftover / "zarr.json")
@@ -129,7 +133,7 @@ def finish_pool(
     items_array(group, Grid(layout.chunk, layout.shard), shape, layout.dtype, compression, name)
     if offsets is not None:
         write_column(group, "offsets", offsets, 0, [])
-    write_columns(group, n, labels, keys, attributes.classes)
+    write_columns(group, n, labels, keys, attributes)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     table = () if keys is None else (("keys", 0, n),)
     write_attributes(where, replace(attributes, created=now, n=n, keys=table))
@@ -265,12 +269,12 @@ def key_chunk(width: int) -> int:
     return min(1 << (KEY_CHUNK_BYTES // width).bit_length() - 1, COLUMN_CHUNK)
 
 
-def write_columns(group: Any, n: int, labels: Any, keys: Any, classes: Iterable[str] | None) -> None:
+def write_columns(group: Any, n: int, labels: Any, keys: Any, attributes: Attributes) -> None:
     """Write the columns of a new pool: labels, exclusion flags and, if given, keys."""
     from zarr.codecs import ZstdCodec
 
-    given = np.full(n, UNLABELED, np.int32) if labels is None else checked_labels(labels, n, classes)
-    write_column(group, "labels", given, UNLABELED, [])
+    column = attributes.columns_of_labels[0]
+    write_column(group, column.array, checked_column(column, labels, n, attributes.classes), column.empty, [])
     write_column(group, "excluded", np.zeros(n, bool), False, [])
     if keys is not None:
         named = keys if isinstance(keys, np.ndarray) and keys.dtype == np.uint8 else encoded_keys(keys, n)

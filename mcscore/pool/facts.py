@@ -8,8 +8,10 @@ from typing import Any
 
 from .. import atomic
 from ..errors import PoolError
+from ..store.columns import Column
 from ..store.files import local
 from ..store.lock import locked_in_turn
+from .kinds import MAIN
 from .metadata import write_attributes
 from .pool import Pool
 from .schema import checked_attributes
@@ -45,6 +47,7 @@ def set_facts(pool: Pool, *, mean: Any = KEEP, std: Any = KEEP, classes: Sequenc
         with locked_in_turn(where):  # as an append, which writes the same file
             now = Pool.open(where)
             facts = now.storage.attributes
+            main = now.label_columns[MAIN]
             wanted = checked_attributes(
                 facts.item_shape,
                 facts.mean if mean is KEEP else mean,
@@ -53,6 +56,7 @@ def set_facts(pool: Pool, *, mean: Any = KEEP, std: Any = KEEP, classes: Sequenc
                 facts.source,
                 facts.fit,
                 now.dtype,
+                main.kind,
             )
             _require_names(now, wanted.classes)
             atomic.discard_temporaries(where, "*")  # of a killed call: this one has the lock
@@ -66,9 +70,14 @@ def _require_names(pool: Pool, classes: Sequence[str] | None) -> None:
     """Raise PoolError if an item has a label beyond the names."""
     if classes is None:
         return
-    labels = pool.column("labels")
-    for start in range(0, pool.n, _STRIDE):
-        part = labels[start : min(start + _STRIDE, pool.n)]
+    for one in pool.label_columns.values():
+        if one.kind == "class" and one.classes is None:
+            _require_names_of(Column(pool.storage.labels[one.name]), pool.n, classes)
+
+
+def _require_names_of(labels: Column, n: int, classes: Sequence[str]) -> None:
+    for start in range(0, n, _STRIDE):
+        part = labels[start : min(start + _STRIDE, n)]
         if len(part) and part.max() >= len(classes):
             at = start + int(part.argmax())
             raise PoolError(

@@ -1,4 +1,4 @@
-"""One value per item: labels and exclusion flags, checked and changed."""
+"""One value per item: labels of classes, labels that are numbers, and exclusion flags; checked and changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..store.files import local
 from ..store.layout import ChunkLayout
 from ..store.lock import locked_in_turn
 from ..store.writer import file_parts
-from .schema import UNLABELED
+from .kinds import UNLABELED, LabelColumn
 
 
 def checked_labels(labels: Any, n: int | None, classes: Iterable[str] | None) -> np.ndarray:
@@ -31,13 +31,61 @@ def checked_labels(labels: Any, n: int | None, classes: Iterable[str] | None) ->
     if given.ndim != 1 or (n is not None and len(given) != n):
         raise PoolError(f"labels have shape {given.shape} for {n} items; one integer per item is needed, ({n},)")
     if given.dtype.kind not in "iu" and len(given):
-        raise PoolError(f"labels are {given.dtype}; they must be integers (-1: unlabeled)")
+        raise PoolError(
+            f"labels are {given.dtype}; they must be integers (-1: unlabeled), unless they are numbers to be predicted: "
+            "label_kind='number' (--label-kind number)"
+        )
     highest = len(list(classes)) - 1 if classes is not None else np.iinfo(np.int32).max
     wrong = np.flatnonzero((given < UNLABELED) | (given > highest))
     if len(wrong):
         at = wrong[0]
         raise PoolError(f"label {given[at]} at position {at} is outside [-1, {highest}] ({len(wrong)} such labels)")
     return given.astype(np.int32)
+
+
+def checked_numbers(labels: Any, n: int | None) -> np.ndarray:
+    """Return labels that are numbers as float32 (n,); n None: any number of them.
+
+    Raises:
+        PoolError: another length or rank; not numbers; infinite, also in float32.
+
+    >>> checked_numbers([1.5, float("nan"), 2], n=3)
+    array([1.5, nan, 2. ], dtype=float32)
+    """
+    given = np.asarray(labels)
+    if given.ndim != 1 or (n is not None and len(given) != n):
+        raise PoolError(f"labels have shape {given.shape} for {n} items; one number per item is needed, ({n},)")
+    if given.dtype.kind not in "iuf" and len(given):
+        raise PoolError(f"labels are {given.dtype}; they must be numbers (NaN: unlabeled)")
+    with np.errstate(over="ignore"):
+        numbers = given.astype(np.float32)
+    wrong = np.flatnonzero(np.isinf(numbers))
+    if len(wrong):
+        at = wrong[0]
+        raise PoolError(f"label {given[at]} at position {at} is not finite in float32 ({len(wrong)} such labels)")
+    return numbers
+
+
+def checked_column(column: LabelColumn, labels: Any, n: int | None, classes: Iterable[str] | None) -> np.ndarray:
+    """Return labels for a column, whose pool has ``classes``; None: no labels.
+
+    Raises:
+        PoolError: as for ``checked_labels`` and ``checked_numbers``.
+    """
+    if labels is None:
+        return np.full(n or 0, column.empty, column.dtype)
+    if column.kind == "number":
+        return checked_numbers(labels, n)
+    return checked_labels(labels, n, column.classes or classes)
+
+
+def has_label(labels: np.ndarray) -> np.ndarray:
+    """Return which values of a column are labels.
+
+    >>> has_label(np.array([0, -1])), has_label(np.array([-1, np.nan], np.float32))
+    (array([ True, False]), array([ True, False]))
+    """
+    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != UNLABELED
 
 
 def set_values(
@@ -93,7 +141,7 @@ def _set_sorted(
             low, high = np.searchsorted(ids, [start, start + layout.chunk])
             reader.decode(int(number), chunk)
             inside = ids[low:high] - start
-            differ = int((chunk[inside] != values[low:high]).sum())
+            differ = int((_bits(chunk[inside]) != _bits(values[low:high])).sum())
             if not differ:
                 continue
             chunk[inside] = values[low:high]
@@ -104,3 +152,8 @@ def _set_sorted(
                 raise PoolError(f"{folder.name} could not be written, {file} is as it was: {error}") from error
             changed += differ
     return changed
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """Return values so that NaN equals itself."""
+    return np.ascontiguousarray(values).view(np.uint32) if values.dtype == np.float32 else values

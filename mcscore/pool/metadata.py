@@ -166,7 +166,7 @@ def array_names(attributes: Attributes) -> Iterable[str]:
     return [
         attributes.rows_name,
         *offsets,
-        "labels",
+        *(one.array for one in attributes.columns_of_labels),
         "excluded",
         *(name for name, *_ in attributes.keys or ()),
         *appends,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from ..errors import ChunkError, PoolError
 from ..paths import local_path
 from ..store.buffers import Allocate, Buffers
 from ..store.chunks import ChunkReader
-from ..store.columns import Column
 from ..store.encoded import EncodedReader
 from ..store.files import path_of
 from ..store.layout import ChunkLayout
@@ -21,14 +20,18 @@ from ..store.read_ahead import read_ahead
 from ..store.watch import marks
 from .batch import Batch
 from .create import create
-from .keys import find_keys, read_keys
-from .labels import checked_labels, set_values
+from .kinds import MAIN
+from .labeled_items import LabeledItems
 from .storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from ..progress import Shown
+    from ..training import PoolDataset
 
 BLOCK_BYTES = 16 << 20  # glibc maps and unmaps every fresh buffer above 32 MiB: 12 GB/s become 1.5
 
 
-class Pool:
+class Pool(LabeledItems):
     """Items of one shape on disk, with labels, exclusion flags and optional keys. An item's id is its row number.
 
     The items never change once created; ``append_blocks`` and its like add more, which an open pool does not see.
@@ -94,6 +97,7 @@ class Pool:
         compression: str = "none",
         chunk_items: int | None = None,
         shard_items: int | None = None,
+        label_kind: str = "class",
     ) -> Pool:
         """Write a pool in memory that does not grow with its size: all of it or, on any failure, nothing.
 
@@ -102,7 +106,7 @@ class Pool:
             items: (N, ...) array-like (ndarray, memmap, tensor, Zarr array), or an iterator of blocks (n, ...) of any
                 sizes; uint8, float16, float32 or float64.
             n: how many items an iterator gives, if known; checked.
-            labels: (N,) integers, -1 = unlabeled (default).
+            labels: (N,) integers, -1 = unlabeled (default); or of ``label_kind`` "number" floats, NaN = unlabeled.
             keys: (N,) the user's names of the items (path, URL).
             mean: per channel (first axis of an item), or one value, of the items as float (uint8 / 255).
             std: as mean.
@@ -111,6 +115,7 @@ class Pool:
             compression: "none" (fastest on local disks), "lz4" or "zstd" (slow disks).
             chunk_items: overrides the planned items per chunk (at most 4 MiB).
             shard_items: overrides the planned items per shard (no shards up to 64 MiB in all); needs chunk_items.
+            label_kind: "class", or "number": labels are numbers to be predicted (regression), kept as float32.
 
         Raises:
             PoolError: the path exists, the disk is full, shapes, dtypes or lengths do not match.
@@ -128,8 +133,98 @@ class Pool:
             compression=compression,
             chunk_items=chunk_items,
             shard_items=shard_items,
+            label_kind=label_kind,
         )
         return Pool.open(path)
+
+    @staticmethod
+    def from_dataset(
+        dataset: Any,
+        path: str | os.PathLike[str],
+        *,
+        labels: bool = False,
+        item: str | int | None = None,
+        label: str | int | None = None,
+        label_kind: str = "class",
+        classes: Any = None,
+        keys: Any = None,
+        mean: Any = None,
+        std: Any = None,
+        source: str | None = None,
+        compression: str = "none",
+        progress: Shown = None,
+    ) -> Pool:
+        """Write a pool of the samples of a dataset, in memory that does not grow with it but for 4 bytes a label.
+
+        A sample is an array, a tensor, a picture of PIL, a pair (item, label), or a dict. A dataset that is read by index resumes: after a
+        kill or an error, the same call goes on behind the last full file of items. One that is iterated over begins anew.
+
+        Args:
+            dataset: a map-style Dataset of PyTorch, a dataset of Hugging Face, a list; or anything that gives samples when iterated over.
+            path: must not exist.
+            labels: keep the labels of the samples.
+            item: the key, or the position, of the item in a sample, where it is not the only array in it.
+            label: the same of the label; its labels are kept.
+            label_kind: "class", or "number": labels are numbers to be predicted (regression).
+            classes: names of the classes 0, 1, ...; labels may be names.
+            keys: (N,) the user's names of the items.
+            mean: as for :meth:`create`.
+            std: as for :meth:`create`.
+            source: free text; default: the name of the dataset's class.
+            compression: as for :meth:`create`.
+            progress: called as progress(items done, items); a number of items that is not known is that of those done. None: a bar
+                on a terminal and in a notebook; False: nothing.
+
+        Raises:
+            SampleError: a sample cannot be read, has no item or label of a known kind, or is unlike the first; names its index.
+            PoolError: the path exists; the dataset is empty, none, an array or a DataLoader; as :meth:`create`.
+
+        >>> import tempfile
+        >>> samples = [(np.full((1, 2, 2), i, np.uint8), "cat") for i in range(3)]
+        >>> pool = Pool.from_dataset(samples, tempfile.mkdtemp() + "/p", labels=True, classes=["dog", "cat"])
+        >>> pool.n, pool.item_shape, pool.labels.tolist()
+        (3, (1, 2, 2), [1, 1, 1])
+        """
+        from ..ingest.datasets import import_dataset  # above the pool: this method is the door to it
+
+        return import_dataset(
+            dataset,
+            path,
+            labels=labels,
+            item=item,
+            label=label,
+            label_kind=label_kind,
+            classes=classes,
+            keys=keys,
+            mean=mean,
+            std=std,
+            source=source,
+            compression=compression,
+            progress=progress,
+        )
+
+    def as_dataset(
+        self, ids: Any = None, transform: Callable[[Any], Any] | None = None, *, name: str = MAIN
+    ) -> PoolDataset:
+        """Return items and their labels as a Dataset of PyTorch, to train on: (item, label) each, for a DataLoader with workers.
+
+        Args:
+            ids: the items; None: those that are labeled and not excluded.
+            transform: one item as it is stored, a tensor -> the input; None: what a Scorer without a transform makes of it, so that
+                training and scoring agree: uint8 / 255, then normalized by the pool's mean and std; floats as float32.
+            name: the column of labels.
+
+        Raises:
+            PoolError: ids outside the pool, or without a label; no such column.
+
+        >>> import tempfile
+        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.full((3, 2), 255, np.uint8), labels=[-1, 4, -1])
+        >>> pool.as_dataset()[0]
+        (tensor([1., 1.]), tensor(4))
+        """
+        from ..training import PoolDataset  # above the pool, as it imports PyTorch
+
+        return PoolDataset(self, ids, transform, name)
 
     # ------------------------------------------------------------------ items
 
@@ -177,7 +272,7 @@ class Pool:
             PoolError: ids outside the pool, naming them.
             ChunkError: a chunk cannot be read; names it.
         """
-        ids_B = self._checked_ids(ids)
+        ids_B = self.checked_ids(ids)
         out = self._output(len(ids_B), None)
         with self._reader() as reader:
             reader.gather(ids_B, out)
@@ -288,109 +383,7 @@ class Pool:
         """Open what is at the place of this pool now."""
         return Pool(open_storage(self.path))
 
-    # ------------------------------------------------------------------ labels and flags
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Labels, (N,) int32, -1 = unlabeled; a copy."""
-        return self.column("labels")[:]
-
-    @property
-    def excluded(self) -> np.ndarray:
-        """Flags, (N,) bool, True: never to be scored or selected; a copy."""
-        return self.column("excluded")[:]
-
-    @property
-    def keys(self) -> np.ndarray | None:
-        """The user's names of the items, (N,) str ("" where an item has none), or None; 4 bytes of memory per character.
-
-        Of a large pool ask for the keys of some items (keys_of), or for the items of some keys (find_keys).
-        """
-        return read_keys(self.storage.keys, self.n) if self.storage.keys else None
-
-    def keys_of(self, ids: Any) -> np.ndarray | None:
-        """Return the keys of some items, (n,) str in the order of ``ids``, or None; reads only the chunks concerned.
-
-        Raises:
-            PoolError: ids outside the pool, naming them.
-        """
-        if not self.storage.keys:
-            return None
-        return read_keys(self.storage.keys, self.n, self._checked_ids(ids))
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether any item may have a key; reads nothing."""
-        return bool(self.storage.keys)
-
-    def find_keys(self, keys: Any) -> np.ndarray:
-        """Return which item has each key, (n,) int64: its id, -1 where no item has it, -2 where several have.
-
-        Args:
-            keys: strings: a list, an array of NumPy, or one of pyarrow.
-
-        >>> import tempfile
-        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((3, 2), np.uint8), keys=["a", "b", "b"])
-        >>> pool.find_keys(["a", "b", "c"]).tolist()
-        [0, -2, -1]
-        """
-        return find_keys(self.storage.keys, keys)
-
-    def column(self, name: str) -> Column:
-        """Return "labels" or "excluded" to be read range by range, in memory that does not grow with N."""
-        return Column(self.storage.columns[name])
-
-    def set_labels(self, ids: Any, labels: Any, *, check: Callable[[np.ndarray], None] | None = None) -> int:
-        """Give items labels (-1 takes one away); durable when it returns. Returns how many changed.
-
-        The labels of 2**20 consecutive items are replaced at once: a crash leaves old or new ones of each such chunk, and
-        repeating the call completes it.
-
-        Args:
-            ids: the items.
-            labels: one integer for each.
-            check: is called with the labels that the items have, in the order of ``ids``, while no other process can
-                change them; what it raises leaves all labels as they are.
-
-        Raises:
-            PoolError: ids outside the pool or repeated; labels that are not integers, below -1 or beyond the classes.
-        """
-        ids_B = self._checked_ids(ids)
-        values = checked_labels(labels, len(ids_B), self.classes)
-        return set_values(self.storage.columns["labels"], ids_B, values, check)
-
-    def set_excluded(self, ids: Any, flag: Any = True, *, check: Callable[[np.ndarray], None] | None = None) -> None:
-        """Exclude items from scoring and selection, or (False) readmit them; durable when it returns.
-
-        Args:
-            ids: the items.
-            flag: one for all, or one for each.
-            check: as for ``set_labels``, with the flags that the items have.
-
-        >>> import tempfile
-        >>> pool = Pool.create(tempfile.mkdtemp() + "/p", np.zeros((3, 2), np.uint8))
-        >>> pool.set_excluded([0, 2])
-        >>> Pool.open(pool.path).excluded
-        array([ True, False,  True])
-
-        Raises:
-            PoolError: ids outside the pool or repeated.
-        """
-        ids_B = self._checked_ids(ids)
-        flags = np.broadcast_to(np.asarray(flag, dtype=bool), ids_B.shape)
-        set_values(self.storage.columns["excluded"], ids_B, flags, check)
-
     # ------------------------------------------------------------------ checks
-
-    def _checked_ids(self, ids: Any) -> np.ndarray:
-        given = np.asarray(ids)
-        if given.ndim != 1 or (given.dtype.kind not in "iu" and len(given)):
-            raise PoolError(f"ids must be a one-dimensional array of integers, not {given.dtype} {given.shape}")
-        outside = given[(given < 0) | (given >= self.n)]
-        if len(outside):
-            some = ", ".join(str(v) for v in outside[:5])
-            raise PoolError(f"{len(outside)} ids are outside the pool {self.path} of {self.n} items: {some}")
-        return given.astype(np.int64)
 
     def _check_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.n:

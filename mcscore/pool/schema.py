@@ -5,7 +5,8 @@ pool.zarr/         Zarr v3 group; its attributes are those of :class:`Attributes
     or, where images are kept encoded (item_shape is the shape after decoding):
   blob/            (bytes,) uint8: JPEG, PNG, WebP, ..., one after another
   offsets/         (N + 1,) int64: item i is blob[offsets[i]:offsets[i + 1]]
-  labels/          (N,) int32, -1 = unlabeled
+  labels/          (N,) int32, -1 = unlabeled; or numbers/, (N,) float32, NaN = unlabeled
+  labels-<name>/   a further column of labels; numbers-<name>/ where they are numbers; optional
   excluded/        (N,) bool
   keys/            (N, width) uint8: UTF-8 names, padded with zero bytes; optional
   keys-<n>/        the same for the items from n on, where the names became wider
@@ -25,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from .kinds import COLUMN_NAME, KINDS, MAIN, LabelColumn, checked_classes, main_column
 
 FORMAT = "mcscore-pool"
 VERSION = 2
-UNLABELED = -1
 ITEM_DTYPES = ("uint8", "float16", "float32", "float64")
 
 # A chunk is the unit of decoding: the largest power of two of items in at most 4 MiB. One item per chunk took 30 times
@@ -91,6 +92,7 @@ class Attributes:
         mean: per channel, or one value, of the items as floats, where uint8 counts as value / 255; None: not normalized.
         std: as mean.
         classes: names of the labels 0, 1, ...; None: labels are bare numbers.
+        label_columns: the columns of labels, the main one first; None: the main one alone, of classes.
         source: free text: where the data came from.
         encoded: whether items are kept as encoded images.
         fit: how an image of another shape was or is made to fit: crop, pad or squash; None: crop, or no images.
@@ -110,6 +112,7 @@ class Attributes:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
+    label_columns: tuple[LabelColumn, ...] | None = None
     source: str | None = None
     encoded: bool = False
     fit: str | None = None
@@ -125,12 +128,20 @@ class Attributes:
         """The name of the array of items, or of their encoded bytes."""
         return self.rows or ("blob" if self.encoded else "items")
 
+    @property
+    def columns_of_labels(self) -> tuple[LabelColumn, ...]:
+        """The columns of labels, the main one first."""
+        return self.label_columns or (LabelColumn(),)
+
     def to_json(self) -> dict[str, Any]:
         """Return format, version and every attribute; null where it has no value, so that an update clears an older one."""
         return {
             "format": FORMAT,
             "version": VERSION,
             **{field.name: getattr(self, field.name) for field in fields(self)},
+            "label_columns": None
+            if self.label_columns is None
+            else [[one.name, one.kind, one.classes] for one in self.label_columns],
             "arrays": None if self.arrays is None else dict(self.arrays),
         }
 
@@ -162,6 +173,9 @@ class Attributes:
             raise PoolError("the attributes 'mean' and 'std' go together: one is missing")
         if "std" in read and min(read["std"]) <= 0:
             raise _wrong("std", given["std"], "a list of positive numbers")
+        columns = read.get("label_columns", (LabelColumn(),))
+        if columns[0].name != MAIN or len({one.name.casefold() for one in columns}) < len(columns):
+            raise _wrong("label_columns", given["label_columns"], f"a list of columns that differ, {MAIN!r} first,")
         return Attributes(**read)
 
 
@@ -227,6 +241,15 @@ def _file_name(name: str, value: Any) -> str:
     return value
 
 
+def _label_column(name: str, value: Any) -> LabelColumn:
+    """Read one element of ``label_columns``."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or value[1] not in KINDS:
+        raise _wrong(name, value, f"a list of lists (name, kind, classes), with the kind {' or '.join(KINDS)},")
+    if not isinstance(value[0], str) or not COLUMN_NAME.fullmatch(value[0]):
+        raise _wrong(name, value, "a name of letters and digits")
+    return LabelColumn(value[0], value[1], None if value[2] is None else _list_of(_text)(name, value[2]))
+
+
 def _hashes(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping):
         raise _wrong(name, value, "an object")
@@ -242,6 +265,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "mean": _list_of(_number),
     "std": _list_of(_number),
     "classes": _list_of(_text),
+    "label_columns": _list_of(_label_column),
     "source": _text,
     "encoded": _flag,
     "fit": _text,
@@ -262,6 +286,7 @@ def checked_attributes(
     source: str | None,
     fit: str | None = None,
     dtype: np.dtype | None = None,
+    label_kind: str = "class",
 ) -> Attributes:
     """Return the attributes of a pool to be made.
 
@@ -281,11 +306,16 @@ def checked_attributes(
                 f"mean {mean} and std {std} are not in units of [0, 1], in which uint8 items are normalized (value / 255): "
                 "divide both by 255"
             )
-    if classes is not None:
-        classes = tuple(str(name) for name in classes)
-        if len(set(classes)) != len(classes):
-            raise PoolError(f"class names must differ from each other: {', '.join(classes)}")
-    return Attributes(item_shape=item_shape, mean=mean, std=std, classes=classes, source=source, fit=fit)
+    columns = (main_column(label_kind, classes),)
+    return Attributes(
+        item_shape=item_shape,
+        mean=mean,
+        std=std,
+        classes=None if classes is None else checked_classes(classes),
+        label_columns=None if label_kind == "class" else columns,
+        source=source,
+        fit=fit,
+    )
 
 
 def _per_channel(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float, ...]:

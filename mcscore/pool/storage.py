@@ -21,6 +21,7 @@ from ..store.files import AnyPath
 from ..store.fingerprint import described, fingerprint
 from ..store.layout import ChunkLayout, layout_of
 from .history import read_appends
+from .kinds import MAIN
 from .metadata import read_array, read_attributes
 from .pictures.decode import decode
 from .schema import FORMAT, VERSION, Attributes
@@ -37,7 +38,8 @@ class Storage:
         attributes: of the Zarr group.
         rows: the array of items or, where images are kept encoded, of their bytes.
         offsets: where each encoded image begins; None where items are stored as they are.
-        columns: "labels" and "excluded".
+        labels: the columns of labels by name, the main one first.
+        excluded: the column of flags.
         keys: the arrays of keys, by the first item they name.
         appends: the array of what was appended; None: there is none.
     """
@@ -46,18 +48,29 @@ class Storage:
     attributes: Attributes
     rows: ChunkLayout
     offsets: ChunkLayout | None
-    columns: dict[str, ChunkLayout]
+    labels: dict[str, ChunkLayout]
+    excluded: ChunkLayout
     keys: dict[int, ChunkLayout]
     appends: ChunkLayout | None
 
     @property
     def n(self) -> int:
         """How many items count."""
-        return self.columns["labels"].n
+        return self.excluded.n
+
+    @property
+    def columns(self) -> dict[str, ChunkLayout]:
+        """The main column of labels, as "labels", and that of the flags, "excluded"."""
+        return {"labels": self.labels[MAIN], "excluded": self.excluded}
+
+    def facts(self) -> Attributes:
+        """Return the attributes, with names and lengths that an earlier release or other software did not record."""
+        table = tuple((layout.folder.name, start, start + layout.n) for start, layout in self.keys.items())
+        return replace(self.attributes, n=self.n, keys=table)
 
     def arrays(self) -> list[tuple[ChunkLayout, int]]:
         """Return (layout, first item) of every array."""
-        columns = [(layout, 0) for layout in self.columns.values()]
+        columns = [(layout, 0) for layout in (*self.labels.values(), self.excluded)]
         keys = [(layout, start) for start, layout in self.keys.items()]
         items = [(self.offsets, 0), (self.rows, 0)] if self.offsets else [(self.rows, 0)]
         appends = [(self.appends, 0)] if self.appends else []
@@ -147,8 +160,9 @@ def open_storage(path: AnyPath) -> Storage:
 def _opened(path: AnyPath, attributes: Attributes) -> Storage:
     rows = _layout(path, attributes, attributes.rows_name)
     n = rows.n if attributes.n is None else attributes.n
-    columns = {name: _layout(path, attributes, name) for name in ("labels", "excluded")}
-    lengths = {name: column.n for name, column in columns.items()}
+    labels = {one.name: _layout(path, attributes, one.array) for one in attributes.columns_of_labels}
+    excluded = _layout(path, attributes, "excluded")
+    lengths = {column.folder.name: column.n for column in (*labels.values(), excluded)}
     offsets = _layout(path, attributes, "offsets") if attributes.encoded else None
     lengths |= {"offsets": offsets.n - 1} if offsets else {"items": rows.n}
     # An append that was cut short leaves arrays that are longer than n. Without n they must agree.
@@ -178,7 +192,8 @@ def _opened(path: AnyPath, attributes: Attributes) -> Storage:
         attributes,
         rows if offsets else replace(rows, n=n),
         None if offsets is None else replace(offsets, n=n + 1),
-        {name: replace(column, n=n) for name, column in columns.items()},
+        {name: replace(column, n=n) for name, column in labels.items()},
+        replace(excluded, n=n),
         keys,
         appends,
     )

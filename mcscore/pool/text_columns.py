@@ -146,6 +146,26 @@ def whole_numbers(column: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(numbers), np.concatenate(found)
 
 
+def real_numbers(column: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers that texts are, blanks around them aside, NaN for others; and which are.
+
+    >>> real_numbers(text_column([text_array(["2", " -.5e1", "+3.25", "1,5", "nan", "inf"])]))
+    (array([ 2.  , -5.  ,  3.25,   nan,   nan,   nan]), array([ True,  True,  True, False, False, False]))
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    numbers, found = [np.empty(0)], [np.empty(0, bool)]
+    for part in column.chunks:
+        texts = trimmed(part)
+        are = compute.match_substring_regex(texts, r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\z")
+        found.append(mask(are))
+        numbers.append(np.full(len(part), np.nan))
+        bare = compute.replace_substring_regex(texts.filter(are), r"^\+", "")
+        numbers[-1][found[-1]] = np.from_dlpack(bare.cast(pyarrow.float64()))
+    return np.concatenate(numbers), np.concatenate(found)
+
+
 def distinct(column: Any) -> tuple[list[str], np.ndarray]:
     """Return the different texts of a column, in the order of their first rows, and which of them each row has.
 

@@ -1,8 +1,9 @@
-"""Writes a run and its selection as one HTML page, with plots, pictures and styles inside."""
+"""Writes a run and its selection as one HTML page, with plots, pictures, styles and scripts inside."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import util
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..pool import Pool
     from ..run import Run
 
-NEEDED = {"matplotlib": "matplotlib", "jinja2": "jinja2", "PIL": "pillow"}  # module: package
+NEEDED = {"jinja2": "jinja2", "PIL": "pillow"}  # module: package
 
 
 def write_report(
@@ -25,14 +26,15 @@ def write_report(
     out: str | os.PathLike[str] | None = None,
     *,
     selection: Where | int | None = None,
+    compare: Sequence[Run] = (),
 ) -> AnyPath:
     """Write the report of ``run`` to ``out`` (a local file; default: report.html in the run) and return its path.
 
     pool: the pool that was scored; default: where run.json says it is. Where that is gone, the page has no pictures and
-    says so. selection: a selection of the run, its number or its file; default: the newest. An older page is replaced as the last step, and
-    nothing else is.
+    says so. selection: a selection of the run, its number or its file; default: the newest. compare: other runs of the pool, to show as
+    rounds; default: those of the cycle that the run is a round of. An older page is replaced as the last step, and nothing else is.
 
-    Raises ImportError if matplotlib, jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
+    Raises ImportError if jinja2 or pillow is not installed; RunError or ValueError if ``pool`` or
     ``selection`` do not belong to the run.
     """
     missing = [package for module, package in NEEDED.items() if util.find_spec(module) is None]
@@ -41,13 +43,19 @@ def write_report(
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
+    from .inline import script, style
+    from .rounds_section import rounds_section, runs_beside
     from .source import chosen_items, pool_of
     from .view import view
 
     path = run.path / "report.html" if out is None else local_path(out, "a report", RunError)
     refuse_foreign(path, "a report", _is_report, RunError)  # before the minutes that the plots of a large run take
     pool, warnings = pool_of(run, pool)
-    variables = view(run, pool, chosen_items(run, selection, pool), warnings)
+    names = pool.classes if pool is not None and pool.classes is not None else []
+    rounds = rounds_section(
+        run, compare or runs_beside(run), pool, lambda index: names[index] if index < len(names) else str(index)
+    )
+    variables = {**view(run, pool, chosen_items(run, selection, pool), warnings), "rounds": rounds}
 
     def shown(value: object) -> object:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -60,7 +68,7 @@ def write_report(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = pages.get_template("page.html").render(variables).encode("utf-8")
+    page = pages.get_template("page.html").render(variables, style=style(), script=script()).encode("utf-8")
     with named_output(path, "a report", _is_report, RunError) as file:
         file.write(page)
     return path

@@ -21,6 +21,7 @@ class Chosen:
 
     map: the embeddings in a plane, see ``mcscore.selection.embedding_map``; None if the selection was made without any.
     facts: what the method tells of the choice.
+    probabilities: of the classes, (k, C), NaN where they are not known; None if none are.
     near_cut: how many items that were not selected lie within their standard error of the lowest selected score, if that is known.
     """
 
@@ -32,6 +33,7 @@ class Chosen:
     near_cut: int | None = None
     map: dict[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    probabilities: np.ndarray | None = None
 
 
 def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
@@ -52,11 +54,11 @@ def pool_of(run: Run, pool: Pool | None) -> tuple[Pool | None, list[str]]:
 
 def chosen_items(run: Run, path: Where | int | None = None, pool: Pool | None = None) -> Chosen | None:
     """The selection of that number or file, else the newest of the run's, else None. RunError if it is not of this run and pool."""
-    from ..run.selecting.kept import read_selection, selections_of
+    from ..run.selecting.kept import probabilities_of, read_selection, selections_of
 
     if path is None and not selections_of(run.path):
         return None
     file, table, how = read_selection(run, path, pool)
     ids = table.column("id").to_numpy().astype(np.int64)
-    told = how.get("near_cut"), how.get("map"), how.get("facts") or {}
+    told = how.get("near_cut"), how.get("map"), how.get("facts") or {}, probabilities_of(run, table)
     return Chosen(ids, how["by"], how["method"], how["radius"], file.name, *told)

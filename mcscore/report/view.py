@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,13 @@ import numpy as np
 
 from .. import __version__
 from ..acquisition import SCORES
+from ..pool.labels import has_label
 from ..text import count, duration, number
 from . import stats
+from .cards import MAX_SELECTED, Card, cards, kept_text
+from .data import page_data
 from .gains import gains_section
-from .items import Picture, pictures
+from .labeled import labeled_section
 from .map import map_section
 from .mix import MAX_CLASSES, class_mix
 from .plots import histogram, plane
@@ -27,29 +29,7 @@ if TYPE_CHECKING:
     from ..pool import Pool
     from ..run import Run
 
-MAX_CARDS = 120  # of a side; a thousand pictures would make the page too heavy to open
-CARD_SCORES = 3  # the score of the selection, and two more
 NAMED_IDS = 12
-SHORT = {
-    "expected_entropy": "exp. entr.",
-    "least_confidence": "least conf.",
-    "variation_ratio": "var. ratio",
-    "mean_std": "std",
-}
-
-
-@dataclass(frozen=True)
-class Card:
-    """One item in the contact sheet. ``scores``: short name, name, value."""
-
-    id: int
-    rank: int | None
-    key: str | None
-    prediction: str
-    label: str | None
-    correct: bool
-    scores: list[tuple[str, str, str]]
-    picture: Picture | None
 
 
 def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]) -> dict[str, Any]:
@@ -65,7 +45,9 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         pool.labels if pool is not None else None,
         list(pool.classes) if pool is not None and pool.classes else None,
     )
-    selected, random = _sheets(shown)
+    selected, random = cards(shown)
+    plane = _values_and_score(shown) if shown.regression else _decomposition(shown)
+    places = map_section(shown)
     return {
         "title": run.path.resolve().name if isinstance(run.path, Path) else run.path.name,
         "subtitle": _subtitle(shown),
@@ -75,16 +57,20 @@ def view(run: Run, pool: Pool | None, chosen: Chosen | None, warnings: list[str]
         "warnings": warnings + _warnings(shown),
         "has_selection": chosen is not None,
         "scores": [_score(shown, name, spread) for name, spread in shown.spreads.items() if spread is not None],
-        "plane": _values_and_score(shown) if shown.regression else _decomposition(shown),
+        "plane": plane,
         "mix": _value_mix(shown) if shown.regression else _class_mix(shown),
         "verb": "predicts" if shown.regression else "says",
-        "map": map_section(shown),
+        "map": places,
         "gains": gains_section(shown),
         "sureness": sureness(shown),
+        "labeled": labeled_section(shown),
         "dropped_text": _dropped(shown),
         "chosen": selected,
         "random": random,
         "chosen_text": _chosen_text(shown),
+        "kept_text": kept_text(shown, selected),
+        "take_text": _take_text(shown, selected),
+        "data": page_data(shown, selected, [part["plot"] for part in (plane, places) if part]),
         "facts": [_what_ran(shown), _on_what(shown)],
         "sites": [
             {**site, "p": _rate(site), "shape": " × ".join(map(str, site["shape"]))} for site in run.meta["sites"]
@@ -141,7 +127,7 @@ def _tiles(shown: Shown) -> list[dict[str, str]]:
             (duration(seconds), "scoring time"),
         ]
     if shown.labels_N is not None:
-        tiles.append((f"{int((shown.labels_N >= 0).sum()):,}", "labeled by now"))
+        tiles.append((f"{int(has_label(shown.labels_N).sum()):,}", "labeled by now"))
     tiles.append((f"{len(shown.ids):,}", "selected"))
     return [{"value": value, "what": what} for value, what in tiles]
 
@@ -201,12 +187,25 @@ def _chosen_text(shown: Shown) -> str:
         return ""
     method = "the highest scores" if chosen.method == "none" else f"diversity by {chosen.method}"
     apart = f", no two closer than {chosen.radius:.4g}" if chosen.radius is not None else ""
-    cards = f" The first {MAX_CARDS} are shown." if len(chosen.ids) > MAX_CARDS else ""
+    cards = f" The first {MAX_SELECTED:,} are shown." if len(chosen.ids) > MAX_SELECTED else ""
     return (
         f"{count(len(chosen.ids), 'item')} by {title(chosen.by)}, {method}{apart} ({chosen.name}). "
         f"Their median score is {number(float(np.median(shown.selected[chosen.by])))}; "
         f"the median of all is {number(spread.quantiles[0.5])}.{cards}"
     )
+
+
+def _take_text(shown: Shown, selected: list[Card]) -> str:
+    """How labels of the page come into the pool."""
+    pool, classes = shown.run.meta["pool"]["path"], shown.classes or []
+    if shown.run.meta["likelihood"] == "bernoulli":
+        return "A pool has one label per item, so labels.csv has a column of 0 and 1 for each class, for your training code."
+    # A name of digits may be read as the number of another class.
+    digits = any(name.strip().isdecimal() and int(name) != number for number, name in enumerate(classes))
+    replaces = (
+        " (--overwrite replaces labels that the pool has)" if any(card.number is not None for card in selected) else ""
+    )
+    return f"Then: mcscore pool label {pool} labels.csv{' --labels-are names' if digits else ''}{replaces}"
 
 
 def _what_ran(shown: Shown) -> list[tuple[str, str]]:
@@ -328,59 +327,3 @@ def _class_mix(shown: Shown) -> dict[str, Any] | None:
         text += f" Of {len(pool):,} classes, the {MAX_CLASSES} whose shares {'differ most' if k else 'are largest'}."
     bars = class_mix(pool, np.bincount(shown.selected["prediction"], minlength=len(pool)), shown.class_name)
     return {"title": "Predicted classes", "text": text, "bars": bars}
-
-
-# ---- contact sheets --------------------------------------------------------------------------------------------------
-
-
-def _sheets(shown: Shown) -> tuple[list[Card], list[Card]]:
-    """The selected items, and as many random ones drawn by the run's seed."""
-    run, by = shown.run, shown.by
-    selected = shown.ids[:MAX_CARDS]
-    if not len(selected):
-        return [], []
-    random = stats.random_ids(
-        len(selected),
-        run.n,
-        run.meta["seed"],
-        shown.ids,
-        lambda ids: np.isfinite(run.values(by, ids)),
-        lambda: (ids[np.isfinite(values)] for ids, values in run.spans(by)),
-    )
-    both = np.concatenate([selected, random])
-    # One call for all items, because their pictures share a scale.
-    images = pictures(shown.pool.take(both)) if shown.pool is not None else [None] * len(both)
-    ordered = [by, *(name for name in shown.spreads if name != by)][:CARD_SCORES]
-    values = {name: run.values(name, both) for name in (*ordered, "prediction")}
-    errors = None if shown.error is None else run.values(shown.error, both)
-    keys = shown.pool.keys_of(both) if shown.pool is not None else None
-
-    def scores_at(at: int) -> list[tuple[str, str, str]]:
-        told = [(SHORT.get(name, title(name)), title(name), number(float(values[name][at]))) for name in ordered]
-        if errors is not None:
-            told.insert(1, ("±", f"standard error of {title(by)}", f"{errors[at]:.2g}"))
-        return told
-
-    cards = []
-    for at, (i, image) in enumerate(zip(both.tolist(), images, strict=True)):
-        predicted, label = values["prediction"][at].item(), _label(shown, i)
-        cards.append(
-            Card(
-                id=i,
-                rank=at + 1 if at < len(selected) else None,
-                key=str(keys[at]) if keys is not None else None,
-                prediction=number(predicted) if shown.regression else shown.class_name(predicted),
-                label=None if label is None else shown.class_name(label),
-                correct=label == predicted,
-                scores=scores_at(at),
-                picture=image,
-            )
-        )
-    return cards[: len(selected)], cards[len(selected) :]
-
-
-def _label(shown: Shown, i: int) -> int | None:
-    """The item's label, if it has one by now; labels of a pool are classes, so a regression has none."""
-    if shown.labels_N is None or shown.regression or shown.labels_N[i] < 0:
-        return None
-    return int(shown.labels_N[i])

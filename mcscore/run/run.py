@@ -207,6 +207,8 @@ class Run(StoredScores):
         selection: Where | int | None = None,
         by: str | None = None,
         prefix: str = "",
+        images: str | os.PathLike[str] | None = None,
+        texts: dict[int, str] | None = None,
         pool: Pool | None = None,
         partial: bool = False,
     ) -> Path:
@@ -220,14 +222,19 @@ class Run(StoredScores):
                 score.
                 In csv, a key that a spreadsheet would run as a formula has an apostrophe before it (``mcscore.cells``);
                 ``label_from`` reads the key without it.
-                label-studio: tasks to import. Label Studio takes the lowest prediction score first, so that is
-                1 / (1 + score), a confidence: the most informative items come first. fiftyone: labels.json of a
-                FiftyOneImageClassificationDataset. Both name images by key, so the pool must have keys, and leave out
-                items without a score.
+                label-studio: tasks to import, and beside them (.xml) the labeling configuration. Label Studio takes the lowest
+                prediction score first, so that is 1 / (1 + score), a confidence: the most informative items come first.
+                fiftyone: labels.json of a FiftyOneImageClassificationDataset. coco: a list of images without annotations. cvat:
+                annotations, the predictions as tags; cvat-manifest: the list of the images of a task. These name pictures, and leave
+                out items without a score.
             out: the file, on a local disk; default: export-<selection or all> in the run directory.
             selection: a selection of this run: its number, its file, or "latest"; default: all items.
             by: the score that label-studio gets; default: the selection's, else the first of the run.
-            prefix: put before a key to make an address of it ("s3://bucket/"), or a path for fiftyone ("images/").
+            prefix: put before a key, or the name of a picture that is written, to make its address for label-studio ("s3://bucket/");
+                before a key to make its path for the others ("images/"), where the file must be.
+            images: a directory, to which the pictures of the items are written: as they came where the pool keeps the files, else their
+                pixels as PNG. What is there already stays.
+            texts: id -> text to show of an item in label-studio, instead of a picture.
             pool: the pool, if it is not at its recorded place; default: what ``score_pool`` was given.
             partial: export an incomplete run.
 
@@ -236,7 +243,8 @@ class Run(StoredScores):
 
         Raises:
             RunError: no such format, score or selection; the run is incomplete or damaged; the pool is missing, is not the
-                one that was scored, or has no keys where these are needed; the file cannot be written.
+                one that was scored, or has no keys where these are needed; a picture is not where it should be; a file cannot be
+                written.
         """
         return export(
             self,
@@ -245,6 +253,8 @@ class Run(StoredScores):
             selection=selection,
             by=by,
             prefix=prefix,
+            images=images,
+            texts=texts,
             pool=pool or self._pool,
             partial=partial,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ..pool.labels import has_label
 from .scoring.task import Flags
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Skipped:
 
     def __getitem__(self, part: slice) -> Flags:
         excluded = self._excluded[part]
-        return excluded if self._labels is None else (self._labels[part] >= 0) | excluded
+        return excluded if self._labels is None else has_label(self._labels[part]) | excluded
 
     def first_kept(self) -> int | None:
         """The first item that is scored; None if there is none."""

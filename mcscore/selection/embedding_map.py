@@ -33,6 +33,7 @@ def embedding_map(
     ids_M: npt.NDArray[np.int64],
     seed: int,
     layout: str = "pca",
+    labeled_ids_L: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """The map, as JSON.
 
@@ -43,14 +44,15 @@ def embedding_map(
         ids_M: ids of the candidates.
         seed: of the random candidates, and of UMAP.
         layout: "pca" or "umap", which needs the package umap-learn.
+        labeled_ids_L: ids of the labeled items.
 
     Returns:
         ``explained``, the share of the variance that each of the two axes has, of UMAP nothing; ``candidates``, ``labeled`` and
-        ``selected``, lists of [x, y]; ``near``: the distance, and how many of the selected and of the random candidates have a
-        neighbor within it, of how many.
+        ``selected``, lists of [x, y]; ``ids`` of these candidates and labeled items; ``near``: the distance, and how many of the
+        selected and of the random candidates have a neighbor within it, of how many.
     """
     rows = {
-        name: np.asarray(points[_evenly(len(points), POINTS[name])], np.float64)
+        name: np.asarray(points[evenly(len(points), POINTS[name])], np.float64)
         for name, points in (
             ("candidates", points_MD),
             ("labeled", points_MD[:0] if labeled_LD is None else labeled_LD),
@@ -65,6 +67,10 @@ def embedding_map(
     return {
         "explained": explained,
         **{name: [[float(f"{x:.4g}"), float(f"{y:.4g}")] for x, y in plane] for name, plane in planes.items()},
+        "ids": {
+            name: ids[evenly(len(ids), POINTS[name])].tolist()
+            for name, ids in (("candidates", ids_M), ("labeled", ids_M[:0] if labeled_ids_L is None else labeled_ids_L))
+        },
         "near": {
             "distance": distance,
             "selected": int((nearest <= distance).sum()),
@@ -101,7 +107,7 @@ def _by_umap(rows: dict[str, Floats], seed: int) -> dict[str, Floats]:
     return dict(zip(rows, np.split(plane, ends[:-1]), strict=True))
 
 
-def _evenly(count: int, most: int) -> npt.NDArray[np.int64]:
+def evenly(count: int, most: int) -> npt.NDArray[np.int64]:
     """All places, or so many of them at even distances."""
     return np.arange(min(count, most)) * max(count, most) // most if count > most else np.arange(count)
 

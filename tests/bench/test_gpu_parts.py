@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def test_a_run_that_is_cut_off_has_its_failures_and_what_was_running(
                 return self._process.wait()
             while not (tmp_path / "hangs").exists():
                 assert self._process.poll() is None
+                time.sleep(0.05)
             raise subprocess.TimeoutExpired("pytest", timeout)
 
     real = subprocess.Popen

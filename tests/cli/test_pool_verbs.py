@@ -125,3 +125,35 @@ def test_set_refuses_what_does_not_fit(mcscore: Command, project: Path, words: t
     assert told.exit_code in (1, 2)
     assert why in told.stderr
     assert (project / "kept.zarr" / "zarr.json").read_bytes() == before
+
+
+def test_labels_are_numbers_or_stand_in_columns_of_their_own(mcscore: Command, project: Path) -> None:
+    np.save(project / "x.npy", np.zeros((4, 3), np.float32))
+    np.save(project / "y.npy", np.array([1.5, np.nan, -1, np.nan]))
+    made = answer(
+        mcscore("pool", "import", "x.npy", "numbers.zarr", "--labels", "y.npy", "--label-kind", "number", "--json")
+    )
+    assert made["label_columns"] == {"label": {"kind": "number", "labeled": 2}}
+    refused = mcscore("pool", "import", "x.npy", "other.zarr", "--labels", "y.npy")
+    assert refused.exit_code == 1
+    assert "unless they are numbers to be predicted: label_kind='number' (--label-kind number)" in refused.stderr
+    (project / "t.csv").write_text("id:label\n1:good\n3:bad\n")
+    words = ("t.csv", "--separator", ":", "--name", "look")
+    refused = mcscore("pool", "label", "numbers.zarr", *words)
+    assert "has no column of labels 'look'; it has label. --kind class or --kind number" in refused.stderr
+    said = answer(
+        mcscore("pool", "label", "numbers.zarr", *words, "--kind", "class", "--classes", "bad,good", "--json")
+    )
+    assert (said["name"], said["changed"], said["labeled"]) == ("look", 2, 2)
+    told = mcscore("pool", "info", "numbers.zarr").stdout
+    assert "labels         label: 2 numbers\nlabels         look: 2 classes (bad, good)\n" in told
+    (project / "t.json").write_text('{"1": 0.25}')
+    told = mcscore("pool", "label", "numbers.zarr", "t.json").stdout
+    assert "1 labels set, 3 of 4 items are labeled" in told
+    for value, says in (("::", "'::' is not one character"), ("tab", "the header"), ("", "not one character")):
+        result = mcscore("pool", "label", "numbers.zarr", "t.csv", "--separator", value)
+        assert result.exit_code == (1 if value == "tab" else 2)
+        assert says in result.stderr or value == "tab"
+    wrong = mcscore("pool", "import", "images", "x.zarr", "--size", "4", "--label-kind", "number")
+    assert wrong.exit_code == 2
+    assert "labels of images in SRC are classes" in wrong.stderr

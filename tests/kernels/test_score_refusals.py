@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -105,6 +106,38 @@ def test_a_slower_path_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> Non
         score_logits(torch.zeros(2, 2, 2))
         score_logits(torch.zeros(2, 2, 2, dtype=torch.float64))
         score_logits(torch.zeros(2, 2, 2), ("variance",), likelihood="gaussian")  # has no faster path to miss
+
+
+@pytest.fixture
+def no_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    find_spec = backends.util.find_spec
+    monkeypatch.setattr(backends.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    monkeypatch.setattr(backends, "_said", set())
+    backends._triton.cache_clear()
+    yield
+    backends._triton.cache_clear()
+
+
+def test_without_triton_a_machine_without_a_gpu_is_told_that_it_needs_none(
+    no_triton: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_cuda", lambda: (False, "torch sees no CUDA device"))
+    active, why = backends.status()["triton"]
+    assert not active
+    assert "mcscore[triton]" in why
+    assert why.endswith("needed on a CUDA GPU only, and torch sees no CUDA device")
+
+
+def test_without_triton_a_gpu_takes_the_slower_path_and_says_once_how_to_get_it(
+    no_triton: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_cuda", lambda: (True, "a GPU"))
+    with pytest.warns(UserWarning, match=r"triton kernels are off \(not installed: .*mcscore\[triton\]"):
+        assert backends.select("cuda") == "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.select("cuda") == "eager"
+    assert "a CUDA GPU only" not in backends.status()["triton"][1]
 
 
 def test_status_says_what_is_active_and_why() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,10 @@ import pytest
 from mcscore import Pool
 from mcscore.run import Run
 
+from ..chromium import DESK, PHONE, SECONDS, browser, playwright, wait_for
 from .conftest import Client, Serve, make_run
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the page is tested with Playwright: pip install playwright"
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("the page is tested in Chromium, which is not installed", allow_module_level=True)
-
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
-SECONDS = 60_000  # of Playwright's patience, in its milliseconds; the machine may be busy
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=SECONDS)
-        yield browser
-        browser.close()
+__all__ = ["browser"]  # a fixture
 
 
 @pytest.fixture
@@ -53,10 +37,6 @@ def window(browser: Any) -> Iterator[Any]:
     for page in pages:
         page.close()
     assert told == []
-
-
-def wait_for(page: Any, text: str, at: str) -> None:
-    playwright.expect(page.locator(at)).to_contain_text(text, timeout=SECONDS)
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["390", "1440"])

@@ -134,7 +134,8 @@ def test_the_page_and_its_parts_are_served_and_fetch_nothing_from_elsewhere(run:
     for path, kind in (
         ("/", "text/html"),
         ("/app.js", "text/javascript"),
-        ("/look.js", "text/javascript"),
+        ("/dom.js", "text/javascript"),
+        ("/theme.css", "text/css"),
         ("/style.css", "text/css"),
     ):
         status, headers, body = client.send(path)

@@ -122,9 +122,3 @@ def make_run(tmp_path: Path) -> Make:
         return FakeRun(tmp_path, {**columns, "prediction": prediction}, meta, len(prediction) if done is None else done)
 
     return make
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots are made but not drawn: a page's drawing takes seconds, and most tests look at its words."""
-    monkeypatch.setattr("mcscore.report.plots._png", lambda *_: "data:image/png;base64,AAAA")

@@ -33,7 +33,6 @@ def page(run: FakeRun) -> Page:
     return Page(write_report(run))  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_other_masks_would_change(run: FakeRun) -> None:
     run.select(list(range(50)), "bald", near_cut=5, method="none")
     said = page(run)
@@ -49,14 +48,13 @@ def test_the_page_says_what_other_masks_would_change(run: FakeRun) -> None:
         in said.text
     )
     assert "diversity may change more" not in said.text
-    (alt,) = [attrs["alt"] or "" for tag, attrs in said.tags if tag == "img" and "of rank" in (attrs["alt"] or "")]
+    (alt,) = [alt for alt in said.plots if "of rank" in alt]
     assert alt.startswith(
         "BALD of the items of rank 11 to 90 with their standard errors, 40 items of them selected; the lowest"
     )
     assert said.source.count('title="standard error of BALD 0.005"') == 100  # of the selected and of the random items
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_it_does_not_count(run: FakeRun) -> None:
     run.select(
         [0, 20, 44, 60], "bald"
@@ -64,12 +62,11 @@ def test_the_page_says_what_it_does_not_count(run: FakeRun) -> None:
     said = page(run)
     assert "The selection also looks at diversity, which may change more" in said.text
     assert "within one standard error of the lowest" not in said.text
-    (alt,) = [attrs["alt"] or "" for tag, attrs in said.tags if tag == "img" and "of rank" in (attrs["alt"] or "")]
+    (alt,) = [alt for alt in said.plots if "of rank" in alt]
     assert "of rank 22 to 101" in alt
     assert "2 items of them selected" in alt
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_without_errors_or_without_a_choice_there_is_no_verdict(make_run: Make) -> None:
     run = make_run(np.zeros(N, np.int32), bald=np.linspace(0, 1, N), entropy=np.full(N, 0.5))
     assert HINT not in page(run).text  # nothing is selected
@@ -93,7 +90,7 @@ def test_a_choice_without_a_cut_has_no_verdict(run: FakeRun, method: str, how: s
     said = page(run)
     assert f"This is not known: {how}, so no lowest selected score divides the items." in said.text
     assert "within one standard error of the lowest" not in said.text
-    assert not [attrs for tag, attrs in said.tags if tag == "img" and "of rank" in (attrs["alt"] or "")]
+    assert not [alt for alt in said.plots if "of rank" in alt]
 
 
 def test_verdicts_that_are_not_a_number_of_passes() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:this does not look right")
 @pytest.fixture(scope="module")
 def items() -> np.ndarray:
     return np.random.default_rng(0).random((N, 6), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "FULL", 100)
 
 
 def model() -> nn.Module:
@@ -145,6 +152,8 @@ def test_what_is_wrong_is_named_with_its_place(items: np.ndarray, scorer: Scorer
         score(iter([items[:4], "text"]), scorer)
     with pytest.raises(SampleError, match="data is a int"):
         score(7, scorer)
+    with pytest.raises(SampleError, match=r"data is a Frame of pandas: give its numbers, data\.to_numpy\(\)"):
+        score(type("Frame", (list,), {"iloc": 0})(), scorer)
     with pytest.raises(SampleError, match="data is a dict of 'train', 'test': give one of these"):
         score({"train": items, "test": items}, scorer)
     with pytest.raises(SampleError, match="the data holds no item"):
@@ -211,3 +220,18 @@ def test_memory_is_of_a_block(items: np.ndarray) -> None:
     for at, (ids, _) in enumerate(regrouped(source(), 14), 1):
         assert len(ids) == 14 or at == 22
         assert taken <= 2 * at + 1
+
+
+def test_a_bar_is_shown_where_somebody_looks_on(
+    items: np.ndarray, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    score(items, scorer)
+    assert "301/301" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    score(items, scorer, progress=False)
+    assert terminal.getvalue() == ""

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +23,8 @@ from mcscore.errors import RunError
 from mcscore.machine import machine
 from mcscore.pool import Pool, label_from
 from mcscore.run import Run, export, score_pool
-from mcscore.run.export import formats
+from mcscore.run.export import coco, cvat, formats, images
+from mcscore.run.export.images import address
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, fail_at
 
@@ -157,33 +159,48 @@ def test_parquet_says_where_its_rows_come_from(run: Run, tmp_path: Path) -> None
 @pytest.mark.parametrize("prefix", ["/data/local-files/?d=img/", "https://host/bucket/", ""])
 def test_addresses_of_the_web_lead_to_the_file(prefix: str) -> None:
     for key in ("plain.png", "cat+dog.png", "no #1.png", "50%25 off.png", "a&b=c.png", "\u00fc/\u00e9 ?.png"):
-        parts = urlsplit(formats._address(prefix, key))
+        parts = urlsplit(address(prefix, key))
         asked = parse_qs(parts.query)["d"][0].removeprefix("img/") if "?d=" in prefix else unquote(parts.path)
         assert asked.removeprefix("/bucket/") == key
-        assert formats._address("s3://bucket/", key) == f"s3://bucket/{key}", "taken literally"
+        assert address("s3://bucket/", key) == f"s3://bucket/{key}", "taken literally"
 
 
 @pytest.mark.parametrize("selection", [None, "latest"])
 def test_label_studio_labels_the_most_informative_first(run: Run, selection: str | None, tmp_path: Path) -> None:
     path = run.export("label-studio", tmp_path / "tasks.json", selection=selection, prefix="s3://cats%20and/")
     tasks = json.loads(path.read_text())
-    ids = [task["data"]["id"] for task in tasks]
+    ids = [task["data"]["item"] for task in tasks]
     scores = run.scores("bald")
     assert set(ids) == (set(range(N)) - SKIPPED - {14} if selection is None else set(ids))
     assert len(ids) == (97 if selection is None else 12)
     for task in tasks:
         assert set(task) == {"data", "predictions"}
-        assert task["data"]["image"] == f"s3://cats%20and/{KEYS[task['data']['id']]}"
+        assert task["data"]["image"] == f"s3://cats%20and/{KEYS[task['data']['item']]}"
+        assert task["data"]["key"] == KEYS[task["data"]["item"]]
         (prediction,) = task["predictions"]
-        assert prediction["result"] == []
+        told = task["data"]["prediction"]
+        if int(told.removeprefix("class ")) < 9:
+            (region,) = prediction["result"]
+            assert region == {
+                "from_name": "label",
+                "to_name": "image",
+                "type": "choices",
+                "value": {"choices": [told]},
+            }
+        else:
+            assert prediction["result"] == []  # a class without a name is no choice of the configuration
         assert prediction["model_version"] == "mcscore model bald"
         assert 0 < prediction["score"] <= 1
-    assert all(task["data"]["item"] == task["data"]["id"] for task in tasks)  # Label Studio has an id of its own
+    assert not any(
+        "id" in task["data"] for task in tasks
+    )  # Label Studio has an id of its own, which would take its place
+    config = ElementTree.parse(tmp_path / "tasks.xml").getroot()
+    assert [each.get("value") for each in config.iter("Choice")] == [f"class {i}" for i in range(9)]
     lowest_first = sorted(tasks, key=lambda task: task["predictions"][0]["score"])
-    order = [round(float(scores[task["data"]["id"]]), 15) for task in lowest_first]
+    order = [round(float(scores[task["data"]["item"]]), 15) for task in lowest_first]
     assert order == sorted(order, reverse=True)
-    assert lowest_first[0]["data"]["id"] == 11
-    assert {task["data"]["id"]: task["data"]["prediction"] for task in tasks}[16 if selection is None else 11] in (
+    assert lowest_first[0]["data"]["item"] == 11
+    assert {task["data"]["item"]: task["data"]["prediction"] for task in tasks}[16 if selection is None else 11] in (
         "class 6",
         "class 1",
     )
@@ -194,21 +211,6 @@ def test_label_studio_gets_the_score_that_is_asked_for(run: Run, tmp_path: Path)
     tasks = json.loads(run.export("label-studio", tmp_path / "tasks.json", by="entropy").read_text())
     for task in tasks:
         assert task["predictions"][0]["score"] == pytest.approx(1 / (1 + task["data"]["entropy"]))
-
-
-def test_fiftyone_gets_paths_labels_and_scores(run: Run, tmp_path: Path) -> None:
-    said = json.loads(run.export("fiftyone", tmp_path / "labels.json", prefix=f"{tmp_path}/images/").read_text())
-    labels = said["labels"]
-    assert set(said) == {"labels"}  # without classes: the targets are the labels themselves
-    assert set(labels) == {f"{tmp_path}/images/{KEYS[i]}" for i in set(range(N)) - SKIPPED - {14}}
-    item = labels[f"{tmp_path}/images/{KEYS[7]}"]
-    assert item["label"] == "class 7"
-    assert labels[f"{tmp_path}/images/{KEYS[19]}"]["label"] == "9"  # a class without a name
-    assert bits([item["attributes"]["bald"]]) == run.scores("bald")[7:8].tobytes()
-    assert item["attributes"].keys() == {"item", "bald", "entropy"}  # no name that a FiftyOne label has itself, as id
-    assert item["attributes"]["item"] == 7
-    relative = json.loads(run.export("fiftyone", tmp_path / "labels.json").read_text())["labels"]
-    assert all(os.path.isabs(path) for path in relative)
 
 
 def test_regression_is_exported_as_numbers(pool: Pool, out: Path, tmp_path: Path) -> None:
@@ -229,6 +231,7 @@ def test_nothing_that_has_a_score_is_an_empty_list(pool: Pool, out: Path, tmp_pa
         run = score_pool(pool, Nothing(), out)
     assert json.loads(run.export("label-studio", tmp_path / "a").read_text()) == []
     assert json.loads(run.export("fiftyone", tmp_path / "b").read_text()) == {"labels": {}}
+    assert json.loads(run.export("coco", tmp_path / "c").read_text())["images"] == []
 
 
 # -- what cannot be exported, and faults -------------------------------------------------------------------------------
@@ -271,9 +274,15 @@ def test_a_pool_that_is_gone_costs_the_keys(out: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", formats.FORMATS)
-def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_path: Path) -> None:
-    out = run.export(format, tmp_path / "there", prefix="before/")
-    before = out.read_bytes()
+def test_an_export_that_fails_leaves_what_was_there(
+    run: Run, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images.Images, "paths", lambda _self, table, _format: [("a.png", "a.png")] * len(table))
+    for module in (coco, cvat):
+        monkeypatch.setattr(module, "size_of", lambda _path: (4, 3))
+    out = run.export(format, tmp_path / "there")
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    assert set(before) <= {"there", "there.xml"}
     shard = run.path / "scores.zarr" / "c" / "0" / "2"
     data = shard.read_bytes()
     shard.write_bytes(data[:-1])
@@ -282,8 +291,7 @@ def test_an_export_that_fails_leaves_what_was_there(run: Run, format: str, tmp_p
             Run.open(run.path).export(format, out)
     finally:
         shard.write_bytes(data)
-    assert out.read_bytes() == before
-    assert os.listdir(tmp_path) == ["there"]
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
 def test_an_export_is_durable_before_it_has_its_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,9 +91,16 @@ def local(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 
 def children(pid: int | None = None) -> list[int]:
     pid = pid or os.getpid()
-    found = [Path(f"/proc/{pid}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{pid}/task")]
-    pids = " ".join(found).split()
-    return [int(each) for each in pids if b"scoring.child" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    pids = " ".join(read(f"/proc/{pid}/task/{task}/children") for task in os.listdir(f"/proc/{pid}/task")).split()
+    return [int(each) for each in pids if "scoring.child" in read(f"/proc/{each}/cmdline")]
+
+
+def read(path: str) -> str:
+    """A file of /proc, or nothing if its thread or process has ended by now."""
+    try:
+        return Path(path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def killing(when: Callable[[int], bool]) -> Callable[[int, int], None]:

@@ -112,6 +112,13 @@ def test_one_class_for_nearly_all_is_told_unless_labels_agree() -> None:
     assert said("collapse", seen(votes, labels=most)) is None
 
 
+def test_background_in_most_pixels_of_every_item_is_no_collapse() -> None:
+    background = seen(np.full(40, 2), labels=np.arange(40) % 4)
+    assert CHECKS["collapse"](background) is not None
+    dense = dataclasses.replace(background, answer=dataclasses.replace(background.answer, dense=True))
+    assert not any(check(dense) for check in CHECKS.values())
+
+
 def test_three_quarters_in_one_class_are_told_where_labels_say_otherwise() -> None:
     votes = np.where(np.arange(40) < 32, 2, np.arange(40) % 4)
     labels = np.arange(40) // 2 % 4

@@ -41,8 +41,10 @@ def test_near_repeats_are_counted_beside_those_of_random_candidates() -> None:
 def test_points_are_few_however_many_candidates_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POINTS", {"candidates": 11, "labeled": 5, "selected": 7})
     points = np.random.default_rng(2).normal(size=(100, 1)).astype(np.float32)
-    found = embedding_map(points, points[:30], np.arange(50), np.arange(100), 0)
+    found = embedding_map(points, points[:30], np.arange(50), np.arange(100) * 7, 0, labeled_ids_L=np.arange(30) + 900)
     assert [len(found[kind]) for kind in ("candidates", "labeled", "selected")] == [11, 5, 7]
+    assert found["ids"]["candidates"] == [7 * (i * 100 // 11) for i in range(11)]
+    assert found["ids"]["labeled"] == [900, 906, 912, 918, 924]
     assert np.array(found["candidates"])[:, 1].tolist() == [0.0] * 11  # one dimension
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import PoolError
+from ...pool.kinds import UNLABELED
 from ...pool.pictures.decode import MAX_BYTES, SUFFIXES, too_large
-from ...pool.schema import UNLABELED
 from .entry import HIDDEN, LINK_LOOP, ZARR, Entry, Position, Source, identity_of, key_problem, kind_problem, suffix_of
 from .labels import LabelOptions, alphabet_remark, numbers_of
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...errors import ImageError, PoolError
 from ...pool.class_names import ClassReader
-from ...pool.schema import UNLABELED
+from ...pool.kinds import UNLABELED
 
 
 @dataclass(frozen=True)

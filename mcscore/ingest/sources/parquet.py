@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError, PoolError
+from ...pool.kinds import UNLABELED
 from ...pool.pictures.decode import MAX_BYTES, too_large
-from ...pool.schema import UNLABELED
 from .entry import Entry, Position, Source, identity_of
 from .labels import LabelOptions, label_of, numbers_of
 from .tar import shard_names

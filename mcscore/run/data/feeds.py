@@ -28,8 +28,9 @@ Ids = npt.NDArray[np.int64]
 Items = npt.NDArray[Any]
 Part = tuple[Ids, Items]
 
-SAMPLES = 256  # of a dataset that are put together at a time
-ARRAY_BYTES = 16 << 20  # of an array that are read at a time
+SAMPLES = 64  # of a dataset that are asked for at a time
+FULL = 4096  # items in a part at most
+PART_BYTES = 16 << 20  # of items that are put together, or read of an array
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def feed_of(data: Any, fields: Fields) -> Feed:
         return _loader(data, fields)
     if isinstance(data, Mapping):
         raise SampleError(f"data is a {type(data).__name__} of {', '.join(map(repr, data))}: give one of these")
+    if hasattr(data, "iloc"):
+        raise SampleError(f"data is a {type(data).__name__} of pandas: give its numbers, data.to_numpy()")
     if hasattr(data, "shape") and hasattr(data, "dtype") and hasattr(data, "__getitem__"):
         return _array(data)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
@@ -111,7 +114,7 @@ def _array(data: Any) -> Feed:
 
     def read() -> Iterator[Part]:
         item_bytes = max(1, int(np.prod(data.shape[1:])) * data.dtype.itemsize)
-        step = max(1, ARRAY_BYTES // item_bytes)
+        step = max(1, PART_BYTES // item_bytes)
         for lo in range(0, n, step):
             yield np.arange(lo, min(lo + step, n)), _writable(array_of(data[lo : lo + step]))
 
@@ -185,7 +188,7 @@ def _stacked(samples: Iterable[Any], fields: Fields) -> Iterator[Part]:
             )
         items.append(item)
         ids.append(np.array([index]) if fields.ids is None else fields.ids_of(sample, where))
-        if len(items) == SAMPLES:
+        if len(items) * max(1, item.nbytes) >= PART_BYTES or len(items) == FULL:
             yield np.concatenate(ids), np.stack(items)
             items, ids = [], []
     if items:

@@ -88,6 +88,7 @@ def score(
     columns: dict[str, list[np.ndarray]] = {"id": []}
     done = 0
     with shown(progress) as tell:
+        tell(0, feed.n or 0)
         for ids_B, items_B in _blocks(feed, own, check):
             columns["id"].append(ids_B)
             for name, values in own(items_B, ids_B).items():
@@ -114,7 +115,7 @@ def _opened(data: Any) -> Any:
 
 def _pool(pool: Pool) -> Feed:
     """What of a pool is neither labeled nor excluded."""
-    left = (pool.labels < 0) & ~pool.excluded
+    left = ~pool.labeled & ~pool.excluded
 
     def read() -> Iterator[Part]:
         for batch in pool.blocks():

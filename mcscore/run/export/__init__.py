@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import RunError
-from ...outputs import named_output
+from ...outputs import named_output, refuse_foreign
 from ...paths import local_path
 from ...store.files import Where
 from ..identity.place import pool_unless_gone
@@ -19,7 +19,9 @@ from ..selecting.kept import read_selection
 from ..selecting.select import refuse_incomplete
 from ..stored import StoredScores
 from ..table import table_of
-from .formats import FORMATS, Source, Tables, is_export
+from .formats import FORMATS, ExportFormat, is_export
+from .images import Images
+from .source import Source, Tables
 
 if TYPE_CHECKING:
     import pyarrow
@@ -37,6 +39,8 @@ def export(
     selection: Where | int | None,
     by: str | None,
     prefix: str,
+    images: str | os.PathLike[str] | None,
+    texts: dict[int, str] | None,
     pool: Pool | None,
     partial: bool,
 ) -> Path:
@@ -44,36 +48,80 @@ def export(
     if format not in FORMATS:
         raise RunError(f"no format {format!r}; choose from {', '.join(FORMATS)}")
     kind = FORMATS[format]
-    pool = _pool_or_none(run, pool, required=kind.needs_keys)
+    _refuse_places(format, kind, prefix, images, texts)
+    pool = _pool_or_none(run, pool, required=kind.names != "nothing")
     facts = {"run": run.meta["id"], "pool": run.meta["pool"]["fingerprint"], "n": run.n, "done": run.done}
     if selection is None:
         if not partial:
             refuse_incomplete(run, pool)
-        by, name, tables = run.check_score(by or run.meta["scores"][0]), "all", _all(run, pool)
+        by, name, tables, ids = run.check_score(by or run.meta["scores"][0]), "all", _all(run, pool), None
     else:
         if by is not None:
             raise RunError("a selection has its own score: leave out by (--by)")
         file, table, how = read_selection(run, selection, pool)
         by, name, facts = how["by"], file.stem.removeprefix("selection-"), {**facts, **how}
-        tables = _selected(run, table)
-    if kind.needs_keys:
-        if pool is None or pool.keys_of([]) is None:
-            raise RunError(f"{format} needs the key of every item, but the pool of {run.path} has no keys")
-        tables = (_scored(table, by) for table in tables)
+        tables, ids = _selected(run, table), table["id"].to_numpy()
+    if kind.names != "nothing":
+        by_key = images is None and texts is None
+        if by_key and (pool is None or not pool.has_keys):
+            raise RunError(
+                f"{format} needs the key of every item, but the pool of {run.path} has no keys: have the pictures written with images "
+                "(--images DIR)"
+            )
+        tables = (_scored(table, by, by_key) for table in tables)
     source = Source(
         by,
         f"mcscore {run.meta['model']['fingerprint'].removeprefix('sha256:')[:12]} {by}",
+        run.meta["likelihood"],
         tuple(pool.classes) if pool is not None and pool.classes is not None else None,
-        prefix,
+        Images(prefix, images, pool, ids, browser=kind.names == "address"),
+        texts,
         {**facts, "by": by},
     )
     path = _file_of(run, f"export-{name}{kind.suffix}", out)
+    beside = None if kind.beside is None else path.with_suffix(kind.beside)
+    for each in (path, beside):
+        if each is not None:
+            refuse_foreign(each, "an export", is_export, RunError)
     try:
         with named_output(path, "an export", is_export, RunError) as target:
-            kind.write(target, tables, source)
+            second = kind.write(target, tables, source)
+            source.images.sync()
+        if beside is not None:
+            with named_output(beside, "an export", is_export, RunError) as target:
+                target.write(second or b"")
     except OSError as error:
         raise RunError(f"{path} could not be written, and is unchanged: {error}") from error
     return path
+
+
+def _refuse_places(
+    format: str,
+    kind: ExportFormat,
+    prefix: str,
+    images: str | os.PathLike[str] | None,
+    texts: dict[int, str] | None,
+) -> None:
+    """RunError if the format has no use for what it is given, or not enough of it."""
+    if kind.names == "nothing" and (prefix or images is not None):
+        raise RunError(f"{format} names no pictures: leave out prefix (--prefix) and images (--images)")
+    if texts is not None and kind.names != "address":
+        raise RunError(f"{format} has no texts: leave out texts (--text)")
+    if texts is not None and (prefix or images is not None):
+        raise RunError("items are shown as texts or as pictures: leave out texts (--text), or prefix and images")
+    if kind.names == "file" and "://" in prefix:
+        raise RunError(
+            f"{format} names files on this machine, and {prefix} is a URL: give a folder, or images (--images DIR)"
+        )
+    if kind.names == "file" and prefix and images is not None:
+        raise RunError(
+            f"{format} names the pictures where they are written: leave out prefix (--prefix) or images (--images)"
+        )
+    if kind.names == "address" and images is not None and not prefix:
+        raise RunError(
+            f"{format} names pictures by their address: say with prefix (--prefix) where the files in {os.fspath(images)} are served, "
+            "such as /data/local-files/?d=FOLDER/"
+        )
 
 
 def whole_table(run: StoredScores, pool: Pool | None, partial: bool) -> pyarrow.Table:
@@ -137,10 +185,10 @@ def _selected(run: StoredScores, table: Any) -> Tables:
         yield table_of(ids[part], None if keys is None else keys[part], columns, table["rank"].to_numpy()[part])
 
 
-def _scored(table: pyarrow.Table, by: str) -> pyarrow.Table:
-    """Leave out the items that have no score; all others must have a key."""
+def _scored(table: pyarrow.Table, by: str, by_key: bool) -> pyarrow.Table:
+    """Leave out the items that have no score; with ``by_key`` all others must have a key."""
     table = table.filter(table[by].is_valid())
-    if table["key"].null_count:
+    if by_key and table["key"].null_count:
         (without,) = table.filter(table["key"].is_null())["id"].slice(0, 1).to_pylist()
         raise RunError(f"item {without} has no key, which names its file; exclude it, or export to jsonl")
     return table

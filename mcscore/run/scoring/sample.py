@@ -25,7 +25,8 @@ def sample_of(pool: Pool) -> Sample:
     """Read a sample. Items that cannot be read, or are excluded, are left out."""
     from ...scorer.checks import Sample  # imports torch
 
-    ids, labels = _labeled(pool)
+    classes = pool.label_columns["label"].kind == "class"  # there is no check of labels that are numbers
+    ids, labels = _labeled(pool) if classes else (np.empty(0, np.int64), np.empty(0, np.int64))
     spread = _in_runs(np.arange(pool.n), _SPREAD) if pool.n < _STRIDE else _starts(pool.n, _SPREAD)
     more = ~np.isin(ids, spread)
     ids, labels = ids[more], labels[more]
@@ -33,7 +34,9 @@ def sample_of(pool: Pool) -> Sample:
     items_L, kept_L = _read(pool, ids)
     return Sample(
         np.concatenate([items_S, items_L]),
-        np.concatenate([_labels_at(pool, spread[kept_S]), labels[kept_L]]).astype(np.int64),
+        np.concatenate(
+            [_labels_at(pool, spread[kept_S]) if classes else np.full(len(items_S), -1), labels[kept_L]]
+        ).astype(np.int64),
         len(items_S),
         pool.classes,
     )

@@ -107,7 +107,8 @@ def texts_from(pool: Pool, text: str) -> dict[int, str]:
 
 def _column(pool: Pool, text: str) -> tuple[npt.NDArray[np.int64], list[str]]:
     """The items that a table names, and their values."""
-    from ...pool.table_files import Columns, read_table
+    from ...pool.table import Columns
+    from ...pool.table_files import read_table
     from ...pool.tables import find_items
 
     file, _, column = text.rpartition(":")

@@ -205,12 +205,14 @@ def _without_moment(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed(run: StoredScores, file: AnyPath, pool: Pool | None) -> KeptSelection:
+    from ...pool.labels import has_label
+
     try:
         _, table, how = read_selection(run, file, pool)
     except RunError as error:
         return KeptSelection(number_of(file), file, damage=str(error))
     ids = table["id"].to_numpy().astype(np.int64)
-    labeled = None if pool is None else int((pool.column("labels").at(ids) >= 0).sum())
+    labeled = None if pool is None else int(has_label(pool.column("labels").at(ids)).sum())
     return KeptSelection(
         number_of(file),
         file,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ...errors import RunError
 from ...methods import DIVERSITY, Method, parameters_of
+from ...pool.labels import has_label
 from ..identity.code import accepted
 from ..identity.match import find_pool
 from ..schema import Settings
@@ -149,7 +150,9 @@ def choose(
     order = np.argsort(found.ids)
     chosen = order[np.searchsorted(found.ids, selection.ids, sorter=order)]
     if "embeddings" in arrays:
-        how["map"] = embedding_map(arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map)
+        how["map"] = embedding_map(
+            arrays["embeddings"], arrays.get("labeled_embeddings"), chosen, found.ids, seed, map, labeled
+        )
     if edited:
         how["edited_code"] = edited
     columns = {name: run.values(name, selection.ids) for name in (*run.columns, "prediction")}
@@ -316,7 +319,7 @@ def _labeled(pool: Pool, n: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the labeled ones of the first n ids, ascending, in parts."""
     labels = pool.column("labels")
     for at in range(0, n, STRIDE):
-        yield at + np.flatnonzero(labels[at : min(at + STRIDE, n)] >= 0)
+        yield at + np.flatnonzero(has_label(labels[at : min(at + STRIDE, n)]))
 
 
 def _evenly(parts: Iterable[npt.NDArray[np.int64]], count: int, most: int) -> npt.NDArray[np.int64]:

@@ -31,7 +31,7 @@ def observe(steps: Steps, inputs: Any, B: int) -> Answer:
     outputs_BC = torch.cat(parts)
     p_BC = probabilities(outputs_BC[None], reduction.likelihood, reduction.input)[0]
     p_BC = p_BC[:, None] if p_BC.ndim == 1 else p_BC.flatten(2).mean(2) if p_BC.ndim > 2 else p_BC
-    return Answer(p_BC.cpu().numpy(), watch.norm(), outputs_BC.shape[1])
+    return Answer(p_BC.cpu().numpy(), watch.norm(), outputs_BC.shape[1], dense=outputs_BC.ndim > 2)
 
 
 def _rows(inputs: Any, B: int, start: int, stop: int) -> Any:

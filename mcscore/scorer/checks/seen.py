@@ -90,11 +90,13 @@ class Answer:
         p_BC: probabilities of classes or labels; for likelihood gaussian (B, 1) means. The mean over pixels of dense outputs.
         norm: of its first BatchNorm in the order of execution; None: it has none.
         C: outputs per item (or pixel).
+        dense: outputs per pixel, of which most may well be background in every item.
     """
 
     p_BC: Floats
     norm: Norm | None
     C: int
+    dense: bool = False
 
     @cached_property
     def finite_B(self) -> npt.NDArray[np.bool_]:
@@ -185,8 +187,8 @@ class Seen:
 
     @property
     def categorical(self) -> bool:
-        """Whether outputs are one of C classes."""
-        return self.likelihood == "categorical"
+        """Whether each item is one of C classes, not each pixel."""
+        return self.likelihood == "categorical" and not self.answer.dense
 
     def named(self, index: int) -> str:
         """A class as messages show it."""

@@ -1,31 +1,13 @@
 // Draws an item: its picture, its text, or its numbers. Nothing of it is ever read as HTML.
 
+import { isSmall, make } from "./dom.js";
+import { ask, pictureOf } from "./server.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_BARS = 48;
 const MOST_CELLS = 64; // rows and columns of a table of numbers
 
-export const token = new URLSearchParams(location.search).get("token") || "";
 const known = new Map(); // id -> promise of what the server tells of an item
-
-export async function ask(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: { "X-Token": token } });
-  const body = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
-  return { ok: answer.ok, status: answer.status, body };
-}
-
-export function make(name, properties = {}, ...children) {
-  const element = document.createElement(name);
-  Object.assign(element, properties);
-  element.append(...children);
-  return element;
-}
-
-export function pictureOf(id) {
-  return `api/picture/${id}?token=${encodeURIComponent(token)}`;
-}
-
-// Of a small picture the pixels stay squares, as the model sees them; a photograph is smoothed.
-export const isSmall = (image) => Math.max(image.naturalWidth, image.naturalHeight) <= 96;
 
 // The element of an item; what must be asked for comes later. large: the only one on the page.
 export function draw(item, kind, large) {
