@@ -12,7 +12,13 @@ def first_line(error: BaseException, limit: int = 160) -> str:
 
 
 class Error(Exception):
-    """The base of all errors of mcscore. The message names the thing (item id, chunk, site, file) and says what to do."""
+    """The base of all errors of mcscore. The message names the thing (item id, chunk, site, file) and says what to do.
+
+    Attributes:
+        exit_code: with which the command line ends: 1 failed, 3 stopped, but the same command resumes.
+    """
+
+    exit_code = 1
 
 
 class ModelError(Error, ValueError):
@@ -69,6 +75,12 @@ class SampleError(Error, ValueError):
 
 class RunError(Error, ValueError):
     """A run cannot be made, continued, read or selected from; the message says why and what to do."""
+
+
+class RunInUseError(RunError):
+    """Another process scores into the run: it is named. When it has ended, the same command goes on."""
+
+    exit_code = 3
 
 
 class RunMadeError(RunError):

@@ -10,10 +10,14 @@ import click
 
 from .. import __version__
 from . import about, bench, label, label_studio, pool, run, score, select, simulate
+from .config import add_config
 from .terminal import Group, remembered_flag
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="mcscore")
 @remembered_flag("traceback", "Show the Python traceback of an error, as MCSCORE_TRACEBACK=1 does.")
 def main() -> None:
@@ -24,6 +28,8 @@ def main() -> None:
     mcscore score pool.zarr --model net.py:build --weights net.safetensors --out runs/a
     mcscore select runs/a -k 50 --by bald
     mcscore report runs/a
+
+    Options also come from the environment (MCSCORE_SCORE_PASSES=200) and from a file (--config).
     """  # noqa: D301  (click leaves the lines after a backspace as they are)
 
 
@@ -43,3 +49,4 @@ for verb in (
     about.demo,
 ):
     main.add_command(verb)
+add_config(main)

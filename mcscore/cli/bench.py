@@ -16,8 +16,9 @@ from ..text import count
 from . import shared
 from .model import build_scorer, users_code
 from .options import COMMA, PATH, names
+from .progress import SECONDS_PER_LINE
 from .shared import Command
-from .terminal import FAILED, SECONDS_PER_LINE, as_json, emit, fail
+from .terminal import FAILED, as_json, emit, fail
 
 if TYPE_CHECKING:
     import torch

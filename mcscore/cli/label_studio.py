@@ -10,9 +10,10 @@ import click
 from ..text import count
 from . import shared
 from .options import PATH, RUN
+from .progress import progress_line, reporting
 from .run import texts_of
 from .shared import together
-from .terminal import as_json, emit, progress_line
+from .terminal import as_json, emit
 
 _server = together(
     click.option(
@@ -55,7 +56,7 @@ def label_studio() -> None:
 )
 @shared.pool_now
 @click.option("--partial", is_flag=True, help="Push even if RUN is not complete.")
-@shared.quiet
+@reporting
 @as_json
 def push(
     path: Path,
@@ -65,7 +66,6 @@ def push(
     selection: str,
     text: str | None,
     pool_path: Path | None,
-    quiet: bool,
     **how: Any,
 ) -> None:
     """Make a task of each item of a selection of RUN in a project of Label Studio, with the prediction as a pre-label.
@@ -81,7 +81,7 @@ def push(
     run, pool = Run.open(path), Pool.open(pool_path) if pool_path else None
     how["texts"] = None if text is None else texts_of(run, pool, text)
     server = tool.Server(url, token)
-    with progress_line(None, quiet, "tasks") as progress:
+    with progress_line(None, "tasks") as progress:
         done = tool.push(
             run,
             server,

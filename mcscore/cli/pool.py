@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import shared
 from .options import COMMA, PATH, POOL, height_and_width, names, numbers
 from .pool_facts import described, formatted, lines, pool_facts, storage_facts
 from .pool_label import KINDS, labels_are, pool_label
+from .progress import progress_line, reporting
 from .shared import Command, Option, together
-from .terminal import FAILED, as_json, echo, emit, fail, progress_line
+from .terminal import FAILED, as_json, echo, emit, fail
 
 if TYPE_CHECKING:
     from ..ingest.counts import Counts
@@ -37,7 +37,6 @@ class SourceOptions:
 
     images: dict[str, Any]
     arrays: dict[str, Any]
-    quiet: bool
 
     def for_images(self, why: str) -> dict[str, Any]:
         """Return the options for images.
@@ -76,7 +75,6 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         max_bad: int | None,
         workers: int | None,
         labels_are: str | None,
-        quiet: bool,
         labels: Path | None,
         layout: str | None,
         key: str | None,
@@ -90,7 +88,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "reading": labels_are,
         }
         arrays = {"labels": labels, "layout": layout, "key": key}
-        return command(*args, options=SourceOptions(_given(images), _given(arrays), quiet), **more)
+        return command(*args, options=SourceOptions(_given(images), _given(arrays)), **more)
 
     return together(
         _images(
@@ -112,7 +110,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _arrays(
             "--labels", type=PATH, help="Labels, -1 (of numbers NaN) where an item has none: a .npy, .npz or idx array."
         ),
-        shared.quiet,
+        reporting,
     )(with_options)
 
 
@@ -179,7 +177,7 @@ def pool_import(
                 "labels of images in SRC are classes: import without --label-kind, then `mcscore pool label POOL TABLE --kind number`"
             )
         channels = 1 if gray else 3
-        with progress_line(None, options.quiet) as progress:
+        with progress_line(None) as progress:
             made = import_images(
                 src,
                 dst,
@@ -187,7 +185,7 @@ def pool_import(
                 fit=fit or "crop",
                 channels=channels,
                 keep_encoded=keep_encoded,
-                progress=progress or False,
+                progress=progress,
                 report=told.append,
                 **chosen,
                 **facts,
@@ -223,8 +221,8 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
     told: list[Counts] = []
     if is_images(src):
         chosen = options.for_images(f"and {src} holds images")
-        with progress_line(None, options.quiet) as progress:
-            grown = append_images(path, src, progress=progress or False, report=told.append, **chosen)
+        with progress_line(None) as progress:
+            grown = append_images(path, src, progress=progress, report=told.append, **chosen)
     else:
         grown = append_array(path, src, **options.for_array(f"options for images do not apply to the array {src}"))
     # None: an earlier call had done it, and this one has read nothing.
@@ -239,9 +237,9 @@ def pool_append(path: Path, src: Path, options: SourceOptions) -> None:
 @pool.command("compact")
 @click.argument("path", metavar="POOL", type=POOL)
 @click.option("--out", type=PATH, help="Write the compacted pool to this path; default: in place.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@reporting
 @as_json
-def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
+def pool_compact(path: Path, out: Path | None) -> None:
     """Write the items and keys of POOL anew, in files of the size that a new pool would have.
 
     Ids, items, labels and fingerprint stay, so runs over POOL go on; stop them meanwhile. The disk needs room for both. After
@@ -249,7 +247,7 @@ def pool_compact(path: Path, out: Path | None, quiet: bool) -> None:
     """
     from ..ingest.compact import compact
 
-    with progress_line(None, quiet, unit="rows") as progress:
+    with progress_line(None, unit="rows") as progress:
         done = compact(path, out, progress)
     facts = {
         **pool_facts(done.pool),
@@ -324,15 +322,15 @@ def pool_exclude(path: Path, items: str, readmit: bool) -> None:
 
 @pool.command("verify")
 @click.argument("path", metavar="POOL", type=POOL)
-@shared.quiet
+@reporting
 @as_json
-def pool_verify(path: Path, quiet: bool) -> None:
+def pool_verify(path: Path) -> None:
     """Read every chunk of POOL and list the damaged chunks; exit code 1 if there are any."""
     from ..pool import Pool
     from ..pool.verify import verify
 
     opened = Pool.open(path)
-    with progress_line(None, quiet, unit="chunks") as progress:
+    with progress_line(None, unit="chunks") as progress:
         found = list(verify(opened, progress))
     chunks = sum(layout.chunks for layout, _ in opened.arrays())
     facts = {"path": str(path), "chunks": chunks, "damaged": [damage.__dict__ for damage in found]}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..run.presence import Worker
     from ..run.selecting.kept import KeptSelection
     from ..run.status import Status
-    from ..store.lock import Holder
+    from ..store.holder import Holder
 
 _NAMED = 12  # ids that are printed; --json has all
 
@@ -33,8 +33,8 @@ def run() -> None:
     """Show the state of a run, and check its files."""
 
 
-@run.command("info", short_help="Describe RUN: what is done and left, speed, hardware.")
-@click.argument("path", metavar="RUN", type=RUN)
+@run.command("info", short_help="Describe RUN, or several: what is done and left, speed, hardware.")
+@click.argument("paths", metavar="RUN...", type=RUN, nargs=-1, required=True)
 @click.option("--watch", is_flag=True, help="Show how far RUN is, and who works on it, until all is done.")
 @click.option(
     "--every",
@@ -46,14 +46,23 @@ def run() -> None:
 )
 @as_json
 @click.pass_context
-def run_info(ctx: click.Context, path: Path, watch: bool, every: float) -> None:
+def run_info(ctx: click.Context, paths: tuple[Path, ...], watch: bool, every: float) -> None:
     """Describe RUN: items done and left, speed, items without a score, hardware, and the processes that work on it.
 
-    The exit code is 1 if a record is damaged, so that what is shown may be less than what was done.
+    Several runs are a line each. The exit code is 1 if a record is damaged, so that what is shown may be less than what was done, or
+    if one of several cannot be read.
     """
     from ..run.journal import told
     from ..run.status import info
 
+    if len(paths) > 1:
+        if watch:
+            raise click.UsageError("--watch shows one run: give one")
+        from .runs import show_runs
+
+        show_runs(ctx, paths)
+        return
+    path = paths[0]
     if watch:
         from .watch import watch_run
 
@@ -131,7 +140,8 @@ def _writer(holder: Holder | None) -> str:
         False: ", which has ended (the next writer takes over)",
         None: ", which this machine cannot see",
     }
-    return f"process {holder.pid} on {holder.host}{how[holder.alive]}"
+    since = f" since {holder.since}" if holder.since else ""
+    return f"process {holder.pid} on {holder.host}{since}{how[holder.alive]}"
 
 
 def _worker(worker: Worker) -> list[str]:

@@ -14,10 +14,13 @@ from ..errors import RunError
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
+from .config import effective
+from .metrics import metrics
 from .model import build_scorer, import_spec, recipe_of, users_code
 from .options import POOL, RUN
+from .progress import progress_line, reporting
 from .shared import Command, Option
-from .terminal import RESUMABLE, as_json, emit, fail, progress_line
+from .terminal import RESUMABLE, as_json, emit, fail
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -131,6 +134,13 @@ def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     is_flag=True,
     help="Resume though the code of the model or the transform was edited; run.json and the records say which scored what.",
 )
+@_run(
+    "--take-over",
+    is_flag=True,
+    help="Take the lock of a process on another machine, which you know to be gone. Should that run all the same, it ends before its next "
+    "commit, and no score is harmed.",
+)
+@metrics(_run)
 @shared.passes
 @shared.scores("bald,entropy", "bald,entropy")
 @shared.errors
@@ -140,7 +150,7 @@ def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @shared.seed
 @shared.execution
 @shared.check
-@shared.quiet
+@reporting
 @as_json
 @click.pass_context
 def score(
@@ -161,7 +171,7 @@ def score(
     accept_edited_code: bool,
     new_cut: bool,
     check: Check,
-    quiet: bool,
+    take_over: bool,
     **settings: Any,
 ) -> None:
     """Score the unlabeled items of POOL with a model that has dropout.
@@ -181,6 +191,8 @@ def score(
         raise click.UsageError(str(error)) from error
     if shard is not None and (workers is not None or ray is not None):
         raise click.UsageError("--shard scores in this process: give it without --workers and --ray")
+    if shard is not None and take_over:
+        raise click.UsageError("--take-over is for a run that one process scores: shards share its lock")
     from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
@@ -194,9 +206,8 @@ def score(
         out_now = any_path(out).absolute()
         with users_code(), contextlib.ExitStack() as stack:
             scorer = recipe_of(spec, weights, **settings)
-            progress = stack.enter_context(progress_line(settings["passes"], quiet))
-            on_stage = progress.stage if progress is not None else None
-            shown: dict[str, Any] = {"device": device, "progress": progress or False, "on_stage": on_stage}
+            progress = stack.enter_context(progress_line(settings["passes"]))
+            shown: dict[str, Any] = {"device": device, "progress": progress, "on_stage": progress.stage}
             asked: dict[str, Any] = {
                 "span": span,
                 "labeled": labeled,
@@ -206,6 +217,8 @@ def score(
                 "screen": screen,
                 "new_cut": new_cut,
                 "check": check,
+                "take_over": take_over,
+                "command": effective(ctx),
             }
             if shard is None:
                 run: Run | None = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)

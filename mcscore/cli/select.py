@@ -15,8 +15,9 @@ from ..text import count
 from . import shared
 from .model import build_scorer, users_code
 from .options import PATH, RUN, SELECTION
+from .progress import progress_line, reporting
 from .shared import Command, Option
-from .terminal import as_json, emit, progress_line
+from .terminal import as_json, emit
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -111,6 +112,7 @@ def _default_betas() -> str:
 )
 @shared.pool_now
 @_selection("--partial", is_flag=True, help="Select even if RUN is not complete.")
+@reporting
 @as_json
 def select(
     path: Path,

@@ -1,27 +1,36 @@
-"""The output of every verb: one answer on stdout, progress on stderr, an error as one sentence and an exit code."""
+"""The output of every verb: one answer on stdout, warnings on stderr, an error as one sentence and an exit code."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
 
-from ..text import duration, visible
+from ..errors import Error
+from ..text import visible
+from .log import json_line
 
-FAILED, RESUMABLE = 1, 3  # 0 is done; click itself exits with 2 for wrong usage
-SECONDS_PER_LINE = 10.0  # between lines of progress where no bar can be drawn
+FAILED, RESUMABLE = 1, 3  # 0 is done; 2, wrong usage, is click's
 
 
 class Group(click.Group):
     """Turns an exception of a verb into one sentence on stderr and an exit code; MCSCORE_TRACEBACK=1 shows the traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words of the command line, after a look at whether an error is to be an object."""
+        # The verb's own --json comes too late for words that it cannot read.
+        words = args[: args.index("--")] if "--" in args else args
+        ctx.meta["json"] = "--json" in words
+        ctx.meta["log_json"] = "--log-json" in words
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            _misused(ctx, error)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; an exception becomes a sentence and an exit code, a warning a line on stderr."""
@@ -29,20 +38,30 @@ class Group(click.Group):
 
         def warn(message: Warning | str, *_where: object, **_more: object) -> None:
             told.append(str(message))
-            echo(f"mcscore: warning: {message}", err=True)
+            _say(ctx, "warning", str(message), "mcscore: warning: ")
 
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = warn
                 return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            _misused(ctx, error)
+        except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             fail(ctx, FAILED, "interrupted", "Interrupted")
         except Exception as error:
             if ctx.meta.get("traceback") or os.environ.get("MCSCORE_TRACEBACK", "0") not in ("", "0"):
                 traceback.print_exc()
-            fail(ctx, FAILED, _sentence(error), type(error).__name__)
+            code = error.exit_code if isinstance(error, Error) else FAILED
+            fail(ctx, code, _sentence(error), type(error).__name__)
+
+
+def _misused(ctx: click.Context, error: click.ClickException) -> NoReturn:
+    """Let click show wrong usage in its way, unless an object is asked for."""
+    if not (ctx.meta.get("json") or ctx.meta.get("log_json")) or isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    fail(ctx, error.exit_code, error.format_message(), type(error).__name__)
 
 
 def _sentence(error: Exception) -> str:
@@ -57,12 +76,25 @@ def _sentence(error: Exception) -> str:
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print lines; a name in them neither drives the terminal nor fails to be encoded."""
-    click.echo("\n".join(map(visible, text.split("\n"))), err=err)
+    ctx = click.get_current_context(silent=True)
+    if err and ctx is not None and ctx.meta.get("log_json"):
+        _say(ctx, "message", text)
+    else:
+        click.echo("\n".join(map(visible, text.split("\n"))), err=err)
+
+
+def _say(ctx: click.Context, what: str, text: str, before: str = "", **fields: Any) -> None:
+    """Print a warning or an error on stderr: as a line of the log with --log-json."""
+    if ctx.meta.get("log_json"):
+        level = what if what in ("warning", "error") else "info"
+        click.echo(json_line(level, what, message=text, **fields), err=True)
+    else:
+        echo(f"{before}{text}", err=True)
 
 
 def fail(ctx: click.Context, code: int, text: str, kind: str, **facts: Any) -> NoReturn:
     """Stop with a sentence on stderr; with --json, also with an object on stdout that holds the sentence."""
-    echo(f"mcscore: {text}", err=True)
+    _say(ctx, "error", text, "mcscore: ", kind=kind, exit_code=code)
     if ctx.meta.get("json"):
         click.echo(_object(ctx, {"error": kind, "message": text, "exit_code": code, **facts}))
     ctx.exit(code)
@@ -90,74 +122,3 @@ def _object(ctx: click.Context, facts: dict[str, Any]) -> str:
     """The facts as JSON, with the warnings that stderr had, if there were any."""
     told = ctx.meta.get("warnings")
     return json.dumps({**facts, "warnings": told} if told else facts)
-
-
-class ProgressLine:
-    """Shows on stderr how far a verb is: a bar on a terminal, elsewhere a line every ten seconds."""
-
-    def __init__(self, passes: int | None, unit: str) -> None:
-        self._passes, self._unit, self._what = passes, unit, ""
-        self._bar: Any = None
-        self._first, self._said, self._begin = 0, 0.0, 0.0
-        self._live = sys.stderr.isatty()
-
-    def stage(self, what: str, passes: int) -> None:
-        """Begin to show another stage, of so many passes per item."""
-        self.close()
-        self._what, self._passes = f"{what}: ", passes
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done."""
-        now = time.monotonic()
-        if (
-            self._bar is None
-        ):  # the first call tells what an earlier attempt did, which is no part of this attempt's speed
-            from tqdm import tqdm
-
-            self._first, self._said, self._begin = done, now, now
-            self._bar = tqdm(
-                desc=self._what[:-2] or None,
-                total=total,
-                initial=done,
-                unit=self._unit,
-                unit_scale=True,
-                dynamic_ncols=True,
-                disable=not self._live,
-            )
-            if self._what and not self._live:
-                click.echo(f"{self._what}{done:,} of {total:,} {self._unit}", err=True)
-        rate = (done - self._first) / max(now - self._begin, 1e-9)
-        if self._passes is not None:
-            self._bar.set_postfix_str(f"{rate * self._passes:,.0f} passes/s", refresh=False)
-        self._bar.update(done - self._bar.n)
-        if not self._live and now - self._said >= SECONDS_PER_LINE:
-            self._said = now
-            left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
-            speed = f"{rate:,.0f} {self._unit}/s"
-            speed += f", {rate * self._passes:,.0f} passes/s" if self._passes is not None else ""
-            click.echo(f"{self._what}{done:,} of {total:,} {self._unit}, {speed}{left}", err=True)
-
-    def close(self) -> None:
-        """End what is shown."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-@contextlib.contextmanager
-def progress_line(passes: int | None, quiet: bool, unit: str = "items") -> Iterator[ProgressLine | None]:
-    """Yield progress(done, total) for stderr; None if quiet.
-
-    Args:
-        passes: passes per item, to show their rate; None: there are none.
-        quiet: show nothing.
-        unit: what is counted.
-    """
-    if quiet:
-        yield None
-        return
-    line = ProgressLine(passes, unit)
-    try:
-        yield line
-    finally:
-        line.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,17 @@ def watch_run(path: Path, every: float) -> None:
         return
 
 
+def aligned(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """A table as lines: the first columns, ``texts`` of them, to the left, the others, numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(w) if at < texts else cell.rjust(w) for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def _progress(now: Glance) -> str:
     parts = [f"{now.done:,} of {now.items:,} items done", count(len(now.workers), "worker")]
     if now.items_per_second:
@@ -56,12 +68,5 @@ def _table(now: Glance) -> list[str]:
             told = [str(each.get(name, "")) for name in ("host", "pid", "state")]
             numbers = [f"{each[name]:,.0f}" if name in each else "" for name in ("done", "items_per_second")]
             rows.append((f"  {each.get('what', 'worker')}", *told, *numbers, ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = [
-        "  ".join(
-            cell.ljust(w) if at < _TEXTS else cell.rjust(w)
-            for at, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    table = aligned(rows, _TEXTS)
     return [f"{now.path}  {_progress(now)}", "", *(table if now.workers else ["nobody works on it"])]

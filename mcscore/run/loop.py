@@ -47,6 +47,7 @@ def score_tasks(job: Job, pool: Pool, engine: Engine, stop: StopRequest, progres
                 break
             span, task = given.span, tasks[given.span.index]
             watch.require_same(f"{span} is not committed. {so_far}")
+            job.require_lock()
             with writing(f"{span} of {journal.path} could not be written. {so_far}"):
                 if given.hardware is not None and given.hardware not in journal.header.hardware:
                     journal = journal.add_hardware(given.hardware)

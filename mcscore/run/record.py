@@ -70,6 +70,18 @@ class Record(NamedTuple):
             data["cut"] = self.cut
         return data
 
+    def facts(self) -> JSON:
+        """What an event says of the span."""
+        return {
+            "span": self.span.index,
+            "start": self.span.start,
+            "items": self.span.n,
+            "scored": self.scored,
+            "nonfinite": len(self.nonfinite_ids),
+            "unreadable": sum(stop - start for start, stop in self.unreadable),
+            "seconds": round(self.seconds, 3),
+        }
+
     @staticmethod
     def from_json(data: JSON, file: AnyPath) -> Record:
         """Read a record; written out field by field for speed.

@@ -101,6 +101,12 @@ class Settings:
     normalize: Sequence[Sequence[float]] | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
 
+    def facts(self) -> JSON:
+        """What an event says of a plan: how the passes run, how many items and passes at a time, on which device."""
+        named = {"plan": "path", "step_items": "items", "step_passes": "passes"}
+        facts = {name: self.plan.get(field) for name, field in named.items()}
+        return {**facts, "passes": self.passes, "device": self.device}
+
     @staticmethod
     def of_scorer(described: Mapping[str, Any]) -> Settings:
         """The settings that ``Scorer.describe()`` gives."""
@@ -151,6 +157,7 @@ class RunHeader:
     cuts: Sequence[Mapping[str, Any]] = ()
     certificate: Mapping[str, Any] | None = None
     findings: Sequence[Mapping[str, str]] = ()
+    command: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def screened(self) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import RunError, Stopped
+from ..events import event
 from ..progress import Progress, Shown, shown, stage_of
 from ..recipe import Recipe
 from ..store.files import AnyPath, Where
@@ -54,6 +55,8 @@ def score_pool(
     screen: Screen | None = None,
     new_cut: bool = False,
     check: Check = "warn",
+    take_over: bool = False,
+    command: Mapping[str, Any] | None = None,
     progress: Shown = None,
     on_stage: OnStage | None = None,
 ) -> Run:
@@ -90,6 +93,9 @@ def score_pool(
         check: before a new run, look at a sample of the pool and the model's answer: is the input normalized as the model was trained,
             do predictions differ and agree with labels, do class names fit? "warn": what does not look right is a warning, and stands
             in run.json and the report. "strict": it is an error, and nothing is written. "off": do not look.
+        take_over: take the lock of a process on another machine, which is said. Should that run all the same, it ends before its next
+            commit, and the scores are the same.
+        command: what a new run's run.json is to say of how it was made, as the command line does; compared with nothing.
         progress: called as progress(items done, items in the pool) before the first block of a stage and after every one. None: a bar on a
             terminal and in a notebook; False: nothing.
         on_stage: called as on_stage(what it does, passes) before a stage begins.
@@ -98,9 +104,10 @@ def score_pool(
         The run; it remembers pool and scorer for ``select``.
 
     Raises:
-        RunError: ``out`` is something else, or a run of another pool, model, seed, ... (the field is named) or hardware; it
-            is being written by another process; the model failed on a block (named); a chunk of the pool cannot be read
-            (chunk, file and items are named); the disk is full. What was committed stays.
+        RunError: ``out`` is something else, or a run of another pool, model, seed, ... (the field is named) or hardware; the
+            model failed on a block (named); a chunk of the pool cannot be read (chunk, file and items are named); the disk
+            is full. What was committed stays.
+        RunInUseError: another process scores into ``out``: it is named.
         ChunkError: a file of the pool is missing. Nothing is written then.
         CheckError: something does not look right, and ``check`` is "strict".
         Stopped: SIGINT, SIGTERM or SIGHUP came; what was committed stays.
@@ -128,7 +135,16 @@ def score_pool(
     if new_cut and screen is None:
         raise RunError("new_cut belongs to a screened run: give screen=, too")
     options = ScoreOptions(
-        span, labeled, on_bad_chunk, mixed_hardware, accept_edited_code, screen, new_cut, check=check
+        span,
+        labeled,
+        on_bad_chunk,
+        mixed_hardware,
+        accept_edited_code,
+        screen,
+        new_cut,
+        check=check,
+        take_over=take_over,
+        command=command or {},
     )
     staff = staff_of(workers)
     with stop_request() as stop, contextlib.ExitStack() as stack:
@@ -201,11 +217,14 @@ def complete_run(
         on_stage(told_second(header, first, left), header.settings.passes)
     job = score_tasks(job, pool, engine, stop, progress)
     if stop.made:
+        event(__name__, "run stopped", **job.journal.tally(job.committed))
         raise Stopped(path, sum(record.span.n for record in job.committed), pool.n)
+    job.require_lock()
     with writing(f"the records of {path} could not be packed into one file, but all are there"):
         job.journal.pack(job.committed)
         if job.journal.header.screened:
             job = replace(job, journal=job.journal.certify(certify(job.journal, job.committed, first)))
+    event(__name__, "run complete", **job.journal.tally(job.committed))
     return job, engine
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import atomic
-from ..errors import ChunkError, RunError
+from ..errors import ChunkError, RunError, RunInUseError
+from ..events import event
 from ..fields import parse
 from ..outputs import owner_of
 from ..paths import exists, files_below, is_directory, names_in
@@ -59,6 +60,8 @@ class ScoreOptions:
     new_cut: bool = False
     shards: int = 1  # processes that score the run beside each other, each on its own
     check: Check = "warn"
+    take_over: bool = False  # the lock of a process on another machine
+    command: Mapping[str, Any] = field(default_factory=dict)  # how the run is made, for run.json
     skips: Skips | None = None  # of a first stage: those of its run; None: by the labels and flags of now
 
     def skipped(self, pool: Pool) -> Skips:
@@ -85,6 +88,7 @@ class Job:
         settings: of the prepared scorer; None if nothing is left to score.
         code: which code scores now, see ``code_of``.
         cut: which cut says what is scored, an index into run.json's list.
+        require_lock: raises RunInUseError if another process has taken the run over; before each commit.
     """
 
     journal: Journal
@@ -96,6 +100,7 @@ class Job:
     settings: Settings | None = None
     code: int = 0
     cut: int = 0
+    require_lock: Callable[[], None] = lambda: None
 
     @property
     def reading(self) -> Reading:
@@ -183,7 +188,7 @@ def new_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) ->
     draft = draft_run(pool, engine, options)
     with writing(f"{path} could not be made a run"):
         made = place_at(path).begin()
-    with _locked(path):
+    with _locked(path, options) as require_lock:
         try:
             job = make_run(path, draft)
         except RunError:
@@ -191,14 +196,14 @@ def new_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) ->
             if made and isinstance(path, Path) and not exists(path / "run.json"):
                 shutil.rmtree(path, ignore_errors=True)
             raise
-        yield job
+        yield replace(job, require_lock=require_lock)
 
 
 @contextlib.contextmanager
 def resumed_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions) -> Iterator[Job]:
     """Lock and check an existing run; the engine has adopted its plan if anything is left to score."""
-    with _locked(path):
-        yield resume_run(path, pool, engine, options)
+    with _locked(path, options) as require_lock:
+        yield replace(resume_run(path, pool, engine, options), require_lock=require_lock)
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,11 @@ def draft_run(pool: Pool, engine: Engine, options: ScoreOptions) -> Draft:
     block = min(span, block)
     header = new_header(pool, settings, span, block, options.labeled, hardware)
     return Draft(
-        replace(header, screen=screen, not_screened=why, findings=findings), skipped, options, hardware, settings
+        replace(header, screen=screen, not_screened=why, findings=findings, command=options.command),
+        skipped,
+        options,
+        hardware,
+        settings,
     )
 
 
@@ -253,6 +262,8 @@ def make_run(path: AnyPath, draft: Draft) -> Job:
             skipped = fix()
     warn_of_unseen(path, draft.settings.model)
     tasks = open_tasks(journal, [], draft.options.retry)
+    event(__name__, "run made", **journal.tally([]))
+    event(__name__, "plan chosen", **journal.named, **draft.settings.facts())
     return Job(journal, [], tasks, skipped, draft.options, draft.hardware, draft.settings)
 
 
@@ -268,6 +279,7 @@ def resume_run(path: AnyPath, pool: Pool, engine: Engine, options: ScoreOptions)
         skipped = Snapshot.take(path, journal.header.id, pool.n, options.skipped(pool), known)
     clear_workers(path)
     tasks = open_tasks(journal, committed, options.retry)
+    event(__name__, "run resumed", **journal.tally(committed))
     job = Job(journal, committed, tasks, skipped, options)
     if not options.new_cut and not tasks:
         return job
@@ -295,6 +307,7 @@ def _admitted(job: Job, pool: Pool, engine: Engine, alone: bool = True) -> Job:
     prepare_on(pool, engine, job.skipped, options.on_bad_chunk, plan=journal.header.settings.plan)
     settings = engine.describe()  # once: it reads the whole model for its fingerprint
     code = refuse_other(journal, pool, settings, options, prepared=True, alone=alone)
+    event(__name__, "plan adopted", **journal.named, **settings.facts())
     warn_of_other_versions(path, journal.header)
     if code > len(journal.header.edited) and not alone:
         raise RunError(
@@ -367,12 +380,15 @@ def writing(failed: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: AnyPath) -> Iterator[None]:
-    """Hold the lock of a run on a local disk. At a URL there is none: what is committed there, nobody replaces."""
+def _locked(path: AnyPath, options: ScoreOptions) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a run on a local disk. At a URL there is none: what is committed there, nobody replaces.
+
+    Yields what raises RunInUseError once another process has taken the lock over.
+    """
     if not isinstance(path, Path):
-        yield
+        yield lambda: None
         return
     with contextlib.ExitStack() as stack:
         with writing(f"{path} cannot be locked"):
-            stack.enter_context(locked(path, RunError))
-        yield
+            held = stack.enter_context(locked(path, RunError, in_use=RunInUseError, take_over=options.take_over))
+        yield held.require

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.files import Where, is_there
-from ..store.lock import Holder, holder_of
+from ..store.holder import Holder, holder_of
 from ..store.place import any_path
 from .journal import Journal, SpanDamage
 from .presence import Worker, workers_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SiteError
+from ..events import event
 from ..jackknife import columns
 from ..kernels import backends
 from ..kernels.score import score_logits
@@ -173,6 +175,7 @@ class Steps:
         if self._compile:
             self.passes.compile_for(after.items, after.passes)
         torch.cuda.empty_cache()
+        event(__name__, "step halved", logging.WARNING, device=str(device), items=after.items, passes=after.passes)
         backends.warn_once(
             f"{device} has no memory for {before.items} items x {before.passes} passes at a time; scoring continues "
             f"with {after.items} x {after.passes}, which may change the last bits of scores"

@@ -4,6 +4,9 @@ All locks are the kernel's (flock), which releases them when their process dies,
 about process ids that were used again. Who has a directory alone also writes pid, host and boot id into the file ``lock``. That
 is for messages, and for the one case the kernel may not see: a writer on another machine, on a network file system that does
 not pass locks on.
+
+Whether a holder on another machine still runs cannot be known here. A user who knows that it does not takes its lock over: the
+file is removed and made anew. A holder that runs all the same finds that by ``Held.require``, before it next writes.
 """
 
 from __future__ import annotations
@@ -11,38 +14,59 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from .. import atomic
 from ..errors import Error
-from ..machine import boot_id, host, runs
-from ..paths import names_in
+from ..events import event
+from .holder import elsewhere, holder_in, me, named, processes_holding, who_holds
 from .mount import locks_reach_other_machines
 
-_PROCESSES = Path("/proc")
 _ALONE, _SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
 _PATIENCE = 1.0  # seconds to wait before it is said
+_TAKE_OVER = "take_over=True (--take-over) takes the lock over"
 _PAUSE = 2.0  # seconds between attempts at most: on a network file system each is a request
 
 
+@dataclass(frozen=True)
+class Held:
+    """A lock that this process holds: its file and what is written in it."""
+
+    path: Path
+    signature: dict[str, str]
+    in_use: type[Error]
+
+    def require(self) -> None:
+        """Raise ``in_use`` if another process has taken the lock over: nothing may be written any more."""
+        if (holder := holder_in(self.path)) == self.signature:
+            return
+        by = f"was taken over by {named(holder)}" if holder else f"is gone: {self.path} was removed"
+        raise self.in_use(f"the lock of {self.path.parent} {by}; this process writes nothing into it any more")
+
+
 @contextlib.contextmanager
-def locked(directory: Path, error: type[Error]) -> Iterator[None]:
+def locked(
+    directory: Path, error: type[Error], *, in_use: type[Error] | None = None, take_over: bool = False
+) -> Iterator[Held]:
     """Hold the lock of a directory; a second writer is refused at once.
 
     Args:
         directory: where the file ``lock`` stands while the lock is held.
         error: the class of the error that is raised.
+        in_use: its class where another process holds the lock, or may; default: ``error``.
+        take_over: take the lock of a process on another machine, which is said. That of one on this machine is never taken.
 
     Raises:
-        error: another process holds the lock (named), or another machine may hold it (named, with what to do), or the
-            file system has no locks.
+        error: the file system has no locks.
+        in_use: another process holds the lock (named), or another machine may hold it (named, with what to do).
         OSError: the file cannot be written.
 
     >>> import tempfile
@@ -51,16 +75,23 @@ def locked(directory: Path, error: type[Error]) -> Iterator[None]:
     ...     os.listdir(folder)
     ['lock']
     """
-    path = directory / "lock"
+    path, in_use = directory / "lock", in_use or error
     descriptor = _take(path, _ALONE, error)
+    if take_over and _is_of_another_machine(path, free=descriptor is not None):
+        if descriptor is not None:
+            os.close(descriptor)
+        descriptor = _take_over(path, error)
     if descriptor is None:
-        raise error(f"{directory} is being written by {_who_holds(path)}; wait for it, or stop it first")
+        raise in_use(
+            f"{directory} is being written by {who_holds(path)}; wait for it, or stop it first{_if_gone(path)}"
+        )
     try:
-        _sign(path, error)
+        held = Held(path, _sign(path, in_use, _TAKE_OVER), in_use)
         try:
-            yield
+            yield held
         finally:
-            _unsign(path)
+            if holder_in(path) == held.signature:  # else another process has taken it over, whose file it is
+                _unsign(path)
     finally:
         os.close(descriptor)
 
@@ -132,7 +163,8 @@ class Joined:
     def _try(self, how: int) -> bool:
         self._descriptor = _take(self._path, how, self._error)
         if self._descriptor is not None and how == _ALONE:
-            _sign(self._path, self._error)  # raises where another machine may have signed: its file stays
+            # Raises where another machine may have signed: its file stays.
+            _sign(self._path, self._error, f"remove {self._path} and start again")
             self.exclusive = True
         return self._descriptor is not None
 
@@ -144,9 +176,7 @@ class Joined:
                 return False
             if not self._told and time.monotonic() - began > _PATIENCE:
                 self._told = True
-                warnings.warn(
-                    f"{self._path.parent} is being written by {_who_holds(self._path)}: waiting", stacklevel=4
-                )
+                warnings.warn(f"{self._path.parent} is being written by {who_holds(self._path)}: waiting", stacklevel=4)
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _PAUSE)
         return True
@@ -217,49 +247,49 @@ def _take(path: Path, how: int, error: type[Error]) -> int | None:
         os.close(descriptor)  # the last holder removed the file between open and flock here: try the new file
 
 
-def _sign(path: Path, error: type[Error]) -> None:
-    """Write into the file who is alone; the kernel's lock is held.
+def _take_over(path: Path, error: type[Error]) -> int | None:
+    """Remove the file of a holder on another machine, and take the lock of a new one; None if somebody else was faster."""
+    holder = holder_in(path)
+    if holder is None or not elsewhere(holder):
+        return None
+    atomic.remove(path)
+    descriptor = _take(path, _ALONE, error)
+    event(__name__, "lock taken over", logging.WARNING, path=str(path), **holder)
+    warnings.warn(
+        f"{path.parent}: took over the lock of {named(holder)}, as asked; should that run all the same, it ends before "
+        "its next commit",
+        stacklevel=4,
+    )
+    return descriptor
+
+
+def _is_of_another_machine(path: Path, free: bool) -> bool:
+    """Whether the file names a process elsewhere that holds the lock, or may. free: by the kernel here nobody holds it."""
+    holder = holder_in(path)
+    if holder is None or not elsewhere(holder):
+        return False
+    return not locks_reach_other_machines(path) if free else not processes_holding(path)
+
+
+def _if_gone(path: Path) -> str:
+    """What to do about a holder on another machine."""
+    return f". If that machine is gone, {_TAKE_OVER}" if _is_of_another_machine(path, free=False) else ""
+
+
+def _sign(path: Path, error: type[Error], advice: str) -> dict[str, str]:
+    """Write into the file who is alone, and return that; the kernel's lock is held.
 
     In place and not by a rename: the kernel's lock is on the file that has this name now.
     """
-    _refuse_other_machine(path, error)
-    atomic.write(path, json.dumps(_me()).encode())
+    _refuse_other_machine(path, error, advice)
+    signature = me() | {"since": datetime.now().astimezone().isoformat(timespec="seconds")}
+    atomic.write(path, json.dumps(signature).encode())
+    return signature
 
 
 def _unsign(path: Path) -> None:
     with contextlib.suppress(OSError):  # a lock file that stays is stale, and the next writer takes it over
         atomic.remove(path)
-
-
-def _who_holds(path: Path) -> str:
-    """Name who holds the kernel's lock: the process that took it, one that was forked from it since, or those that share it."""
-    holder, holding = _holder(path), _processes_holding(path)
-    if holder is None:
-        several = "process " if len(holding) == 1 else "processes "
-        return f"{several}{', '.join(map(str, holding))} on {host()}" if holding else "another process"
-    if holding and int(holder["pid"]) not in holding:
-        return f"process {holding[0]} on {holder['host']}, which inherited the lock of process {holder['pid']}"
-    return f"process {holder['pid']} on {holder['host']}"
-
-
-def _processes_holding(path: Path) -> list[int]:
-    """The processes of this machine that hold the lock of a file, as far as /proc (of Linux) may be read.
-
-    A lock belongs to an open file. A forked child has that file, too, and holds the lock when its parent is gone.
-    """
-    found = []
-    for pid in names_in(_PROCESSES, "[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended, or is another user's
-            file = os.stat(path)
-            for descriptor in os.listdir(_PROCESSES / pid / "fd"):
-                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    if (
-                        os.path.samestat(os.stat(_PROCESSES / pid / "fd" / descriptor), file)
-                        and "FLOCK" in (_PROCESSES / pid / "fdinfo" / descriptor).read_text()
-                    ):
-                        found.append(int(pid))
-                        break
-    return sorted(found)
 
 
 def _is_named(path: Path, descriptor: int) -> bool:
@@ -269,63 +299,17 @@ def _is_named(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _refuse_other_machine(path: Path, error: type[Error]) -> None:
+def _refuse_other_machine(path: Path, error: type[Error], advice: str) -> None:
     """Refuse a lock file of another machine that the kernel may not see; what it sees is dead, as its lock is held here."""
-    holder, me = _holder(path), _me()
+    holder = holder_in(path)
     if holder is None:
         return
-    elsewhere = holder["host"] != me["host"] and (not me["boot_id"] or holder["boot_id"] != me["boot_id"])
-    if elsewhere and not locks_reach_other_machines(path):
+    other = elsewhere(holder)
+    if other and not locks_reach_other_machines(path):
+        since = f", since {holder['since']}" if holder["since"] else ""
         raise error(
-            f"{path.parent} was being written by process {holder['pid']} on another host, {holder['host']}; "
-            f"if no process there writes into it any more, remove {path} and start again"
+            f"{path.parent} was being written by process {holder['pid']} on another host, {holder['host']}{since}; "
+            f"if no process there writes into it any more, {advice}"
         )
-    where = f" on {holder['host']}" if elsewhere else ""
+    where = f" on {holder['host']}" if other else ""
     warnings.warn(f"{path.parent}: took over the lock of process {holder['pid']}{where}, which is gone", stacklevel=2)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that a lock file names.
-
-    Attributes:
-        alive: whether the process runs; None where this machine cannot tell.
-    """
-
-    pid: int
-    host: str
-    alive: bool | None
-
-    def facts(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
-        return asdict(self)
-
-
-def holder_of(directory: Path) -> Holder | None:
-    """Return who writes into a directory, by its lock file; None if nobody does. Takes no lock, so no writer is disturbed.
-
-    Where the process that the file names is gone, and one that it forked still holds the lock, that one is named.
-    """
-    holder, me = _holder(directory / "lock"), _me()
-    if holder is None:
-        return None
-    pid = int(holder["pid"])
-    if holder["host"] != me["host"]:
-        return Holder(pid, holder["host"], None)
-    if holder["boot_id"] == me["boot_id"] and runs(pid):
-        return Holder(pid, holder["host"], True)
-    holding = _processes_holding(directory / "lock")
-    return Holder(holding[0] if holding else pid, holder["host"], bool(holding))
-
-
-def _holder(path: Path) -> dict[str, str] | None:
-    """Return the fields of the lock file; None if it has none: new, or cut off while it was written."""
-    try:
-        holder = json.loads(path.read_bytes())
-        return {"pid": str(int(holder["pid"])), **{name: str(holder[name]) for name in ("host", "boot_id")}}
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _me() -> dict[str, str]:
-    return {"pid": str(os.getpid()), "host": host(), "boot_id": boot_id()}

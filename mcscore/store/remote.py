@@ -10,6 +10,7 @@ off: they say nothing while they last, and they do not cover a body that stops m
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import time
@@ -25,6 +26,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from ..errors import PoolError, first_line
+from ..events import event
 
 T = TypeVar("T")
 
@@ -152,6 +154,7 @@ class PatientStore(WrapperStore[Any]):
                     ) from error
                 self._tell(reason, f"{url}: {reason}. Trying again, attempts left: {left}")
             self.retried += 1
+            event(__name__, "request sent again", logging.WARNING, url=url, why=reason, attempts_left=left)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise AssertionError("the last attempt returns or raises")

@@ -48,10 +48,11 @@ def test_an_option_that_verbs_share_is_declared_once() -> None:
     score, plan, bench = options(("score",)), options(("plan",)), options(("bench", "model"))
     assert set(score) - set(plan) == {
         "--out", "--span", "--workers", "--shard", "--ray", "--max-workers", "--labeled", "--on-bad-chunk", "--mixed-hardware",
-        "--accept-edited-code", "--seed", "--quiet", "--top", "--screen", "--by", "--recall", "--audit", "--new-cut",
+        "--accept-edited-code", "--seed", "--quiet", "--progress", "--log-json",
+        "--metrics", "--take-over", "--top", "--screen", "--by", "--recall", "--audit", "--new-cut",
     }  # fmt: skip
     for other in (plan, bench):
-        for name in set(score) & set(other) - {"--scores"}:
+        for name in set(score) & set(other) - {"--scores", "--config"}:
             assert (score[name].help, score[name].default) == (other[name].help, other[name].default), name
             assert score[name].type.to_info_dict() == other[name].type.to_info_dict(), name
     places = [options(words)["--pool"] for words in (("select",), ("report",), ("export",))]

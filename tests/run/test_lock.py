@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import warnings
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 
 from mcscore import machine
-from mcscore.errors import RunError
+from mcscore.errors import RunError, RunInUseError
 from mcscore.run import score_pool
+from mcscore.run.status import verify
 from mcscore.store import lock, mount
+from mcscore.store.holder import Holder, holder_of
 
-from .fakes import FakePool, FakeScorer, begin, content, go_on
+from .fakes import SPAN, FakePool, FakeScorer, begin, content, go_on
 
 locked = partial(lock.locked, error=RunError)
 
@@ -49,7 +52,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_file_says_who_writes_and_goes_with_it(run: Path) -> None:
     with locked(run):
-        assert said(run) == {"pid": str(os.getpid()), "host": "here", "boot_id": "b1"}
+        file = said(run)
+        assert datetime.fromisoformat(file.pop("since")).tzinfo is not None
+        assert file == {"pid": str(os.getpid()), "host": "here", "boot_id": "b1"}
     assert not (run / "lock").exists()
 
 
@@ -102,15 +107,18 @@ def test_a_lock_that_a_forked_child_holds_is_named_by_the_child(run: Path) -> No
     parent.start()
     child = receive.recv()
     try:
-        with pytest.raises(RunError, match=rf"being written by process {parent.pid} on here; wait"), locked(run):
+        with (
+            pytest.raises(RunError, match=rf"being written by process {parent.pid} on here since .*; wait"),
+            locked(run),
+        ):
             pass
-        assert lock.holder_of(run) == lock.Holder(parent.pid, "here", True)
+        assert holder_of(run) == Holder(parent.pid, "here", True)
         parent.kill()
         parent.join()
         says = rf"written by process {child} on here, which inherited the lock of process {parent.pid}; wait for it"
         with pytest.raises(RunError, match=says), locked(run):
             pass
-        assert lock.holder_of(run) == lock.Holder(child, "here", True)
+        assert holder_of(run) == Holder(child, "here", True)
         (run / "lock").write_text("")
         with pytest.raises(RunError, match=rf"written by process {child} on here; wait"), locked(run):
             pass
@@ -118,7 +126,7 @@ def test_a_lock_that_a_forked_child_holds_is_named_by_the_child(run: Path) -> No
         os.kill(child, signal.SIGKILL)
     leave(run, pid=str(parent.pid))
     for _ in range(100):
-        if (holder := lock.holder_of(run)) == lock.Holder(parent.pid, "here", False):
+        if (holder := holder_of(run)) == Holder(parent.pid, "here", False):
             break
         time.sleep(0.05)
     assert holder is not None
@@ -148,7 +156,7 @@ def test_a_lock_of_another_machine_is_refused_with_advice(run: Path, tmp_path: P
     for _ in range(2):
         with (
             pytest.raises(
-                RunError, match=r"process 4242 on another host, node7; if no process there .* remove .*run/lock"
+                RunError, match=r"process 4242 on another host, node7; if no process there .* \(--take-over\)"
             ),
             locked(run),
         ):
@@ -204,3 +212,93 @@ def test_a_file_system_without_locks_is_told(run: Path, monkeypatch: pytest.Monk
         locked(run),
     ):
         pass
+
+
+SINCE = "2026-01-02T03:04:05Z"
+
+
+def test_a_lock_of_another_machine_is_taken_over_where_that_is_asked_for(run: Path) -> None:
+    leave(run, host="node7", boot_id="b7", since=SINCE)
+    with pytest.raises(RunInUseError, match=f"another host, node7, since {SINCE}"), locked(run, in_use=RunInUseError):
+        pass
+    with warnings.catch_warnings(record=True) as told, locked(run, take_over=True) as held:
+        warnings.simplefilter("always")
+        assert said(run)["host"] == "here"
+        held.require()
+    assert f"took over the lock of process 4242 on node7 since {SINCE}, as asked" in str(told[0].message)
+    assert not (run / "lock").exists()
+
+
+def test_a_lock_that_the_kernel_knows_of_another_machine_is_taken_over_too(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(run, in_use=RunInUseError) as held:
+        monkeypatch.setattr(lock, "processes_holding", lambda _path: [])  # none of this machine
+        held.signature.update(host="node7", boot_id="b7")
+        (run / "lock").write_text(json.dumps(held.signature))
+        with pytest.raises(RunError, match=r"If that machine is gone, .*--take-over"), locked(run):
+            pass
+        says = rf"taken over by process {os.getpid()} on here since .*; this process"
+        with warnings.catch_warnings(), locked(run, take_over=True), pytest.raises(RunInUseError, match=says):
+            held.require()
+        with pytest.raises(RunInUseError, match="is gone"):
+            held.require()
+
+
+def test_a_live_lock_of_this_machine_is_never_taken_over(run: Path) -> None:
+    with locked(run) as held:
+        with pytest.raises(RunError, match="is being written by process"), locked(run, take_over=True):
+            pass
+        held.require()
+        (run / "lock").write_text(json.dumps(held.signature | {"host": "node7", "boot_id": "b7"}))
+        with pytest.raises(RunError, match="is being written by process"), locked(run, take_over=True):
+            pass  # the kernel says that a process of this machine holds it
+
+
+def _taking_over(out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
+    """What takes the run over from another machine once, and completes it."""
+    taken: list[Any] = []
+
+    def take_over(*_args: object) -> None:
+        if taken:
+            return
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            patch.setattr(machine.socket, "gethostname", lambda: "there")
+            patch.setattr(machine, "_BOOT_ID", out / "no boot id")
+            patch.setattr(lock, "processes_holding", lambda _path: [])
+            taken.append(None)
+            taken[0] = content(score_pool(FakePool(), FakeScorer(**changes), out, span=SPAN, take_over=True))
+
+    take_over.taken = taken  # type: ignore[attr-defined]
+    return take_over
+
+
+def test_a_holder_that_runs_all_the_same_ends_before_its_next_commit(
+    out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_over = _taking_over(out, monkeypatch)
+    on_block = lambda ids: take_over() if 50 in ids else None  # noqa: E731  # in the second of three spans
+    with pytest.raises(RunInUseError, match=r"is gone: .*lock was removed") as error:
+        score_pool(FakePool(), FakeScorer(on_block=on_block), out, span=SPAN)
+    assert error.value.exit_code == 3
+    assert take_over.taken == [undisturbed]
+    assert verify(out) == []
+    assert content(go_on(out)) == undisturbed
+
+
+def test_a_commit_that_comes_after_the_take_over_changes_no_score(
+    out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_over = _taking_over(out, monkeypatch)
+    real = lock.Held.require
+
+    def require(held: lock.Held) -> None:  # the other completes the run between this look and the commit
+        real(held)
+        take_over()
+
+    monkeypatch.setattr(lock.Held, "require", require)
+    with pytest.raises(RunInUseError):
+        begin(out)
+    assert take_over.taken == [undisturbed]
+    assert verify(out) == []
+    assert content(go_on(out)) == undisturbed

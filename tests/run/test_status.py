@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +66,15 @@ def test_bad_items_are_listed_by_what_is_wrong_with_them(out: Path) -> None:
 def test_the_writer_is_named_and_not_disturbed(out: Path) -> None:
     begin(out)
     with locked(out, RunError):
-        assert info(out).facts()["lock"] == {"pid": os.getpid(), "host": socket.gethostname(), "alive": True}
+        said = info(out).facts()["lock"]
+        assert datetime.fromisoformat(said.pop("since")) <= datetime.now().astimezone()
+        assert said == {"pid": os.getpid(), "host": socket.gethostname(), "alive": True}
         verify(out)
     said = {"pid": 2**22 + 1, "host": socket.gethostname(), "boot_id": "an earlier start"}
     (out / "lock").write_text(json.dumps(said))
     assert info(out).facts()["lock"]["alive"] is False
     (out / "lock").write_text(json.dumps({**said, "host": "node7"}))
-    assert info(out).facts()["lock"] == {"pid": said["pid"], "host": "node7", "alive": None}
+    assert info(out).facts()["lock"] == {"pid": said["pid"], "host": "node7", "alive": None, "since": ""}
 
 
 def test_a_whole_run_has_no_damage(out: Path) -> None:

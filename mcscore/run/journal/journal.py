@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError, RunMadeError
+from ...events import event
 from ...store.place import AnyPath
 from ..record import Record
 from ..schema import JSON, Edit, Hardware, PoolState, RunHeader, Settings, header_in, read_header
@@ -121,7 +123,10 @@ class Journal(JournalReader):
         shard = ShardHeader(self.header.id, span.index, span.n, conditions)
         if not self._publish_shard(span, stored, shard, held, shared):
             return self._record_of_another(span)
-        return self._publish_record(record, held, shared)
+        published = self._publish_record(record, held, shared)
+        if published is record:
+            event(__name__, "span committed", **self.named, **record.facts(), again=held.span.n if held else 0)
+        return published
 
     def grow(self, pool: PoolState) -> Journal:
         """Turn the run into one of ``pool``, what its pool has become by appending; durable on return.
@@ -204,6 +209,7 @@ class Journal(JournalReader):
         self._lay_out(keep=True)
         if damaged:
             warnings.warn(f"{self.path}: {told(damaged)}; what is damaged is scored again", stacklevel=2)
+            event(__name__, "damage repaired", logging.WARNING, **self.named, damage=[each.facts() for each in damaged])
         lost = [each.span for each in damaged if each.span is not None]
         shards = [
             shard_name(each.span) for each in damaged if each.span and each.file == self.path / shard_name(each.span)

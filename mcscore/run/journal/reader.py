@@ -74,6 +74,18 @@ class JournalReader:
         self.layout = ShardLayout(len(self.rows), header.span)
         self._packed_seen: tuple[Any, set[int]] = None, set()
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """How events name the run."""
+        return {"run": self.header.id, "path": str(self.path)}
+
+    def tally(self, committed: Sequence[Record]) -> dict[str, Any]:
+        """What an event says of the run with what is committed of it."""
+        facts = {"items": self.header.pool.n, "spans": len(self.spans), "spans_done": len(committed)}
+        each = [record.facts() for record in committed]
+        facts |= {name: sum(one[name] for one in each) for name in ("scored", "nonfinite", "unreadable")}
+        return {**self.named, **facts, "done": sum(one["items"] for one in each)}
+
     def empty(self, name: str, n: int) -> Values:
         """N values of a row that mean "not scored"."""
         return np.full(n, -1, np.int32) if self._holds_classes(name) else np.full(n, np.nan, np.float32)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...errors import RunError
+from ...events import event
 from ..schema import Hardware
 from .orders import Describe, Described, Embedded, Ended, Failed, Hello, Prepare, Reply, Scored, Team, Variant
 from .task import SpanTask
@@ -75,11 +77,13 @@ class Crew:
             replies.append((hand, reply))
             if isinstance(reply, Hello):
                 hand.place = reply.place
+                event(__name__, "worker started", worker=hand.number, place=hand.place)
             elif isinstance(reply, Failed) and not hand.place:
                 self._not_begun(hand, reply)
             elif isinstance(reply, Ended):
                 del self.hands[worker]
                 self.deaths += 1
+                event(__name__, "worker ended", logging.WARNING, worker=hand.number, place=hand.place, why=reply.why)
                 self._in_vain += 1
                 if self._in_vain >= DEATHS * self.n:
                     raise RunError(
@@ -100,6 +104,7 @@ class Crew:
         """Stop a worker."""
         self.hands.pop(hand.number, None)
         self.team.end(hand.number)
+        event(__name__, "worker stopped", logging.WARNING, worker=hand.number, place=hand.place)
 
     def refuse(self, hand: Hand, why: str) -> None:
         """Do without a worker that does not fit the run. RunError if no other is left."""

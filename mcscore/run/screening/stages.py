@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import Stopped
+from ...events import event
 from ...progress import Progress
 from ...store.files import is_there
 from ..journal import Record
@@ -67,7 +68,7 @@ def first_run(job: Job, pool: Pool, engine: Engine) -> Iterator[Job]:
 
 def first_options(options: ScoreOptions, skips: Skips | None = None) -> ScoreOptions:
     """The options of the first stage; a new one skips what the run does."""
-    return replace(options, screen=None, new_cut=False, check="off", skips=skips)
+    return replace(options, screen=None, new_cut=False, check="off", skips=skips, command={})
 
 
 def complete_first(stage: Job, pool: Pool, engine: Engine, stop: StopRequest, progress: Progress) -> StoredScores:
@@ -77,6 +78,7 @@ def complete_first(stage: Job, pool: Pool, engine: Engine, stop: StopRequest, pr
     first = StoredScores(stage.journal, stage.committed)
     if stop.made:
         raise Stopped(path.parent, first.done, pool.n, f"screened with {passes} passes")
+    stage.require_lock()
     with writing(f"the records of {path} could not be packed into one file, but all are there"):
         stage.journal.pack(stage.committed)
     return first
@@ -101,6 +103,7 @@ def second_stage(job: Job, first: StoredScores, pool: Pool, engine: Engine) -> t
         if (cut := as_json(dataclasses.asdict(fixed))) not in journal.header.cuts[-1:]:
             with writing(f"the cut of {journal.path} could not be written"):
                 journal = journal.add_cut(cut, recorded)
+    event(__name__, "second stage", **journal.named)
     wanted = [Wanted(first, screen.by, FixedCut.from_json(cut)) for cut in journal.header.cuts]
     tasks = _reopened(job.tasks, job.committed, wanted)
     skipped = Dropped(job.skipped, wanted[-1])
