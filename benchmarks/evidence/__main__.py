@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 import mcscore
 from mcscore.atomic import replaced
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="two runs with one thread each beat one run with two")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    threadpool_limits(given.threads)  # those of NumPy and scikit-learn
     if given.name == "index":
         print(write_index(given.out or ROOT / "docs" / "evidence"))
         return 0

@@ -8,9 +8,9 @@ round; it ranks the documents of the test queries by its mean probability of rel
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-import numpy.typing as npt
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -19,10 +19,11 @@ from mcscore.cycle import cycles
 
 from . import curves
 from .data import Queries, mq2008
-from .experiment import Claim, Row, Setting
+from .experiment import Claim, Row, Setting, above_zero
 from .stats import average_precision, ndcg
 
 QUESTION = "do labels chosen by uncertainty rank search results better?"
+DATA = "letor-mq2008"
 SEEDS, QUICK_SEEDS = (1, 2, 3, 4, 5), (1, 2, 3, 4, 5)  # the folds
 FIRST, BATCH, PASSES, STEPS = 20, 10, 100, 300
 METHODS = {
@@ -104,10 +105,8 @@ def _scaled(X: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def claims(results: curves.JSON) -> list[Claim]:
-    """BALD's curve lies above random's on the mean of the folds; by chance alone it would half of the time, and p says how surely."""
-    over = curves.against_random(results, "average precision")
-    mean, p = over["BALD"]
-    return [Claim(f"BALD's average precision over all rounds is above random's, by {mean:.3f} (p = {p:.2g})", mean > 0, f"{p:.2g}")]
+    over = curves.over_random(results, "average precision")
+    return [above_zero("BALD's average precision, mean over all rounds, is above random's", over["BALD"])]
 
 
 def rows(results: curves.JSON) -> list[Row]:
