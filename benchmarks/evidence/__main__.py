@@ -28,7 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
-    parser.add_argument("name", choices=[*EXPERIMENTS, "index"], help="the experiment, or index: the page of all results")
+    parser.add_argument(
+        "name", choices=[*EXPERIMENTS, "index"], help="the experiment, or index: the page of all results"
+    )
     parser.add_argument("--quick", action="store_true", help="less of everything: under three minutes")
     parser.add_argument("--data", type=Path, help="folder of the data sets; default: MCSCORE_DATA, or ../shared/data")
     parser.add_argument("--work", type=Path, help="what is done is kept here; default: build/evidence/NAME")
@@ -93,7 +95,10 @@ def write_all(experiment: Any, results: dict[str, Any], out: Path) -> None:
         "",
         "## What was claimed, and what came of it",
         "",
-        *(f"- {claim['text']}: **{'holds' if claim['holds'] else 'does not hold'}** (error rate: {claim['chance']})" for claim in results["claims"]),
+        *(
+            f"- {claim['text']}: **{'holds' if claim['holds'] else 'does not hold'}** (error rate: {claim['chance']})"
+            for claim in results["claims"]
+        ),
         "",
         f"Made {told['date']} by `{told['command']}` on {told['machine']}; {told['versions']}. All numbers: [{name}.json]({name}.json).",
     ]

@@ -116,14 +116,21 @@ def claims(results: curves.JSON) -> list[Claim]:
 def rows(results: curves.JSON) -> list[Row]:
     n = results["labels"][-1]
     return [
-        Row(f"MNIST bandit, regret of {n:,} decisions, {policy}", None, float(curves.values(results, policy, "regret")[:, -1].mean()))
+        Row(
+            f"MNIST bandit, regret of {n:,} decisions, {policy}",
+            None,
+            float(curves.values(results, policy, "regret")[:, -1].mean()),
+        )
         for policy in POLICIES
     ]
 
 
 def page(results: curves.JSON) -> str:
     at = [n for n in (500, 1000, 2500, 5000, 10_000) if n <= results["labels"][-1]]
-    lines = [f"| policy | {' | '.join(f'regret of {n:,}' for n in at)} | of the last {BLOCK} wrong | below it, Thompson, p |", "|" + " --- |" * (len(at) + 3)]
+    lines = [
+        f"| policy | {' | '.join(f'regret of {n:,}' for n in at)} | of the last {BLOCK} wrong | below it, Thompson, p |",
+        "|" + " --- |" * (len(at) + 3),
+    ]
     ours = curves.values(results, "Thompson", "regret")
     for policy in POLICIES:
         regret = curves.values(results, policy, "regret")
@@ -147,5 +154,8 @@ def draw(results: curves.JSON) -> Figure:
     figure = curves.figure()
     axes = figure.subplots()
     curves.plot(axes, results, "regret", "wrong decisions so far")
-    axes.set(xlabel="decisions", ylim=(0, 1.15 * max(np.max(results["measures"][p]["regret"]) for p in POLICIES if p != "uniform")))
+    axes.set(
+        xlabel="decisions",
+        ylim=(0, 1.15 * max(np.max(results["measures"][p]["regret"]) for p in POLICIES if p != "uniform")),
+    )
     return figure

@@ -36,7 +36,14 @@ def write_index(folder: Path) -> Path:
     for name, results in found.items():
         made = results["made"]
         cost = f"{results['minutes']:.0f} minutes" if results["minutes"] >= 1 else "under a minute"
-        lines += ["", f"## [{name}]({name}.md)", "", f"![{name}]({name}.png)", "", f"Cost: {cost}, {made['machine']}, {made['date']}."]
+        lines += [
+            "",
+            f"## [{name}]({name}.md)",
+            "",
+            f"![{name}]({name}.png)",
+            "",
+            f"Cost: {cost}, {made['machine']}, {made['date']}.",
+        ]
     failed = [
         f"- {name}: {claim['text']}" for name, each in found.items() for claim in each["claims"] if not claim["holds"]
     ]

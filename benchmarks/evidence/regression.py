@@ -153,7 +153,10 @@ def claims(results: curves.JSON) -> list[Claim]:
 def _as_published(name: str, found: curves.JSON) -> Iterator[Claim]:
     """Not worse than published by more than two standard errors of the difference, and half a unit of the last digit."""
     rmse, rmse_error, likelihood, likelihood_error = PUBLISHED[name]
-    for what, sign, published, of_it in (("rmse", 1, rmse, rmse_error), ("log_likelihood", -1, likelihood, likelihood_error)):
+    for what, sign, published, of_it in (
+        ("rmse", 1, rmse, rmse_error),
+        ("log_likelihood", -1, likelihood, likelihood_error),
+    ):
         ours, error = mean_and_error(found[what])
         worse, allowed = sign * (ours - published), 2 * math.hypot(error, of_it) + 0.005
         text = f"{name}: {what.replace('_', ' ')} {ours:.3f} is not worse than {published} as published (allowed: {allowed:.3f})"
@@ -183,8 +186,12 @@ def page(results: curves.JSON) -> str:
         ours, one, off, likelihood = ("{:.3f} ± {:.3f}".format(*mean_and_error(each)) for each in measures)
         p = permutation_test(np.array(found["rmse_off"]) - np.array(found["rmse"]))
         published = PUBLISHED[name]
-        lines.append(f"| {name} | {len(found['rmse'])} | {published[0]} | {ours} | {one} | {off} | {p:.2g} | {published[2]} | {likelihood} |")
-    return "\n".join([*lines, "", "p: one-sided permutation test over the splits that the passes' mean is better than dropout off."])
+        lines.append(
+            f"| {name} | {len(found['rmse'])} | {published[0]} | {ours} | {one} | {off} | {p:.2g} | {published[2]} | {likelihood} |"
+        )
+    return "\n".join(
+        [*lines, "", "p: one-sided permutation test over the splits that the passes' mean is better than dropout off."]
+    )
 
 
 def draw(results: curves.JSON) -> Figure:
@@ -197,6 +204,9 @@ def draw(results: curves.JSON) -> Figure:
         axes.plot(ratio.mean(), place, "D", color=curves.COLORS[0], markersize=7)
     axes.axvline(1, color=curves.GRAY, linewidth=1)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="RMSE of the passes' mean / RMSE with dropout off (points: splits; diamond: mean)", ylim=(-0.6, len(names) - 0.4))
+    axes.set(
+        xlabel="RMSE of the passes' mean / RMSE with dropout off (points: splits; diamond: mean)",
+        ylim=(-0.6, len(names) - 0.4),
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure

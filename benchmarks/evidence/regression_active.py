@@ -68,7 +68,9 @@ def _split(name: str, split: int, setting: Setting) -> dict[str, list[list[Round
     pool = Pool.open(path / "pool") if exists else Pool.create(path / "pool", X[train], label_kind="number")
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        predicted = Scorer(model, PASSES, ("variance",), likelihood="gaussian").predict(torch.from_numpy(X[test])).mean.numpy()
+        predicted = (
+            Scorer(model, PASSES, ("variance",), likelihood="gaussian").predict(torch.from_numpy(X[test])).mean.numpy()
+        )
         return {"RMSE": float(np.sqrt(((predicted - y[test]) ** 2).mean()))}
 
     return cycles(
@@ -97,7 +99,12 @@ def claims(results: curves.JSON) -> list[Claim]:
 
 def rows(results: curves.JSON) -> list[Row]:
     return [
-        Row(f"{name}, RMSE at {found['labels'][-1]} labels, {method}", None, float(curves.values(found, method, "RMSE")[:, -1].mean()), 3)
+        Row(
+            f"{name}, RMSE at {found['labels'][-1]} labels, {method}",
+            None,
+            float(curves.values(found, method, "RMSE")[:, -1].mean()),
+            3,
+        )
         for name, found in results["sets"].items()
         for method in METHODS
     ]
@@ -122,7 +129,9 @@ def page(results: curves.JSON) -> str:
 
 def draw(results: curves.JSON) -> Figure:
     figure = curves.figure(5.5 * len(results["sets"]), 4)
-    for axes, (name, found) in zip(figure.subplots(1, len(results["sets"]), squeeze=False)[0], results["sets"].items(), strict=True):
+    for axes, (name, found) in zip(
+        figure.subplots(1, len(results["sets"]), squeeze=False)[0], results["sets"].items(), strict=True
+    ):
         curves.plot(axes, found, "RMSE", "RMSE / standard deviation")
         axes.set_title(name)
     return figure
