@@ -1,9 +1,10 @@
 """MNIST played as a contextual bandit: Thompson sampling by MC dropout.
 
-A decision shows an image and asks for a digit; the reward is 1 if it is right, and nothing is seen of the other digits. A network, trained anew
-every 100 decisions on what was rewarded so far, predicts the reward of each digit. Thompson sampling plays the best digit of one sample of
-the weights (Gal and Ghahramani 2016, section 5.4): one pass with the decision's number as the item's id, so that each decision has a mask
-of its own, and a hundred decisions in one call get what a hundred calls would give.
+A decision shows an image and asks for a digit; the reward is 1 if it is right, and nothing is seen of the other digits.
+A network, trained anew every 100 decisions on what was rewarded so far, predicts the reward of each digit. Thompson
+sampling plays the best digit of one sample of the weights (Gal and Ghahramani 2016, section 5.4): one pass with the
+decision's number as the item's id, so that each decision has a mask of its own, and a hundred decisions in one call get
+what a hundred calls would give.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .data import Images, mnist
 from .experiment import Claim, Row, Setting, above_zero
 from .kept import kept
 from .stats import mean_and_error, permutation_test
+from .training import mlp, trained
 
 QUESTION = "does Thompson sampling from MC dropout lose less than the usual rules?"
 DATA = "mnist"
@@ -61,18 +63,13 @@ POLICIES: dict[str, Callable[[nn.Module, Tensor, Ints, np.random.Generator], Int
 
 
 def fit(contexts: Tensor, played: Tensor, reward: Tensor, seed: int) -> nn.Module:
-    """A new network that predicts the reward of each digit, by Adam on the digits that were played, in batches of 64."""
-    torch.manual_seed(seed)
-    hidden = (nn.Linear(784, 100), nn.ReLU(), nn.Dropout(RATE), nn.Linear(100, 100), nn.ReLU(), nn.Dropout(RATE))
-    model = nn.Sequential(*hidden, nn.Linear(100, 10)).train()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-    for _ in range(STEPS):
-        batch = torch.randint(len(played), (64,))
-        optimizer.zero_grad()
+    """A network that predicts the reward of each digit, trained on the digits that were played."""
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
         logits_B = model(contexts[batch]).gather(1, played[batch, None])[:, 0]
-        F.binary_cross_entropy_with_logits(logits_B, reward[batch]).backward()
-        optimizer.step()
-    return model.eval()
+        return F.binary_cross_entropy_with_logits(logits_B, reward[batch])
+
+    return trained(lambda: mlp((784, 100, 100, 10), (RATE, RATE)), loss, len(played), seed, STEPS, 64, 1e-3, 0)
 
 
 def run(setting: Setting) -> curves.JSON:
@@ -139,9 +136,10 @@ def page(results: curves.JSON) -> str:
         lines.append(f"| {policy} | {' | '.join(cells)} | {(regret[:, -1] - regret[:, -2]).mean():.1f} | {p} |")
     return "\n".join(
         [
-            f"{results['labels'][-1]:,} images of MNIST's training set in random order, {len(ours)} orders. An MLP with two hidden layers of 100 and dropout "
-            f"{RATE} behind each is trained anew every {BLOCK} decisions by {STEPS} steps of Adam; the first {BLOCK} are drawn at random. A decision that is "
-            "wrong costs 1. Nothing is tuned; a fixed ε and a fixed rate of dropout never stop to explore.",
+            f"{results['labels'][-1]:,} images of MNIST's training set in random order, {len(ours)} orders. An MLP "
+            f"with two hidden layers of 100 and dropout {RATE} behind each is trained anew every {BLOCK} decisions "
+            f"by {STEPS} steps of Adam; the first {BLOCK} are drawn at random. A decision that is wrong costs 1. "
+            "Nothing is tuned; a fixed ε and a fixed rate of dropout never stop to explore.",
             "",
             *lines,
             "",

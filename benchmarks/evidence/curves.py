@@ -19,6 +19,9 @@ COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777", "#0891b2", "#65
 GRAY = "#6b7280"  # of the baseline, which is always called "random"
 
 
+BELOW_TABLE = "better than random by: mean difference of the curves over all rounds; p: one-sided permutation test over the seeds."
+
+
 def of_cycles(results: Mapping[str, Sequence[Sequence[Round]]]) -> JSON:
     """The measures of all rounds, by method, for each seed; the labels of the rounds; and what they took."""
     first = next(iter(results.values()))[0]

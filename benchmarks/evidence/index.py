@@ -23,9 +23,10 @@ def write_index(folder: Path) -> Path:
     lines = [
         "# Evidence",
         "",
-        "Does it save labels to ask the network? Each experiment is one command on real data, `python -m benchmarks.evidence NAME`, and "
-        "goes on where it was stopped. Published figures stand beside ours. Protocol: weights are reset in each round, test predictions are "
-        "averages over passes, nothing is tuned on test data, all seeds are shown, and every comparison has a permutation test over them.",
+        "Does it save labels to ask the network? Each experiment is one command on real data, `python -m "
+        "benchmarks.evidence NAME`, and goes on where it was stopped. Published figures stand beside ours. "
+        "Protocol: weights are reset in each round, test predictions are averages over passes, nothing is tuned on "
+        "test data, all seeds are shown, and every comparison has a permutation test over them.",
         "",
         "| experiment | what | published | ours | ratio |",
         "| --- | --- | --- | --- | --- |",

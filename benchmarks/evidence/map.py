@@ -1,13 +1,14 @@
 """Maps of uncertainty in two dimensions: softmax, MC dropout and a Gaussian process, on two moons and on three digits of MNIST.
 
-The digits 4, 7 and 9 are projected on the first two principal components of their images. A network is trained on points of the plane; each
-map is the entropy of its prediction, as a share of the highest, and for MC dropout BALD, too. A Gaussian process (scikit-learn) is what the
-others are measured by: it grows unsure wherever there are no data. The profile is the mean of a map over the points of the plane that are
-equally far from the nearest training point.
+The digits 4, 7 and 9 are projected on the first two principal components of their images. A network is trained on
+points of the plane; each map is the entropy of its prediction, as a share of the highest, and for MC dropout BALD, too.
+A Gaussian process (scikit-learn) is what the others are measured by: it grows unsure wherever there are no data. The
+profile is the mean of a map over the points of the plane that are equally far from the nearest training point.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -24,6 +25,7 @@ from .data import mnist
 from .experiment import Claim, Row, Setting, above_zero
 from .kept import kept
 from .stats import mean_and_error, permutation_test
+from .training import mlp, trained
 
 QUESTION = "does uncertainty grow with the distance to the data?"
 DATA = "mnist"
@@ -58,16 +60,9 @@ def grid() -> Floats:
 
 
 def fit(x: Floats, y: npt.NDArray[np.int64], seed: int) -> nn.Module:
-    """Two hidden layers of 64 and dropout behind each, by Adam on all points at once."""
-    torch.manual_seed(seed)
-    hidden = (nn.Linear(2, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.2))
-    model = nn.Sequential(*hidden, nn.Linear(64, int(y.max()) + 1)).train()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3, weight_decay=1e-4, fused=True)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        F.cross_entropy(model(torch.from_numpy(x)), torch.from_numpy(y)).backward()
-        optimizer.step()
-    return model.eval()
+    X, Y, sizes = torch.from_numpy(x), torch.from_numpy(y), (2, 64, 64, int(y.max()) + 1)
+    loss = lambda model, batch: F.cross_entropy(model(X[batch]), Y[batch])  # noqa: E731
+    return trained(lambda: mlp(sizes, (0.2, 0.2)), loss, len(y), seed, STEPS, 64, 5e-3, 1e-4)
 
 
 def one_plane(plane: str, setting: Setting, seed: int) -> curves.JSON:
@@ -110,25 +105,25 @@ def run(setting: Setting) -> curves.JSON:
         for seed in setting.seeds:
             setting.tell(f"{PLANES[plane]}, seed {seed}")
             each.append(kept(setting.work / f"{plane}-{seed}.json", lambda p=plane, s=seed: one_plane(p, setting, s)))
-        which = [np.digitize(one["distance"], BINS) for one in each]
-        results["planes"][plane] = {
-            "profiles": {
-                name: [_means(one["maps"][name], bins) for one, bins in zip(each, which, strict=True)] for name in MAPS
-            },
-            "first": each[0],
-        }
+        results["planes"][plane] = {name: _profiles(name, each) for name in MAPS} | {"first": each[0]}
         results["minutes"] += sum(one["seconds"] for one in each) / 60
     return results
 
 
-def _means(of_map: list[float], bins: npt.NDArray[np.int64]) -> list[float]:
-    """The mean of a map over the points in each range of distances; the last one is all that are farther."""
-    return [float(np.mean(np.array(of_map)[bins == n])) for n in range(1, len(BINS) + 1)]
+def _profiles(name: str, each: list[curves.JSON]) -> dict[str, list]:
+    """Of each seed: the mean of a map over each range of distances, the last of which has no end, and how often it is sure."""
+    profile, sure = [], []
+    for one in each:
+        values, distance = np.array(one["maps"][name]), np.array(one["distance"])
+        which = np.digitize(distance, BINS)
+        profile.append([float(values[which == n].mean()) for n in range(1, len(BINS) + 1)])
+        sure.append(float((values[distance > 2] < 0.1).mean()))
+    return {"profile": profile, "sure": sure}
 
 
 def _far(results: curves.JSON, plane: str, name: str) -> npt.NDArray[np.float64]:
     """The mean of a map at distances over 2 standard deviations, (S,)."""
-    return np.array(results["planes"][plane]["profiles"][name])[:, np.searchsorted(BINS, 2) :].mean(1)
+    return np.array(results["planes"][plane][name]["profile"])[:, np.searchsorted(BINS, 2) :].mean(1)
 
 
 def claims(results: curves.JSON) -> list[Claim]:
@@ -155,36 +150,25 @@ def rows(results: curves.JSON) -> list[Row]:
 
 
 def page(results: curves.JSON) -> str:
-    ranges = [f"{low:g} to {high:g}" for low, high in zip(BINS[:-1], BINS[1:], strict=True)] + [f"over {BINS[-1]:g}"]
-    lines = []
-    for plane, told in PLANES.items():
-        lines += [f"## {told}", "", f"| distance | {' | '.join(ranges)} |", "|" + " --- |" * (len(BINS) + 1)]
-        for name in MAPS:
-            profile = np.array(results["planes"][plane]["profiles"][name])
-            lines.append(
-                f"| {name} | {' | '.join('{:.2f} ± {:.2f}'.format(*mean_and_error(each)) for each in profile.T)} |"
-            )
-        p = permutation_test(_far(results, plane, "MC dropout") - _far(results, plane, "softmax"))
-        lines += [
-            "",
-            f"Farther than 2 from the data, MC dropout above softmax: p = {p:.2g}. {_sure(results['planes'][plane]['first'])}",
-            "",
-        ]
-    head = (
-        "200 points, an MLP with two hidden layers of 64 and dropout 0.2, softmax with dropout off, "
-        f"{PASSES} passes with it on, a Gaussian process with an RBF kernel fitted to the same points. Uncertainty is entropy (or BALD) as a share of "
-        "log C. Distance is to the nearest training point, in standard deviations of an axis. The picture shows the first seed; means and "
-        "standard errors are over all of them."
-    )
-    return "\n".join([head, "", *lines])
-
-
-def _sure(first: curves.JSON) -> str:
-    far = np.array(first["distance"]) > 2
-    shares = [
-        f"{np.mean(np.array(first['maps'][name])[far] < 0.1):.0%} of {name}" for name in MAPS if "BALD" not in name
+    ranges = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BINS)] + [f"over {BINS[-1]:g}"]
+    lines = [
+        f"200 points, an MLP with two hidden layers of 64 and dropout 0.2, softmax with dropout off, {PASSES} "
+        "passes with it on, a Gaussian process with an RBF kernel fitted to the same points. Uncertainty is "
+        "entropy (or BALD) as a share of log C. Distance is to the nearest training point, in standard deviations "
+        "of an axis. The picture shows the first seed; means and standard errors are over all of them.",
+        "",
+        "MC dropout is unsure in wedges between the classes, which widen with the distance, and not wherever data are "
+        "missing. The last column is the share of points farther than 2 where a map is below 0.1.",
     ]
-    return f"Below a tenth of log C there, in the first seed: {', '.join(shares)}. MC dropout is unsure in wedges between classes, not wherever data are missing."
+    for plane, told in PLANES.items():
+        lines += ["", f"## {told}", "", f"| distance | {' | '.join(ranges)} | sure |", "|" + " --- |" * (len(BINS) + 2)]
+        for name in MAPS:
+            each = results["planes"][plane][name]
+            cells = ["{:.2f} ± {:.2f}".format(*mean_and_error(values)) for values in np.transpose(each["profile"])]
+            lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(each['sure']):.0%} |")
+        p = permutation_test(_far(results, plane, "MC dropout") - _far(results, plane, "softmax"))
+        lines += ["", f"Farther than 2 from the data, MC dropout above softmax: p = {p:.2g}."]
+    return "\n".join(lines)
 
 
 def draw(results: curves.JSON) -> Figure:
@@ -192,25 +176,18 @@ def draw(results: curves.JSON) -> Figure:
     axes = figure.subplots(len(PLANES), len(MAPS) + 1)
     middle = [float(each) for each in (BINS + np.append(BINS[1:], BINS[-1] + 0.5)) / 2]
     for row, (plane, told) in zip(axes, PLANES.items(), strict=True):
-        first, profiles = results["planes"][plane]["first"], results["planes"][plane]["profiles"]
+        first = results["planes"][plane]["first"]
         for place, name in zip(row, MAPS, strict=False):
             shown = np.array(first["maps"][name]).reshape(SIDE, SIDE)
-            place.imshow(
-                shown,
-                origin="lower",
-                extent=(-EDGE, EDGE, -EDGE, EDGE),
-                vmin=0,
-                vmax=1,
-                cmap="viridis",
-                interpolation="bilinear",
-            )
+            place.imshow(shown, vmin=0, vmax=1, origin="lower", extent=(-EDGE, EDGE, -EDGE, EDGE))
             place.scatter(
-                *np.array(first["points"]).T, c=first["classes"], s=5, cmap="autumn", edgecolors="white", linewidths=0.3
+                *np.array(first["points"]).T, c=first["classes"], s=6, cmap="spring", edgecolors="black", linewidths=0.3
             )
             place.set(title=f"{told}: {name}" if name == MAPS[0] else name, xticks=[], yticks=[])
         for name, color in zip(MAPS, curves.COLORS, strict=False):
-            row[-1].plot(middle, np.array(profiles[name]).T, color=color, linewidth=0.5, alpha=0.35)
-            row[-1].plot(middle, np.mean(profiles[name], 0), color=color, linewidth=2, label=name)
+            profile = np.array(results["planes"][plane][name]["profile"])
+            row[-1].plot(middle, profile.T, color=color, linewidth=0.5, alpha=0.35)
+            row[-1].plot(middle, profile.mean(0), color=color, linewidth=2, label=name)
         row[-1].set(xlabel="distance to the nearest training point", ylabel="uncertainty / log C", ylim=(0, 1))
         row[-1].spines[["top", "right"]].set_visible(False)
     axes[0, -1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(0, 0.7))

@@ -1,8 +1,9 @@
 """Learning to rank from few labels: MC dropout on LETOR MQ2008.
 
-An item is a document of a query, labeled relevant (grade 1 or 2) or not. Fold k trains on three parts, which are the pool, and tests on
-one; the one for validation is not used, as nothing is tuned. From 20 labels, ten of them relevant, a small MLP is trained anew in each
-round; it ranks the documents of the test queries by its mean probability of relevance.
+An item is a document of a query, labeled relevant (grade 1 or 2) or not. Fold k trains on three parts, which are the
+pool, and tests on one; the one for validation is not used, as nothing is tuned. From 20 labels, ten of them relevant, a
+small MLP is trained anew in each round; it ranks the documents of the test queries by its mean probability of
+relevance.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from . import curves
 from .data import Queries, mq2008
 from .experiment import Claim, Row, Setting, above_zero
 from .stats import average_precision, ndcg
+from .training import mlp, trained
 
 QUESTION = "do labels chosen by uncertainty rank search results better?"
 DATA = "letor-mq2008"
@@ -34,24 +36,15 @@ METHODS = {
 }
 
 
-def network(features: int) -> nn.Module:
-    """Two hidden layers of 64, dropout behind each."""
-    hidden = (nn.Linear(features, 64), nn.ReLU(), nn.Dropout(0.25), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.5))
-    return nn.Sequential(*hidden, nn.Linear(64, 2))
-
-
 def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> nn.Module:
-    """A new network, by Adam, in batches of 32."""
     x, y = torch.from_numpy(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
-    torch.manual_seed(seed)
-    model = network(x.shape[1]).train()
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3, weight_decay=1e-3)
-    for _ in range(STEPS):
-        batch = torch.randint(len(y), (32,))
-        optimizer.zero_grad()
-        F.cross_entropy(model(x[batch]), y[batch]).backward()
-        optimizer.step()
-    return model.eval()
+    return trained(
+        lambda: mlp((x.shape[1], 64, 64, 2), (0.25, 0.5)),
+        lambda model, batch: F.cross_entropy(model(x[batch]), y[batch]),
+        len(y),
+        seed,
+        STEPS,
+    )
 
 
 def run(setting: Setting) -> curves.JSON:
@@ -124,13 +117,14 @@ def page(results: curves.JSON) -> str:
         tables += [f"## {measure}", "", *curves.table(results, measure, at), ""]
     return "\n".join(
         [
-            "LETOR MQ2008: 15,211 documents of 784 queries with 46 features, five folds; a document with grade 1 or 2 is relevant (19 %). "
-            f"From {FIRST} labels, half of them relevant, {BATCH} more in each round; the pool is all documents of the three training parts. "
-            f"An MLP with two hidden layers and dropout, {STEPS} steps of Adam from fresh weights in each round; {PASSES} passes for scores and "
-            "for test predictions. A fold is a seed. The part for validation is not used: nothing is tuned.",
+            "LETOR MQ2008: 15,211 documents of 784 queries with 46 features, five folds; a document with grade 1 "
+            f"or 2 is relevant (19 %). From {FIRST} labels, half of them relevant, {BATCH} more in each round; the "
+            f"pool is all documents of the three training parts. An MLP with two hidden layers and dropout, {STEPS} "
+            f"steps of Adam from fresh weights in each round; {PASSES} passes for scores and for test predictions. "
+            "A fold is a seed. The part for validation is not used: nothing is tuned.",
             "",
             *tables,
-            "over random: mean difference of the curves over all rounds; p: one-sided permutation test over the folds.",
+            curves.BELOW_TABLE,
         ]
     )
 

@@ -1,9 +1,10 @@
 """Text search from few labels: MC dropout on the Cranfield collection.
 
-An item is a pair of a query and a document, all pairs of the training queries are the pool (some 210,000), and one in two hundred is relevant. Words are
-hashed, weighted by tf-idf and projected on 64 directions (scikit-learn), which needs no labels; a small network encodes both texts and says
-whether the document answers the query. From 20 labels, ten of them relevant, it is trained anew in each round, and ranks all 1,400 documents
-for each query held out. A seed is a split of the queries.
+An item is a pair of a query and a document, all pairs of the training queries are the pool (some 210,000), and one in
+two hundred is relevant. Words are hashed, weighted by tf-idf and projected on 64 directions (scikit-learn), which needs
+no labels; a small network encodes both texts and says whether the document answers the query. From 20 labels, ten of
+them relevant, it is trained anew in each round, and ranks all 1,400 documents for each query held out. A seed is a
+split of the queries.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from . import curves
 from .data import Collection, cranfield
 from .experiment import Claim, Row, Setting, above_zero
 from .stats import average_precision
+from .training import mlp, trained
 
 QUESTION = "do labels chosen by uncertainty find documents better?"
 DATA = "cranfield"
@@ -58,8 +60,7 @@ class Matcher(nn.Module):
         for name, values in (("queries", queries), ("documents", documents), ("words", words)):
             self.register_buffer(name, torch.from_numpy(values))
         self.encode = nn.Linear(SIZE, 32)
-        hidden = (nn.Linear(32 + 2, 32), nn.ReLU(), nn.Dropout(0.25), nn.Linear(32, 32), nn.ReLU(), nn.Dropout(0.25))
-        self.judge = nn.Sequential(*hidden, nn.Linear(32, 2))
+        self.judge = mlp((32 + 2, 32, 32, 2), (0.25, 0.25))
 
     def forward(self, pairs: Tensor) -> Tensor:
         query, document = pairs.long().unbind(1)
@@ -100,9 +101,9 @@ def _relevant(texts: Collection) -> npt.NDArray[np.bool_]:
     return relevant
 
 
-def _pairs(queries: npt.NDArray[np.int64], documents: int) -> npt.NDArray[np.int32]:
-    """All pairs of these queries and all documents, query by query."""
-    return np.stack([np.repeat(queries, documents), np.tile(np.arange(documents), len(queries))], 1).astype(np.int32)
+def _pairs(queries: npt.NDArray[np.int64], documents: int) -> Floats:
+    """All pairs of these queries and all documents, query by query; floats, as a pool holds them."""
+    return np.stack([np.repeat(queries, documents), np.tile(np.arange(documents), len(queries))], 1).astype(np.float32)
 
 
 def _split(
@@ -117,17 +118,14 @@ def _split(
     pool = Pool.open(path / "pool") if (path / "pool").exists() else Pool.create(path / "pool", pairs)
 
     def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> nn.Module:
-        """A new network, by Adam, in batches of 32."""
         x, y = torch.from_numpy(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
-        torch.manual_seed(seed)
-        model = Matcher(*vectors).train()
-        optimizer = torch.optim.Adam(model.parameters(), 2e-3, weight_decay=1e-3, fused=True)
-        for _ in range(STEPS):
-            batch = torch.randint(len(y), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[batch]), y[batch]).backward()
-            optimizer.step()
-        return model.eval()
+        return trained(
+            lambda: Matcher(*vectors),
+            lambda model, batch: F.cross_entropy(model(x[batch]), y[batch]),
+            len(y),
+            seed,
+            STEPS,
+        )
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         chance = Scorer(model, PASSES, ("entropy",)).predict(test).mean[:, 1].numpy()
@@ -176,17 +174,19 @@ def rows(results: curves.JSON) -> list[Row]:
 
 def page(results: curves.JSON) -> str:
     at = [n for n in (20, 50, 80, 100, 200, 300) if n in results["labels"]]
+    cosines = " and ".join(f"{precision:.3f} ({name})" for name, precision in results["unlabeled"].items())
     return "\n".join(
         [
-            "Cranfield: 1,400 abstracts, 225 queries; 150 queries with all abstracts are the pool, 75 are held out (`--quick`: 30 and 40). A pair that is "
-            "not judged, or only by the code -1, is not relevant. Hashed words, tf-idf, 64 directions of their singular value decomposition; an encoder and two "
-            f"hidden layers of 32, dropout 0.25, {STEPS} steps of Adam from fresh weights in each round; {PASSES} passes for scores and for test predictions. "
-            f"From {FIRST} labels, half of them relevant, {BATCH} more in each round. Nothing is tuned. Cosines, which need no "
-            f"label, have average precisions of {' and '.join(f'{ap:.3f} ({name})' for name, ap in results['unlabeled'].items())}.",
+            "Cranfield: 1,400 abstracts, 225 queries; 150 queries with all abstracts are the pool, 75 are held out "
+            f"(`--quick`: 30 and {QUICK_HELD}). A pair that is not judged, or only by the code -1, is not relevant. "
+            "Hashed words, tf-idf, 64 directions of their singular value decomposition; an encoder and two hidden "
+            f"layers of 32, dropout 0.25, {STEPS} steps of Adam from fresh weights in each round; {PASSES} passes for "
+            f"scores and for test predictions. From {FIRST} labels, half of them relevant, {BATCH} more in each round. "
+            f"Nothing is tuned. Cosines, which need no label, have average precisions of {cosines}.",
             "",
             *curves.table(results, "average precision", at),
             "",
-            "better than random by: mean difference of the curves over all rounds; p: one-sided permutation test over the splits.",
+            curves.BELOW_TABLE,
         ]
     )
 
