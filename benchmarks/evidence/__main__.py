@@ -8,6 +8,7 @@ import importlib
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .kept import write
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument(
         "name", choices=[*EXPERIMENTS, "index"], help="the experiment, or index: the page of all results"
@@ -37,7 +38,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="results, page and picture; default: docs/evidence, with --quick WORK")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
     parser.add_argument("--threads", type=int, default=1, help="two runs with one thread each beat one run with two")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     torch.set_num_threads(given.threads)
     threadpool_limits(given.threads)  # those of NumPy and scikit-learn
     if given.name == "index":

@@ -43,7 +43,7 @@ def rate_of_failure(difference_S: npt.ArrayLike) -> float:
     mean, error = mean_and_error(difference_S)
     if not error:
         return float(mean <= 0)
-    return float(student_t(len(np.asarray(difference_S)) - 1).cdf(-mean / (2**0.5 * error)))
+    return float(student_t.cdf(-mean / (2**0.5 * error), len(np.asarray(difference_S)) - 1))
 
 
 def area(labels_R: Sequence[int], values_SR: npt.ArrayLike) -> Floats:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,33 +202,21 @@ def test_a_thompson_sample_of_a_decision_does_not_depend_on_the_others() -> None
     assert len(set(alone)) > 1  # another mask, another sample of the weights
 
 
-def test_the_command_writes_results_page_and_picture(tmp_path: Path) -> None:
-    done = {"regret": [[90, 150, 200]] * 2, "seconds": 1.0}
-    for policy in importlib.import_module("benchmarks.evidence.bandit").POLICIES:
-        worse = 10 if policy == "uniform" else 0
+def test_the_command_writes_results_page_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bandit, command = (importlib.import_module(f"benchmarks.evidence.{name}") for name in ("bandit", "__main__"))
+    monkeypatch.setattr(bandit, "mnist", lambda given: None)  # all decisions are there already
+    monkeypatch.setattr(command, "threadpool_limits", lambda threads: None)  # other tests share the process
+    for policy in bandit.POLICIES:
         for seed in (0, 1):
-            each = {**done, "regret": [90 + worse * n + seed for n in range(10)]}
+            regret = [90 + n * (10 if policy == "uniform" else 0) + seed for n in range(10)]
             (tmp_path / "work").mkdir(exist_ok=True)
-            write(tmp_path / "work" / f"{policy}-{seed}.json", each)
-    (tmp_path / "data" / "mnist").mkdir(parents=True)
-    import gzip
-
-    for part in ("train", "t10k"):
-        (tmp_path / "data" / "mnist" / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16 + 784)))
-        (tmp_path / "data" / "mnist" / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8 + 1)))
-    words = ["bandit", "--quick", "--seeds", "0", "1", "--data", "data", "--work", "work", "--out", "out"]
-    told = subprocess.run(
-        [sys.executable, "-m", "benchmarks.evidence", *words],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (told.returncode, told.stdout) == (
-        0,
-        "holds: Thompson's regret is below that of uniform, by 90 (p = 0.25) (error rate: 0.0%)\n",
-    ), told.stderr
+            write(tmp_path / "work" / f"{policy}-{seed}.json", {"regret": regret, "seconds": 1.0})
+    folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert command.main(["bandit", "--quick", "--seeds", "0", "1", *folders]) == 0
+    told = "holds: Thompson's regret is below that of uniform, by 90 (p = 0.25) (error rate: 0.0%)\n"
+    assert capsys.readouterr().out == told
     results = json.loads((tmp_path / "out" / "bandit.json").read_text())
     assert (results["seeds"], results["size"]) == ([0, 1], "quick")
     assert "![bandit](bandit.png)" in (tmp_path / "out" / "bandit.md").read_text()
