@@ -109,25 +109,28 @@ def mq2008(given: Path | None) -> Queries:
 
 @dataclass(frozen=True)
 class Collection:
-    """Texts of documents and of queries, and the judged pairs (query, document) of numbers from 0."""
+    """Texts of documents and of queries, and which documents are relevant to a query (queries, documents)."""
 
     documents: tuple[str, ...]
     queries: tuple[str, ...]
-    relevant: npt.NDArray[np.int64]
+    relevant: npt.NDArray[np.bool_]
 
 
 def cranfield(given: Path | None) -> Collection:
-    """The Cranfield collection: 1,400 abstracts, 225 queries. Judgments of code -1 are left out: their meaning is not published."""
+    """Cranfield: 1,400 abstracts, 225 queries. Judgments of code -1 are left out: their meaning is not published."""
     where = folder(given, "cranfield")
 
     def texts(file: str) -> tuple[str, ...]:
         found = []
-        for record in (where / file).read_text().split("\n.I ")[0:]:
+        for record in (where / file).read_text().split("\n.I "):
             title, _, rest = record.partition("\n.W\n")
             head = title.partition("\n.T\n")[2].partition("\n.A\n")[0]
             found.append(f"{head} {rest}".replace("\n", " ").strip())
         return tuple(found)
 
     rows = [line.split() for line in (where / "cranqrel").read_text().splitlines() if line.strip()]
-    pairs = [(int(query) - 1, int(document) - 1) for query, document, code in rows if int(code) > 0]
-    return Collection(texts("cran.all.1400"), texts("cran.qry"), np.array(pairs, np.int64))
+    documents, queries = texts("cran.all.1400"), texts("cran.qry")
+    relevant = np.zeros((len(queries), len(documents)), bool)
+    for query, document, code in rows:  # numbers from 1
+        relevant[int(query) - 1, int(document) - 1] |= int(code) > 0
+    return Collection(documents, queries, relevant)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -22,7 +21,7 @@ from . import curves
 from .data import Queries, mq2008
 from .experiment import Claim, Row, Setting, above_zero
 from .stats import average_precision, ndcg
-from .training import mlp, trained
+from .training import classifier, mlp
 
 QUESTION = "do labels chosen by uncertainty rank search results better?"
 DATA = "letor-mq2008"
@@ -37,14 +36,7 @@ METHODS = {
 
 
 def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> nn.Module:
-    x, y = torch.from_numpy(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
-    return trained(
-        lambda: mlp((x.shape[1], 64, 64, 2), (0.25, 0.5)),
-        lambda model, batch: F.cross_entropy(model(x[batch]), y[batch]),
-        len(y),
-        seed,
-        STEPS,
-    )
+    return classifier(lambda: mlp((*pool.item_shape, 64, 64, 2), (0.25, 0.5)), pool, labeled, seed, STEPS)
 
 
 def run(setting: Setting) -> curves.JSON:

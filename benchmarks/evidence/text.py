@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -23,14 +22,13 @@ from . import curves
 from .data import Collection, cranfield
 from .experiment import Claim, Row, Setting, above_zero
 from .stats import average_precision
-from .training import mlp, trained
+from .training import classifier, mlp
 
 QUESTION = "do labels chosen by uncertainty find documents better?"
 DATA = "cranfield"
 SEEDS, QUICK_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2, 3, 4)
 FIRST, BATCH, PASSES, STEPS, SIZE = 20, 10, 50, 300, 64
-QUICK_HELD = 40
-Floats = npt.NDArray[np.float32]
+Floats, Ints = npt.NDArray[np.float32], npt.NDArray[np.int64]
 METHODS = {
     "BALD": {"select": {"by": "bald", "diversity": "none"}},
     "entropy": {"select": {"by": "entropy", "diversity": "none"}},
@@ -75,33 +73,26 @@ def run(setting: Setting) -> curves.JSON:
     each = [_split(texts, vectors, seed, setting) for seed in setting.seeds]
     results = curves.of_cycles({method: [one[method][0] for one in each] for method in METHODS})
     cosines = {"tf-idf": vectors[2], f"{SIZE} directions": vectors[0] @ vectors[1].T}
-    held = [_queries(texts, seed)[1][: QUICK_HELD if setting.quick else None] for seed in setting.seeds]
+    held = [_queries(texts, seed, setting.quick)[1] for seed in setting.seeds]
     results["unlabeled"] = {
         name: float(np.mean([_precision(texts, q, each[q]) for q in held])) for name, each in cosines.items()
     }
     return results
 
 
-def _queries(texts: Collection, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _queries(texts: Collection, seed: int, quick: bool) -> tuple[Ints, Ints]:
     """Two thirds of the queries for the pool, one for the test."""
     order = np.random.default_rng(seed).permutation(len(texts.queries))
-    third = len(order) // 3
-    return np.sort(order[third:]), np.sort(order[:third])
+    held, train = np.split(order, [len(order) // 3])
+    return (np.sort(train[:30]), np.sort(held[:40])) if quick else (np.sort(train), np.sort(held))
 
 
-def _precision(texts: Collection, queries: npt.NDArray[np.int64], score_QD: npt.NDArray) -> float:
+def _precision(texts: Collection, queries: Ints, score_QD: Floats) -> float:
     """The mean over queries of the average precision with which all documents are ranked."""
-    relevant = _relevant(texts)[queries]
-    return float(np.nanmean([average_precision(score, yes) for score, yes in zip(score_QD, relevant, strict=True)]))
+    return float(np.nanmean(list(map(average_precision, score_QD, texts.relevant[queries]))))
 
 
-def _relevant(texts: Collection) -> npt.NDArray[np.bool_]:
-    relevant = np.zeros((len(texts.queries), len(texts.documents)), bool)
-    relevant[tuple(texts.relevant.T)] = True
-    return relevant
-
-
-def _pairs(queries: npt.NDArray[np.int64], documents: int) -> Floats:
+def _pairs(queries: Ints, documents: int) -> Floats:
     """All pairs of these queries and all documents, query by query; floats, as a pool holds them."""
     return np.stack([np.repeat(queries, documents), np.tile(np.arange(documents), len(queries))], 1).astype(np.float32)
 
@@ -109,29 +100,17 @@ def _pairs(queries: npt.NDArray[np.int64], documents: int) -> Floats:
 def _split(
     texts: Collection, vectors: tuple[Floats, Floats, Floats], seed: int, setting: Setting
 ) -> dict[str, list[list[Round]]]:
-    train, held = _queries(texts, seed)
-    if setting.quick:
-        train, held = train[:30], held[:QUICK_HELD]
+    train, held = _queries(texts, seed, setting.quick)
     pairs, test = _pairs(train, len(texts.documents)), torch.from_numpy(_pairs(held, len(texts.documents)))
-    relevant = _relevant(texts)[train].ravel().astype(np.int32)
+    relevant = texts.relevant[train].ravel().astype(np.int32)
     path = setting.work / f"split-{seed}"
     pool = Pool.open(path / "pool") if (path / "pool").exists() else Pool.create(path / "pool", pairs)
-
-    def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> nn.Module:
-        x, y = torch.from_numpy(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
-        return trained(
-            lambda: Matcher(*vectors),
-            lambda model, batch: F.cross_entropy(model(x[batch]), y[batch]),
-            len(y),
-            seed,
-            STEPS,
-        )
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         chance = Scorer(model, PASSES, ("entropy",)).predict(test).mean[:, 1].numpy()
         return {"average precision": _precision(texts, held, chance.reshape(len(held), -1))}
 
-    def start(seed: int) -> npt.NDArray[np.int64]:
+    def start(seed: int) -> Ints:
         rng = np.random.default_rng(seed)
         return np.concatenate([rng.choice(np.flatnonzero(relevant == c), FIRST // 2, replace=False) for c in (0, 1)])
 
@@ -141,7 +120,7 @@ def _split(
         seeds=[seed],
         out=path / "cycles",
         start=start,
-        fit=fit,
+        fit=lambda pool, labeled, seed: classifier(lambda: Matcher(*vectors), pool, labeled, seed, STEPS),
         evaluate=evaluate,
         oracle=lambda ids: relevant[ids],
         rounds=6 if setting.quick else 28,
@@ -178,7 +157,7 @@ def page(results: curves.JSON) -> str:
     return "\n".join(
         [
             "Cranfield: 1,400 abstracts, 225 queries; 150 queries with all abstracts are the pool, 75 are held out "
-            f"(`--quick`: 30 and {QUICK_HELD}). A pair that is not judged, or only by the code -1, is not relevant. "
+            f"(`--quick`: 30 and 40). A pair that is not judged, or only by the code -1, is not relevant. "
             "Hashed words, tf-idf, 64 directions of their singular value decomposition; an encoder and two hidden "
             f"layers of 32, dropout 0.25, {STEPS} steps of Adam from fresh weights in each round; {PASSES} passes for "
             f"scores and for test predictions. From {FIRST} labels, half of them relevant, {BATCH} more in each round. "

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mcscore import Pool
 
 
 def mlp(sizes: Sequence[int], rates: Sequence[float]) -> nn.Sequential:
@@ -35,3 +40,11 @@ def trained(
         loss(model, torch.randint(rows, (batch,))).backward()
         optimizer.step()
     return model.eval()
+
+
+def classifier(
+    make: Callable[[], nn.Module], pool: Pool, labeled: npt.NDArray[np.int64], seed: int, steps: int
+) -> nn.Module:
+    """A new network, trained on the labeled items of a pool."""
+    x, y = torch.from_numpy(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
+    return trained(make, lambda model, batch: F.cross_entropy(model(x[batch]), y[batch]), len(y), seed, steps)
