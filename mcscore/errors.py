@@ -69,6 +69,10 @@ class ImageError(Error, ValueError):
     """Bytes that cannot become an item; the message says why."""
 
 
+class DecoderError(ImageError):
+    """An image needs a decoder that is not installed; the message says how to install it."""
+
+
 class SampleError(Error, ValueError):
     """A sample of a dataset has no item that can be told, or a label of no known kind; the message says how to name it."""
 

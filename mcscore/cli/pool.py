@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import COMMA, PATH, POOL, height_and_width, names, numbers
+from .options import COMMA, PATH, POOL, names, numbers
+from .pixel_options import image_option, pixel_options
 from .pool_facts import described, formatted, lines, pool_facts, storage_facts
 from .pool_label import KINDS, labels_are, pool_label
 from .progress import progress_line, reporting
@@ -19,8 +20,6 @@ from .terminal import FAILED, as_json, echo, emit, fail
 
 if TYPE_CHECKING:
     from ..ingest.counts import Counts
-
-FITS = ("crop", "pad", "squash")
 
 
 @click.group()
@@ -59,7 +58,6 @@ class SourceOptions:
         return self.arrays
 
 
-_images = functools.partial(click.option, cls=Option, section="Images")
 _arrays = functools.partial(click.option, cls=Option, section="Arrays")
 _facts = functools.partial(click.option, cls=Option, section="Pool")
 
@@ -91,18 +89,18 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, options=SourceOptions(_given(images), _given(arrays)), **more)
 
     return together(
-        _images(
+        image_option(
             "--source-labels", is_flag=True, help="Take labels from class folders, .cls members, or the column label."
         ),
         labels_are(cls=Option, section="Images"),
-        _images(
+        image_option(
             "--column",
             help="Parquet: the column that holds the images; default: the only column of images. Tars: the extension of the images.",
         ),
-        _images(
+        image_option(
             "--max-bad", type=click.IntRange(0), help="Stop when more images than this cannot be used; default: never."
         ),
-        _images("--workers", type=click.IntRange(1), help="Processes that decode; default: one per core."),
+        image_option("--workers", type=click.IntRange(1), help="Processes that decode; default: one per core."),
         _arrays("--key", help=".npz or Zarr group: the array that holds the items; default: the only array."),
         _arrays(
             "--layout", type=click.Choice(["hw", "hwc", "chw"]), help="Axes of an item in SRC: height, width, channels."
@@ -121,19 +119,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 @pool.command("import", cls=Command)
 @click.argument("src", type=PATH)
 @click.argument("dst", type=PATH)
-@_images(
-    "--size",
-    callback=height_and_width,
-    metavar="PIXELS",
-    help="Pixels per side that images are resized to, or height x width as 24x96; required for images.",
-)
-@_images(
-    "--fit",
-    type=click.Choice(FITS),
-    help="Images of another shape: crop (default; keep the middle), pad (with black), or squash.",
-)
-@_images("--gray", is_flag=True, help="Store one channel instead of three.")
-@_images("--keep-encoded", is_flag=True, help="Store the encoded files; decode and resize them while scoring.")
+@pixel_options
 @_source_options
 @_facts("--classes", callback=names, metavar=COMMA, help="Names of the classes, in the order of their numbers.")
 @_facts("--mean", callback=numbers, metavar=COMMA, help="Mean of each channel, with values scaled to [0, 1].")
@@ -151,9 +137,7 @@ def pool_import(
     src: Path,
     dst: Path,
     size: int | tuple[int, int] | None,
-    fit: str | None,
-    gray: bool,
-    keep_encoded: bool,
+    pixels: dict[str, Any],
     options: SourceOptions,
     label_kind: str,
     **facts: Any,
@@ -161,10 +145,16 @@ def pool_import(
     """Make a pool at DST from SRC: an array, or images.
 
     An array is .npy, .npz, idx or idx.gz, or Zarr (a folder, or folder::name). Images are a folder of files, WebDataset tars
-    ('train-{000..127}.tar') or Parquet files, and need --size. Images become RGB or gray of 8 bits (of 16 bits the high byte;
-    transparency is dropped), turned as their EXIF says; the shorter side is resized to --size by bilinear interpolation with
-    antialiasing and the middle is kept, as in the usual evaluation transform; --fit does otherwise. After a kill, the same command
-    resumes. The closing lines count what was stored, refused (each is listed in DST.bad.csv), passed over and converted.
+    ('train-{000..127}.tar') or Parquet files, and need --size: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, and HEIF
+    (pip install 'mcscore[heif]').
+
+    An image is turned as its EXIF says; laid on white where it is transparent (--background); made RGB, or gray by --gray; and
+    stored with 8 bits a value, of 16 bits the high byte (--range, --depth). The shorter side is resized to --size by bilinear
+    interpolation with antialiasing and the middle is kept, as in the usual evaluation transform (--fit). Color profiles are not
+    applied. Values are stored as 0 to 255, and normalized (--mean, --std) when they are scored.
+
+    After a kill, the same command resumes. The closing lines count what was stored, refused (each is listed in DST.bad.csv),
+    passed over and converted.
     """
     from ..ingest import import_array, import_images
     from ..ingest.counts import Counts
@@ -176,22 +166,19 @@ def pool_import(
             raise click.UsageError(
                 "labels of images in SRC are classes: import without --label-kind, then `mcscore pool label POOL TABLE --kind number`"
             )
-        channels = 1 if gray else 3
         with progress_line(None) as progress:
             made = import_images(
                 src,
                 dst,
                 size=size,
-                fit=fit or "crop",
-                channels=channels,
-                keep_encoded=keep_encoded,
                 progress=progress,
                 report=told.append,
+                **pixels,
                 **chosen,
                 **facts,
             )
     else:
-        if gray or keep_encoded or fit:
+        if pixels:
             raise click.UsageError("options for images need --size")
         chosen = options.for_array("options for images need --size")
         made = import_array(src, dst, label_kind=label_kind, progress=False, **chosen, **facts)

@@ -84,10 +84,13 @@ def storage_facts(pool: Any) -> dict[str, Any]:
             "files": len(sizes),
             "bytes": sum(sizes),
         }
+    attributes = pool.storage.attributes
+    pixels = {name: getattr(attributes, name) for name in ("fit", "background", "value_range", "depth")}
     share = float(pool.labeled.mean()) if pool.n else 0.0
     return {
         "labeled_share": round(share, 6),
         "created": pool.created,
+        **({"pixels": pixels} if attributes.fit else {}),
         "bytes": sum(array["bytes"] for array in arrays.values()),
         "arrays": arrays,
     }

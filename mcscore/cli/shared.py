@@ -95,7 +95,8 @@ model = together(
     _model(
         "--weights",
         type=PATH,
-        help="Weights of the model: .safetensors, or a state dict or checkpoint (.pt, .pth, .ckpt, .bin); "
+        help="Weights of the model: .safetensors, a state dict or checkpoint (.pt, .pth, .ckpt, .bin, .pth.tar), an index of several "
+        "files (.index.json), or a folder of save_pretrained. FILE::NAME chooses one of several sets in a checkpoint; "
         "default: as the model is built.",
     ),
 )

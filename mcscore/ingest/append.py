@@ -51,8 +51,8 @@ def append_images(
 ) -> Pool:
     """Add the images of a source to a pool, in its size and form; repeat the call after a kill to resume.
 
-    Ids and bytes of old items stay. Entries whose key the pool has already count as bad, so a folder that has grown can be
-    given as a whole.
+    Ids and bytes of old items stay. Fit, background, range and depth are those that the pool records. Entries whose key the
+    pool has already count as bad, so a folder that has grown can be given as a whole.
 
     Args:
         path: a pool made by import_images, or one of uint8 (1 or 3, H, W).
@@ -83,11 +83,12 @@ def append_images(
     require_decoder()
     pool = Pool.open(path)
     source = open_source(src, labels, column, pool.classes, reading)
-    if pool.dtype != np.uint8 or len(pool.item_shape) != 3 or pool.item_shape[0] not in (1, 3):
-        raise PoolError(f"{path} holds {pool.dtype} items of shape {pool.item_shape}; images need uint8 (1 or 3, H, W)")
-    channels, height, width = pool.item_shape
-    attributes = pool.storage.attributes
-    image_format = ImageFormat((height, width), channels, bool(attributes.encoded), attributes.fit or "crop")
+    if len(pool.item_shape) != 3 or pool.item_shape[0] not in (1, 3) or pool.dtype != pool.storage.pixel_format.dtype:
+        raise PoolError(
+            f"{path} holds {pool.dtype} items of shape {pool.item_shape}; images need uint8 (1 or 3, H, W), or "
+            "uint16 of an import with depth=16 (--depth 16)"
+        )
+    image_format = ImageFormat(pool.storage.pixel_format, pool.storage.attributes.encoded)
     main = _main(pool)
     if labels and main.kind == "number":
         raise PoolError(f"labels of {path} are numbers, and those of images are classes: append without labels")
@@ -370,7 +371,7 @@ def _writer(pool: Pool, stage: Path, log: StagingLog | None) -> ArrayWriter:
     """Return a writer behind the last row of the pool, or of the log."""
     start = pool.storage.rows.n if log is None else log.n
     begin = start - start % _grid(pool).unit
-    tail = np.empty((start - begin, *pool.storage.rows.row_shape), pool.dtype)
+    tail = np.empty((start - begin, *pool.storage.rows.row_shape), pool.storage.rows.dtype)
     # Only the pool's last file can be partly filled; a checkpoint stands at the end of a file, or of the source.
     if len(tail) and start == pool.storage.rows.n:
         with ChunkReader(pool.storage.rows) as reader:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import math
 import os
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,15 @@ from ..errors import PoolError
 from ..paths import local_path
 from ..pool.class_names import TwoReadingsError
 from ..pool.create import finish_pool, planned_layout
-from ..pool.pictures.decode import FITS, MAX_PIXELS, require_decoder, sides
+from ..pool.pictures.decode import require_decoder
+from ..pool.pictures.deep import DIM
+from ..pool.pictures.pixel_format import WHITE, ValueRange, checked_format
 from ..pool.pool import Pool
 from ..pool.schema import Grid, checked_attributes, plan_grid
 from ..progress import Shown
 from ..store.layout import ChunkLayout
 from ..store.writer import ArrayWriter
+from ..text import count
 from .counts import Counts, Report, reasons_of
 from .pipeline import ingest_entries
 from .sources import Source, open_source
@@ -45,6 +50,9 @@ def import_images(
     size: int | tuple[int, int],
     fit: str = "crop",
     channels: int = 3,
+    background: str = WHITE,
+    value_range: ValueRange = "type",
+    depth: int = 8,
     keep_encoded: bool = False,
     labels: bool = False,
     column: str | None = None,
@@ -58,7 +66,10 @@ def import_images(
     progress: Shown = None,
     report: Report | None = None,
 ) -> Pool:
-    """Make a pool of (channels, height, width) uint8 from images; repeat the call after a kill to resume.
+    """Make a pool of (channels, height, width) uint8 or uint16 from images; repeat the call after a kill to resume.
+
+    An image is turned upright as its EXIF says, laid on the background where it is transparent, converted to RGB or gray,
+    brought to the size by bilinear interpolation with antialiasing, and stored with the depth. Each kind of change is counted.
 
     The key of an item is its identity in the source: the path in the folder, ``shard.tar/name.png``, or
     ``file.parquet:row`` with the path that the row names, if any.
@@ -71,6 +82,12 @@ def import_images(
         fit: what is done to an image of another shape. "crop": resize to cover, keep the middle; "pad": resize to fit
             inside, the rest is black; "squash": resize height and width each by its own factor.
         channels: 3, or 1 for gray.
+        background: the color that transparent pixels are laid on: a name, or "#rrggbb"; "none": transparency is dropped, and
+            the colors below it show, as after PIL's ``convert("RGB")``, which torchvision's ImageFolder calls.
+        value_range: the values that become black and white, in gray images of more than 8 bits. "type": 0 and 65535, for
+            16 bits; "image": the least and the greatest of each image; or (black, white), such as (0, 4095) for values of
+            12 bits in files of 16. Signed values, those of 32 bits and floats need one of the last two.
+        depth: bits of a stored value: 8 (uint8), or 16 (uint16), which keeps 16-bit gray images whole.
         keep_encoded: store the encoded images (each is decoded once as a check) and decode while reading.
         labels: take labels from class folders, ``.cls`` members, or the column "label".
         column: the Parquet column of images; default: the one that has structs of {bytes, path}. In tars the extension of
@@ -102,12 +119,13 @@ def import_images(
         (1, (3, 32, 32), ['cats'], ['cats/tom.png'])
     """
     require_decoder()
-    image_format = checked_format(size, channels, keep_encoded, fit)
+    image_format = ImageFormat(checked_format(size, channels, fit, background, value_range, depth), keep_encoded)
+    pixels = image_format.pixels
     names = None if classes is None else tuple(str(name) for name in classes)
     path, source = local_path(dst, "a pool", PoolError), open_source(src, labels, column, names, reading)
-    item_shape = (channels, *image_format.size)
     named = classes if classes is not None else source.classes
-    facts = checked_attributes(item_shape, mean, std, named, Path(os.fspath(src)).name, fit, np.dtype(np.uint8))
+    facts = checked_attributes(pixels.item_shape, mean, std, named, Path(os.fspath(src)).name, fit, pixels.dtype)
+    facts = replace(facts, background=pixels.background, value_range=pixels.value_range, depth=depth)
     stage = stage_of(path, "import")
     settings = {
         "source": source.identity,
@@ -116,7 +134,8 @@ def import_images(
         "classes": None if named is None else list(named),
         "reading": reading,
         "compression": compression,
-        **asdict(image_format),
+        **asdict(pixels),
+        "keep_encoded": keep_encoded,
     }
     if path.exists() and stage.exists():  # killed between the last two steps
         check_same(stage, settings)
@@ -156,22 +175,6 @@ def import_images(
         raise PoolError(f"{path} could not be imported: {error}. Repeat the call to resume") from error
 
 
-def checked_format(size: int | tuple[int, int], channels: int, keep_encoded: bool, fit: str) -> ImageFormat:
-    """Return how images are stored.
-
-    Raises:
-        PoolError: a size below 1, or so large that an item is no longer an image; other channels than 1 or 3; no such fit.
-    """
-    shape = sides(size)
-    if min(shape) < 1 or channels not in (1, 3):
-        raise PoolError(f"size must be at least 1 and channels 1 or 3, not {size} and {channels}")
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise PoolError(f"size {shape[0]} x {shape[1]} has more than {MAX_PIXELS:,} pixels")
-    if fit not in FITS:
-        raise PoolError(f"fit {fit!r} is unknown; choose from {', '.join(FITS)}")
-    return ImageFormat(shape, channels, keep_encoded, fit)
-
-
 def counted(path: Path, source: Source, log: StagingLog) -> Counts:
     """Return the closing count of an import or an append to the pool at ``path``."""
     passed = Counter(dict(source.passed))
@@ -181,9 +184,21 @@ def counted(path: Path, source: Source, log: StagingLog) -> Counts:
         refused=reasons_of(log.ingested.bad),
         passed_over=dict(sorted(passed.items())),
         converted=dict(sorted(log.converted.items())),
-        remarks=source.remarks,
+        remarks=(*source.remarks, *_dark_remark(log.converted)),
         bad_list=str(bad_list_of(path)) if log.ingested.bad else None,
     )
+
+
+def _dark_remark(converted: Mapping[str, int]) -> list[str]:
+    """Say what to do where 16-bit images hold values of fewer bits."""
+    found = {bits: converted[kind] for bits, kind in DIM.items() if converted.get(kind)}
+    if not found:
+        return []
+    bits, top = max(found), (1 << max(found)) - 1
+    return [
+        f"{count(sum(found.values()), 'image')} of 16 bits without a value above {top:,}: dark in the pool. If values have {bits} bits, "
+        f"import again with --range 0,{top} (value_range=), or with --range image"
+    ]
 
 
 def tell(path: Path, source: Source, log: StagingLog, report: Report | None) -> None:
@@ -249,14 +264,15 @@ def _ingest_all(
     progress: Shown,
 ) -> ChunkLayout:
     """Write the whole source as files in ``where``; return their layout."""
-    item_shape = () if image_format.keep_encoded else (image_format.channels, *image_format.size)
-    item_bytes = int(np.prod(item_shape))
+    item_shape = () if image_format.keep_encoded else image_format.pixels.item_shape
+    dtype = np.dtype(np.uint8) if image_format.keep_encoded else image_format.pixels.dtype
+    item_bytes = dtype.itemsize * math.prod(item_shape)
     folder = where / ("blob" if image_format.keep_encoded else "items")
     atomic.create_directory(folder)
     atomic.discard_temporaries(folder, "*")  # of a killed call: this one has the lock of the stage
 
     def layout_for(grid: Grid) -> ChunkLayout:
-        return planned_layout(grid, item_shape, np.dtype(np.uint8), compression)
+        return planned_layout(grid, item_shape, dtype, compression)
 
     grid = log.grid or plan_grid(None if image_format.keep_encoded else source.count, item_bytes)
     if not log.ended:

@@ -129,12 +129,11 @@ def _blocks(
     entries: Iterator[Entry], image_format: ImageFormat, known: Container[str]
 ) -> Iterator[tuple[list[Entry], int]]:
     """Yield entries, and the bytes that they will take, in blocks of at most BLOCK entries and, but for one large entry, BLOCK_BYTES."""
-    pixels = image_format.channels * image_format.size[0] * image_format.size[1]
     block: list[Entry] = []
     cost = 0
     for entry in entries:
         checked = _checked(entry, known)
-        price = pixels + checked.size if checked.data is not None else 0
+        price = image_format.item_bytes + checked.size if checked.data is not None else 0
         if block and (len(block) == BLOCK or cost + price > BLOCK_BYTES):
             yield block, cost
             block, cost = [], 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..errors import ImageError
 from ..pool.pictures.decode import MAX_BYTES, decode_counted, too_large
+from ..pool.pictures.pixel_format import PixelFormat
 from .sources.entry import Entry, Part, kind_problem
 
 _LENGTH = struct.Struct("<Q")
@@ -23,15 +25,15 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How an image is stored: as (channels, height, width) pixels, or its encoded bytes, decoded once as a check.
+    """How an image is stored: as pixels, or (``keep_encoded``) its encoded bytes, decoded once as a check."""
 
-    size: (height, width). fit: what is done where the shape of an image differs, see decode_counted.
-    """
-
-    size: tuple[int, int]
-    channels: int
+    pixels: PixelFormat
     keep_encoded: bool
-    fit: str = "crop"
+
+    @property
+    def item_bytes(self) -> int:
+        """Of a decoded item."""
+        return self.pixels.dtype.itemsize * math.prod(self.pixels.item_shape)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def decode_entry(entry: Entry, image_format: ImageFormat) -> DecodedImage:
         if entry.refused:
             raise ImageError(entry.refused)
         data = _read(entry.data)
-        decoded = decode_counted(data, image_format.size, image_format.channels, image_format.fit)
+        decoded = decode_counted(data, image_format.pixels)
     except (ImageError, OSError, ValueError) as error:  # ValueError: a path with a zero byte
         return DecodedImage(None, str(error))
     rows = np.frombuffer(data, np.uint8) if image_format.keep_encoded else decoded.pixels[None]

@@ -64,7 +64,7 @@ class Content:
         from PIL.Image import fromarray
 
         if self._pool.storage.offsets is not None:
-            image = pixels(whole_picture(self._file(id), LONGEST)[None])[0]
+            image = pixels(whole_picture(self._file(id), LONGEST, self._pool.storage.pixel_format)[None])[0]
         else:
             image = pixels(self._pool.take([id]), self._range if self._pool.dtype != np.uint8 else None)[0]
         out = io.BytesIO()

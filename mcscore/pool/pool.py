@@ -59,7 +59,7 @@ class Pool(LabeledItems):
         self.path = storage.path
         self.n: int = storage.n
         self.item_shape = attributes.item_shape
-        self.dtype: np.dtype = np.dtype(storage.rows.dtype)
+        self.dtype: np.dtype = storage.dtype
         self.mean, self.std = attributes.mean, attributes.std
         self.classes = None if attributes.classes is None else list(attributes.classes)
         self.source, self.created = attributes.source, attributes.created
@@ -104,11 +104,11 @@ class Pool(LabeledItems):
         Args:
             path: must not exist.
             items: (N, ...) array-like (ndarray, memmap, tensor, Zarr array), or an iterator of blocks (n, ...) of any
-                sizes; uint8, float16, float32 or float64.
+                sizes; uint8, uint16, float16, float32 or float64.
             n: how many items an iterator gives, if known; checked.
             labels: (N,) integers, -1 = unlabeled (default); or of ``label_kind`` "number" floats, NaN = unlabeled.
             keys: (N,) the user's names of the items (path, URL).
-            mean: per channel (first axis of an item), or one value, of the items as float (uint8 / 255).
+            mean: per channel (first axis of an item), or one value, of the items as float (uint8 / 255, uint16 / 65535).
             std: as mean.
             classes: names of the labels 0, 1, ...
             source: free text: where the data came from.

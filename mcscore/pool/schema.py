@@ -1,7 +1,7 @@
 """What a pool is on disk: names, attributes and their defaults, chunk sizes. docs/formats.md describes the format.
 
 pool.zarr/         Zarr v3 group; its attributes are those of :class:`Attributes`, with format and version
-  items/           (N, ...) uint8 or float; chunks of whole items, sharded when big; crc32c per chunk
+  items/           (N, ...) uint8, uint16 or float; chunks of whole items, sharded when big; crc32c per chunk
     or, where images are kept encoded (item_shape is the shape after decoding):
   blob/            (bytes,) uint8: JPEG, PNG, WebP, ..., one after another
   offsets/         (N + 1,) int64: item i is blob[offsets[i]:offsets[i + 1]]
@@ -30,7 +30,8 @@ from .kinds import COLUMN_NAME, KINDS, MAIN, LabelColumn, checked_classes, main_
 
 FORMAT = "mcscore-pool"
 VERSION = 2
-ITEM_DTYPES = ("uint8", "float16", "float32", "float64")
+ITEM_DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
+FULL_SCALE = {"uint8": 255, "uint16": 65535}  # the value that counts as 1, for normalization
 
 # A chunk is the unit of decoding: the largest power of two of items in at most 4 MiB. One item per chunk took 30 times
 # as long as 64 items (overhead per chunk), and blocks above 32 MiB cost a page fault per 4 KiB on glibc.
@@ -89,13 +90,18 @@ class Attributes:
         n: how many items count; None: as many as the array of items has.
         content: a hash of all items, taken as they were written; None: unknown.
         earlier: (n, content) as they were before each append that is not in the array ``appends``.
-        mean: per channel, or one value, of the items as floats, where uint8 counts as value / 255; None: not normalized.
+        mean: per channel, or one value, of the items as floats, where uint8 counts as value / 255 and uint16 as value / 65535;
+            None: not normalized.
         std: as mean.
         classes: names of the labels 0, 1, ...; None: labels are bare numbers.
         label_columns: the columns of labels, the main one first; None: the main one alone, of classes.
         source: free text: where the data came from.
         encoded: whether items are kept as encoded images.
-        fit: how an image of another shape was or is made to fit: crop, pad or squash; None: crop, or no images.
+        fit: how an image of another shape was or is made to fit: crop, pad or squash; None: crop, or no images. This and the
+            next three are fields of :class:`PixelFormat`.
+        background: what transparent pixels are laid on; None: nothing, transparency is dropped.
+        value_range: the values of black and white in images of more than 8 bits; None: type.
+        depth: bits of a stored value of an image; None: 8.
         appended: identity of the source of the last append, as earlier releases recorded it.
         rows: name of the array of items (or of encoded bytes); None: "items" (or "blob").
         keys: (name, first item, item after the last) of each array of keys; None: as earlier releases named them.
@@ -116,6 +122,9 @@ class Attributes:
     source: str | None = None
     encoded: bool = False
     fit: str | None = None
+    background: str | None = None
+    value_range: str | tuple[float, float] | None = None
+    depth: int | None = None
     appended: str | None = None
     rows: str | None = None
     keys: tuple[tuple[str, int, int], ...] | None = None
@@ -226,6 +235,20 @@ def _state(name: str, value: Any) -> tuple[int, str | None]:
     return _integer(name, value[0]), None if value[1] is None else _text(name, value[1])
 
 
+def _range(name: str, value: Any) -> str | tuple[float, float]:
+    if value in ("type", "image"):
+        return str(value)
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not _number(name, value[0]) < _number(name, value[1]):
+        raise _wrong(name, value, '"type", "image" or a list of two numbers, the first smaller,')
+    return _number(name, value[0]), _number(name, value[1])
+
+
+def _depth(name: str, value: Any) -> int:
+    if value not in (8, 16) or isinstance(value, (bool, float)):
+        raise _wrong(name, value, "8 or 16")
+    return int(value)
+
+
 def _record(*readers: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
     def read_record(name: str, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)) or len(value) != len(readers):
@@ -269,6 +292,9 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "source": _text,
     "encoded": _flag,
     "fit": _text,
+    "background": _text,
+    "value_range": _range,
+    "depth": _depth,
     "appended": _text,
     "rows": _file_name,
     "keys": _list_of(_record(_file_name, _integer, _integer)),
@@ -292,7 +318,7 @@ def checked_attributes(
 
     Raises:
         PoolError: one of mean and std without the other; lengths other than 1 or the number of channels (the first axis
-            of an item); values that are not finite, or not in the units of uint8 items; std that is not positive; class names
+            of an item); values that are not finite, or not in the units of uint8 or uint16 items; std that is not positive; class names
             that repeat.
     """
     if (mean is None) != (std is None):
@@ -301,10 +327,11 @@ def checked_attributes(
         mean, std = _per_channel("mean", mean, item_shape), _per_channel("std", std, item_shape)
         if min(std) <= 0:
             raise PoolError(f"std must be positive in every channel, not {std}")
-        if dtype == np.uint8 and (min(mean) < 0 or max(*mean, *std) > 1):
+        top = FULL_SCALE.get(str(dtype))
+        if top and (min(mean) < 0 or max(*mean, *std) > 1):
             raise PoolError(
-                f"mean {mean} and std {std} are not in units of [0, 1], in which uint8 items are normalized (value / 255): "
-                "divide both by 255"
+                f"mean {mean} and std {std} are not in units of [0, 1], in which {dtype} items are normalized (value / {top}): "
+                f"divide both by {top}"
             )
     columns = (main_column(label_kind, classes),)
     return Attributes(

@@ -24,6 +24,7 @@ from .history import read_appends
 from .kinds import MAIN
 from .metadata import read_array, read_attributes
 from .pictures.decode import decode
+from .pictures.pixel_format import NO_BACKGROUND, PixelFormat
 from .schema import FORMAT, VERSION, Attributes
 
 _FILE_BYTES_MAX = 1 << 40  # of one chunk or shard: a thousand times what is written here
@@ -84,9 +85,18 @@ class Storage:
         """Return a reader of items; ``name_of`` names an item in errors."""
         if self.offsets is None:
             return ChunkReader(self.rows)
-        channels, *size = self.attributes.item_shape
-        shape, fit = (size[0], size[1]), self.attributes.fit or "crop"
-        return EncodedReader(self.rows, self.offsets, lambda data: decode(data, shape, channels, fit), name_of)
+        pixel_format = self.pixel_format
+        return EncodedReader(self.rows, self.offsets, lambda data: decode(data, pixel_format), name_of)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the items, decoded."""
+        return self.rows.dtype if self.offsets is None else self.pixel_format.dtype
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What the pixels of the images are, or were, decoded to."""
+        return PixelFormat.of_pool(self.attributes)
 
     def edges(self) -> np.ndarray:
         """Return (N + 1,) int64: where each encoded image begins in the blob, and where the last ends."""
@@ -138,10 +148,21 @@ class Storage:
             "item_shape": self.attributes.item_shape,
             "mean": self.attributes.mean,
             "std": self.attributes.std,
-            # Only where it decides the pixels, and is not the default: older pools have none.
-            **({"fit": self.attributes.fit} if self.offsets and self.attributes.fit not in (None, "crop") else {}),
+            **(self._decoding() if self.offsets else {}),
         }
         return json.dumps(header, sort_keys=True).encode()
+
+    def _decoding(self) -> dict[str, Any]:
+        """What decides the pixels of encoded images beside their shape, where it is not what older pools had."""
+        as_before = {
+            "fit": (None, "crop"),
+            "background": (None, NO_BACKGROUND),
+            "value_range": (None, "type"),
+            "depth": (None, 8),
+        }
+        return {
+            name: value for name, before in as_before.items() if (value := getattr(self.attributes, name)) not in before
+        }
 
 
 def open_storage(path: AnyPath) -> Storage:

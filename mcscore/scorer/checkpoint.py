@@ -1,32 +1,29 @@
 """Load weights from a state dict, or from a checkpoint that contains one, with or without a wrapper's prefix in its names.
 
 A set of tensors fits a model if PyTorch's strict ``load_state_dict`` accepts it on a copy of the model. If exactly one set in the
-file fits, it is loaded, and a warning names it unless it is the whole file. If none or several fit, the error names all of them.
+file fits, it is loaded, and a warning names it unless it is the whole file. If none or several fit, the error names all of them; of
+several, ``FILE::NAME`` chooses one, as in ``last.ckpt::state_dict``.
 """
 
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError, first_line
+from ..errors import ModelError
+from .weights_file import MAX_NAMED, RESAVE, Unread, index_of, read_weights, some
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-RESAVE = (
-    "save the tensors alone: safetensors.torch.save_model(model, 'weights.safetensors'), "
-    "or torch.save(model.state_dict(), 'weights.pt')"
-)
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
-MAX_NAMED = 6  # tensors listed per kind in an error; a wrong architecture has hundreds
 _DEEPEST = 3  # levels of nested dicts that are searched
+# What torch.compile, FSDP and activation checkpointing put into the names of a module's tensors.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,31 @@ class Part:
         prefix: prefix that was removed from the names.
         state: name -> tensor.
         left: names without the prefix, which are not in ``state``.
+        wrappers: names of wrappers that were removed inside the names.
+        added: prefix that was put before the names, as the model has it.
     """
 
     keys: tuple[str, ...]
     prefix: str
     state: OrderedDict[str, Any]
-    left: tuple[str, ...]
+    left: tuple[str, ...] = ()
+    wrappers: tuple[str, ...] = ()
+    added: str = ""
 
     def __str__(self) -> str:
         where = "".join(f"[{key!r}]" for key in self.keys)
-        return " ".join(filter(None, (where, f"without the prefix {self.prefix!r}" if self.prefix else ""))) or "all"
+        told = (
+            where,
+            f"without the prefix {self.prefix!r}" if self.prefix else "",
+            f"without {' and '.join(map(repr, self.wrappers))} in their names" if self.wrappers else "",
+            f"as those of the model's {self.added.removesuffix('.')!r}" if self.added else "",
+        )
+        return " ".join(filter(None, told)) or "all"
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """What chooses the part: the keys that lead to it, and its prefix."""
+        return (*self.keys, self.prefix) if self.prefix else self.keys
 
     @property
     def told(self) -> str:
@@ -56,8 +68,13 @@ class Part:
         return f"{self}{left}"
 
 
-def load_weights(module: nn.Module, path: Path) -> str | None:
+def load_weights(module: nn.Module, path: Path, chosen: tuple[str, ...] = ()) -> str | None:
     """Copy the weights in ``path`` into ``module``.
+
+    Args:
+        module: gets the weights.
+        path: the file.
+        chosen: keys, and perhaps a prefix, of the set of tensors that is meant; (): the only one that fits.
 
     Returns:
         The name of the part of the file that was loaded; None if the whole file was.
@@ -65,88 +82,101 @@ def load_weights(module: nn.Module, path: Path) -> str | None:
     Raises:
         ModelError: no part or several parts of the file fit; the message names them and says what to do.
     """
+    from torch import nn
+
+    inner = getattr(
+        module, "_orig_mod", None
+    )  # what torch.compile wraps: the same tensors, by the names that files have
+    module = inner if isinstance(inner, nn.Module) else module
     content = read_weights(path)
-    parts = list(_parts(module, content))
-    whole = [part for part in parts if not part.keys and not part.prefix]
-    fit = [part for part in whole if _fits(module, part)] or [p for p in parts if p not in whole and _fits(module, p)]
-    if len(fit) > 1:
-        one = "".join(f"[{key!r}]" for key in fit[-1].keys)
-        raise ModelError(
-            f"{path} holds {len(fit)} sets of tensors that fit {type(module).__name__}: {'; '.join(map(str, fit))}. Save the one you "
-            f"mean alone, such as torch.save(torch.load({path.name!r}, weights_only=True){one}, 'weights.pt')"
-            + (", its names without the prefix" if fit[-1].prefix else "")
-        )
-    if not fit:
-        raise ModelError(_misfit(module, content, parts, path))
-    (part,) = fit
-    module.load_state_dict(part.state)
-    if part in whole:
-        return None
-    warnings.warn(f"{path}: took the tensors {part.told}", stacklevel=2)
-    return str(part)
+    tried: list[Part] = []
+    for ways in _ways(module.state_dict(), content):
+        parts = [part for part in ways if part.path[: len(chosen)] == chosen]
+        tried += parts
+        fit = [part for part in parts if _fits(module, part)]
+        if len(fit) > 1:
+            raise ModelError(_several(module, fit, path))
+        if fit:
+            module.load_state_dict(fit[0].state)
+            if str(fit[0]) == "all":
+                return None
+            warnings.warn(f"{path}: took the tensors {fit[0].told}", stacklevel=2)
+            return str(fit[0])
+    if chosen and not tried:
+        held = ["::".join(keys) for keys, _ in _dicts(content, ()) if keys]
+        raise ModelError(f"{path} holds no tensors under {'::'.join(chosen)!r}, but under {some(held) or 'no name'}")
+    raise ModelError(_misfit(module, content, tried, path))
 
 
-def read_weights(path: Path) -> Mapping[Any, Any]:
-    """Read a weights file or checkpoint to the CPU, without running code from it."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such weights file")
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path, device="cpu")
-        except SafetensorError as error:
-            raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
-    if suffix not in SUFFIXES:
-        raise ModelError(
-            f"{path}: weights must be {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, not {suffix or 'a file without suffix'!r}; {RESAVE}"
-        )
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} is damaged, or holds more than tensors{_unsafe(path)}, which could run code when read; {RESAVE}"
-        ) from error
-    except Exception as error:  # torch.load raises KeyError, EOFError, RuntimeError and others on a damaged file
-        raise ModelError(f"{path} is not a readable torch file: {first_line(error)}") from error
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{path} holds {kind_of(content)}, not a state dict; {RESAVE}")
-    return content
-
-
-def _unsafe(path: Path) -> str:
-    """List the classes in a file that weights_only=True refuses, in parentheses."""
-    from torch.serialization import get_unsafe_globals_in_checkpoint
-
-    try:
-        names = get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # the file is damaged, or older than the zip format: the error then has no names
-        return ""
-    return f" ({some(sorted(names))})" if names else ""
+def _several(module: nn.Module, fit: list[Part], path: Path) -> str:
+    by_keys = all(part.keys for part in fit) and len({part.keys for part in fit}) == len(fit)
+    names = ["::".join(part.keys if by_keys else part.path) for part in fit]
+    return (
+        f"{path} holds {len(fit)} sets of tensors that fit {type(module).__name__}: {'; '.join(map(str, fit))}. Choose one: give "
+        + " or ".join(f"{path.name}::{name}" for name in names[:MAX_NAMED])
+    )
 
 
 # -- parts of a file ---------------------------------------------------------------------------------------------------
 
 
-def _parts(module: nn.Module, content: Mapping[Any, Any]) -> Iterator[Part]:
-    """Yield each dict of tensors in ``content``: as it is, and without each prefix that precedes names of the model."""
-    own = module.state_dict()
-    for keys, state in _dicts(content, ()):
-        yield _part(own, keys, state, "")
-        behind = Counter(
-            name[: dot + 1]
-            for name in state
-            for dot, letter in enumerate(name)
-            if letter == "." and name[dot + 1 :] in own
-        )
-        for prefix, names in sorted(behind.items()):
-            # A prefix before fewer names is that of a submodule, such as a layer, of which there are many.
-            if names * 2 >= len(own):
-                yield _part(own, keys, state, prefix)
+def _ways(own: Mapping[str, Any], content: Mapping[Any, Any]) -> Iterator[list[Part]]:
+    """Yield the sets of tensors in ``content`` that may fit, in the order in which they are tried.
+
+    First the whole file; then the dicts in it, as they are and without each prefix that precedes names of the model; then
+    without names of wrappers inside the names; last, the same for the one part of the model that has all its tensors.
+    """
+    dicts = list(_dicts(content, ()))
+    parts = [part for keys, state in dicts for part in _parts(own, keys, state)]
+    whole = [part for part in parts if str(part) == "all"]
+    yield whole
+    yield [part for part in parts if part not in whole]
+    yield [part for keys, state in dicts for part in _unwrapped(own, keys, state)]
+    yield [part for added in _wraps(own) for keys, state in dicts for part in _within(own, keys, state, added)]
+
+
+def _parts(own: Mapping[str, Any], keys: tuple[str, ...], state: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield a dict of tensors as it is, and without each prefix that precedes names of the model."""
+    yield _part(own, keys, state, "")
+    behind = Counter(
+        name[: dot + 1] for name in state for dot, letter in enumerate(name) if letter == "." and name[dot + 1 :] in own
+    )
+    for prefix, names in sorted(behind.items()):
+        # A prefix before fewer names is that of a submodule, such as a layer, of which there are many.
+        if names * 2 >= len(own):
+            yield _part(own, keys, state, prefix)
+
+
+def _unwrapped(own: Mapping[str, Any], keys: tuple[str, ...], state: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the parts of a dict whose names have wrappers in them, as of ``layer1._orig_mod.weight``, without these."""
+    wrappers = tuple(word for word in _WRAPPERS if any(word in name for name in state))
+    bare: dict[str, Any] = {}
+    for name, value in state.items():
+        for word in wrappers:
+            name = name.replace(word, "")
+        bare[name] = value
+    if wrappers and len(bare) == len(state):
+        for part in _parts(own, keys, bare):
+            yield replace(part, wrappers=tuple(word.removesuffix(".") for word in wrappers))
+
+
+def _wraps(own: Mapping[str, Any]) -> list[str]:
+    """Return the prefixes that all names of a model have, as one that holds another model in ``self.model``.
+
+    >>> _wraps({"model.net.weight": 0, "model.net.bias": 0})
+    ['model.', 'model.net.']
+    """
+    first = next(iter(own), "")
+    prefixes = [first[: dot + 1] for dot, letter in enumerate(first) if letter == "."]
+    return [prefix for prefix in prefixes if all(name.startswith(prefix) for name in own)]
+
+
+def _within(own: Mapping[str, Any], keys: tuple[str, ...], state: Mapping[str, Any], added: str) -> Iterator[Part]:
+    """Yield the parts of a dict that may fit the model inside ``added``, by the names of the whole model."""
+    inner = {name.removeprefix(added): tensor for name, tensor in own.items()}
+    for part in _parts(inner, keys, state):
+        renamed = OrderedDict((f"{added}{name}", value) for name, value in part.state.items())
+        yield replace(part, state=renamed, added=added)
 
 
 def _dicts(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
@@ -257,30 +287,20 @@ def _misfit(module: nn.Module, content: Mapping[Any, Any], parts: list[Part], pa
             told = " ".join(str(error).split())
     if best.keys or best.prefix or any(isinstance(value, Mapping) for value in content.values()):
         told += f" (closest of all was {best}; the file holds {found}). {RESAVE[0].upper()}{RESAVE[1:]}"
+    index = index_of(path)
+    told += f". {path.name} is one part of several: give {index.name}" if index else ""
     return f"{path} does not fit {type(module).__name__}; {told}"
 
 
 def _size(value: Any) -> str:
     import torch
 
+    if isinstance(value, Unread):
+        return f" (an object of {value.what}, which is not built)"
     if not isinstance(value, Mapping):
         return ""
     return f" (a dict of {sum(isinstance(v, torch.Tensor) for v in value.values())} tensors)"
 
 
-def some(names: list[str]) -> str:
-    """Join the first names, and count the others."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
-
-
 def _form(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {'×'.join(map(str, tensor.shape)) or 'scalar'}"
-
-
-def kind_of(value: Any) -> str:
-    """Describe the type of ``value`` for an error: "a list", "a tuple (int, int)", "None"."""
-    if isinstance(value, tuple):
-        return f"a tuple ({', '.join(type(part).__name__ for part in value)})"
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -29,8 +29,8 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 class ModelInputs:
     """Convert items as the pool stores them to the input of a model.
 
-    Without a transform, uint8 becomes float / 255, normalized by mean and std if they are set. Other floats are cast to the dtype
-    of the model's parameters, and integers are passed unchanged.
+    Without a transform, uint8 becomes float / 255 and uint16 float / 65535, normalized by mean and std if they are set. Other
+    floats are cast to the dtype of the model's parameters, and other integers are passed unchanged.
     """
 
     device: torch.device
@@ -60,8 +60,12 @@ class ModelInputs:
                 f"items are {x.dtype}, and a model gets complex numbers by a transform alone: transform=torch.view_as_real "
                 "gives real and imaginary parts in a last dimension of 2, transform=lambda x: x leaves them complex"
             )
-        if x.dtype == torch.uint8:
-            x = x.to(self.dtype).div_(255)  # in place: a new tensor's page faults took three times as long
+        if x.dtype in (torch.uint8, torch.uint16):
+            # In place: a new tensor's page faults took three times as long.
+            if x.dtype == torch.uint8:
+                x = x.to(self.dtype).div_(255)
+            else:  # 65535 is more than float16 holds
+                x = x.to(torch.promote_types(self.dtype, torch.float32)).div_(65535).to(self.dtype)
             if self._mean_and_std is not None:
                 mean, std = (part.reshape(1, -1, *[1] * (x.ndim - 2)) for part in self._mean_and_std)
                 x.sub_(mean).div_(std)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, first_line
 from ..fence import user_code
-from .checkpoint import kind_of, load_weights, some
+from .checkpoint import load_weights
+from .weights_file import chosen_set, kind_of, some, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,8 +52,9 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
 
     ``spec`` is ``FILE.py:NAME`` or ``package.module:NAME``; NAME is called without arguments and returns an nn.Module,
     or (nn.Module, transform) where transform maps a batch of pool items on the device to model input. ``weights`` is a
-    .safetensors file, or a state dict or checkpoint of PyTorch's, read with ``weights_only=True`` so that no code in it can
-    run; see ``weights``.
+    .safetensors file, a state dict or checkpoint of PyTorch's, read with ``weights_only=True`` so that no code in it can run,
+    the index of weights in several files, or a folder that ``save_pretrained`` wrote; see ``weights_file`` and ``checkpoint``.
+    ``FILE::NAME`` chooses one of several sets of tensors in a checkpoint.
 
     Raises ModelError, which names the file, the attribute or the tensors that are wrong.
     """
@@ -60,10 +62,11 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Load
     spec, build = find_builder(spec)
     module, transform = _build(spec, build)
     if weights is not None:
-        path = Path(weights).absolute()
+        given, chosen = chosen_set(os.fspath(weights))
+        path = weights_file(given)
         with user_code(f"{type(module).__name__} of {spec}, when weights were loaded into it,"):
-            part = load_weights(module, path)
-        return LoadedModel(module, transform, spec, str(path), part, digest)
+            part = load_weights(module, path, chosen)
+        return LoadedModel(module, transform, spec, "::".join((str(path), *chosen)), part, digest)
     return LoadedModel(module, transform, spec, None, None, digest)
 
 

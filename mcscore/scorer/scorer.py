@@ -59,8 +59,8 @@ class Scorer:
         input: kind of the outputs: "logits", "log_probs" or "probs".
         seed: seed of the masks, 0 <= seed < 2^64.
         transform: maps a batch (Tensor on the device, as stored in the pool) to the model's input: a tensor, or a tuple or dict of
-            arguments. Without one, uint8 becomes float / 255, normalized if ``normalize`` was called; other floats are cast to the
-            dtype of the model's parameters, and integers are passed unchanged.
+            arguments. Without one, uint8 becomes float / 255 and uint16 float / 65535, normalized if ``normalize`` was called; other
+            floats are cast to the dtype of the model's parameters, and other integers are passed unchanged.
         device: device to run on; default: that of the model's first parameter.
         dropout: dropout sites to use, their probabilities, and whether items share masks.
         execution: memory of a step, dtype, memory format, torch.compile.
@@ -313,7 +313,7 @@ class Scorer:
         return look(self, sample)
 
     def normalize(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-        """Set per-channel mean and std in units of [0, 1], for uint8 items without a transform. None, None: switch off."""
+        """Set per-channel mean and std in units of [0, 1], for uint8 and uint16 items without a transform. None, None: switch off."""
         if (mean is None) != (std is None):
             raise ValueError("give both mean and std, or neither")
         given = (tuple(mean), tuple(std)) if mean is not None and std is not None else None

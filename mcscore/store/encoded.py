@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import ChunkError, ImageError
+from ..errors import ChunkError, DecoderError, ImageError, PoolError
 from .chunks import ChunkReader
 from .layout import ChunkLayout
 
@@ -96,6 +96,8 @@ class EncodedReader:
     def _decode_row(self, row: int, data: np.ndarray, out: np.ndarray) -> None:
         try:
             out[0] = self._decode(data.tobytes())
+        except DecoderError as error:  # the item is whole: another machine reads it
+            raise PoolError(f"{self._name_of(row)} cannot be decoded here: {error}") from error
         except ImageError as error:  # the import decoded it: the bytes changed since
             raise ChunkError(
                 f"{self._name_of(row)} cannot be decoded: {error}. "

@@ -11,11 +11,21 @@ import pytest
 
 from mcscore.errors import ImageError
 from mcscore.pool.pictures import decode as module
-from mcscore.pool.pictures.decode import decode, decode_counted
+from mcscore.pool.pictures import deep
+from mcscore.pool.pictures.decode import Decoded
+from mcscore.pool.pictures.pixel_format import PixelFormat, sides
 
 from .helpers import color, encoded
 
 Image = pytest.importorskip("PIL.Image")
+
+
+def decode_counted(data: bytes, size: int | tuple[int, int], channels: int = 3, **more: Any) -> Decoded:
+    return module.decode_counted(data, PixelFormat(sides(size), channels, **more))
+
+
+def decode(data: bytes, size: int, channels: int = 3) -> np.ndarray:
+    return decode_counted(data, size, channels).pixels
 
 
 def test_colors_and_layout_survive_decoding() -> None:
@@ -99,23 +109,24 @@ def rgba(alpha: int) -> bytes:
     return encoded(Image.new("RGBA", (8, 8), (200, 10, 20, alpha)))
 
 
+WHITENED = f"{module.LAID}#ffffff"
 SIXTEEN = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
 
 
 @pytest.mark.parametrize(
     ("data", "channels", "converted", "first"),
     [
-        (rgba(100), 3, [module.NO_ALPHA], [200, 10, 20]),
+        (rgba(100), 3, [WHITENED], [233, 159, 163]),
         (rgba(255), 3, [], [200, 10, 20]),
-        (encoded(Image.new("LA", (8, 8), (77, 0))), 3, [module.NO_ALPHA, module.TO_COLOR], [77, 77, 77]),
+        (encoded(Image.new("LA", (8, 8), (77, 0))), 3, [module.TO_COLOR, WHITENED], [255, 255, 255]),
         (encoded(Image.new("L", (8, 8), 77)), 1, [], [77]),
         (encoded(Image.new("1", (8, 8), 1)), 1, [], [255]),
         (color(9), 1, [module.TO_GRAY], [11]),
         (encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), 3, [module.FROM_CMYK], [255, 0, 0]),
-        (encoded(Image.fromarray(SIXTEEN + 300)), 1, [module.HIGH_BYTE], [1]),
-        (encoded(Image.fromarray(SIXTEEN + 300), "TIFF"), 1, [module.HIGH_BYTE], [1]),
-        (b"P6 8 8 65535\n" + (SIXTEEN + 300).repeat(3).astype(">u2").tobytes(), 3, [module.HIGH_BYTE], [1, 1, 1]),
-        (encoded(Image.new("P", (8, 8), 0), transparency=0), 3, [module.NO_ALPHA, module.FROM_PALETTE], [0, 0, 0]),
+        (encoded(Image.fromarray(SIXTEEN + 300)), 1, [deep.HIGH_BYTE], [1]),
+        (encoded(Image.fromarray(SIXTEEN + 300), "TIFF"), 1, [deep.HIGH_BYTE], [1]),
+        (b"P6 8 8 65535\n" + (SIXTEEN + 300).repeat(3).astype(">u2").tobytes(), 3, [deep.HIGH_BYTE], [1, 1, 1]),
+        (encoded(Image.new("P", (8, 8), 0), transparency=0), 3, [module.FROM_PALETTE, WHITENED], [255, 255, 255]),
     ],
 )  # fmt: skip
 def test_each_conversion_is_named(data: bytes, channels: int, converted: list[str], first: list[int]) -> None:

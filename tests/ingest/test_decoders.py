@@ -19,10 +19,11 @@ from mcscore.ingest.decoders import decoders
 from mcscore.ingest.sources import Entry, Source
 from mcscore.ingest.staging_log import StagingLog
 from mcscore.ingest.worker import DecodedImage, ImageFormat
+from mcscore.pool.pictures.pixel_format import PixelFormat
 
 from .helpers import Here, bad_of, cli, color, folder, imported, tar_of
 
-FORMAT = ImageFormat((4, 4), 3, False)
+FORMAT = ImageFormat(PixelFormat((4, 4)), False)
 
 
 def children_of(pid: int) -> list[int]:
@@ -56,7 +57,8 @@ def test_no_decoding_process_outlives_its_parent(number: signal.Signals, busy: b
     program = (
         "from mcscore.ingest.decoders import Decoders\nfrom mcscore.ingest.worker import ImageFormat\n"
         "from mcscore.ingest.sources import Entry\nimport time\n"
-        "made = Decoders(2, ImageFormat((4, 4), 3, False))\n"
+        "from mcscore.pool.pictures.pixel_format import PixelFormat\n"
+        "made = Decoders(2, ImageFormat(PixelFormat((4, 4)), False))\n"
         f"{'[made.submit([]).result() for _ in range(4)]' if busy else ''}\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)

@@ -56,14 +56,14 @@ def test_links_that_multiply_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_is_passed_over_is_counted_by_reason(tmp_path: Path) -> None:
     for name in ("cat/a.png", ".ipynb_checkpoints/a.png", "cat/.b.png", "__MACOSX/c.png", "@eaDir/d.png"):
         image(tmp_path / "src" / name, 1)
-    for name in ("cat/a.txt", "cat/b.HEIC", "README", "notes.tar.txt", ".DS_Store"):
+    for name in ("cat/a.txt", "cat/b.JXL", "README", "notes.tar.txt", ".DS_Store"):
         (tmp_path / "src" / name).write_bytes(b"x")
     import_images(tmp_path / "src", tmp_path / "src" / "p.zarr", size=4)
     _, counts = imported(tmp_path / "src", tmp_path / "q", labels=True)
-    assert counts.passed_over == {"Zarr data": 1, "hidden": 5, "no suffix": 1, "suffix .heic": 1, "suffix .txt": 2}
+    assert counts.passed_over == {"Zarr data": 1, "hidden": 5, "no suffix": 1, "suffix .jxl": 1, "suffix .txt": 2}
     assert counts.lines() == [
         "1 entries read: 1 stored, 0 refused",
-        "10 others passed over: 5 hidden, 2 suffix .txt, 1 Zarr data, 1 no suffix, 1 suffix .heic",
+        "10 others passed over: 5 hidden, 2 suffix .txt, 1 Zarr data, 1 no suffix, 1 suffix .jxl",
     ]
 
 
@@ -116,8 +116,9 @@ def test_a_file_that_becomes_a_fifo_after_the_listing_is_refused(tmp_path: Path)
     changed.unlink()
     os.mkfifo(changed)
     from mcscore.ingest.worker import ImageFormat, decode_entry
+    from mcscore.pool.pictures.pixel_format import PixelFormat
 
-    got = [decode_entry(entry, ImageFormat((4, 4), 3, False)) for entry in source.entries((0, 0))]
+    got = [decode_entry(entry, ImageFormat(PixelFormat((4, 4)), False)) for entry in source.entries((0, 0))]
     assert [image.why for image in got] == ["", "it is a FIFO, not a file"]
 
 

@@ -289,7 +289,7 @@ def test_a_run_that_predicts_numbers_is_refused(tmp_path: Path, images: np.ndarr
 
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(351, 4), torch.nn.Dropout(), torch.nn.Linear(4, 1))
     run = score_pool(pool, Scorer(model, passes=4, scores=("variance",), likelihood="gaussian"), tmp_path / "run")
-    with pytest.raises(RunError, match="predicts numbers, and labels of a pool are classes"):
+    with pytest.raises(RunError, match="predicts numbers, and the page gives classes"):
         Session(run)
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mcscore.cli import pool as cli_pool
-from mcscore.cli import pool_label
+from mcscore.cli import pixel_options, pool_label
 from mcscore.errors import PoolError
 from mcscore.pool import Pool, class_names, kinds, label_from
 from mcscore.pool.class_names import ClassReader, whole_number
-from mcscore.pool.pictures import decode
+from mcscore.pool.pictures import pixel_format
 from mcscore.pool.table import Columns
 
 from .helpers import images
@@ -98,6 +97,7 @@ def test_a_chosen_column_is_the_one_that_is_read(tmp_path: Path) -> None:
 
 def test_the_choices_of_the_command_are_those_of_the_library() -> None:
     """They stand twice, so that --help needs no numpy."""
-    assert cli_pool.FITS == decode.FITS
+    assert pixel_options.FITS == pixel_format.FITS
+    assert tuple(map(str, pixel_format.DEPTHS)) == pixel_options.DEPTHS
     assert pool_label.READINGS == class_names.READINGS
     assert pool_label.KINDS == kinds.KINDS

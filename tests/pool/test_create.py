@@ -317,7 +317,7 @@ def test_an_existing_path_is_never_overwritten(tmp_path: Path, there: str) -> No
 @pytest.mark.parametrize(
     ("items", "kwargs", "match"),
     [
-        (np.ones((3, 2), np.int64), {}, "items are int64; a pool holds uint8, float16"),
+        (np.ones((3, 2), np.int64), {}, "items are int64; a pool holds uint8, uint16, float16"),
         (np.ones(3, np.uint8), {}, r"items have shape \(3,\)"),
         (np.ones((3, 0), np.uint8), {}, r"shape \(3, 0\)"),
         (7, {}, "not int"),

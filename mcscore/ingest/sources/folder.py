@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ...errors import PoolError
 from ...pool.kinds import UNLABELED
-from ...pool.pictures.decode import MAX_BYTES, SUFFIXES, too_large
+from ...pool.pictures.containers import SUFFIXES
+from ...pool.pictures.decode import MAX_BYTES, too_large
 from .entry import HIDDEN, LINK_LOOP, ZARR, Entry, Position, Source, identity_of, key_problem, kind_problem, suffix_of
 from .labels import LabelOptions, alphabet_remark, numbers_of
 

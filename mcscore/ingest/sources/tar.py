@@ -17,7 +17,8 @@ from typing import Any
 from ...errors import ImageError
 from ...pool.class_names import ClassReader, TwoReadingsError
 from ...pool.kinds import UNLABELED
-from ...pool.pictures.decode import MAX_BYTES, SUFFIXES, too_large
+from ...pool.pictures.containers import SUFFIXES
+from ...pool.pictures.decode import MAX_BYTES, too_large
 from .entry import HIDDEN, NOT_CHOSEN, Entry, Part, Position, Source, identity_of, shown, suffix_of
 from .labels import LabelOptions, label_of
 

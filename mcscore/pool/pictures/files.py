@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...errors import ImageError, PoolError
 from ...store.encoded import EncodedReader
+from .containers import open_image
 from .decode import whole_picture
 from .pixels import finite, is_image, pixels
 
@@ -63,20 +64,18 @@ class PictureFiles:
             ChunkError: the item cannot be read.
             ImageError: the pool keeps bytes of it that are no image.
         """
-        from PIL import Image, UnidentifiedImageError
-
         if self._pool.storage.offsets is None:
             return _png(pixels(self._pool.take([id]), None if self._pool.dtype == np.uint8 else self._range)[0]), ".png"
         with self._pool.storage.reader(str) as reader:
             assert isinstance(reader, EncodedReader)
             data = reader.encoded(id)
         try:
-            with Image.open(io.BytesIO(data)) as opened:
+            with open_image(data) as opened:
                 kind = opened.format or ""
-        except UnidentifiedImageError as error:
+        except ImageError as error:
             raise ImageError(f"item {id} of {self._pool.path} is no image: {error}") from error
         if self._browser and kind not in _IN_BROWSERS:
-            return _png(pixels(whole_picture(data, _LONGEST)[None])[0]), ".png"
+            return _png(pixels(whole_picture(data, _LONGEST, self._pool.storage.pixel_format)[None])[0]), ".png"
         return data, _SUFFIXES.get(kind, f".{kind.lower()}")
 
     @cached_property

@@ -44,16 +44,17 @@ def check_passes(seen: Seen) -> str | None:
 
 
 def check_units(seen: Seen) -> str | None:
-    """Mean and std of uint8 items are in units of [0, 1]."""
-    if seen.mean_std is None or seen.transform or seen.items.dtype != "uint8":
+    """Mean and std of uint8 and uint16 items are in units of [0, 1]."""
+    top = {"uint8": 255, "uint16": 65535}.get(str(seen.items.dtype))
+    if seen.mean_std is None or seen.transform or top is None:
         return None
     mean, std = seen.mean_std
     if min(mean) >= 0 and max(*mean, *std) <= 1:
         return None
     shown = ", ".join(f"{value:g}" for value in mean)
     return (
-        f"uint8 items are normalized by the mean {shown}, and are divided by 255 before: the mean must lie in [0, 1]. Divide mean "
-        "and std by 255"
+        f"{seen.items.dtype} items are normalized by the mean {shown}, and are divided by {top} before: the mean must lie in [0, 1]. "
+        f"Divide mean and std by {top}"
     )
 
 
