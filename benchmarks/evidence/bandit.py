@@ -152,8 +152,5 @@ def draw(results: curves.JSON) -> Figure:
     figure = curves.figure()
     axes = figure.subplots()
     curves.plot(axes, results, "regret", "wrong decisions so far")
-    axes.set(
-        xlabel="decisions",
-        ylim=(0, 1.15 * max(np.max(results["measures"][p]["regret"]) for p in POLICIES if p != "uniform")),
-    )
+    axes.set(xlabel="decisions")
     return figure

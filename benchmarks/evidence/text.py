@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from .training import classifier, mlp
 QUESTION = "do labels chosen by uncertainty find documents better?"
 DATA = "cranfield"
 SEEDS, QUICK_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2, 3, 4)
-FIRST, BATCH, PASSES, STEPS, SIZE, CANDIDATES = 20, 10, 100, 300, 64, 100
+FIRST, BATCH, PASSES, STEPS, SIZE, CANDIDATES = 20, 10, 100, 100, 64, 100
 Floats, Ints = npt.NDArray[np.float32], npt.NDArray[np.int64]
 METHODS = {
     "BALD": {"select": {"by": "bald", "diversity": "none"}},
@@ -51,7 +52,10 @@ def encoded(texts: Collection) -> tuple[Floats, Floats, Floats]:
 
 
 class Matcher(nn.Module):
-    """Pairs of numbers (B, 2), query and document -> logits (B, 2) of irrelevant and relevant."""
+    """Pairs of numbers (B, 2), query and document -> logits (B, 2) of irrelevant and relevant.
+
+    What the network says is added to the cosines of words and of directions; untrained it says 0, and ranks as they do.
+    """
 
     def __init__(self, queries: Floats, documents: Floats, words: Floats) -> None:
         super().__init__()
@@ -59,12 +63,14 @@ class Matcher(nn.Module):
             self.register_buffer(name, torch.from_numpy(values))
         self.encode = nn.Linear(SIZE, 32)
         self.judge = mlp((32 + 2, 32, 32, 2), (0.25, 0.25))
+        nn.init.zeros_(self.judge[-1].weight)
 
     def forward(self, pairs: Tensor) -> Tensor:
         query, document = pairs.long().unbind(1)
         q, d = self.queries[query], self.documents[document]
         alike = torch.stack([self.words[query, document], (q * d).sum(1)], 1)
-        return self.judge(torch.cat([8 * self.encode(q) * self.encode(d), 4 * alike], 1))
+        judged = self.judge(torch.cat([self.encode(q) * self.encode(d), alike], 1))
+        return judged + F.pad(4 * alike.sum(1, keepdim=True), (1, 0))
 
 
 def run(setting: Setting) -> curves.JSON:
@@ -135,11 +141,14 @@ def _split(
 
 
 def claims(results: curves.JSON) -> list[Claim]:
-    over = curves.over_random(results, "average precision")
-    return [
-        above_zero(f"average precision of {method}, mean over all rounds, is above random's", each)
-        for method, each in over.items()
-    ]
+    """That labels help, which is all that a few rounds show; with all of them, that their choice does."""
+    precision_SR = curves.values(results, "entropy", "average precision")
+    helped = precision_SR[:, -3:].mean(1) - precision_SR[:, 0]
+    claimed = [above_zero("average precision of entropy in the last three rounds is above the first's", helped)]
+    if len(results["labels"]) > 9:
+        for method, each in curves.over_random(results, "average precision").items():
+            claimed.append(above_zero(f"average precision of {method}, mean over all rounds, is above random's", each))
+    return claimed
 
 
 def rows(results: curves.JSON) -> list[Row]:
@@ -165,7 +174,8 @@ def page(results: curves.JSON) -> str:
             "Hashed words, tf-idf, 64 directions of their singular value decomposition; an encoder and two hidden "
             f"layers of 32, dropout 0.25, {STEPS} steps of Adam from fresh weights in each round; {PASSES} passes for "
             f"scores and for test predictions. From {FIRST} labels, half of them relevant, {BATCH} more in each round. "
-            f"Nothing is tuned. Cosines, which need no label, have average precisions of {cosines}.",
+            "The number of steps, 100 or 300, was chosen on training queries of two other splits; nothing else is tuned. "
+            f"Cosines, which need no label, have average precisions of {cosines}.",
             "",
             *curves.table(results, "average precision", at),
             "",
