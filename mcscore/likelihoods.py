@@ -70,7 +70,7 @@ def check_shape(shape: Sequence[int], likelihood: str) -> None:
         raise ValueError(f"outputs hold no {'class' if got[2] == 0 else 'pixel'}: shape {got} is (T, B, C, *pixels)")
     if likelihood == "categorical" and got[2] == 1:
         raise ValueError(
-            f"softmax over one class is always 1, shape {got}: use likelihood='bernoulli' for a binary model"
+            f"softmax over one class is always 1, shape {got}: use likelihood='bernoulli' for a binary model, 'gaussian' for regression"
         )
     if likelihood == "gaussian" and got[2] > 2:
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -31,7 +32,11 @@ class Bar:
     def __call__(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` are done; a total that is ``done`` or less is not known."""
         if self._bar is None:
-            from tqdm.auto import tqdm
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "IProgress not found"
+                )  # a notebook without ipywidgets gets a bar of text
+                from tqdm.auto import tqdm
 
             self._bar = tqdm(
                 desc=self._stage or None,
@@ -54,7 +59,15 @@ class Bar:
 
 @contextlib.contextmanager
 def shown(progress: Shown, unit: str = "items") -> Iterator[Progress]:
-    """Yield what is to be called as progress(done, total)."""
+    """Yield what is to be called as progress(done, total).
+
+    Raises:
+        TypeError: ``progress`` is none of the three.
+    """
+    if progress is not None and progress is not False and not callable(progress):
+        raise TypeError(
+            f"progress={progress!r}: give a function (done, total), False for nothing, or None for a bar where somebody looks on"
+        )
     if progress is None and looked_on():
         bar = Bar(unit)
         try:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .errors import PoolError
+from .labels import has_label
 from .pool import Pool
 from .pool.kinds import MAIN
-from .pool.labels import has_label
 from .scorer.inputs import ModelInputs
 
 _HELD_BYTES = 256 << 20  # items that a process keeps in memory

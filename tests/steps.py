@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,20 +33,28 @@ def at_step(n: int, act: Callable[[str, tuple[Any, ...]], None]) -> Iterator[lis
 
 
 def killed_at(n: int, act: Callable[[], object]) -> None:
-    """Do ``act`` in a process that is killed at the n-th step on disk; a write is cut off there."""
+    """Do ``act`` in a process that is killed at the n-th step on disk; a write is cut off there.
+
+    A process that ends by itself fails the test: with 0 it had no such step, with 1 ``act`` raised (its traceback is in the output).
+    """
 
     def die(name: str, args: tuple[Any, ...]) -> None:
         half(name, args)
         os._exit(9)
 
-    with at_step(n, die) as seen:
+    with at_step(n, die):
         child = os.fork()
         if child == 0:
+            code = 1
             try:
                 act()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
-                os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, (n, seen)
+                os._exit(code)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended == 9, f"not killed at step {n}: exit code {ended}"
 
 
 def half(name: str, args: tuple[Any, ...]) -> None:

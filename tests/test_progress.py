@@ -45,6 +45,8 @@ def test_a_callable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with shown(lambda done, total: told.append((done, total))) as tell:
         tell(1, 2)
     assert told == [(1, 2)]
+    with pytest.raises(TypeError, match="progress=True: give a function"), shown(True):  # type: ignore[arg-type]
+        pass
     assert sys.stderr.getvalue() == ""
 
 

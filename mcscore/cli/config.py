@@ -10,6 +10,7 @@ keep-encoded = true
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,9 +74,15 @@ def _read(ctx: click.Context, param: click.Parameter, file: Path | None) -> None
     for word in words:
         table = table.get(word, {})
     options = _options(ctx.command)
-    ctx.default_map = {
-        options[_name(key)].name or "": _value(options[_name(key)], value) for key, value in table.items()
-    }
+    defaults: dict[str, Any] = {}
+    for key, value in table.items():
+        option, name = options[_name(key)], f"{key} in [{'.'.join(words)}]"
+        if option.name in defaults:
+            raise click.BadParameter(f"{file}: {name} is given twice, once with - and once with _", ctx, param)
+        if why := _unfit(option, value):
+            raise click.BadParameter(f"{file}: {name} is {json.dumps(value, default=str)}, where {why}", ctx, param)
+        defaults[option.name or ""] = _value(option, value)
+    ctx.default_map = defaults
 
 
 def _unknown(command: click.Command, table: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -104,9 +111,23 @@ def _name(key: str) -> str:
     return key.replace("_", "-")
 
 
+def _unfit(option: click.Option, value: Any) -> str:
+    """What an option takes of TOML, if it is not this value; "" where it is."""
+    if option.is_flag:
+        return "" if isinstance(value, bool) else "true or false is wanted"
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, bool) or not isinstance(part, (str, int, float)) for part in parts):
+        return "a number, a text, or a list of these is wanted"
+    return ""
+
+
 def _value(option: click.Option, value: Any) -> Any:
-    """A value of TOML as the command line would have it: a list of one option is separated by commas."""
-    return ",".join(map(str, value)) if isinstance(value, list) and not option.multiple else value
+    """A value of TOML as the command line would have it: text, with commas in a list of one option; 3.0 is no whole number."""
+    if option.is_flag:
+        return value
+    if isinstance(value, list):
+        return [str(each) for each in value] if option.multiple else ",".join(map(str, value))
+    return [str(value)] if option.multiple else str(value)
 
 
 def effective(ctx: click.Context) -> dict[str, Any]:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime
-from typing import Any
+from typing import TextIO
 
 import click
 
 from ..text import visible
+from .lines import json_line
 
 PROGRESS = "progress"  # the event that --progress shows, and --log-json leaves to it
 
 
-def json_line(level: str, event: str, created: float | None = None, **fields: Any) -> str:
-    """One line of a log: an object with time, level, event and its fields."""
-    return json.dumps({"time": stamp(created), "level": level, "event": event, **fields}, default=str)
+_stream: TextIO | None = None  # where the log goes while stderr is the user's code's
 
 
-def stamp(created: float | None = None) -> str:
-    """A moment, by default now, as ISO 8601 with its zone."""
-    return (
-        (datetime.now() if created is None else datetime.fromtimestamp(created)).astimezone().isoformat("T", "seconds")
-    )
+@contextlib.contextmanager
+def to(stream: TextIO) -> Iterator[None]:
+    """Write the log into a stream, and not to what is stderr now."""
+    global _stream
+    before, _stream = _stream, stream
+    try:
+        yield
+    finally:
+        _stream = before
+
+
+def stream() -> TextIO:
+    """Where the log and progress go."""
+    return _stream or sys.stderr
 
 
 def as_json_line(record: logging.LogRecord) -> str:
@@ -47,7 +54,7 @@ class Told(logging.Handler):
         """Write a line."""
         if (getattr(record, "event", None) == PROGRESS) == self._progress:
             with contextlib.suppress(BrokenPipeError):  # who read the log is gone; scoring goes on
-                click.echo(visible(self._text(record)), err=True)
+                click.echo(visible(self._text(record)), file=stream())
 
 
 @contextlib.contextmanager

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ import click
 
 from ..errors import ModelError, first_line
 from ..recipe import FromSpec
+from .output import diverted
 
 if TYPE_CHECKING:
     from ..scorer import Scorer
@@ -33,12 +31,9 @@ def grouped(**options: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def users_code() -> Iterator[None]:
-    """For what runs the user's code: what that prints goes to stderr, and it cannot end the verb by click's exceptions.
-
-    stdout is for the answer alone, with --json one object. Programs that the code starts inherit stderr, too.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_stdout_is_stderr())
+    """For what runs the user's code: what that prints stays off stdout, and it cannot end the verb by click's exceptions."""
+    ctx = click.get_current_context(silent=True)
+    with diverted(into_log=ctx is not None and ctx.meta.get("log_json", False)):
         try:
             yield
         except (
@@ -49,26 +44,6 @@ def users_code() -> Iterator[None]:
             raise ModelError(
                 f"the model's code ended a command of its own ({first_line(error)}): nothing is scored by it"
             ) from error
-
-
-@contextlib.contextmanager
-def _stdout_is_stderr() -> Iterator[None]:
-    try:
-        descriptor = sys.stdout.fileno()
-        other = sys.stderr.fileno()
-    except (io.UnsupportedOperation, AttributeError, ValueError):  # no file, as in a test or a notebook
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-        return
-    sys.stdout.flush()
-    kept = os.dup(descriptor)
-    os.dup2(other, descriptor)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, descriptor)
-        os.close(kept)
 
 
 def recipe_of(spec: str, weights: str | Path | None, **settings: Any) -> FromSpec:

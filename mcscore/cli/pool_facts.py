@@ -22,24 +22,27 @@ def described(facts: dict[str, Any]) -> Iterator[str]:
                 of = f" ({', '.join(about['classes'])})" if "classes" in about else ""
                 kind = "numbers" if about["kind"] == "number" else "classes"
                 yield f"{'labels':14} {column}: {about['labeled']:,} {kind}{of}"
+        elif name == "pixels":
+            yield f"{name:14} {', '.join(f'{option} {given}' for option, given in value.items())}"
         elif name != "arrays":
             yield f"{name:14} {formatted(value)}"
 
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:
     """Yield a line of text for each array."""
+    yield "on disk"
     for name, array in facts["arrays"].items():
         shard = f" in shards of {array['shard']:,}" if array["shard"] else ""
         shape = " x ".join(map(str, array["shape"]))
         yield (
-            f"{name:14} {array['dtype']} {shape}, chunks of {array['chunk']:,}{shard}, {' '.join(array['codecs'])}, "
+            f"  {name:12} {array['dtype']} {shape}, chunks of {array['chunk']:,}{shard}, {' '.join(array['codecs'])}, "
             f"{array['files']:,} files, {array['bytes']:,} bytes"
         )
 
 
 def pool_facts(pool: Any) -> dict[str, Any]:
     """Return what a pool holds."""
-    from ..pool.labels import has_label
+    from ..labels import has_label
 
     return {
         "path": str(pool.path),

@@ -82,8 +82,8 @@ def pool_label(
     A second annotator, or another question, gets a column of its own by --name and --kind. Items are labeled, and so neither
     scored nor selected, if the column label has a value.
     """
+    from ..labels import has_label
     from ..pool import Pool, label_from
-    from ..pool.labels import has_label
     from ..pool.table import Columns
 
     columns = Columns(id_column, key_column, label_column, separator)

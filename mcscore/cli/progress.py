@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,8 @@ import click
 
 from ..events import event
 from ..text import duration
-from .log import PROGRESS, Told, as_json_line, listening, stamp
+from .lines import stamp
+from .log import PROGRESS, Told, as_json_line, listening, stream
 from .shared import together
 
 SECONDS_PER_LINE = 10.0  # between events of progress
@@ -58,7 +58,7 @@ reporting = together(
 
 def _mode() -> str:
     meta = click.get_current_context().meta if click.get_current_context(silent=True) else {}
-    return meta.get("progress") or ("json" if meta.get("log_json") else "bar" if sys.stderr.isatty() else "lines")
+    return meta.get("progress") or ("json" if meta.get("log_json") else "bar" if stream().isatty() else "lines")
 
 
 class Progress:
@@ -118,6 +118,7 @@ class Progress:
 
         return tqdm(
             desc=self._stage or None,
+            file=stream(),
             total=total,
             initial=done,
             unit=self._unit,

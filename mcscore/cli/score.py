@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..acquisition import SCORES, check_scores
-from ..errors import RunError
+from ..errors import RunError, Stopped
 from ..jackknife import require_passes
 from ..text import duration
 from . import shared
@@ -74,6 +75,19 @@ def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         return Shard.parse(value)
     except RunError as error:
         raise click.BadParameter(str(error)) from error
+
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Tell of a stop by a signal, whenever that comes, with the exit code of what can be resumed."""
+    try:
+        yield
+    except Stopped as stop:
+        ctx, facts = click.get_current_context(), {"done": stop.done, "items": stop.total}
+        fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", **facts)
+    except KeyboardInterrupt:  # before the first item
+        text = "stopped before an item was scored; the same command starts again"
+        fail(click.get_current_context(), RESUMABLE, text, "Stopped")
 
 
 @click.command(cls=Command)
@@ -153,6 +167,7 @@ def shard_of(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @reporting
 @as_json
 @click.pass_context
+@_resumable()
 def score(
     ctx: click.Context,
     /,
@@ -193,7 +208,6 @@ def score(
         raise click.UsageError("--shard scores in this process: give it without --workers and --ray")
     if shard is not None and take_over:
         raise click.UsageError("--take-over is for a run that one process scores: shards share its lock")
-    from ..errors import Stopped
     from ..pool import Pool
     from ..run import score_pool
     from ..run.shards import score_shard
@@ -201,34 +215,29 @@ def score(
     from ..store.files import retries_of
     from ..store.place import any_path
 
-    try:
-        opened = Pool.open(path)
-        out_now = any_path(out).absolute()
-        with users_code(), contextlib.ExitStack() as stack:
-            scorer = recipe_of(spec, weights, **settings)
-            progress = stack.enter_context(progress_line(settings["passes"]))
-            shown: dict[str, Any] = {"device": device, "progress": progress, "on_stage": progress.stage}
-            asked: dict[str, Any] = {
-                "span": span,
-                "labeled": labeled,
-                "on_bad_chunk": on_bad_chunk,
-                "mixed_hardware": mixed_hardware,
-                "accept_edited_code": accept_edited_code,
-                "screen": screen,
-                "new_cut": new_cut,
-                "check": check,
-                "take_over": take_over,
-                "command": effective(ctx),
-            }
-            if shard is None:
-                run: Run | None = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
-            else:
-                report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
-                run = report.run
-    except Stopped as stop:
-        fail(ctx, RESUMABLE, f"{stop}; the same command resumes", "Stopped", done=stop.done, items=stop.total)
-    except KeyboardInterrupt:  # before the first item
-        fail(ctx, RESUMABLE, "stopped before an item was scored; the same command starts again", "Stopped")
+    opened = Pool.open(path)
+    out_now = any_path(out).absolute()
+    with users_code(), contextlib.ExitStack() as stack:
+        scorer = recipe_of(spec, weights, **settings)
+        progress = stack.enter_context(progress_line(settings["passes"]))
+        shown: dict[str, Any] = {"device": device, "progress": progress, "on_stage": progress.stage}
+        asked: dict[str, Any] = {
+            "span": span,
+            "labeled": labeled,
+            "on_bad_chunk": on_bad_chunk,
+            "mixed_hardware": mixed_hardware,
+            "accept_edited_code": accept_edited_code,
+            "screen": screen,
+            "new_cut": new_cut,
+            "check": check,
+            "take_over": take_over,
+            "command": effective(ctx),
+        }
+        if shard is None:
+            run: Run | None = score_pool(opened, scorer, out_now, workers=staff, **asked, **shown)
+        else:
+            report = score_shard(opened, scorer, out_now, shard, ScoreOptions(**asked), **shown)
+            run = report.run
     if run is None:
         emit(report.facts(), f"{out}: {report}")
         return

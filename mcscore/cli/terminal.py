@@ -13,7 +13,8 @@ import click
 
 from ..errors import Error
 from ..text import visible
-from .log import json_line
+from .lines import json_line
+from .log import stream
 
 FAILED, RESUMABLE = 1, 3  # 0 is done; 2, wrong usage, is click's
 
@@ -80,14 +81,14 @@ def echo(text: str, *, err: bool = False) -> None:
     if err and ctx is not None and ctx.meta.get("log_json"):
         _say(ctx, "message", text)
     else:
-        click.echo("\n".join(map(visible, text.split("\n"))), err=err)
+        click.echo("\n".join(map(visible, text.split("\n"))), file=stream() if err else None)
 
 
 def _say(ctx: click.Context, what: str, text: str, before: str = "", **fields: Any) -> None:
     """Print a warning or an error on stderr: as a line of the log with --log-json."""
     if ctx.meta.get("log_json"):
         level = what if what in ("warning", "error") else "info"
-        click.echo(json_line(level, what, message=text, **fields), err=True)
+        click.echo(json_line(level, what, message=text, **fields), file=stream())
     else:
         echo(f"{before}{text}", err=True)
 

@@ -104,8 +104,11 @@ def cycle(
     if isinstance(select, str) and select != "random":
         raise ValueError(f"select is 'random', arguments of Run.select or a function, not {select!r}")
     if isinstance(select, Mapping):
-        inspect.signature(Run.select).bind(None, k, **select)
+        _require_arguments("select", Run.select, (None, k), select)
         parameters_of(select.get("diversity", "radius"), {})
+    if isinstance(scorer, Mapping):
+        _require_arguments("scorer", Scorer, (None,), scorer)
+    _require_arguments("scoring", score_pool, (None, None, None), scoring)
     if select == "random" and stop.stable is not None:
         raise ValueError("stop.stable compares the predictions of runs, and select='random' makes none")
     first = None if start is None else np.unique(np.asarray(start, np.int64))
@@ -195,6 +198,8 @@ class _Cycle:
         labeled, left = np.flatnonzero(has), np.flatnonzero(~has & ~pool.excluded)
         self.tell(f"round {index}: train on {len(labeled)} labels")
         model = self.fit(pool, labeled, self._seed_of(index))
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"fit returned {type(model).__name__}; the trained model, an nn.Module, is needed")
         measures = _measures(self.evaluate(model))
         accuracy = next(iter(measures.values()))
         stopped = self._stopped(pool, index, len(labeled), accuracy)
@@ -286,11 +291,25 @@ def _told(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
+def _require_arguments(
+    what: str, function: Callable[..., Any], first: tuple[Any, ...], more: Mapping[str, Any]
+) -> None:
+    """Raise TypeError, which begins with ``what``, unless a function takes these arguments."""
+    try:
+        inspect.signature(function).bind(*first, **more)
+    except TypeError as error:
+        raise TypeError(f"{what}: {error}") from error
+
+
 def _measures(found: float | Mapping[str, float]) -> dict[str, float]:
     measures = dict(found) if isinstance(found, Mapping) else {"accuracy": found}
-    if not measures:
-        raise ValueError("evaluate returned no measure: a number, or at least one by name, is needed")
-    return {str(name): float(value) for name, value in measures.items()}
+    try:
+        numbers = {str(name): float(value) for name, value in measures.items()}
+    except (TypeError, ValueError):
+        numbers = {}
+    if not numbers:
+        raise ValueError(f"evaluate returned no measure: a number, or at least one by name, is needed, got {found!r}")
+    return numbers
 
 
 def _discard_other_model(where: Path, scorer: Scorer) -> None:

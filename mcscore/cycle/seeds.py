@@ -50,6 +50,10 @@ def cycles(
         Exception: what ``cycle`` raises.
     """
     where = local_path(out, "cycles", RunError).absolute()
+    if start is not None and not callable(start):
+        raise TypeError(
+            f"start of cycles is a function of the seed, not of type {type(start).__name__}: start=lambda seed: ids gives all seeds the same"
+        )
     for name in methods:
         if not _NAME.fullmatch(name):
             raise ValueError(

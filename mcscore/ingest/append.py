@@ -13,11 +13,12 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
+from ..labels import UNLABELED, has_label
 from ..pool.create import as_blocks, checked_blocks
 from ..pool.history import Append, read_appends
 from ..pool.keys import KnownKeys, as_arrow, encoded_keys
-from ..pool.kinds import MAIN, UNLABELED, LabelColumn
-from ..pool.labels import checked_column, has_label
+from ..pool.kinds import MAIN, LabelColumn
+from ..pool.labels import checked_column
 from ..pool.pictures.decode import require_decoder
 from ..pool.pool import Pool
 from ..pool.schema import Grid

@@ -56,6 +56,8 @@ class Counts:
 
         >>> Counts(7, {"the file is empty": 1}, {"hidden": 2}).lines()[0]
         '8 entries read: 7 stored, 1 refused (1 the file is empty)'
+        >>> Counts(9, converted=dict.fromkeys("abcdefgh", 1)).lines()[1]  # every kind
+        'converted: 1 a, 1 b, 1 c, 1 d, 1 e, 1 f, 1 g, 1 h'
         """
         refused = sum(self.refused.values())
         listed = f", listed in {self.bad_list}" if self.bad_list else ""
@@ -64,7 +66,7 @@ class Counts:
         if self.passed_over:
             lines.append(f"{sum(self.passed_over.values()):,} others passed over: {_listed(self.passed_over)}")
         if self.converted:
-            lines.append(f"converted: {_listed(self.converted)}")
+            lines.append(f"converted: {_listed(self.converted, most=len(self.converted))}")
         return [*lines, *self.remarks]
 
 

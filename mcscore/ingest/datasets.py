@@ -62,6 +62,7 @@ def import_dataset(
     samples = _Samples(dataset, item, label, LabelOf(label_kind, classes) if labels or label is not None else None)
     encoded = None if keys is None else encoded_keys(keys, samples.n)
     stage = stage_of(where, "dataset")
+    atomic.discard_leftovers(stage)
     if not exists(stage):
         refuse_existing(where)
     like = samples.first()

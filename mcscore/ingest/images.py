@@ -127,6 +127,7 @@ def import_images(
     facts = checked_attributes(pixels.item_shape, mean, std, named, Path(os.fspath(src)).name, fit, pixels.dtype)
     facts = replace(facts, background=pixels.background, value_range=pixels.value_range, depth=depth)
     stage = stage_of(path, "import")
+    atomic.discard_leftovers(stage)
     settings = {
         "source": source.identity,
         "labels": labels,

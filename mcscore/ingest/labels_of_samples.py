@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SampleError
-from ..pool.kinds import UNLABELED
+from ..labels import UNLABELED
 
 _TOP = 2**31 - 1
 

@@ -22,8 +22,8 @@ from .. import atomic
 from ..cells import guarded
 from ..errors import RunError
 from ..fields import parse
+from ..labels import UNLABELED
 from ..paths import is_file
-from ..pool.kinds import UNLABELED
 from ..store.lock import locked_in_turn
 from ..text import count
 from .watched import Watched

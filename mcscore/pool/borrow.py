@@ -13,10 +13,9 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
+from ..labels import UNLABELED, has_label
 from ..paths import files_below, local_path
 from ..store.files import local
-from .kinds import UNLABELED
-from .labels import has_label
 from .metadata import FILE
 from .pool import Pool
 

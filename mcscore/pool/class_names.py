@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..errors import PoolError
-from .kinds import UNLABELED
+from ..labels import UNLABELED
 
 READINGS = ("names", "numbers")
 WHOLE = r"(-?[0-9]{1,18})(\.0*)?"  # for re and for RE2, which Arrow has

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..labels import UNLABELED
 
-UNLABELED = -1
 MAIN = "label"  # the column of labels that decides what is labeled
 KINDS = ("class", "number")
 COLUMN_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)

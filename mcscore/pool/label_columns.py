@@ -16,12 +16,12 @@ import numpy as np
 
 from .. import atomic
 from ..errors import PoolError
+from ..labels import has_label
 from ..store.files import local
 from ..store.lock import locked_in_turn
 from ..store.zarr_store import AtomicStore
 from .create import write_column
 from .kinds import KINDS, MAIN, LabelColumn, checked_classes, column_name
-from .labels import has_label
 from .metadata import write_attributes
 from .pool import Pool
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..labels import has_label
 from ..store.columns import Column
 from ..store.files import AnyPath
 from .keys import find_keys, read_keys
 from .kinds import MAIN, LabelColumn
-from .labels import checked_column, has_label, set_values
+from .labels import checked_column, set_values
 from .storage import Storage
 
 

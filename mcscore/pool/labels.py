@@ -10,12 +10,13 @@ import numpy as np
 
 from ..atomic import discard_temporaries, replace_file
 from ..errors import PoolError
+from ..labels import UNLABELED
 from ..store.chunks import ChunkReader
 from ..store.files import local
 from ..store.layout import ChunkLayout
 from ..store.lock import locked_in_turn
 from ..store.writer import file_parts
-from .kinds import UNLABELED, LabelColumn
+from .kinds import LabelColumn
 
 
 def checked_labels(labels: Any, n: int | None, classes: Iterable[str] | None) -> np.ndarray:
@@ -77,15 +78,6 @@ def checked_column(column: LabelColumn, labels: Any, n: int | None, classes: Ite
     if column.kind == "number":
         return checked_numbers(labels, n)
     return checked_labels(labels, n, column.classes or classes)
-
-
-def has_label(labels: np.ndarray) -> np.ndarray:
-    """Return which values of a column are labels.
-
-    >>> has_label(np.array([0, -1])), has_label(np.array([-1, np.nan], np.float32))
-    (array([ True, False]), array([ True, False]))
-    """
-    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != UNLABELED
 
 
 def set_values(

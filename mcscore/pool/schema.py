@@ -348,7 +348,10 @@ def checked_attributes(
 def _per_channel(name: str, values: Any, item_shape: tuple[int, ...]) -> tuple[float, ...]:
     given = tuple(float(v) for v in (values if isinstance(values, (Sequence, np.ndarray)) else [values]))
     if len(given) not in (1, item_shape[0]):
-        raise PoolError(f"{name} has {len(given)} values; items of shape {item_shape} need 1 or {item_shape[0]}")
+        last = len(item_shape) == 3 and item_shape[2] == len(given)
+        hint = ", as channels come first. Are they last here? Move them: --layout hwc (layout=), or items.transpose(0, 3, 1, 2)"
+        text = f"{name} has {len(given)} values; items of shape {item_shape} need 1 or {item_shape[0]}"
+        raise PoolError(f"{text}{hint if last else ''}")
     if not all(math.isfinite(v) for v in given):
         raise PoolError(f"{name} must be finite, not {given}")
     return given

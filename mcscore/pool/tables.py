@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import PoolError
+from ..labels import UNLABELED, has_label
 from ..text import count
 from .class_names import ClassReader, whole_number
 from .keys import SEVERAL, keys_at
-from .kinds import MAIN, UNLABELED, LabelColumn
+from .kinds import MAIN, LabelColumn
 from .label_columns import wanted_column, with_label_column
-from .labels import has_label
 from .pool import Pool
 from .table import NAME, Columns, Table
 from .table_files import SUFFIXES, read_lines, read_table
@@ -345,6 +345,9 @@ def _no_class(table: Table, row: int, classes: list[str] | None) -> PoolError:
     text = table.text(row, "label").strip()
     some = ", ".join((classes or [])[:_SHOWN]) + (", ..." if len(classes or []) > _SHOWN else "")
     choices = f"neither a class ({some}) nor the number of one" if classes else "not a number from 0 on"
-    point = bool(re.fullmatch(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*", text))
-    hint = ". Numbers to be predicted (regression): --kind number (kind= in Python)" if point else ""
+    hint = ""
+    if re.fullmatch(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*", text):
+        hint = ". Numbers to be predicted (regression): --kind number (kind= in Python)"
+    elif not classes and not re.fullmatch(r"[+-]?[0-9.]+", text):
+        hint = ". Names need classes of the pool: mcscore pool set POOL --classes NAME,NAME,... gives it some"
     return PoolError(f"{table.path}, {table.place(row, 'label')}: {text!r} is {choices}, nor -1{hint}")

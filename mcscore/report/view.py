@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import __version__
 from ..acquisition import SCORES
-from ..pool.labels import has_label
+from ..labels import has_label
 from ..text import count, duration, number
 from . import stats
 from .cards import MAX_SELECTED, Card, cards, kept_text

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from ..errors import CheckError
+from ..errors import CheckError, RunError
 
 if TYPE_CHECKING:
     from ..scorer.checks import Finding
 
 Check = Literal["off", "warn", "strict"]
+
+
+def require_check(check: str) -> None:
+    """Raise RunError if ``check`` is none of the words."""
+    if check not in get_args(Check):
+        raise RunError(f"check must be one of {', '.join(get_args(Check))}, not {check!r}")
 
 
 def told(findings: Sequence[Finding], check: Check) -> tuple[Mapping[str, str], ...]:

@@ -15,12 +15,13 @@ from ..progress import Progress, Shown, shown, stage_of
 from ..recipe import Recipe
 from ..store.files import AnyPath, Where
 from ..store.place import any_path
-from .findings import Check
+from .findings import Check, require_check
 from .loop import score_tasks
 from .presence import Presence
 from .run import Run
 from .schema import read_header
 from .scoring.here import Here
+from .scoring.normalize import require_scorer
 from .scoring.task import Engine, OnBadChunk
 from .scoring.workers import Staff, engine_of, staff_of
 from .screening import Screen
@@ -123,6 +124,7 @@ def score_pool(
         ...     run.complete, run.scores("bald").shape, len(run.select(3, diversity="none"))
         (True, (20,), 3)
     """
+    require_scorer(scorer)
     path = any_path(out).absolute()  # the model, or another thread, may change the working directory
     if span is not None and span < 1:
         raise RunError(f"span must be at least 1 item, got {span}")
@@ -130,8 +132,7 @@ def score_pool(
         raise RunError(f"on_bad_chunk must be one of {', '.join(get_args(OnBadChunk))}, not {on_bad_chunk!r}")
     if on_bad_chunk == "raise":
         pool.check_files()  # a missing file is found now, and not when the job comes to it in days
-    if check not in get_args(Check):
-        raise RunError(f"check must be one of {', '.join(get_args(Check))}, not {check!r}")
+    require_check(check)
     if new_cut and screen is None:
         raise RunError("new_cut belongs to a screened run: give screen=, too")
     options = ScoreOptions(

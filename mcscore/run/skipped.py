@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ..pool.labels import has_label
+from ..labels import has_label
 from .scoring.task import Flags
 
 if TYPE_CHECKING:

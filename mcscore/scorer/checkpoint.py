@@ -64,7 +64,7 @@ class Part:
     @property
     def told(self) -> str:
         """Name of the part in messages, with the names it leaves out."""
-        left = f", leaving {some(list(self.left))}" if self.left else ""
+        left = f", leaving out {some(list(self.left))}" if self.left else ""
         return f"{self}{left}"
 
 

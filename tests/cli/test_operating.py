@@ -109,6 +109,23 @@ def test_a_value_of_a_file_is_checked_as_one_of_the_command_line(mcscore: Comman
     assert "Invalid value for '--passes': 0 is not in the range" in told.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("passes = true", "passes in [plan] is true, where a number, a text, or a list of these is wanted"),
+        ("passes = {a = 1}", 'passes in [plan] is {"a": 1}, where a number'),
+        ("passes = 3.5", "'3.5' is not a valid integer"),
+        ("errors = 'no'", 'errors in [plan] is "no", where true or false is wanted'),
+        ("noise-variance = 1\nnoise_variance = 2", "noise_variance in [plan] is given twice"),
+    ],
+)
+def test_a_value_of_another_type_is_wrong_usage(mcscore: Command, tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "c.toml").write_text(f"[plan]\nmodel = 'net.py:build'\n{line}")
+    told = mcscore("plan", "pool.zarr", "--config", tmp_path / "c.toml", "--json")
+    assert told.exit_code == 2
+    assert says in answer(told)["message"]
+
+
 def test_a_second_process_is_told_who_has_the_run_and_may_come_again(
     mcscore: Command, pool: Path, scored: Path
 ) -> None:

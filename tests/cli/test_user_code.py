@@ -118,25 +118,26 @@ def test_plan_and_select_fence_the_model_too(mcscore: Command, pool: Path, folde
         assert "ended the program: sys.exit(0)" in told.stderr
 
 
-def test_json_is_one_object_whatever_the_model_prints(pool: Path, folder: Path) -> None:
-    write(folder, "in build", "print('loaded'); os.system('echo from a shell'); os.write(1, b'by number')")
-    command = [
-        sys.executable,
-        "-m",
-        "mcscore.cli",
-        "score",
-        str(pool),
-        "--model",
-        "net.py:build",
-        "--out",
-        "run",
-        "--json",
-    ]
+@pytest.mark.parametrize("into_log", [False, True])
+def test_json_is_one_object_whatever_the_model_prints(pool: Path, folder: Path, into_log: bool) -> None:
+    places = ["print('loaded')", "os.system('echo from a shell')", "os.write(1, b'by number\\n')"]
+    places += ["__import__('atexit').register(print, 'at the end')"]
+    # More than a pipe holds, printed while no other thread of the process can run.
+    places += ["__import__('ctypes').PyDLL(None).printf(b'%s\\n', b'x' * 200_000)"]
+    write(folder, "in build", "; ".join(places))
+    verb = ["score", str(pool), "--model", "net.py:build", "--out", "run", "--json", *["--log-json"] * into_log]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    told = subprocess.run([*command, *map(str, FAST)], cwd=folder, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "mcscore.cli", *verb, *map(str, FAST)]
+    told = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["complete"] is True
-    assert all(text in told.stderr for text in ("loaded", "from a shell", "by number"))
+    assert all(text in told.stderr for text in ("loaded", "from a shell", "by number", "at the end", "x" * 2000))
+    if into_log:
+        events = [json.loads(line) for line in told.stderr.splitlines()]
+        printed = [event["message"] for event in events if event["event"] == "output"]
+        assert {"loaded", "from a shell", "by number", "at the end"} < set(printed)
+        assert sum(text.count("x") for text in printed) % 200_000 == 0
+        assert "run complete" in {event["event"] for event in events}
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -117,7 +117,9 @@ def test_a_pool_that_runs_out_ends_the_cycle(pool: Pool, tmp_path: Path) -> None
     ("changes", "says"),
     [
         ({"select": "best"}, "select is 'random'"),
-        ({"select": {"by": "bald", "diversty": "none"}}, "unexpected keyword argument 'diversty'"),
+        ({"select": {"by": "bald", "diversty": "none"}}, "select: got an unexpected keyword argument 'diversty'"),
+        ({"scorer": {"pases": 3}}, "scorer: got an unexpected keyword argument 'pases'"),
+        ({"scoring": {"worker": 2}}, "scoring: got an unexpected keyword argument 'worker'"),
         ({"select": {"diversity": "magic"}}, "diversity 'magic' is unknown"),
         ({"select": "random", "stop": Stop(stable=0.9)}, "select='random' makes none"),
         ({"k": 0}, "k at least 1"),

@@ -126,20 +126,25 @@ def test_another_dataset_does_not_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_small_files")
 def test_a_kill_at_any_step_loses_nothing(tmp_path: Path) -> None:
-    """Every 12th step: of two files and the columns; and the one behind the rename to the path, before the stage is removed."""
+    """Every 12th step, and the last five: from the one behind the rename to the path, the pool is there."""
     data = [(x, int(y)) for x, y in zip(X[:19], Y[:19], strict=True)]
 
-    def make(name: str = "p") -> Pool:
+    def make(name: str) -> Pool:
         return Pool.from_dataset(data, tmp_path / name, labels=True)
 
     with at_step(10**6, lambda *_: None) as steps:
         whole = make("whole").labels
-    for n in [*range(0, len(steps) - 6, 12), len(steps) - 5]:
-        killed_at(n, lambda n=n: make(f"p{n}"))
-        pool = make(f"p{n}")
+    last = len(steps) - 1
+    for n in sorted({*range(0, last, 12), *range(last - 4, last + 1)}):
+        name = f"p{n}"
+        killed_at(n, lambda name=name: make(name))
+        if n >= last - 1:  # the stage has another name already, so nothing is left to do
+            with pytest.raises(PoolError, match="exists already"):
+                make(name)
+        pool = Pool.open(tmp_path / name) if n >= last - 1 else make(name)
         assert np.array_equal(pool.read(0, 19), X[:19]), n
         assert np.array_equal(pool.labels, whole), n
-        assert not [name for name in listing(tmp_path) if name.startswith(f".p{n}")]
+        assert not [left for left in listing(tmp_path) if left.startswith(f".{name}")], n
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,9 @@ def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, tmp_pat
             yield Entry((0, i), str(i), -1, b"", None, size)
 
     source = Source("tar", None, "", None, entries)
-    ahead = pipeline._decode_ahead(source, FORMAT, StagingLog(tmp_path / "log"), Counting(FORMAT), set(), 64, None)  # type: ignore[arg-type]
+    ahead = pipeline._decode_ahead(
+        source, FORMAT, StagingLog(tmp_path / "log"), Counting(FORMAT), set(), 64, lambda *_: None
+    )  # type: ignore[arg-type]
     for count, (entry, _) in enumerate(ahead, 1):
         if count % 2 == 0:  # a block has two of them, and counts until its last is taken
             waiting -= 2 * entry.size

@@ -98,7 +98,19 @@ def test_a_window_shows_what_another_gave_and_does_not_replace_it(run: Run, serv
     assert pool.labels[ids[0]] == 0
     page.evaluate("Object.defineProperty(document, 'hidden', { get: () => false })")
     assert client.give(int(ids[1]), None, 0)[0] == 200
-    wait_for(page, "Another window changed this item: “cat”", "#toast")
+    wait_for(page, f"Another window changed item {ids[1]}: “cat”", "#toast")
+
+
+def test_one_of_a_few_classes_is_found_by_its_name(run: Run, serve: Serve, window: Any) -> None:
+    pool, ids = Pool.open(run.meta["pool"]["path"]), run.select(7, "bald", "none").ids
+    page = window(serve(run), DESK)
+    page.keyboard.press("/")
+    page.keyboard.type("emu")
+    playwright.expect(page.locator("#find")).to_have_value("emu", timeout=SECONDS)
+    page.keyboard.press("Enter")
+    wait_for(page, f"#{ids[1]}", "#facts")
+    assert pool.labels[ids].tolist() == [2, -1, -1, -1, -1, -1, -1]
+    playwright.expect(page.locator("#find-form")).to_be_hidden(timeout=SECONDS)
 
 
 def test_a_thousand_items_are_filtered_sorted_and_found(tmp_path: Path, serve: Serve, window: Any) -> None:

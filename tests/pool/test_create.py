@@ -338,6 +338,11 @@ def test_an_existing_path_is_never_overwritten(tmp_path: Path, there: str) -> No
         (np.ones((3, 2), "u1"), {"mean": 0.5, "std": 0.0}, "std must be positive"),
         (np.ones((3, 2), "u1"), {"mean": np.nan, "std": 1.0}, "mean must be finite"),
         (np.ones((3, 2), "u1"), {"mean": [1, 2, 3], "std": [1, 2, 3]}, r"mean has 3 values; .*need 1 or 2"),
+        (
+            np.ones((2, 5, 5, 3), "u1"),
+            {"mean": [0.5] * 3, "std": [0.5] * 3},
+            r"need 1 or 5, as channels come first.*--layout hwc",
+        ),
         (np.ones((3, 2), "u1"), {"compression": "jpeg"}, "'jpeg' is unknown; choose from none, lz4, zstd"),
         (
             np.ones((3, 2), "u1"),

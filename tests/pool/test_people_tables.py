@@ -117,6 +117,16 @@ def test_what_cannot_be_read_in_one_way_is_refused(
     assert not pool.labeled.any()
 
 
+def test_names_for_a_pool_without_classes_say_what_to_do(tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "q", n=3)
+    with pytest.raises(
+        PoolError, match=r"line 2, column label: 'deer' is not a number from 0 on, nor -1. Names need classes"
+    ):
+        label_from(pool, written(tmp_path, "t.csv", "id,label\n1,deer\n"))
+    with pytest.raises(PoolError, match=r"'-7' is not a number from 0 on, nor -1$"):
+        label_from(pool, written(tmp_path, "t.csv", "id,label\n1,-7\n"))
+
+
 def test_a_separator_that_is_said_is_used(tmp_path: Path, pool: Pool) -> None:
     table = written(tmp_path, "t.csv", "id:label,key\n1:dog,k1\n")
     with pytest.raises(PoolError, match="has no column 'label'"):

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mcscore.errors import ChunkError
 from mcscore.fields import unsealed
 from mcscore.jackknife import columns
 from mcscore.pool import Batch
+from mcscore.pool.schema import LabelColumn
 from mcscore.run import score_pool
 from mcscore.run.run import Run
 
@@ -32,6 +33,7 @@ class FakePool:
 
     item_shape, dtype, mean, std, keys, fingerprinted = (4,), np.dtype(np.float32), None, None, None, None
     classes = None
+    label_columns: ClassVar = {"label": LabelColumn()}
 
     def __init__(self, n: int = N, path: str = "pool", fingerprint: str = "sha256:pool") -> None:
         self.n, self.path, self.fingerprint = n, Path(path), fingerprint

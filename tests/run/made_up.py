@@ -68,9 +68,9 @@ def made_up_pool(folder: Path, n: int) -> Pool:
     def layout(item: tuple[int, ...], dtype: str, make: Callable[[np.ndarray], np.ndarray]) -> ChunkLayout:
         return ChunkLayout(folder, MadeUp(n, item, dtype, make), n, CHUNK, None, "made-up", None)
 
-    columns = {"labels": layout((), "i4", labels_of), "excluded": layout((), "bool", excluded_of)}
+    labels, excluded = {"label": layout((), "i4", labels_of)}, layout((), "bool", excluded_of)
     rows = layout((8,), "u1", items_of)
-    return MadeUpPool(Storage(folder, Attributes(item_shape=(8,)), rows, None, columns, keys={}, appends=None))
+    return MadeUpPool(Storage(folder, Attributes(item_shape=(8,)), rows, None, labels, excluded, keys={}, appends=None))
 
 
 def tiny_scorer(**how: Any) -> Scorer:

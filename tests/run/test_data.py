@@ -150,7 +150,7 @@ def test_what_is_wrong_is_named_with_its_place(items: np.ndarray, scorer: Scorer
         score(iter([items[:4], items[4:8].astype(np.float64)]), scorer)
     with pytest.raises(SampleError, match="batch 1: it is a str"):
         score(iter([items[:4], "text"]), scorer)
-    with pytest.raises(SampleError, match="data is a int"):
+    with pytest.raises(SampleError, match="data is of type int"):
         score(7, scorer)
     with pytest.raises(SampleError, match=r"data is a Frame of pandas: give its numbers, data\.to_numpy\(\)"):
         score(type("Frame", (list,), {"iloc": 0})(), scorer)
@@ -158,6 +158,14 @@ def test_what_is_wrong_is_named_with_its_place(items: np.ndarray, scorer: Scorer
         score({"train": items, "test": items}, scorer)
     with pytest.raises(SampleError, match="the data holds no item"):
         score(items[:0], scorer)
+    with pytest.raises(RunError, match="check must be one of off, warn, strict, not 'loud'"):
+        score(items, scorer, check="loud")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="scorer is of type Linear: a Scorer is needed"):
+        score(items, torch.nn.Linear(6, 3))  # type: ignore[arg-type]
+    with pytest.raises(
+        RunError, match="s3://bucket/run is no local path, and a copy of the items cannot be written there$"
+    ):
+        score(items, scorer, out="s3://bucket/run")
 
 
 def test_items_that_are_not_finite_are_told_and_have_no_score(items: np.ndarray, scorer: Scorer) -> None:

@@ -185,7 +185,11 @@ def test_exports_have_the_errors(falling: Run, selection: str | None) -> None:
             assert np.array([np.nan if value is None else value for value in values], np.float32).tobytes() == bits
 
 
-def test_labeling_tools_get_the_errors(falling: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labeling_tools_get_the_errors(falling: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i in range(N):
+        (tmp_path / f"{i}.png").touch()
+    monkeypatch.setattr(Pool, "has_keys", True, raising=False)
     monkeypatch.setattr(Pool, "keys_of", lambda _self, ids: np.array([f"{i}.png" for i in ids]), raising=False)
     (task, *_) = json.loads(falling.export("label-studio").read_text())
     assert task["data"]["bald_se"] == 4.5

@@ -116,6 +116,10 @@ def ask(root: Path, verb: str, *fault: Any) -> tuple[Any, str]:
         result = _asked(root, verb)
     out = root / ("chosen.jsonl" if "selection" in verb else "all.jsonl")
     answer = json.loads(result.stdout) if result.stdout else None
+    if (
+        verb == "select" and answer is not None
+    ):  # which gets a number of its own if it cannot be compared with the newest
+        answer = {name: said for name, said in answer.items() if name not in ("file", "selection", "new", "warnings")}
     data = out.read_bytes() if verb.startswith("export") and out.exists() else b""
     return (result.exit_code, answer, data), result.output
 
@@ -141,7 +145,7 @@ def test_a_read_that_fails_gives_no_other_answer(made: Path, verb: str, code: in
                 assert answer[0] != 0, (n, path, how, said)
                 assert Path(path).name in said or str(made) in said, (path, said)
                 refused += 1
-    assert refused > 5
+    assert refused > 5, refused
     assert ask(made, verb)[0] == expected
 
 

@@ -16,6 +16,7 @@ from mcscore.errors import PoolError, RunError
 from mcscore.ingest import import_images
 from mcscore.pool import Pool
 from mcscore.run import Run, score_pool
+from mcscore.run.export.images import size_of
 
 from .fakes import Column, FakePool, FakeScorer
 
@@ -120,6 +121,18 @@ def test_a_manifest_has_size_item_and_scores_of_each_image(run: Run, folder: Pat
     assert [line["meta"]["mcscore"]["item"] for line in lines] == list(range(N))
     assert [(line["width"], line["height"]) for line in lines] == SIZES
     assert all(line["extension"] == ".png" for line in lines)
+
+
+def test_sizes_are_those_of_upright_pictures_of_every_kind(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (9, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert size_of(str(tmp_path / "turned.jpg")) == (4, 9)
+    pytest.importorskip("pillow_heif").from_pillow(Image.new("RGB", (10, 6))).save(tmp_path / "a.heic")
+    assert size_of(str(tmp_path / "a.heic")) == (10, 6)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(RunError, match=r"the size of .*b\.png cannot be read: cannot identify"):
+        size_of(str(tmp_path / "b.png"))
 
 
 # -- pictures that are written -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The checks of model and input: 14 mistakes are told, and of 20 healthy models nothing is said. All are trained on real data."""
+"""The checks of model and input: 16 mistakes are told, and of 20 healthy models nothing is said. All are trained on real data."""
 
 from __future__ import annotations
 
@@ -176,6 +176,18 @@ WRONG: dict[str, tuple[str, Case]] = {
     "normalized twice": (
         "without the pool's mean and std",
         lambda m: (m.digit("unit"), m.digits, OF_MNIST),
+    ),
+    "normalized by 0.5, trained by MNIST's": (
+        "by mean and std of MNIST in place of the pool's",
+        lambda m: (m.digit("batch"), m.digits, HALF),
+    ),
+    "mean and std exchanged": (
+        "by mean and std of CIFAR-10 in place of the pool's",
+        lambda m: (
+            m.colored("batch"),
+            m.colors,
+            {"labels": some(m.of_colors), "mean": OF_CIFAR["std"], "std": OF_CIFAR["mean"]},
+        ),
     ),
     "scaled to [0, 1], trained on 0..255": ("multiplied by 255", lambda m: (m.digit("raw"), m.digits, {})),
     "transform without / 255": (

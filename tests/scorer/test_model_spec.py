@@ -166,7 +166,7 @@ def _checkpoints(state: dict[str, Any]) -> dict[str, tuple[Any, str]]:
         "compiled_ddp.pt": (behind("_orig_mod.module."), "without the prefix '_orig_mod.module.'"),
         "last.ckpt": (
             {**lightning, "state_dict": {**behind("model.net."), "criterion.weight": torch.ones(3)}},
-            "['state_dict'] without the prefix 'model.net.', leaving criterion.weight",
+            "['state_dict'] without the prefix 'model.net.', leaving out criterion.weight",
         ),
         "checkpoint.pth.tar": (
             {"arch": "x", "best_acc1": torch.tensor(0.5), "state_dict": behind("module."), "optimizer": optimizer},

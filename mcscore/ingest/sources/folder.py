@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import PoolError
-from ...pool.kinds import UNLABELED
+from ...labels import UNLABELED
 from ...pool.pictures.containers import SUFFIXES
 from ...pool.pictures.decode import MAX_BYTES, too_large
 from .entry import HIDDEN, LINK_LOOP, ZARR, Entry, Position, Source, identity_of, key_problem, kind_problem, suffix_of

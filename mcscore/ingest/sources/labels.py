@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import ImageError, PoolError
+from ...labels import UNLABELED
 from ...pool.class_names import ClassReader
-from ...pool.kinds import UNLABELED
 
 
 @dataclass(frozen=True)

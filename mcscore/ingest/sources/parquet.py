@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError, PoolError
-from ...pool.kinds import UNLABELED
+from ...labels import UNLABELED
 from ...pool.pictures.decode import MAX_BYTES, too_large
 from .entry import Entry, Position, Source, identity_of
 from .labels import LabelOptions, label_of, numbers_of

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError
+from ...labels import UNLABELED
 from ...pool.class_names import ClassReader, TwoReadingsError
-from ...pool.kinds import UNLABELED
 from ...pool.pictures.containers import SUFFIXES
 from ...pool.pictures.decode import MAX_BYTES, too_large
 from .entry import HIDDEN, NOT_CHOSEN, Entry, Part, Position, Source, identity_of, shown, suffix_of

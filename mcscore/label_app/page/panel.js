@@ -50,7 +50,8 @@ export function drawPanel() {
   if (draft) rows.push(make("div", { className: "other", textContent: "Not saved yet: Enter saves." }));
   $("facts").replaceChildren(...rows);
   $("classes").replaceChildren(...classButtons(facts.classes, foundClasses(facts.classes, facts.named, $("find").value), item, on, keys, pick));
-  $("find-form").hidden = facts.classes.length <= MANY && facts.named;
+  const inUse = document.activeElement === $("find") || $("find").value; // hidden, it would leave the next letters to the keys of classes
+  $("find-form").hidden = !inUse && facts.classes.length <= MANY && facts.named;
   $("save").firstElementChild.textContent = on.length ? "Save" : "None of these";
   $("exclude").firstElementChild.textContent = excluded ? "Readmit" : "Exclude";
   $("undo").disabled = !page.undos.length;

@@ -28,6 +28,6 @@ async function look() {
     page.states[at] = now;
     page.skipped.delete(at);
     refresh(at);
-    if (at === page.current) say(`Another window changed this item: ${excluded ? "excluded" : quoted(label)}.`, true);
+    if (at === page.current) say(`Another window changed item ${page.items[at].id}: ${excluded ? "excluded" : quoted(label)}.`, true);
   });
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 from ...errors import DecoderError, ImageError
@@ -18,6 +19,7 @@ SUFFIXES = (
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIF"
 )
+_ORIENTATION = 0x0112  # EXIF's tag
 _HEADER_BYTES = 1 << 16  # of an ISO file that are searched for the bits of a value
 
 
@@ -33,8 +35,7 @@ def open_image(data: bytes) -> Any:
 
     _refuse_large_webp(data)
     kind = iso_kind(data)
-    if kind and not _has_decoder(kind):
-        raise DecoderError(f"{kind} images need a decoder: pip install 'mcscore[heif]'")
+    _need_decoder(kind)
     try:
         return Image.open(io.BytesIO(data), formats=(kind,) if kind else KINDS)
     except UnidentifiedImageError as error:
@@ -42,6 +43,28 @@ def open_image(data: bytes) -> Any:
             raise ImageError(f"{kind or 'TIFF'} of a kind that Pillow does not read, or damaged") from error
         known = ", ".join((*KINDS, "HEIF", "AVIF"))
         raise ImageError(f"cannot identify the image: it is none of {known}, or its header is damaged") from error
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Return (width, height) of an image file as it is shown, upright, without decoding its pixels.
+
+    Raises:
+        DecoderError: HEIF or AVIF without a decoder.
+        Other errors of Pillow's parsers, and OSError.
+    """
+    from PIL import Image
+
+    with path.open("rb") as file:
+        _need_decoder(iso_kind(file.read(256)))
+        file.seek(0)
+        with Image.open(file) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) > 4  # by a quarter
+            return (image.height, image.width) if turned else image.size
+
+
+def _need_decoder(kind: str | None) -> None:
+    if kind and not _has_decoder(kind):
+        raise DecoderError(f"{kind} images need a decoder: pip install 'mcscore[heif]'")
 
 
 def iso_kind(data: bytes) -> str | None:

@@ -101,7 +101,7 @@ def feed_of(data: Any, fields: Fields) -> Feed:
         return Feed(None, lambda: _stacked(data, fields), _ONCE)
     if isinstance(data, Iterable):
         return Feed(None, lambda: _batches(data, fields), _ONCE)
-    raise SampleError(f"data is a {type(data).__name__}; give a dataset, a loader, an array, a path or batches")
+    raise SampleError(f"data is of type {type(data).__name__}; give a dataset, a loader, an array, a path or batches")
 
 
 _ONCE = "an iterable is read once, and a run that is resumed reads its items again by their ids"

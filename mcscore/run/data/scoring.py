@@ -13,12 +13,13 @@ import numpy as np
 
 from ...errors import PoolError, RunError, SampleError
 from ...ingest.samples import Name
+from ...paths import local_path
 from ...pool import Pool
 from ...progress import Progress, Shown, shown, stage_of
 from ...scorer.checks import Sample
-from ..findings import Check, told
+from ..findings import Check, require_check, told
 from ..score import score_pool, warn_of_nonfinite
-from ..scoring.normalize import own_scorer
+from ..scoring.normalize import own_scorer, require_scorer
 from ..spans import BLOCK_BYTES, default_cut, speed_of
 from ..start import FIRST_BLOCK
 from ..table import table_of
@@ -80,9 +81,13 @@ def score(
         (['id', 'bald', 'entropy', 'prediction'], 20)
         >>> best = table.sort_by([("bald", "descending")])["id"][:3].to_pylist()
     """
+    require_scorer(scorer)
+    require_check(check)
     data = _opened(data)
     if out is not None:
-        return _durable(data, scorer, Fields(item, ids), Path(out), check, progress)
+        return _durable(
+            data, scorer, Fields(item, ids), local_path(out, "a copy of the items", RunError), check, progress
+        )
     feed = _pool(data) if isinstance(data, Pool) else feed_of(data, Fields(item, ids))
     own = own_scorer(scorer, data) if isinstance(data, Pool) else scorer.copy()
     columns: dict[str, list[np.ndarray]] = {"id": []}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ... import atomic
-from ...errors import RunError
+from ...errors import ImageError, RunError
 from ...paths import is_file, local_path
+from ...pool.pictures import containers
 
 if TYPE_CHECKING:
     import pyarrow
@@ -144,17 +145,16 @@ def address(prefix: str, key: str) -> str:
 
 
 def size_of(path: str) -> tuple[int, int]:
-    """Return (width, height) of a picture as its file says.
+    """Return (width, height) of a picture as it is shown, turned as EXIF says.
 
     Raises:
         RunError: it is no picture that Pillow knows, or Pillow is not installed.
     """
     try:
-        from PIL import Image
+        import PIL  # noqa: F401
     except ImportError:
         raise RunError("the sizes of pictures are read with Pillow: pip install 'mcscore[images]'") from None
     try:
-        with Image.open(path) as picture:
-            return picture.size
-    except (OSError, ValueError, SyntaxError) as error:
+        return containers.size_of(Path(path))
+    except (OSError, ValueError, SyntaxError, ImageError) as error:
         raise RunError(f"the size of {path} cannot be read: {error}") from error

@@ -9,6 +9,15 @@ if TYPE_CHECKING:
     from ...scorer.scorer import Scorer
 
 
+def require_scorer(scorer: object) -> None:
+    """Raise TypeError if this is no ``Scorer``, but a model, say."""
+    if not hasattr(scorer, "passes"):
+        kind = type(scorer).__name__
+        raise TypeError(
+            f"scorer is of type {kind}: a Scorer is needed, mcscore.Scorer(model, passes=100, scores=('bald',))"
+        )
+
+
 def own_scorer(scorer: Scorer, pool: Pool) -> Scorer:
     """Copy ``scorer`` and give it the pool's mean and std, unless it has others or transforms its input.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
+from ...labels import has_label
 from ...store.files import AnyPath, Where
 from ...store.place import any_path, place_at
 from ..identity.place import pool_unless_gone
@@ -190,13 +192,14 @@ def _last(files: list[AnyPath]) -> int:
 
 
 def _says(file: AnyPath) -> dict[str, Any] | None:
-    """What a selection says, but for when it was made; None if it cannot be read."""
+    """What a selection says, but for when it was made; None if it cannot be read, which is told."""
     from ...selection.result import metadata_of, read_parquet
 
     try:
         table, _ = read_parquet(file)
         return _without_moment(metadata_of(table))
-    except (OSError, RunError):
+    except (OSError, RunError) as error:
+        warnings.warn(f"{file} cannot be compared with this selection, which gets a new number: {error}", stacklevel=4)
         return None
 
 
@@ -205,8 +208,6 @@ def _without_moment(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed(run: StoredScores, file: AnyPath, pool: Pool | None) -> KeptSelection:
-    from ...pool.labels import has_label
-
     try:
         _, table, how = read_selection(run, file, pool)
     except RunError as error:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import RunError
+from ...labels import has_label
 from ...methods import DIVERSITY, Method, parameters_of
-from ...pool.labels import has_label
 from ..identity.code import accepted
 from ..identity.match import find_pool
 from ..schema import Settings

@@ -51,11 +51,19 @@ def undone(x_B: Tensor, mean_std: tuple[Sequence[float], Sequence[float]] | None
         pool_mean, pool_std = (
             _shaped(torch.tensor(part, dtype=x_B.dtype, device=x_B.device), x_B) for part in mean_std
         )
+        raw_B = x_B * pool_std + pool_mean
         yield Undo(
             "without the pool's mean and std",
             "the model seems to normalize by itself: take them away with `mcscore pool set POOL --unnormalized`",
-            x_B * pool_std + pool_mean,
+            raw_B,
         )
+        for name, mean, std in _known(x_B):
+            how = (
+                f"scaled to [-1, 1], by mean and std {name}"
+                if name == "0.5"
+                else f"normalized by mean and std of {name}"
+            )
+            yield Undo(f"{how} in place of the pool's", normalize.by(mean, std), _normalized(raw_B, mean, std))
     lowest, highest = float(x_B.min()), float(x_B.max())
     if lowest >= 0 and highest > 2:
         yield Undo("divided by 255", normalize.text("let the transform divide by 255"), x_B / 255)
@@ -64,13 +72,19 @@ def undone(x_B: Tensor, mean_std: tuple[Sequence[float], Sequence[float]] | None
     if lowest >= 0:
         in_units = x_B / 255 if highest > 2 else x_B
         of_255 = "divided by 255 and " if highest > 2 else ""
-        for name, (mean, std) in {**KNOWN, "0.5": _HALF}.items():
-            if x_B.ndim >= 3 and len(mean) in (1, x_B.shape[1]) and (len(mean) == x_B.shape[1] or name == "0.5"):
-                how = f"{of_255}normalized by mean and std of {name}" if name != "0.5" else f"{of_255}scaled to [-1, 1]"
-                yield Undo(how, normalize.by(mean, std), _normalized(in_units, mean, std))
+        for name, mean, std in _known(x_B):
+            how = f"{of_255}normalized by mean and std of {name}" if name != "0.5" else f"{of_255}scaled to [-1, 1]"
+            yield Undo(how, normalize.by(mean, std), _normalized(in_units, mean, std))
     yield _standardized(x_B, normalize)
     if x_B.ndim == 4:
         yield from _of_images(x_B)
+
+
+def _known(x: Tensor) -> Iterator[tuple[str, Sequence[float], Sequence[float]]]:
+    """Yield name, mean and std of the usual normalizations of as many channels as x has, and of "0.5", for any number of them."""
+    if x.ndim >= 3:
+        yield from ((name, mean, std) for name, (mean, std) in KNOWN.items() if len(mean) == x.shape[1])
+        yield ("0.5", *_HALF)
 
 
 def _of_images(x: Tensor) -> Iterator[Undo]:
