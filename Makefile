@@ -9,6 +9,7 @@
 # make test-zoo  real architectures of timm, transformers, torchvision, MONAI and others against plain PyTorch (some minutes)
 # make soak   faults by chance against every verb: flips, failing reads and writes, kills, races, swaps, appends (MINUTES=10, SEED=0)
 # make test-label-studio  to a real Label Studio server and back; the server is installed in build/label-studio (some minutes)
+# make evidence-quick  the experiments of benchmarks/evidence at their small size, on real data (half an hour)
 # make bench  measure (needs a quiet machine)
 
 PYTHON ?= python3
@@ -71,6 +72,13 @@ soak: $(VENV)/installed
 .PHONY: test-label-studio
 test-label-studio: build/label-studio/installed
 	MCSCORE_LABEL_STUDIO=$(abspath build/label-studio/bin/label-studio) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label_studio
+
+# Each exits with 1 if a claim does not hold; all are run.
+.PHONY: evidence-quick
+evidence-quick: $(VENV)/installed
+	failed=; for name in $$($(BIN)/python -c "from benchmarks.evidence import EXPERIMENTS; print(*EXPERIMENTS)"); do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence $$name --quick || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider

@@ -63,6 +63,15 @@ def test_a_recipe_for_regression(
     assert float(re.findall(r"passes: ([\d.]+)", printed)[0]) < 0.95  # 1 is the error of the mean target
 
 
+def test_a_recipe_for_bandits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    printed = run_recipe("bandits", tmp_path, monkeypatch, capsys)
+    first, last = (int(each) for each in re.findall(r"100: (\d+)", printed))
+    assert last < first - 10
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_notebook_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,120 @@
+"""``python -m benchmarks.evidence NAME``: run an experiment, or go on with it, and write its results, page and picture."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+import mcscore
+from mcscore.atomic import replaced
+
+from . import EXPERIMENTS
+from .data import NoDataError
+from .experiment import Setting
+from .index import write_index
+from .kept import write
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
+    parser.add_argument(
+        "name", choices=[*EXPERIMENTS, "index"], help="the experiment, or index: the page of all results"
+    )
+    parser.add_argument("--quick", action="store_true", help="less of everything: under three minutes")
+    parser.add_argument("--data", type=Path, help="folder of the data sets; default: MCSCORE_DATA, or ../shared/data")
+    parser.add_argument("--work", type=Path, help="what is done is kept here; default: build/evidence/NAME")
+    parser.add_argument("--out", type=Path, help="results, page and picture; default: docs/evidence, with --quick WORK")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
+    parser.add_argument("--threads", type=int, default=1, help="two runs with one thread each beat one run with two")
+    given = parser.parse_args(words)
+    torch.set_num_threads(given.threads)
+    threadpool_limits(given.threads)  # those of NumPy and scikit-learn
+    if given.name == "index":
+        print(write_index(given.out or ROOT / "docs" / "evidence"))
+        return 0
+    experiment = importlib.import_module(f".{given.name}", __package__)
+    size = "quick" if given.quick else "full"
+    work = given.work or ROOT / "build" / "evidence" / f"{given.name}-{size}"
+    out = given.out or (work if given.quick else ROOT / "docs" / "evidence")
+    begin = time.perf_counter()
+
+    def tell(stage: str) -> None:
+        print(f"[{time.perf_counter() - begin:7.1f} s] {stage}", file=sys.stderr, flush=True)
+
+    seeds = tuple(given.seeds or (experiment.QUICK_SEEDS if given.quick else experiment.SEEDS))
+    try:
+        results = experiment.run(Setting(given.data, work, given.quick, seeds, tell))
+    except NoDataError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    results |= {"experiment": given.name, "size": size, "seeds": list(seeds), "made": made(given)}
+    claims = experiment.claims(results)
+    results["claims"] = [vars(claim) for claim in claims]
+    write_all(experiment, results, out)
+    tell(f"done; {results['minutes']:.1f} minutes in all, with what was done before")
+    for claim in claims:
+        print(claim)
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def made(given: argparse.Namespace) -> dict[str, Any]:
+    """When, where and how the results were made."""
+    command = f"python -m benchmarks.evidence {given.name}{' --quick' if given.quick else ''}"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": command,
+        "machine": f"{_cpu()}, {given.threads} thread{'s' * (given.threads > 1)}",
+        "versions": f"mcscore {mcscore.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+    }
+
+
+def write_all(experiment: Any, results: dict[str, Any], out: Path) -> None:
+    """NAME.json, NAME.md and NAME.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    name = results["experiment"]
+    write(out / f"{name}.json", results)
+    with replaced(out / f"{name}.png") as file:
+        experiment.draw(results).savefig(file, format="png", dpi=130)
+    told = results["made"]
+    lines = [
+        f"# {name}: {experiment.QUESTION}",
+        "",
+        f"![{name}]({name}.png)",
+        "",
+        experiment.page(results),
+        "",
+        "## What was claimed, and what came of it",
+        "",
+        *(
+            f"- {claim['text']}: **{'holds' if claim['holds'] else 'does not hold'}** (error rate: {claim['chance']})"
+            for claim in results["claims"]
+        ),
+        "",
+        f"Made {told['date']} by `{told['command']}` on {told['machine']}; {told['versions']}. All numbers: [{name}.json]({name}.json).",
+    ]
+    with replaced(out / f"{name}.md") as file:
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

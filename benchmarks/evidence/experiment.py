@@ -1,0 +1,78 @@
+"""What every experiment is: a module with
+
+    QUESTION            what it asks, in a sentence
+    DATA                the folder of its data
+    run(setting)        do it, or go on with it -> results, as JSON
+    claims(results)     what it shows, each with the rate at which it would not be if it is true
+    rows(results)       rows of the table in index.md: what, published, ours
+    page(results)       its page, Markdown
+    draw(results)       its picture, a figure of matplotlib
+
+and SEEDS and QUICK_SEEDS. ``python -m benchmarks.evidence NAME`` calls them in this order. ``run`` keeps each part in ``setting.work`` as
+soon as it is done, and says in ``results["minutes"]`` what it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .stats import permutation_test, rate_of_failure
+
+INTERFACE = ("QUESTION", "DATA", "SEEDS", "QUICK_SEEDS", "run", "claims", "rows", "page", "draw")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How an experiment is run.
+
+    Attributes:
+        data: the folder of the data sets, if one was given.
+        work: where it keeps what is done; other sizes or seeds need another.
+        quick: whether it is small enough for three minutes.
+        seeds: the seeds, or folds.
+        tell: called with a sentence at the start of each stage.
+    """
+
+    data: Path | None
+    work: Path
+    quick: bool
+    seeds: tuple[int, ...]
+    tell: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is shown, whether it is, and how often it would not be if it is true."""
+
+    text: str
+    holds: bool
+    chance: str
+
+    def __str__(self) -> str:
+        return f"{'holds' if self.holds else 'DOES NOT HOLD'}: {self.text} (error rate: {self.chance})"
+
+
+def above_zero(what: str, difference_S: npt.ArrayLike, digits: int = 3) -> Claim:
+    """The claim that the mean of the seeds' differences is above 0; the error rate is what as many other seeds would give."""
+    mean, p = float(np.mean(difference_S)), permutation_test(difference_S)
+    return Claim(f"{what}, by {mean:.{digits}f} (p = {p:.2g})", mean > 0, f"{rate_of_failure(difference_S):.1%}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of all experiments."""
+
+    what: str
+    published: float | None
+    ours: float | None
+    digits: int = 0
+
+    def cells(self) -> list[str]:
+        shown = ["" if value is None else f"{value:,.{self.digits}f}" for value in (self.published, self.ours)]
+        both = self.published is not None and self.ours is not None
+        return [self.what, *shown, f"{self.ours / self.published:.2f}" if both and self.published else ""]  # type: ignore[operator]
