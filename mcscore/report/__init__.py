@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib import util
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-from ..errors import RunError
-from ..outputs import named_output, refuse_foreign
-from ..paths import local_path
 from ..store.files import AnyPath, Where
-from ..text import visible
 
 if TYPE_CHECKING:
     from ..pool import Pool
@@ -40,16 +36,13 @@ def write_report(
     missing = [package for module, package in NEEDED.items() if util.find_spec(module) is None]
     if missing:
         raise ImportError(f"a report needs {', '.join(missing)}: pip install 'mcscore[report]'")
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
     from .inline import script, style
     from .rounds_section import rounds_section, runs_beside
     from .source import chosen_items, pool_of
     from .view import view
+    from .write import place_of, write_page
 
-    path = run.path / "report.html" if out is None else local_path(out, "a report", RunError)
-    refuse_foreign(path, "a report", _is_report, RunError)  # before the minutes that the plots of a large run take
+    path = place_of(out, run.path / "report.html")
     pool, warnings = pool_of(run, pool)
     names = pool.classes if pool is not None and pool.classes is not None else []
     rounds = rounds_section(
@@ -57,22 +50,5 @@ def write_report(
     )
     variables = {**view(run, pool, chosen_items(run, selection, pool), warnings), "rounds": rounds}
 
-    def shown(value: object) -> object:
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    # Keys, class names and paths come from outside: HTML in them is escaped, and what cannot be seen is spelled out.
-    pages = Environment(
-        loader=PackageLoader("mcscore", "report"),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    page = pages.get_template("page.html").render(variables, style=style(), script=script()).encode("utf-8")
-    with named_output(path, "a report", _is_report, RunError) as file:
-        file.write(page)
+    write_page(path, "page.html", {**variables, "style": style(), "script": script()})
     return path
-
-
-def _is_report(file: BinaryIO) -> bool:
-    return b'<meta name="generator" content="mcscore ' in file.read(4096)

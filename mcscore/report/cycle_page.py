@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..cycle.state import POOL, Curve, read_cycle
 from ..errors import PoolError, RunError
-from ..outputs import named_output, refuse_foreign
 from ..paths import exists, local_path
+from ..store.files import AnyPath
 from ..text import count, duration
 from .curves import BASELINE, Line, advantage, labels_to_reach, lines_of, measures_of, ticks
 from .rounds_section import Shown, rounds_section
+from .write import place_of, write_page
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -24,27 +25,19 @@ if TYPE_CHECKING:
 COLORS = 7  # of methods beside the baseline; then they begin anew, dashed
 
 
-def write_cycle_report(cycle: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+def write_cycle_report(cycle: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AnyPath:
     """Write the page of a cycle to ``out`` (default: report.html in its directory) and return its path.
 
     Raises ImportError if jinja2 is not installed; RunError if there is no cycle, none of its rounds is done, or a file is damaged.
     """
     if util.find_spec("jinja2") is None:
         raise ImportError("a report needs jinja2: pip install 'mcscore[report]'")
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     folder = local_path(cycle, "a cycle", RunError)
-    path = folder / "report.html" if out is None else local_path(out, "a report", RunError)
-    refuse_foreign(path, "a report", _is_report, RunError)
+    path = place_of(out, folder / "report.html")
     curves = [curve for curve in read_cycle(folder) if curve.rounds]
     if not curves:
         raise RunError(f"{folder} has no round that is done yet")
-    pages = Environment(
-        loader=PackageLoader("mcscore", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = pages.get_template("cycle.html").render(cycle_view(folder, curves)).encode()
-    with named_output(path, "a report", _is_report, RunError) as file:
-        file.write(page)
+    write_page(path, "cycle.html", cycle_view(folder, curves))
     return path
 
 
@@ -199,7 +192,3 @@ def _in_words(line: Line) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
-
-
-def _is_report(file: BinaryIO) -> bool:
-    return b'<meta name="generator" content="mcscore ' in file.read(4096)
