@@ -44,10 +44,7 @@ def write_report(
 
     path = place_of(out, run.path / "report.html")
     pool, warnings = pool_of(run, pool)
-    names = pool.classes if pool is not None and pool.classes is not None else []
-    rounds = rounds_section(
-        run, compare or runs_beside(run), pool, lambda index: names[index] if index < len(names) else str(index)
-    )
+    rounds = rounds_section(run, compare or runs_beside(run), pool)
     variables = {**view(run, pool, chosen_items(run, selection, pool), warnings), "rounds": rounds}
 
     write_page(path, "page.html", {**variables, "style": style(), "script": script()})

@@ -87,8 +87,7 @@ def _rounds(curve: Curve) -> tuple[dict[str, Shown] | None, str]:
         pool = Pool.open(curve.folder / POOL)
     except PoolError as error:  # the pool whose items it has is gone
         return None, f"Rounds are not compared: {error}."
-    names = pool.classes or []
-    return rounds_section(runs[0], runs[1:], pool, lambda index: names[index] if index < len(names) else str(index)), ""
+    return rounds_section(runs[0], runs[1:], pool), ""
 
 
 def _chart(measure: str, lines: Sequence[Line]) -> dict[str, Any]:

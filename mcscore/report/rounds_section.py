@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +35,7 @@ def runs_beside(run: Run) -> list[Run]:
     return [Run.open(run.path.parent / name) for name in names if is_file(run.path.parent / name / "run.json")]
 
 
-def rounds_section(
-    run: Run, others: Sequence[Run], pool: Pool | None, class_name: Callable[[int], str]
-) -> dict[str, Shown] | None:
+def rounds_section(run: Run, others: Sequence[Run], pool: Pool | None) -> dict[str, Shown] | None:
     """The tables of ``rounds_tables`` as text; None without another run.
 
     Raises:
@@ -48,6 +46,7 @@ def rounds_section(
         return None
     found = rounds_tables(list(runs.values()), pool)
     rounds, pairs, classes = found["rounds"], found["pairs"], found["classes"]
+    names = pool.classes if pool is not None and pool.classes is not None else []
     return {
         "rounds": Shown(
             [
@@ -90,7 +89,13 @@ def rounds_section(
         ),
         "classes": Shown(
             ["class", *(each["name"] for each in rounds)],
-            [[class_name(each["index"]), *map(_count, each["selected"])] for each in classes],
+            [
+                [
+                    names[each["index"]] if each["index"] < len(names) else str(each["index"]),
+                    *map(_count, each["selected"]),
+                ]
+                for each in classes
+            ],
             range(1, 1 + len(rounds)),
         ),
     }
