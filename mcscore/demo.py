@@ -149,7 +149,7 @@ def main(
         pool,
         methods={"bald": {"select": {"by": "bald"}}, "random": {"select": "random"}},
         seeds=range(seeds),
-        start=lambda seed: _balanced_start(digits.pool_labels, START, seed),
+        start=lambda seed: balanced_start(digits.pool_labels, START, seed),
         fit=fit,
         evaluate=evaluate,
         oracle=lambda ids: digits.pool_labels[ids],
@@ -194,7 +194,7 @@ def _require_former_demo(out: Path) -> None:
         raise FileExistsError(f"{out} holds {(foreign or names)[0]} and is not a former demo; choose another --out")
 
 
-def _balanced_start(labels: npt.NDArray[np.int32], n: int, seed: int) -> npt.NDArray[np.int64]:
+def balanced_start(labels: npt.NDArray[np.int32], n: int, seed: int) -> npt.NDArray[np.int64]:
     """Choose the same number of items from each class at random, as the papers do for the first labels."""
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mcscore import Pool
 from mcscore.atomic import replaced
 
 JSON = dict[str, Any]
@@ -18,6 +19,11 @@ def kept(path: Path, compute: Callable[[], JSON]) -> JSON:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, compute())
     return json.loads(path.read_text())
+
+
+def pool_of(path: Path, items: Any, **facts: Any) -> Pool:
+    """The pool at ``path``; made of the items if there is none."""
+    return Pool.open(path) if path.exists() else Pool.create(path, items, **facts)
 
 
 def write(path: Path, content: JSON) -> None:

@@ -19,6 +19,7 @@ from mcscore.cycle import Round, cycles
 from . import curves
 from .data import uci
 from .experiment import Claim, Row, Setting, above_zero
+from .kept import pool_of
 from .training import mlp, trained
 
 QUESTION = "do rows chosen by predictive variance teach more than random ones?"
@@ -61,8 +62,7 @@ def _split(name: str, split: int, setting: Setting) -> dict[str, list[list[Round
     X = ((table.X - mean) / np.where(std > 0, std, 1)).astype(np.float32)
     y = ((table.y - table.y[train].mean()) / table.y[train].std()).astype(np.float32)
     path = setting.work / f"{name}-{split:02d}"
-    exists = (path / "pool").exists()
-    pool = Pool.open(path / "pool") if exists else Pool.create(path / "pool", X[train], label_kind="number")
+    pool = pool_of(path / "pool", X[train], label_kind="number")
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         predicted = (

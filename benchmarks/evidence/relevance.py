@@ -16,10 +16,12 @@ from torch import nn
 
 from mcscore import Pool, Scorer
 from mcscore.cycle import cycles
+from mcscore.demo import balanced_start
 
 from . import curves
 from .data import Queries, mq2008
 from .experiment import Claim, Row, Setting, above_zero
+from .kept import pool_of
 from .stats import average_precision, ndcg
 from .training import classifier, mlp
 
@@ -53,7 +55,7 @@ def _fold(data: Queries, fold: int, setting: Setting) -> dict:
     X, relevant = _scaled(data.X, where), (data.relevance >= 1).astype(np.int32)
     pool_X, pool_y = X[where], relevant[where]
     path = setting.work / f"fold-{fold}"
-    pool = Pool.open(path / "pool") if (path / "pool").exists() else Pool.create(path / "pool", pool_X)
+    pool = pool_of(path / "pool", pool_X)
     test = np.flatnonzero(data.part == (fold + 3) % 5 + 1)
     test_X, grades, query = torch.from_numpy(X[test]), data.relevance[test], data.query[test]
 
@@ -64,16 +66,12 @@ def _fold(data: Queries, fold: int, setting: Setting) -> dict:
         gains = [ndcg(chance[i], grades[i]) for i in of_query]
         return {"average precision": float(np.nanmean(precisions)), "NDCG@10": float(np.nanmean(gains))}
 
-    def start(seed: int) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        return np.concatenate([rng.choice(np.flatnonzero(pool_y == c), FIRST // 2, replace=False) for c in (0, 1)])
-
     return cycles(
         pool,
         methods=METHODS,
         seeds=[fold],
         out=path / "cycles",
-        start=start,
+        start=lambda seed: balanced_start(pool_y, FIRST, seed),
         fit=fit,
         evaluate=evaluate,
         oracle=lambda ids: pool_y[ids],

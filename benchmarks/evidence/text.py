@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mcscore import Pool, Scorer
+from mcscore import Scorer
 from mcscore.cycle import Round, cycles
+from mcscore.demo import balanced_start
 
 from . import curves
 from .data import Collection, cranfield
 from .experiment import Claim, Row, Setting, above_zero
+from .kept import pool_of
 from .stats import average_precision
 from .training import classifier, mlp
 
@@ -112,7 +114,7 @@ def _split(
     pairs, test = _pairs(train, words), _pairs(held, words)
     relevant = texts.relevant[tuple(pairs.astype(int).T)].astype(np.int32)
     path = setting.work / f"split-{seed}"
-    pool = Pool.open(path / "pool") if (path / "pool").exists() else Pool.create(path / "pool", pairs)
+    pool = pool_of(path / "pool", pairs)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         chance = Scorer(model, PASSES, ("entropy",)).predict(test).mean[:, 1].numpy()
@@ -120,16 +122,12 @@ def _split(
         ranked[tuple(test.astype(int).T)] = 1 + chance
         return {"average precision": _precision(texts, held, ranked[held])}
 
-    def start(seed: int) -> Ints:
-        rng = np.random.default_rng(seed)
-        return np.concatenate([rng.choice(np.flatnonzero(relevant == c), FIRST // 2, replace=False) for c in (0, 1)])
-
     return cycles(
         pool,
         methods=METHODS,
         seeds=[seed],
         out=path / "cycles",
-        start=start,
+        start=lambda seed: balanced_start(relevant, FIRST, seed),
         fit=lambda pool, labeled, seed: classifier(lambda: Matcher(*vectors), pool, labeled, seed, STEPS),
         evaluate=evaluate,
         oracle=lambda ids: relevant[ids],
