@@ -98,7 +98,12 @@ def test_a_score_asked_for_alone_is_the_same_score(triton_call: Call, name: str,
 
 @pytest.mark.parametrize(
     ("C", "dtype", "ahead"),
-    [(4097, torch.float16, False), (6000, torch.float32, True), (10_000, torch.bfloat16, False), (24_576, torch.bfloat16, False)],
+    [
+        (4097, torch.float16, False),
+        (6000, torch.float32, True),
+        (10_000, torch.bfloat16, False),
+        (24_576, torch.bfloat16, False),
+    ],
 )
 def test_long_rows_are_held_in_pieces(triton_call: Call, C: int, dtype: torch.dtype, ahead: bool) -> None:
     """An odd row has one value per load, and so 33 pieces."""
