@@ -221,3 +221,31 @@ def test_the_command_writes_results_page_and_picture(
     assert (results["seeds"], results["size"]) == ([0, 1], "quick")
     assert "![bandit](bandit.png)" in (tmp_path / "out" / "bandit.md").read_text()
     assert (tmp_path / "out" / "bandit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tenths_by_uncertainty_hold_the_errors_of_the_least_certain() -> None:
+    images = importlib.import_module("benchmarks.evidence.images")
+    import torch
+
+    class Sure(torch.nn.Module):
+        """Says class 0, the surer the greater its only input; its dropout changes next to nothing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            little = self.drop(torch.full((len(x), 4), 1e-5)).sum(1)
+            return torch.stack([x + little, torch.zeros_like(x)], 1)
+
+    sure = torch.linspace(0.05, 3, 100)
+    labels = (np.arange(100) < 20).astype(np.int32)  # wrong about the twenty least sure
+    told = images.measures(Sure().eval(), sure, labels, 3)
+    for by in ("entropy", "entropy, dropout off"):
+        assert [told[f"{by}, tenth {n}"] for n in range(1, 11)] == [0.0] * 8 + [1.0, 1.0]
+    assert told["accuracy"] == told["accuracy, dropout off"] == 0.8
+    confidence = torch.sigmoid(sure).numpy()
+    assert told["ECE"] == pytest.approx(stats.calibration_error(confidence, labels == 0), abs=1e-4)
+    assert told["negative log likelihood"] == pytest.approx(
+        -np.log(np.where(labels == 0, confidence, 1 - confidence)).mean(), abs=1e-4
+    )
