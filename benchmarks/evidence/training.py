@@ -39,21 +39,53 @@ def trained(
     batch: int = 32,
     rate: float = 2e-3,
     decay: float = 1e-3,
+    device: str = "cpu",
 ) -> nn.Module:
     """A new network, by Adam: each step draws a batch of row numbers, and ``loss`` is that of the network on these."""
     torch.manual_seed(seed)
-    model = make().train()
-    optimizer = torch.optim.Adam(model.parameters(), rate, weight_decay=decay)
-    for _ in range(steps):
+    model, gpu = make().to(device).train(), torch.device(device).type == "cuda"
+    optimizer = torch.optim.Adam(model.parameters(), rate, weight_decay=decay, fused=gpu or None, capturable=gpu)
+
+    def step() -> None:
         optimizer.zero_grad()
-        loss(model, torch.randint(rows, (batch,))).backward()
+        loss(model, torch.randint(rows, (batch,), device=device)).backward()
         optimizer.step()
+
+    (_replayed if gpu else _repeated)(step, steps)
+    optimizer.zero_grad()
     return model.eval()
 
 
+def _repeated(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def _replayed(step: Callable[[], None], times: int) -> None:
+    """Repeat a step by a CUDA graph: with a small network the host needs several times as long to launch its kernels as they run."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        _repeated(step, 3)  # what a first step allocates must be there before one is recorded
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        step()  # is recorded, and not run
+    for _ in range(times - 3):
+        graph.replay()
+    torch.cuda.synchronize()
+
+
 def classifier(
-    make: Callable[[], nn.Module], pool: Pool, labeled: npt.NDArray[np.int64], seed: int, steps: int
+    make: Callable[[], nn.Module],
+    pool: Pool,
+    labeled: npt.NDArray[np.int64],
+    seed: int,
+    steps: int,
+    device: str = "cpu",
 ) -> nn.Module:
-    """A new network, trained on the labeled items of a pool."""
-    x, y = torch.from_numpy(pool.take(labeled)), torch.from_numpy(pool.labels[labeled]).long()
-    return trained(make, lambda model, batch: F.cross_entropy(model(x[batch]), y[batch]), len(y), seed, steps)
+    """A new network, trained on the labeled items of a pool; pixels of 8 bits become 0 to 1."""
+    x, y = (torch.from_numpy(each).to(device) for each in (pool.take(labeled), pool.labels[labeled].astype(np.int64)))
+    x = x if x.is_floating_point() else x.float() / 255
+    loss = lambda model, batch: F.cross_entropy(model(x[batch]), y[batch])  # noqa: E731
+    return trained(make, loss, len(y), seed, steps, device=device)

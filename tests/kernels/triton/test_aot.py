@@ -132,9 +132,10 @@ CASES: dict[str, Callable[[], Launch]] = {
     "50000 classes, merge": case(_score, 50000, torch.bfloat16, KERNEL_SCORES, "categorical", 2),
     **{
         f"{C} classes, {str(dtype)[6:]}": case(_score, C, dtype, LIGHT, "categorical")
-        for C in (1024, 4096, 8192, 16384)
+        for C in (1024, 4096, 8192, 10_000, 16384)
         for dtype in (torch.bfloat16, torch.float32)
     },
+    "24576 classes, bfloat16": case(_score, 24576, torch.bfloat16, LIGHT, "categorical"),
     **{
         f"50000 classes, {'tiles' if step else 'rows'}, {str(dtype)[6:]}": case(
             _score, 50000, dtype, LIGHT, "categorical", step
@@ -281,7 +282,7 @@ def test_a_logit_takes_twelve_instructions_of_which_one_is_an_exponential(
     """14 instructions and 1.7 exponentials are what full memory speed allows on an H200 at 2 bytes per logit."""
     machine = machines[name, capability].result()
     assert machine.per_exponential <= 12
-    assert max(loop["MUFU.EX2"] for loop in machine.loops) <= 33  # of 32 logits per thread
+    assert max(loop["MUFU.EX2"] for loop in machine.loops) <= 49  # of 48 logits per thread at most
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
