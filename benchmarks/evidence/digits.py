@@ -25,13 +25,12 @@ from mcscore.cycle import Round, cycles
 from mcscore.demo import balanced_start
 
 from ..models import GalCNN
-from ..repeated_mnist import network
 from . import curves
 from .data import Images, mnist
 from .experiment import Claim, Row, Setting, above_zero
 from .kept import kept, pool_of
 from .stats import labels_to
-from .training import classifier
+from .training import classifier, cnn
 
 QUESTION = "how many labels of handwritten digits does each acquisition need?"
 DATA = "mnist"
@@ -69,7 +68,7 @@ class Task:
         self.rounds, self.passes, self.steps, self.device = (
             (4, 20, 150, setting.device) if quick else (ROUNDS, PASSES, STEPS, setting.device)
         )
-        self.network = network if quick else GalCNN
+        self.network = cnn if quick else GalCNN
         self.pool = pool_of(setting.work / "pool", self.data.pool)
         self.test = torch.from_numpy(self.data.test.copy()).to(setting.device)
         self.digits = torch.from_numpy(self.data.test_labels).to(setting.device)

@@ -21,6 +21,15 @@ def mlp(sizes: Sequence[int], rates: Sequence[float]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
 
+def cnn() -> nn.Sequential:
+    """Gal's CNN made small, for images (B, 1, 28, 28) of ten classes: what precedes dropout runs once for all passes."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 5), nn.MaxPool2d(2), nn.ReLU()),  # (B, 8, 12, 12)
+        *(nn.Conv2d(8, 16, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),  # (B, 256)
+        *(nn.Dropout(0.25), nn.Linear(256, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 10)),
+    )
+
+
 def trained(
     make: Callable[[], nn.Module],
     loss: Callable[[nn.Module, Tensor], Tensor],
