@@ -1,3 +1,3 @@
 """Evidence that asking the network saves labels: experiments on real data, beside published figures."""
 
-EXPERIMENTS = ("relevance", "regression", "regression_active", "map", "bandit", "text")
+EXPERIMENTS = ("digits", "relevance", "regression", "regression_active", "map", "bandit", "text", "images", "repeats")

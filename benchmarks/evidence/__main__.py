@@ -37,6 +37,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="what is done is kept here; default: build/evidence/NAME")
     parser.add_argument("--out", type=Path, help="results, page and picture; default: docs/evidence, with --quick WORK")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
+    parser.add_argument("--methods", nargs="+", default=[], help="run these alone, and write no page (digits)")
+    parser.add_argument("--device", default="cpu", help="cuda: train and score on a GPU (digits)")
     parser.add_argument("--threads", type=int, default=1, help="two runs with one thread each beat one run with two")
     given = parser.parse_args(words)
     torch.set_num_threads(given.threads)
@@ -45,6 +47,14 @@ def main(words: Sequence[str] | None = None) -> int:
         print(write_index(given.out or ROOT / "docs" / "evidence"))
         return 0
     experiment = importlib.import_module(f".{given.name}", __package__)
+    apart = getattr(experiment, "APART", ())
+    if given.device != "cpu" and not apart:
+        parser.error(f"{given.name} runs on the CPU alone: leave out --device")
+    if unknown := [name for name in given.methods if name not in apart]:
+        parser.error(
+            f"{given.name} runs no method {unknown[0]!r} apart; --methods can be: {', '.join(apart) or 'nothing'}"
+        )
+    torch.backends.cudnn.deterministic = True  # a round that was killed is to give the same model again
     size = "quick" if given.quick else "full"
     work = given.work or ROOT / "build" / "evidence" / f"{given.name}-{size}"
     out = given.out or (work if given.quick else ROOT / "docs" / "evidence")
@@ -55,10 +65,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
     seeds = tuple(given.seeds or (experiment.QUICK_SEEDS if given.quick else experiment.SEEDS))
     try:
-        results = experiment.run(Setting(given.data, work, given.quick, seeds, tell))
+        results = experiment.run(
+            Setting(given.data, work, given.quick, seeds, tell, given.device, tuple(given.methods))
+        )
     except NoDataError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    if given.methods:
+        tell(f"{', '.join(given.methods)}: done; without --methods the same command writes the page")
+        return 0
     results |= {"experiment": given.name, "size": size, "seeds": list(seeds), "made": made(given)}
     claims = experiment.claims(results)
     results["claims"] = [vars(claim) for claim in claims]

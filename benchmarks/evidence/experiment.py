@@ -8,8 +8,9 @@
     page(results)       its page, Markdown
     draw(results)       its picture, a figure of matplotlib
 
-and SEEDS and QUICK_SEEDS. ``python -m benchmarks.evidence NAME`` calls them in this order. ``run`` keeps each part in ``setting.work`` as
-soon as it is done, and says in ``results["minutes"]`` what it took.
+and SEEDS and QUICK_SEEDS; and APART, names of methods, if processes with some of them each may share ``setting.work``, on any device.
+``python -m benchmarks.evidence NAME`` calls them in this order. ``run`` keeps each part in ``setting.work`` as soon as it is done, and says
+in ``results["minutes"]`` what it took.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Setting:
         quick: whether it is small enough for three minutes.
         seeds: the seeds, or folds.
         tell: called with a sentence at the start of each stage.
+        device: where networks are trained and score.
+        methods: those that this process is to run, if not all.
     """
 
     data: Path | None
@@ -43,6 +46,8 @@ class Setting:
     quick: bool
     seeds: tuple[int, ...]
     tell: Callable[[str], None]
+    device: str = "cpu"
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mcscore import Pool
 from mcscore.atomic import replaced
+from mcscore.store.lock import locked_in_turn
 
 JSON = dict[str, Any]
 
@@ -22,8 +23,10 @@ def kept(path: Path, compute: Callable[[], JSON]) -> JSON:
 
 
 def pool_of(path: Path, items: Any, **facts: Any) -> Pool:
-    """The pool at ``path``; made of the items if there is none."""
-    return Pool.open(path) if path.exists() else Pool.create(path, items, **facts)
+    """The pool at ``path``; made of the items if there is none, by one of the processes that ask for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked_in_turn(path.parent):
+        return Pool.open(path) if path.exists() else Pool.create(path, items, **facts)
 
 
 def write(path: Path, content: JSON) -> None:

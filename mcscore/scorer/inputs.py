@@ -218,6 +218,16 @@ def check_rows(model: nn.Module, rows: int, B: int) -> None:
         )
 
 
+def rows(items_B: Items, which: npt.NDArray[np.int64]) -> Items:
+    """Copy some items. PyTorch cannot index uint16 on a GPU; the bits of an int16 are the same."""
+    if isinstance(items_B, np.ndarray):
+        return items_B[which]
+    at = torch.from_numpy(which).to(items_B.device)
+    if items_B.dtype != torch.uint16:
+        return items_B[at]
+    return items_B.view(torch.int16)[at].view(torch.uint16)
+
+
 def ordinary(x: Tensor) -> Tensor:
     """Copy ``x`` if it was made in inference mode: such tensors have no version counter, so changes to them go unnoticed."""
     return x.clone() if x.is_inference() else x

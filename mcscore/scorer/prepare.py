@@ -21,7 +21,7 @@ from ..montecarlo.checks import require_effect
 from ..montecarlo.passes import Fuses
 from ..montecarlo.plan import Plan, make_plan
 from ..own_scores import holding
-from .inputs import Items, ModelInputs
+from .inputs import Items, ModelInputs, rows
 from .options import Dropout, Execution
 from .steps import Reduction, Steps
 
@@ -49,7 +49,7 @@ def prepare(
         raise ValueError("prepare needs at least one item")
     if execution.dtype == "tf32":
         require_tf32(inputs)
-    three_items = items_B[np.unique([0, B // 2, B - 1])] if B >= 3 else items_B[np.resize(np.arange(B), 3)]
+    three_items = rows(items_B, np.unique([0, B // 2, B - 1]) if B >= 3 else np.resize(np.arange(B), 3))
     three, two = inputs(three_items), inputs(three_items[:2])
     found = discover(model, two, three, dropout.sites, dropout.p, dropout.weights)
     if not any(site.active for site in found.sites):

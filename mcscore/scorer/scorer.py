@@ -34,6 +34,7 @@ from .inputs import (
     check_rows,
     checked_ids,
     require_one_device,
+    rows,
     scorable,
 )
 from .modes import one_at_a_time
@@ -191,8 +192,7 @@ class Scorer:
         if not self.execution.deterministic or n <= B:
             return items_B, ids_B
         which = np.minimum(np.arange(n), B - 1)
-        at = torch.from_numpy(which)
-        return items_B[which if isinstance(items_B, np.ndarray) else at.to(items_B.device)], ids_B[at.to(ids_B.device)]
+        return rows(items_B, which), ids_B[torch.from_numpy(which).to(ids_B.device)]
 
     def _step(self, steps: Steps, items_B: Items, ids_B: Tensor) -> dict[str, Tensor]:
         """Score one step. In the first step two items are also scored alone, and must get the same scores."""
@@ -201,7 +201,7 @@ class Scorer:
         check_rows(self.model, len(scores["prediction"]), B)
         if first and B >= 3:
             two = np.array([0, B - 1])
-            alone = steps.scores(self.inputs(items_B[two]), ids_B[two])
+            alone = steps.scores(self.inputs(rows(items_B, two)), ids_B[two])
             coarse = steps.passes.autocast is not None or self.inputs.dtype in (torch.float16, torch.bfloat16)
             together = {name: values[two] for name, values in scores.items()}
             steps.require_independence(alone, together, ids_B[two].tolist(), B, coarse)

@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from benchmarks.evidence import EXPERIMENTS, curves, experiment, index, stats
-from benchmarks.evidence.data import NoDataError, folder
+from benchmarks.evidence.data import Images, NoDataError, folder
 from benchmarks.evidence.kept import kept, write
 from mcscore.cycle import Round
 
@@ -221,3 +221,83 @@ def test_the_command_writes_results_page_and_picture(
     assert (results["seeds"], results["size"]) == ([0, 1], "quick")
     assert "![bandit](bandit.png)" in (tmp_path / "out" / "bandit.md").read_text()
     assert (tmp_path / "out" / "bandit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tenths_by_uncertainty_hold_the_errors_of_the_least_certain() -> None:
+    images = importlib.import_module("benchmarks.evidence.images")
+    import torch
+
+    class Sure(torch.nn.Module):
+        """Says class 0, the surer the greater its only input; its dropout changes next to nothing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            little = self.drop(torch.full((len(x), 4), 1e-5)).sum(1)
+            return torch.stack([x + little, torch.zeros_like(x)], 1)
+
+    sure = torch.linspace(0.05, 3, 100)
+    labels = (np.arange(100) < 20).astype(np.int32)  # wrong about the twenty least sure
+    told = images.measures(Sure().eval(), sure, labels, 3)
+    for by in ("entropy", "entropy, dropout off"):
+        assert [told[f"{by}, tenth {n}"] for n in range(1, 11)] == [0.0] * 8 + [1.0, 1.0]
+    assert told["accuracy"] == told["accuracy, dropout off"] == 0.8
+    confidence = torch.sigmoid(sure).numpy()
+    assert told["ECE"] == pytest.approx(stats.calibration_error(confidence, labels == 0), abs=1e-4)
+    assert told["negative log likelihood"] == pytest.approx(
+        -np.log(np.where(labels == 0, confidence, 1 - confidence)).mean(), abs=1e-4
+    )
+
+
+def test_a_pool_of_repeats_has_each_digit_as_often_and_noise_of_its_own() -> None:
+    repeats = importlib.import_module("benchmarks.evidence.repeats")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 4, 4), np.uint8)
+    data = Images(pixels, np.arange(60, dtype=np.int32), pixels, np.arange(60, dtype=np.int32))
+    four, labels = repeats.items(data, 40, 4, seed=1)
+    one, few = repeats.items(data, 40, 1, seed=1)
+    assert four.dtype == np.float32
+    assert labels.tolist() == few.tolist() * 4
+    assert sorted(set(few.tolist())) == sorted(few.tolist())  # no digit is drawn twice
+    assert np.array_equal(four[:40], one)
+    apart = four.reshape(4, 40, -1) - four.reshape(4, 40, -1).mean(0)
+    assert apart.std() * (4 / 3) ** 0.5 == pytest.approx(0.1, rel=0.05)
+    assert not np.array_equal(repeats.items(data, 40, 1, seed=2)[1], few)
+
+
+def test_copies_of_a_batch_and_of_labeled_items_are_told_apart() -> None:
+    repeats = importlib.import_module("benchmarks.evidence.repeats")
+
+    def turn(chosen: list[int]) -> Round:
+        ids = np.array(chosen, np.int64)
+        return Round(0, 20, 0.5, ids, ids, 1.0, None, {"accuracy": 0.5}, None, "")
+
+    turns = [
+        turn([5, 105, 7, 101]),
+        turn([205, 8, 9, 10]),
+        turn([]),
+    ]  # of 100 digits, of which digit 1 is labeled at first
+    assert repeats.copied(turns, np.array([1, 2]), 100) == (2 / 8, 2 / 8)
+
+
+def test_claims_of_repeats_are_of_the_published_order_only_in_a_full_run() -> None:
+    repeats = importlib.import_module("benchmarks.evidence.repeats")
+    level = {"BALD": 0.92, repeats.SHARED: 0.86, "radius": 0.93, "random": 0.9}
+    accuracy = {
+        m: [rounds([0.5] + [level.get(m, 0.95) + 0.01 * seed] * 5) for seed in range(3)] for m in repeats.METHODS
+    }
+    found = curves.of_cycles(accuracy)
+    found["copied"] = {m: [[{repeats.SHARED: 0.9, "BALD": 0.5}.get(m, 0.0), 0.1]] * 3 for m in repeats.METHODS}
+    results = {"pools": {"4": found}, "of": repeats.SMALL, "minutes": 1.0}
+    assert [claim.holds for claim in repeats.claims(results)] == [True, True]
+    full = repeats.claims({**results, "of": repeats.FULL})
+    assert len(full) == 9
+    assert all(claim.holds for claim in full)
+    assert (
+        full[2].text
+        == "x4: accuracy from 260 labels to 300 of top-k BALD with shared masks is below random's, by 0.040 (p = 0.12)"
+    )
+    told = repeats.page({**results, "of": repeats.FULL})
+    assert "| BALD, shared masks | 3 |" in told
+    assert "| -0.040 | 1 | 0.12 | 90.0% | 10.0% |" in told

@@ -55,6 +55,15 @@ def test_masks_are_those_of_the_cpu_bit_by_bit_in_any_batch(p: float, masks: str
     assert torch.equal(torch.cat([kept("cuda", slice(0, 2)), kept("cuda", slice(2, 9))], 1), whole)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_items_of_16_bits_are_scored(deterministic: bool) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 5))
+    items = torch.randint(0, 65536, (11, 1, 8, 8), dtype=torch.int32).to(torch.uint16)
+    execution = Execution(deterministic=deterministic)
+    ours, theirs = (Scorer(model.to(device), T, SCORES, execution=execution)(items) for device in ("cuda", "cpu"))
+    torch.testing.assert_close(ours["bald"].cpu(), theirs["bald"], rtol=1e-3, atol=1e-5)
+
+
 @EVERY
 def test_the_same_step_gives_the_same_bits_wherever_it_stands_and_another_shape_the_same_up_to_rounding(
     kind: Kind,

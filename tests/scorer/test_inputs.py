@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcscore import Scorer
+from mcscore import Execution, Scorer
 from mcscore.cli.model import grouped
 from mcscore.errors import OutputError
 from mcscore.scorer.inputs import require_one_device
@@ -43,6 +44,27 @@ def test_inference_mode_gives_the_same_path_and_bits(name: str) -> None:
         assert not inside[key].is_inference()
     if embedding is not None:
         np.testing.assert_array_equal(embedding, Scorer(model).embed(x))
+
+
+class FewOperators(TorchDispatchMode):
+    """Of uint16 a GPU has views and copies alone, and a CPU more: those are refused here, too."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operator.overloadpacket.__name__
+        of_uint16 = any(isinstance(arg, Tensor) and arg.dtype == torch.uint16 for arg in args)
+        if of_uint16 and name not in ("view", "slice", "_to_copy", "detach", "alias", "select", "expand", "clone"):
+            raise NotImplementedError(f"{name} of uint16")
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_items_of_16_bits_need_no_operator_that_a_gpu_lacks(deterministic: bool) -> None:
+    x = torch.randint(0, 65536, (11, 6), dtype=torch.int32).to(torch.uint16)
+    model, execution = small(), Execution(deterministic=deterministic)
+    expected = Scorer(model, 8, execution=execution)(x.to(torch.float32) / 65535)
+    with FewOperators():
+        found = Scorer(model, 8, execution=execution)(x)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet-blocks", "vit"])

@@ -39,7 +39,7 @@ def _pass_of_tile(
     row = load_tile(at, column, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
     if SOFTMAX:
         of_row = t * tl.cast(B, tl.int64) + b
-        p = probabilities(row, top_in + of_row, inverse_in + of_row)
+        p = probabilities(row, top_in + of_row, inverse_in + of_row, 0)
         voted = tl.zeros(row.shape, tl.int32)
         if NEEDS_VOTES & WANT:
             voted = (classes == tl.load(vote_in + of_row)).to(tl.int32)

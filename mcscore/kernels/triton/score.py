@@ -5,9 +5,8 @@ Reads T B C logits once and writes 4 bytes per item and score: the memory's spee
 when row t is complete its normaliser is known, so p_t joins p̄ at once, and the state is one row and one C-wide sum in
 registers. Only what is asked for is computed; WANT is known at compile time.
 
-``tiling`` says how many threads share an item. From 8 warps on, a multiprocessor holds one or two items, too few to hide
-the wait for memory: the next row is then loaded before this one is worked on (not with 16 values per thread: twice the
-work per value hides more, and sm_100 spills). More classes than 16 warps can hold are for ``score_wide``.
+``tiling`` says how many threads share an item. Beyond 4096 classes the commonest scores are for ``score_pieces``, and more classes
+than registers hold for ``score_wide``.
 
 Rows of up to 32 classes: one thread per item, whose loads lie a row apart. The L1 cache stages them: a warp's rows are
 neighbors, so every sector is fetched once, and at C = 10 the five loads of a bfloat16 row touch 25 lines for 640 bytes, 25 bytes
@@ -27,11 +26,11 @@ from torch import Tensor
 from ...acquisition import check_kernel_call
 from .jackknife import plan_errors
 from .launch import Launch, alignment, check_device, check_dtype
+from .score_pieces import SMALLEST, plan_pieces
 from .score_wide import plan_wide
 from .tile import add_pass, finish_scores, load_tile, new_results, new_sums, tile_classes
-from .tiling import tiling, values_per_thread
+from .tiling import MOST_VALUES, tiling, values_per_thread
 
-_PREFETCH_WARPS = 8
 _MAX_COLUMNS = 32  # classes of class-major logits that a thread holds; more are copied into rows first
 
 
@@ -62,7 +61,7 @@ def _score_columns(
 @triton.jit(do_not_specialize=["B", "stride_t"])
 def _score_rows(
     x, out, prediction, T, B, stride_t, stride_b,
-    C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr, PREFETCH: tl.constexpr,
+    C: tl.constexpr, VECTOR: tl.constexpr, SOFTMAX: tl.constexpr, WANT: tl.constexpr,
     ITEMS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0).to(tl.int64) * ITEMS
@@ -75,17 +74,9 @@ def _score_rows(
     offset = (tl.arange(0, ITEMS).to(tl.int64) * stride_b * VECTOR)[:, None] + column if ITEMS > 1 else column
     step = tl.cast(stride_t, tl.int64) * VECTOR
     mean, m2, votes, h = new_sums(ITEMS, CHUNK * CHUNKS, SHARES)
-    if PREFETCH:
-        raw = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C)
     for t in range(T):
-        if PREFETCH:
-            row = raw.to(tl.float32)
-            # At the end the last row once more: a mask would cost an instruction per load.
-            x += (tl.minimum(t + 2, T) - (t + 1)) * step
-            raw = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C)
-        else:
-            row = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
-            x += step
+        row = load_tile(x + offset, column, ok[:, None], 0, 1, ITEMS, CHUNK, CHUNKS, C).to(tl.float32)
+        x += step
         mean, m2, votes, h = add_pass(mean, m2, votes, h, row, classes, t, C, SOFTMAX, WANT, SHARES)
     finish_scores(out, prediction, item, ok, B, mean, m2, votes, h, classes, T, C, SOFTMAX, WANT)
 
@@ -137,12 +128,11 @@ def _plan_scores(logits_TBC: Tensor, scores: Sequence[str], likelihood: str) -> 
         meta |= {"VECTOR": vector, "ITEMS": 32 * vector, "WIDTH": width}
         return [Launch(_score_columns, (triton.cdiv(B, 32 * vector),), args, meta, num_warps=1)], results
     vector = alignment(x, x.stride(0), x.stride(1))
-    tiles = tiling(C, vector, values)
-    strides = {"stride_t": x.stride(0) // vector, "stride_b": x.stride(1) // vector}
+    args |= {"stride_t": x.stride(0) // vector, "stride_b": x.stride(1) // vector}
     meta |= {"VECTOR": vector}
+    if C > SMALLEST and values == MOST_VALUES and (launch := plan_pieces(args, meta)):
+        return [launch], results
+    tiles = tiling(C, vector, values)
     if tiles is None:
-        return plan_wide(args | strides, meta), results
-
-    prefetch = tiles.warps >= _PREFETCH_WARPS and values == 32
-    meta |= {"PREFETCH": prefetch, **tiles.meta}
-    return [Launch(_score_rows, (triton.cdiv(B, tiles.items),), args | strides, meta, tiles.warps)], results
+        return plan_wide(args, meta), results
+    return [Launch(_score_rows, (triton.cdiv(B, tiles.items),), args, meta | tiles.meta, tiles.warps)], results

@@ -25,6 +25,7 @@ from .tile import (
     FAR,
     LOG2E,
     NEEDS_H,
+    NEEDS_STD,
     NEEDS_VOTES,
     accumulate,
     add_pass,
@@ -33,6 +34,7 @@ from .tile import (
     load_tile,
     log2,
     new_sums,
+    rounded_product,
     scale_of,
     scaled_difference,
     store_scores,
@@ -110,14 +112,15 @@ def rescale(m, origin):
 
 
 @triton.jit
-def probabilities(row, top_at, inverse_at):
+def probabilities(row, top_at, inverse_at, WANT: tl.constexpr):
     """Softmax of some classes (1, classes) of a row whose ``_row_statistics`` lie at these addresses."""
     top = tl.load(top_at + tl.arange(0, 1))
     c = scale_of(top)
     origin = top * c
     # The rounding of origin, which all classes share, is known exactly and taken out of the factor.
     factor = tl.load(inverse_at + tl.arange(0, 1)) * tl.exp2(-scaled_difference(top, c, origin))
-    return tl.exp2(scaled_difference(row, c[:, None], origin[:, None])) * factor[:, None]
+    e = tl.exp2(scaled_difference(row, c[:, None], origin[:, None]))
+    return rounded_product(e, factor[:, None]) if NEEDS_STD & WANT else e * factor[:, None]
 
 
 @triton.jit(do_not_specialize=["B", "stride_t"])
@@ -139,7 +142,7 @@ def _class_tiles(
         row = load_tile(pointer, column, True, 0, 1, 1, CHUNK, CHUNKS, C).to(tl.float32)
         pointer += step
         if SOFTMAX:
-            p = probabilities(row, top_in + at, inverse_in + at)
+            p = probabilities(row, top_in + at, inverse_in + at, WANT)
             if NEEDS_VOTES & WANT:
                 votes += (classes == tl.load(vote_in + at)).to(tl.int32)
             mean, m2 = accumulate(mean, m2, p, t, WANT)

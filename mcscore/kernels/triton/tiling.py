@@ -14,6 +14,7 @@ import triton
 
 from .tile import NEEDS_STD, NEEDS_VOTES
 
+MOST_VALUES = 32  # of a row, that a thread holds beside as many sums
 _MAX_WARPS = 16  # 512 threads may hold 128 registers each; 1024 only 64, and then 32 values and their sums spill
 
 
@@ -40,7 +41,7 @@ class Tiling:
 
 def values_per_thread(want: int, softmax: bool) -> int:
     """Values of a row that a thread can hold, with all the C-wide sums that go with them, and not spill."""
-    return 32 if softmax and not want & (NEEDS_STD.value | NEEDS_VOTES.value) else 16
+    return MOST_VALUES if softmax and not want & (NEEDS_STD.value | NEEDS_VOTES.value) else 16
 
 
 def tiling(C: int, vector: int, values: int) -> Tiling | None:

@@ -132,9 +132,10 @@ CASES: dict[str, Callable[[], Launch]] = {
     "50000 classes, merge": case(_score, 50000, torch.bfloat16, KERNEL_SCORES, "categorical", 2),
     **{
         f"{C} classes, {str(dtype)[6:]}": case(_score, C, dtype, LIGHT, "categorical")
-        for C in (1024, 4096, 8192, 16384)
+        for C in (1024, 4096, 8192, 10_000, 16384)
         for dtype in (torch.bfloat16, torch.float32)
     },
+    "24576 classes, bfloat16": case(_score, 24576, torch.bfloat16, LIGHT, "categorical"),
     **{
         f"50000 classes, {'tiles' if step else 'rows'}, {str(dtype)[6:]}": case(
             _score, 50000, dtype, LIGHT, "categorical", step
@@ -194,8 +195,12 @@ PRODUCTS = {name for name in CASES if name.startswith(("head", "linear", "joint"
 SPILLED = dict.fromkeys(PRODUCTS, 16) | {
     "16384 classes, float32": 8,
     "8192 labels, all scores": 8,
+    "24576 classes, bfloat16": 72,
+    "joint entropies of 2 classes": 160,
+    "joint entropies of 10 classes": 80,
 }
-"""Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product)."""
+"""Bytes: an address or two, which the assembler at times spills where registers are full (512 threads of 128, or a product). The last
+three are measured to be faster than what spills nothing: on sm_90, where the joint entropies spill nothing; on sm_80 they do."""
 NARROW_LOADS = {
     "sums of pixels, all scores",
     "sums of one label, all scores",
@@ -285,7 +290,7 @@ def test_a_logit_takes_twelve_instructions_of_which_one_is_an_exponential(name: 
     """14 instructions and 1.7 exponentials are what full memory speed allows on an H200 at 2 bytes per logit."""
     machine = machine_of(name, capability)
     assert machine.per_exponential <= 12
-    assert max(loop["MUFU.EX2"] for loop in machine.loops) <= 33  # of 32 logits per thread
+    assert max(loop["MUFU.EX2"] for loop in machine.loops) <= 49  # of 48 logits per thread at most
 
 
 @compiled_cases(["errors of 1000 classes", "errors of 4096 classes", "errors of 50000 classes, tiles"])

@@ -26,6 +26,7 @@ Call = Callable[..., Any]
 LIKELIHOODS = ("categorical", "bernoulli")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LIGHT = ("bald", "entropy")
+SINGLE = ("entropy", "expected_entropy", "bald", "least_confidence", "margin")  # without votes and squares
 
 
 def logits(T: int, B: int, C: int, dtype: torch.dtype = torch.float32, spread: float = 3.0) -> Tensor:
@@ -95,11 +96,34 @@ def test_a_score_asked_for_alone_is_the_same_score(triton_call: Call, name: str,
     check(triton_call(score, x, (name,), likelihood), x, likelihood, (name,))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_of_many_warps_load_the_next_row_ahead(triton_call: Call, dtype: torch.dtype) -> None:
-    x = logits(3, 2, 8192, dtype)
-    assert plan(x, LIGHT, "categorical")[0][0].meta["PREFETCH"]
-    check(triton_call(score, x, LIGHT, "categorical"), x, "categorical", LIGHT)
+@pytest.mark.parametrize(
+    ("C", "dtype", "ahead"),
+    [
+        (4097, torch.float16, False),
+        (6000, torch.float32, True),
+        (10_000, torch.bfloat16, False),
+        (24_576, torch.bfloat16, False),
+    ],
+)
+def test_long_rows_are_held_in_pieces(triton_call: Call, C: int, dtype: torch.dtype, ahead: bool) -> None:
+    """An odd row has one value per load, and so 33 pieces."""
+    x = logits(3, 7, C, dtype)
+    x[:, 0, : C // 2] = -math.inf  # whole pieces of probability 0, which is legal
+    x[:, 1, C - 90] = x[:, 1, C - 1] = 30.0  # the best two, level: the smaller class is predicted
+    x[1, 2, C - 2] = math.nan
+    x[0, 3, 0] = math.inf
+    x[0, 4, :] = -math.inf
+    x[:, 5] = -1e5  # all level
+    (launch,), _ = plan(x, SINGLE, "categorical")
+    assert launch.meta["AHEAD"] == ahead
+    got = triton_call(score, x, SINGLE, "categorical")
+    check(got, x, "categorical", SINGLE)
+    assert got["prediction"][1] == C - 90
+    check(triton_call(score, x, ("margin",), "categorical"), x, "categorical", ("margin",))
+
+
+def test_rows_too_long_for_pieces_are_read_twice(triton_call: Call) -> None:
+    assert len(plan(logits(2, 1, 24_577), LIGHT, "categorical")[0]) == 3
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -118,7 +142,7 @@ def test_more_classes_than_registers_hold_are_scored_in_tiles(triton_call: Call,
 
 @pytest.mark.parametrize("names", [LIGHT, ("margin",)], ids=["light", "margin"])
 def test_tiles_compute_only_what_is_asked(triton_call: Call, names: tuple[str, ...]) -> None:
-    x = logits(2, 1, 16386, torch.float16)
+    x = logits(2, 1, 25_002, torch.float16)
     check(triton_call(score, x, names, "categorical"), x, "categorical", names)
 
 
