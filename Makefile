@@ -20,23 +20,36 @@ SEED   ?= 0
 MINUTES ?= 10
 WORKERS ?= 2# processes of pytest; each with one thread, so that they do not wait for each other
 
-.PHONY: demo test docs wheel dist constraints test-all test-zoo sanitize soak bench clean
+.PHONY: demo test types doctests docs wheel dist constraints test-all test-zoo sanitize sanitized-build sanitized-tests soak bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
 
+# What takes one core runs side by side, before what takes all. Workers take tests from each other at the end, and keep those of a file
+# together until then, with what they share.
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs $(WORKERS) --output-sync types docs doctests sanitized-build
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(MAKE) sanitized-tests
+
+types: $(VENV)/installed
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+doctests: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules mcscore --ignore=mcscore/cli/__main__.py
-	$(MAKE) docs sanitize
 
 # A copy of package and tests with a build of its own. The sanitizer must be loaded before Python, and libstdc++ with it: it looks up
 # the function that throws when it is loaded, and ends the process at the first exception if it found none.
-sanitize: $(VENV)/installed
+sanitize:
+	$(MAKE) sanitized-build
+	$(MAKE) sanitized-tests
+
+sanitized-build: $(VENV)/installed
 	MCSCORE_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitized --build-temp build/sanitize-objects
+
+sanitized-tests: $(VENV)/installed
 	rm -rf build/sanitized/tests && cp -r pyproject.toml tests build/sanitized
 	cd build/sanitized && LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n $(WORKERS) -p no:cacheprovider -W ignore tests/kernels/native tests/kernels/test_topk.py tests/kernels/test_joint.py tests/selection/test_stochastic.py
@@ -83,12 +96,13 @@ evidence-quick: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks -s --benchmark-disable-gc -p no:cacheprovider
 
+# Without --no-compile all modules of all packages would be compiled, a minute on one core; those that are used are when they are imported.
 # torch comes first, so that the choice of its build is yours: make TORCH=torch==2.10.0, or an index of your own by PIP_INDEX_URL.
 $(VENV)/installed: pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*.h csrc/*.cpp)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-compile -e ".[dev]"
 	touch $@
 
 # torch is named again, so that torchvision adapts to it and not the other way round.

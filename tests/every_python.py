@@ -43,7 +43,8 @@ class Combination:
         for file in tracked.decode().split("\0")[:-1]:
             (place / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, place / file)
-        environment = {**os.environ, "VIRTUAL_ENV": str(place / ".venv"), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MCSCORE_EVERY_TARGET": "1"}
+        environment["VIRTUAL_ENV"] = str(place / ".venv")
         if not self.native:
             environment["MCSCORE_NO_NATIVE"] = "1"
         resolution = ["--resolution", "lowest-direct"] if self.lowest else [torch]

@@ -6,9 +6,8 @@ import contextlib
 import itertools
 import os
 import shutil
-import subprocess
-import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from mcscore.errors import PoolError
 from mcscore.pool import Pool
 from mcscore.pool import schema as pool_format
 
+from ..processes import Child
 from ..steps import at_step, half
 from .helpers import chunk_files, images, listing, small_pool
 
@@ -113,27 +113,20 @@ def test_what_a_killed_labeling_left_goes_with_the_next(pool: Pool) -> None:
     assert pool.labels[3:5].tolist() == [-1, 1]
 
 
+def label_on(path: Path, say: Callable[[int], None]) -> None:
+    pool = Pool.open(path)
+    for value in range(10**6):
+        pool.set_labels(np.arange(50), np.full(50, value))
+        say(value)
+
+
 def test_sigkill_while_labeling_leaves_one_state_or_the_next(tmp_path: Path) -> None:
-    code = """
-import sys
-import numpy as np
-from mcscore.pool import Pool
-pool = Pool.open(sys.argv[1])
-for value in range(10**6):
-    pool.set_labels(np.arange(50), np.full(50, value))
-    print(value, flush=True)
-"""
     pool = small_pool(tmp_path / "p")
     for stop_at in (0, 1, 5, 17):
-        with subprocess.Popen(
-            [sys.executable, "-c", code, str(pool.path)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            said = -1
-            while said < stop_at:
-                said = int(process.stdout.readline())
-            process.kill()
-            said = max([said, *map(int, process.stdout.read().split())])
+        child, said = Child(label_on, pool.path), -1
+        while said < stop_at:
+            said = child.hear()
+        said = max([said, *child.kill()])
         labels = np.unique(pool.labels)
         assert len(labels) == 1
         assert said <= labels[0] <= said + 1

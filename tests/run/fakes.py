@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from mcscore.pool.schema import LabelColumn
 from mcscore.run import score_pool
 from mcscore.run.run import Run
 
+from ..processes import Child
 from ..steps import at_step, half, killed_at
 
 __all__ = ["at_step", "half", "killed_at"]  # used with what follows
@@ -229,7 +232,19 @@ def fail_at(id: int) -> Callable[[np.ndarray], None]:
     return fail
 
 
-def slowly(out: str, seconds: float) -> None:
-    """For a process of its own: score with a pause at every block, and tell how far it is."""
+def slowly(out: str, seconds: float, say: Callable[[int], None]) -> None:
+    """For a process of its own: score with a pause at every block, and say how far it is."""
     scorer = FakeScorer(on_block=lambda _ids: time.sleep(seconds))
-    score_pool(FakePool(), scorer, out, span=SPAN, progress=lambda done, _total: print(done, flush=True))
+    score_pool(FakePool(), scorer, out, span=SPAN, progress=lambda done, _total: say(done))
+
+
+def kill_five_times(out: str) -> None:
+    """Score in five processes, one after the other, and kill each within 0.3 s of its beginning."""
+    seed = int(os.environ.get("MCSCORE_KILL_SEED", random.randrange(10**6)))
+    print(f"MCSCORE_KILL_SEED={seed}")  # pytest shows it when the test fails
+    rng = random.Random(seed)
+    for _ in range(5):
+        child = Child(slowly, out, 0.1)
+        child.hear()  # it is scoring
+        time.sleep(rng.uniform(0, 0.3))
+        child.kill()

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -23,9 +21,7 @@ from mcscore.run import score_pool
 from mcscore.run.run import Run
 
 from ..power import Disk, lay_out
-from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, go_on, half, killed_at
-
-ROOT = Path(__file__).resolve().parents[2]
+from .fakes import SPAN, FakePool, FakeScorer, N, at_step, begin, content, go_on, half, kill_five_times, killed_at
 
 
 @pytest.fixture(scope="module")
@@ -136,17 +132,7 @@ def test_the_simulated_power_cut_would_find_a_forgotten_fsync(
 
 
 def test_five_real_kills(out: Path, undisturbed: dict[str, bytes]) -> None:
-    seed = int(os.environ.get("MCSCORE_KILL_SEED", random.randrange(10**6)))
-    print(f"MCSCORE_KILL_SEED={seed}")  # pytest shows it when the test fails
-    rng = random.Random(seed)
-    code = f"from tests.run.fakes import slowly; slowly({str(out)!r}, 0.1)"
-    for _ in range(5):
-        command = [sys.executable, "-W", "ignore", "-c", code]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline()  # it is scoring
-            time.sleep(rng.uniform(0, 0.3))
-            child.kill()
+    kill_five_times(str(out))
     assert finish(out) == undisturbed
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 from mcscore import Pool
+from mcscore.cli import main
 from mcscore.errors import RunError
 from mcscore.kernels import native
 from mcscore.run import Run, score_pool
@@ -25,7 +24,6 @@ from mcscore.run.scoring import here
 
 from .fakes import SPAN, Column, FakePool, FakeScorer, N, begin, content, fail_at, go_on, unpacked
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = Hardware(device="Some CPU", instruction_set="avx2")
 
 
@@ -274,27 +272,29 @@ def build():
 @pytest.mark.skipif(
     not native.available()[0] or len(native.available_isas()) < 2, reason="needs C++ kernels with two instruction sets"
 )
-def test_a_run_resumed_with_another_instruction_set_is_refused_without_mixed_hardware(tmp_path: Path) -> None:
+def test_a_run_resumed_with_another_instruction_set_is_refused_without_mixed_hardware(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Pool.create(tmp_path / "pool", np.random.default_rng(0).random((300, 8), np.float32))
     (tmp_path / "net.py").write_text(MODEL)
 
-    def score(isa: str, *more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mcscore.cli", "score", "pool", "--model", "net.py:build", "--out", "run"]
-        command += ["--passes", "10", "--span", "100", "--quiet", "--device", "cpu", *more]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MCSCORE_ISA": isa, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    def score(isa: str, *more: str) -> Result:
+        command = "score pool --model net.py:build --out run --passes 10 --span 100 --quiet --device cpu"
+        with native.use_isa(isa):
+            return CliRunner().invoke(main, [*command.split(), *more], prog_name="mcscore")
 
+    monkeypatch.chdir(tmp_path)
     best = native.available_isas()[0]
     first = score(best)
-    assert first.returncode == 0, first.stderr
+    assert first.exit_code == 0, first.output
     packed = tmp_path / "run" / "commits" / "packed.jsonl"
     packed.write_bytes(b"".join(packed.read_bytes().splitlines(keepends=True)[:2]))
     refused = score("baseline")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert f"instruction set {best} then, baseline now" in refused.stderr
     assert "--mixed-hardware" in refused.stderr
     mixed = score("baseline", "--mixed-hardware")
-    assert mixed.returncode == 0, mixed.stderr
+    assert mixed.exit_code == 0, mixed.output
     said = json.loads((tmp_path / "run" / "run.json").read_bytes())
     assert [each["instruction_set"] for each in said["hardware"]] == [best, "baseline"]
     assert hardware_of_spans(tmp_path / "run") == [0, 0, 1]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -34,11 +31,9 @@ from mcscore.scorer import Scorer
 from mcscore.store.place import any_path, objects, place_at
 
 from ..s3 import LATE, Fault, every, faulty, s3, s3_server
-from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at, grown
+from .fakes import SPAN, FakePool, FakeScorer, N, content, fail_at, grown, kill_five_times
 
 __all__ = ["faulty", "s3", "s3_server"]  # fixtures
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -169,16 +164,8 @@ def test_the_answer_to_any_request_may_be_lost(
 
 
 def test_five_real_kills(s3: str, undisturbed: dict[str, bytes]) -> None:
-    seed = int(os.environ.get("MCSCORE_KILL_SEED", random.randrange(10**6)))
-    print(f"MCSCORE_KILL_SEED={seed}")  # pytest shows it when the test fails
-    rng, where = random.Random(seed), f"{s3}/run"
-    code = f"from tests.run.fakes import slowly; slowly({where!r}, 0.1)"
-    for _ in range(5):
-        with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline()  # it is scoring
-            time.sleep(rng.uniform(0, 0.3))
-            child.kill()
+    where = f"{s3}/run"
+    kill_five_times(where)
     assert content(score(where)) == undisturbed
     assert names_in(where) == WHOLE
 

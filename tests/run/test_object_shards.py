@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -23,12 +21,12 @@ from mcscore.run.start import ScoreOptions
 from mcscore.run.status import verify
 from mcscore.store.place import any_path, place_at
 
+from ..processes import Child
 from ..s3 import Fault, every, faulty, s3, s3_server
 from .fakes import FakePool, FakeScorer, N, content, grown
 
 __all__ = ["faulty", "s3", "s3_server"]  # fixtures
 
-ROOT = Path(__file__).resolve().parents[2]
 SPAN = 10  # of 100 items
 
 
@@ -117,15 +115,10 @@ def test_shards_at_a_url_go_on_with_a_pool_that_has_grown(s3: str, tmp_path: Pat
     assert list(verify(f"{s3}/run")) == []
 
 
-CODE = """
-import time, warnings
-warnings.simplefilter("ignore")
-from mcscore.run.shards import Shard, score_shard
-from tests.run.fakes import FakePool, FakeScorer
-from tests.run.test_object_shards import options
-print("begin", flush=True)
-score_shard(FakePool(), FakeScorer(on_block=lambda _ids: time.sleep(0.03)), {url!r}, Shard({index}, 3), options())
-"""
+def work_slowly(url: str, index: int, say: Callable[[str], None]) -> None:
+    scorer = FakeScorer(on_block=lambda _ids: time.sleep(0.03))
+    say("begin")
+    score_shard(FakePool(), scorer, url, Shard(index, 3), options())
 
 
 def test_shards_at_a_url_that_are_killed(s3: str, alone: Run) -> None:
@@ -133,19 +126,12 @@ def test_shards_at_a_url_that_are_killed(s3: str, alone: Run) -> None:
     print(f"MCSCORE_KILL_SEED={seed}")  # pytest shows it when the test fails
     rng, url = random.Random(seed), f"{s3}/run"
 
-    def started(index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", CODE.format(url=url, index=index)]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-
-    running = [started(index) for index in range(3)]
+    running = [Child(work_slowly, url, index) for index in range(3)]
     for _ in range(4):
         index = rng.randrange(3)
-        assert running[index].stdout.readline() == b"begin\n"  # type: ignore[union-attr]
+        assert running[index].hear() == "begin"
         time.sleep(rng.uniform(0, 0.5))
         running[index].kill()
-        running[index].wait()
-        running[index] = started(index)
+        running[index] = Child(work_slowly, url, index)
     assert [child.wait() for child in running] == [0, 0, 0]
-    for child in running:
-        child.stdout.close()  # type: ignore[union-attr]
     require_whole(url, alone)

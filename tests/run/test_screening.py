@@ -14,7 +14,10 @@ import pytest
 from mcscore import Screen
 from mcscore.errors import RunError, Stopped
 from mcscore.run import Run, score_pool
+from mcscore.run.screening import cut
 from mcscore.run.status import verify
+from mcscore.selection.screening import population
+from mcscore.selection.screening.population import Population, Stream
 
 from .fakes import SPAN, FakePool, FakeScorer, N, at_step, content, grown, killed_at
 
@@ -69,6 +72,21 @@ def test_each_stage_sees_only_its_items(out: Path) -> None:
     assert scorer.seen == [*range(N), *np.flatnonzero(np.isfinite(run.scores("bald")))]
 
 
+@pytest.fixture
+def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal scores have one population, which takes most of the time of a run and is kept here, also for forked processes."""
+    known: dict[bytes, Population] = {}
+
+    def measure(stream: Stream, top: int) -> Population:
+        key = b"".join(part.tobytes() for columns in stream() for part in columns) + bytes([top])
+        if key not in known:
+            known[key] = population.measure(stream, top)
+        return known[key]
+
+    monkeypatch.setattr(cut, "measure", measure)
+
+
+@pytest.mark.usefixtures("_measured_once")
 def test_a_kill_may_come_at_any_step(tmp_path: Path, expected: dict[str, bytes]) -> None:
     with at_step(10**9, lambda *_: None) as steps:
         screened(tmp_path / "steps")

@@ -84,7 +84,7 @@ def test_ctrl_c_ends_a_process_with_exit_code_3(out: Path, undisturbed: dict[str
 from tests.run.fakes import slowly
 from mcscore.run import Stopped
 try:
-    slowly({str(out)!r}, 0.2)
+    slowly({str(out)!r}, 0.2, lambda done: print(done, flush=True))
 except Stopped as stop:
     print(stop, flush=True)
     raise SystemExit(stop.exit_code)

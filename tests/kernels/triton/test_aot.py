@@ -1,6 +1,8 @@
 """Every Triton kernel compiles for sm_80, sm_90 and sm_100, keeps its values in registers, and moves 16 bytes at a time.
 
-No GPU is needed: the launches are those of the hosts, on tensors of the meta device, and the machine code is read.
+No GPU is needed: the launches are those of the hosts, on tensors of the meta device, and the machine code is read. The first case of
+a kernel is compiled for all three, and each other case for one of them, in turn: a case takes seconds. MCSCORE_EVERY_TARGET=1, as
+make test-all has it, compiles all for all.
 
 Another Triton than the installed one:  pip install --no-deps --target DIR triton==3.6.0
                                         PYTHONPATH=DIR python -m pytest tests/kernels/triton/test_aot.py
@@ -10,11 +12,9 @@ The figures as a table:                 [PYTHONPATH=DIR] python tests/kernels/tr
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -230,23 +230,38 @@ WIDE_STORES = {
 }
 
 
-def _compile(name: str, capability: int) -> Machine:
+def _targets() -> dict[str, tuple[int, ...]]:
+    """The capabilities that each case is compiled for."""
+    if os.environ.get("MCSCORE_EVERY_TARGET") == "1":
+        return dict.fromkeys(CASES, CAPABILITIES)
+    targets: dict[str, tuple[int, ...]] = {}
+    kernels = set()
+    for name, launch in CASES.items():
+        if name.endswith(", keeps"):  # it is compared with the case that does not keep
+            targets[name] = targets[name.removesuffix(", keeps")]
+        elif (kernel := launch().kernel) not in kernels:
+            targets[name] = CAPABILITIES
+            kernels.add(kernel)
+        else:
+            targets[name] = (CAPABILITIES[len(targets) % len(CAPABILITIES)],)
+    return targets
+
+
+TARGETS = _targets()
+
+
+def compiled_cases(names: Iterable[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("name", "capability"), [(name, cc) for name in names for cc in TARGETS[name]])
+
+
+@functools.cache
+def machine_of(name: str, capability: int) -> Machine:
     return compiled(CASES[name](), capability)
 
 
-@pytest.fixture(scope="module")
-def machines() -> Iterator[dict[tuple[str, int], Future[Machine]]]:
-    """All cases, compiled by two processes while the tests wait for the ones they look at."""
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=multiprocessing.get_context("spawn")) as workers:
-        yield {(name, cc): workers.submit(_compile, name, cc) for name in CASES for cc in CAPABILITIES}
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", CASES)
-def test_kernel_keeps_its_values_in_registers_and_moves_sixteen_bytes(
-    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
-) -> None:
-    machine = machines[name, capability].result()
+@compiled_cases(CASES)
+def test_kernel_keeps_its_values_in_registers_and_moves_sixteen_bytes(name: str, capability: int) -> None:
+    machine = machine_of(name, capability)
     allowed = SPILLED.get(name, 0)
     assert machine.local_bytes <= allowed, f"{machine.local_bytes} bytes spilled at {machine.registers} registers"
     assert machine.count("STL", "LDL") <= allowed
@@ -256,63 +271,46 @@ def test_kernel_keeps_its_values_in_registers_and_moves_sixteen_bytes(
         assert machine.count("STG.E.128", "STG.E.ENL2.256") > 0, machine.opcodes
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", sorted(PRODUCTS))
-def test_products_run_on_tensor_cores(
-    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
-) -> None:
+@compiled_cases(sorted(PRODUCTS))
+def test_products_run_on_tensor_cores(name: str, capability: int) -> None:
     """Programs of fewer than four warps take the instruction that all generations have."""
     opcode = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}[capability]
-    assert machines[name, capability].result().count(opcode, "HMMA") > 0
+    assert machine_of(name, capability).count(opcode, "HMMA") > 0
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_half_of_the_features_are_dropped_by_five_instructions_each(
-    machines: dict[tuple[str, int], Future[Machine]], capability: int
-) -> None:
+@compiled_cases(["head of 10 classes, half"])
+def test_half_of_the_features_are_dropped_by_five_instructions_each(name: str, capability: int) -> None:
     """In the loop over the features: 64 features of 32 items in four passes, by 64 threads."""
-    loop = max(
-        machines["head of 10 classes, half", capability].result().loops,
-        key=lambda opcodes: opcodes["HMMA.16816.F32.BF16"],
-    )
+    loop = max(machine_of(name, capability).loops, key=lambda opcodes: opcodes["HMMA.16816.F32.BF16"])
     assert loop.total() <= 5 * 32 * 64 * 4 / 64
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", COUNTED)
-def test_a_logit_takes_twelve_instructions_of_which_one_is_an_exponential(
-    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
-) -> None:
+@compiled_cases(COUNTED)
+def test_a_logit_takes_twelve_instructions_of_which_one_is_an_exponential(name: str, capability: int) -> None:
     """14 instructions and 1.7 exponentials are what full memory speed allows on an H200 at 2 bytes per logit."""
-    machine = machines[name, capability].result()
+    machine = machine_of(name, capability)
     assert machine.per_exponential <= 12
     assert max(loop["MUFU.EX2"] for loop in machine.loops) <= 49  # of 48 logits per thread at most
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", ["errors of 1000 classes", "errors of 4096 classes", "errors of 50000 classes, tiles"])
-def test_errors_take_fifty_instructions_per_logit_where_a_group_is_a_pass(
-    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
-) -> None:
+@compiled_cases(["errors of 1000 classes", "errors of 4096 classes", "errors of 50000 classes, tiles"])
+def test_errors_take_fifty_instructions_per_logit_where_a_group_is_a_pass(name: str, capability: int) -> None:
     """Two loops, each with one exponential per logit: the mean, then the groups."""
-    loops = [loop for loop in machines[name, capability].result().loops if loop["MUFU.EX2"] >= 16]
+    loops = [loop for loop in machine_of(name, capability).loops if loop["MUFU.EX2"] >= 16]
     mean, *_, group = sorted(loop.total() / loop["MUFU.EX2"] for loop in loops)
     assert mean <= 12
     assert mean + group <= 52
     assert max(loop["MUFU.EX2"] for loop in loops) <= 17  # of 16 logits per thread
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", sorted(name for name in PRODUCTS if name.endswith(", keeps")))
-def test_a_head_that_keeps_its_logits_computes_scores_by_the_same_instructions(
-    machines: dict[tuple[str, int], Future[Machine]], name: str, capability: int
-) -> None:
+@compiled_cases(sorted(name for name in PRODUCTS if name.endswith(", keeps")))
+def test_a_head_that_keeps_its_logits_computes_scores_by_the_same_instructions(name: str, capability: int) -> None:
     """Of float arithmetic, shuffles and products, whose number would change with the order of sums or with what is fused."""
     kinds = ("FFMA", "FMUL", "FADD", "FMNMX", "MUFU", "SHFL", "HMMA", "HGMMA", "UTCHMMA", "F2F")
 
     def arithmetic(case: str) -> Counter[str]:
         counted: Counter[str] = Counter()
-        for opcode, times in machines[case, capability].result().opcodes.items():
+        for opcode, times in machine_of(case, capability).opcodes.items():
             if opcode.startswith(kinds):  # FFMA2 is two at once: the assembler's choice, and the same rounding
                 counted[opcode.replace("FFMA2", "FFMA")] += times * (2 if opcode.startswith("FFMA2") else 1)
         return counted
@@ -320,12 +318,10 @@ def test_a_head_that_keeps_its_logits_computes_scores_by_the_same_instructions(
     assert arithmetic(name.removesuffix(", keeps")) == arithmetic(name)
 
 
-@pytest.mark.parametrize("name", ["10 classes", *COLUMNS, "100 classes, all scores", "1000 classes"])
-def test_rows_of_small_models_never_cross_shared_memory(
-    machines: dict[tuple[str, int], Future[Machine]], name: str
-) -> None:
+@compiled_cases(["10 classes", *COLUMNS, "100 classes, all scores", "1000 classes"])
+def test_rows_of_small_models_never_cross_shared_memory(name: str, capability: int) -> None:
     """An item's classes lie in one thread (10) or one warp (100, 1000), so nothing waits at a barrier."""
-    machine = machines[name, 90].result()
+    machine = machine_of(name, capability)
     assert machine.count("STS", "LDS", "BAR") == 0, machine.opcodes
     if name == "10 classes":
         assert machine.count("SHFL") == 0, machine.opcodes
@@ -343,7 +339,7 @@ def main() -> None:
     for name in CASES:
         cells = []
         for cc in CAPABILITIES:
-            machine = _compile(name, cc)
+            machine = machine_of(name, cc)
             counts = any(loop["MUFU.EX2"] for loop in machine.loops) and name not in PRODUCTS
             per_logit = f"{machine.per_exponential:.1f}" if counts else "-"
             cells.append(f"{per_logit} / {machine.registers} / {machine.local_bytes}")
