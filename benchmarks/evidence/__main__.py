@@ -96,10 +96,10 @@ def made(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_all(experiment: Any, results: dict[str, Any], out: Path) -> None:
-    """NAME.json, NAME.md and NAME.png."""
+    """NAME.json, NAME.md and NAME.png. What begins with "_" is for the picture alone: data are not the project's to copy."""
     out.mkdir(parents=True, exist_ok=True)
     name = results["experiment"]
-    write(out / f"{name}.json", results)
+    write(out / f"{name}.json", {key: value for key, value in results.items() if not key.startswith("_")})
     with replaced(out / f"{name}.png") as file:
         experiment.draw(results).savefig(file, format="png", dpi=130)
     told = results["made"]

@@ -8,7 +8,6 @@ among the best 10, is compared with flat scoring by the models of some of BALD's
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import time
@@ -118,7 +117,11 @@ def run(setting: Setting) -> curves.JSON:
         results["devices"] = [
             json.loads(file.read_text())["name"] for file in sorted(setting.work.glob("device-*.json"))
         ]
-        results["picked"] = [_picked(first[n], task.data) for n in COMPARED if n < task.rounds]
+        shown = [first[n] for n in COMPARED if n < task.rounds]
+        results["picked"] = [
+            {"labels": turn.labels, "items": turn.chosen.tolist(), "digits": turn.given.tolist()} for turn in shown
+        ]
+        results["_images"] = [task.data.pool[turn.chosen] for turn in shown]
         results["screening"] = [
             kept(
                 setting.work / f"screened-{n:02d}.json", lambda n=n: screened(task, setting.seeds[0], first, n, setting)
@@ -128,12 +131,6 @@ def run(setting: Setting) -> curves.JSON:
         ]
         results["minutes"] += sum(each["flat"] + each["screened"] for each in results["screening"]) / 60
     return results
-
-
-def _picked(turn: Round, data: Images) -> curves.JSON:
-    """What a round picked: images as base64 of 28 x 28 bytes, and digits."""
-    images = [base64.b64encode(data.pool[item].tobytes()).decode() for item in turn.chosen]
-    return {"labels": turn.labels, "images": images, "digits": turn.given.tolist()}
 
 
 def screened(task: Task, seed: int, turns: list[Round], n: int, setting: Setting) -> curves.JSON:
@@ -177,7 +174,8 @@ def rows(results: curves.JSON) -> list[Row]:
         for method in results["measures"]:
             each = _labels(results, method, target)
             ours = None if None in each else float(np.mean(each))
-            found.append(Row(f"MNIST, labels to {target:.0%} error, {method}", theirs.get(method), ours))
+            what, over = f"MNIST, labels to {target:.0%} error, {method}", f"over {results['labels'][-1]}"
+            found.append(Row(what, theirs.get(method), ours, instead=over))
     return found
 
 
@@ -214,7 +212,8 @@ def page(results: curves.JSON) -> str:
         [
             f"{task} From {FIRST} labels, two of each digit, {BATCH} more in each round. Nothing is tuned; they chose weight decay on "
             "100 validation images. Labels are those the first network was trained on whose error was as low, the first 20 "
-            "included; they scored a subsample of the pool. Variation ratios: `least_confidence`, which is theirs for a mean "
+            "included. They scored a subsample of the pool in each round, which also keeps a batch apart; here a batch is the "
+            "best 10 of all. Variation ratios: `least_confidence`, which is theirs for a mean "
             "prediction. The picture shows what BALD picked in some rounds of the first seed, and the digits. "
             f"Trained and scored on {' and '.join(results['devices'])}.",
             "",
@@ -249,9 +248,9 @@ def draw(results: curves.JSON) -> Figure:
         axes.axhline(target, color=curves.GRAY, linestyle=":", linewidth=1)
     axes.set_ylim(0, 0.5)
     rows = right.subplots(len(results["picked"]), BATCH)
-    for row, picked in zip(np.atleast_2d(rows), results["picked"], strict=True):
-        for place, image, digit in zip(row, picked["images"], picked["digits"], strict=True):
-            place.imshow(np.frombuffer(base64.b64decode(image), np.uint8).reshape(28, 28), cmap="gray_r")
+    for row, picked, images in zip(np.atleast_2d(rows), results["picked"], results["_images"], strict=True):
+        for place, image, digit in zip(row, images, picked["digits"], strict=True):
+            place.imshow(image[0], cmap="gray_r")
             place.set_title(str(digit), fontsize=8)
             place.set(xticks=[], yticks=[])
         row[0].set_ylabel(f"{picked['labels']} labels", fontsize=8)

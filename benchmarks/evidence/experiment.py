@@ -70,14 +70,16 @@ def above_zero(what: str, difference_S: npt.ArrayLike, digits: int = 3) -> Claim
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table of all experiments."""
+    """A row of the table of all experiments. instead: what is shown if there is no number of ours."""
 
     what: str
     published: float | None
     ours: float | None
     digits: int = 0
+    instead: str = ""
 
     def cells(self) -> list[str]:
         shown = ["" if value is None else f"{value:,.{self.digits}f}" for value in (self.published, self.ours)]
+        shown[1] = shown[1] or self.instead
         both = self.published is not None and self.ours is not None
         return [self.what, *shown, f"{self.ours / self.published:.2f}" if both and self.published else ""]  # type: ignore[operator]

@@ -36,14 +36,15 @@ def write_index(folder: Path) -> Path:
             lines.append(f"| [{name}]({name}.md) | {' | '.join(row.cells())} |")
     for name, results in found.items():
         made = results["made"]
-        cost = f"{results['minutes']:.0f} minutes" if results["minutes"] >= 1 else "under a minute"
+        cost = f"{results['minutes']:.0f} minutes" if results["minutes"] >= 1.5 else "about a minute"
+        where = " and ".join(results.get("devices", [made["machine"]]))
         lines += [
             "",
             f"## [{name}]({name}.md)",
             "",
             f"![{name}]({name}.png)",
             "",
-            f"Cost: {cost}, {made['machine']}, {made['date']}.",
+            f"Cost: {cost}, {where}, {made['date']}.",
         ]
     failed = [
         f"- {name}: {claim['text']}" for name, each in found.items() for claim in each["claims"] if not claim["holds"]
