@@ -94,7 +94,7 @@ class Task:
 
 def run(setting: Setting) -> curves.JSON:
     task = Task(setting)
-    device = torch.cuda.get_device_name(setting.device) if setting.device != "cpu" else "a CPU, one thread"
+    device = torch.cuda.get_device_name(setting.device) if setting.device != "cpu" else "one thread of a CPU"
     kept(setting.work / f"device-{setting.device}.json", lambda: {"name": device})
     chosen = setting.methods or (QUICK if setting.quick else tuple(METHODS))
     rounds = cycles(
