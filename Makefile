@@ -25,13 +25,12 @@ WORKERS ?= 2# processes of pytest; each with one thread, so that they do not wai
 demo: $(VENV)/installed
 	$(BIN)/mcscore demo --out demo-out
 
-# What takes one core runs side by side, before what takes all. Workers take tests from each other at the end, and keep those of a file
-# together until then, with what they share.
+# What takes one core runs side by side, before what takes all.
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) --jobs $(WORKERS) --output-sync types docs doctests sanitized-build
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 	$(MAKE) sanitized-tests
 
 types: $(VENV)/installed
