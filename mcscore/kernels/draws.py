@@ -17,6 +17,7 @@ from torch import Tensor
 from ..masks import MaskSpec
 from . import backends
 from .dropout import unsigned
+from .operator import operator
 from .philox import UNIFORM_BITS, random_blocks
 
 LAWS = ("uniform", "normal")
@@ -104,7 +105,11 @@ def draws(like_shape: Sequence[int], numbers: MaskSpec, law: str, dtype: torch.d
     return numbers_tBE.reshape(numbers.t, *moved).movedim(1, axis % len(moved) + 1).contiguous()
 
 
-@torch.library.custom_op("mcscore::draw", mutates_args=())
+def _like(like: Any, *_: Any) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+@operator("mcscore::draw", _like)
 def draw(like: Tensor, passes: Tensor, ids: Tensor, axis: int, seed: int, site: int, law: str) -> Tensor:
     """Random numbers of one site in one pass, in like's shape and dtype. ``passes`` is a 0-d int64 tensor, the pass's index.
 
@@ -112,11 +117,6 @@ def draw(like: Tensor, passes: Tensor, ids: Tensor, axis: int, seed: int, site: 
     """
     numbers = MaskSpec(unsigned(seed), site, passes.reshape(1).to(like.device), ids.to(like.device))
     return draws(like.shape, numbers, law, like.dtype, axis=axis)[0]
-
-
-@draw.register_fake
-def _(like: Any, passes: Any, ids: Any, axis: Any, seed: Any, site: Any, law: Any) -> Tensor:
-    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def _vmap(

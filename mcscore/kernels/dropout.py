@@ -23,6 +23,7 @@ from torch import Tensor
 from ..masks import MaskSpec, Rate, rate
 from . import backends
 from .operands import check_dropout
+from .operator import operator
 from .philox import random_blocks
 
 Affine = tuple[float, float, float]
@@ -128,7 +129,11 @@ def masks_of(seed: int, site: int, passes_t: Tensor, ids_B: Tensor, bits: int, t
     return MaskSpec(unsigned(seed), site, passes_t, ids_B, Rate(threshold / 2**bits, bits, threshold))
 
 
-@torch.library.custom_op("mcscore::masked_passes", mutates_args=())
+def _like_passes(x_sBEI: Any, passes_t: Any, *_: Any) -> Tensor:
+    return x_sBEI.new_empty((passes_t.numel(), *x_sBEI.shape[1:]))
+
+
+@operator("mcscore::masked_passes", _like_passes)
 def _masked_passes(
     x_sBEI: Tensor,
     passes_t: Tensor,
@@ -143,12 +148,12 @@ def _masked_passes(
     return masked_passes(x_sBEI, masks_of(seed, site, passes_t, ids_B, bits, threshold), (a, b, d))
 
 
-@_masked_passes.register_fake
-def _(x_sBEI: Any, passes_t: Any, ids_B: Any, seed: Any, site: Any, bits: Any, threshold: Any, affine: Any) -> Tensor:
-    return x_sBEI.new_empty((passes_t.numel(), *x_sBEI.shape[1:]))
+def _like_images(x_sBCHW: Any, passes_t: Any, *_: Any) -> Tensor:
+    _, B, C, H, W = x_sBCHW.shape
+    return x_sBCHW.new_empty((passes_t.numel(), B, H, W, C)).permute(0, 1, 4, 2, 3)
 
 
-@torch.library.custom_op("mcscore::image_passes", mutates_args=())
+@operator("mcscore::image_passes", _like_images)
 def _image_passes(
     x_sBCHW: Tensor,
     passes_t: Tensor,
@@ -164,14 +169,6 @@ def _image_passes(
 
     a, b, d = affine
     return dropout_images(x_sBCHW, masks_of(seed, site, passes_t, ids_B, bits, threshold), (a, b, d), whole)
-
-
-@_image_passes.register_fake
-def _(
-    x: Any, passes_t: Any, ids: Any, seed: Any, site: Any, bits: Any, threshold: Any, affine: Any, whole: Any
-) -> Tensor:
-    _, B, C, H, W = x.shape
-    return x.new_empty((passes_t.numel(), B, H, W, C)).permute(0, 1, 4, 2, 3)
 
 
 def drop(x: Tensor, masks: MaskSpec, affine: Affine, *, copies: int, axis: int) -> Tensor:
@@ -231,7 +228,11 @@ def _to_sBEI(x: Tensor, masks: MaskSpec, copies: int, axis: int) -> Tensor:
     return x.reshape(copies, items, elements, math.prod(x.shape[own:])).contiguous()
 
 
-@torch.library.custom_op("mcscore::dropout", mutates_args=())
+def _like(x: Any, *others: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=_format(x, others[6]))
+
+
+@operator("mcscore::dropout", _like)
 def dropout(
     x: Tensor,
     passes: Tensor,
@@ -250,11 +251,6 @@ def dropout(
     a, b, d = affine
     masks = MaskSpec(unsigned(seed), site, passes.reshape(1), ids, rate(p), rank)
     return drop(x[None], masks, (a, b, d), copies=1, axis=axis)[0].contiguous(memory_format=_format(x, axis))
-
-
-@dropout.register_fake
-def _(x: Any, passes: Any, ids: Any, seed: Any, site: Any, p: Any, rank: Any, axis: Any, affine: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=_format(x, axis))
 
 
 def _format(x: Tensor, axis: int) -> torch.memory_format:

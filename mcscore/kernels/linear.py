@@ -19,6 +19,7 @@ from torch import Tensor
 from ..masks import MaskSpec, rate
 from . import backends
 from .dropout import inverted, masked_passes, masks_of, signed, unsigned
+from .operator import operator
 
 _MAX_OUTPUTS = 256  # of the Triton kernel, which draws the masks again for every 128
 _BLOCK = 4 << 20  # bytes of dropped features at a time in the reference: they stay in cache between its two halves
@@ -72,7 +73,11 @@ def reference(x_sBLD: Tensor, masks: MaskSpec, weight_CD: Tensor, bias_C: Tensor
     return torch.cat(parts)
 
 
-@torch.library.custom_op("mcscore::linear_passes", mutates_args=())
+def _like_products(x_sBLD: Any, passes_t: Any, _ids_B: Any, weight_CD: Any, *_: Any) -> Tensor:
+    return x_sBLD.new_empty((passes_t.numel(), *x_sBLD.shape[1:-1], weight_CD.shape[0]))
+
+
+@operator("mcscore::linear_passes", _like_products)
 def _linear_passes(
     x_sBLD: Tensor,
     passes_t: Tensor,
@@ -87,21 +92,6 @@ def _linear_passes(
     return linear_passes(x_sBLD, masks_of(seed, site, passes_t, ids_B, bits, threshold), weight_CD, bias_C)
 
 
-@_linear_passes.register_fake
-def _(
-    x_sBLD: Any,
-    passes_t: Any,
-    ids_B: Any,
-    weight_CD: Any,
-    bias_C: Any,
-    seed: Any,
-    site: Any,
-    bits: Any,
-    threshold: Any,
-) -> Tensor:
-    return x_sBLD.new_empty((passes_t.numel(), *x_sBLD.shape[1:-1], weight_CD.shape[0]))
-
-
 def dropout_linears(x: Tensor, masks: MaskSpec, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(s, B, ..., D) -> (t, B, ..., C): every copy of the batch, dropped and multiplied."""
     s, B, D = x.shape[0], x.shape[1], x.shape[-1]
@@ -111,18 +101,17 @@ def dropout_linears(x: Tensor, masks: MaskSpec, weight: Tensor, bias: Tensor | N
     return y_tBLC.reshape(masks.t, *x.shape[1:-1], weight.shape[0])
 
 
-@torch.library.custom_op("mcscore::dropout_linear", mutates_args=())
+def _like_product(x: Any, _passes: Any, _ids: Any, weight: Any, *_: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@operator("mcscore::dropout_linear", _like_product)
 def dropout_linear(
     x: Tensor, passes: Tensor, ids: Tensor, weight: Tensor, bias: Tensor | None, seed: int, site: int, p: float
 ) -> Tensor:
     """``x`` (B, ..., D), ``passes`` a 0-d int64 tensor, the pass's index. Under vmap over it: all passes. seed: ``signed``."""
     masks = MaskSpec(unsigned(seed), site, passes.reshape(1), ids, rate(p))
     return dropout_linears(x[None], masks, weight, bias)[0].clone()
-
-
-@dropout_linear.register_fake
-def _(x: Any, passes: Any, ids: Any, weight: Any, bias: Any, seed: Any, site: Any, p: Any) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 def _vmap(

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..masks import MaskSpec
 from . import backends
 from .dropout import masks_of, reference_mask, to_channels_last, unmasked_passes
+from .operator import operator
 
 
 def packed_mask(masks: MaskSpec, elements: int) -> Tensor:
@@ -34,16 +35,15 @@ def reference(masks: MaskSpec, elements: int) -> Tensor:
     return (keep_tBE.unflatten(2, (-1, 32)) * weights).sum(3).to(torch.int32)
 
 
-@torch.library.custom_op("mcscore::packed_mask", mutates_args=())
+def _like_packed(passes_t: Any, ids_B: Any, *others: Any) -> Tensor:
+    return passes_t.new_empty((passes_t.numel(), ids_B.numel(), -(-others[-1] // 32)), dtype=torch.int32)
+
+
+@operator("mcscore::packed_mask", _like_packed)
 def _packed_mask(
     passes_t: Tensor, ids_B: Tensor, seed: int, site: int, bits: int, threshold: int, elements: int
 ) -> Tensor:
     return packed_mask(masks_of(seed, site, passes_t, ids_B, bits, threshold), elements)
-
-
-@_packed_mask.register_fake
-def _(passes_t: Any, ids_B: Any, seed: Any, site: Any, bits: Any, threshold: Any, elements: Any) -> Tensor:
-    return passes_t.new_empty((passes_t.numel(), ids_B.numel(), -(-elements // 32)), dtype=torch.int32)
 
 
 def fusable(

@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 
@@ -158,4 +159,17 @@ def test_scoring_imports_only_what_it_uses() -> None:
         "print([m for m in ('triton', 'zarr', 'faiss', 'matplotlib', 'click', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_model_is_scored_without_a_compiler() -> None:
+    """Its import takes as long as that of torch."""
+    code = """
+        import sys, torch, mcscore
+        from torch import nn
+        layers = nn.LayerNorm(4), nn.Dropout(0.5), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)
+        mcscore.Scorer(nn.Sequential(*layers), 4)(torch.ones(2, 4))
+        print([m for m in ("torch._dynamo", "torch._inductor", "sympy") if m in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...kernels.operator import operator
+
 
 def batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Batch norm by running statistics."""
@@ -42,14 +44,13 @@ def _rule(plain: Callable[..., Tensor], flat: bool) -> Callable[..., tuple[Tenso
 
 
 _OPERATORS = {
-    plain: torch.library.custom_op(f"mcscore::{plain.__name__}", plain, mutates_args=())
+    plain: operator(f"mcscore::{plain.__name__}", lambda x, *_: torch.empty_like(x))(plain)
     for plain in (batch_norm, group_norm, layer_norm)
 }
 for _plain, _operator in _OPERATORS.items():
-    _operator.register_fake(lambda x, *_: torch.empty_like(x))
     torch.library.register_vmap(_operator, _rule(_plain, flat=_plain is not layer_norm))
 
-PLAIN: dict[Any, Callable[..., Tensor]] = {operator._opoverload: plain for plain, operator in _OPERATORS.items()}
+PLAIN: dict[Any, Callable[..., Tensor]] = {operator: plain for plain, operator in _OPERATORS.items()}
 """The operators as PyTorch's own, for a compiler."""
 
 
