@@ -173,7 +173,7 @@ def _read_checked(path: Where) -> tuple[Any, dict[str, Any]]:
 
     with open_binary(path if isinstance(path, RemotePath) else Path(path)) as file:
         try:
-            table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
+            table = _read_alone(file)
             table.validate(full=True)  # of text: that it is UTF-8
             said, content_now = table.schema.metadata or {}, _content_of(table)
         # Whatever a footer of nonsense leads to: pyarrow passes on what C++ and Python raise.
@@ -192,6 +192,18 @@ def _read_checked(path: Where) -> tuple[Any, dict[str, Any]]:
     if checksum is None or checksum.decode("ascii", "replace") != _sha256(text) or content != content_now:
         raise RunError(f"{path}: is damaged: checksum mismatch, it is not as it was written. Select again")
     return table, metadata
+
+
+def _read_alone(file: BinaryIO) -> Any:
+    """Read an open file of Parquet in this thread alone.
+
+    Threads of pyarrow let go of a Python file after ``read_table`` has returned, for which they need the interpreter: a process that
+    ends by then is aborted ("terminate called without an active exception"; apache/arrow 34314, 50482).
+    """
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as opened:
+        return opened.read(use_threads=False)
 
 
 def _refuse_impossible(path: Where, table: Any) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,26 @@ def test_a_checksum_that_is_lost_is_no_older_file(run: Run, gone: Any) -> None:
     pq.write_table(table.replace_schema_metadata(said), path)
     with pytest.raises(RunError, match=r"is damaged: checksum mismatch, it is not as it was written. Select again"):
         read_parquet(path)
+
+
+def test_a_selection_is_read_by_one_thread(run: Run) -> None:
+    """Another thread of pyarrow lets go of the file late; a process that ends meanwhile is aborted."""
+    program = """
+        import os, sys, pyarrow.parquet
+        from mcscore.selection import read_parquet
+
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+
+        before, _ = threads(), read_parquet(sys.argv[1])
+        alone = threads()
+        pyarrow.parquet.read_table(open(sys.argv[1], "rb"))
+        print(alone - before, threads() > before)
+        sys.stdout.flush()
+        os._exit(0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(run.path / "selection-0001.parquet")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["0", "True"]
 
 
 def test_parquet_files_have_page_checksums(run: Run) -> None:
