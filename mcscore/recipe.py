@@ -60,7 +60,7 @@ class FromSpec:
 class Pickled:
     """A copy of a scorer: model, transform, registered scores and options in bytes. Code of a script or a notebook is in them, too.
 
-    files: model files that were imported under a name of ours, as their own was taken.
+    files: model files that the copy refers to by a name of ours, as their own was taken.
     """
 
     data: bytes
@@ -81,12 +81,14 @@ class Pickled:
         options["embedding"] = scorer._embedding
         kept = (scorer.model, options, scorer.normalization, registered(scorer.scores))
         try:
-            return Pickled(cloudpickle.dumps(kept), imported_files())
+            data = cloudpickle.dumps(kept)
         except Exception as error:  # of any __reduce__
             raise ModelError(
                 f"{type(scorer.model).__name__}, its transform or a registered score cannot be copied to another process: "
                 f"{first_line(error)}. Name the model by a spec instead, as `mcscore score --model FILE.py:NAME` does"
             ) from error
+        # Those of other models that this process has loaded stay here: they may not be importable any more.
+        return Pickled(data, {name: file for name, file in imported_files().items() if name.encode() in data})
 
     def build(self, device: str) -> Scorer:
         """Make the scorer on a device."""

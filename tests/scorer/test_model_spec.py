@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
+from mcscore import Scorer
 from mcscore.errors import ModelError
+from mcscore.recipe import Pickled
 from mcscore.scorer.model_spec import load_model
 from mcscore.scorer.weights_file import read_weights
 
@@ -110,6 +112,15 @@ def test_model_file_does_not_replace_a_module_of_its_name(folder: Path) -> None:
     (folder / "torch.py").write_text((folder / "mlp.py").read_text())
     load_model(f"{folder / 'torch.py'}:build")
     assert sys.modules["torch"] is torch
+
+
+def test_a_copy_takes_the_model_files_that_it_needs_and_no_others(folder: Path) -> None:
+    (folder / "torch.py").write_text((folder / "mlp.py").read_text())
+    renamed = load_model(f"{folder / 'torch.py'}:Tied").module
+    assert Pickled.of(Scorer(renamed)).files == {"mcscore_model_torch": str(folder / "torch.py")}
+    (folder / "torch.py").unlink()
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    assert Pickled.of(Scorer(plain, embedding=None)).build("cpu")(torch.ones(2, 3))["bald"].shape == (2,)
 
 
 @pytest.mark.parametrize(
