@@ -17,7 +17,7 @@ _NEAR = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 class NoDataError(Exception):
-    """A data set is not there; the message says how to get it."""
+    """A data set, or a library that is compared with, is not there; the message says how to get it."""
 
 
 def folder(given: Path | None, name: str) -> Path:

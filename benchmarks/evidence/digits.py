@@ -192,8 +192,6 @@ def page(results: curves.JSON) -> str:
             told = ", ".join(f"> {last}" if labels is None else str(labels) for labels in each)
             cells += [str(PUBLISHED[method][n]) if method in PUBLISHED else "", mean, told]
         lines.append(f"| {method} | {' | '.join(cells)} | {results['seconds_per_round'][method]:.1f} |")
-    if "baal" not in results:
-        lines += ["", "baal was not run."]
     lines += [
         "",
         "## Error",

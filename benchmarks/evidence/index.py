@@ -28,7 +28,7 @@ def write_index(folder: Path) -> Path:
         "Protocol: weights are reset in each round, test predictions are averages over passes, nothing is tuned on "
         "test data, all seeds are shown, and every comparison has a permutation test over them.",
         "",
-        "| experiment | what | published | ours | ratio |",
+        "| experiment | what | published, or the peer's | ours | ratio |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, results in found.items():

@@ -68,11 +68,11 @@ def items(data: Images, digits: int, copies: int, seed: int) -> tuple[npt.NDArra
     rng = np.random.default_rng(seed)
     drawn = rng.choice(len(data.pool), digits, replace=False)
     noise = rng.standard_normal((max(COPIES), digits, *data.pool.shape[1:]), np.float32)[:copies]
-    images = _normalized(data.pool[drawn]) + NOISE * noise
+    images = normalized(data.pool[drawn]) + NOISE * noise
     return images.reshape(-1, *data.pool.shape[1:]).astype(np.float32), np.tile(data.pool_labels[drawn], copies)
 
 
-def _normalized(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def normalized(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return ((images / np.float32(255) - MEAN) / STD).astype(np.float32)
 
 
@@ -112,7 +112,7 @@ def _cycles(
     """All methods on one pool, and the ids that are labeled at first, which are the same with more copies."""
     images, labels = items(data, size["digits"], copies, seed)
     path = setting.work / f"seed-{seed}" / f"copies-{copies}"
-    test = torch.from_numpy(_normalized(data.test[: size["test"]]))
+    test = torch.from_numpy(normalized(data.test[: size["test"]]))
     answers = torch.from_numpy(data.test_labels[: size["test"]])
     first = balanced_start(labels[: size["digits"]], FIRST, seed)
 
