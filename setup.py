@@ -42,7 +42,7 @@ KERNEL = [
     "-Wno-maybe-uninitialized",
     "-Wno-unknown-warning-option",
 ]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g1"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-Og", "-g1"]
 if SANITIZED := os.environ.get("MCSCORE_SANITIZE") == "1":
     BASE, KERNEL = [*BASE, *SANITIZE], [*KERNEL, *SANITIZE]
 X86_64 = {

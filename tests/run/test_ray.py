@@ -136,6 +136,12 @@ def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
+def lost(warning: warnings.WarningMessage) -> bool:
+    """Whether a warning says that a worker was lost with its node."""
+    text = str(warning.message)
+    return "has ended (Ray: it cannot be reached)" in text or "its node" in text
+
+
 def commits(run: Path) -> int:
     return len(list((run / "commits").glob("*.json")))
 
@@ -154,11 +160,12 @@ def test_whatever_becomes_of_actors_the_scores_are_those_of_a_local_run(
         node = cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars={"WATCHED": "lost"})
         until(lambda: (tmp_path / "lost").exists() or driver.done())
         cluster.remove_node(node, allow_graceful=False)
+        until(lambda: any(map(lost, told)) or driver.done())
         (tmp_path / "go").touch()
         run = driver.result()
     require_equal(run, local)
     ends = [str(each.message) for each in told]
-    assert any("has ended (Ray: it cannot be reached)" in end or "its node" in end for end in ends), ends
+    assert any(map(lost, told)), ends
     assert any("has ended (Ray: its worker process has died)" in end for end in ends), ends
     assert run.meta["threads"] == 1
     assert not ray.is_initialized()
