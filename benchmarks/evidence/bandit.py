@@ -32,6 +32,10 @@ QUESTION = "does Thompson sampling from MC dropout lose less than the usual rule
 DATA = "mnist"
 SEEDS, QUICK_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2, 3, 4)
 BLOCK, STEPS, RATE, EPSILON = 100, 300, 0.2, 0.1
+WHY = (
+    "Not established. Orders differ more than rules do: greedy's regret is 2,050 in the best and 3,090 in the worst, Thompson's 2,190 "
+    "and 3,030, those of 0.1-greedy, which tries every digit again and again, less; so dropout of 0.2 seems to explore little."
+)
 Ints = npt.NDArray[np.int64]
 
 

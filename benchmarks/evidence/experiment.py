@@ -9,6 +9,7 @@
     draw(results)       its picture, a figure of matplotlib
 
 and SEEDS and QUICK_SEEDS; and APART, names of methods, if processes with some of them each may share ``setting.work``, on any device.
+WHY says what is known of the cause where a claim does not hold.
 ``python -m benchmarks.evidence NAME`` calls them in this order. ``run`` keeps each part in ``setting.work`` as soon as it is done, and says
 in ``results["minutes"]`` what it took.
 """

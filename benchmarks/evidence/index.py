@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 from mcscore.atomic import replaced
 
@@ -46,13 +47,20 @@ def write_index(folder: Path) -> Path:
             "",
             f"Cost: {cost}, {where}, {made['date']}.",
         ]
-    failed = [
-        f"- {name}: {claim['text']}" for name, each in found.items() for claim in each["claims"] if not claim["holds"]
-    ]
-    lines += ["", "## Where we fall short", "", *(failed or ["Every claim holds."])]
+    lines += ["", "## Where we fall short, and why", "", *(_failed(found) or ["Every claim holds."])]
     if missing:
         lines += ["", f"Not run: {', '.join(missing)}."]
     path = folder / "index.md"
     with replaced(path) as file:
         file.write(("\n".join(lines) + "\n").encode())
     return path
+
+
+def _failed(found: dict[str, Any]) -> list[str]:
+    """The claims that do not hold, and behind those of an experiment what is known of the cause."""
+    lines = []
+    for name, results in found.items():
+        failed = [f"- {name}: {claim['text']}" for claim in results["claims"] if not claim["holds"]]
+        why = getattr(importlib.import_module(f".{name}", __package__), "WHY", "")
+        lines += [*failed, *([f"    - {why}"] if failed and why else [])]
+    return lines
