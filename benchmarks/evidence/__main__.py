@@ -38,6 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="results, page and picture; default: docs/evidence, with --quick WORK")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
     parser.add_argument("--methods", nargs="+", default=[], help="run these alone, and write no page (digits)")
+    parser.add_argument(
+        "--parts", nargs="+", default=[], help="run these alone: sets of regression, x1 x2 x4 of repeats"
+    )
     parser.add_argument("--device", default="cpu", help="cuda: train and score on a GPU (digits)")
     parser.add_argument("--threads", type=int, default=1, help="two runs with one thread each beat one run with two")
     given = parser.parse_args(words)
@@ -47,13 +50,12 @@ def main(words: Sequence[str] | None = None) -> int:
         print(write_index(given.out or ROOT / "docs" / "evidence"))
         return 0
     experiment = importlib.import_module(f".{given.name}", __package__)
-    apart = getattr(experiment, "APART", ())
+    apart, parts = getattr(experiment, "APART", ()), getattr(experiment, "PARTS", ())
     if given.device != "cpu" and not apart:
         parser.error(f"{given.name} runs on the CPU alone: leave out --device")
-    if unknown := [name for name in given.methods if name not in apart]:
-        parser.error(
-            f"{given.name} runs no method {unknown[0]!r} apart; --methods can be: {', '.join(apart) or 'nothing'}"
-        )
+    for option, asked, known in (("--methods", given.methods, apart), ("--parts", given.parts, parts)):
+        if unknown := [name for name in asked if name not in known]:
+            parser.error(f"{given.name} has no {unknown[0]!r}; {option} can be: {', '.join(known) or 'nothing'}")
     torch.backends.cudnn.deterministic = True  # a round that was killed is to give the same model again
     size = "quick" if given.quick else "full"
     work = given.work or ROOT / "build" / "evidence" / f"{given.name}-{size}"
@@ -66,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
     seeds = tuple(given.seeds or (experiment.QUICK_SEEDS if given.quick else experiment.SEEDS))
     try:
         results = experiment.run(
-            Setting(given.data, work, given.quick, seeds, tell, given.device, tuple(given.methods))
+            Setting(given.data, work, given.quick, seeds, tell, given.device, tuple(given.methods), tuple(given.parts))
         )
     except NoDataError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -86,10 +88,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def made(given: argparse.Namespace) -> dict[str, Any]:
     """When, where and how the results were made."""
-    command = f"python -m benchmarks.evidence {given.name}{' --quick' if given.quick else ''}"
+    words = ["python -m benchmarks.evidence", given.name, *["--quick"] * given.quick]
+    for option, chosen in (("--seeds", given.seeds), ("--parts", given.parts)):
+        words += [option, *map(str, chosen)] if chosen else []
     return {
         "date": datetime.date.today().isoformat(),
-        "command": command,
+        "command": " ".join(words),
         "machine": f"{_cpu()}, {given.threads} thread{'s' * (given.threads > 1)}",
         "versions": f"mcscore {mcscore.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
     }

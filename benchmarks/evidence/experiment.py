@@ -8,7 +8,8 @@
     page(results)       its page, Markdown
     draw(results)       its picture, a figure of matplotlib
 
-and SEEDS and QUICK_SEEDS; and APART, names of methods, if processes with some of them each may share ``setting.work``, on any device.
+and SEEDS and QUICK_SEEDS; PARTS, if it can be run in part; and APART, names of methods, if processes with some of them each may share
+``setting.work``, on any device.
 WHY says what is known of the cause where a claim does not hold.
 ``python -m benchmarks.evidence NAME`` calls them in this order. ``run`` keeps each part in ``setting.work`` as soon as it is done, and says
 in ``results["minutes"]`` what it took.
@@ -40,6 +41,7 @@ class Setting:
         tell: called with a sentence at the start of each stage.
         device: where networks are trained and score.
         methods: those that this process is to run, if not all.
+        parts: those that are run, if not all.
     """
 
     data: Path | None
@@ -49,6 +51,7 @@ class Setting:
     tell: Callable[[str], None]
     device: str = "cpu"
     methods: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
