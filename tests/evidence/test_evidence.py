@@ -169,13 +169,13 @@ def test_an_experiment_without_data_says_so(name: str, tmp_path: Path) -> None:
 
 
 def test_the_index_has_rows_costs_failures_and_what_is_missing(tmp_path: Path) -> None:
-    made = {"date": "2026-11-26", "machine": "a CPU, 1 thread"}
+    made = {"date": "2026-11-26", "machine": "a CPU, 1 thread", "command": "python -m it --seeds 0"}
     one = {"rmse": [5.0, 5.2], "rmse_off": [5.1, 5.3], "log_likelihood": [-3.0, -3.1]}
     claim = {"text": "concrete: better", "holds": False, "chance": "1%"}
     write(tmp_path / "regression.json", {"sets": {"concrete": one}, "minutes": 12.3, "made": made, "claims": [claim]})
     text = index.write_index(tmp_path).read_text()
     assert "| [regression](regression.md) | concrete, RMSE | 4.820 | 5.100 | 1.06 |" in text
-    assert "Cost: 12 minutes, a CPU, 1 thread, 2026-11-26." in text
+    assert "`python -m it --seeds 0`: 12 minutes, a CPU, 1 thread, 2026-11-26." in text
     assert "- regression: concrete: better" in text
     assert f"Not run: {', '.join(name for name in EXPERIMENTS if name != 'regression')}." in text
 
