@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from ..processes import Child
 from .hostile.check_all import CASES
-from .hostile.harness import check
-
-ROOT = Path(__file__).resolve().parents[2]
+from .hostile.harness import Wrong, check
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +26,15 @@ def test_a_hostile_model_is_driven_right_or_refused_by_name(name):
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.process])
 def test_a_hostile_model_does_not_kill_the_process(name):
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.montecarlo.hostile", name],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, f"exit {run.returncode}: {run.stderr[-1500:]}"
+    child = Child(checked, name)
+    assert child.wait() == 0, child.kill()  # what it said
+
+
+def checked(name, say):
+    """Check a case in a process of its own."""
+    torch.set_num_threads(1)
+    try:
+        check(name)
+    except Wrong as error:
+        say(str(error))
+        raise
