@@ -33,8 +33,8 @@ METHODS = {
     "random": {"select": "random"},
 }
 WHY = (
-    "Not established. Rows drawn by their variance (power) teach more than those of the highest in all three sets, so a batch of the highest "
-    "repeats itself; on kin8nm they teach less than random ones all the same."
+    "Not established. Rows drawn by their variance (power) teach more than those of the highest in all three sets, which suggests that a "
+    "batch of the highest repeats itself; on kin8nm they teach less than random ones all the same."
 )
 
 
