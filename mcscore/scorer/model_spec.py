@@ -12,11 +12,12 @@ import importlib.util
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, first_line
@@ -159,7 +160,25 @@ def _import_file(path: Path) -> ModuleType:
     # unless that is taken: a model in torch.py must not replace torch.
     taken = getattr(sys.modules.get(path.stem), "__file__", str(path)) != str(path)
     name = f"{_OURS}{path.stem}" if taken else path.stem
-    return _import_as(name, path)
+    module = _import_as(name, path)
+    _warn_of_namesakes(module, path)
+    return module
+
+
+def _warn_of_namesakes(module: ModuleType, path: Path) -> None:
+    """Say which neighbors a model file did not get, because the process had imported others of their names."""
+    values = list(vars(module).values())
+    names = {value.__name__ for value in values if isinstance(value, ModuleType)}
+    names |= {str(value.__module__) for value in values if isinstance(value, (FunctionType, type))}
+    for name in sorted({name.partition(".")[0] for name in names}):
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        for neighbor in (path.parent / f"{name}.py", path.parent / name / "__init__.py"):
+            if loaded is not None and neighbor != path and neighbor.is_file() and not neighbor.samefile(loaded):
+                warnings.warn(
+                    f"{path} has {name!r} of {loaded}, which this process imported before, not of {neighbor} beside it: load the "
+                    "models of several projects in a process for each",
+                    stacklevel=2,
+                )
 
 
 def imported_files() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,23 @@ def test_model_file_does_not_replace_a_module_of_its_name(folder: Path) -> None:
     (folder / "torch.py").write_text((folder / "mlp.py").read_text())
     load_model(f"{folder / 'torch.py'}:build")
     assert sys.modules["torch"] is torch
+
+
+def test_a_neighbor_that_another_project_has_imported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for project, width in (("one", 3), ("other", 5)):
+        (tmp_path / project).mkdir()
+        (tmp_path / project / "width_of_it.py").write_text(f"WIDTH = {width}\ndef width():\n    return WIDTH\n")
+        text = "from torch import nn\nfrom width_of_it import width\ndef build():\n    return nn.Linear(width(), 1)\n"
+        (tmp_path / project / f"{project}_net.py").write_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_model(f"{tmp_path}/one/one_net.py:build").module.in_features == 3
+    with pytest.warns(
+        UserWarning, match=r"other_net\.py has 'width_of_it' of .*/one/width_of_it\.py.* not of .*/other/"
+    ):
+        load_model(f"{tmp_path}/other/other_net.py:build")
+    del sys.modules["width_of_it"]
 
 
 def test_a_copy_takes_the_model_files_that_it_needs_and_no_others(folder: Path) -> None:
