@@ -80,13 +80,24 @@ def plot(axes: Axes, found: JSON, measure: str, name: str) -> None:
         axes.plot(labels, each.mean(0), color=color, linewidth=2)
         ends.append((float(each.mean(0)[-3:].mean()), method, color))
     low, high = axes.get_ylim()
-    height, step = low - 1.0, (high - low) / 18
-    for end, method, color in sorted(ends):
-        height = max(height + step, end)
+    ends.sort()
+    for (_, method, color), height in zip(
+        ends, _apart([end for end, *_ in ends], (high - low) / 18, high), strict=True
+    ):
         axes.annotate(method, (1.01, height), xycoords=("axes fraction", "data"), color=color, fontsize=9, va="center")
     axes.set(xlabel="labels", ylabel=name, xlim=(labels[0], labels[-1]))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _apart(heights: Sequence[float], step: float, highest: float) -> list[float]:
+    """Ascending heights moved so that they are a step apart: up, and down again where the highest would be too high."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + step) if placed else height)
+    for n in reversed(range(len(placed))):
+        placed[n] = min(placed[n], placed[n + 1] - step if n + 1 < len(placed) else highest)
+    return placed
 
 
 def figure(width: float = 8.0, height: float = 4.5) -> Figure:

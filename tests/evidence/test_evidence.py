@@ -107,6 +107,11 @@ def test_a_plot_shows_every_seed_and_the_names(found: dict[str, Any]) -> None:
     assert {each.get_text() for each in axes.texts} == {"BALD", "random"}
 
 
+def test_names_stand_apart_and_below_the_top() -> None:
+    assert curves._apart([1.0, 1.5, 8.0], 1.0, 9.0) == [1.0, 2.0, 8.0]
+    assert curves._apart([7.8, 7.9, 8.0], 1.0, 9.0) == [7.0, 8.0, 9.0]
+
+
 def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
     calls: list[int] = []
 
