@@ -176,11 +176,13 @@ def rows(results: curves.JSON) -> list[Row]:
 
 
 def page(results: curves.JSON) -> str:
+    missing = [name for name in UCI if name not in results["sets"]]
     lines = [
         "One hidden layer of 50 (protein: 100), dropout before both layers, Adam in batches of 128. The number of "
         f"epochs, out of {results['epochs']} (sets of over 5,000 rows, whose epochs have more steps: a quarter), the "
         f"rate of dropout, out of {list(RATES)}, and the precision of the noise are chosen on a fifth of the training "
-        f"rows. {PASSES} passes. The published splits; ± is the standard error over them.",
+        f"rows. {PASSES} passes. The published splits; ± is the standard error over them."
+        + (f" Not run: {', '.join(missing)}." if missing else ""),
         "",
         "| set | splits | RMSE published | RMSE | one pass | dropout off | p | log likelihood published | log likelihood |",
         "|" + " --- |" * 9,
