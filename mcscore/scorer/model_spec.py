@@ -173,7 +173,12 @@ def _warn_of_namesakes(module: ModuleType, path: Path) -> None:
     for name in sorted({name.partition(".")[0] for name in names}):
         loaded = getattr(sys.modules.get(name), "__file__", None)
         for neighbor in (path.parent / f"{name}.py", path.parent / name / "__init__.py"):
-            if loaded is not None and neighbor != path and neighbor.is_file() and not neighbor.samefile(loaded):
+            if (
+                loaded is not None
+                and neighbor != path
+                and neighbor.is_file()
+                and neighbor.resolve() != Path(loaded).resolve()
+            ):
                 warnings.warn(
                     f"{path} has {name!r} of {loaded}, which this process imported before, not of {neighbor} beside it: load the "
                     "models of several projects in a process for each",
