@@ -7,6 +7,7 @@ and ranks them; its dropout draws from PyTorch's generator. It is installed by `
 from __future__ import annotations
 
 import copy
+import importlib.util
 import shutil
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from .experiment import Claim, Row, Setting, above_zero
 from .kept import kept, pool_of
 from .repeats import items, normalized
 from .stats import Floats, area, mean_and_error
-from .training import classifier, cnn
+from .training import classifier, cnn_for_cpu
 
 QUESTION = "what does a round of BALD take with baal, and does it teach the same?"
 DATA = "mnist"
@@ -71,23 +72,21 @@ METHODS: dict[str, Pick] = {OURS: by_mcscore, THEIRS: by_baal, "random": at_rand
 def run(setting: Setting) -> curves.JSON:
     size = SMALL if setting.quick else FULL
     mnist(setting.data)  # asked for before all else
-    try:
-        import baal  # type: ignore[import-not-found]  # noqa: F401
-    except ImportError as error:
-        raise NoDataError(f"baal cannot be imported ({error}): pip install baal==2.1.0") from error
+    if importlib.util.find_spec("baal") is None:
+        raise NoDataError("baal is not installed: pip install baal==2.1.0")
     found: curves.JSON = {"of": size, "tasks": {}, "minutes": 0.0}
     for task in TASKS:
         cycles = {method: [_cycle(task, method, seed, size, setting) for seed in setting.seeds] for method in METHODS}
-        measure = lambda name, cycles=cycles: {  # noqa: E731
-            method: [[turn[name] for turn in turns] for turns in seeds] for method, seeds in cycles.items()
-        }
         found["tasks"][task] = {
             "labels": [FIRST + BATCH * n for n in range(size["rounds"] + 1)],
-            "measures": {method: {"accuracy": each} for method, each in measure("accuracy").items()},
+            "measures": {
+                method: {"accuracy": [[turn["accuracy"] for turn in turns] for turns in seeds]}
+                for method, seeds in cycles.items()
+            },
             # of the median round: the first one of a process is slower
             "seconds": {
-                method: [float(np.median(turns[:-1])) for turns in seeds]
-                for method, seeds in measure("seconds").items()
+                method: [float(np.median([turn["seconds"] for turn in turns[:-1]])) for turns in seeds]
+                for method, seeds in cycles.items()
             },
         }
         found["minutes"] += sum(turn["minutes"] for seeds in cycles.values() for turns in seeds for turn in turns)
@@ -103,12 +102,11 @@ def _cycle(task: str, method: str, seed: int, size: dict[str, int], setting: Set
     answers = torch.from_numpy(data.test_labels[: size["test"]])
     work = setting.work / task / method / f"seed-{seed}"
     pool, labeled = pool_of(work / "pool", images), balanced_start(labels[:digits], FIRST, seed)
-    make = lambda: cnn().to(memory_format=torch.channels_last)  # noqa: E731  (a step takes a third less time on a CPU)
 
     def turn(n: int) -> dict[str, Any]:
         setting.tell(f"{task}, {method}, seed {seed}: round {n}")
         begin = time.perf_counter()
-        model = classifier(make, pool, labeled, seed * 1000 + n, size["steps"])
+        model = classifier(cnn_for_cpu, pool, labeled, seed * 1000 + n, size["steps"])
         predicted = Scorer(model, TEST_PASSES, ("entropy",)).predict(test).mean.argmax(1)
         trained = time.perf_counter()
         chosen = np.empty(0, np.int64)

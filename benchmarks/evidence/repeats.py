@@ -28,7 +28,7 @@ from .data import Images, mnist
 from .experiment import Claim, Row, Setting, above_zero
 from .kept import pool_of
 from .stats import Floats, mean_and_error, permutation_test
-from .training import classifier, cnn
+from .training import classifier, cnn_for_cpu
 
 QUESTION = "which methods of selection are not misled by copies?"
 DATA = "mnist"
@@ -129,14 +129,13 @@ def _cycles(
         name: {**METHODS[name], "scorer": scorer("shared" if name == SHARED else "independent")}
         for name in (QUICK if setting.quick else METHODS)
     }
-    make = lambda: cnn().to(memory_format=torch.channels_last)  # noqa: E731  (a step takes a third less time on a CPU)
     found = cycles(
         pool_of(path / "pool", images),
         methods=methods,
         seeds=[seed],
         out=path / "cycles",
         start=lambda seed: first,
-        fit=lambda pool, labeled, seed: classifier(make, pool, labeled, seed, size["steps"]),
+        fit=lambda pool, labeled, seed: classifier(cnn_for_cpu, pool, labeled, seed, size["steps"]),
         evaluate=evaluate,
         oracle=lambda ids: labels[ids],
         rounds=size["rounds"],
@@ -192,9 +191,9 @@ def rows(results: curves.JSON) -> list[Row]:
 def page(results: curves.JSON) -> str:
     size, full = results["of"], results["of"] == FULL
     times = {"1": "once (x1)", "2": "twice (x2)", "4": "four times (x4)"}
-    run, missing = ([text for n, text in times.items() if (n in results["pools"]) == there] for there in (True, False))
+    there, missing = ([text for n, text in times.items() if (n in results["pools"]) == kept] for kept in (True, False))
     lines = [
-        f"A pool has {size['digits']:,} digits of MNIST's training set, each {' or '.join(run)}, with noise "
+        f"A pool has {size['digits']:,} digits of MNIST's training set, each {' or '.join(there)}, with noise "
         f"of standard deviation {NOISE} (images have 1). A CNN with 8 and 16 filters and 64 hidden units, dropout 1/4 and 1/2 "
         f"behind the convolutions, {size['steps']} steps of Adam on batches of 32 from fresh weights in each round; all of the "
         f"pool is scored with {size['passes']} passes, {size['test']:,} test images with {TEST_PASSES}, whose mean predicts. "
