@@ -135,24 +135,29 @@ def is_run(path: AnyPath) -> bool:
     with writing(f"{path} cannot be looked at"):
         if is_there(path / "run.json"):
             return True
-        if not isinstance(path, Path):
-            from ..store.place.objects import ObjectPlace  # imports zarr
-
-            if why := ObjectPlace(path).foreign():
-                raise RunError(why)
-            return False
-        if path.is_symlink() and not exists(path):
-            raise RunError(f"{path} is a link to nothing; choose another directory")
-        if exists(path) and not is_directory(path):
-            raise RunError(f"{path} exists and is a file; a run is a directory: choose another")
-        foreign = _foreign_in(path) if exists(path) else []
-        if exists(path / "run.json"):  # another process has made it meanwhile
+        why = _why_no_run(path)
+        if is_there(path / "run.json"):  # another process has made it meanwhile, and what was found is its
             return True
-        if foreign:
-            raise RunError(f"{path} holds {foreign[0]} and is not a run (it has no run.json); choose another directory")
-        if owner := owner_of(path):
-            raise RunError(f"{path} would be in the {owner[0]} {owner[1]}, among its files; choose another directory")
+        if why:
+            raise RunError(why)
         return False
+
+
+def _why_no_run(path: AnyPath) -> str | None:
+    """Why no run can be made at ``path``, where there is none; None if it can."""
+    if not isinstance(path, Path):
+        from ..store.place.objects import ObjectPlace  # imports zarr
+
+        return ObjectPlace(path).foreign()
+    if path.is_symlink() and not exists(path):
+        return f"{path} is a link to nothing; choose another directory"
+    if exists(path) and not is_directory(path):
+        return f"{path} exists and is a file; a run is a directory: choose another"
+    if exists(path) and (foreign := _foreign_in(path)):
+        return f"{path} holds {foreign[0]} and is not a run (it has no run.json); choose another directory"
+    if owner := owner_of(path):
+        return f"{path} would be in the {owner[0]} {owner[1]}, among its files; choose another directory"
+    return None
 
 
 def _foreign_in(path: Path) -> list[Path]:

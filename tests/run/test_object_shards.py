@@ -20,6 +20,7 @@ from mcscore.run.shards import Shard, ShardReport, score_shard
 from mcscore.run.start import ScoreOptions
 from mcscore.run.status import verify
 from mcscore.store.place import any_path, place_at
+from mcscore.store.place.objects import ObjectPlace
 
 from ..processes import Child
 from ..s3 import Fault, every, faulty, s3, s3_server
@@ -113,6 +114,22 @@ def test_shards_at_a_url_go_on_with_a_pool_that_has_grown(s3: str, tmp_path: Pat
     together(f"{s3}/run", 3, more)
     assert content(Run.open(f"{s3}/run")) == content(here)
     assert list(verify(f"{s3}/run")) == []
+
+
+def test_a_run_that_another_shard_makes_while_one_looks_is_a_run(
+    s3: str, alone: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ObjectPlace.names
+
+    def late(place: ObjectPlace, folder: str = "") -> list[str]:
+        monkeypatch.setattr(ObjectPlace, "names", names)
+        score_shard(FakePool(), FakeScorer(), f"{s3}/run", Shard(1, 2), options())  # from start to end
+        return names(place, folder)
+
+    monkeypatch.setattr(ObjectPlace, "names", late)
+    report = score_shard(FakePool(), FakeScorer(), f"{s3}/run", Shard(0, 2), options())
+    assert report.run is not None
+    require_whole(f"{s3}/run", alone)
 
 
 def work_slowly(url: str, index: int, say: Callable[[str], None]) -> None:
