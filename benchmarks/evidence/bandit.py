@@ -16,26 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mcscore import Scorer
 
 from . import curves
 from .data import Images, mnist
-from .experiment import Claim, Row, Setting, above_zero
+from .experiment import Claim, Setting, above_zero
 from .kept import kept
-from .stats import mean_and_error, permutation_test
 from .training import mlp, trained
 
 QUESTION = "does Thompson sampling from MC dropout lose less than the usual rules?"
 DATA = "mnist"
 SEEDS, QUICK_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2, 3, 4)
 BLOCK, STEPS, RATE, EPSILON = 100, 300, 0.2, 0.1
-WHY = (
-    "Not established. Orders differ more than rules do: greedy's regret is 2,050 in the best and 3,090 in the worst, Thompson's 2,190 "
-    "and 3,030, those of 0.1-greedy, which tries every digit again and again, less; so dropout of 0.2 seems to explore little."
-)
 Ints = npt.NDArray[np.int64]
 
 
@@ -112,51 +106,3 @@ def claims(results: curves.JSON) -> list[Claim]:
     at_end = {policy: curves.values(results, policy, "regret")[:, -1] for policy in POLICIES}
     others = [p for p in POLICIES if p != "Thompson" and (p == "uniform" or len(results["labels"]) > 50)]
     return [above_zero(f"Thompson's regret is below that of {p}", at_end[p] - at_end["Thompson"], 0) for p in others]
-
-
-def rows(results: curves.JSON) -> list[Row]:
-    n = results["labels"][-1]
-    return [
-        Row(
-            f"MNIST bandit, regret of {n:,} decisions, {policy}",
-            None,
-            float(curves.values(results, policy, "regret")[:, -1].mean()),
-        )
-        for policy in POLICIES
-    ]
-
-
-def page(results: curves.JSON) -> str:
-    at = [n for n in (500, 1000, 2500, 5000, 10_000) if n <= results["labels"][-1]]
-    lines = [
-        f"| policy | {' | '.join(f'regret of {n:,}' for n in at)} | of the last {BLOCK} wrong | below it, Thompson, p |",
-        "|" + " --- |" * (len(at) + 3),
-    ]
-    ours = curves.values(results, "Thompson", "regret")
-    for policy in POLICIES:
-        regret = curves.values(results, policy, "regret")
-        cells = ["{:,.0f} ± {:,.0f}".format(*mean_and_error(regret[:, results["labels"].index(n)])) for n in at]
-        p = "" if policy == "Thompson" else f"{permutation_test(regret[:, -1] - ours[:, -1]):.2g}"
-        lines.append(f"| {policy} | {' | '.join(cells)} | {(regret[:, -1] - regret[:, -2]).mean():.1f} | {p} |")
-    return "\n".join(
-        [
-            f"{results['labels'][-1]:,} images of MNIST's training set in random order, {len(ours)} orders. An MLP "
-            f"with two hidden layers of 100 and dropout {RATE} behind each is trained anew every {BLOCK} decisions "
-            f"by {STEPS} steps of Adam; the first {BLOCK} are drawn at random. A decision that is wrong costs 1. "
-            "Nothing is tuned; a fixed ε and a fixed rate of dropout never stop to explore.",
-            "",
-            *lines,
-            "",
-            "p: one-sided permutation test over the orders, at the end. ± is the standard error over them.",
-        ]
-    )
-
-
-def draw(results: curves.JSON) -> Figure:
-    figure = curves.figure()
-    axes = figure.subplots()
-    measures = dict(results["measures"])
-    uniform = np.mean(measures.pop("uniform")["regret"], 0)[-1]  # beside it all others look alike
-    curves.plot(axes, {**results, "measures": measures}, "regret", "wrong decisions so far")
-    axes.set(xlabel="decisions", title=f"not shown: uniform, {uniform:,.0f} at the end")
-    return figure

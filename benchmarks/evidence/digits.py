@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 from mcscore import Execution, Pool, Scorer, Screen, score_pool
@@ -27,9 +26,8 @@ from mcscore.demo import balanced_start
 from ..models import GalCNN
 from . import curves
 from .data import Images, mnist
-from .experiment import Claim, Row, Setting, above_zero
+from .experiment import Claim, Setting, above_zero
 from .kept import kept, pool_of
-from .stats import labels_to
 from .training import classifier, cnn
 
 QUESTION = "how many labels of handwritten digits does each acquisition need?"
@@ -49,19 +47,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 APART = tuple(METHODS)
 QUICK = ("BALD", "random")
-# Table 1: labels to a test error of 10 % and of 5 %
-PUBLISHED = {
-    "BALD": (145, 335),
-    "entropy": (165, 355),
-    "variation ratios": (120, 295),
-    "mean std": (230, 695),
-    "random": (255, 835),
-}
-TARGETS = (0.10, 0.05)
-WHY = (
-    "Not established. Random needs no more labels here than published, so that less is left to save. And a batch of BALD's best ten "
-    "of all 60,000 images has 5.0 different digits on average, of random's ten 6.5: its items repeat each other, as in repeats."
-)
 
 
 class Task:
@@ -164,10 +149,6 @@ def screened(task: Task, seed: int, turns: list[Round], n: int, setting: Setting
     return result | {"shared": len(np.intersect1d(*best))}
 
 
-def _labels(results: curves.JSON, method: str, target: float) -> list[int | None]:
-    return [labels_to(results["labels"], error, target) for error in results["measures"][method]["error"]]
-
-
 def claims(results: curves.JSON) -> list[Claim]:
     """That labels help, which is all that a few rounds show; with all of them, that their choice does."""
     error_SR = curves.values(results, "BALD", "error")
@@ -177,94 +158,3 @@ def claims(results: curves.JSON) -> list[Claim]:
         for method in ("BALD", "variation ratios", POWER):
             claimed.append(above_zero(f"error of {method}, mean over all rounds, is below random's", lower[method], 4))
     return claimed
-
-
-def rows(results: curves.JSON) -> list[Row]:
-    """The mean of the seeds, if all of them got there."""
-    found = []
-    for target, published in zip(TARGETS, zip(*PUBLISHED.values(), strict=True), strict=True):
-        theirs = dict(zip(PUBLISHED, published, strict=True))
-        for method in results["measures"]:
-            each = _labels(results, method, target)
-            ours = None if None in each else float(np.mean(each))
-            what, over = f"MNIST, labels to {target:.0%} error, {method}", f"over {results['labels'][-1]}"
-            found.append(Row(what, theirs.get(method), ours, instead=over))
-    return found
-
-
-def page(results: curves.JSON) -> str:
-    quick = len(results["labels"]) <= 9
-    last, targets = results["labels"][-1], " | ".join(f"labels to {t:.0%}: Gal 2017 | ours | seeds" for t in TARGETS)
-    lines = [f"| method | {targets} | seconds per round |", "|" + " --- |" * 8]
-    for method in results["measures"]:
-        cells = []
-        for n, target in enumerate(TARGETS):
-            each = _labels(results, method, target)
-            known = [labels for labels in each if labels is not None]
-            mean = f"{np.mean(known):.0f}" if len(known) == len(each) else f"over {last}"
-            told = ", ".join(f"> {last}" if labels is None else str(labels) for labels in each)
-            cells += [str(PUBLISHED[method][n]) if method in PUBLISHED else "", mean, told]
-        lines.append(f"| {method} | {' | '.join(cells)} | {results['seconds_per_round'][method]:.1f} |")
-    lines += [
-        "",
-        "## Error",
-        "",
-        *curves.table(results, "error", [n for n in (60, 100, 200, 300, 400) if n <= last], 4, -1),
-    ]
-    lines += ["", curves.BELOW_TABLE, "", *_screening(results)]
-    task = (
-        "The first 2,000 training images, a smaller network, 150 steps, 20 passes, the first 1,000 test images."
-        if quick
-        else f"All 60,000 training images of MNIST are the pool and all are scored in each round, with {PASSES} passes. Gal, Islam "
-        f"and Ghahramani's CNN, {STEPS} steps of Adam on batches of 32 from fresh weights in each round, rate 0.002, weight decay "
-        f"0.001; error on the 10,000 test images by the mean of {PASSES} passes. {POWER}, is not of their paper: items are drawn in "
-        f"proportion to BALD to the power of 4 (Kirsch et al. 2023), of {FEW} passes."
-    )
-    return "\n".join(
-        [
-            f"{task} From {FIRST} labels, two of each digit, {BATCH} more in each round. Nothing is tuned; they chose weight decay on "
-            "100 validation images. Labels are those the first network was trained on whose error was as low, the first 20 "
-            "included. They scored a subsample of the pool in each round, which also keeps a batch apart; here a batch is the "
-            "best 10 of all, where no power is said. Variation ratios: `least_confidence`, which is theirs for a mean "
-            "prediction. The picture shows what BALD picked in some rounds of the first seed, and the digits. "
-            f"Trained and scored on {' and '.join(results['devices'])}.",
-            "",
-            *lines,
-        ]
-    )
-
-
-def _screening(results: curves.JSON) -> list[str]:
-    lines = [
-        f"## Screened by {SCREEN.passes} passes, against flat",
-        "",
-        "The models of BALD's rounds score the pool both ways, in one process.",
-        "",
-        f"| labels | of the best {BATCH} the same | passes per image, flat | screened | seconds, flat | screened |",
-        "|" + " --- |" * 6,
-    ]
-    for each in results["screening"]:
-        passes = " | ".join(f"{each[name + '_passes']:.1f}" for name in ("flat", "screened"))
-        lines.append(
-            f"| {each['labels']} | {each['shared']} | {passes} | {each['flat']:.1f} | {each['screened']:.1f} |"
-        )
-    return lines
-
-
-def draw(results: curves.JSON) -> Figure:
-    figure = curves.figure(13, 4.5)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1))
-    axes = left.subplots()
-    curves.plot(axes, results, "error", "test error")
-    for target in TARGETS:
-        axes.axhline(target, color=curves.GRAY, linestyle=":", linewidth=1)
-    axes.set_ylim(0, 0.5)
-    rows = right.subplots(len(results["picked"]), BATCH)
-    for row, picked, images in zip(np.atleast_2d(rows), results["picked"], results["_images"], strict=True):
-        for place, image, digit in zip(row, images, picked["digits"], strict=True):
-            place.imshow(image[0], cmap="gray_r")
-            place.set_title(str(digit), fontsize=8)
-            place.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"{picked['labels']} labels", fontsize=8)
-    right.suptitle("picked next by BALD, and what they are", fontsize=9)
-    return figure

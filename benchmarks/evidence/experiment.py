@@ -4,13 +4,15 @@
     DATA                the folder of its data
     run(setting)        do it, or go on with it -> results, as JSON
     claims(results)     what it shows, each with the rate at which it would not be if it is true
+
+and SEEDS and QUICK_SEEDS; PARTS, if it can be run in part; and APART, names of methods, if processes with some of them each may share
+``setting.work``, on any device. And a module of the same name in ``pages`` with what is told of it:
+
     rows(results)       rows of the table in index.md: what, published, ours
     page(results)       its page, Markdown
     draw(results)       its picture, a figure of matplotlib
 
-and SEEDS and QUICK_SEEDS; PARTS, if it can be run in part; and APART, names of methods, if processes with some of them each may share
-``setting.work``, on any device.
-WHY says what is known of the cause where a claim does not hold.
+and WHY, what is known of the cause where a claim does not hold.
 ``python -m benchmarks.evidence NAME`` calls them in this order. ``run`` keeps each part in ``setting.work`` as soon as it is done, and says
 in ``results["minutes"]`` what it took.
 """
@@ -20,13 +22,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .stats import permutation_test, rate_of_failure
 
-INTERFACE = ("QUESTION", "DATA", "SEEDS", "QUICK_SEEDS", "run", "claims", "rows", "page", "draw")
+INTERFACE = ("QUESTION", "DATA", "SEEDS", "QUICK_SEEDS", "run", "claims")
+PAGE = ("rows", "page", "draw")
+UNDECIDED = 0.05  # a claim that would not hold for more than this share of other seeds is not shown
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,21 @@ class Setting:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is shown, whether it is, and how often it would not be if it is true."""
+    """What is claimed; whether it holds, "undecided" if other seeds might say otherwise; how often they would."""
 
     text: str
-    holds: bool
+    verdict: Literal["holds", "undecided", "does not hold"]
     chance: str
 
     def __str__(self) -> str:
-        return f"{'holds' if self.holds else 'DOES NOT HOLD'}: {self.text} (error rate: {self.chance})"
+        return f"{self.verdict}: {self.text} (error rate: {self.chance})"
 
 
 def above_zero(what: str, difference_S: npt.ArrayLike, digits: int = 3) -> Claim:
     """The claim that the mean of the seeds' differences is above 0; the error rate is what as many other seeds would give."""
-    mean, p = float(np.mean(difference_S)), permutation_test(difference_S)
-    return Claim(f"{what}, by {mean:.{digits}f} (p = {p:.2g})", mean > 0, f"{rate_of_failure(difference_S):.1%}")
+    mean, p, rate = float(np.mean(difference_S)), permutation_test(difference_S), rate_of_failure(difference_S)
+    verdict: Any = "does not hold" if mean <= 0 else "undecided" if rate > UNDECIDED else "holds"
+    return Claim(f"{what}, by {mean:.{digits}f} (p = {p:.2g})", verdict, f"{rate:.1%}")
 
 
 @dataclass(frozen=True)

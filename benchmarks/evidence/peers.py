@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 from mcscore import Pool, Scorer, score_pool
@@ -25,10 +24,10 @@ from mcscore.demo import balanced_start
 
 from . import curves
 from .data import NoDataError, mnist
-from .experiment import Claim, Row, Setting, above_zero
+from .experiment import Claim, Setting, above_zero
 from .kept import kept, pool_of
 from .repeats import items, normalized
-from .stats import Floats, area, mean_and_error
+from .stats import Floats, area
 from .training import classifier, cnn_for_cpu
 
 QUESTION = "what does a round of BALD take with baal, and does it teach the same?"
@@ -133,14 +132,14 @@ def _area(found: curves.JSON, method: str) -> Floats:
     return area(found["labels"], curves.values(found, method, "accuracy"))
 
 
-def _seconds(found: curves.JSON, method: str) -> Floats:
+def seconds(found: curves.JSON, method: str) -> Floats:
     return np.array(found["seconds"][method], np.float64)
 
 
 def claims(results: curves.JSON) -> list[Claim]:
     claimed = []
     for task, found in results["tasks"].items():
-        saved = _seconds(found, THEIRS) - _seconds(found, OURS)
+        saved = seconds(found, THEIRS) - seconds(found, OURS)
         claimed.append(above_zero(f"{task}: mcscore takes fewer seconds to score and select than baal", saved))
         if results["of"] == FULL:
             over = _area(found, OURS) - _area(found, THEIRS)
@@ -148,46 +147,3 @@ def claims(results: curves.JSON) -> list[Claim]:
                 above_zero(f"{task}: accuracy over all rounds is less than 0.01 below that of baal", over + 0.01)
             )
     return claimed
-
-
-def rows(results: curves.JSON) -> list[Row]:
-    of, told = results["of"], []
-    for task, found in results["tasks"].items():
-        what = (
-            f"{task}: seconds to score {of['pool']:,} images with {of['passes']} passes and select, baal's beside ours"
-        )
-        told.append(Row(what, _seconds(found, THEIRS).mean(), _seconds(found, OURS).mean(), 2))
-        what = f"{task}: accuracy at {found['labels'][-1]} labels of top-k BALD, baal's beside ours"
-        last = [float(curves.values(found, method, "accuracy")[:, -1].mean()) for method in (THEIRS, OURS)]
-        told.append(Row(what, *last, 3))
-    return told
-
-
-def page(results: curves.JSON) -> str:
-    of = results["of"]
-    lines = [
-        f"A pool of {of['pool']:,} images of MNIST's training set (digits), and one of {of['pool'] // TASKS['repeats']:,} images "
-        f"four times with noise (repeats), as in [repeats](repeats.md). The same small CNN, {of['steps']} steps from fresh weights "
-        f"in each round, from {FIRST} labels, {BATCH} more in each round, the best by BALD of {of['passes']} passes over all "
-        f"unlabeled images. Accuracy on {of['test']:,} test images. One thread; seconds are those of scoring and selecting alone, of "
-        "the median round. baal 2.1.0 as it comes: batches of 32 images, repeated in memory for all passes. Network, labels and "
-        "first weights are the same; masks are not."
-    ]
-    for task, found in results["tasks"].items():
-        lines += ["", f"## {task}", "", "| method | seconds per round |", "| --- | --- |"]
-        lines += [
-            "| {} | {:.2f} ± {:.2f} |".format(method, *mean_and_error(_seconds(found, method)))
-            for method in (OURS, THEIRS)
-        ]
-        at = sorted({found["labels"][len(found["labels"]) // 2], found["labels"][-1]})
-        lines += ["", *curves.table(found, "accuracy", at), "", curves.BELOW_TABLE]
-    return "\n".join(lines)
-
-
-def draw(results: curves.JSON) -> Figure:
-    figure = curves.figure(13, 4.5)
-    for axes, (task, found) in zip(figure.subplots(1, 2), results["tasks"].items(), strict=True):
-        curves.plot(axes, found, "accuracy", "test accuracy")
-        ratio = (_seconds(found, THEIRS) / _seconds(found, OURS)).mean()
-        axes.set_title(f"{task}: a round of baal takes {ratio:.0f} times as long")
-    return figure

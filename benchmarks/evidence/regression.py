@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mcscore import Scorer
 
 from . import curves
 from .data import UCI, Table, uci
-from .experiment import Claim, Row, Setting, above_zero
+from .experiment import Claim, Setting, above_zero
 from .kept import kept
-from .stats import Floats, mean_and_error, permutation_test
+from .stats import Floats, mean_and_error
 
 QUESTION = "are MC dropout's predictions as good as published, and better than those of dropout switched off?"
 DATA = "uci-regression"
@@ -163,56 +162,4 @@ def _as_published(name: str, found: curves.JSON) -> Iterator[Claim]:
         ours, error = mean_and_error(found[what])
         worse, allowed = sign * (ours - published), 2 * math.hypot(error, of_it) + 0.005
         text = f"{name}: {what.replace('_', ' ')} {ours:.3f} is not worse than {published} as published (allowed: {allowed:.3f})"
-        yield Claim(text, worse <= allowed, "2.3%: two standard errors, one side")
-
-
-def rows(results: curves.JSON) -> list[Row]:
-    table = []
-    for name, found in results["sets"].items():
-        rmse, _, likelihood, _ = PUBLISHED[name]
-        table.append(Row(f"{name}, RMSE", rmse, mean_and_error(found["rmse"])[0], 3))
-        table.append(Row(f"{name}, log likelihood", likelihood, mean_and_error(found["log_likelihood"])[0], 2))
-    return table
-
-
-def page(results: curves.JSON) -> str:
-    missing = [name for name in UCI if name not in results["sets"]]
-    lines = [
-        "One hidden layer of 50 (protein: 100), dropout before both layers, Adam in batches of 128. The number of "
-        f"epochs, out of {results['epochs']} (sets of over 5,000 rows, whose epochs have more steps: a quarter), the "
-        f"rate of dropout, out of {list(RATES)}, and the precision of the noise are chosen on a fifth of the training "
-        f"rows. {PASSES} passes. The published splits; ± is the standard error over them."
-        + (f" Not run: {', '.join(missing)}." if missing else ""),
-        "",
-        "| set | splits | RMSE published | RMSE | one pass | dropout off | p | log likelihood published | log likelihood |",
-        "|" + " --- |" * 9,
-    ]
-    for name, found in results["sets"].items():
-        measures = (found[measure] for measure in ("rmse", "rmse_one", "rmse_off", "log_likelihood"))
-        ours, one, off, likelihood = ("{:.3f} ± {:.3f}".format(*mean_and_error(each)) for each in measures)
-        p = permutation_test(np.array(found["rmse_off"]) - np.array(found["rmse"]))
-        published = PUBLISHED[name]
-        lines.append(
-            f"| {name} | {len(found['rmse'])} | {published[0]} | {ours} | {one} | {off} | {p:.2g} | {published[2]} | {likelihood} |"
-        )
-    return "\n".join(
-        [*lines, "", "p: one-sided permutation test over the splits that the passes' mean is better than dropout off."]
-    )
-
-
-def draw(results: curves.JSON) -> Figure:
-    figure = curves.figure(8, 1 + 0.5 * len(results["sets"]))
-    axes = figure.subplots()
-    names = list(results["sets"])[::-1]
-    for place, name in enumerate(names):
-        ratio = np.array(results["sets"][name]["rmse"]) / np.array(results["sets"][name]["rmse_off"])
-        axes.plot(ratio, np.full(len(ratio), place), "o", color=curves.COLORS[0], alpha=0.35, markersize=4)
-        axes.plot(ratio.mean(), place, "D", color=curves.COLORS[0], markersize=7)
-    axes.axvline(1, color=curves.GRAY, linewidth=1)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(
-        xlabel="RMSE of the passes' mean / RMSE with dropout off (points: splits; diamond: mean)",
-        ylim=(-0.6, len(names) - 0.4),
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+        yield Claim(text, "holds" if worse <= allowed else "does not hold", "2.3%: two standard errors, one side")

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import nn
 
 from mcscore import Pool, Scorer
@@ -18,7 +17,7 @@ from mcscore.cycle import Round, cycles
 
 from . import curves
 from .data import uci
-from .experiment import Claim, Row, Setting, above_zero
+from .experiment import Claim, Setting, above_zero
 from .kept import pool_of
 from .training import mlp, trained
 
@@ -32,10 +31,6 @@ METHODS = {
     "variance, power": {"select": {"by": "variance", "diversity": "power"}},
     "random": {"select": "random"},
 }
-WHY = (
-    "Not established. Rows drawn by their variance (power) teach more than those of the highest in all three sets, which suggests that a "
-    "batch of the highest repeats itself; on kin8nm they teach less than random ones all the same."
-)
 
 
 def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> nn.Module:
@@ -100,44 +95,3 @@ def claims(results: curves.JSON) -> list[Claim]:
             lower = curves.over_random(found, "RMSE", better=-1)["variance"]
             claimed.append(above_zero(f"{name}: RMSE of variance, mean over all rounds, is below random's", lower))
     return claimed
-
-
-def rows(results: curves.JSON) -> list[Row]:
-    return [
-        Row(
-            f"{name}, RMSE at {found['labels'][-1]} labels, {method}",
-            None,
-            float(curves.values(found, method, "RMSE")[:, -1].mean()),
-            3,
-        )
-        for name, found in results["sets"].items()
-        for method in METHODS
-    ]
-
-
-def page(results: curves.JSON) -> str:
-    tables = []
-    for name, found in results["sets"].items():
-        at = [n for n in (50, 100, 150, 200) if n in found["labels"]]
-        tables += [f"## {name}", "", *curves.table(found, "RMSE", at, better=-1), ""]
-    return "\n".join(
-        [
-            f"RMSE in standard deviations of the target. From {FIRST} labels, {BATCH} more in each round out of all "
-            f"training rows of a published split. Two hidden layers of 50, dropout {RATE}, {STEPS} steps of Adam "
-            f"from fresh weights in each round, {PASSES} passes for scores and for test predictions. Nothing is "
-            "tuned.",
-            "",
-            *tables,
-            curves.BELOW_TABLE,
-        ]
-    )
-
-
-def draw(results: curves.JSON) -> Figure:
-    figure = curves.figure(5.5 * len(results["sets"]), 4)
-    for axes, (name, found) in zip(
-        figure.subplots(1, len(results["sets"]), squeeze=False)[0], results["sets"].items(), strict=True
-    ):
-        curves.plot(axes, found, "RMSE", "RMSE / standard deviation")
-        axes.set_title(name)
-    return figure

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from benchmarks.evidence import EXPERIMENTS, curves, experiment, index, stats
+from benchmarks.evidence import EXPERIMENTS, curves, experiment, stats, written
 from benchmarks.evidence.data import Images, NoDataError, folder
 from benchmarks.evidence.kept import kept, write
 from mcscore.cycle import Round
@@ -132,7 +132,8 @@ def test_what_is_kept_is_not_computed_again(tmp_path: Path) -> None:
 def test_a_claim_says_by_how_much_and_how_often_it_fails() -> None:
     claim = experiment.above_zero("BALD is above random", [0.1, 0.2, 0.1, 0.3, 0.1])
     assert str(claim) == "holds: BALD is above random, by 0.160 (p = 0.031) (error rate: 2.4%)"
-    assert str(experiment.above_zero("it is", [-0.1, 0.0])).startswith("DOES NOT HOLD: it is, by -0.050")
+    assert str(experiment.above_zero("it is", [-0.1, 0.0])).startswith("does not hold: it is, by -0.050")
+    assert str(experiment.above_zero("it is", [-0.1, 0.2])).startswith("undecided: it is, by 0.050")
 
 
 def test_a_row_has_a_ratio_only_with_both_figures() -> None:
@@ -152,8 +153,9 @@ def test_missing_data_are_named_with_where_to_get_them(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_has_all_that_is_asked_of_it(name: str) -> None:
     module = importlib.import_module(f"benchmarks.evidence.{name}")
-    missing = [each for each in experiment.INTERFACE if not hasattr(module, each)]
-    assert not missing
+    page = importlib.import_module(f"benchmarks.evidence.pages.{name}")
+    assert [each for each in experiment.INTERFACE if not hasattr(module, each)] == []
+    assert [each for each in experiment.PAGE if not hasattr(page, each)] == []
     assert module.QUESTION.endswith("?")
     assert len(module.QUICK_SEEDS) >= 5  # fewer show nothing at 0.05
     readme = (ROOT / "benchmarks" / "evidence" / "README.md").read_text()
@@ -174,15 +176,25 @@ def test_an_experiment_without_data_says_so(name: str, tmp_path: Path) -> None:
 
 
 def test_the_index_has_rows_costs_failures_and_what_is_missing(tmp_path: Path) -> None:
-    made = {"date": "2026-11-26", "machine": "a CPU, 1 thread", "command": "python -m it --seeds 0"}
-    one = {"rmse": [5.0, 5.2], "rmse_off": [5.1, 5.3], "log_likelihood": [-3.0, -3.1]}
-    claim = {"text": "concrete: better", "holds": False, "chance": "1%"}
-    write(tmp_path / "regression.json", {"sets": {"concrete": one}, "minutes": 12.3, "made": made, "claims": [claim]})
-    text = index.write_index(tmp_path).read_text()
+    made = {"date": "2026-11-26", "machine": "a CPU, 1 thread", "command": "python -m it --seeds 0", "versions": "it 1"}
+    one = {"rmse": [5.0, 5.2], "rmse_one": [6.0, 6.2], "rmse_off": [5.1, 5.3], "log_likelihood": [-3.0, -3.1]}
+    claims = [
+        {"text": "concrete: better", "verdict": "does not hold", "chance": "61%"},
+        {"text": "yacht: better", "verdict": "undecided", "chance": "12%"},
+        {"text": "energy: better", "verdict": "holds", "chance": "1%"},
+    ]
+    results = {"experiment": "regression", "sets": {"concrete": one}, "epochs": [400], "minutes": 12.3, "made": made}
+    write(tmp_path / "regression.json", {**results, "claims": claims})
+    text = written.write_index(tmp_path).read_text()
     assert "| [regression](regression.md) | concrete, RMSE | 4.820 | 5.100 | 1.06 |" in text
     assert "`python -m it --seeds 0`: 12 minutes, a CPU, 1 thread, 2026-11-26." in text
-    assert "- regression: concrete: better" in text
+    assert "- regression: concrete: better: does not hold (error rate: 61%)" in text
+    assert "- regression: yacht: better: undecided (error rate: 12%)" in text
+    assert "energy: better" not in text
     assert f"Not run: {', '.join(name for name in EXPERIMENTS if name != 'regression')}." in text
+    page = (tmp_path / "regression.md").read_text()
+    assert "- energy: better: **holds** (error rate: 1%)" in page
+    assert "Made 2026-11-26 by `python -m it --seeds 0` on a CPU, 1 thread; it 1." in page
 
 
 def test_log_likelihood_of_passes_that_agree_is_that_of_a_normal_distribution() -> None:
@@ -295,14 +307,14 @@ def test_claims_of_repeats_are_of_the_published_order_only_in_a_full_run() -> No
     found = curves.of_cycles(accuracy)
     found["copied"] = {m: [[{repeats.SHARED: 0.9, "BALD": 0.5}.get(m, 0.0), 0.1]] * 3 for m in repeats.METHODS}
     results = {"pools": {"4": found}, "of": repeats.SMALL, "minutes": 1.0}
-    assert [claim.holds for claim in repeats.claims(results)] == [True, True]
+    assert [claim.verdict for claim in repeats.claims(results)] == ["holds"] * 2
     full = repeats.claims({**results, "of": repeats.FULL})
     assert len(full) == 9
-    assert all(claim.holds for claim in full)
+    assert {claim.verdict for claim in full} == {"holds"}
     assert (
         full[2].text
         == "x4: accuracy from 260 labels to 300 of top-k BALD with shared masks is below random's, by 0.040 (p = 0.12)"
     )
-    told = repeats.page({**results, "of": repeats.FULL})
+    told = importlib.import_module("benchmarks.evidence.pages.repeats").page({**results, "of": repeats.FULL})
     assert "| BALD, shared masks | 3 |" in told
     assert "| -0.040 | 1 | 0.12 | 90.0% | 10.0% |" in told
