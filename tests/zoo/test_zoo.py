@@ -28,17 +28,12 @@ DRIVEN = [name for name, entry in MODELS.items() if entry.refused is None]
 REFUSED = [name for name, entry in MODELS.items() if entry.refused is not None]
 
 
-@pytest.fixture(autouse=True)
-def _no_leftovers() -> Iterator[None]:
-    """Models hold cycles; without this some hundred of them wait for the collector."""
-    yield
-    gc.collect()
-
-
-def entry_of(name: str) -> Entry:
-    entry = MODELS[name]
-    pytest.importorskip(entry.package)
-    return entry
+@pytest.fixture
+def entry(name: str) -> Iterator[Entry]:
+    found = MODELS[name]
+    pytest.importorskip(found.package)
+    yield found
+    gc.collect()  # models hold cycles; without this some hundred of them wait for the collector
 
 
 def run(passes: Passes, inputs: Any, ids: Tensor, T: int, strategy: Strategy, chunk: int = 50) -> Tensor:
@@ -87,13 +82,12 @@ def states() -> tuple[Tensor, Any, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", DRIVEN)
-def test_driven_models_have_the_statistics_of_plain_pytorch(name: str) -> None:
+def test_driven_models_have_the_statistics_of_plain_pytorch(entry: Entry) -> None:
     """z-tests of mean and variance of up to 48 logits of a model.
 
     The variance is that of 200 passes: with a limit of 4 standard errors a scale that is off by half, as rescaling left
     out gives at p = 0.3, shows at once.
     """
-    entry = entry_of(name)
     model, x = entry.build(3)
     passes, strategy = entry.prepare(model, x)
     ours = few(run(passes, x, IDS, PASSES, strategy))
@@ -112,8 +106,7 @@ def test_driven_models_have_the_statistics_of_plain_pytorch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DRIVEN)
-def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(name: str) -> None:
-    entry = entry_of(name)
+def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(entry: Entry) -> None:
     model, x = entry.build(3)
     for module in list(model.modules())[::2]:  # flags no mode sets by itself
         module.training = True
@@ -145,8 +138,7 @@ def test_driven_models_do_not_depend_on_the_batch_and_stay_as_they_were(name: st
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_models_are_refused_for_the_reason_named(name: str) -> None:
-    entry = entry_of(name)
+def test_refused_models_are_refused_for_the_reason_named(entry: Entry) -> None:
     assert entry.refused is not None
     model, x = entry.build(3)
     before = {key: value.detach().clone() for key, value in model.state_dict().items()}
