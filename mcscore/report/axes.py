@@ -66,6 +66,8 @@ def round_values(lo: float, hi: float, *, whole: bool = False) -> list[float]:
     >>> round_values(0.1, 2.3), round_values(1, 5, whole=True)
     ([0.5, 1.0, 1.5, 2.0], [1.0, 2.0, 3.0, 4.0, 5.0])
     """
+    if not hi > lo:
+        return [lo]
     rough = max((hi - lo) / MOST_TICKS, 1.0 if whole else 0.0) * (1 - 1e-9)
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(each * unit for each in _STEPS if each * unit >= rough and (not whole or (each * unit).is_integer()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,20 +78,6 @@ def advantage(line: Line, baseline: Line) -> float | None:
     other = {point.labels: point.mean for point in baseline.points[1:]}
     found = [point.mean - other[point.labels] for point in line.points[1:] if point.labels in other]
     return float(np.mean(found)) if found else None
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from low to high, at most so many; their distance is 1, 2 or 5 times a power of ten.
-
-    >>> ticks(20, 120), ticks(0.71, 0.96)
-    ([20.0, 40.0, 60.0, 80.0, 100.0, 120.0], [0.75, 0.8, 0.85, 0.9, 0.95])
-    """
-    if not high > low:
-        return [low]
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(each * power for each in (1, 2, 5, 10, 20, 50) if (high - low) / (each * power) <= most - 1 + 1e-9)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
 
 
 def _points(rows: Sequence[Sequence[tuple[int, float]]]) -> list[Point]:

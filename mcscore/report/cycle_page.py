@@ -15,7 +15,8 @@ from ..errors import PoolError, RunError
 from ..paths import exists, local_path
 from ..store.files import AnyPath
 from ..text import count, duration
-from .curves import BASELINE, Line, advantage, labels_to_reach, lines_of, measures_of, ticks
+from .axes import round_values
+from .curves import BASELINE, Line, advantage, labels_to_reach, lines_of, measures_of
 from .rounds_section import Shown, rounds_section
 from .write import place_of, write_page
 
@@ -134,8 +135,8 @@ def _chart(measure: str, lines: Sequence[Line]) -> dict[str, Any]:
     return {
         "measure": measure,
         "lines": drawn,
-        "x_ticks": [{"at": x(tick), "text": f"{tick:g}"} for tick in ticks(first, last)],
-        "y_ticks": [{"at": y(tick), "text": f"{tick:g}"} for tick in ticks(low, high)],
+        "x_ticks": [{"at": x(tick), "text": f"{tick:g}"} for tick in round_values(first, last, whole=True)],
+        "y_ticks": [{"at": y(tick), "text": f"{tick:g}"} for tick in round_values(low, high)],
         "alt": f"{measure} against labels: " + "; ".join(_in_words(line) for line in lines),
         "table": _table(measure, lines),
     }

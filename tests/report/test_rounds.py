@@ -14,7 +14,7 @@ from mcscore import Pool, Run
 from mcscore.cli import main
 from mcscore.cycle import Curve, cycles, read_cycle
 from mcscore.errors import RunError
-from mcscore.report.curves import Line, Point, advantage, labels_to_reach, lines_of, ticks
+from mcscore.report.curves import Line, Point, advantage, labels_to_reach, lines_of
 from mcscore.report.cycle_page import cycle_view, write_cycle_report
 from mcscore.report.rounds import TOP, rounds_tables
 
@@ -98,16 +98,6 @@ def test_lines_are_means_where_all_seeds_have_a_value(done: tuple[Path, dict[str
     assert [point.labels for point in lines_of(curves, "loss")[0].points] == [3, 8]
     assert labels_to_reach(short, 0.2) == [8, 3]
     assert labels_to_reach(short, 0.15, falls=True) == [3, None]
-
-
-@pytest.mark.parametrize(("low", "high"), [(20, 310), (0.713, 0.961), (3, 8), (-0.02, 0.5), (1e4, 9e4)])
-def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 7
-    assert low - 1e-9 <= found[0] < found[-1] <= high + 1e-9
-    steps = np.diff(found)
-    assert np.allclose(steps, steps[0])
-    assert float(f"{steps[0]:e}"[0]) in (1, 2, 5)
 
 
 def test_the_page_of_several_cycles(done: tuple[Path, dict[str, Any]]) -> None:

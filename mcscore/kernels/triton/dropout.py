@@ -1,4 +1,4 @@
-"""Dropout for T passes in one sweep, and the keep masks themselves, in Triton.
+"""Dropout for T passes in one sweep, in Triton.
 
     y[t, b, e, i] = a x[s, b, e, i] + b  if kept(seed, site, passes[t], ids[b], e)  else d        s = t, or 0 if x is shared
 
@@ -70,21 +70,6 @@ def _dropout(
         tl.store(y + k * one_pass + offset, tl.where(keep, kept, d).to(y.dtype.element_ty), mask=valid)
 
 
-@triton.jit(do_not_specialize=["key_low", "key_high", "site", "threshold", "blocks", "groups"])
-def _keep_mask(
-    out, passes, ids, key_low, key_high, site, threshold, blocks, groups,
-    E: tl.constexpr, V: tl.constexpr, BITS: tl.constexpr, GROUPS: tl.constexpr,
-):  # fmt: skip
-    PER_ROW: tl.constexpr = (E + V - 1) // V
-    program = tl.program_id(0)
-    item, first, exists, offset, valid = locate(program % blocks, groups, E, V, GROUPS)
-    item_id = tl.load(ids + item, mask=exists, other=0)
-    k = program // blocks
-    site_pass = site | tl.load(passes + k).to(tl.int32)
-    keep = draws(first, item_id, site_pass, key_low, key_high, V, BITS) >= threshold
-    tl.store(out + k * ((groups // PER_ROW).to(tl.int64) * E) + offset, keep.to(tl.int8), mask=valid)
-
-
 def dropout(
     x_sBEI: Tensor,
     masks: MaskSpec,
@@ -100,18 +85,6 @@ def dropout(
     launch, y_tBEI = plan_dropout(x_sBEI, masks, affine)
     launch.run()
     return y_tBEI
-
-
-def keep_mask(
-    masks: MaskSpec,
-    elements: int,
-    device: torch.device | str = "cuda",
-) -> Tensor:
-    """Keep masks (t, B, elements), bool, on the device; equal to ``masks.keep_mask`` bit for bit. Ranges as there."""
-    check_device("keep_mask", torch.device(device))
-    launch, keep_tBE = plan_keep_mask(masks, elements, device)
-    launch.run()
-    return keep_tBE
 
 
 def plan_dropout(
@@ -141,18 +114,3 @@ def plan_dropout(
     }  # fmt: skip
     meta = {"E": E, "I": I, "V": V, "BITS": rate.bits, "SHARED": s == 1, "GROUPS": _GROUPS}
     return Launch(_dropout, (blocks * triton.cdiv(t, share),), args, meta, num_warps=4), y
-
-
-def plan_keep_mask(masks: MaskSpec, elements: int, device: torch.device | str) -> tuple[Launch, Tensor]:
-    """The launch of ``keep_mask`` and the tensor that it fills."""
-    masks, rate = on_device(masks, device), masks.drop_rate
-    keep = torch.empty((masks.t, masks.B, elements), dtype=torch.bool, device=device)
-    V = max(1, min(16, 128 // rate.bits, triton.next_power_of_2(elements)))
-    groups = masks.B * triton.cdiv(elements, V)
-    blocks = triton.cdiv(groups, _GROUPS)
-    args = {
-        "out": keep.view(torch.int8), **counter_args(masks), "threshold": rate.threshold,
-        "blocks": blocks, "groups": groups,
-    }  # fmt: skip
-    meta = {"E": elements, "V": V, "BITS": rate.bits, "GROUPS": _GROUPS}
-    return Launch(_keep_mask, (blocks * masks.t,), args, meta, num_warps=4), keep

@@ -29,7 +29,7 @@ from mcscore.kernels import eager
 from mcscore.kernels.triton.accumulate import plan_accumulate
 from mcscore.kernels.triton.channels_last import plan_dropout_images
 from mcscore.kernels.triton.draws import plan_draw
-from mcscore.kernels.triton.dropout import plan_dropout, plan_keep_mask
+from mcscore.kernels.triton.dropout import plan_dropout
 from mcscore.kernels.triton.head import block_columns, plan_head, plan_linear
 from mcscore.kernels.triton.joint import plan_conditional_entropy
 from mcscore.kernels.triton.launch import Launch
@@ -65,11 +65,6 @@ def _dropout(dtype: torch.dtype, p: float, copies: int, E: int, I: int) -> Launc
     passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
     x_sBEI = torch.empty(copies, 4096, E, I, dtype=dtype, device="meta")
     return plan_dropout(x_sBEI, MaskSpec(9, 3, passes, ids, rate(p)), (1.25, 0.5, 0.0))[0]
-
-
-def _keep_mask(p: float) -> Launch:
-    passes, ids = torch.arange(20, device="meta"), torch.arange(4096, device="meta")
-    return plan_keep_mask(MaskSpec(9, 3, passes, ids, rate(p)), 512, "meta")[0]
 
 
 def _packed_mask(p: float, elements: int) -> Launch:
@@ -168,7 +163,6 @@ CASES: dict[str, Callable[[], Launch]] = {
     "dropout, 1 bit": case(_dropout, torch.bfloat16, 0.5, 1, 512, 1),
     "dropout, 16 bits": case(_dropout, torch.float32, 0.3, 20, 512, 1),
     "dropout of channels": case(_dropout, torch.float16, 0.25, 20, 64, 64),
-    "keep mask": case(_keep_mask, 0.25),
     "dropout of images": case(_dropout_images, torch.bfloat16, False),
     "dropout of channels of images": case(_dropout_images, torch.float32, True),
     "packed mask": case(_packed_mask, 0.1, 197 * 768),

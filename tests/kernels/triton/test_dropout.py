@@ -13,7 +13,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from mcscore import masks
-from mcscore.kernels.triton.dropout import dropout, keep_mask, plan_dropout
+from mcscore.kernels.triton.dropout import dropout, plan_dropout
 from mcscore.masks import MaskSpec, rate
 
 pytest_plugins = ("tests.kernels.triton.places",)
@@ -41,26 +41,21 @@ def assert_masked(y: Tensor, expected: Tensor, triton_place: str) -> None:
     torch.testing.assert_close(y, expected, rtol=rounding, atol=0)
 
 
+def require_masks(triton_call: Call, spec: MaskSpec, elements: int) -> None:
+    """Dropout of ones is the mask."""
+    got = triton_call(dropout, torch.ones(1, len(IDS), elements, 1), spec, (1.0, 0.0, 0.0))
+    np.testing.assert_array_equal(got[..., 0].numpy(), masks.keep_mask(spec, elements))
+
+
 @pytest.mark.parametrize("p", RATES)
 @pytest.mark.parametrize("elements", [1, 2, 7, 16, 24, 130, 512])
-def test_masks_equal_the_specification_bit_for_bit(
-    triton_call: Call, triton_place: str, elements: int, p: float
-) -> None:
-    got = triton_call(
-        keep_mask, MaskSpec(SEED, 3, PASSES, IDS, rate(p)), elements, "cpu" if triton_place == "interpreter" else "cuda"
-    )
-    assert got.dtype == torch.bool
-    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(MaskSpec(SEED, 3, PASSES, IDS, rate(p)), elements))
+def test_masks_equal_the_specification_bit_for_bit(triton_call: Call, elements: int, p: float) -> None:
+    require_masks(triton_call, MaskSpec(SEED, 3, PASSES, IDS, rate(p)), elements)
 
 
 @pytest.mark.parametrize(("seed", "site"), [(0, 0), (1, 65535), (2**31, 32768), (2**63 + 12345, 1), (2**64 - 1, 7)])
-def test_every_seed_and_site_reaches_the_counter_whole(
-    triton_call: Call, triton_place: str, seed: int, site: int
-) -> None:
-    got = triton_call(
-        keep_mask, MaskSpec(seed, site, PASSES, IDS, rate(0.25)), 40, "cpu" if triton_place == "interpreter" else "cuda"
-    )
-    np.testing.assert_array_equal(got.numpy(), masks.keep_mask(MaskSpec(seed, site, PASSES, IDS, rate(0.25)), 40))
+def test_every_seed_and_site_reaches_the_counter_whole(triton_call: Call, seed: int, site: int) -> None:
+    require_masks(triton_call, MaskSpec(seed, site, PASSES, IDS, rate(0.25)), 40)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

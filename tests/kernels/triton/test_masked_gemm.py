@@ -156,7 +156,14 @@ def test_the_chunks_do_not_show(triton_call: Call, shared: bool, workspace: int,
     B = chunk.items * 2 + 39
     assert cut_head(5, B, 20, 40, 4, shared, workspace) == chunk
     x, weight, bias = operands(B, 40, 20, torch.float32)
-    args = x, MaskSpec(SEED, SITE, torch.arange(PASSES), ids_of(B, shared), rate(0.25)), weight, bias, LIGHT, "categorical"
+    args = (
+        x,
+        MaskSpec(SEED, SITE, torch.arange(PASSES), ids_of(B, shared), rate(0.25)),
+        weight,
+        bias,
+        LIGHT,
+        "categorical",
+    )
     whole = triton_call(_head, *args, shared=shared)
     for name, values in triton_call(_head, *args, shared=shared, workspace=workspace).items():
         torch.testing.assert_close(values, whole[name], rtol=0, atol=2e-6)
