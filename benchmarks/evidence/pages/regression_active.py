@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from .. import curves
 from ..experiment import Row
-from ..regression_active import BATCH, FIRST, METHODS, PASSES, RATE, STEPS
+from ..regression_active import BATCH, FIRST, PASSES, RATE, STEPS
 
 WHY = (
     "Not established. Rows drawn by their variance (power) teach more than those of the highest in all three sets, which suggests that a "
@@ -23,7 +23,7 @@ def rows(results: curves.JSON) -> list[Row]:
             3,
         )
         for name, found in results["sets"].items()
-        for method in METHODS
+        for method in found["measures"]
     ]
 
 
