@@ -71,7 +71,7 @@ def fit(contexts: Tensor, played: Tensor, reward: Tensor, seed: int) -> nn.Modul
 
 
 def run(setting: Setting) -> curves.JSON:
-    data, decisions = mnist(setting.data), 1000 if setting.quick else 10_000
+    data, decisions = mnist(setting.data), 800 if setting.quick else 10_000
     measures: dict[str, dict[str, list]] = {policy: {"regret": []} for policy in POLICIES}
     seconds = 0.0
     for seed in setting.seeds:
