@@ -24,8 +24,9 @@ TARGETS = (0.10, 0.05)
 
 
 WHY = (
-    "Not established. Random needs no more labels here than published, so that less is left to save. And a batch of BALD's best ten "
-    "of all 60,000 images has 5.0 different digits on average, of random's ten 6.5: its items repeat each other, as in repeats."
+    "The best ten of 60,000 repeat each other: a batch of BALD's has 5.1 different digits on average, one of random's 6.5. Drawn in "
+    "proportion to BALD's fourth power it has 6.0, reaches 10 % error with 140 labels, and has less error than random with each of the "
+    "three seeds, which is as much as three can show. Random needs no more labels than published, so that less is left to save."
 )
 
 
