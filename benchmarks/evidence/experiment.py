@@ -19,7 +19,7 @@ in ``results["minutes"]`` what it took.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,10 @@ class Setting:
     device: str = "cpu"
     methods: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+
+    def chosen(self, methods: Mapping[str, dict[str, Any]], quick: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The methods that are run: those named ``quick``, or all."""
+        return {name: methods[name] for name in (quick if self.quick else methods)}
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def run(setting: Setting) -> curves.JSON:
     test = torch.from_numpy((data.test - mean) / std)
     rounds = cycles(
         pool_of(setting.work / "pool", (pixels - mean) / std),
-        methods={name: METHODS[name] for name in (QUICK if setting.quick else METHODS)},
+        methods=setting.chosen(METHODS, QUICK),
         seeds=setting.seeds,
         out=setting.work / "cycles",
         start=lambda seed: balanced_start(data.pool_labels, FIRST, seed),

@@ -6,7 +6,6 @@ own. A split is a seed. A network with two hidden layers of 50 and dropout 0.05 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,13 +51,11 @@ def run(setting: Setting) -> curves.JSON:
     results: curves.JSON = {"sets": {}, "minutes": 0.0}
     for name in QUICK if setting.quick else SETS:
         each = [_split(name, split, setting) for split in setting.seeds]
-        results["sets"][name] = curves.of_cycles({name: [one[name][0] for one in each] for name in _methods(setting)})
+        results["sets"][name] = curves.of_cycles(
+            {name: [one[name][0] for one in each] for name in setting.chosen(METHODS, QUICK_METHODS)}
+        )
         results["minutes"] += results["sets"][name]["minutes"]
     return results
-
-
-def _methods(setting: Setting) -> Mapping[str, Mapping[str, Any]]:
-    return {name: METHODS[name] for name in (QUICK_METHODS if setting.quick else METHODS)}
 
 
 def _split(name: str, split: int, setting: Setting) -> dict[str, list[list[Round]]]:
@@ -79,7 +76,7 @@ def _split(name: str, split: int, setting: Setting) -> dict[str, list[list[Round
 
     return cycles(
         pool,
-        methods=_methods(setting),
+        methods=setting.chosen(METHODS, QUICK_METHODS),
         seeds=[split],
         out=path / "cycles",
         start=lambda seed: np.random.default_rng(seed).choice(len(train), FIRST, replace=False),

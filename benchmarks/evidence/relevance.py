@@ -8,7 +8,6 @@ relevance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,12 +46,8 @@ def fit(pool: Pool, labeled: npt.NDArray[np.int64], seed: int) -> nn.Module:
 def run(setting: Setting) -> curves.JSON:
     data = mq2008(setting.data)
     folds = {fold: _fold(data, fold, setting) for fold in setting.seeds}
-    results = {method: [folds[fold][method][0] for fold in setting.seeds] for method in _methods(setting)}
+    results = {method: [folds[fold][method][0] for fold in setting.seeds] for method in setting.chosen(METHODS, QUICK)}
     return curves.of_cycles(results)
-
-
-def _methods(setting: Setting) -> Mapping[str, Mapping[str, Any]]:
-    return {name: METHODS[name] for name in (QUICK if setting.quick else METHODS)}
 
 
 def _fold(data: Queries, fold: int, setting: Setting) -> dict:
@@ -75,7 +70,7 @@ def _fold(data: Queries, fold: int, setting: Setting) -> dict:
 
     return cycles(
         pool,
-        methods=_methods(setting),
+        methods=setting.chosen(METHODS, QUICK),
         seeds=[fold],
         out=path / "cycles",
         start=lambda seed: balanced_start(pool_y, FIRST, seed),

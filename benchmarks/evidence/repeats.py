@@ -115,8 +115,8 @@ def _cycles(
         return {**options, "dropout": Dropout(masks=masks)}
 
     methods = {
-        name: {**METHODS[name], "scorer": scorer("shared" if name == SHARED else "independent")}
-        for name in (QUICK if setting.quick else METHODS)
+        name: {**own, "scorer": scorer("shared" if name == SHARED else "independent")}
+        for name, own in setting.chosen(METHODS, QUICK).items()
     }
     found = cycles(
         pool_of(path / "pool", images),

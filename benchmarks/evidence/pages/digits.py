@@ -18,10 +18,7 @@ PUBLISHED = {
     "mean std": (230, 695),
     "random": (255, 835),
 }
-
-
 TARGETS = (0.10, 0.05)
-
 
 WHY = (
     "The best ten of 60,000 repeat each other: a batch of BALD's has 5.1 different digits on average, one of random's 6.5. Drawn in "
