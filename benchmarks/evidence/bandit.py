@@ -104,5 +104,5 @@ def play(policy: str, data: Images, decisions: int, seed: int) -> curves.JSON:
 def claims(results: curves.JSON) -> list[Claim]:
     """At the end, against uniform; with all decisions, against the other rules, too."""
     at_end = {policy: curves.values(results, policy, "regret")[:, -1] for policy in POLICIES}
-    others = [p for p in POLICIES if p != "Thompson" and (p == "uniform" or len(results["labels"]) > 50)]
+    others = [p for p in POLICIES if p != "Thompson" and (p == "uniform" or results["size"] == "full")]
     return [above_zero(f"Thompson's regret is below that of {p}", at_end[p] - at_end["Thompson"], 0) for p in others]

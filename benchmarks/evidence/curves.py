@@ -19,12 +19,15 @@ COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777", "#0891b2", "#65
 GRAY = "#6b7280"  # of the baseline, which is always called "random"
 
 
-BELOW_TABLE = "better than random by: mean difference of the curves over all rounds; p: one-sided permutation test over the seeds."
+BELOW_TABLE = "better than random by: mean difference of the curves over all rounds of the method; p: one-sided permutation test over the seeds."
 
 
 def of_cycles(results: Mapping[str, Sequence[Sequence[Round]]]) -> JSON:
-    """The measures of all rounds, by method, for each seed; the labels of the rounds; and what they took."""
-    first = next(iter(results.values()))[0]
+    """The measures of all rounds, by method, for each seed; the labels of the longest curve's rounds; and what they took.
+
+    Methods may have curves of different lengths, but no longer ones than random's; the seeds of one have the same.
+    """
+    first = max((curves[0] for curves in results.values()), key=len)
     return {
         "labels": [turn.labels for turn in first],
         "measures": {
@@ -46,12 +49,14 @@ def values(found: JSON, method: str, measure: str) -> Floats:
 
 def over_random(found: JSON, measure: str, better: float = 1.0) -> dict[str, Floats]:
     """By method, how much higher each seed's curve lies than random's on average over the labels, (S,); better=-1: lower."""
-    base = area(found["labels"], values(found, "random", measure))
-    return {
-        method: better * (area(found["labels"], values(found, method, measure)) - base)
-        for method in found["measures"]
-        if method != "random"
-    }
+    base_SR = values(found, "random", measure)
+    over = {}
+    for method in found["measures"]:
+        if method != "random":
+            each_SR = values(found, method, measure)
+            R = each_SR.shape[1]
+            over[method] = better * area(found["labels"][:R], each_SR - base_SR[:, :R])
+    return over
 
 
 def table(found: JSON, measure: str, at: Sequence[int], digits: int = 3, better: float = 1.0) -> Iterator[str]:
@@ -63,8 +68,10 @@ def table(found: JSON, measure: str, at: Sequence[int], digits: int = 3, better:
         each = values(found, method, measure)
         cells = []
         for n in at:
-            mean, error = mean_and_error(each[:, found["labels"].index(n)])
-            cells.append(f"{mean:.{digits}f} ± {error:.{digits}f}")
+            place = found["labels"].index(n)
+            cells.append(
+                "{:.{d}f} ± {:.{d}f}".format(*mean_and_error(each[:, place]), d=digits) if place < each.shape[1] else ""
+            )
         over = compared.get(method)
         told = ["", ""] if over is None else [f"{over.mean():+.{digits}f}", f"{permutation_test(over):.2g}"]
         yield f"| {' | '.join([method, str(len(each)), *cells, *told])} |"
@@ -76,8 +83,9 @@ def plot(axes: Axes, found: JSON, measure: str, name: str) -> None:
     ends = []
     for method, color in _colored(methods):
         each = values(found, method, measure)
-        axes.plot(labels, each.T, color=color, linewidth=0.6, alpha=0.35)
-        axes.plot(labels, each.mean(0), color=color, linewidth=2)
+        reached = labels[: each.shape[1]]
+        axes.plot(reached, each.T, color=color, linewidth=0.6, alpha=0.35)
+        axes.plot(reached, each.mean(0), color=color, linewidth=2)
         ends.append((float(each.mean(0)[-3:].mean()), method, color))
     low, high = axes.get_ylim()
     ends.sort()

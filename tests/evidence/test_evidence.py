@@ -100,6 +100,18 @@ def test_a_table_has_means_errors_and_p(found: dict[str, Any]) -> None:
     assert random == "| random | 3 | 0.467 ± 0.033 | 0.733 ± 0.033 |  |  |"
 
 
+def test_a_curve_that_ends_early_is_compared_over_its_own_rounds() -> None:
+    found = curves.of_cycles({"BALD": [rounds([0.5, 0.7])] * 3, "random": [rounds([0.5, 0.6, 0.1])] * 3})
+    assert found["labels"] == [20, 30, 40]
+    assert curves.over_random(found, "accuracy")["BALD"] == pytest.approx([0.05] * 3)
+    _, _, bald, random = curves.table(found, "accuracy", [30, 40], 2)
+    assert bald == "| BALD | 3 | 0.70 ± 0.00 |  | +0.05 | 0.12 |"
+    assert random == "| random | 3 | 0.60 ± 0.00 | 0.10 ± 0.00 |  |  |"
+    axes = curves.figure().subplots()
+    curves.plot(axes, found, "accuracy", "accuracy")
+    assert {len(line.get_xdata()) for line in axes.lines} == {2, 3}
+
+
 def test_a_plot_shows_every_seed_and_the_names(found: dict[str, Any]) -> None:
     axes = curves.figure().subplots()
     curves.plot(axes, found, "accuracy", "accuracy")

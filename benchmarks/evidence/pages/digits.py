@@ -28,7 +28,12 @@ WHY = (
 
 
 def _labels(results: curves.JSON, method: str, target: float) -> list[int | None]:
-    return [labels_to(results["labels"], error, target) for error in results["measures"][method]["error"]]
+    return [labels_to(results["labels"][: len(error)], error, target) for error in results["measures"][method]["error"]]
+
+
+def _last(results: curves.JSON, method: str) -> int:
+    """The labels of the method's last round."""
+    return int(results["labels"][len(results["measures"][method]["error"][0]) - 1])
 
 
 def rows(results: curves.JSON) -> list[Row]:
@@ -39,17 +44,16 @@ def rows(results: curves.JSON) -> list[Row]:
         for method in results["measures"]:
             each = _labels(results, method, target)
             ours = None if None in each else float(np.mean(each))
-            what, over = f"MNIST, labels to {target:.0%} error, {method}", f"over {results['labels'][-1]}"
+            what, over = f"MNIST, labels to {target:.0%} error, {method}", f"over {_last(results, method)}"
             found.append(Row(what, theirs.get(method), ours, instead=over))
     return found
 
 
 def page(results: curves.JSON) -> str:
-    quick = len(results["labels"]) <= 9
-    last, targets = results["labels"][-1], " | ".join(f"labels to {t:.0%}: Gal 2017 | ours | seeds" for t in TARGETS)
+    targets = " | ".join(f"labels to {t:.0%}: Gal 2017 | ours | seeds" for t in TARGETS)
     lines = [f"| method | {targets} | seconds per round |", "|" + " --- |" * 8]
     for method in results["measures"]:
-        cells = []
+        cells, last = [], _last(results, method)
         for n, target in enumerate(TARGETS):
             each = _labels(results, method, target)
             known = [labels for labels in each if labels is not None]
@@ -61,12 +65,12 @@ def page(results: curves.JSON) -> str:
         "",
         "## Error",
         "",
-        *curves.table(results, "error", [n for n in (60, 100, 200, 300, 400) if n <= last], 4, -1),
+        *curves.table(results, "error", [n for n in (60, 100, 200, 300, 400) if n in results["labels"]], 4, -1),
     ]
     lines += ["", curves.BELOW_TABLE, "", *_screening(results)]
     task = (
         "The first 2,000 training images, a smaller network, 150 steps, 20 passes, the first 1,000 test images."
-        if quick
+        if results["size"] == "quick"
         else f"All 60,000 training images of MNIST are the pool and all are scored in each round, with {PASSES} passes. Gal, Islam "
         f"and Ghahramani's CNN, {STEPS} steps of Adam on batches of 32 from fresh weights in each round, rate 0.002, weight decay "
         f"0.001; error on the 10,000 test images by the mean of {PASSES} passes. {POWER}, is not of their paper: items are drawn in "
