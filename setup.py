@@ -42,7 +42,15 @@ KERNEL = [
     "-Wno-maybe-uninitialized",
     "-Wno-unknown-warning-option",
 ]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-Og", "-g1"]
+# The address sanitizer finds what is read or written through a bad pointer; checks of the pointer itself take half as long again.
+SANITIZE = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=null,object-size,vptr,pointer-overflow",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+    "-Og",
+    "-g1",
+]
 if SANITIZED := os.environ.get("MCSCORE_SANITIZE") == "1":
     BASE, KERNEL = [*BASE, *SANITIZE], [*KERNEL, *SANITIZE]
 X86_64 = {

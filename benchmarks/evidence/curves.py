@@ -19,7 +19,7 @@ COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777", "#0891b2", "#65
 GRAY = "#6b7280"  # of the baseline, which is always called "random"
 
 
-BELOW_TABLE = "better than random by: mean difference of the curves over all rounds of the method; p: one-sided permutation test over the seeds."
+BELOW_TABLE = "better than random by: mean difference of the curves over the rounds of both; p: one-sided permutation test over the seeds."
 
 
 def of_cycles(results: Mapping[str, Sequence[Sequence[Round]]]) -> JSON:

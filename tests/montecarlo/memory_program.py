@@ -77,7 +77,7 @@ def mlp(inputs: int, *widths: int) -> nn.Module:
 
 # name: (model, shape of an item, T, settings)
 SHAPES: dict[str, tuple[Any, tuple[int, ...], int, dict[str, Any]]] = {
-    "embeddings": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(768, 1000)), (768,), 2, {}),
+    "embeddings": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(768, 200)), (768,), 2, {}),
     "wide MLP": (lambda: mlp(784, 2048, 1024, 300, 10), (784,), 100, {}),
     "Gal's CNN": (
         lambda: nn.Sequential(
@@ -107,7 +107,7 @@ SHAPES: dict[str, tuple[Any, tuple[int, ...], int, dict[str, Any]]] = {
         1000,
         {},
     ),
-    "many classes, head": (lambda: mlp(64, 256, 20000), (64,), 2, {}),
+    "many classes, head": (lambda: mlp(64, 64, 20000), (64,), 2, {}),
     "many classes, deep": (lambda: mlp(64, 256, 256, 20000), (64,), 20, {}),
     "gaussian": (lambda: mlp(64, 256, 256, 2), (64,), 20, {"likelihood": "gaussian", "scores": ("variance",)}),
     "probabilities": (lambda: nn.Sequential(mlp(64, 256, 256, 500), nn.Softmax(-1)), (64,), 20, {"input": "probs"}),

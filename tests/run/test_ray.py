@@ -177,10 +177,8 @@ def test_an_actor_that_hangs_is_stopped_and_replaced(
     cluster: Any, pool: Pool, net: Path, local: Run, tmp_path: Path
 ) -> None:
     scorer = Scorer(load_model(f"{net}:build").module, transform=Watched(tmp_path, {-1.0: "hang"}))
-    with pytest.warns(UserWarning, match=r"cpu on .* has ended \(stopped after 15\.0 s at one span\); another one"):
-        run = score_pool(
-            pool, scorer, tmp_path / "run", span=SPAN, workers=RayWorkers(cluster.address, 1, timeout=15.0)
-        )
+    with pytest.warns(UserWarning, match=r"cpu on .* has ended \(stopped after 8\.0 s at one span\); another one"):
+        run = score_pool(pool, scorer, tmp_path / "run", span=SPAN, workers=RayWorkers(cluster.address, 1, timeout=8.0))
     require_equal(run, local)
     until(lambda: not any(map(alive, pids(tmp_path))))
 
