@@ -147,7 +147,7 @@ def _table(measure: str, lines: Sequence[Line]) -> Shown:
     target = baseline.last if baseline is not None and len(lines) > 1 else None
     head = ["method", "seeds", "labels", f"{measure} at the end", "lowest and highest seed"]
     if target is not None:
-        head += [f"above {BASELINE}, on average", f"labels to reach {_number(target.mean)}"]
+        head += [f"minus {BASELINE}'s, on average", f"labels to reach {_number(target.mean)}"]
     rows = []
     for line in lines:
         last = line.last
