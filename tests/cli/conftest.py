@@ -24,6 +24,8 @@ NET = """
         )
 """
 ITEMS, LABELED = 500, 40
+MODEL = ("--model", "net.py:build", "--weights", "net.safetensors")
+FAST = ("--passes", 20, "--quiet")
 
 
 def _trained(net: torch.nn.Module, images: np.ndarray, labels: np.ndarray) -> torch.nn.Module:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import Command, answer
+from .conftest import MODEL, Command, answer
 
-MODEL = ("--model", "net.py:build", "--weights", "net.safetensors")
 QUICK = ("--seconds", "0.001")
 
 

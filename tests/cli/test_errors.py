@@ -7,10 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import Command, answer
-
-MODEL = ("--model", "net.py:build", "--weights", "net.safetensors")
-FAST = ("--passes", 20, "--quiet")
+from .conftest import FAST, MODEL, Command, answer
 
 
 def test_errors_go_from_score_to_info(mcscore: Command, pool: Path, project: Path) -> None:

@@ -3,109 +3,29 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from mcscore.errors import RunError, Stopped
+from mcscore.errors import RunError
 from mcscore.run import Run, Screen, score_pool
 from mcscore.run.glance import glance
 from mcscore.run.presence import Worker, workers_of
-from mcscore.run.shards import Shard, ShardReport, score_shard
-from mcscore.run.start import ScoreOptions
 from mcscore.store import lock
-from mcscore.store.lock import joined, locked
+from mcscore.store.lock import locked
 from mcscore.store.mount import Mount
 
-from .fakes import FakePool, FakeScorer, begin, content, fail_at, grown, said_records
+from .fakes import FakeScorer, begin, fail_at, grown
+from .sharing import ITEMS, SCREEN, SPAN, fork, locally, pool, require_same, share, slowly, together
 from .test_presence import leave
-
-ITEMS, SPAN = 500, 16  # 32 spans, the last one of 4 items; a block each
-SCREEN = Screen(top=20, passes=8)
-fork = multiprocessing.get_context("fork")
-
-
-def pool() -> FakePool:
-    made = FakePool(ITEMS)
-    made.labels[3:400:7] = 1
-    made.excluded[48:64] = True  # a whole span
-    return made
-
-
-def slowly(_ids: np.ndarray) -> None:
-    time.sleep(0.004)
-
-
-def share(
-    out: Path, index: int = 0, count: int = 2, on_block: Callable[[np.ndarray], None] = slowly, **options: Any
-) -> ShardReport:
-    """Be a shard. The scorer plans other steps than the one that made a local run, if it makes the run."""
-    options = {"span": SPAN, **options}
-    scorer = FakeScorer(step=options.pop("step", 1), on_block=on_block)
-    items = options.pop("pool", None) or pool()
-    return score_shard(items, scorer, out, Shard(index, count), ScoreOptions(**options))
-
-
-def locally(out: Path, **options: Any) -> Run:
-    return score_pool(options.pop("pool", None) or pool(), FakeScorer(), out, **{"span": SPAN, **options})
-
-
-def together(out: Path, count: int, **options: Any) -> None:
-    """Let so many processes score at the same time. All end well, and the last one finds the run complete."""
-
-    def work(index: int) -> None:
-        report = share(out, index, count, **options)
-        os._exit(0 if report.run is not None else 4)
-
-    children = [fork.Process(target=work, args=(index,)) for index in range(count)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-    codes = {child.exitcode for child in children}
-    assert codes <= {0, 4}, codes
-    assert 0 in codes
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    return [{**record, "run": "", "seconds": 0} for record in said_records(run)]
-
-
-def require_same(out: Path, other: Path) -> None:
-    """All that the two runs hold is the same, and nothing else lies there."""
-    one, two = Run.open(out), Run.open(other)
-    assert one.complete
-    assert content(one) == content(two)
-    assert records(out) == records(other)
-    if one.screen is not None and two.screen is not None:
-        assert content(one.screen) == content(two.screen)  # type: ignore[arg-type]
-        assert records(out / "screen") == records(other / "screen")
-        assert one.meta["cuts"] == two.meta["cuts"]
-        assert one.meta["certificate"] == two.meta["certificate"]
-    names = sorted(str(path.relative_to(other)) for path in other.rglob("*"))
-    assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == names
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return locally(tmp_path_factory.mktemp("local") / "run").path  # type: ignore[return-value]
-
-
-@pytest.fixture(scope="module")
-def local_screened(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return locally(tmp_path_factory.mktemp("local") / "run", screen=SCREEN).path  # type: ignore[return-value]
-
 
 # -- together ----------------------------------------------------------------------------------------------------------
 
@@ -263,137 +183,6 @@ def test_damage_is_found_and_scored_again(out: Path, local: Path) -> None:
     with pytest.warns(UserWarning, match="1 damaged place: span 4"):
         share(out)
     require_same(out, local)
-
-
-# -- stops and refusals ------------------------------------------------------------------------------------------------
-
-
-def test_a_signal_stops_a_shard_after_the_block_at_hand(out: Path, local: Path) -> None:
-    def stop_at(ids: np.ndarray) -> None:
-        if 100 in ids:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(Stopped, match=r"stopped; resumable: 112 of 500 items done") as stopped:
-        share(out, 0, 1, on_block=stop_at)
-    assert (stopped.value.done, stopped.value.total) == (112, 500)
-    assert not list(out.rglob("*.tmp"))
-    assert workers_of(out) == []
-    share(out)
-    require_same(out, local)
-
-
-def test_who_waits_for_the_cut_can_be_stopped(out: Path) -> None:
-    def first() -> None:
-        def stuck(ids: np.ndarray) -> None:
-            if len(list(out.glob("screen/commits/*.json"))) == 31:
-                time.sleep(60)
-
-        share(out, 0, 2, on_block=stuck, screen=SCREEN)
-
-    child = fork.Process(target=first)
-    child.start()
-    while len(list(out.glob("screen/commits/*.json"))) < 31:
-        time.sleep(0.01)
-
-    def second() -> None:
-        try:
-            share(out, 1, 2, screen=SCREEN)
-        except Stopped:
-            os._exit(3)
-
-    other = fork.Process(target=second)
-    other.start()
-    states: set[str] = set()
-    while "waiting for the cut" not in states:
-        states |= {worker.state for worker in workers_of(out)}
-        time.sleep(0.01)
-    assert glance(out).stage == "stage 1"
-    assert glance(out).done == ITEMS
-    os.kill(other.pid or 0, signal.SIGTERM)
-    other.join(30)
-    assert other.exitcode == 3
-    child.kill()
-    child.join()
-
-
-def test_a_model_that_cannot_be_scored_leaves_no_run(out: Path, local: Path) -> None:
-    class Broken(FakeScorer):
-        def prepare(self, *_args: Any, **_more: Any) -> dict[str, Any]:
-            raise ValueError("no dropout")
-
-    with pytest.raises(ValueError, match="no dropout"):
-        score_shard(pool(), Broken(), out, Shard(0, 2), ScoreOptions(span=SPAN))
-    assert not out.exists() or os.listdir(out) == []
-    share(out)
-    require_same(out, local)
-
-
-def test_another_model_is_refused_at_once(out: Path, local: Path) -> None:
-    with pytest.raises(RunError):
-        share(out, 0, 1, on_block=fail_at(170))
-    with joined(out, RunError) as other:
-        assert other.share()
-        for options in ({}, {"span": 20}, {"labeled": True}):
-            with pytest.raises(RunError, match=r"cannot be resumed: started with (model|span|labeled)"):
-                score_shard(
-                    pool(), FakeScorer(model="sha256:other" if not options else "sha256:model"), out, Shard(1, 2),
-                    ScoreOptions(**{"span": SPAN, **options}),
-                )  # fmt: skip
-        with pytest.raises(RunError, match=r"started with screen=null"):
-            share(out, screen=SCREEN)
-
-
-def test_a_pool_that_grew_meanwhile_is_scored_as_it_was_by_those_who_share_and_grows_at_the_end(
-    out: Path, tmp_path: Path
-) -> None:
-    begin(tmp_path / "one", step=1)
-    score_pool(grown(300), FakeScorer(), tmp_path / "one", span=40)
-    with pytest.raises(RunError):
-        begin(out, on_block=fail_at(50), step=1)
-    seen: list[int] = []
-    other = grown(300)
-    with joined(out, RunError) as first:
-        assert first.share()
-        scorer = FakeScorer(on_block=lambda ids: seen.extend(ids.tolist()))
-        report = score_shard(other, scorer, out, Shard(0, 1), ScoreOptions(span=40))
-    assert report.run is None  # the first one is still there
-    assert max(seen) == 99
-    assert share(out, 0, 1, pool=other, span=40).run is not None
-    require_same(out, tmp_path / "one")
-
-
-def test_edited_code_joins_nobody_at_work(out: Path) -> None:
-    def scorer(code: str) -> FakeScorer:
-        made = FakeScorer()
-        made.described["model"] = {**made.described["model"], "code": {"source of Net": f"{code} net.py"}}
-        return made
-
-    first = scorer("a" * 8)
-    first.on_block = fail_at(170)
-    with pytest.raises(RunError):
-        score_shard(pool(), first, out, Shard(0, 2), ScoreOptions(span=SPAN))
-    options = ScoreOptions(span=SPAN, accept_edited_code=True)
-    with joined(out, RunError) as other:
-        assert other.share()
-        with pytest.raises(RunError, match="being scored by other processes with the code as it was"):
-            score_shard(pool(), scorer("b" * 8), out, Shard(1, 2), options)
-    report = score_shard(pool(), scorer("b" * 8), out, Shard(1, 2), options)
-    assert report.run is not None
-    assert {record.get("code", 0) for record in said_records(out)} == {0, 1}
-
-
-def test_a_new_cut_is_left_to_one_process(out: Path) -> None:
-    with pytest.raises(RunError, match="a new cut is fixed by one process alone"):
-        share(out, screen=SCREEN, new_cut=True)
-    assert not out.exists()
-
-
-def test_a_directory_that_is_something_else_is_left_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(RunError, match=r"holds thesis\.tex and is not a run"):
-        share(tmp_path / "mine")
-    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
 
 
 # -- watching ----------------------------------------------------------------------------------------------------------
