@@ -24,7 +24,7 @@ WHY = (
     "The best ten of 60,000 repeat each other: a batch of BALD's has 5.1 different digits on average, one of random's 6.5. Drawn in "
     "proportion to BALD's fourth power it has 6.0, and the same scores reach 10 % error with 140 labels and 5 % with 300, fewer than "
     "published for BALD (145 and 335); 400 random labels leave 6.3 %. Power has less error than random with each of the three seeds, "
-    "which is as much as three can show. Entropy, variation ratios and mean std are followed to 230 labels only, as their rounds cost most."
+    "which is as much as three can show."
 )
 
 
@@ -75,7 +75,8 @@ def page(results: curves.JSON) -> str:
         else f"All 60,000 training images of MNIST are the pool and all are scored in each round, with {PASSES} passes. Gal, Islam "
         f"and Ghahramani's CNN, {STEPS} steps of Adam on batches of 32 from fresh weights in each round, rate 0.002, weight decay "
         f"0.001; error on the 10,000 test images by the mean of {PASSES} passes. {POWER}, is not of their paper: items are drawn in "
-        f"proportion to BALD to the power of 4 (Kirsch et al. 2023), of {FEW} passes."
+        f"proportion to BALD to the power of 4 (Kirsch et al. 2023), of {FEW} passes. Curves end at other labels, as a round of "
+        f"{PASSES} passes takes five minutes of a CPU's core."
     )
     return "\n".join(
         [
