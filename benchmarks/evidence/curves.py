@@ -86,7 +86,7 @@ def plot(axes: Axes, found: JSON, measure: str, name: str) -> None:
         reached = labels[: each.shape[1]]
         axes.plot(reached, each.T, color=color, linewidth=0.6, alpha=0.35)
         axes.plot(reached, each.mean(0), color=color, linewidth=2)
-        ends.append((float(each.mean(0)[-3:].mean()), method, color))
+        ends.append((float(each.mean(0)[-1]), method, color))
     low, high = axes.get_ylim()
     ends.sort()
     for (_, method, color), height in zip(
