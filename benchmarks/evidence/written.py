@@ -55,7 +55,7 @@ def write_index(folder: Path) -> Path:
             "",
             f"![{name}]({name}.png)",
             "",
-            f"`{made['command']}`: {cost}, {where}, {made['date']}.",
+            f"`{made['command']}` ({results['size']} size): {cost}, {where}, {made['date']}.",
         ]
     lines += ["", "## Where we fall short, and why", "", *(_failed(found) or ["Every claim holds."])]
     if missing:

@@ -195,11 +195,18 @@ def test_the_index_has_rows_costs_failures_and_what_is_missing(tmp_path: Path) -
         {"text": "yacht: better", "verdict": "undecided", "chance": "12%"},
         {"text": "energy: better", "verdict": "holds", "chance": "1%"},
     ]
-    results = {"experiment": "regression", "sets": {"concrete": one}, "epochs": [400], "minutes": 12.3, "made": made}
+    results = {
+        "experiment": "regression",
+        "size": "quick",
+        "sets": {"concrete": one},
+        "epochs": [400],
+        "minutes": 12.3,
+        "made": made,
+    }
     write(tmp_path / "regression.json", {**results, "claims": claims})
     text = written.write_index(tmp_path).read_text()
     assert "| [regression](regression.md) | concrete, RMSE | 4.820 | 5.100 | 1.06 |" in text
-    assert "`python -m it --seeds 0`: 12 minutes, a CPU, 1 thread, 2026-11-26." in text
+    assert "`python -m it --seeds 0` (quick size): 12 minutes, a CPU, 1 thread, 2026-11-26." in text
     assert "- regression: concrete: better: does not hold (error rate: 61%)" in text
     assert "- regression: yacht: better: undecided (error rate: 12%)" in text
     assert "energy: better" not in text

@@ -75,7 +75,7 @@ def page(results: curves.JSON) -> str:
         else f"All 60,000 training images of MNIST are the pool and all are scored in each round, with {PASSES} passes. Gal, Islam "
         f"and Ghahramani's CNN, {STEPS} steps of Adam on batches of 32 from fresh weights in each round, rate 0.002, weight decay "
         f"0.001; error on the 10,000 test images by the mean of {PASSES} passes. {POWER}, is not of their paper: items are drawn in "
-        f"proportion to BALD to the power of 4 (Kirsch et al. 2023), of {FEW} passes. Curves end at other labels, as a round of "
+        f"proportion to BALD to the power of 4 (Kirsch et al. 2023), of {FEW} passes. Curves end at different labels, as a round of "
         f"{PASSES} passes takes five minutes of a CPU's core."
     )
     return "\n".join(
