@@ -73,6 +73,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")  # it would write a token into the home directory
         patch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default: they would wait for the other tests
         head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
         made = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         made.add_node(num_cpus=1, object_store_memory=STORE)
