@@ -56,6 +56,9 @@ def main(words: Sequence[str] | None = None) -> int:
     for option, asked, known in (("--methods", given.methods, apart), ("--parts", given.parts, parts)):
         if unknown := [name for name in asked if name not in known]:
             parser.error(f"{given.name} has no {unknown[0]!r}; {option} can be: {', '.join(known) or 'nothing'}")
+    splits = getattr(experiment, "SPLITS", given.seeds or ())
+    if unknown := [seed for seed in given.seeds or () if seed not in splits]:
+        parser.error(f"{given.name} has no split {unknown[0]}; --seeds can be: {', '.join(map(str, splits))}")
     if given.quick and given.parts:
         parser.error("--quick has parts of its own: leave out --parts")
     torch.backends.cudnn.deterministic = True  # a round that was killed is to give the same model again

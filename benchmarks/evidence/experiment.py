@@ -5,8 +5,9 @@
     run(setting)        do it, or go on with it -> results, as JSON
     claims(results)     what it shows, each with the rate at which it would not be if it is true
 
-and SEEDS and QUICK_SEEDS; PARTS, if it can be run in part; and APART, names of methods, if processes with some of them each may share
-``setting.work``, on any device. And a module of the same name in ``pages`` with what is told of it:
+and SEEDS and QUICK_SEEDS; SPLITS, if its seeds are the splits of its data; PARTS, if it can be run in part; and APART, names of methods,
+if processes with some of them each may share ``setting.work``, on any device.
+And a module of the same name in ``pages`` with what is told of it:
 
     rows(results)       rows of the table in index.md: what, published, ours
     page(results)       its page, Markdown

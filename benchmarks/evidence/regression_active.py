@@ -25,6 +25,7 @@ from .training import mlp, trained
 
 QUESTION = "do rows chosen by predictive variance teach more than random ones?"
 DATA = "uci-regression"
+SPLITS = tuple(range(20))  # those published
 SEEDS, QUICK_SEEDS = tuple(range(10)), (0, 1, 2, 3, 4)
 SETS, QUICK = ("concrete", "energy", "kin8nm"), ("energy",)
 FIRST, BATCH, PASSES, STEPS, RATE = 20, 10, 100, 1000, 0.05

@@ -28,7 +28,8 @@ from .training import classifier, mlp
 
 QUESTION = "do labels chosen by uncertainty rank search results better?"
 DATA = "letor-mq2008"
-SEEDS, QUICK_SEEDS = (1, 2, 3, 4, 5), (1, 2, 3, 4, 5)  # the folds
+SPLITS = (1, 2, 3, 4, 5)  # the published folds
+SEEDS = QUICK_SEEDS = SPLITS
 FIRST, BATCH, PASSES, STEPS = 20, 10, 100, 300
 METHODS: dict[str, dict[str, Any]] = {
     "BALD": {"select": {"by": "bald", "diversity": "none"}},

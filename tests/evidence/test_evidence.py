@@ -259,6 +259,18 @@ def test_the_command_writes_results_page_and_picture(
     assert (tmp_path / "out" / "bandit.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("name", "seed"), [("relevance", 0), ("regression", 20), ("regression_active", 20)])
+def test_a_split_that_is_not_there_is_refused(
+    name: str, seed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = importlib.import_module("benchmarks.evidence.__main__")
+    monkeypatch.setattr(command, "threadpool_limits", lambda threads: None)  # other tests share the process
+    with pytest.raises(SystemExit) as ended:
+        command.main([name, "--quick", "--seeds", "1", str(seed)])
+    assert ended.value.code == 2
+    assert f"{name} has no split {seed}; --seeds can be: " in capsys.readouterr().err
+
+
 def test_tenths_by_uncertainty_hold_the_errors_of_the_least_certain() -> None:
     images = importlib.import_module("benchmarks.evidence.images")
     import torch
