@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of the data sets; default: MCSCORE_DATA, or ../shared/data")
     parser.add_argument("--work", type=Path, help="what is done is kept here; default: build/evidence/NAME")
     parser.add_argument("--out", type=Path, help="results, page and picture; default: docs/evidence, with --quick WORK")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the experiment")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: those of the experiment")
     parser.add_argument("--methods", nargs="+", default=[], help="run these alone, and write no page (digits)")
     parser.add_argument(
         "--parts", nargs="+", default=[], help="run these alone: sets of regression, x1 x2 x4 of repeats"
@@ -56,8 +56,8 @@ def main(words: Sequence[str] | None = None) -> int:
     for option, asked, known in (("--methods", given.methods, apart), ("--parts", given.parts, parts)):
         if unknown := [name for name in asked if name not in known]:
             parser.error(f"{given.name} has no {unknown[0]!r}; {option} can be: {', '.join(known) or 'nothing'}")
-    splits = getattr(experiment, "SPLITS", given.seeds or ())
-    if unknown := [seed for seed in given.seeds or () if seed not in splits]:
+    splits = getattr(experiment, "SPLITS", given.seeds)
+    if unknown := [seed for seed in given.seeds if seed not in splits]:
         parser.error(f"{given.name} has no split {unknown[0]}; --seeds can be: {', '.join(map(str, splits))}")
     if given.quick and given.parts:
         parser.error("--quick has parts of its own: leave out --parts")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mcscore.cycle import Round
 
-from .stats import Floats, area, mean_and_error, permutation_test
+from .stats import Floats, area, permutation_test, with_error
 
 JSON = dict[str, Any]
 COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#dc2626", "#92400e")
@@ -69,9 +69,7 @@ def table(found: JSON, measure: str, at: Sequence[int], digits: int = 3, better:
         cells = []
         for n in at:
             place = found["labels"].index(n)
-            cells.append(
-                "{:.{d}f} ± {:.{d}f}".format(*mean_and_error(each[:, place]), d=digits) if place < each.shape[1] else ""
-            )
+            cells.append(with_error(each[:, place], digits) if place < each.shape[1] else "")
         over = compared.get(method)
         told = ["", ""] if over is None else [f"{over.mean():+.{digits}f}", f"{permutation_test(over):.2g}"]
         yield f"| {' | '.join([method, str(len(each)), *cells, *told])} |"

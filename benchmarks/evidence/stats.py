@@ -68,6 +68,16 @@ def mean_and_error(values_S: npt.ArrayLike) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
+def with_error(values_S: npt.ArrayLike, digits: int) -> str:
+    """Mean of the seeds and its standard error, as they stand in tables.
+
+    >>> with_error([1000.0, 1002.0], 1)
+    '1,001.0 ± 1.0'
+    """
+    mean, error = mean_and_error(values_S)
+    return f"{mean:,.{digits}f} ± {error:,.{digits}f}"
+
+
 def average_precision(score_N: npt.ArrayLike, relevant_N: npt.ArrayLike) -> float:
     """Mean over the relevant items of the share of relevant ones down to their rank; equal scores in the order given.
 

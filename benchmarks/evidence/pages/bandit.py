@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from .. import curves
 from ..bandit import BLOCK, POLICIES, RATE, STEPS
 from ..experiment import Row
-from ..stats import mean_and_error, permutation_test
+from ..stats import permutation_test, with_error
 
 WHY = (
     "Not established. Orders differ more than rules do: greedy's regret is 2,050 in the best and 3,090 in the worst, Thompson's 2,190 "
@@ -37,7 +37,7 @@ def page(results: curves.JSON) -> str:
     ours = curves.values(results, "Thompson", "regret")
     for policy in POLICIES:
         regret = curves.values(results, policy, "regret")
-        cells = ["{:,.0f} ± {:,.0f}".format(*mean_and_error(regret[:, results["labels"].index(n)])) for n in at]
+        cells = [with_error(regret[:, results["labels"].index(n)], 0) for n in at]
         p = "" if policy == "Thompson" else f"{permutation_test(regret[:, -1] - ours[:, -1]):.2g}"
         lines.append(f"| {policy} | {' | '.join(cells)} | {(regret[:, -1] - regret[:, -2]).mean():.1f} | {p} |")
     return "\n".join(

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from .. import curves
 from ..experiment import Row
 from ..images import FIRST, RATE, UNSURE, WIDTH, tenths
-from ..stats import mean_and_error
+from ..stats import with_error
 
 WHY = (
     "Not established. The network is right on 25 to 40 % of the photographs; Hacohen, Dekel and Weinshall (2022) find, too, that with few "
@@ -44,12 +44,12 @@ def page(results: curves.JSON) -> str:
         "|" + " --- |" * 11,
     ]
     for by in UNSURE:
-        cells = ["{:.2f} ± {:.2f}".format(*mean_and_error(each)) for each in tenths(results, by).T]
+        cells = [with_error(each, 2) for each in tenths(results, by).T]
         lines.append(f"| {by} | {' | '.join(cells)} |")
     calibrated = [f"| with random labels | {' | '.join(f'at {n}' for n in at)} |", "|" + " --- |" * (len(at) + 1)]
     for name in ("ECE", "ECE, dropout off", "negative log likelihood", "negative log likelihood, dropout off"):
         each = curves.values(results, "random", name)
-        cells = ["{:.3f} ± {:.3f}".format(*mean_and_error(each[:, results["labels"].index(n)])) for n in at]
+        cells = [with_error(each[:, results["labels"].index(n)], 3) for n in at]
         calibrated.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(
         [

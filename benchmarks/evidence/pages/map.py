@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from .. import curves
 from ..experiment import Row
 from ..map import BINS, EDGE, MAPS, PASSES, PLANES, SIDE, far
-from ..stats import mean_and_error, permutation_test
+from ..stats import permutation_test, with_error
 
 
 def rows(results: curves.JSON) -> list[Row]:
@@ -36,7 +36,7 @@ def page(results: curves.JSON) -> str:
         lines += ["", f"## {told}", "", f"| distance | {' | '.join(ranges)} | sure |", "|" + " --- |" * (len(BINS) + 2)]
         for name in MAPS:
             each = results["planes"][plane][name]
-            cells = ["{:.2f} ± {:.2f}".format(*mean_and_error(values)) for values in np.transpose(each["profile"])]
+            cells = [with_error(values, 2) for values in np.transpose(each["profile"])]
             lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(each['sure']):.0%} |")
         p = permutation_test(far(results, plane, "MC dropout") - far(results, plane, "softmax"))
         lines += ["", f"Farther than 2 from the data, MC dropout above softmax: p = {p:.2g}."]

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from .. import curves
 from ..experiment import Row
 from ..peers import BATCH, FIRST, OURS, TASKS, THEIRS, seconds
-from ..stats import mean_and_error
+from ..stats import with_error
 
 
 def rows(results: curves.JSON) -> list[Row]:
@@ -35,10 +35,7 @@ def page(results: curves.JSON) -> str:
     ]
     for task, found in results["tasks"].items():
         lines += ["", f"## {task}", "", "| method | seconds per round |", "| --- | --- |"]
-        lines += [
-            "| {} | {:.2f} ± {:.2f} |".format(method, *mean_and_error(seconds(found, method)))
-            for method in (OURS, THEIRS)
-        ]
+        lines += [f"| {method} | {with_error(seconds(found, method), 2)} |" for method in (OURS, THEIRS)]
         at = sorted({found["labels"][len(found["labels"]) // 2], found["labels"][-1]})
         lines += ["", *curves.table(found, "accuracy", at), "", curves.BELOW_TABLE]
     return "\n".join(lines)

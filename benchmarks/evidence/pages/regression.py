@@ -9,7 +9,7 @@ from .. import curves
 from ..data import UCI
 from ..experiment import Row
 from ..regression import PASSES, PUBLISHED, RATES
-from ..stats import mean_and_error, permutation_test
+from ..stats import mean_and_error, permutation_test, with_error
 
 WHY = "Of the published splits (twenty, of protein five) only the first were run: more of them would decide."
 
@@ -37,7 +37,7 @@ def page(results: curves.JSON) -> str:
     ]
     for name, found in results["sets"].items():
         measures = (found[measure] for measure in ("rmse", "rmse_one", "rmse_off", "log_likelihood"))
-        ours, one, off, likelihood = ("{:.3f} ± {:.3f}".format(*mean_and_error(each)) for each in measures)
+        ours, one, off, likelihood = (with_error(each, 3) for each in measures)
         p = permutation_test(np.array(found["rmse_off"]) - np.array(found["rmse"]))
         published = PUBLISHED[name]
         lines.append(

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from .. import curves
 from ..experiment import Row
 from ..repeats import BATCH, COPIES, FIRST, FULL, LAST, NOISE, SHARED, TEST_PASSES, last
-from ..stats import mean_and_error, permutation_test
+from ..stats import permutation_test, with_error
 
 # Test accuracy at 300 labels with each digit once, twice and four times, from the logs of Kirsch et al. (2023), 5 seeds
 PUBLISHED = {
@@ -67,13 +67,13 @@ def page(results: curves.JSON) -> str:
         ]
         for method in found["measures"]:
             each, end = curves.values(found, method, "accuracy"), last(found, method)
-            cells = ["{:.3f} ± {:.3f}".format(*mean_and_error(each[:, found["labels"].index(n)])) for n in at]
+            cells = [with_error(each[:, found["labels"].index(n)], 3) for n in at]
             published = f"{PUBLISHED[method][COPIES.index(int(copies))]:.3f}" if full and method in PUBLISHED else ""
             compared = ["", "", ""] if method == "random" else [
                 f"{(end - base).mean():+.3f}", *(f"{permutation_test(s * (end - base)):.2g}" for s in (1, -1))
             ]  # fmt: skip
             shares = [f"{share:.1%}" for share in np.mean(found["copied"][method], 0)]
-            ended = "{:.3f} ± {:.3f}".format(*mean_and_error(end))
+            ended = with_error(end, 3)
             cells = [method, str(len(each)), *cells, published, ended, *compared, *shares]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(
